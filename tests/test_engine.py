@@ -1,0 +1,254 @@
+"""The engine against peft and torch alone; slots against each trial on its own; resume; ZeRO stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_llama
+
+from trainer.batches import Sample
+from trainer.engine import Engine, Setup
+from trainer.loss import COMPLETION, CONTENT, normalizer, token_weights
+from trainer.optimizer import learning_rate
+from trainer.trial import Lora, Loss, Optimization
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_batch(step: int, size: int, loss: Loss, slot: int = 0, seed: int = 0) -> list[Sample]:
+    """``size`` random sequences of 8 to 24 tokens whose last 3 are the completion."""
+    rng = np.random.default_rng([seed, step])
+    parts = []
+    for i in range(size):
+        length = int(rng.integers(8, 25))
+        kinds = np.full(length, CONTENT, np.int8)
+        kinds[:4], kinds[-3:] = 0, COMPLETION
+        parts.append((rng.integers(3, 256, length).astype(np.int32), kinds, int(rng.integers(2**31)) + i))
+    W = normalizer([k[1:] for _, k, _ in parts], loss)
+    return [Sample(slot, ids, token_weights(k, loss), k, W, key) for ids, k, key in parts]
+
+
+def train(engine: Engine, slot: int, plan: Optimization, loss: Loss, start: int, stop: int, seed: int = 0) -> list[float]:
+    size = plan.batch_size * plan.accumulation
+    return [engine.tick(make_batch(t, size, loss, slot, seed))[slot].completion_loss for t in range(start, stop)]
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], rel: float = 1e-5) -> None:
+    """Every tensor agrees to ``rel`` in relative norm."""
+    assert a.keys() == b.keys()
+    for k in a:
+        gap, size = float((a[k] - b[k]).norm()), float(b[k].norm())
+        assert gap <= rel * size, f"{k}: {gap / size:.2e}"
+
+
+LORA = Lora(r=4, alpha=8.0, target_modules=("q_proj", "v_proj", "down_proj"))
+PLAN = Optimization(steps=12, lr=3e-3, batch_size=6, warmup=0.25, weight_decay=0.01, clip=0.5)
+
+
+def peft_reference(lora: Lora, plan: Optimization, loss: Loss, steps: int) -> dict[str, torch.Tensor]:
+    """The same training with peft, torch.optim.AdamW and a plain loop, from the same initial adapter."""
+    import peft
+
+    start = Engine(make_llama(), Setup(max_r=lora.r, target_modules=lora.target_modules))
+    start.place(0, lora, plan, seed=7)
+    initial = start.slot_model.adapter(0, lora)
+    start.close()
+    config = peft.LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), use_rslora=lora.rslora, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(make_llama(), config)
+    peft.set_peft_model_state_dict(model, initial)
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, betas=(plan.beta1, plan.beta2), eps=plan.eps, weight_decay=plan.weight_decay)
+    for t in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(plan, t)
+        batch = make_batch(t, plan.batch_size * plan.accumulation, loss)
+        total = torch.zeros(())
+        for s in batch:
+            ids = torch.from_numpy(s.ids.astype(np.int64))[None]
+            logits = model(input_ids=ids).logits[0, :-1]
+            nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+            total = total + (nll * torch.from_numpy(s.weights[1:])).sum() / s.normalizer
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, plan.clip)
+        optimizer.step()
+    return {k: v.clone() for k, v in peft.get_peft_model_state_dict(model).items()}
+
+
+@pytest.mark.parametrize("loss", [Loss(), Loss(plw=0.1), Loss(plw=0.3, normalization="nonzero_count", template_tokens="plw")], ids=str)
+@pytest.mark.parametrize("lora", [LORA, Lora(r=3, alpha=5.0, rslora=True)], ids=["qvd", "all-rslora"])
+def test_training_equals_peft_alone(loss: Loss, lora: Lora) -> None:
+    targets = lora.target_modules
+    if "all-linear" in targets:
+        lora = dataclasses.replace(lora, target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+    engine = Engine(make_llama(), Setup(max_r=lora.r, target_modules=lora.target_modules))
+    engine.place(0, lora, PLAN, seed=7)
+    train(engine, 0, PLAN, loss, 0, 12)
+    assert_close(engine.slot_model.adapter(0, lora), peft_reference(lora, PLAN, loss, 12))
+    engine.close()
+
+
+def test_many_micro_batches_equal_one() -> None:
+    plan = dataclasses.replace(PLAN, batch_size=1, accumulation=8)
+    adapters = []
+    for budget in (10**6, 26):  # all 8 sequences at once; one at a time
+        engine = Engine(make_llama(), Setup(max_r=4, target_modules=LORA.target_modules, token_budget=budget))
+        engine.place(0, LORA, plan, seed=7)
+        train(engine, 0, plan, Loss(plw=0.2), 0, 8)
+        adapters.append(engine.slot_model.adapter(0, LORA))
+        engine.close()
+    assert_close(adapters[0], adapters[1], 1e-6)
+
+
+def test_resume_is_exact() -> None:
+    def engine() -> Engine:
+        return Engine(make_llama(), Setup(slots=2, max_r=6, target_modules=("all-linear",)))
+
+    lora, loss = Lora(r=4, alpha=8.0, dropout=0.2), Loss(plw=0.1)
+    whole = engine()
+    whole.place(1, lora, PLAN, seed=3)
+    train(whole, 1, PLAN, loss, 0, 5)
+    saved = whole.snapshot(1, lora)
+    rest = train(whole, 1, PLAN, loss, 5, 10)
+    other = engine()
+    other.restore(0, lora, PLAN, 5, saved)
+    assert train(other, 0, PLAN, loss, 5, 10) == rest
+    a, b = whole.slot_model.adapter(1, lora), other.slot_model.adapter(0, lora)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    whole.close()
+    other.close()
+
+
+SPMD = """
+import json, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+from test_engine import *
+zero, out = int(sys.argv[1]), sys.argv[2]
+offload, dtype = sys.argv[3] == "1", getattr(torch, sys.argv[4])
+engine = Engine(make_llama().to(dtype), Setup(max_r=4, target_modules=LORA.target_modules, zero=zero, offload=offload))
+engine.place(0, LORA, PLAN, seed=7)
+losses, snap = [], None
+for t in range(6):
+    if t == 3:
+        snap = engine.snapshot(0, LORA)
+    losses.append(engine.tick(make_batch(t, 6, Loss(plw=0.1))[engine.rank::engine.world])[0].completion_loss)
+final = engine.snapshot(0, LORA)
+if engine.rank == 0:
+    torch.save({{"losses": losses, "snap": snap, "final": final}}, out)
+"""
+
+
+def spmd(tmp_path: Path, zero: int, world: int, offload: bool = False, dtype: str = "float32") -> dict[str, Any]:
+    out = tmp_path / f"z{zero}w{world}o{int(offload)}{dtype}.pt"
+    script = tmp_path / "spmd.py"
+    script.write_text(SPMD.format(root=str(ROOT), tests=str(ROOT / "tests")))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    procs = []
+    for rank in range(world):
+        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        procs.append(subprocess.Popen([sys.executable, str(script), str(zero), str(out), str(int(offload)), dtype], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    for p in procs:
+        text, _ = p.communicate(timeout=240)
+        assert p.returncode == 0, text.decode()[-3000:]
+    return torch.load(out, weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """ZeRO 0, one worker, float32."""
+    return spmd(tmp_path_factory.mktemp("plain"), 0, 1)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_workers_and_zero_stages_agree(zero: int, plain: dict[str, Any], tmp_path: Path) -> None:
+    """Two gloo workers give the adapter of one, and every ZeRO stage that of ZeRO 0, moments included."""
+    one = plain if zero == 0 else spmd(tmp_path, zero, 1)
+    two = spmd(tmp_path, zero, 2)
+    for found, reference, rel in ((two, one, 1e-5), (one, plain, 2e-5)):  # DeepSpeed's clipping rounds by 7e-6
+        assert found["losses"] == pytest.approx(reference["losses"], rel=1e-6)
+        assert_close(found["final"], reference["final"], rel)
+        assert_close(found["snap"], reference["snap"], rel)
+
+
+@pytest.mark.parametrize(("zero", "offload", "dtype"), [(2, True, "float32"), (3, True, "bfloat16"), (0, False, "bfloat16")])
+def test_offload_and_bf16_train(zero: int, offload: bool, dtype: str, plain: dict[str, Any], tmp_path: Path) -> None:
+    found = spmd(tmp_path, zero, 1, offload, dtype)
+    assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5 if dtype == "float32" else 2e-2)
+    assert all(t.dtype == torch.float32 for t in found["final"].values())  # adapters stay in float32
+
+
+def mixed_trials() -> list[tuple[Lora, Optimization, Loss, int]]:
+    """Eight trials that differ in everything a trial may differ in."""
+    return [
+        (Lora(r=4, alpha=8.0), Optimization(steps=50, lr=3e-3, batch_size=4), Loss(), 0),
+        (Lora(r=8, alpha=8.0, dropout=0.3), Optimization(steps=50, lr=1e-3, batch_size=2, accumulation=3, schedule="linear"), Loss(plw=0.1), 1),
+        (Lora(r=1, alpha=2.0, target_modules=("q_proj", "v_proj")), Optimization(steps=60, lr=1e-2, batch_size=3, clip=0.1), Loss(plw=1.0), 2),
+        (Lora(r=6, alpha=24.0, rslora=True), Optimization(steps=55, lr=5e-4, batch_size=5, weight_decay=0.1), Loss(plw=0.5, normalization="nonzero_count"), 3),
+        (Lora(r=2, alpha=4.0, target_modules=("down_proj",)), Optimization(steps=50, lr=2e-3, batch_size=8, warmup=0.0), Loss(plw=0.2, normalization="completion_count"), 4),
+        (Lora(r=5, alpha=5.0, dropout=0.1), Optimization(steps=70, lr=1e-3, batch_size=1, accumulation=2, schedule="constant"), Loss(plw=0.1, template_tokens="plw"), 5),
+        (Lora(r=3, alpha=9.0, target_modules=("o_proj", "gate_proj")), Optimization(steps=50, lr=4e-3, batch_size=6, beta2=0.95), Loss(), 6),
+        (Lora(r=8, alpha=16.0), Optimization(steps=50, lr=1e-3, batch_size=4, clip=0.0), Loss(plw=0.01), 7),
+    ]
+
+
+def solo(lora: Lora, plan: Optimization, loss: Loss, seed: int, steps: int) -> dict[str, torch.Tensor]:
+    engine = Engine(make_llama(), Setup(max_r=lora.r, target_modules=lora.target_modules))
+    engine.place(0, lora, plan, seed)
+    train(engine, 0, plan, loss, 0, steps, seed)
+    found = engine.snapshot(0, lora)
+    engine.close()
+    return found
+
+
+@pytest.mark.parametrize("schedule_seed", [0, 1])
+def test_packed_equals_solo(schedule_seed: int) -> None:
+    """Trials that join, pause, resume and leave three slots at random, 20 steps each, equal each trial alone."""
+    rng = np.random.default_rng(schedule_seed)
+    trials, steps = mixed_trials(), 20
+    engine = Engine(make_llama(), Setup(slots=3, max_r=8, token_budget=200))
+    waiting, at, saved, done = list(rng.permutation(8)), dict.fromkeys(range(8), 0), {}, {}
+    slots: dict[int, int] = {}
+    while waiting or slots:
+        for slot in range(3):
+            if slot not in slots and waiting and rng.random() < 0.7:
+                t = int(waiting.pop(0))
+                lora, plan, _, seed = trials[t]
+                if t in saved:
+                    engine.restore(slot, lora, plan, at[t], saved[t])
+                else:
+                    engine.place(slot, lora, plan, seed)
+                slots[slot] = t
+        if not slots:
+            continue
+        samples = []
+        for slot, t in slots.items():
+            _, plan, loss, seed = trials[t]
+            samples += make_batch(at[t], plan.batch_size * plan.accumulation, loss, slot, seed)
+        engine.tick(samples)
+        for slot, t in list(slots.items()):
+            at[t] += 1
+            leave = at[t] == steps
+            if leave or rng.random() < 0.1:
+                state = engine.snapshot(slot, trials[t][0])
+                engine.release(slot)
+                del slots[slot]
+                if leave:
+                    done[t] = state
+                else:
+                    saved[t] = state
+                    waiting.append(t)
+    engine.close()
+    for t, (lora, plan, loss, seed) in enumerate(trials):
+        assert_close(done[t], solo(lora, plan, loss, seed, steps))

@@ -1,0 +1,324 @@
+"""The DeepSpeed engine: one frozen base, S slots, one optimizer step for every resident trial per tick.
+
+With one slot any ZeRO stage and any number of workers works; DeepSpeed then owns the parameters and clips. With
+several slots (ZeRO 0, one worker) ``SlotAdamW`` steps and clips each slot on its own. Micro-batches are formed by
+a token budget from all residents' examples, so accumulation is not a setting of the engine: the caller owns the
+boundary (``managed_gradient_accumulation: false``) and every tick ends in exactly one step.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.batches import Collated, Sample, collate, micro_batches
+from trainer.loss import token_losses, weighted_loss
+from trainer.optimizer import SlotAdamW, learning_rate
+from trainer.slots import SlotModel, matching_names
+from trainer.trial import Lora, Model, Optimization
+
+log = logging.getLogger("steadytune")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a host runs its base model; nothing here changes a trial's result beyond floating-point rounding."""
+
+    slots: int = 1
+    max_r: int = 8
+    target_modules: tuple[str, ...] = ("all-linear",)
+    n_labels: int = 0  # > 0: classification head
+    zero: int = 0
+    offload: bool = False  # optimizer state (and with ZeRO 3 the weights) in CPU memory
+    token_budget: int = 8192  # padded tokens per micro-batch
+    threads: int = 0  # CPU threads; 0 leaves torch's choice
+
+
+@dataclass
+class StepLog:
+    """What one optimizer step of one trial did."""
+
+    step: int
+    completion_loss: float  # nats per completion token
+    prompt_loss: float  # nats per weighted prompt token; NaN where no prompt token has weight
+    lr: float
+    grad_norm: float
+    tokens: int  # tokens that went through the model
+
+
+def load_base(model: Model, device: torch.device) -> torch.nn.Module:
+    """The frozen causal LM in its dtype, from safetensors only."""
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(
+        model.path,
+        revision=model.revision,
+        dtype=getattr(torch, model.dtype),
+        trust_remote_code=model.trust_remote_code,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+    )
+    return base.to(device).eval()  # type: ignore[no-any-return]
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def join_workers(device: torch.device) -> None:
+    """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; alone without them."""
+    if torch.distributed.is_initialized():
+        return
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if device.type == "cpu":
+        # This op would be compiled at every start (74 s the first time, needs g++ and ninja); gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if "RANK" not in os.environ:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+
+
+class Engine:
+    """``tick`` trains, ``slot_model`` scores, ``snapshot``/``restore`` move a trial's state in and out of a slot."""
+
+    def __init__(self, base: torch.nn.Module, setup: Setup, pad_id: int = 0):
+        if setup.slots > 1 and setup.zero > 0:
+            raise ValueError(f"resources.zero = {setup.zero} needs resources.slots = 1: sharding is for models beyond one accelerator")
+        self.setup, self.pad_id = setup, pad_id
+        self.device = next(base.parameters()).device
+        if setup.threads:
+            torch.set_num_threads(setup.threads)
+        join_workers(self.device)
+        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.slot_model = SlotModel(base, setup.slots, setup.max_r, setup.target_modules, setup.n_labels)
+        self.plans: list[Optimization | None] = [None] * setup.slots
+        self.steps = [0] * setup.slots
+        self.token_budget = setup.token_budget
+        self._engine: Any = None
+        if setup.zero == 0:
+            self._start(clip=0.0)
+
+    # one trial in, one trial out ---------------------------------------------------------------------------
+
+    def place(self, slot: int, lora: Lora, plan: Optimization, seed: int) -> None:
+        """Give ``slot`` to a fresh trial."""
+        if self._engine is not None and self.setup.zero:
+            raise ValueError("an engine with ZeRO 1 to 3 serves one trial: its shards cannot be handed on")
+        self.slot_model.place(slot, lora, seed)
+        self.plans[slot], self.steps[slot] = plan, 0
+        if self.setup.zero:
+            self._start(clip=plan.clip)
+        else:
+            self.optimizer.reset(slot, plan)
+
+    def release(self, slot: int) -> None:
+        self.plans[slot] = None
+        if not self.setup.zero:
+            self.optimizer.release(slot)
+
+    def snapshot(self, slot: int, lora: Lora) -> dict[str, Tensor]:
+        """The trial's adapter and Adam moments, cut to its rank, as CPU tensors: ``<peft name>``, ``m.…``, ``v.…``."""
+        found: dict[str, Tensor] = {}
+        for prefix, key in _PARTS.items():
+            for name, value in self._full(key, lora).items():
+                found[prefix + name] = _cut(name, value[slot], lora.r).detach().cpu().contiguous().clone()
+        return found
+
+    def restore(self, slot: int, lora: Lora, plan: Optimization, step: int, tensors: dict[str, Tensor]) -> None:
+        """Put a snapshot taken at optimizer step ``step`` back; training goes on exactly where it was."""
+        self.place(slot, lora, plan, seed=0)
+        self.steps[slot] = step
+        for prefix, key in _PARTS.items():
+            values = self._full(key, lora)
+            for name, value in values.items():
+                _cut(name, value[slot], lora.r).copy_(tensors[prefix + name])
+            self._set_full(key, values)
+        if self.setup.zero:
+            self._set_step(step)
+        else:
+            self.optimizer.steps[slot] = step
+
+    # training -----------------------------------------------------------------------------------------------
+
+    def tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
+        """One optimizer step of every trial that has samples here. ``samples`` are the effective batches of all of
+        them together (this worker's share under data parallelism). Out of memory halves the micro-batch and the
+        tick starts over: nothing has been stepped by then."""
+        self.slot_model.train(False)  # the base stays in eval mode: adapters bring their own dropout
+        while True:
+            try:
+                return self._tick(samples)
+            except RuntimeError as error:
+                if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
+                    raise
+                longest = max(len(s.ids) for s in samples)
+                if self.token_budget <= longest:
+                    raise
+                self.token_budget = max(longest, self.token_budget // 2)
+                log.warning("out of memory: micro-batches of at most %d tokens from here on, same effective batch", self.token_budget)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
+        self._clear_grads()
+        sums = torch.zeros(self.setup.slots, 4, dtype=torch.float64)  # completion nats, count; prompt nats, count
+        tokens = [0] * self.setup.slots
+        for group in micro_batches(samples, self.token_budget):
+            work = collate(group, self.pad_id)
+            self._accumulate(work, sums)
+            for s in group:
+                tokens[s.slot] += len(s.ids)
+        active = sorted({s.slot for s in samples})
+        self._step(active)
+        if self.world > 1:
+            counts = torch.cat([sums, torch.tensor(tokens, dtype=torch.float64)[:, None]], dim=1)
+            torch.distributed.all_reduce(counts)
+            sums, tokens = counts[:, :4], [int(x) for x in counts[:, 4]]
+        norms = self._norms()
+        logs: dict[int, StepLog] = {}
+        for s in active:
+            plan = self.plans[s]
+            assert plan is not None
+            c, nc, p, n_p = sums[s].tolist()
+            rate = learning_rate(plan, self.steps[s])
+            self.steps[s] += 1
+            logs[s] = StepLog(self.steps[s], c / nc if nc else math.nan, p / n_p if n_p else math.nan, rate, norms[s], tokens[s])
+        return logs
+
+    def _accumulate(self, work: Collated, sums: Tensor) -> None:
+        batch = work.batch.to(self.device)
+        logits = self._engine(batch)
+        losses = token_losses(logits, work.targets.to(self.device))
+        weights, normalizers = work.weights.to(self.device), work.normalizers.to(self.device)
+        # DeepSpeed averages gradients over workers; W is that of the whole effective batch, so undo the mean.
+        self._engine.backward(weighted_loss(losses, weights, normalizers) * self.world)
+        slots = work.batch.slots[work.batch.rows]
+        values = losses.detach().double().cpu()
+        for column, chosen in ((0, work.completion), (2, ~work.completion)):
+            sums[:, column].index_add_(0, slots[chosen], values[chosen])
+            sums[:, column + 1].index_add_(0, slots[chosen], torch.ones(int(chosen.sum()), dtype=torch.float64))
+
+    # DeepSpeed ---------------------------------------------------------------------------------------------------
+
+    def _start(self, clip: float) -> None:
+        import deepspeed
+
+        parameters = [p for _, p in self.slot_model.slot_parameters()]
+        zero: dict[str, Any] = {"stage": self.setup.zero}
+        if self.setup.zero:
+            plan = self.plans[0]
+            assert plan is not None
+            self.optimizer: Any = torch.optim.AdamW(parameters, lr=plan.lr, betas=(plan.beta1, plan.beta2), eps=plan.eps, weight_decay=plan.weight_decay)
+            if self.setup.offload:
+                zero["offload_optimizer"] = {"device": "cpu"}
+                if self.setup.zero == 3:
+                    zero["offload_param"] = {"device": "cpu"}
+        else:
+            self.optimizer = SlotAdamW(parameters)
+        config = {
+            "train_micro_batch_size_per_gpu": 1,  # not used for anything: micro-batches are ours
+            "gradient_accumulation_steps": 1,
+            "managed_gradient_accumulation": False,
+            "gradient_clipping": clip,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 10**9,
+        }
+        self._engine, self._ds_optimizer, _, _ = deepspeed.initialize(
+            model=self.slot_model, model_parameters=parameters, optimizer=self.optimizer, config=config
+        )
+
+    def close(self) -> None:
+        """Let go of DeepSpeed's engine, keeping the base (without this ZeRO 1-3 hold on to the whole model)."""
+        if self._engine is None:
+            return
+        self._engine.destroy()
+        from deepspeed.runtime.zero import parameter_offload
+
+        parameter_offload.FWD_MODULE_STACK.clear()
+        self._engine = self._ds_optimizer = None
+        gc.collect()
+
+    def _clear_grads(self) -> None:
+        if not self.setup.zero:
+            self.optimizer.attach_grads()
+
+    def _step(self, active: Sequence[int]) -> None:
+        if self.setup.zero:
+            plan = self.plans[0]
+            assert plan is not None
+            for group in self._ds_optimizer.param_groups:
+                group["lr"] = learning_rate(plan, self.steps[0])
+        else:
+            self.optimizer.active = active
+        self._engine.step()
+
+    def _norms(self) -> list[float]:
+        if not self.setup.zero:
+            return self.optimizer.norms.tolist()  # type: ignore[no-any-return]
+        norm = self._engine.get_global_grad_norm()
+        return [math.nan if norm is None else float(norm)]
+
+    def _full(self, key: str, lora: Lora) -> dict[str, Tensor]:
+        """Values, first or second moments of the stacked parameters that ``lora`` trains, by peft's name; gathered
+        whole where ZeRO shards them."""
+        named = self._trained(lora)
+        if not self.setup.zero:
+            views = self.optimizer.views(getattr(self.optimizer, key))
+            return {n: v for (n, _), v in zip(self.slot_model.slot_parameters(), views, strict=True) if n in named}
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        found = {}
+        for name, p in named.items():
+            value = safe_get_full_fp32_param(p) if key == "values" else safe_get_full_optimizer_state(p, _STATE[key])
+            shape = getattr(p, "ds_shape", p.shape)
+            found[name] = torch.zeros(shape) if value is None else value.detach().float().view(shape).clone()
+        return found
+
+    def _set_full(self, key: str, values: dict[str, Tensor]) -> None:
+        if not self.setup.zero:
+            return  # _full gave views: already written in place
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        named = dict(self.slot_model.slot_parameters())
+        for name, value in values.items():
+            if key == "values":
+                safe_set_full_fp32_param(named[name], value.to(self.device))
+            else:
+                safe_set_full_optimizer_state(named[name], value.to(self.device), _STATE[key])
+
+    def _trained(self, lora: Lora) -> dict[str, torch.nn.Parameter]:
+        wanted = set(matching_names(self.slot_model.layers, lora.target_modules)) | {"score"}
+        return {n: p for n, p in self.slot_model.slot_parameters() if n.removesuffix(".lora_A").removesuffix(".lora_B") in wanted}
+
+    def _set_step(self, step: int) -> None:
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(state["step"], float(step)) if isinstance(state["step"], Tensor) else step
+
+
+_PARTS = {"": "values", "m.": "m", "v.": "v"}  # prefix in a snapshot -> what it holds
+_STATE = {"m": "exp_avg", "v": "exp_avg_sq"}  # torch AdamW's names
+
+
+def _cut(name: str, value: Tensor, r: int) -> Tensor:
+    """One slot's share of a stacked parameter without the padding beyond its rank."""
+    if name.endswith("lora_A"):
+        return value[:r]
+    return value[:, :r] if name.endswith("lora_B") else value

@@ -1,0 +1,222 @@
+"""One frozen base model with S adapter slots: every row of a batch goes through its own trial's adapter.
+
+Each targeted linear layer keeps its frozen weight once and holds the adapters of all slots stacked,
+A [S, R, in] and B [S, out, R], R being the largest rank; a smaller rank, or a trial that leaves a layer out,
+leaves zeros there, which receive zero gradient and so stay zero. ``Routing`` says, for the batch at hand,
+which slot each row belongs to and at which positions the output layer is wanted: logits are computed there
+and nowhere else. Adapters are float32 whatever the base's dtype, as in mixed-precision training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.trial import Lora
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+
+@dataclass
+class Batch:
+    """Model input for B rows of L positions. Right-padded; padding has ``mask`` 0.
+
+    ``mask`` is [B, L] (1 = token), or [B, 1, L, L] bool (True = may attend) where options share a prefix.
+    ``rows``/``cols`` [N] name the positions whose next-token logits are wanted. ``dropout_keys`` [B] (int64)
+    seeds each row's dropout mask; None outside training.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    position_ids: Tensor
+    slots: Tensor  # [B]
+    rows: Tensor  # [N]
+    cols: Tensor  # [N]
+    dropout_keys: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {k: (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}
+        return Batch(**moved)
+
+
+@dataclass
+class Routing:
+    """What the layers need to know of the batch in flight; set by ``SlotModel.forward``."""
+
+    slots: Tensor | None = None
+    only: int | None = None  # the slot, when all rows share it
+    rows: Tensor | None = None
+    cols: Tensor | None = None
+    dropout_keys: Tensor | None = None
+    dropout: list[float] = field(default_factory=list)  # per slot
+
+
+class SlotLinear(nn.Module):
+    """A frozen linear layer with S low-rank adapters beside it: y = W x + scale_s B_s A_s x for rows of slot s."""
+
+    def __init__(self, base: nn.Linear, name: str, index: int, n_slots: int, max_r: int, routing: Routing):
+        super().__init__()
+        self.base, self.name, self.index, self.routing = base, name, index, routing
+        place = {"device": base.weight.device, "dtype": torch.float32}
+        self.A = nn.Parameter(torch.zeros(n_slots, max_r, base.in_features, **place))
+        self.B = nn.Parameter(torch.zeros(n_slots, base.out_features, max_r, **place))
+        self.register_buffer("scale", torch.zeros(n_slots, **place), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        route = self.routing
+        if route.slots is None:
+            return y
+        z = self._dropped(x) if route.dropout_keys is not None else x
+        if route.only is not None:
+            s = route.only
+            h = z @ self.A[s].to(z.dtype).T
+            return y + (h * self.scale[s].to(z.dtype)) @ self.B[s].to(z.dtype).T
+        A, B = self.A[route.slots].to(z.dtype), self.B[route.slots].to(z.dtype)
+        h = torch.bmm(z, A.transpose(1, 2)) * self.scale[route.slots].to(z.dtype)[:, None, None]
+        return torch.baddbmm(y, h, B.transpose(1, 2)) if y.dtype == h.dtype else y + torch.bmm(h, B.transpose(1, 2))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Dropout whose mask is a function of (row key, layer, position, feature) alone, so that it does not
+        depend on which rows share the batch, on padding, or on where training was interrupted."""
+        route = self.routing
+        p = torch.tensor(route.dropout, device=x.device)[route.slots]  # [B]
+        assert route.dropout_keys is not None
+        n = x.shape[1] * x.shape[2]
+        key = _mix(route.dropout_keys + self.index * 0x9E3779B9)
+        bits = _mix(key[:, None] ^ torch.arange(n, device=x.device)[None, :]) & 0xFFFFFF
+        keep = (bits.view(x.shape).float() / 0x1000000) >= p[:, None, None]
+        return x * keep * (1 / (1 - p)).to(x.dtype)[:, None, None]
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A 32-bit integer hash (murmur3's finaliser) on int64 tensors."""
+    x = x & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+class SelectiveHead(nn.Module):
+    """The model's own output layer, run on the wanted positions only: [B, L, H] -> [N, V]."""
+
+    def __init__(self, head: nn.Module, routing: Routing):
+        super().__init__()
+        self.head, self.routing = head, routing
+
+    @property
+    def weight(self) -> Tensor:
+        return self.head.weight  # type: ignore[no-any-return,union-attr]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.routing.rows is not None:
+            hidden = hidden[self.routing.rows, self.routing.cols]
+        return self.head(hidden)  # type: ignore[no-any-return]
+
+
+class SlotModel(nn.Module):
+    """``forward(batch)`` gives logits [N, V] (or [N, labels] with a classification head) at the wanted positions."""
+
+    def __init__(self, base: nn.Module, n_slots: int, max_r: int, target_modules: Iterable[str], n_labels: int = 0):
+        """``base`` is a transformers causal LM. ``n_labels`` > 0 gives each slot a trained linear head over the
+        last hidden state in place of the output layer."""
+        super().__init__()
+        for parameter in base.parameters():
+            parameter.requires_grad_(False)
+        self.routing = Routing(dropout=[0.0] * n_slots)
+        self.n_slots, self.max_r, self.n_labels = n_slots, max_r, n_labels
+        self.base = base
+        self.layers: dict[str, SlotLinear] = {}
+        for index, name in enumerate(matching_layers(base, target_modules)):
+            parent, _, leaf = name.rpartition(".")
+            holder = base.get_submodule(parent)
+            layer = SlotLinear(getattr(holder, leaf), name, index, n_slots, max_r, self.routing)
+            setattr(holder, leaf, layer)
+            self.layers[name] = layer
+        if n_labels:
+            device = next(base.parameters()).device
+            self.head = nn.Parameter(torch.zeros(n_slots, n_labels, base.config.hidden_size, device=device))  # type: ignore[union-attr,arg-type]
+        else:
+            base.set_output_embeddings(SelectiveHead(base.get_output_embeddings(), self.routing))  # type: ignore[operator]
+
+    def forward(self, batch: Batch, cache: Cache | None = None) -> Tensor:
+        """``cache`` holds the keys and values of tokens that precede the batch's, and takes up the batch's own."""
+        route = self.routing
+        route.slots, route.rows, route.cols = batch.slots, batch.rows, batch.cols
+        route.only = 0 if self.n_slots == 1 else None
+        dropping = batch.dropout_keys is not None and any(route.dropout)
+        route.dropout_keys = batch.dropout_keys if dropping else None
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask, "position_ids": batch.position_ids, "use_cache": cache is not None}
+        if cache is not None:
+            inputs["past_key_values"] = cache
+        if not self.n_labels:
+            return self.base(**inputs).logits  # type: ignore[no-any-return]
+        hidden = self.base.base_model(**inputs).last_hidden_state[batch.rows, batch.cols].float()  # type: ignore[union-attr,operator]
+        return torch.einsum("nh,nkh->nk", hidden, self.head[batch.slots[batch.rows]])
+
+    def slot_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """(peft's name without its prefix, stacked parameter) for everything that is trained."""
+        named = [(f"{n}.lora_{k}", p) for n, layer in self.layers.items() for k, p in (("A", layer.A), ("B", layer.B))]
+        return [*named, ("score", self.head)] if self.n_labels else named
+
+    @torch.no_grad()
+    def place(self, slot: int, lora: Lora, seed: int) -> None:
+        """Start a fresh adapter in ``slot``: A uniform as peft draws it (kaiming, a = sqrt 5), B zero."""
+        generator = torch.Generator().manual_seed(seed)
+        wanted = set(matching_names(self.layers, lora.target_modules))
+        for name, layer in self.layers.items():
+            layer.A[slot].zero_()
+            layer.B[slot].zero_()
+            if name in wanted:
+                bound = 1 / math.sqrt(layer.A.shape[2])
+                layer.A[slot, : lora.r] = torch.empty(lora.r, layer.A.shape[2]).uniform_(-bound, bound, generator=generator)
+        if self.n_labels:
+            self.head[slot] = torch.randn(self.head.shape[1:], generator=generator) * 0.02
+        self.configure(slot, lora)
+
+    def configure(self, slot: int, lora: Lora) -> None:
+        """Set what is not a parameter: the adapter's scale and dropout."""
+        for layer in self.layers.values():
+            layer.scale[slot] = lora.alpha / (math.sqrt(lora.r) if lora.rslora else lora.r)
+        self.routing.dropout[slot] = lora.dropout
+
+    def adapter(self, slot: int, lora: Lora) -> dict[str, Tensor]:
+        """The slot's adapter in peft's names and shapes (copies, on the CPU)."""
+        found: dict[str, Tensor] = {}
+        for name in matching_names(self.layers, lora.target_modules):
+            layer = self.layers[name]
+            found[f"base_model.model.{name}.lora_A.weight"] = layer.A[slot, : lora.r].detach().cpu().clone()
+            found[f"base_model.model.{name}.lora_B.weight"] = layer.B[slot, :, : lora.r].detach().cpu().clone()
+        if self.n_labels:
+            found["base_model.model.score.weight"] = self.head[slot].detach().cpu().clone()
+        return found
+
+
+def linear_layers(base: nn.Module) -> list[str]:
+    """Names of the linear layers that may carry an adapter: all but the output layer."""
+    head = base.get_output_embeddings()  # type: ignore[operator]
+    return [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
+
+
+def matching_layers(base: nn.Module, target_modules: Iterable[str]) -> list[str]:
+    names = linear_layers(base)
+    found = matching_names(names, target_modules)
+    missing = [t for t in target_modules if t != "all-linear" and not matching_names(names, [t])]
+    if missing:
+        known = sorted({n.rsplit(".", 1)[-1] for n in names})
+        raise ValueError(f"lora.target_modules = {missing[0]!r} is no linear layer of this model. Known: {', '.join(known)}, all-linear")
+    return found
+
+
+def matching_names(names: Iterable[str], target_modules: Sequence[str] | Iterable[str]) -> list[str]:
+    """Layers that peft would take for ``target_modules``: the name itself or its last parts."""
+    targets = list(target_modules)
+    if "all-linear" in targets:
+        return list(names)
+    return [n for n in names if any(n == t or n.endswith("." + t) for t in targets)]

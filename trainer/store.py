@@ -1,0 +1,164 @@
+"""The run folder: every durable thing a trial leaves, written whole or not at all.
+
+Layout (the documented contract): ``scores/<trial id>/<rung>-<pool>.parquet``, ``checkpoints/<trial id>/<rung>.safetensors``,
+``adapters/<trial id>/``. A rung of a trial is complete when its dev score file can be read: the checkpoint is
+written before it, so whoever finds the scores finds the checkpoint. Any folder that pyarrow's filesystems open
+works: a path, s3://, gs://. Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+log = logging.getLogger("steadytune")
+
+SCORES = pa.schema(
+    [
+        ("trial_id", pa.string()),
+        ("rung", pa.int32()),  # optimizer steps at which the trial was scored
+        ("pool", pa.string()),  # dev or test
+        ("prompt_id", pa.string()),
+        ("row_id", pa.string()),
+        ("label", pa.string()),  # the right answer: a label, or the option's number as text
+        ("predicted", pa.string()),  # null: the generated answer could not be parsed
+        ("correct", pa.bool_()),
+        ("label_logprobs", pa.list_(pa.float32())),  # in nats, one per label or option; null where text was generated
+        ("new_tokens", pa.int16()),  # tokens generated; null where labels were compared
+    ]
+)
+_RECORD = b"steadytune"  # key of the rung's record in the parquet file's metadata
+
+
+class StoreError(Exception):
+    """The run folder cannot be read or written; the message says what and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A run folder on a pyarrow filesystem. ``uri`` is what the user gave; ``root`` the path inside ``fs``."""
+
+    uri: str
+    fs: pafs.FileSystem
+    root: str
+
+    @classmethod
+    def open(cls, uri: str | os.PathLike[str]) -> Store:
+        text = os.fspath(uri)
+        if "://" not in text:
+            text = os.path.abspath(text)
+        try:
+            fs, root = pafs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"run folder {text}: cannot be opened ({error}). Give a path, s3://bucket/… or gs://bucket/…") from error
+        return cls(text, fs, root.rstrip("/"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Store.open, (self.uri,))
+
+    def path(self, *parts: str) -> str:
+        return "/".join([self.root, *parts])
+
+    # bytes in, bytes out ------------------------------------------------------------------------------------
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write ``name`` whole or not at all. On object stores an upload becomes visible when it is complete;
+        on a disk the file is written beside its place, flushed, and renamed over it."""
+        target = self.path(*name.split("/"))
+        try:
+            self.fs.create_dir(target.rsplit("/", 1)[0], recursive=True)
+            if isinstance(self.fs, pafs.LocalFileSystem):
+                part = f"{target}.{uuid.uuid4().hex[:8]}.part"
+                try:
+                    with open(part, "wb") as f:
+                        f.write(data)
+                        f.flush()
+                        os.fsync(f.fileno())
+                    os.replace(part, target)
+                finally:
+                    if os.path.exists(part):
+                        os.unlink(part)
+            else:
+                with self.fs.open_output_stream(target) as out:
+                    out.write(data)
+        except OSError as error:
+            raise StoreError(f"{self.uri}/{name}: cannot be written ({error}). Nothing was lost: free space or mend the permissions and run the same command again") from error
+
+    def read(self, name: str) -> bytes:
+        try:
+            with self.fs.open_input_stream(self.path(*name.split("/"))) as f:
+                data: bytes = f.read()
+                return data
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.uri}/{name}: no such file") from error
+        except OSError as error:
+            raise StoreError(f"{self.uri}/{name}: cannot be read ({error})") from error
+
+    def exists(self, name: str) -> bool:
+        return self.fs.get_file_info(self.path(*name.split("/"))).type == pafs.FileType.File
+
+    def names(self, folder: str) -> list[str]:
+        """Files directly in ``folder``, sorted; unfinished ``.part`` files are left out."""
+        selector = pafs.FileSelector(self.path(*folder.split("/")), allow_not_found=True)
+        found = (info.base_name for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File)
+        return sorted(n for n in found if not n.endswith(".part"))
+
+    def folders(self, folder: str) -> list[str]:
+        selector = pafs.FileSelector(self.path(*folder.split("/")), allow_not_found=True)
+        return sorted(i.base_name for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.Directory)
+
+    # scores ----------------------------------------------------------------------------------------------------
+
+    def write_scores(self, trial_id: str, rung: int, pool: str, rows: pa.Table, record: dict[str, Any]) -> None:
+        """Store one trial's rows at one rung under one pool, with the rung's ``record`` (losses, seconds,
+        tokens, curve) in the file's own metadata, so that rows and record appear together."""
+        table = rows.select(SCORES.names).cast(SCORES).replace_schema_metadata({_RECORD: json.dumps(record).encode()})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", use_dictionary=True)
+        self.write(scores_name(trial_id, rung, pool), sink.getvalue().to_pybytes())
+
+    def read_scores(self, trial_id: str, rung: int, pool: str) -> tuple[pa.Table, dict[str, Any]] | None:
+        """The rows and record of one rung; None when there are none. A file that cannot be read (torn by a
+        crash of the disk, say) is set aside with a warning and counts as not there, so the rung is made again."""
+        name = scores_name(trial_id, rung, pool)
+        if not self.exists(name):
+            return None
+        try:
+            table = pq.read_table(pa.BufferReader(self.read(name)))
+            record = json.loads((table.schema.metadata or {})[_RECORD])
+            return table.select(SCORES.names).cast(SCORES), record
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            log.warning("%s/%s: not readable (%s); set aside as .corrupt, the rung is made again", self.uri, name, error)
+            path = self.path(*name.split("/"))
+            self.fs.move(path, path + ".corrupt")
+            return None
+
+    def rungs(self, trial_id: str, pool: str) -> list[int]:
+        """Rungs at which ``trial_id`` has a score file for ``pool``, ascending."""
+        suffix = f"-{pool}.parquet"
+        return sorted(int(n[: -len(suffix)]) for n in self.names(f"scores/{trial_id}") if n.endswith(suffix))
+
+    def score_tables(self, pool: str, trial_ids: Sequence[str] | None = None) -> Iterator[tuple[str, int, pa.Table, dict[str, Any]]]:
+        """(trial id, rung, rows, record) of every readable score file of ``pool``, one file in memory at a time."""
+        for trial_id in trial_ids if trial_ids is not None else self.folders("scores"):
+            for rung in self.rungs(trial_id, pool):
+                found = self.read_scores(trial_id, rung, pool)
+                if found is not None:
+                    yield trial_id, rung, *found
+
+
+def scores_name(trial_id: str, rung: int, pool: str) -> str:
+    return f"scores/{trial_id}/{rung:06d}-{pool}.parquet"
+
+
+def checkpoint_name(trial_id: str, rung: int) -> str:
+    return f"checkpoints/{trial_id}/{rung:06d}.safetensors"

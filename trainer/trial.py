@@ -1,0 +1,179 @@
+"""A trial: one point of the sweep's axes, and the id that names it everywhere.
+
+The id hashes everything that can change the trial's result: every field below that is not in ``NOT_IN_ID``,
+the content of the rows, prompts and weights it reads (as fingerprints, not paths) and ``FORMAT``. It leaves
+out what only names things (the template's and the pool's name, the model's path) and where the trial runs.
+Stdlib only: a process that merely places trials must not pay for importing torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FORMAT = 1  # raise it when training or scoring changes what the same trial gives
+
+
+@dataclass(frozen=True)
+class Model:
+    """The frozen base model. ``fingerprint`` stands for its weights, config and tokenizer in the id."""
+
+    path: str  # local folder or hub name
+    fingerprint: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    head: Literal["lm", "classifier"] = "lm"  # classifier: a trained linear layer on the last position
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a row asks. ``labels`` is empty where each row brings its own options."""
+
+    labels: tuple[str, ...] = ()
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    max_length: int = 512  # tokens, prompt and completion together
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a prompt becomes model input. ``words`` maps each label to the text the model answers with."""
+
+    name: str
+    chat: bool = False
+    system: str = ""
+    marker: str = "\nAnswer:"
+    words: tuple[tuple[str, str], ...] = ()  # (label, word); a label that is not listed answers as itself
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapter, in peft's terms. ``all-linear`` is every linear layer but the output layer."""
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ("all-linear",)
+    rslora: bool = False  # scale by alpha / sqrt(r) instead of alpha / r
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Token weights: completion 1, row content ``plw``, template boilerplate 0 or ``plw`` (METHODS 3.2, 3.3)."""
+
+    plw: float = 0.0
+    normalization: Literal["weighted_mean", "nonzero_count", "completion_count"] = "weighted_mean"
+    template_tokens: Literal["zero", "plw"] = "zero"
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW over ``steps`` optimizer steps of ``batch_size * accumulation`` examples each."""
+
+    steps: int = 100
+    lr: float = 1e-3
+    batch_size: int = 8
+    accumulation: int = 1
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float = 0.1  # share of ``steps``
+    weight_decay: float = 0.0
+    clip: float = 1.0  # largest gradient norm; 0 turns clipping off
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which prompt of the train pool an example meets (PAFT, Algorithm 1)."""
+
+    mode: Literal["dynamic", "load"] = "dynamic"  # load: drawn once per row, the same in every epoch
+    every: int = 4  # a new draw after this many
+    unit: Literal["examples", "steps"] = "examples"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a row is answered. ``labels`` compares label log-probabilities; ``generate`` decodes and parses."""
+
+    scorer: Literal["labels", "generate"] = "labels"
+    decision: Literal["raw", "per_token", "per_byte", "pmi", "contextual", "batch"] = "raw"
+    max_new_tokens: int = 8
+
+
+@dataclass(frozen=True)
+class Data:
+    """Fingerprints of what the trial reads: the rows and prompts themselves travel apart."""
+
+    train_rows: str
+    dev_rows: str
+    test_rows: str
+    train_prompts: str
+    dev_prompts: str
+    test_prompts: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    model: Model
+    task: Task
+    template: Template
+    lora: Lora
+    loss: Loss
+    optimization: Optimization
+    draw: Draw
+    scoring: Scoring
+    data: Data
+    pool: str  # the train pool's name
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal digits, the same on every machine and for every order of fields."""
+        return digest({"format": FORMAT, **_identity(self)})[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trial:
+        kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+        parts = {k: _SECTIONS[kinds[k]](**_tuples(v)) if kinds[k] in _SECTIONS else v for k, v in data.items()}
+        return cls(**parts)
+
+
+# Names and places: a change of these alone gives the same adapter and the same score rows.
+NOT_IN_ID = frozenset({"pool", "template.name", "model.path", "model.revision", "model.trust_remote_code"})
+_SECTIONS: dict[Any, Any] = {c.__name__: c for c in (Model, Task, Template, Lora, Loss, Optimization, Draw, Scoring, Data)}
+
+
+def _identity(trial: Trial) -> dict[str, Any]:
+    return {path: value for path, value in flatten(trial) if path not in NOT_IN_ID}
+
+
+def flatten(trial: Trial) -> Iterable[tuple[str, Any]]:
+    """Every field of a trial as (dotted path, value)."""
+    for field in dataclasses.fields(trial):
+        value = getattr(trial, field.name)
+        if dataclasses.is_dataclass(value):
+            for sub in dataclasses.fields(value):
+                yield f"{field.name}.{sub.name}", getattr(value, sub.name)
+        else:
+            yield field.name, value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON form of ``value``, in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tuples(section: dict[str, Any]) -> dict[str, Any]:
+    def fix(v: Any) -> Any:
+        return tuple(fix(x) for x in v) if isinstance(v, list | tuple) else v
+
+    return {k: fix(v) for k, v in section.items()}
