@@ -135,13 +135,13 @@ import torch
 from test_engine import *
 zero, out = int(sys.argv[1]), sys.argv[2]
 offload, dtype = sys.argv[3] == "1", getattr(torch, sys.argv[4])
-engine = Engine(make_llama().to(dtype), Setup(max_r=4, target_modules=LORA.target_modules, zero=zero, offload=offload))
+engine = Engine(make_llama().to(dtype), Setup(max_r=4, target_modules=LORA.target_modules, zero=zero, offload=offload, token_budget=60))
 engine.place(0, LORA, PLAN, seed=7)
 losses, snap = [], None
 for t in range(6):
     if t == 3:
         snap = engine.snapshot(0, LORA)
-    losses.append(engine.tick(make_batch(t, 6, Loss(plw=0.1))[engine.rank::engine.world])[0].completion_loss)
+    losses.append(engine.tick(make_batch(t, 6, Loss(plw=0.1)))[0].completion_loss)
 final = engine.snapshot(0, LORA)
 if engine.rank == 0:
     torch.save({{"losses": losses, "snap": snap, "final": final}}, out)

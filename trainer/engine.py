@@ -8,6 +8,7 @@ boundary (``managed_gradient_accumulation: false``) and every tick ends in exact
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import math
@@ -17,30 +18,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.batches import Collated, Sample, collate, micro_batches
 from trainer.loss import token_losses, weighted_loss
+from trainer.setup import Setup
 from trainer.optimizer import SlotAdamW, learning_rate
 from trainer.slots import SlotModel, matching_names
 from trainer.trial import Lora, Model, Optimization
 
 log = logging.getLogger("steadytune")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How a host runs its base model; nothing here changes a trial's result beyond floating-point rounding."""
-
-    slots: int = 1
-    max_r: int = 8
-    target_modules: tuple[str, ...] = ("all-linear",)
-    n_labels: int = 0  # > 0: classification head
-    zero: int = 0
-    offload: bool = False  # optimizer state (and with ZeRO 3 the weights) in CPU memory
-    token_budget: int = 8192  # padded tokens per micro-batch
-    threads: int = 0  # CPU threads; 0 leaves torch's choice
 
 
 @dataclass
@@ -156,9 +145,9 @@ class Engine:
     # training -----------------------------------------------------------------------------------------------
 
     def tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
-        """One optimizer step of every trial that has samples here. ``samples`` are the effective batches of all of
-        them together (this worker's share under data parallelism). Out of memory halves the micro-batch and the
-        tick starts over: nothing has been stepped by then."""
+        """One optimizer step of every trial that has samples here. ``samples`` are the whole effective batches of all
+        of them together; each worker takes its share. Out of memory halves the micro-batch and the tick starts over:
+        nothing has been stepped by then."""
         self.slot_model.train(False)  # the base stays in eval mode: adapters bring their own dropout
         while True:
             try:
@@ -178,7 +167,7 @@ class Engine:
         self._clear_grads()
         sums = torch.zeros(self.setup.slots, 4, dtype=torch.float64)  # completion nats, count; prompt nats, count
         tokens = [0] * self.setup.slots
-        for group in micro_batches(samples, self.token_budget):
+        for group in self._share(samples):
             work = collate(group, self.pad_id)
             self._accumulate(work, sums)
             for s in group:
@@ -199,6 +188,14 @@ class Engine:
             self.steps[s] += 1
             logs[s] = StepLog(self.steps[s], c / nc if nc else math.nan, p / n_p if n_p else math.nan, rate, norms[s], tokens[s])
         return logs
+
+    def _share(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """This worker's micro-batches. Every worker runs as many as the busiest: ZeRO 2 and 3 communicate in each,
+        so one that ran fewer would leave the others waiting. The extra ones weigh nothing."""
+        shares = [list(micro_batches(samples[r :: self.world], self.token_budget)) for r in range(self.world)]
+        mine = shares[self.rank]
+        idle = dataclasses.replace(samples[0], weights=np.zeros_like(samples[0].weights), label=-1)
+        return mine + [[idle]] * (max(map(len, shares)) - len(mine))
 
     def _accumulate(self, work: Collated, sums: Tensor) -> None:
         batch = work.batch.to(self.device)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -177,3 +178,8 @@ def _tuples(section: dict[str, Any]) -> dict[str, Any]:
         return tuple(fix(x) for x in v) if isinstance(v, list | tuple) else v
 
     return {k: fix(v) for k, v in section.items()}
+
+
+def rung_steps(shares: Sequence[float], steps: int) -> tuple[int, ...]:
+    """Optimizer steps at which a trial of ``steps`` steps is scored, from ``shares`` of them; the last is its end."""
+    return (*(max(1, math.ceil(share * steps - 1e-9)) for share in shares[:-1]), steps)

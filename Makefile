@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: demo test test-long lint types clean
+
+demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
+	$(RUN) steadytune run quickstart
+
+test: $(VENV)/.dev lint types  ## everything that CI checks
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q
+
+test-long: $(VENV)/.dev  ## the checks that take minutes each
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m long
+
+lint: $(VENV)/.dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(VENV)/.dev
+	$(RUN) mypy
+
+# An unpinned torch would be the newest, with gigabytes of GPU libraries.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.ready
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

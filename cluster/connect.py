@@ -1,0 +1,32 @@
+"""The Ray cluster that a run uses: the one it was submitted to, or a local one for as long as the run lasts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+
+@contextmanager
+def connected(cpus: float) -> Iterator[None]:
+    """RAY_ADDRESS names a cluster (``ray job submit`` sets it); without it a local one starts, reachable from this
+    machine only, with token authentication. A connection that exists already is used and left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    # Workers must find these packages also where they run from a checkout that is not installed.
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    local = {"include_dashboard": False, "num_cpus": max(1, round(max(cpus, os.cpu_count() or 1)))} if address == "local" else {}
+    env = {"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}} if address == "local" else {}
+    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=env or None, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,135 @@
+"""Hosts: one actor per accelerator holds the base model; trials that land on that accelerator share it.
+
+A trial asks Ray for a fraction of an accelerator and is placed like anything else. Where it lands, it asks the
+registry for that place's host. Hosts take no resources of their own (their trials' fractions pay for them) and
+belong to the registry, which belongs to the driver: when the driver dies, all of them do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from trainer.errors import UserError
+from trainer.store import Store
+from trainer.trial import Model, Trial
+
+RETRIES = 3  # a trial goes to a new host this often when its host dies under it
+
+
+@dataclass(frozen=True)
+class Place:
+    """One accelerator of the cluster: a node, and a GPU there ("" on a machine without)."""
+
+    node: str
+    gpu: str
+
+
+class Host:
+    """The base model of one accelerator, and the thread that trains and scores the trials resident on it."""
+
+    def __init__(self, model: Model, setup: Any, assets: Any, store_uri: str, gpu: str):
+        if gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # Ray hides the GPUs from an actor that asked for none
+        from trainer.runner import Runner
+
+        self.runner = Runner(model, setup, assets, Store.open(store_uri))
+
+    async def advance(self, trial: Trial, rung: int, pool: str) -> None:
+        """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder."""
+        from trainer.runner import Job
+
+        await asyncio.wrap_future(self.runner.submit(Job(trial, rung, pool)))
+
+    async def withdraw(self, trial_id: str) -> None:
+        self.runner.withdraw(trial_id)
+
+    async def steps(self) -> int:
+        """Optimizer steps taken since this host started, over all trials."""
+        return self.runner.steps
+
+    async def process(self) -> int:
+        return os.getpid()
+
+
+class Registry:
+    """Which host serves which place; starts them on demand and anew after a death."""
+
+    def __init__(self, model: Model, setup: Any, assets: list[Any], store_uri: str):
+        self._arguments = (model, setup, assets[0], store_uri)
+        self._hosts: dict[Place, Any] = {}
+
+    def host(self, place: Place, dead: Any = None) -> Any:
+        """The host at ``place``. ``dead``: the actor id of a host that the caller saw die, so that two callers who
+        saw the same death get the same new host."""
+        known = self._hosts.get(place)
+        if known is None or (dead is not None and known._actor_id.hex() == dead):
+            strategy = NodeAffinitySchedulingStrategy(place.node, soft=False)
+            options = {"num_cpus": 0, "scheduling_strategy": strategy, "max_concurrency": 1000}
+            known = ray.remote(Host).options(**options).remote(*self._arguments, place.gpu)
+            self._hosts[place] = known
+        return known
+
+    def hosts(self) -> list[Any]:
+        return list(self._hosts.values())
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What a trial needs to get its work done, wherever it is placed. Travels to every trial process."""
+
+    registry: Any
+    store_uri: str
+
+    @classmethod
+    def start(cls, model: Model, setup: Any, assets: Any, store: Store) -> Fleet:
+        """``assets`` goes to the object store once; hosts fetch it from there, not from the driver's disk."""
+        reference = ray.put(assets)
+        registry = ray.remote(Registry).options(num_cpus=0).remote(model, setup, [reference], store.uri)
+        return cls(registry, store.uri)
+
+    def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
+        """The score rows and record of ``trial`` at ``rung``: from the run folder when they are there, else made
+        now by this place's host. Raises what the trial failed with."""
+        store = Store.open(self.store_uri)
+        found = store.read_scores(trial.id, rung, pool)
+        if found is not None:
+            return found
+        place, dead = here(), None
+        for attempt in range(RETRIES + 1):
+            host = ray.get(self.registry.host.remote(place, dead))
+            try:
+                ray.get(host.advance.remote(trial, rung, pool))
+                break
+            except (ActorDiedError, ActorUnavailableError, RayActorError) as error:
+                if attempt == RETRIES:
+                    raise HostError(f"trial {trial.id}: the host on {place} died {RETRIES + 1} times ({error})") from error
+                dead = host._actor_id.hex()
+                time.sleep(0.2 * 2**attempt)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, Exception) else error from None
+        found = store.read_scores(trial.id, rung, pool)
+        if found is None:
+            raise HostError(f"trial {trial.id}: its host reported rung {rung} done, but {self.store_uri} has no rows of it. Is the run folder on storage that all nodes share?")
+        return found
+
+    def withdraw(self, trial_id: str) -> None:
+        ray.get(self.registry.host.remote(here())).withdraw.remote(trial_id)
+
+
+class HostError(UserError):
+    """A host could not do its work."""
+
+
+def here() -> Place:
+    """The accelerator that Ray gave this process."""
+    context = ray.get_runtime_context()
+    gpus = context.get_accelerator_ids().get("GPU") or [""]
+    return Place(context.get_node_id(), str(gpus[0]))

@@ -1,0 +1,283 @@
+"""``steadytune run``: from a study to its tables.
+
+Nothing is restored and nothing is special about a second start: the trials are made from the study again, each
+finds its finished rungs in the run folder, and the scheduler's decisions follow from their values. A study whose
+rungs are all there is decided without starting Ray at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.asha import Decision, Rungs
+from sweeps.assets import load_assets
+from sweeps.base_model import model_of
+from sweeps.live import LiveTable
+from sweeps.study import Range, Study, StudyError, dump_yaml, resolved
+from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of
+from trainer import assets as trainer_assets
+from trainer.errors import UserError
+from trainer.metrics import objective
+from trainer.reports import report_of
+from trainer.setup import Setup
+from trainer.store import Store
+from trainer.trial import Trial, rung_steps
+
+if TYPE_CHECKING:
+    from sweeps.assets import Assets
+
+log = logging.getLogger("steadytune")
+
+FAILURES = 2  # a trial is tried again this often before it counts as failed
+
+
+@dataclass
+class Progress:
+    """Where every trial stands; what ``trials.parquet`` and the live table show."""
+
+    study: Study
+    store: Store
+    live: LiveTable
+    trials: dict[str, Trial] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    decisions: dict[str, Decision] = field(default_factory=dict)
+
+    def add(self, trial: Trial) -> None:
+        if trial.id not in self.trials:
+            self.trials[trial.id] = trial
+            self.live.trial_added(trial.id, axis_columns(trial), len(self.shares))
+
+    @property
+    def shares(self) -> Sequence[float]:
+        return self.study.scheduler.rungs if self.study.scheduler.name == "asha" else (1.0,)
+
+    def report(self, told: Mapping[str, Any]) -> None:
+        key = (told["id"], told["rung_index"])
+        if key in self.seen:
+            return  # a retried trial replays its finished rungs
+        self.seen.add(key)
+        self.seconds[key[0]] = self.seconds.get(key[0], 0.0) + told["seconds"]
+        self.tokens[key[0]] = self.tokens.get(key[0], 0) + told["tokens"]
+        self.live.report(
+            key[0], key[1], told["step"], told["objective"], told["stderr"], told["degenerate"], told["seconds"]
+        )
+
+    def decide(self, decisions: Mapping[str, Decision]) -> None:
+        """Take over the scheduler's decisions; the live table hears what changed."""
+        for trial_id, decision in decisions.items():
+            if self.decisions.get(trial_id) != decision:
+                before = self.decisions.get(trial_id)
+                self.decisions[trial_id] = decision
+                if before is None or before.action != decision.action:
+                    self.live.decided(trial_id, "waiting" if decision.action == "pause" else decision.status, decision.reason)
+
+    def write(self) -> None:
+        """``trials.parquet``: one row per trial."""
+        rows = []
+        for trial_id, trial in self.trials.items():
+            decision = self.decisions.get(trial_id)
+            rows.append(
+                {
+                    "trial_id": trial_id,
+                    **axis_columns(trial),
+                    "status": decision.status if decision else "running",
+                    "rung": decision.step if decision else None,
+                    "reason": decision.reason if decision else "",
+                    "seconds": self.seconds.get(trial_id, 0.0),
+                    "tokens": self.tokens.get(trial_id, 0),
+                }
+            )
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=TRIALS), sink)
+        self.store.write("trials.parquet", sink.getvalue().to_pybytes())
+
+
+TRIALS = pa.schema(
+    [
+        ("trial_id", pa.string()),
+        ("template", pa.string()),
+        ("r", pa.int32()),
+        ("alpha", pa.float64()),
+        ("dropout", pa.float64()),
+        ("target_modules", pa.string()),
+        ("rslora", pa.bool_()),
+        ("lr", pa.float64()),
+        ("steps", pa.int32()),
+        ("plw", pa.float64()),
+        ("pool", pa.string()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),  # finished | stopped | failed; running while the sweep runs
+        ("rung", pa.int32()),  # optimizer steps at its last report
+        ("reason", pa.string()),
+        ("seconds", pa.float64()),  # of its accelerator, training and scoring
+        ("tokens", pa.int64()),  # that went through the model in training
+    ]
+)
+
+
+def run(study: Study, out: str) -> int:
+    """Run ``study`` in the run folder ``out``; 0 when every trial ended well, 1 when some failed."""
+    store = Store.open(out)
+    store.write("study.yaml", dump_yaml(resolved(study)).encode())
+    assets = load_assets(study)
+    model = model_of(study)
+    data = {pool: assets.data(pool) for pool in assets.train_pools}
+    points = points_of(study)
+    made = None if points is None else make_trials(study, points, data, model, len(assets.rows["train"]))
+    with LiveTable() as live:
+        progress = Progress(study, store, live)
+        for trial in made or []:
+            progress.add(trial)
+        if made is None or not _replay(progress, made):
+            _check(study, assets)
+            _sweep(progress, assets, made, partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"])))
+        progress.write()
+    from sweeps.report import write_report
+
+    where = write_report(out)
+    _show_table(store, where)
+    failed = [t for t, d in progress.decisions.items() if d.status == "failed"]
+    return 1 if failed else 0
+
+
+def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, Any], model: Any, n_rows: int) -> Trial:
+    """The trial at the point that Optuna suggested, from Tune's parameters."""
+    from sweeps.search import decode
+
+    point = decode(config, axes_of(study))
+    return make_trial(study, point, data[point["pool"]], model, n_rows)
+
+
+def _check(study: Study, assets: Assets) -> None:
+    """Preflight, before anything is asked of the cluster. Raises ``UserError`` with every finding that is an error."""
+    from sweeps.preflight import preflight_study
+
+    errors = [f for f in preflight_study(study, assets).findings if f.level == "error"]
+    if errors:
+        raise UserError("\n".join(str(f) for f in errors))
+
+
+def _replay(progress: Progress, trials: Sequence[Trial]) -> bool:
+    """Decide the sweep from the run folder alone. True when nothing is left to train or score."""
+    study, store = progress.study, progress.store
+    rungs = Rungs(len(trials), study.scheduler.eta, len(progress.shares))
+    if not all(store.rungs(t.id, "dev") for t in trials):
+        return False
+    todo = {t.id: (t, 0) for t in trials}
+    reports = []
+    while todo:
+        for trial_id, (trial, at) in list(todo.items()):
+            found = store.read_scores(trial_id, rung_steps(progress.shares, trial.optimization.steps)[at], "dev")
+            if found is None:
+                return False
+            told = report_of(trial, at, *found, study.objective.std_weight)
+            reports.append(told)
+            rungs.report(trial_id, at, told["objective"], step=told["step"], stderr=told["stderr"], degenerate=told["degenerate"])
+            todo[trial_id] = (trial, at + 1)
+        todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
+    decisions = rungs.decisions()
+    if any(store.read_scores(t.id, s, "test") is None for t, s in _to_test(study, progress.trials, decisions)):
+        return False
+    for told in reports:
+        progress.report(told)
+    progress.decide(decisions)
+    progress.live.note("every rung is in the run folder already: nothing to train")
+    return True
+
+
+def _to_test(study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, Decision]) -> list[tuple[Trial, int]]:
+    """(trial, rung) to score on the test pool: where each ended, or only those that reached the last rung."""
+    wanted = ("finished",) if study.tables.test == "finalists" else ("finished", "stopped")
+    return [
+        (trials[i], d.step)
+        for i, d in decisions.items()
+        if d.status in wanted and d.step is not None and d.objective is not None and math.isfinite(d.objective)
+    ]
+
+
+def _sweep(progress: Progress, assets: Assets, made: Sequence[Trial] | None, at: Any) -> None:
+    """Train under Ray Tune, then score the test pool; both on the same hosts."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trial records are in the run folder
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next one goes on
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    from cluster.connect import connected
+    from cluster.hosts import Fleet
+    from sweeps.tuning import tune_trials
+
+    study = progress.study
+    model = made[0].model if made else model_of(study)
+    shipped = trainer_assets.Assets(
+        {k: tuple(v) for k, v in assets.rows.items()},
+        {k: tuple(v) for k, v in assets.train_pools.items()},
+        {"dev": tuple(assets.dev), "test": tuple(assets.test)},
+    )
+    with connected(study.resources.cpus):
+        fleet = Fleet.start(model, _setup(study), shipped, progress.store)
+        tune_trials(progress, fleet, made, at, FAILURES)
+        progress.write()
+        _test(progress, fleet)
+
+
+def _setup(study: Study) -> Setup:
+    """The engine's shape: large enough for every value of the axes."""
+    r, modules = study.axes.lora.r, study.axes.lora.target_modules
+    res = study.resources
+    return Setup(
+        slots=res.slots,
+        max_r=int(r.high if isinstance(r, Range) else max(r)),
+        target_modules=tuple(sorted({m for group in modules for m in group})),
+        n_labels=len(study.task.names) if study.model.head == "classifier" else 0,
+        zero=res.zero,
+        offload=res.offload,
+        threads=max(1, int(res.cpus)) if not res.gpus else 0,
+    )
+
+
+def _test(progress: Progress, fleet: Any) -> None:
+    """Score the test pool, as Ray tasks that take the same share of an accelerator as a trial does."""
+    import ray
+
+    from cluster.resources import trial_share
+
+    study = progress.study
+    jobs = _to_test(study, progress.trials, progress.decisions)
+    res = study.resources
+    task = ray.remote(test_scores).options(**trial_share(res.slots, res.cpus, res.gpus), max_retries=3)
+    running = {}
+    for trial, step in jobs:
+        progress.live.testing(trial.id)
+        running[task.remote(fleet, trial, step, study.objective.std_weight)] = trial
+    while running:
+        done, _ = ray.wait(list(running), num_returns=1)
+        trial = running.pop(done[0])
+        try:
+            mean, std, seconds = ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            progress.live.failed(trial.id, f"test scoring failed: {cause}")
+            old = progress.decisions[trial.id]
+            progress.decisions[trial.id] = Decision("fail", f"test scoring failed: {cause}", old.rung, old.step, old.objective)
+            continue
+        progress.seconds[trial.id] = progress.seconds.get(trial.id, 0.0) + seconds
+        progress.live.tested(trial.id, mean, std)
+
+
+def test_scores(fleet: Any, trial: Trial, step: int, std_weight: float) -> tuple[float, float, float]:
+    """Make sure that the test rows of ``trial`` exist; mean and std over the test prompts, and the seconds it took."""
+    rows, record = fleet.ensure(trial, step, "test")
+    found = objective(rows, trial.task.metric, std_weight, trial.task.labels, f"trial {trial.id}, test")
+    return found.mean, found.std, record["seconds"]

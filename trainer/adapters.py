@@ -1,0 +1,44 @@
+"""Adapters in peft's format: ``adapter_config.json`` and ``adapter_model.safetensors``, loadable by peft alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import Tensor
+
+from trainer.store import Store
+from trainer.trial import Trial
+
+
+def adapter_config(trial: Trial, layers: list[str]) -> dict[str, Any]:
+    """peft's configuration of the trial's adapter; ``layers`` are the full names of the layers that carry it."""
+    from peft import LoraConfig
+
+    classifier = trial.model.head == "classifier"
+    targets = trial.lora.target_modules
+    config = LoraConfig(
+        base_model_name_or_path=trial.model.path,
+        revision=trial.model.revision,
+        task_type="SEQ_CLS" if classifier else "CAUSAL_LM",
+        inference_mode=True,
+        r=trial.lora.r,
+        lora_alpha=trial.lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=trial.lora.dropout,
+        use_rslora=trial.lora.rslora,
+        target_modules=sorted({n.rsplit(".", 1)[-1] for n in layers}) if "all-linear" in targets else list(targets),
+        modules_to_save=["score"] if classifier else None,
+    )
+    found = config.to_dict()
+    return {k: sorted(v) if isinstance(v, set) else v for k, v in found.items()}
+
+
+def write_adapter(store: Store, trial: Trial, tensors: dict[str, Tensor]) -> None:
+    """Store the adapter under ``adapters/<trial id>/``; ``tensors`` as ``SlotModel.adapter`` gives them."""
+    from safetensors.torch import save
+
+    marks = (".lora_A.weight", ".lora_B.weight")
+    names = {n.removeprefix("base_model.model.").removesuffix(m) for n in tensors for m in marks if n.endswith(m)}
+    text = json.dumps(adapter_config(trial, sorted(names)), indent=2, default=str)
+    store.write(f"adapters/{trial.id}/adapter_model.safetensors", save({k: v.contiguous() for k, v in tensors.items()}))
+    store.write(f"adapters/{trial.id}/adapter_config.json", text.encode())

@@ -1,0 +1,286 @@
+"""Continuous batching of trials on one engine: trials join and leave between steps, as requests do in a server.
+
+``submit`` asks for a trial at a rung (train up to it, checkpoint it, score it) and returns a future. One thread
+turns the crank: put waiting trials into free slots, give every resident one optimizer step, score together the
+ones that reached their rung. A trial that was paused stays in its slot until the slot is needed, so its return
+costs nothing. Everything a trial leaves goes through the store, so a runner may die at any moment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainer.adapters import write_adapter
+from trainer.assets import Assets
+from trainer.batches import stable_hash
+from trainer.engine import Engine, load_base, pick_device
+from trainer.grid import Grids
+from trainer.render import Renderer, load_tokenizer
+from trainer.resident import Resident
+from trainer.setup import Setup
+from trainer.store import SCORES, Store, StoreError, checkpoint_name
+from trainer.trial import Model, Trial
+
+log = logging.getLogger("steadytune")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Train ``trial`` to ``rung`` optimizer steps and score it there on ``pool``."""
+
+    trial: Trial
+    rung: int
+    pool: str = "dev"
+
+
+class Runner:
+    def __init__(self, model: Model, setup: Setup, assets: Assets, store: Store):
+        self.assets, self.store, self.setup, self.model = assets, store, setup, model
+        self.tokenizer = load_tokenizer(model)
+        pad = self.tokenizer.pad_token_id
+        self.engine = Engine(load_base(model, pick_device()), setup, pad_id=0 if pad is None else pad)
+        self._grids = Grids(assets)
+        self._renderers: dict[Any, Renderer] = {}
+        self._waiting: deque[tuple[Job, Future[None]]] = deque()
+        self._residents: dict[int, Resident] = {}  # by slot; idle ones too
+        self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by slot; what each busy resident is working for
+        self._last_used = [0.0] * setup.slots
+        self._wake = threading.Condition()
+        self._withdrawn: set[str] = set()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.steps = 0  # optimizer steps since the start, over all trials
+
+    # asked from any thread -----------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> Future[None]:
+        """A future that is done when the job's score rows are in the store; it raises what went wrong. The same
+        job asked for again while it is under way is not done twice."""
+        with self._wake:
+            for known, future in [*self._waiting, *self._jobs.values()]:
+                if known == job and not future.done():
+                    return future
+            future = Future()
+            self._waiting.append((job, future))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._turn_forever, name="runner", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+        return future
+
+    def withdraw(self, trial_id: str) -> None:
+        """Forget what was asked for ``trial_id``; a step in flight ends first."""
+        with self._wake:
+            self._waiting = deque((j, f) for j, f in self._waiting if j.trial.id != trial_id)
+            self._withdrawn.add(trial_id)
+
+    def close(self) -> None:
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self.engine.close()
+
+    # the crank -------------------------------------------------------------------------------------------------
+
+    def _turn_forever(self) -> None:
+        if self.setup.threads:
+            torch.set_num_threads(self.setup.threads)
+        while True:
+            with self._wake:
+                while not (self._waiting or self._jobs or self._closing):
+                    self._wake.wait()
+                if self._closing:
+                    return
+            self.turn()
+
+    def turn(self) -> None:
+        """Admit, step once, and finish what reached its rung."""
+        self._admit()
+        busy = [self._residents[s] for s in sorted(self._jobs)]
+        training = [r for r in busy if r.step < r.target]
+        if training:
+            self._step(training)
+        self._finish([r for r in busy if r.slot in self._jobs and (r.step >= r.target or r.broken)])
+
+    def _admit(self) -> None:
+        with self._wake:
+            gone = [s for s, (job, _) in self._jobs.items() if job.trial.id in self._withdrawn]
+            self._withdrawn.clear()
+            for slot in gone:
+                del self._jobs[slot]
+        while True:
+            with self._wake:
+                slot = self._slot_for(self._waiting[0][0]) if self._waiting else None
+                if slot is None:
+                    return
+                job, future = self._waiting.popleft()
+                self._jobs[slot] = (job, future)
+            try:
+                self._take(slot, job)
+            except Exception as error:  # whatever a single trial breaks on is that trial's failure, not its host's
+                self._residents.pop(slot, None)
+                self._fail(slot, error)
+
+    def _slot_for(self, job: Job) -> int | None:
+        """The slot that holds the trial already, or else a free one, or else the one idle for longest."""
+        for slot, resident in self._residents.items():
+            if resident.trial.id == job.trial.id and slot not in self._jobs:
+                return slot
+        if any(j.trial.id == job.trial.id for j, _ in self._jobs.values()):
+            return None  # its previous job is still ending
+        idle = [s for s in range(self.setup.slots) if s not in self._jobs]
+        return min(idle, key=lambda s: (s in self._residents, self._last_used[s]), default=None)
+
+    def _take(self, slot: int, job: Job) -> None:
+        resident = self._residents.get(slot)
+        if resident is not None and resident.trial.id == job.trial.id and resident.step <= job.rung:
+            resident.target = job.rung
+            return
+        if resident is not None:
+            self._residents.pop(slot)
+            self.engine.release(slot)
+        trial = job.trial
+        found = self._checkpoint(trial, job.rung)
+        step = 0
+        if found is None:
+            self.engine.place(slot, trial.lora, trial.optimization, stable_hash("init", trial.seed))
+        else:
+            step, tensors = found
+            self.engine.restore(slot, trial.lora, trial.optimization, step, tensors)
+        self._residents[slot] = Resident(trial, self.assets, self._renderer(trial), slot, step, job.rung)
+
+    def _step(self, training: Sequence[Resident]) -> None:
+        start = time.perf_counter()
+        samples, sound = [], []
+        for r in training:
+            try:
+                samples += r.samples()
+                sound.append(r)
+            except Exception as error:  # a row that cannot be rendered fails its own trial only
+                self._fail(r.slot, error)
+        if not samples:
+            return
+        try:
+            logs = self.engine.tick(samples)
+        except RuntimeError as error:
+            if len(sound) == 1:
+                self._fail(sound[0].slot, error)
+                return
+            log.warning("a step of %d trials failed (%s): each is tried on its own", len(sound), error)
+            for r in sound:
+                self._step_alone(r, [s for s in samples if s.slot == r.slot])
+            return
+        self.steps += len(logs)
+        elapsed, total = time.perf_counter() - start, sum(x.tokens for x in logs.values())
+        for r in sound:
+            r.record(logs[r.slot], elapsed * logs[r.slot].tokens / max(1, total))
+
+    def _step_alone(self, resident: Resident, samples: list[Any]) -> None:
+        start = time.perf_counter()
+        try:
+            resident.record(self.engine.tick(samples)[resident.slot], time.perf_counter() - start)
+        except RuntimeError as error:
+            self._fail(resident.slot, error)
+
+    def _finish(self, done: Sequence[Resident]) -> None:
+        """Checkpoint and score together what reached its rung; the score file, written last, completes the rung."""
+        by_pool: dict[str, list[Resident]] = {}
+        for r in done:
+            job, _ = self._jobs[r.slot]
+            try:
+                if r.broken:
+                    self._write(r, job, SCORES.empty_table(), {**r.summary(0.0), "nan": r.broken})
+                    self._residents.pop(r.slot)
+                    continue
+                if r.log:
+                    self._save(r)
+                by_pool.setdefault(job.pool, []).append(r)
+            except (StoreError, OSError) as error:
+                self._fail(r.slot, error)
+        for pool, residents in by_pool.items():
+            self._score(pool, residents)
+
+    def _score(self, pool: str, residents: Sequence[Resident]) -> None:
+        start = time.perf_counter()
+        try:
+            tables = self._grids.score(self.engine.slot_model, pool, [(r.slot, r.trial, r.renderer) for r in residents])
+        except RuntimeError as error:
+            if len(residents) > 1:
+                for r in residents:
+                    self._score(pool, [r])
+                return
+            self._fail(residents[0].slot, error)
+            return
+        share = (time.perf_counter() - start) / len(residents)
+        for r, table in zip(residents, tables, strict=True):
+            self._write(r, self._jobs[r.slot][0], table, r.summary(share))
+
+    def _write(self, r: Resident, job: Job, table: Any, record: dict[str, Any]) -> None:
+        try:
+            if self.engine.rank == 0:
+                self.store.write_scores(r.trial.id, job.rung, job.pool, table, record)
+        except (StoreError, OSError) as error:
+            self._fail(r.slot, error)
+            return
+        self._leave(r.slot).set_result(None)
+
+    def _fail(self, slot: int, error: BaseException) -> None:
+        """End the job with ``error``; the slot's state is not to be trusted any more."""
+        if self._residents.pop(slot, None) is not None:
+            self.engine.release(slot)
+        self._leave(slot).set_exception(error)
+
+    def _leave(self, slot: int) -> Future[None]:
+        with self._wake:
+            self._last_used[slot] = time.monotonic()
+            _, future = self._jobs.pop(slot, (None, Future()))
+            return future
+
+    # state on disk ------------------------------------------------------------------------------------------------
+
+    def _save(self, r: Resident) -> None:
+        from safetensors.torch import save
+
+        tensors = self.engine.snapshot(r.slot, r.trial.lora)
+        if self.engine.rank == 0:
+            meta = {"trial_id": r.trial.id, "step": str(r.step), "trial": json.dumps(r.trial.to_json())}
+            self.store.write(checkpoint_name(r.trial.id, r.step), save(tensors, metadata=meta))
+            write_adapter(self.store, r.trial, peft_names(tensors))
+
+    def _checkpoint(self, trial: Trial, rung: int) -> tuple[int, dict[str, torch.Tensor]] | None:
+        """The trial's last readable checkpoint at or before ``rung``; one that cannot be read is passed over with
+        a warning, and the work since the one before it is done again."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        steps = [int(n.split(".")[0]) for n in self.store.names(f"checkpoints/{trial.id}") if n.endswith(".safetensors")]
+        for step in sorted((s for s in steps if s <= rung), reverse=True):
+            name = checkpoint_name(trial.id, step)
+            try:
+                return step, load(self.store.read(name))
+            except (SafetensorError, StoreError, ValueError) as error:
+                log.warning("%s/%s: not readable (%s); going on from the checkpoint before it", self.store.uri, name, error)
+        return None
+
+    def _renderer(self, trial: Trial) -> Renderer:
+        key = (trial.template, trial.task)
+        if key not in self._renderers:
+            self._renderers[key] = Renderer(self.tokenizer, trial.template, trial.task)
+        return self._renderers[key]
+
+
+def peft_names(snapshot: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapter in a snapshot under the names that peft gives its tensors."""
+    return {f"base_model.model.{k}.weight": v for k, v in snapshot.items() if not k.startswith(("m.", "v."))}
