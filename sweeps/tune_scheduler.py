@@ -1,0 +1,226 @@
+"""``sweeps.asha`` as a Ray Tune scheduler.
+
+A trial that reports a rung is paused, which frees its place on the accelerator, until it is certain that it
+goes on or is cut. What Tune (2.60) does with it, and what follows:
+
+* PAUSE means: save, take the actor away (or keep it for the next trial with ``reuse_actors``), status PAUSED.
+  A paused trial runs again when ``choose_trial_to_run`` returns it.
+* A paused trial is ended by ``controller.stop_trial``: no actor is started, the status goes from PAUSED to
+  TERMINATED, and the search algorithm hears ``on_trial_complete`` without a result. It happens in
+  ``choose_trial_to_run``, which the controller calls in every step, and only once the pause has taken effect:
+  stopping a trial during its save throws the save away.
+* A failure that Tune will retry and the last one reach ``on_trial_error`` alike. They differ in the status when
+  the controller is done (PENDING or ERROR), so a failure is booked one step later. A few ends are not told at
+  all (an actor that could not be reset); when nothing can be started, the statuses are looked through for them.
+* A limit of concurrent trials (``TuneConfig(max_concurrent_trials=...)``, ``ConcurrencyLimiter``) counts paused
+  trials, so with fewer places than trials the sweep would stand still: refused. Concurrency comes from resources.
+
+The trainable's ``step()`` trains to its next rung and returns ``rung_index`` (from 0), ``step``, ``objective``,
+and, if it likes, ``stderr`` and ``degenerate``; a result without ``rung_index`` is progress and decides nothing.
+``done=True`` at the last rung is allowed. Replayed rungs are harmless.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from sweeps.asha import Decision, Rungs
+
+MOST_STARTING = 200  # promoted trials asked for at a time; Tune's own bound for new ones (RAY.md: autoscaling)
+
+
+class PromotionScheduler(TrialScheduler):
+    """Pauses trials at rungs and lets the best go on. ``decisions()`` tells every trial's fate and reason.
+
+    ``identify`` gives the trial's id from its Tune config: the id that breaks ties and names the decisions.
+    Without it Tune's own trial id is used, which differs from run to run. A second trial with the same id is
+    treated as a trial of its own, ``<id>#2``.
+    """
+
+    _metric = "objective"
+    _supports_buffered_results = False  # a buffered trial would train past its rung
+
+    def __init__(self, rungs: Rungs, identify: Callable[[Mapping[str, Any]], str] | None = None) -> None:
+        super().__init__()
+        self.rungs = rungs
+        self._identify = identify
+        self._names: dict[str, str] = {}  # Tune's trial id -> our id
+        self._trials: dict[str, Trial] = {}  # our id -> Tune's trial
+        self._fresh: deque[Trial] = deque()  # new or to be retried
+        self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
+        self._starting: dict[str, Trial] = {}  # returned to the controller, not running yet
+        self._cut: dict[str, Trial] = {}  # to be ended as soon as they are paused
+        self._erred: dict[str, Trial] = {}  # failed; whether for good shows in the next step
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Accepts the metric that it reads anyway; False makes Tune say that metric or mode do not fit."""
+        return metric in (None, self._metric) and mode in (None, "max")
+
+    # -- what the controller tells
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        if trial.trial_id not in self._names:
+            if len(self._names) >= self.rungs.trials:
+                raise ValueError(f"the search made more than the {self.rungs.trials} trials that were announced.")
+            limit = _concurrency_limit(tune_controller.search_alg)
+            if 0 < limit < self.rungs.trials:
+                raise ValueError(
+                    f"max_concurrent_trials = {limit} counts paused trials, so {self.rungs.trials} trials would wait "
+                    "for each other for ever. Leave it unset and limit concurrency by resources per trial."
+                )
+            name = self._identify(trial.config) if self._identify else trial.trial_id
+            same = sum(1 for known in self._trials if known.partition("#")[0] == name)
+            name = f"{name}#{same + 1}" if same else name
+            self._names[trial.trial_id], self._trials[name] = name, trial
+        self._erred.pop(self._names[trial.trial_id], None)  # added again: a retry
+        self._fresh.append(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        decision = self._report(trial, result)
+        return {"continue": self.CONTINUE, "pause": self.PAUSE}.get(decision.action, self.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """A running trial ends: our own STOP, ``done=True``, or someone else's wish."""
+        decision = self._report(trial, result or {})
+        if decision.status == "running":
+            self._fail(self._names[trial.trial_id], "it ended before its last rung")
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """A paused or pending trial ends: one that we cut, or someone else's wish."""
+        self._fail(self._names[trial.trial_id], "it was removed before its last rung")
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._erred[self._names[trial.trial_id]] = trial
+
+    # -- what the controller asks
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Promoted trials first, the highest rung first, then new ones in their order."""
+        self._book_failures()
+        if tune_controller.search_alg.is_finished() and len(self._names) < self.rungs.trials and self._names:
+            self.no_more_trials(len(self._names))
+        self._end_cut(tune_controller)
+        trial = self._next_promoted() or self._next_fresh()
+        if trial is None and self._find_lost():
+            return self._next_promoted()
+        return trial
+
+    def no_more_trials(self, trials: int) -> None:
+        """Only ``trials`` will exist. Called by itself when the search algorithm says that it has finished."""
+        self.rungs.no_more_trials(trials)
+        self._act()
+
+    def decisions(self) -> dict[str, Decision]:
+        """Our id -> the trial's last decision, for every trial that Tune has made."""
+        self._book_failures()
+        return {name: self.rungs.decide(name) for name in self._trials}
+
+    def debug_string(self) -> str:
+        counts: dict[str, int] = {}
+        for decision in self.decisions().values():
+            counts[decision.action] = counts.get(decision.action, 0) + 1
+        return f"PromotionScheduler: entrants per rung {self.rungs.quotas}, {counts}"
+
+    # -- the work
+
+    def _report(self, trial: Trial, result: Mapping[str, Any]) -> Decision:
+        name = self._names[trial.trial_id]
+        for waiting in (*self._promoted, self._starting):  # it runs, as a retried trial may of its own accord
+            waiting.pop(name, None)
+        if "rung_index" not in result:
+            return self.rungs.decide(name)
+        objective, step, stderr = result.get("objective"), result.get("step"), result.get("stderr")
+        decision = self.rungs.report(
+            name,
+            int(result["rung_index"]),
+            math.nan if objective is None else float(objective),
+            step=None if step is None else int(step),
+            stderr=None if stderr is None else float(stderr),
+            degenerate=bool(result.get("degenerate", False)),
+        )
+        self._act()
+        return decision
+
+    def _fail(self, name: str, why: str) -> None:
+        self.rungs.fail(name, why)
+        self._act()
+
+    def _act(self) -> None:
+        """Files the trials whose waiting is over."""
+        for name in self.rungs.news():
+            decision = self.rungs.decide(name)
+            if decision.action == "continue" and decision.rung is not None:
+                self._promoted[decision.rung][name] = self._trials[name]
+            else:
+                self._cut[name] = self._trials[name]
+
+    def _end_cut(self, tune_controller: Any) -> None:
+        for name, trial in list(self._cut.items()):
+            if trial.status == Trial.PAUSED:
+                tune_controller.stop_trial(trial)
+            if trial.is_finished():
+                del self._cut[name]
+
+    def _next_promoted(self) -> Trial | None:
+        for name, trial in list(self._starting.items()):
+            if trial.status not in (Trial.PENDING, Trial.PAUSED):
+                del self._starting[name]
+        if len(self._starting) < MOST_STARTING:
+            for waiting in reversed(self._promoted):
+                for name, trial in list(waiting.items()):
+                    if trial.status == Trial.RUNNING:  # its save is not done: it is paused in a moment
+                        continue
+                    del waiting[name]
+                    if not trial.is_finished():
+                        self._starting[name] = trial
+                        return trial
+        return next(iter(self._starting.values()), None)  # asked for already; it may take over an idle actor
+
+    def _next_fresh(self) -> Trial | None:
+        while self._fresh and self._fresh[0].status != Trial.PENDING:
+            self._fresh.popleft()
+        return self._fresh[0] if self._fresh else None
+
+    def _book_failures(self) -> None:
+        for name, trial in list(self._erred.items()):
+            if trial.status == Trial.ERROR:
+                del self._erred[name]
+                self._fail(name, _error_text(trial))
+
+    def _find_lost(self) -> bool:
+        """Books trials that ended without a word to the scheduler. True if there were any."""
+        lost = [
+            (name, trial)
+            for name, trial in self._trials.items()
+            if trial.is_finished() and self.rungs.decide(name).status == "running"
+        ]
+        for name, trial in lost:
+            self._fail(name, _error_text(trial) if trial.status == Trial.ERROR else "it ended before its last rung")
+        return bool(lost)
+
+
+def _concurrency_limit(search_alg: Any) -> int:
+    """The most live trials that the search algorithm allows; 0 if there is no limit."""
+    while search_alg is not None:
+        limit = getattr(search_alg, "max_concurrent", 0)
+        if limit:
+            return int(limit)
+        search_alg = getattr(search_alg, "searcher", None)
+    return 0
+
+
+def _error_text(trial: Trial) -> str:
+    """The last line of the error, which names the exception."""
+    try:
+        text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+    except OSError:  # the driver's staging folder is gone
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "the trial failed"

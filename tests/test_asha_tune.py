@@ -1,0 +1,226 @@
+"""The promotion rule inside Ray Tune: real trials, paused, promoted, cut, retried."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read at ray's import (a token of another cluster is refused)
+ray = pytest.importorskip("ray")
+tune = pytest.importorskip("ray.tune")
+
+from sweeps.asha import Rungs  # noqa: E402
+from sweeps.search import Range, tune_search  # noqa: E402
+from sweeps.tune_scheduler import PromotionScheduler  # noqa: E402
+
+STEPS = (10, 20, 40)
+
+
+class Scripted(tune.Trainable):  # type: ignore[misc, name-defined]
+    """Each trial's objectives are known; what really ran is written to ``log``, one line per rung."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.script, self.rung = new_config, 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        name, value = self.script.get("name", ""), self.value()
+        with Path(self.script["log"]).open("a") as log:
+            log.write(json.dumps([name, self.rung]) + "\n")
+        if value == "raise":
+            raise RuntimeError("out of memory, says the script")
+        if value == "once" and sum(json.loads(x) == [name, self.rung] for x in self.log_lines()) == 1:
+            raise RuntimeError("a lost node, says the script")
+        objective = 0.9 if value == "once" else value
+        result = {"rung_index": self.rung, "step": STEPS[self.rung], "objective": objective, "stderr": 0.01}
+        self.rung += 1
+        return result | {"degenerate": name == "constant"}
+
+    def value(self) -> Any:
+        if "values" in self.script:
+            return json.loads(self.script["values"])[self.rung]
+        return -abs(math.log10(self.script["lr"]) + 3) + 0.01 * self.rung
+
+    def log_lines(self) -> list[str]:
+        return Path(self.script["log"]).read_text().splitlines()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {"rung": self.rung}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        self.rung = (checkpoint or {"rung": 0})["rung"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not find tests/
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def run(scheduler: Any, folder: Path, *, space: Any, trials: int, search: Any = None, retries: int = 0) -> Any:
+    tuner = tune.Tuner(
+        tune.with_resources(Scripted, {"cpu": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(scheduler=scheduler, search_alg=search, num_samples=trials, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="asha", storage_path=str(folder), verbose=0, failure_config=tune.FailureConfig(max_failures=retries)
+        ),
+    )
+    return tuner.fit()
+
+
+TABLE: dict[str, list[Any]] = {
+    "best": [0.80, 0.81, 0.82],
+    "constant": [0.99, 0.99, 0.99],  # degenerate
+    "good": [0.70, 0.75, 0.78],
+    "lost": ["raise", 0, 0],
+    "nan": [math.nan, 0, 0],
+    "once": ["once", 0.60, 0],  # fails at rung 1, comes back with 0.9
+    "poor": [0.30, 0.9, 0.9],
+    "weak": [0.40, 0.50, 0.9],
+}
+
+
+def test_eight_trials_on_two_places(cluster: None, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    scheduler = PromotionScheduler(Rungs(8, 2, 3), identify=lambda config: str(config["name"]))
+    names = [*TABLE]
+    space = {
+        "name": tune.grid_search(names),
+        "log": str(log),
+        "values": tune.sample_from(lambda spec: json.dumps(TABLE[spec.config.name])),
+    }
+    results = run(scheduler, tmp_path, space=space, trials=1, retries=1)
+
+    decisions = scheduler.decisions()
+    assert {name: d.status for name, d in decisions.items()} == {
+        "best": "finished", "good": "finished", "once": "stopped", "weak": "stopped",
+        "constant": "stopped", "poor": "stopped", "nan": "stopped", "lost": "failed",
+    }  # fmt: skip
+    assert scheduler.rungs.promoted(0) == {"best", "good", "once", "weak"}
+    assert scheduler.rungs.promoted(1) == {"best", "good"}
+    assert decisions["poor"].reason == (
+        "stopped at rung 1 of 3 (step 10): objective 0.3 ± 0.01 is below the 4 best of 8 (cut-off 0.4)"
+    )
+    assert decisions["once"].reason == (
+        "stopped at rung 2 of 3 (step 20): objective 0.6 ± 0.01 is below the 2 best of 4 (cut-off 0.75)"
+    )
+    assert decisions["nan"].reason == "stopped at rung 1 of 3 (step 10): objective is nan"
+    assert "degenerate" in decisions["constant"].reason
+    assert decisions["lost"].reason.startswith("failed before rung 1 of 3: ")
+    assert "out of memory, says the script" in decisions["lost"].reason
+
+    # What ran: each rung once, no rung after the cut; a failing rung once more per retry.
+    ran = Counter(tuple(json.loads(line)) for line in log.read_text().splitlines())
+    expected = Counter({(name, 0): 1 for name in names})
+    expected.update({(name, 1): 1 for name in ("best", "good", "once", "weak")})
+    expected.update({(name, 2): 1 for name in ("best", "good")})
+    expected.update({("lost", 0): 1, ("once", 0): 1})
+    assert ran == expected
+
+    # Tune agrees: everything has ended, only the failed trial with an error, and cut trials kept their last result.
+    assert len(results) == 8
+    assert [r.config["name"] for r in results if r.error] == ["lost"]
+    reached = {r.config["name"]: (r.metrics or {}).get("rung_index") for r in results if not r.error}
+    assert reached == {"best": 2, "good": 2, "once": 1, "weak": 1, "constant": 0, "poor": 0, "nan": 0}
+
+
+def test_tpe_makes_trials_over_time_and_may_end_early(cluster: None, tmp_path: Path) -> None:
+    """The second sweep is announced with more trials than the axes hold: it must not wait for the rest."""
+    axes = {"lr": Range("loguniform", 1e-5, 1e-1), "seed": [0]}
+    search = tune_search("tpe", axes, trials=6, seed=1, rungs=2)
+    scheduler = PromotionScheduler(Rungs(6, 3, 2))
+    run(scheduler, tmp_path, space={"log": str(tmp_path / "log")}, trials=6, search=search.algorithm)
+    decisions = scheduler.decisions()
+    assert Counter(d.status for d in decisions.values()) == {"finished": 2, "stopped": 4}
+    lowest = min(d.objective - 0.01 for d in decisions.values() if d.status == "finished" and d.objective is not None)
+    assert all(d.objective <= lowest for d in decisions.values() if d.status == "stopped" and d.objective is not None)
+    states = Counter(t.state.name for t in search.algorithm.observations().values())  # type: ignore[union-attr]
+    assert states == {"COMPLETE": 2, "PRUNED": 4}
+
+    small = {"lr": [1e-2, 1e-3, 1e-4, 1e-5]}
+    search = tune_search("tpe", small, trials=8, seed=1, rungs=2)
+    scheduler = PromotionScheduler(Rungs(8, 2, 2))
+    run(scheduler, tmp_path / "early", space={"log": str(tmp_path / "log")}, trials=8, search=search.algorithm)
+    assert Counter(d.status for d in scheduler.decisions().values()) == {"finished": 2, "stopped": 2}
+    assert scheduler.rungs.quotas == (4, 2)
+
+
+def test_a_limit_of_concurrent_trials_is_refused_instead_of_waiting_for_ever() -> None:
+    from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchGenerator
+
+    tpe = tune_search("tpe", {"lr": Range("uniform", 0, 1)}, trials=8).algorithm
+    for search in (BasicVariantGenerator(max_concurrent=2), SearchGenerator(ConcurrencyLimiter(tpe, 2))):
+        controller = type("Controller", (), {"search_alg": search})()
+        with pytest.raises(ValueError, match="max_concurrent_trials = 2 counts paused trials"):
+            PromotionScheduler(Rungs(8, 2, 2)).on_trial_add(controller, tune.experiment.Trial("t", stub=True))
+
+
+def test_rays_own_asha_depends_on_the_order_and_ours_does_not() -> None:
+    """METHODS: .5, .6, .4, .7 with eta 4 let three of four go on in Ray; here exactly the best goes on."""
+    from ray.tune.schedulers.async_hyperband import _Bracket
+
+    values = {"a": 0.5, "b": 0.6, "c": 0.4, "d": 0.7}
+    kept: dict[str, str] = {}
+    for order in ("abcd", "dcba"):
+        bracket, ours = _Bracket(1, 100, 4, 0), Rungs(4, 4, 2)
+        stopped = {t for t in order if bracket.on_result(type("T", (), {"trial_id": t})(), 1, values[t]) == "STOP"}
+        kept[order] = "".join(t for t in order if t not in stopped)
+        for trial in order:
+            ours.report(trial, 0, values[trial])
+        assert ours.promoted(0) == {"d"}
+    assert kept == {"abcd": "abd", "dcba": "d"}
+
+
+def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> None:
+    """Also: asking twice gives the same trial, and one whose save is not done yet is left alone."""
+    from ray.tune.experiment import Trial
+    from ray.tune.search import BasicVariantGenerator
+
+    class Controller:
+        search_alg = BasicVariantGenerator()
+
+        def stop_trial(self, trial: Trial) -> None:
+            trial.set_status(Trial.TERMINATED)
+
+    controller = Controller()
+    scheduler = PromotionScheduler(Rungs(8, 2, 3), identify=lambda config: str(config["name"]))
+    trials = {name: Trial("stub", config={"name": name}, stub=True) for name in "abcdefgh"}
+    for trial in trials.values():
+        scheduler.on_trial_add(controller, trial)
+    assert scheduler.choose_trial_to_run(controller) is trials["a"]
+
+    def report(name: str, rung: int, objective: float) -> str:
+        trials[name].set_status(Trial.RUNNING)
+        answer = scheduler.on_trial_result(controller, trials[name], {"rung_index": rung, "objective": objective})
+        if answer == "PAUSE":
+            trials[name].set_status(Trial.PAUSED)
+        return answer
+
+    answers = [report(name, 0, value) for name, value in zip("abcdef", (9.0, 8.0, 7.0, 1.0, 0.5, 0.4), strict=True)]
+    assert answers == ["PAUSE"] * 4 + ["STOP"] * 2  # two to come: the fifth and sixth are out, a and b are in
+    assert report("a", 1, 9.0) == report("b", 1, 8.0) == "PAUSE"
+    trials["c"].set_status(Trial.RUNNING)
+    assert report("g", 0, 6.0) == "PAUSE"  # makes c certain, which is still being saved, and cuts d
+    assert scheduler.choose_trial_to_run(controller) is trials["h"]
+    assert trials["d"].status == Trial.TERMINATED
+    trials["c"].set_status(Trial.PAUSED)
+    assert scheduler.choose_trial_to_run(controller) is scheduler.choose_trial_to_run(controller) is trials["c"]
+    assert report("c", 1, 1.0) == "STOP"  # behind a and b, so a is certain
+    assert report("h", 0, 0.0) == "STOP"  # makes g certain; b waits for it
+    assert scheduler.choose_trial_to_run(controller) is trials["a"]  # rung 2 before g
+    trials["a"].set_status(Trial.RUNNING)
+    assert scheduler.choose_trial_to_run(controller) is trials["g"]
