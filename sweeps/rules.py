@@ -1,0 +1,144 @@
+"""Rules between the sections of a study: names that must exist, settings that exclude each other.
+
+Each rule says which sections it reads and is left out while one of them is itself broken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from sweeps.layers import Path, get
+from sweeps.problems import Problem
+from trainer.errors import nearest
+
+Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
+
+
+def disagreements(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything that the sections in ``parts`` (name -> validated section) say against each other."""
+    for needs, rule in RULES:
+        if all(name in parts for name in needs):
+            yield from rule(parts)
+
+
+def _templates_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
+    for i, name in enumerate(s["axes"].template):
+        if name not in s["templates"]:
+            yield Problem(("axes", "template", i), f"is not one of templates.{nearest(name, s['templates'])}")
+
+
+def _pools_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
+    for i, name in enumerate(s["axes"].pool):
+        if name not in s["pools"].train:
+            yield Problem(("axes", "pool", i), f"is not one of pools.train.{nearest(name, s['pools'].train)}")
+
+
+def _one_length(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["axes"].steps is not None and s["axes"].epochs is not None:
+        yield Problem(("axes", "epochs"), "cannot stand beside axes.steps: both say how long to train. Remove one")
+
+
+def _words_fit_labels(s: Mapping[str, Any]) -> Iterator[Problem]:
+    labels = s["task"].names
+    for name, template in s["templates"].items():
+        if template is None:
+            continue
+        if s["task"].options is not None:
+            if template.words:
+                yield Problem(
+                    ("templates", name, "words"),
+                    "has no meaning with task.options: the model answers with the option itself. Remove it",
+                )
+            continue
+        for label in template.words:
+            if label not in labels:
+                yield Problem(("templates", name, "words", label), f"is the word of no label.{nearest(label, labels)}")
+        absent = [label for label in labels if label not in template.words]
+        if absent:
+            yield Problem(("templates", name, "words"), f"has no word for {', '.join(absent)}. Give one for each label")
+
+
+def _ranges_are_drawn(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["search"].method != "grid":
+        return
+    axes = s["axes"]
+    numeric: list[tuple[Path, Any]] = [(("axes", "lora", k), getattr(axes.lora, k)) for k in ("r", "alpha", "dropout")]
+    numeric += [(("axes", k), getattr(axes, k)) for k in ("lr", "steps", "epochs", "plw", "seed")]
+    for path, values in numeric:
+        if values is not None and not isinstance(values, tuple):
+            yield Problem(
+                path,
+                "is a range, and search.method = grid needs values. Give a list, or use search.method = random or tpe",
+            )
+
+
+def _classifier_reads_no_words(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["model"].head != "classifier":
+        return
+    if "task" in s and s["task"].options is not None:
+        yield Problem(("model", "head"), "needs task.labels: a row's own options have no fixed classes. Use head lm")
+    if "scoring" in s and s["scoring"].scorer != "labels":
+        yield Problem(
+            ("scoring", "scorer"), "cannot be used with model.head = classifier, which writes no text. Use labels"
+        )
+    if "scoring" in s and s["scoring"].decision not in ("raw", "batch"):
+        yield Problem(
+            ("scoring", "decision"), "corrects for the wording of labels; a classifier has none. Use raw or batch"
+        )
+    if "axes" in s and s["axes"].plw != (0.0,):
+        yield Problem(("axes", "plw"), "must be 0 with model.head = classifier, which has no loss on the prompt")
+
+
+def _text_is_parsed(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["scoring"].scorer == "generate" and s["scoring"].decision != "raw":
+        yield Problem(
+            ("scoring", "decision"), "compares label probabilities, and scoring.scorer = generate has none. Use raw"
+        )
+
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("axes", "templates"), _templates_are_known),
+    (("axes", "pools"), _pools_are_known),
+    (("axes",), _one_length),
+    (("task", "templates"), _words_fit_labels),
+    (("axes", "search"), _ranges_are_drawn),
+    (("model",), _classifier_reads_no_words),
+    (("scoring",), _text_is_parsed),
+)
+
+
+# files --------------------------------------------------------------------------------------------------------
+
+
+def named_files(layer: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """(path in the study, file or name) of everything that a study reads."""
+    candidates: list[Path] = [("model", "path")]
+    for use in ("train", "dev", "test"):
+        candidates += [("task", "rows", use), ("task", "rows", use, "path")]
+    train = get(layer, ("pools", "train"))
+    names = list(train) if isinstance(train, dict) else []
+    for place in [("train",), ("dev",), ("test",), ("split",), *(("train", n) for n in names)]:
+        candidates += [("pools", *place), ("pools", *place, "file")]
+    for path in dict.fromkeys(candidates):
+        value = get(layer, path)
+        if isinstance(value, str) and value:
+            yield path, value
+
+
+def unsafe_files(layer: Mapping[str, Any]) -> Iterator[Problem]:
+    """Paths that would read the environment or carry a password into the run folder."""
+    for path, text in named_files(layer):
+        if "$" in text:
+            yield Problem(
+                path,
+                "names an environment variable, which a study does not read. Write it out, or give it as key=value",
+            )
+        elif re.search(r"://[^/]*:[^/]*@", text):
+            yield Problem(
+                path,
+                "carries a password, which would be copied into the run folder. Set it in the environment instead",
+                bare=True,
+                hidden=True,
+            )

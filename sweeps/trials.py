@@ -1,0 +1,176 @@
+"""From a study's axes to its trials: each point of the axes made a ``Trial`` with its id.
+
+A point is a plain mapping of flat axis names to values, ``{"template": "plain", "r": 16, "lr": 1e-3, ...}``; it is
+what searches pass around. Two points that make the same trial are refused, since they would share one id and one
+result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeps import assets, search
+from sweeps.base_model import fingerprint_model, model_of
+from sweeps.problems import shown
+from sweeps.search import Point, Values
+from sweeps.study import Range, Study, StudyError
+from trainer import trial as t
+
+__all__ = [
+    "axes_of",
+    "axis_columns",
+    "fingerprint_model",
+    "make_trial",
+    "make_trials",
+    "model_of",
+    "points_of",
+    "rungs_of",
+    "steps_of",
+]
+
+
+def axes_of(study: Study) -> dict[str, Values]:
+    """Flat axis name -> its values; ``steps`` or ``epochs``, whichever the study gives. A value of
+    ``target_modules`` is a tuple of module names."""
+    axes, lora = study.axes, study.axes.lora
+    length: dict[str, Any] = {"steps": axes.steps} if axes.steps is not None else {"epochs": axes.epochs}
+    flat = {
+        "template": axes.template,
+        "r": lora.r,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "target_modules": lora.target_modules,
+        "rslora": lora.rslora,
+        "lr": axes.lr,
+        **length,
+        "plw": axes.plw,
+        "pool": axes.pool,
+        "seed": axes.seed,
+    }
+    return {name: _searched(values) for name, values in flat.items()}
+
+
+def _searched(values: tuple[Any, ...] | Range[Any]) -> Values:
+    if not isinstance(values, Range):
+        return values
+    return search.Range("int" if isinstance(values.low, int) else values.kind, values.low, values.high)
+
+
+def points_of(study: Study) -> list[Point] | None:
+    """The study's points; None for ``tpe``, which chooses each after seeing the last."""
+    if study.search.method == "tpe":
+        return None
+    try:
+        return search.fixed_points(study.search.method, axes_of(study), study.search.trials, study.search.seed)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+
+
+def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Model, n_train_rows: int) -> t.Trial:
+    """The trial at ``point``. ``data.train_prompts`` must be that of the point's pool. Numbers are brought to one
+    type each (16 and 16.0, modules in any order), so that equal points have equal ids."""
+    training, scoring = study.training, study.scoring
+    made = t.Trial(
+        model=model,
+        task=assets.task(study),
+        template=assets.template(study, point["template"]),
+        lora=t.Lora(
+            r=int(point["r"]),
+            alpha=_number(point["alpha"]),
+            dropout=_number(point["dropout"]),
+            target_modules=tuple(sorted(set(point["target_modules"]))),
+            rslora=bool(point["rslora"]),
+        ),
+        loss=t.Loss(_number(point["plw"]), training.normalization, training.template_tokens),
+        optimization=t.Optimization(
+            steps=steps_of(study, point, n_train_rows),
+            lr=_number(point["lr"]),
+            batch_size=training.batch_size,
+            accumulation=training.accumulation,
+            schedule=training.schedule,
+            warmup=_number(training.warmup),
+            weight_decay=_number(training.weight_decay),
+            clip=_number(training.clip),
+        ),
+        draw=t.Draw(training.draw.mode, training.draw.every, training.draw.unit),
+        scoring=t.Scoring(scoring.scorer, scoring.decision, scoring.max_new_tokens),
+        data=data,
+        pool=point["pool"],
+        seed=int(point["seed"]),
+    )
+    rungs_of(study, made.optimization.steps)
+    return made
+
+
+def _number(value: Any) -> float:
+    return float(value) + 0.0  # -0.0 becomes 0.0
+
+
+def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
+    """Optimizer steps of a point; epochs end with the step that sees the last row."""
+    if "steps" in point:
+        return int(point["steps"])
+    per_step = study.training.batch_size * study.training.accumulation
+    return max(1, math.ceil(float(point["epochs"]) * n_train_rows / per_step - 1e-9))
+
+
+def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
+    """The optimizer steps at which a trial of ``steps`` is scored. StudyError where two fall together."""
+    shares = study.scheduler.rungs if study.scheduler.name == "asha" else (1.0,)
+    rungs = t.rung_steps(shares, steps)
+    if len(set(rungs)) < len(rungs):
+        raise StudyError(
+            f"scheduler.rungs = {shown(list(shares))} fall together in a trial of {steps} steps. "
+            "Give fewer rungs or more steps"
+        )
+    return rungs
+
+
+def make_trials(
+    study: Study, points: Sequence[Mapping[str, Any]], data: Mapping[str, t.Data], model: t.Model, n_train_rows: int
+) -> list[t.Trial]:
+    """The trials at ``points``; ``data`` by train pool. StudyError when two points are one trial."""
+    trials: list[t.Trial] = []
+    first: dict[str, Mapping[str, Any]] = {}
+    twins: list[str] = []
+    for point in points:
+        made = make_trial(study, point, data[point["pool"]], model, n_train_rows)
+        if made.id in first:
+            twins.append(
+                f"axes: the points {describe(first[made.id], point)} and {describe(point, first[made.id])} "
+                "are one trial: they differ only in name or spelling. Remove one"
+            )
+        first.setdefault(made.id, point)
+        trials.append(made)
+    if twins:
+        raise StudyError("\n".join(twins))
+    return trials
+
+
+def describe(point: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> str:
+    """``template = plain, lr = 0.001``; with ``other``, only what differs from it."""
+    named = {k: v for k, v in point.items() if other is None or other.get(k) != v}
+    return ", ".join(f"{k} = {modules_text(v) if k == 'target_modules' else v}" for k, v in (named or point).items())
+
+
+def modules_text(modules: Sequence[str]) -> str:
+    return ",".join(modules)
+
+
+def axis_columns(trial: t.Trial) -> dict[str, Any]:
+    """The axis values of a trial as the columns of ``trials.parquet``."""
+    return {
+        "template": trial.template.name,
+        "r": trial.lora.r,
+        "alpha": trial.lora.alpha,
+        "dropout": trial.lora.dropout,
+        "target_modules": modules_text(trial.lora.target_modules),
+        "rslora": trial.lora.rslora,
+        "lr": trial.optimization.lr,
+        "steps": trial.optimization.steps,
+        "plw": trial.loss.plw,
+        "pool": trial.pool,
+        "seed": trial.seed,
+    }
