@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import ray
 
 
 @contextmanager
 def connected(cpus: float) -> Iterator[None]:
     """RAY_ADDRESS names a cluster (``ray job submit`` sets it); without it a local one starts, reachable from this
-    machine only, with token authentication. A connection that exists already is used and left alone."""
+    machine only, under a token that is made for it and dies with it. A connection that exists already is used and
+    left alone."""
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local" and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        # Ray reads these when it is first imported, and not again
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = os.environ.get("RAY_ADDRESS", "local")
     # Workers must find these packages also where they run from a checkout that is not installed.
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))

@@ -7,35 +7,30 @@ rungs are all there is decided without starting Ray at all.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps.asha import Decision, Rungs
-from sweeps.assets import load_assets
+from sweeps.assets import data_of, load_assets
 from sweeps.base_model import model_of
 from sweeps.live import LiveTable
-from sweeps.study import Range, Study, StudyError, dump_yaml, resolved
+from sweeps.study import Range, Study, dump_yaml, resolved
 from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of
-from trainer import assets as trainer_assets
+from trainer.assets import Assets
 from trainer.errors import UserError
 from trainer.metrics import objective
 from trainer.reports import report_of
 from trainer.setup import Setup
 from trainer.store import Store
-from trainer.trial import Trial, rung_steps
-
-if TYPE_CHECKING:
-    from sweeps.assets import Assets
+from trainer.trial import Model, Trial, rung_steps
 
 log = logging.getLogger("steadytune")
 
@@ -134,7 +129,7 @@ def run(study: Study, out: str) -> int:
     store.write("study.yaml", dump_yaml(resolved(study)).encode())
     assets = load_assets(study)
     model = model_of(study)
-    data = {pool: assets.data(pool) for pool in assets.train_pools}
+    data = data_of(assets)
     points = points_of(study)
     made = None if points is None else make_trials(study, points, data, model, len(assets.rows["train"]))
     with LiveTable() as live:
@@ -142,8 +137,8 @@ def run(study: Study, out: str) -> int:
         for trial in made or []:
             progress.add(trial)
         if made is None or not _replay(progress, made):
-            _check(study, assets)
-            _sweep(progress, assets, made, partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"])))
+            _check(study, assets, model)
+            _sweep(progress, model, assets, made, partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"])))
         progress.write()
     from sweeps.report import write_report
 
@@ -161,11 +156,15 @@ def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, An
     return make_trial(study, point, data[point["pool"]], model, n_rows)
 
 
-def _check(study: Study, assets: Assets) -> None:
+def _check(study: Study, assets: Assets, model: Model) -> None:
     """Preflight, before anything is asked of the cluster. Raises ``UserError`` with every finding that is an error."""
-    from sweeps.preflight import preflight_study
+    from sweeps.assets import pools_by_place, task, template
+    from sweeps.preflight import preflight
+    from trainer.render import load_tokenizer
 
-    errors = [f for f in preflight_study(study, assets).findings if f.level == "error"]
+    templates = [template(study, name) for name in study.axes.template]
+    tokenizer = load_tokenizer(model)
+    errors = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer).errors
     if errors:
         raise UserError("\n".join(str(f) for f in errors))
 
@@ -208,7 +207,7 @@ def _to_test(study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, 
     ]
 
 
-def _sweep(progress: Progress, assets: Assets, made: Sequence[Trial] | None, at: Any) -> None:
+def _sweep(progress: Progress, model: Model, assets: Assets, made: Sequence[Trial] | None, at: Any) -> None:
     """Train under Ray Tune, then score the test pool; both on the same hosts."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trial records are in the run folder
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next one goes on
@@ -219,14 +218,8 @@ def _sweep(progress: Progress, assets: Assets, made: Sequence[Trial] | None, at:
     from sweeps.tuning import tune_trials
 
     study = progress.study
-    model = made[0].model if made else model_of(study)
-    shipped = trainer_assets.Assets(
-        {k: tuple(v) for k, v in assets.rows.items()},
-        {k: tuple(v) for k, v in assets.train_pools.items()},
-        {"dev": tuple(assets.dev), "test": tuple(assets.test)},
-    )
     with connected(study.resources.cpus):
-        fleet = Fleet.start(model, _setup(study), shipped, progress.store)
+        fleet = Fleet.start(model, _setup(study), assets, progress.store)
         tune_trials(progress, fleet, made, at, FAILURES)
         progress.write()
         _test(progress, fleet)

@@ -95,6 +95,9 @@ class Watcher(tune.Callback):
         self._board = Board(progress.store)
         self._pool = ThreadPoolExecutor(1)  # event files are written beside the scheduler, not in its way
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (tune.Callback, ())  # Tune pickles its callbacks for a restore that we never do
+
     def __enter__(self) -> Watcher:
         return self
 

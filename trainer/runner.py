@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from trainer.adapters import write_adapter
@@ -230,6 +232,8 @@ class Runner:
     def _write(self, r: Resident, job: Job, table: Any, record: dict[str, Any]) -> None:
         try:
             if self.engine.rank == 0:
+                at = pa.array(np.full(table.num_rows, job.rung, np.int32))
+                table = table.set_column(1, SCORES.field("rung"), at)
                 self.store.write_scores(r.trial.id, job.rung, job.pool, table, record)
         except (StoreError, OSError) as error:
             self._fail(r.slot, error)

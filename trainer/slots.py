@@ -39,6 +39,7 @@ class Batch:
     rows: Tensor  # [N]
     cols: Tensor  # [N]
     dropout_keys: Tensor | None = None
+    only: int | None = None  # the slot, where all rows share it
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}
@@ -69,18 +70,28 @@ class SlotLinear(nn.Module):
         self.register_buffer("scale", torch.zeros(n_slots, **place), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.base(x)
         route = self.routing
         if route.slots is None:
-            return y
+            return self.base(x)
         z = self._dropped(x) if route.dropout_keys is not None else x
         if route.only is not None:
             s = route.only
+            if z is x and not torch.is_grad_enabled() and self._merging_pays(x):
+                return nn.functional.linear(x, torch.addmm(self.base.weight, self.B[s], self.A[s] * self.scale[s]), self.base.bias)
+            y: Tensor = self.base(x)
             h = z @ self.A[s].to(z.dtype).T
             return y + (h * self.scale[s].to(z.dtype)) @ self.B[s].to(z.dtype).T
+        y = self.base(x)
         A, B = self.A[route.slots].to(z.dtype), self.B[route.slots].to(z.dtype)
         h = torch.bmm(z, A.transpose(1, 2)) * self.scale[route.slots].to(z.dtype)[:, None, None]
         return torch.baddbmm(y, h, B.transpose(1, 2)) if y.dtype == h.dtype else y + torch.bmm(h, B.transpose(1, 2))
+
+    def _merging_pays(self, x: Tensor) -> bool:
+        """Whether W + scale B A costs less than taking every token of ``x`` through A and B. Float32 only: in
+        bfloat16 the sum would round the adapter away."""
+        weight = self.base.weight
+        tokens = x.shape[0] * x.shape[1]
+        return weight.dtype == x.dtype == torch.float32 and tokens * sum(weight.shape) > weight.numel() > 0
 
     def _dropped(self, x: Tensor) -> Tensor:
         """Dropout whose mask is a function of (row key, layer, position, feature) alone, so that it does not
@@ -149,7 +160,7 @@ class SlotModel(nn.Module):
         """``cache`` holds the keys and values of tokens that precede the batch's, and takes up the batch's own."""
         route = self.routing
         route.slots, route.rows, route.cols = batch.slots, batch.rows, batch.cols
-        route.only = 0 if self.n_slots == 1 else None
+        route.only = 0 if self.n_slots == 1 else batch.only
         dropping = batch.dropout_keys is not None and any(route.dropout)
         route.dropout_keys = batch.dropout_keys if dropping else None
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask, "position_ids": batch.position_ids, "use_cache": cache is not None}

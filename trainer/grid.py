@@ -1,0 +1,141 @@
+"""Score a pool: every prompt x every row for all trials that are resident together, as score rows.
+
+Requests are rendered once per template and kept, since every trial with that template is asked the same. Label
+comparison, classification heads and generation give the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from trainer.assets import Assets
+from trainer.calibration import Baseline, content_free, unconditional
+from trainer.decide import decide
+from trainer.generation import answer
+from trainer.prompts import Prompt
+from trainer.render import Renderer, Request
+from trainer.rows import Row
+from trainer.scoring import TOKEN_BUDGET, class_logprobs, score
+from trainer.slots import SlotModel
+from trainer.store import SCORES
+from trainer.trial import Task, Template, Trial
+
+Member = tuple[int, Trial, Renderer]  # slot, trial, its renderer
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One trial's answers to n requests: the option taken (-1: none), label log-probabilities, tokens generated."""
+
+    taken: np.ndarray  # int64 [n]
+    logprobs: list[np.ndarray] | None = None  # float64 [k_i] each
+    new_tokens: list[int] | None = None  # [n]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One template's requests over a pool, prompt by prompt, and what its decision rule compares them with."""
+
+    pairs: list[tuple[Prompt, Row]]
+    requests: list[Request]
+    baseline: Baseline | None
+
+
+class Grids:
+    """The dev and test grids of one study's assets."""
+
+    def __init__(self, assets: Assets, token_budget: int = TOKEN_BUDGET):
+        self.assets, self.token_budget = assets, token_budget
+        self._asked: dict[tuple[Template, Task, str, str], Asked] = {}
+
+    def score(self, model: SlotModel, pool: str, members: Sequence[Member]) -> list[pa.Table]:
+        """Score rows of every member, in their order; ``rung`` is 0, the store's caller knows it. Members that
+        compare labels share their batches."""
+        found: dict[int, Answers] = {}
+        together = [i for i, (_, t, _) in enumerate(members) if t.scoring.scorer == "labels"]
+        found.update(zip(together, self._compare(model, pool, [members[i] for i in together]), strict=True))
+        for i, member in enumerate(members):
+            if i not in found:
+                found[i] = self._generate(model, pool, member)
+        return [self._table(t, pool, self._ask(r, t, pool), found[i]) for i, (_, t, r) in enumerate(members)]
+
+    def _ask(self, renderer: Renderer, trial: Trial, pool: str) -> Asked:
+        rule = trial.scoring.decision if trial.scoring.scorer == "labels" else "raw"
+        key = (trial.template, trial.task, rule, pool)
+        if key not in self._asked:
+            pairs = [(p, r) for p in self.assets.pools[pool] for r in self.assets.rows[pool]]
+            build = {"pmi": unconditional, "contextual": content_free}.get(rule)
+            self._asked[key] = Asked(pairs, renderer.requests(pairs), build(renderer, pairs) if build else None)
+        return self._asked[key]
+
+    def _compare(self, model: SlotModel, pool: str, members: Sequence[Member]) -> list[Answers]:
+        asked = [self._ask(r, t, pool) for _, t, r in members]
+        requests, slots = [], []
+        for (slot, _, _), a in zip(members, asked, strict=True):
+            own = [*a.requests, *(a.baseline.requests if a.baseline else [])]
+            requests += own
+            slots += [slot] * len(own)
+        if not requests:
+            return []
+        if model.n_labels:
+            logprobs = list(class_logprobs(model, requests, slots, self.token_budget))
+        else:
+            logprobs = score(model, requests, slots, self.token_budget).logprobs
+        found, at = [], 0
+        for (_, trial, _), a in zip(members, asked, strict=True):
+            own = logprobs[at : at + len(a.requests)]
+            at += len(a.requests)
+            baseline = None
+            if a.baseline is not None:
+                baseline = a.baseline.spread(logprobs[at : at + len(a.baseline.requests)])
+                at += len(a.baseline.requests)
+            found.append(Answers(self._decide(trial, a, own, baseline), own))
+        return found
+
+    def _decide(self, trial: Trial, asked: Asked, logprobs: list[np.ndarray], baseline: list[np.ndarray] | None) -> np.ndarray:
+        labels = trial.task.labels
+        prior = None
+        if labels:  # of the dev rows, whatever the pool: the test rows' shares are not to be known
+            prior = [sum(r.label == x for r in self.assets.rows["dev"]) for x in labels]
+        return decide(
+            trial.scoring.decision,
+            logprobs,
+            [np.array([len(o) for o in r.options]) for r in asked.requests],
+            [r.option_bytes for r in asked.requests],
+            baseline=baseline,
+            prompts=[r.prompt_id for r in asked.requests],
+            prior=prior,
+        )
+
+    def _generate(self, model: SlotModel, pool: str, member: Member) -> Answers:
+        slot, trial, renderer = member
+        asked = self._ask(renderer, trial, pool)
+        words = [renderer.words(row) for _, row in asked.pairs]
+        new = trial.scoring.max_new_tokens
+        made = answer(model, asked.requests, [slot] * len(words), words, renderer.tokenizer.decode, renderer.stop_ids, new, self.token_budget)
+        taken = np.array([-1 if a.index is None else a.index for a in made])
+        return Answers(taken, None, [a.new_tokens for a in made])
+
+    def _table(self, trial: Trial, pool: str, asked: Asked, answers: Answers) -> pa.Table:
+        labels = trial.task.labels
+        n = len(asked.requests)
+        names = [labels[i] if labels else str(i) for i in range(len(labels) or int(answers.taken.max(initial=0)) + 1)]
+        predicted = [names[i] if i >= 0 else None for i in answers.taken.tolist()]
+        right = [r.label for r in asked.requests]
+        columns = {
+            "trial_id": pa.array([trial.id] * n, pa.string()),
+            "rung": pa.array(np.zeros(n, np.int32)),
+            "pool": pa.array([pool] * n, pa.string()),
+            "prompt_id": pa.array([r.prompt_id for r in asked.requests], pa.string()),
+            "row_id": pa.array([r.row_id for r in asked.requests], pa.string()),
+            "label": pa.array(right, pa.string()),
+            "predicted": pa.array(predicted, pa.string()),
+            "correct": pa.array([p == r for p, r in zip(predicted, right, strict=True)], pa.bool_()),
+            "label_logprobs": pa.array(answers.logprobs or [None] * n, pa.list_(pa.float32())),
+            "new_tokens": pa.array(answers.new_tokens or [None] * n, pa.int16()),
+        }
+        return pa.table(columns, schema=SCORES)

@@ -1,0 +1,333 @@
+"""Rows: what a data set says, reduced to the fields a prompt may use and the answer.
+
+Any file that ``datasets`` reads (parquet, csv, tsv, json, jsonl; a folder of them; a hub name) becomes a list of
+``Row``. Whatever would later be a silent error (a label nobody named, a null text, an answer number outside the
+options) stops here, with the row that has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import UserError, nearest
+from trainer.trial import digest
+
+SHUFFLE_SEED = 0  # of ``limit``: the same rows for every trial and every study
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    fields: dict[str, str]
+    label: str  # the label's name, or the right option's number (from 0) as text
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from and which columns matter.
+
+    ``limit`` takes the first N rows of a shuffle with a fixed seed, then restores their order; it does not balance
+    the labels. ``labels`` maps data values to label names; keys are compared as text, so 1, 1.0 and "1" are the same.
+    """
+
+    path: str  # a file, a folder, or a hub name
+    fields: tuple[str, ...]
+    label: str
+    labels: Mapping[Any, str] = field(default_factory=dict)  # empty where ``options`` is given
+    options: str | None = None  # column with the row's own options; then ``label`` holds the right one's number
+    id: str | None = None
+    name: str | None = None  # the hub data set's configuration
+    split: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)  # column: value, or a list of values
+    limit: int | None = None
+    revision: str | None = None
+
+
+def load_rows(source: Source, split: str, at: str = "") -> list[Row]:
+    """The rows of one split of a study.
+
+    ``split`` names it in ids (``<split>-<position in the file>``) and messages; ``at`` is the place in the study
+    that asked for it (``study.yaml: task.rows.dev``). Raises ``UserError``.
+    """
+    at = at or f"rows {split}"
+    table = _table(source, split, at)
+    columns = list(table.column_names)
+    _check_columns(source, columns, at)
+    keep = _selected(source, table, at)
+    if source.limit is not None and source.limit < len(keep):
+        if source.limit < 1:
+            raise UserError(
+                f"{at}: limit = {source.limit} leaves no rows. Give a whole number above 0, or leave it out"
+            )
+        keep = sorted(random.Random(SHUFFLE_SEED).sample(keep, source.limit))
+    wanted = [
+        *source.fields,
+        source.label,
+        *([source.options] if source.options else []),
+        *([source.id] if source.id else []),
+    ]
+    part = table.select_columns(list(dict.fromkeys(wanted))).select(keep)
+    names = _label_names(source, table)
+    reader = _Reader(source, split, at, names)
+    rows = [reader.row(position, values) for position, values in zip(keep, part, strict=True)]
+    _check_ids(source, rows, at)
+    if not source.options:
+        _check_labels_occur(source, rows, at)
+    return rows
+
+
+def fingerprint_rows(rows: Sequence[Row]) -> str:
+    """Stands for the content and order of ``rows`` in a trial's id."""
+    return digest([[r.id, sorted(r.fields.items()), r.label, list(r.options)] for r in rows])
+
+
+def value_key(value: Any) -> str:
+    """A data value as text, so that 1, 1.0 and "1", or true and True, name the same label."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value)
+    return text.lower() if text in ("True", "False") else text
+
+
+@dataclass
+class _Reader:
+    """Makes one ``Row`` of one record, or says which record cannot be one."""
+
+    source: Source
+    split: str
+    at: str
+    names: dict[str, str]  # label key -> label name
+
+    def row(self, position: int, values: dict[str, Any]) -> Row:
+        s = self.source
+        place = f"{self.at}: row {position}"
+        fields = {f: self._text(values[f], f, place) for f in s.fields}
+        row_id = f"{self.split}-{position}" if s.id is None else self._text(values[s.id], s.id, place)
+        if s.options:
+            options = self._options(values[s.options], place)
+            return Row(row_id, fields, self._number(values[s.label], len(options), place), options)
+        return Row(row_id, fields, self._label(values[s.label], place))
+
+    def _text(self, value: Any, column: str, place: str) -> str:
+        if value is None:
+            raise UserError(
+                f'{place}: column "{column}" is null. Fill it in the data, or leave the row out with `where`'
+            )
+        if isinstance(value, list | tuple | dict):
+            kind = "list" if isinstance(value, list | tuple) else "record"
+            hint = (
+                "name it as `options`, which prompts can read as {{ options }}"
+                if kind == "list"
+                else "flatten it in the data"
+            )
+            raise UserError(f'{place}: column "{column}" is a {kind}, fields are text; {hint}')
+        return str(value)
+
+    def _label(self, value: Any, place: str) -> str:
+        s = self.source
+        if value is None:
+            raise UserError(f'{place}: label column "{s.label}" is null. Label the row, or leave it out with `where`')
+        key = value_key(value)
+        if key not in self.names:
+            raise UserError(
+                f'{place}: {s.label} = "{value}" is not in `labels`.{nearest(key, self.names)}. Add it there, '
+                "or leave such rows out with `where`"
+            )
+        return self.names[key]
+
+    def _options(self, value: Any, place: str) -> tuple[str, ...]:
+        column = self.source.options
+        if not isinstance(value, list | tuple):
+            raise UserError(
+                f'{place}: options column "{column}" holds {type(value).__name__} ({value!r:.40}), not a list. '
+                "Store a list of texts there, or use `labels`"
+            )
+        if len(value) < 2 or any(v is None or not str(v).strip() for v in value):
+            raise UserError(
+                f'{place}: options column "{column}" has {len(value)} entries ({value!r:.60}); it needs at '
+                "least two, none of them empty"
+            )
+        return tuple(str(v) for v in value)
+
+    def _number(self, value: Any, n: int, place: str) -> str:
+        column = self.source.label
+        key = "" if value is None else value_key(value)
+        if not key.lstrip("-").isdigit():
+            raise UserError(
+                f"{place}: {column} = {value!r:.40} is no number. With `options`, the label column holds the "
+                "number of the right option, counted from 0"
+            )
+        if not 0 <= int(key) < n:
+            raise UserError(
+                f"{place}: {column} = {key}, but the row has {n} options (0 to {n - 1}). Leave unlabelled rows "
+                "out with `where`; numbers count from 0"
+            )
+        return str(int(key))
+
+
+def _check_columns(source: Source, columns: Sequence[str], at: str) -> None:
+    if not source.fields:
+        raise UserError(f"{at}: fields is empty. Name the columns that prompts may use. Known: {', '.join(columns)}")
+    if not source.options and not source.labels:
+        raise UserError(
+            f"{at}: neither `labels` nor `options` is given. Name the labels ({source.label} value: name), or "
+            "the column with each row's options"
+        )
+    asked = [("fields", f) for f in source.fields] + [
+        ("label", source.label),
+        ("options", source.options),
+        ("id", source.id),
+    ]
+    for key, column in [*asked, *(("where", w) for w in source.where)]:
+        if column is not None and column not in columns:
+            raise UserError(f'{at}: {key} = "{column}" is no column of {source.path}.{nearest(column, columns)}')
+
+
+def _selected(source: Source, table: Any, at: str) -> list[int]:
+    """Positions of the rows that ``where`` keeps."""
+    if not len(table):
+        raise UserError(f"{at}: {source.path} has no rows")
+    keep = list(range(len(table)))
+    for column, wanted in source.where.items():
+        values = [value_key(v) for v in table[column]]
+        allowed = {value_key(w) for w in (wanted if isinstance(wanted, list | tuple) else [wanted])}
+        known = sorted(set(values))
+        for value in sorted(allowed - set(known)):
+            raise UserError(f'{at}: where {column} = "{value}" matches no row.{nearest(value, known[:20])}')
+        keep = [i for i in keep if values[i] in allowed]
+    if not keep:
+        raise UserError(f"{at}: no row of {source.path} meets all of where = {dict(source.where)}. Drop a condition")
+    return keep
+
+
+def _label_names(source: Source, table: Any) -> dict[str, str]:
+    names = {value_key(k): str(v) for k, v in source.labels.items()}
+    feature = table.features.get(source.label)
+    # A hub data set may store numbers and name them: either may be used as key.
+    for number, name in enumerate(getattr(feature, "names", None) or []):
+        if str(number) not in names and name in names:
+            names[str(number)] = names[name]
+    return names
+
+
+def _check_ids(source: Source, rows: Sequence[Row], at: str) -> None:
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise UserError(
+                f'{at}: id column "{source.id}" has "{row.id}" more than once. Name a column of unique values, '
+                "or leave `id` out"
+            )
+        seen.add(row.id)
+
+
+def _check_labels_occur(source: Source, rows: Sequence[Row], at: str) -> None:
+    found = {row.label for row in rows}
+    for name in source.labels.values():
+        if name not in found:
+            hint = "Raise `limit`" if source.limit else "Check `where` and the data"
+            raise UserError(
+                f'{at}: label "{name}" never occurs among {len(rows)} rows (found: '
+                f"{', '.join(sorted(found))}). {hint}, or take it out of `labels`"
+            )
+
+
+def _table(source: Source, split: str, at: str) -> Any:
+    """The ``datasets.Dataset`` behind ``source``; of several splits, the one with the study's name for it."""
+    path = Path(source.path)
+    suffix = path.suffix.lower()
+    looks_local = suffix in FORMATS or source.path.startswith((".", "/", "~")) or "\\" in source.path
+    if "://" not in source.path and not path.exists() and looks_local:
+        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise UserError(f'{at}: path = "{source.path}" does not exist.{nearest(path.name, beside[:30])}')
+    import datasets  # slow to import, so only when rows are really read
+
+    with _quiet(datasets):
+        try:
+            if path.is_file() or "://" in source.path:
+                return _file(datasets, source, suffix, at)
+            found = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+            return found if source.split else _one_split(found, split, at)
+        except UserError:
+            raise
+        except Exception as error:  # datasets and what it calls raise a wide family; each becomes one readable line
+            cause = error.__cause__ or error
+            detail = " ".join(str(cause).split())[:300]
+            if _holds_nothing(path):
+                raise UserError(f"{at}: {source.path} has no rows") from None
+            if path.exists():
+                fix = "The file may be half written or in another format: make it again, or check it with pyarrow"
+            else:
+                fix = (
+                    "It is no file or folder here, so it was looked up as a hub data set: "
+                    "check the spelling, `name`, `split` and the network, or download it and give its path"
+                )
+            raise UserError(
+                f'{at}: "{source.path}" cannot be read ({type(cause).__name__}: {detail}). {fix}'
+            ) from error
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether a file that ``datasets`` refuses is only empty: it has no message for that."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() != ".parquet" or not path.stat().st_size:
+        return path.stat().st_size == 0
+    import pyarrow.parquet as pq
+
+    try:
+        return bool(pq.read_metadata(path).num_rows == 0)
+    except (OSError, ValueError):  # broken, which the caller says
+        return False
+
+
+def _one_split(found: Any, split: str, at: str) -> Any:
+    wanted = [split, "validation"] if split == "dev" else [split]
+    names = [n for n in wanted if n in found] or (list(found) if len(found) == 1 else [])
+    if not names:
+        raise UserError(f'{at}: there is no split "{split}". Name one with `split`.{nearest(split, list(found))}')
+    return found[names[0]]
+
+
+def _file(datasets: Any, source: Source, suffix: str, at: str) -> Any:
+    if suffix not in FORMATS:
+        raise UserError(
+            f'{at}: path = "{source.path}" has the ending "{suffix}", which is not known.{nearest(suffix, FORMATS)}'
+        )
+    if source.split not in (None, "train") and not source.where:
+        raise UserError(
+            f'{at}: split = "{source.split}", but {source.path} is one file and has no splits. Choose rows by '
+            f"column instead: where: {{split: {source.split}}}"
+        )
+    options: dict[str, Any] = {}
+    if FORMATS[suffix] == "csv":
+        # Without this, texts such as "None" or "NA" and empty cells would be read as null.
+        options = {"keep_default_na": False, "sep": "\t" if suffix == ".tsv" else ","}
+    return datasets.load_dataset(FORMATS[suffix], data_files=os.fspath(source.path), split="train", **options)
+
+
+@contextlib.contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    import logging
+
+    shown = datasets.is_progress_bar_enabled()
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    datasets.disable_progress_bars()
+    logger.setLevel(logging.CRITICAL)  # a failed read becomes one UserError, not a traceback in the log as well
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if shown:
+            datasets.enable_progress_bars()
