@@ -274,3 +274,22 @@ def test_scores(fleet: Any, trial: Trial, step: int, std_weight: float) -> tuple
     rows, record = fleet.ensure(trial, step, "test")
     found = objective(rows, trial.task.metric, std_weight, trial.task.labels, f"trial {trial.id}, test")
     return found.mean, found.std, record["seconds"]
+
+
+def _show_table(store: Store, where: str) -> None:
+    """The robustness table on the terminal, best first, and where the rest is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
+    axes = [a for a in TRIALS.names[1:12] if len({str(r[a]) for r in rows}) > 1]
+    table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
+    for name in ("rank", "trial", *axes, "mean", "std", "worst", "above", "status"):
+        table.add_column(name, no_wrap=True)
+    for r in rows:
+        numbers = [f"{100 * r[k]:.1f}" if r[k] is not None else "-" for k in ("mean", "std", "min", "top")]
+        marks = [r["status"], *(["winner"] if r["winner"] else []), *(["one label"] if r["degenerate"] else [])]
+        table.add_row(str(r["rank"] or "-"), r["trial_id"], *(str(r[a]) for a in axes), *numbers, ", ".join(marks))
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 160)
+    console.print(f"with intervals, differences and reasons: {store.uri}/tables/robustness.md\nreport: {where}", soft_wrap=True, highlight=False)

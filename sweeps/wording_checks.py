@@ -1,0 +1,136 @@
+"""Checks that need no tokenizer: what the prompts show of a row, which pools share one, what the label words say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+from sweeps.findings import Finding, names, split_of
+from trainer.errors import UserError, nearest
+from trainer.prompts import OPTIONS, Prompt, fill, flaws, normal_form, placeholders, shared_prompts
+from trainer.rows import Row
+from trainer.trial import Task, Template
+
+
+def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
+    known = names(rows)
+    users = Counter(name for prompts in pools.values() for p in prompts for name in placeholders(p))
+    n_prompts = sum(map(len, pools.values()))
+    fields = [n for n in known if n != OPTIONS]
+    usual = {name for name in fields if 2 * users[name] > n_prompts}
+    for pool, prompts in pools.items():
+        split = rows.get(split_of(pool), [])
+        for prompt in prompts:
+            where = f'pools.{pool}: prompt "{prompt.id}"'
+            yield from (
+                Finding(_level(level), where, what, f"{fix[:1].upper()}{fix[1:]}") for level, what, fix in flaws(prompt)
+            )
+            asked = placeholders(prompt)
+            for name in sorted(asked - set(known)):
+                yield Finding(
+                    "error",
+                    where,
+                    f'placeholder "{name}" is no field of the rows.{nearest(name, known)}',
+                    "Rename it, or add the column to task.fields",
+                )
+            if not asked & set(fields):
+                yield Finding(
+                    "error",
+                    where,
+                    "shows nothing of the row: no field is used",
+                    f"Put a placeholder into it, such as {{{{ {(fields or ['text'])[0]} }}}}",
+                )
+            elif asked <= set(known):
+                for name in sorted(usual - asked):
+                    yield Finding(
+                        "error",
+                        where,
+                        f'leaves out the field "{name}", which most prompts use',
+                        f"Add {{{{ {name} }}}}, or remove the prompt",
+                    )
+                yield from _fill_findings(where, prompt, split)
+        twice = [ids for ids in _same_form(prompts).values() if len(ids) > 1]
+        for ids in twice:
+            yield Finding(
+                "warning",
+                f"pools.{pool}",
+                f"prompts {', '.join(ids)} say the same but for case, spaces or punctuation",
+                "Keep one: it counts more than the others",
+            )
+    groups = {pool: list(prompts) for pool, prompts in pools.items()}
+    for shared in shared_prompts(groups):
+        if split_of(shared.pools[0]) == split_of(shared.pools[1]):
+            continue  # train pools may overlap: no trial trains on two
+        (a, b), (i, j) = shared.pools, shared.ids
+        how = "is also" if shared.exact else "differs only in case, spaces or punctuation from"
+        yield Finding(
+            "error",
+            f'pools.{b}: prompt "{j}"',
+            f'{how} prompt "{i}" of pools.{a}',
+            "Remove one: what was seen in training or selection measures nothing",
+        )
+
+
+def _fill_findings(where: str, prompt: Prompt, rows: Sequence[Row]) -> Iterator[Finding]:
+    for row in rows[:1]:
+        try:
+            text = fill(prompt, row.fields, row.options).text
+        except UserError as error:
+            yield Finding("error", where, str(error), "Mend the wording")
+            return
+        if not text.strip():
+            yield Finding("error", where, f'gives an empty text for row "{row.id}"', "Mend its conditions")
+
+
+def _same_form(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    forms: dict[str, list[str]] = {}
+    for prompt in prompts:
+        forms.setdefault(normal_form(prompt.text), []).append(prompt.id)
+    return forms
+
+
+def _level(text: str) -> Literal["error", "warning"]:
+    return "error" if text == "error" else "warning"
+
+
+def word_findings(template: Template, task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+    where = f"templates.{template.name}"
+    if not task.labels:
+        if template.words:
+            yield Finding("error", f"{where}.words", "is given, but each row brings its own options", "Remove it")
+    elif len(set(task.labels)) != len(task.labels):
+        yield Finding("error", "task.labels", "names a label twice", "Keep one")
+    by_label = dict(template.words)
+    for label, word in template.words if task.labels else ():
+        at = f"{where}.words.{label}"
+        if label not in task.labels:
+            yield Finding("error", at, f'"{label}" is no label of the task.{nearest(label, task.labels)}', "Rename it")
+        if not word.strip():
+            yield Finding("error", at, f"the word {word!r} is empty", "Give the answer's text")
+        other = next((o for o in task.labels if o != label and word.strip().casefold() == o.casefold()), None)
+        if other is not None and by_label.get(other, other).strip().casefold() != other.casefold():
+            yield Finding(
+                "error",
+                at,
+                f'answers label "{label}" with {word!r}, the name of label "{other}"',
+                "The words seem swapped: exchange them",
+            )
+    given = [word for label, word in template.words if label in task.labels]
+    if len({word[:1].isspace() for word in given}) > 1:
+        yield Finding(
+            "warning",
+            f"{where}.words",
+            "some words begin with a space and some do not",
+            "Begin all of them the same way: the space alone could tell them apart",
+        )
+    if template.chat and template.marker:
+        from trainer.render import PLAIN_MARKER
+
+        if template.marker == PLAIN_MARKER:
+            yield Finding(
+                "warning",
+                f"{where}.marker",
+                f"{PLAIN_MARKER!r} is the plain default and is left out of a chat",
+                'Write marker: "", or another marker to begin the answer with',
+            )
