@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,7 +32,10 @@ def connected(cpus: float) -> Iterator[None]:
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     local = {"include_dashboard": False, "num_cpus": max(1, round(max(cpus, os.cpu_count() or 1)))} if address == "local" else {}
     env = {"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}} if address == "local" else {}
+    stop = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=env or None, **local)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place, which ends the process without a word
     try:
         yield
     finally:

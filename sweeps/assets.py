@@ -19,7 +19,7 @@ from trainer.rows import fingerprint_rows, load_rows
 if TYPE_CHECKING:
     from sweeps.schema import Pool, Source, Study
 
-__all__ = ["Assets", "data_of", "load_assets", "pools_by_place", "source", "task", "template"]
+__all__ = ["Assets", "data_of", "load_assets", "load_pools", "pools_by_place", "source", "task", "template"]
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def load_assets(study: Study) -> Assets:
     rows = {}
     for split in SPLITS:
         rows[split] = tuple(_try(wrong, lambda s=split: load_rows(source(study, s), s, f"task.rows.{s}")) or ())  # type: ignore[misc]
-    pools = _try(wrong, lambda: _pools(study))
+    pools = _try(wrong, lambda: load_pools(study))
     if wrong or pools is None:
         raise UserError("\n".join(wrong))
     train, scored = pools
@@ -73,8 +73,8 @@ def template(study: Study, name: str) -> trial.Template:
     return trial.Template(name=name, chat=given.chat, system=given.system, marker=given.marker, words=words)
 
 
-def _pools(study: Study) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
-    """(train pools by name, dev and test)."""
+def load_pools(study: Study) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
+    """(train pools by name, those that the axes use; dev and test). Raises ``UserError``."""
     given = study.pools
     used = {name: given.train[name] for name in study.axes.pool}
     if given.split is not None:

@@ -21,7 +21,6 @@ from sweeps.study import Study, StudyError, load_study
 from trainer.errors import closest, nearest
 
 STUDIES = Path(__file__).parent / "studies"
-USER_ERRORS = {"StoreError"}  # user errors whose class does not carry ``user_error`` itself
 INTERRUPTED = "interrupted: run the same command again to continue"
 
 app = typer.Typer(
@@ -250,7 +249,7 @@ def _told(error: BaseException) -> int:
 
 
 def is_user_error(error: BaseException) -> bool:
-    return any(getattr(c, "user_error", False) or c.__name__ in USER_ERRORS for c in type(error).__mro__)
+    return bool(getattr(error, "user_error", False))
 
 
 def debugging() -> bool:

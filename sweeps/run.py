@@ -70,6 +70,12 @@ class Progress:
             key[0], key[1], told["step"], told["objective"], told["stderr"], told["degenerate"], told["seconds"]
         )
 
+    def tested(self, trial_id: str, rows: pa.Table, record: Mapping[str, Any]) -> None:
+        trial = self.trials[trial_id]
+        found = objective(rows, trial.task.metric, 0.0, trial.task.labels, f"trial {trial_id}, test")
+        self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + record["seconds"]
+        self.live.tested(trial_id, found.mean, found.std)
+
     def decide(self, decisions: Mapping[str, Decision]) -> None:
         """Take over the scheduler's decisions; the live table hears what changed."""
         for trial_id, decision in decisions.items():
@@ -132,7 +138,7 @@ def run(study: Study, out: str) -> int:
     data = data_of(assets)
     points = points_of(study)
     made = None if points is None else make_trials(study, points, data, model, len(assets.rows["train"]))
-    with LiveTable() as live:
+    with LiveTable(study.name) as live:
         progress = Progress(study, store, live)
         for trial in made or []:
             progress.add(trial)
@@ -188,11 +194,15 @@ def _replay(progress: Progress, trials: Sequence[Trial]) -> bool:
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
-    if any(store.read_scores(t.id, s, "test") is None for t, s in _to_test(study, progress.trials, decisions)):
+    tests = {t.id: store.read_scores(t.id, step, "test") for t, step in _to_test(study, progress.trials, decisions)}
+    if any(found is None for found in tests.values()):
         return False
     for told in reports:
         progress.report(told)
     progress.decide(decisions)
+    for trial_id, found in tests.items():
+        assert found is not None
+        progress.tested(trial_id, found[0], found[1])
     progress.live.note("every rung is in the run folder already: nothing to train")
     return True
 
@@ -249,31 +259,28 @@ def _test(progress: Progress, fleet: Any) -> None:
     study = progress.study
     jobs = _to_test(study, progress.trials, progress.decisions)
     res = study.resources
-    task = ray.remote(test_scores).options(**trial_share(res.slots, res.cpus, res.gpus), max_retries=3)
+    task = ray.remote(_test_rows).options(**trial_share(res.slots, res.cpus, res.gpus), max_retries=3)
     running = {}
     for trial, step in jobs:
         progress.live.testing(trial.id)
-        running[task.remote(fleet, trial, step, study.objective.std_weight)] = trial
+        running[task.remote(fleet, trial, step)] = trial
     while running:
         done, _ = ray.wait(list(running), num_returns=1)
         trial = running.pop(done[0])
         try:
-            mean, std, seconds = ray.get(done[0])
+            rows, record = ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             progress.live.failed(trial.id, f"test scoring failed: {cause}")
             old = progress.decisions[trial.id]
             progress.decisions[trial.id] = Decision("fail", f"test scoring failed: {cause}", old.rung, old.step, old.objective)
             continue
-        progress.seconds[trial.id] = progress.seconds.get(trial.id, 0.0) + seconds
-        progress.live.tested(trial.id, mean, std)
+        progress.tested(trial.id, rows, record)
 
 
-def test_scores(fleet: Any, trial: Trial, step: int, std_weight: float) -> tuple[float, float, float]:
-    """Make sure that the test rows of ``trial`` exist; mean and std over the test prompts, and the seconds it took."""
-    rows, record = fleet.ensure(trial, step, "test")
-    found = objective(rows, trial.task.metric, std_weight, trial.task.labels, f"trial {trial.id}, test")
-    return found.mean, found.std, record["seconds"]
+def _test_rows(fleet: Any, trial: Trial, step: int) -> tuple[pa.Table, dict[str, Any]]:
+    found: tuple[pa.Table, dict[str, Any]] = fleet.ensure(trial, step, "test")
+    return found
 
 
 def _show_table(store: Store, where: str) -> None:

@@ -135,10 +135,6 @@ class Unlucky(Exception):
     pass
 
 
-class StoreError(Exception):
-    pass
-
-
 class WorkerError(UserError):
     """As Ray raises what a worker raised: of the cause's class too, with a traceback for its text."""
 
@@ -149,7 +145,6 @@ class WorkerError(UserError):
     ("raised", "code", "message"),
     [
         (UserError("a\nb"), 2, "error: a\nerror: b\n"),
-        (StoreError("full"), 2, "error: full\n"),
         (WorkerError("Traceback: …"), 2, "error: rows.jsonl: no such file\n"),
         (KeyboardInterrupt(), 130, "interrupted: run the same command again to continue\n"),
         (cli.Terminated(), 143, "interrupted: run the same command again to continue\n"),

@@ -16,14 +16,14 @@ def adapter_config(trial: Trial, layers: list[str]) -> dict[str, Any]:
     from peft import LoraConfig
 
     classifier = trial.model.head == "classifier"
-    targets = trial.lora.target_modules
+    targets, alpha = trial.lora.target_modules, float(trial.lora.alpha)
     config = LoraConfig(
         base_model_name_or_path=trial.model.path,
         revision=trial.model.revision,
         task_type="SEQ_CLS" if classifier else "CAUSAL_LM",
         inference_mode=True,
         r=trial.lora.r,
-        lora_alpha=trial.lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # type: ignore[arg-type]  # other readers want an int
         lora_dropout=trial.lora.dropout,
         use_rslora=trial.lora.rslora,
         target_modules=sorted({n.rsplit(".", 1)[-1] for n in layers}) if "all-linear" in targets else list(targets),

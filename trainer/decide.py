@@ -39,6 +39,23 @@ def decide(
 ) -> np.ndarray:
     """Index of the answer to each of n requests, int64 [n]; -1 where a log-probability is NaN.
 
+    The highest of what ``compared`` gives, which says what the arguments are."""
+    adjusted = compared(rule, logprobs, n_tokens, n_bytes, baseline=baseline, prompts=prompts, prior=prior)
+    return np.array([_argmax(x) for x in adjusted], dtype=np.int64)
+
+
+def compared(
+    rule: str,
+    logprobs: Ragged,
+    n_tokens: Ragged | None = None,
+    n_bytes: Ragged | Sequence[Sequence[int]] | None = None,
+    *,
+    baseline: Ragged | None = None,
+    prompts: Sequence[str] | None = None,
+    prior: Sequence[float] | None = None,
+) -> list[np.ndarray]:
+    """The numbers that ``rule`` takes the highest of, float64 [k_i] for each of n requests.
+
     ``logprobs``, ``n_tokens``, ``n_bytes``: [n, k], or n arrays of their own lengths. ``baseline``: [n, k]
     unconditional log-probabilities for pmi, [n, c, k] those of the c content-free inputs for
     contextual. ``prompts`` [n] tells which requests are calibrated together by batch (all, when it is None); ``prior``
@@ -65,7 +82,7 @@ def decide(
                 f'scoring.decision = "{rule}": {len(rows)} requests, but {len(other)} entries of {needs[rule][0]}'
             )
         adjusted = [RULES[rule](x, np.asarray(o, dtype=np.float64)) for x, o in zip(rows, other, strict=True)]
-    return np.array([_argmax(x) for x in adjusted], dtype=np.int64)
+    return adjusted
 
 
 def _argmax(values: np.ndarray) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +31,6 @@ class Resident:
     target: int
     log: list[StepLog] = field(default_factory=list)
     seconds: float = 0.0  # accelerator time of this trial since its last rung
-    started: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         t = self.trial

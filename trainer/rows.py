@@ -11,7 +11,7 @@ import contextlib
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,27 @@ def load_rows(source: Source, split: str, at: str = "") -> list[Row]:
     return rows
 
 
+def load_questions(path: str, fields: Sequence[str], options: str | None = None, id: str | None = None) -> list[Row]:
+    """The rows of one file whose answers are asked for: ``label`` is "", and no label column is needed.
+
+    A file without the column ``id`` is numbered, ``row-<position>``. Raises ``UserError``."""
+    table = _table(Source(path, tuple(fields), ""), "train", "rows")
+    columns = list(table.column_names)
+    for key, column in [*(("fields", f) for f in fields), *([("options", options)] if options else [])]:
+        if column not in columns:
+            raise UserError(f'rows: {key} = "{column}" is no column of {path}.{nearest(column, columns)}')
+    if not len(table):
+        raise UserError(f"rows: {path} has no rows")
+    own_id = id if id in columns else None
+    source = Source(path, tuple(fields), "", options=options, id=own_id)
+    reader = _Reader(source, "row", f"rows: {path}", {})
+    wanted = [*fields, *(c for c in (options, own_id) if c)]
+    part = table.select_columns(list(dict.fromkeys(wanted)))
+    rows = [reader.question(position, values) for position, values in enumerate(part)]
+    _check_ids(source, rows, f"rows: {path}")
+    return rows
+
+
 def fingerprint_rows(rows: Sequence[Row]) -> str:
     """Stands for the content and order of ``rows`` in a trial's id."""
     return digest([[r.id, sorted(r.fields.items()), r.label, list(r.options)] for r in rows])
@@ -109,14 +130,18 @@ class _Reader:
     names: dict[str, str]  # label key -> label name
 
     def row(self, position: int, values: dict[str, Any]) -> Row:
+        asked = self.question(position, values)
+        place, value = f"{self.at}: row {position}", values[self.source.label]
+        right = self._number(value, len(asked.options), place) if self.source.options else self._label(value, place)
+        return replace(asked, label=right)
+
+    def question(self, position: int, values: dict[str, Any]) -> Row:
+        """The row without its answer."""
         s = self.source
         place = f"{self.at}: row {position}"
         fields = {f: self._text(values[f], f, place) for f in s.fields}
         row_id = f"{self.split}-{position}" if s.id is None else self._text(values[s.id], s.id, place)
-        if s.options:
-            options = self._options(values[s.options], place)
-            return Row(row_id, fields, self._number(values[s.label], len(options), place), options)
-        return Row(row_id, fields, self._label(values[s.label], place))
+        return Row(row_id, fields, "", self._options(values[s.options], place) if s.options else ())
 
     def _text(self, value: Any, column: str, place: str) -> str:
         if value is None:

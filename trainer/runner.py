@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +67,11 @@ class Runner:
     # asked from any thread -----------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> Future[None]:
-        """A future that is done when the job's score rows are in the store; it raises what went wrong. The same
-        job asked for again while it is under way is not done twice."""
+        """A future that is done when the job's score rows are in the store; it raises what went wrong. A job that
+        is under way, or done, is not done a second time."""
         with self._wake:
+            if self._closing:
+                raise RuntimeError("this runner is closed")
             for known, future in [*self._waiting, *self._jobs.values()]:
                 if known == job and not future.done():
                     return future
@@ -81,17 +84,25 @@ class Runner:
         return future
 
     def withdraw(self, trial_id: str) -> None:
-        """Forget what was asked for ``trial_id``; a step in flight ends first."""
+        """Forget what was asked for ``trial_id``, whose futures are cancelled; a step in flight ends first."""
         with self._wake:
+            gone = [f for j, f in self._waiting if j.trial.id == trial_id]
             self._waiting = deque((j, f) for j, f in self._waiting if j.trial.id != trial_id)
             self._withdrawn.add(trial_id)
+        for future in gone:
+            future.cancel()
 
     def close(self) -> None:
+        """End after the step in flight; what is not done by then is cancelled."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
+        for _, future in self._waiting:
+            future.cancel()
+        for slot in list(self._jobs):
+            self._leave(slot).set_exception(CancelledError())
         self.engine.close()
 
     # the crank -------------------------------------------------------------------------------------------------
@@ -105,7 +116,12 @@ class Runner:
                     self._wake.wait()
                 if self._closing:
                     return
-            self.turn()
+            try:
+                self.turn()
+            except Exception as error:  # without an answer, whoever asked would wait for ever
+                log.exception("a step of all trials on this host failed")
+                for slot in list(self._jobs):
+                    self._fail(slot, error)
 
     def turn(self) -> None:
         """Admit, step once, and finish what reached its rung."""
@@ -120,17 +136,22 @@ class Runner:
         with self._wake:
             gone = [s for s, (job, _) in self._jobs.items() if job.trial.id in self._withdrawn]
             self._withdrawn.clear()
-            for slot in gone:
-                del self._jobs[slot]
+        for left in gone:
+            self._leave(left).set_exception(CancelledError())
         while True:
             with self._wake:
                 slot = self._slot_for(self._waiting[0][0]) if self._waiting else None
                 if slot is None:
                     return
                 job, future = self._waiting.popleft()
+                if not future.set_running_or_notify_cancel():
+                    continue  # who asked for it has gone
                 self._jobs[slot] = (job, future)
             try:
-                self._take(slot, job)
+                if self.store.read_scores(job.trial.id, job.rung, job.pool) is not None:
+                    self._leave(slot).set_result(None)
+                else:
+                    self._take(slot, job)
             except Exception as error:  # whatever a single trial breaks on is that trial's failure, not its host's
                 self._residents.pop(slot, None)
                 self._fail(slot, error)
@@ -154,13 +175,7 @@ class Runner:
             self._residents.pop(slot)
             self.engine.release(slot)
         trial = job.trial
-        found = self._checkpoint(trial, job.rung)
-        step = 0
-        if found is None:
-            self.engine.place(slot, trial.lora, trial.optimization, stable_hash("init", trial.seed))
-        else:
-            step, tensors = found
-            self.engine.restore(slot, trial.lora, trial.optimization, step, tensors)
+        step = self._restore(slot, trial, job.rung)
         self._residents[slot] = Resident(trial, self.assets, self._renderer(trial), slot, step, job.rung)
 
     def _step(self, training: Sequence[Resident]) -> None:
@@ -176,7 +191,7 @@ class Runner:
             return
         try:
             logs = self.engine.tick(samples)
-        except RuntimeError as error:
+        except Exception as error:
             if len(sound) == 1:
                 self._fail(sound[0].slot, error)
                 return
@@ -193,7 +208,8 @@ class Runner:
         start = time.perf_counter()
         try:
             resident.record(self.engine.tick(samples)[resident.slot], time.perf_counter() - start)
-        except RuntimeError as error:
+            self.steps += 1
+        except Exception as error:
             self._fail(resident.slot, error)
 
     def _finish(self, done: Sequence[Resident]) -> None:
@@ -201,16 +217,18 @@ class Runner:
         by_pool: dict[str, list[Resident]] = {}
         for r in done:
             job, _ = self._jobs[r.slot]
+            if r.broken:
+                self._residents.pop(r.slot)
+                self.engine.release(r.slot)
+                self._write(r, job, SCORES.empty_table(), {**r.summary(0.0), "nan": r.broken})
+                continue
             try:
-                if r.broken:
-                    self._write(r, job, SCORES.empty_table(), {**r.summary(0.0), "nan": r.broken})
-                    self._residents.pop(r.slot)
-                    continue
                 if r.log:
                     self._save(r)
-                by_pool.setdefault(job.pool, []).append(r)
-            except (StoreError, OSError) as error:
+            except Exception as error:
                 self._fail(r.slot, error)
+                continue
+            by_pool.setdefault(job.pool, []).append(r)
         for pool, residents in by_pool.items():
             self._score(pool, residents)
 
@@ -218,7 +236,7 @@ class Runner:
         start = time.perf_counter()
         try:
             tables = self._grids.score(self.engine.slot_model, pool, [(r.slot, r.trial, r.renderer) for r in residents])
-        except RuntimeError as error:
+        except Exception as error:  # a row that cannot be rendered, or memory: each is tried on its own
             if len(residents) > 1:
                 for r in residents:
                     self._score(pool, [r])
@@ -235,7 +253,7 @@ class Runner:
                 at = pa.array(np.full(table.num_rows, job.rung, np.int32))
                 table = table.set_column(1, SCORES.field("rung"), at)
                 self.store.write_scores(r.trial.id, job.rung, job.pool, table, record)
-        except (StoreError, OSError) as error:
+        except Exception as error:
             self._fail(r.slot, error)
             return
         self._leave(r.slot).set_result(None)
@@ -255,28 +273,37 @@ class Runner:
     # state on disk ------------------------------------------------------------------------------------------------
 
     def _save(self, r: Resident) -> None:
+        """The adapter is written before the checkpoint: whoever finds the checkpoint does not write it again."""
         from safetensors.torch import save
 
         tensors = self.engine.snapshot(r.slot, r.trial.lora)
         if self.engine.rank == 0:
+            if not any(step > r.step for step in self._checkpoints(r.trial)):  # an earlier rung that is made again
+                write_adapter(self.store, r.trial, peft_names(tensors))
             meta = {"trial_id": r.trial.id, "step": str(r.step), "trial": json.dumps(r.trial.to_json())}
             self.store.write(checkpoint_name(r.trial.id, r.step), save(tensors, metadata=meta))
-            write_adapter(self.store, r.trial, peft_names(tensors))
 
-    def _checkpoint(self, trial: Trial, rung: int) -> tuple[int, dict[str, torch.Tensor]] | None:
-        """The trial's last readable checkpoint at or before ``rung``; one that cannot be read is passed over with
-        a warning, and the work since the one before it is done again."""
+    def _checkpoints(self, trial: Trial) -> list[int]:
+        """Steps of which there are checkpoints, ascending."""
+        found = (re.fullmatch(r"(\d+)\.safetensors", n) for n in self.store.names(f"checkpoints/{trial.id}"))
+        return sorted(int(m[1]) for m in found if m)
+
+    def _restore(self, slot: int, trial: Trial, rung: int) -> int:
+        """Put the trial's last sound checkpoint at or before ``rung`` into ``slot``, a fresh adapter where there is
+        none; its step. One that is not sound is passed over with a warning, and the work since the one before it
+        is done again."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        steps = [int(n.split(".")[0]) for n in self.store.names(f"checkpoints/{trial.id}") if n.endswith(".safetensors")]
-        for step in sorted((s for s in steps if s <= rung), reverse=True):
+        for step in reversed([s for s in self._checkpoints(trial) if s <= rung]):
             name = checkpoint_name(trial.id, step)
             try:
-                return step, load(self.store.read(name))
-            except (SafetensorError, StoreError, ValueError) as error:
+                self.engine.restore(slot, trial.lora, trial.optimization, step, load(self.store.read(name)))
+                return step
+            except (SafetensorError, StoreError, ValueError, KeyError, RuntimeError) as error:
                 log.warning("%s/%s: not readable (%s); going on from the checkpoint before it", self.store.uri, name, error)
-        return None
+        self.engine.place(slot, trial.lora, trial.optimization, stable_hash("init", trial.seed))
+        return 0
 
     def _renderer(self, trial: Trial) -> Renderer:
         key = (trial.template, trial.task)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+from trainer.errors import UserError
 
 log = logging.getLogger("steadytune")
 
@@ -39,7 +42,7 @@ SCORES = pa.schema(
 _RECORD = b"steadytune"  # key of the rung's record in the parquet file's metadata
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """The run folder cannot be read or written; the message says what and how to mend it."""
 
 
@@ -101,20 +104,28 @@ class Store:
         except FileNotFoundError as error:
             raise StoreError(f"{self.uri}/{name}: no such file") from error
         except OSError as error:
-            raise StoreError(f"{self.uri}/{name}: cannot be read ({error})") from error
+            raise StoreError(f"{self.uri}/{name}: cannot be read ({error}). Mend the permissions or the disk and run the same command again") from error
 
     def exists(self, name: str) -> bool:
-        return self.fs.get_file_info(self.path(*name.split("/"))).type == pafs.FileType.File
+        return any(info.type == pafs.FileType.File for info in self._look(self.path(*name.split("/")), name))
 
     def names(self, folder: str) -> list[str]:
         """Files directly in ``folder``, sorted; unfinished ``.part`` files are left out."""
-        selector = pafs.FileSelector(self.path(*folder.split("/")), allow_not_found=True)
-        found = (info.base_name for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File)
+        found = (info.base_name for info in self._inside(folder) if info.type == pafs.FileType.File)
         return sorted(n for n in found if not n.endswith(".part"))
 
     def folders(self, folder: str) -> list[str]:
-        selector = pafs.FileSelector(self.path(*folder.split("/")), allow_not_found=True)
-        return sorted(i.base_name for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.Directory)
+        return sorted(info.base_name for info in self._inside(folder) if info.type == pafs.FileType.Directory)
+
+    def _inside(self, folder: str) -> list[pafs.FileInfo]:
+        return self._look(pafs.FileSelector(self.path(*folder.split("/")), allow_not_found=True), folder)
+
+    def _look(self, at: str | pafs.FileSelector, name: str) -> list[pafs.FileInfo]:
+        try:
+            found = self.fs.get_file_info(at)
+        except OSError as error:
+            raise StoreError(f"{self.uri}/{name}: cannot be looked into ({error}). Mend the permissions and run the same command again") from error
+        return found if isinstance(found, list) else [found]
 
     # scores ----------------------------------------------------------------------------------------------------
 
@@ -123,29 +134,41 @@ class Store:
         tokens, curve) in the file's own metadata, so that rows and record appear together."""
         table = rows.select(SCORES.names).cast(SCORES).replace_schema_metadata({_RECORD: json.dumps(record).encode()})
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", use_dictionary=True)
+        # Without checksums most flipped bits would be read as other numbers, and no one would know.
+        pq.write_table(table, sink, compression="zstd", use_dictionary=True, write_page_checksum=True)
         self.write(scores_name(trial_id, rung, pool), sink.getvalue().to_pybytes())
 
     def read_scores(self, trial_id: str, rung: int, pool: str) -> tuple[pa.Table, dict[str, Any]] | None:
-        """The rows and record of one rung; None when there are none. A file that cannot be read (torn by a
+        """The rows and record of one rung; None when there are none. A file that is no such table (torn by a
         crash of the disk, say) is set aside with a warning and counts as not there, so the rung is made again."""
         name = scores_name(trial_id, rung, pool)
         if not self.exists(name):
             return None
+        data = self.read(name)
         try:
-            table = pq.read_table(pa.BufferReader(self.read(name)))
+            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
             record = json.loads((table.schema.metadata or {})[_RECORD])
+            if not isinstance(record, dict):
+                raise ValueError(f"its record is {record!r:.40}")
             return table.select(SCORES.names).cast(SCORES), record
-        except (pa.ArrowException, KeyError, ValueError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: pyarrow's for damaged pages
             log.warning("%s/%s: not readable (%s); set aside as .corrupt, the rung is made again", self.uri, name, error)
-            path = self.path(*name.split("/"))
-            self.fs.move(path, path + ".corrupt")
+            self._set_aside(name)
             return None
+
+    def _set_aside(self, name: str) -> None:
+        path = self.path(*name.split("/"))
+        try:
+            self.fs.move(path, path + ".corrupt")
+        except FileNotFoundError:
+            pass  # another process came first
+        except OSError as error:
+            raise StoreError(f"{self.uri}/{name}: is damaged and cannot be set aside ({error}). Delete it and run the same command again") from error
 
     def rungs(self, trial_id: str, pool: str) -> list[int]:
         """Rungs at which ``trial_id`` has a score file for ``pool``, ascending."""
-        suffix = f"-{pool}.parquet"
-        return sorted(int(n[: -len(suffix)]) for n in self.names(f"scores/{trial_id}") if n.endswith(suffix))
+        found = (re.fullmatch(rf"(\d+)-{re.escape(pool)}\.parquet", n) for n in self.names(f"scores/{trial_id}"))
+        return sorted(int(m[1]) for m in found if m)
 
     def score_tables(self, pool: str, trial_ids: Sequence[str] | None = None) -> Iterator[tuple[str, int, pa.Table, dict[str, Any]]]:
         """(trial id, rung, rows, record) of every readable score file of ``pool``, one file in memory at a time."""

@@ -153,7 +153,12 @@ _SECTIONS: dict[Any, Any] = {c.__name__: c for c in (Model, Task, Template, Lora
 
 
 def _identity(trial: Trial) -> dict[str, Any]:
-    return {path: value for path, value in flatten(trial) if path not in NOT_IN_ID}
+    return {path: _one_form(value) for path, value in flatten(trial) if path not in NOT_IN_ID}
+
+
+def _one_form(value: Any) -> Any:
+    """16.0 as 16, so that equal trials have equal ids."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def flatten(trial: Trial) -> Iterable[tuple[str, Any]]:

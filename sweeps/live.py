@@ -1,0 +1,384 @@
+"""What a sweep shows while it runs: a live table in a terminal, plain lines in a log file.
+
+``LiveTable`` is told events (a trial was added, started, reported a rung, …) and holds nothing else, so both views
+say the same: in a terminal one table that fits the screen, elsewhere a line per event and the table once at the end.
+Events may come from any thread. Showing never ends a sweep: a closed pipe or a narrow encoding is lived with.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TextIO, cast
+
+ORDER = ("running", "testing", "waiting", "finished", "stopped", "failed")  # of the table's rows, top to bottom
+OVER = ("finished", "stopped", "failed")
+END_ROWS = 20  # rows of the table at the end of a log
+EVERY = 30.0  # seconds between two progress lines of a log, at least
+_CELL = 28  # longest cell in characters
+
+
+@dataclass
+class Row:
+    """What is known of one trial. ``seconds`` are of training and scoring, as its reports say."""
+
+    id: str
+    axes: dict[str, str]
+    n_rungs: int
+    state: str = "waiting"
+    rung: int = 0  # rungs reported
+    step: int = 0
+    objective: float | None = None
+    stderr: float = math.nan
+    degenerate: bool = False
+    seconds: float = 0.0
+    since: float | None = None  # clock when the present stretch of work began
+    reason: str = ""
+    test: tuple[float, float] | None = None  # mean and std on the test pool
+    before_test: str = "finished"  # stopped trials may be scored on the test pool too
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of the sweep as text: what both views draw."""
+
+    header: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    more: int  # rows left out
+
+
+@dataclass
+class LiveTable:
+    """Use as ``with LiveTable("quickstart") as table: table.started(…)``. ``terminal`` None: ask ``stream``."""
+
+    title: str = "sweep"
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    terminal: bool | None = None
+    clock: Callable[[], float] = time.monotonic
+    every: float = EVERY
+
+    def __post_init__(self) -> None:
+        self._lock = threading.RLock()
+        self._out = _Unbreakable(self.stream)
+        self._rows: dict[str, Row] = {}
+        self._rung_seconds: dict[int, list[float]] = {}
+        self._notes: list[str] = []
+        self._announced = 0
+        self._began = self.clock()
+        self._progress_at = self._began
+        self._ending = ""
+        self._live: Any = None
+        if self.terminal is None:
+            self.terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
+
+    # events -----------------------------------------------------------------------------------------------------
+
+    def trial_added(self, trial_id: str, axes: Mapping[str, Any], n_rungs: int) -> None:
+        with self._lock:
+            shown = {name: _value(value) for name, value in axes.items()}
+            self._rows.setdefault(trial_id, Row(trial_id, shown, n_rungs))
+
+    def started(self, trial_id: str) -> None:
+        """Work on the trial begins, or goes on after it waited at a rung."""
+        with self._lock:
+            row = self._row(trial_id)
+            again = row.rung > 0
+            row.state, row.since = "running", self.clock()
+            values = " ".join(f"{n}={row.axes.get(n, '-')}" for n in self._differing())
+            self._say(trial_id, "goes on" if again else "started" + (f" ({values})" if values else ""))
+
+    def report(
+        self,
+        trial_id: str,
+        rung_index: int,
+        step: int,
+        objective: float,
+        stderr: float,
+        degenerate: bool,
+        seconds: float,
+    ) -> None:
+        """Rung ``rung_index`` (from 0), at ``step`` optimizer steps, took ``seconds`` to train and score."""
+        with self._lock:
+            row = self._row(trial_id)
+            row.rung, row.step = rung_index + 1, step
+            row.objective, row.stderr, row.degenerate = objective, stderr, degenerate
+            row.seconds += seconds
+            if row.since is not None:
+                row.since = self.clock()
+            self._rung_seconds.setdefault(rung_index, []).append(seconds)
+            where, value = f"rung {row.rung}/{row.n_rungs} at step {step}", _with_error(objective, stderr)
+            self._say(trial_id, f"{where}: objective {value}, {_time(seconds)}" + (", one label" if degenerate else ""))
+
+    def decided(self, trial_id: str, status: str, reason: str) -> None:
+        """``status``: finished, stopped or failed; waiting (at a rung) or running (goes on) are shown as well."""
+        with self._lock:
+            row = self._row(trial_id)
+            row.state, row.reason = status, reason
+            row.since = (row.since or self.clock()) if status == "running" else None
+            self._say(trial_id, status + (f": {reason}" if reason else ""))
+
+    def failed(self, trial_id: str, error: str) -> None:
+        self.decided(trial_id, "failed", error)
+
+    def testing(self, trial_id: str) -> None:
+        with self._lock:
+            row = self._row(trial_id)
+            row.before_test = row.state if row.state in OVER else "finished"
+            row.state, row.since = "testing", self.clock()
+            self._say(trial_id, "scoring the test prompts")
+
+    def tested(self, trial_id: str, mean: float, std: float) -> None:
+        with self._lock:
+            row = self._row(trial_id)
+            if row.since is not None:
+                row.seconds += self.clock() - row.since
+            row.state, row.since, row.test = row.before_test, None, (mean, std)
+            self._say(trial_id, f"test prompts: mean {_number(mean)}, std {_number(std)}")
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            self._notes = [*self._notes, _clean(text)][-3:]
+            self._say("", text)
+
+    # pictures ---------------------------------------------------------------------------------------------------
+
+    def frame(self, limit: int | None = None) -> Frame:
+        """The sweep now, with at most ``limit`` trials."""
+        with self._lock:
+            ordered = sorted(self._rows.values(), key=_place)
+            shown = ordered if limit is None else ordered[: max(limit, 0)]
+            axes = self._differing()
+            tested = any(row.test for row in ordered)
+            columns = ("trial", *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", "left")
+            rows = tuple(self._cells(row, axes, tested) for row in shown)
+            return Frame(self._header(), tuple(_clean(c) for c in columns), rows, len(ordered) - len(shown))
+
+    def _cells(self, row: Row, axes: list[str], tested: bool) -> tuple[str, ...]:
+        objective = "" if row.objective is None else _with_error(row.objective, row.stderr)
+        left = "" if row.state in OVER else _time(self._left(row))
+        test = (f"{_number(row.test[0])} std {_number(row.test[1])}" if row.test else "",) if tested else ()
+        return (
+            _clean(row.id)[:12],
+            *(_short(row.axes.get(name, "-")) for name in axes),
+            _short(row.state),
+            f"{row.rung}/{row.n_rungs}",
+            objective + (" one label" if row.degenerate else ""),
+            *test,
+            _time(self._spent(row)),
+            left,
+        )
+
+    def _header(self) -> str:
+        states = [row.state for row in self._rows.values()]
+        counts = [f"{states.count(s)} {s}" for s in dict.fromkeys([*ORDER, *states]) if s in states]
+        over = sum(s in OVER for s in states)
+        parts = [f"{over} of {len(states)} trials done", *counts, f"elapsed {_time(self.clock() - self._began)}"]
+        if over < len(states) and not self._ending:
+            parts.append(f"left at most {_time(self._all_left())}")
+        return f"{_clean(self.title)}{self._ending}: " + ", ".join(parts)
+
+    def _spent(self, row: Row) -> float:
+        return row.seconds + (self.clock() - row.since if row.since is not None else 0.0)
+
+    def _left(self, row: Row) -> float | None:
+        """Seconds the trial has ahead if it is not stopped: what other trials' rungs took. None when a rung ahead
+        was not reached by any trial yet, and while test prompts are scored."""
+        if row.state == "testing":
+            return None
+        ahead = range(row.rung, row.n_rungs)
+        if any(i not in self._rung_seconds for i in ahead):
+            return None
+        expected = sum(sum(s) / len(s) for s in (self._rung_seconds[i] for i in ahead))
+        return max(expected - (self.clock() - row.since if row.since is not None else 0.0), 0.0)
+
+    def _all_left(self) -> float | None:
+        """Seconds until all is done if nothing more is stopped, at the present number of running trials."""
+        open_rows = [row for row in self._rows.values() if row.state not in OVER]
+        left = [self._left(row) for row in open_rows]
+        known = [seconds for seconds in left if seconds is not None]
+        at_once = sum(row.state in ("running", "testing") for row in open_rows)
+        if len(known) < len(left) or not at_once:
+            return None
+        return max(sum(known) / at_once, max(known))
+
+    def _differing(self) -> list[str]:
+        """Axes whose value is not the same in all trials."""
+        names = dict.fromkeys(name for row in self._rows.values() for name in row.axes)
+        return [n for n in names if len({row.axes.get(n) for row in self._rows.values()}) > 1]
+
+    # the two views ----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> LiveTable:
+        self._began = self._progress_at = self.clock()
+        if self.terminal:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=cast(TextIO, self._out), force_terminal=True)
+            self._live = Live(console=console, get_renderable=lambda: self._picture(console), refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            if kind is not None:
+                self._ending = " (interrupted)" if issubclass(kind, KeyboardInterrupt) else " (ended by an error)"
+            for row in self._rows.values():
+                row.seconds, row.since = self._spent(row), None
+        if self._live is not None:
+            live, self._live = self._live, None
+            live.stop()  # draws a last time; not under the lock, the drawing thread may wait for it
+        else:
+            self._announce()
+            self._line("\n".join(_text(self.frame(END_ROWS))))
+
+    def _picture(self, console: Any) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        with self._lock:
+            notes = list(self._notes)
+            # header (which may wrap), column names and rules take the rest of the screen
+            frame = self.frame(console.size.height - 6 - len(notes) - len(self._header()) // max(console.size.width, 1))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in frame.columns:
+            right = name in ("rung", "time", "left")
+            table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        styles = {"running": "green", "testing": "green", "stopped": "dim", "failed": "red"}
+        state = frame.columns.index("state")
+        for cells in frame.rows:
+            table.add_row(*(Text(cell) for cell in cells), style=styles.get(cells[state]))
+        more = [Text(f"and {frame.more} more", style="dim")] if frame.more else []
+        last = [Text(note, no_wrap=True, overflow="ellipsis") for note in notes]
+        return Group(Text(frame.header, style="bold"), table, *more, *last)
+
+    def _say(self, trial_id: str, text: str) -> None:
+        """One event as a line of the log; the table shows it by itself, but for notes and failures."""
+        if self.terminal:
+            if self._rows.get(trial_id) and self._rows[trial_id].state == "failed":
+                self._notes = [*self._notes, _clean(f"{trial_id} {text}")][-3:]
+            return
+        self._announce()
+        at = _time(self.clock() - self._began)
+        self._line(f"[{at}] " + (f"{_clean(trial_id)} " if trial_id else "") + _clean(text))
+        if self.clock() - self._progress_at >= self.every:
+            self._progress_at = self.clock()
+            self._line(f"[{at}] {self._header()}")
+
+    def _announce(self) -> None:
+        """Trials that were added since the last line, in one line: hundreds may come at once."""
+        new = len(self._rows) - self._announced
+        if new:
+            self._announced = len(self._rows)
+            axes = self._differing()
+            what = f", which differ in {', '.join(axes)}" if axes else ""
+            self._line(f"[{_time(self.clock() - self._began)}] {new} trial{'s' * (new > 1)} added{what}")
+
+    def _line(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()
+
+    def _row(self, trial_id: str) -> Row:
+        """An event of a trial that was never added is shown, not refused."""
+        return self._rows.setdefault(trial_id, Row(trial_id, {}, 1))
+
+
+class _Unbreakable(io.TextIOBase):
+    """A text stream on which writing never raises: mute once the reader is gone (``steadytune … | head``)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._gone = False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._gone:
+            return
+        try:
+            act()
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed
+            self._gone = True
+            if isinstance(error, BrokenPipeError) and self._stream in (sys.stdout, sys.__stdout__):
+                # else the interpreter meets the same pipe when it flushes at its end, and exits with 120
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def _place(row: Row) -> tuple[int, float, str]:
+    known = row.objective is not None and not math.isnan(row.objective)
+    return (ORDER.index(row.state) if row.state in ORDER else 2, -(row.objective or 0.0) if known else math.inf, row.id)
+
+
+def _text(frame: Frame) -> list[str]:
+    table = [frame.columns, *frame.rows]
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(frame.columns))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
+    return [frame.header, *(lines if frame.rows else []), *([f"and {frame.more} more"] if frame.more else [])]
+
+
+def _number(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:.3f}"
+
+
+def _with_error(value: float, stderr: float) -> str:
+    return _number(value) + ("" if math.isnan(stderr) else f" ± {stderr:.3f}")
+
+
+def _time(seconds: float | None) -> str:
+    """0:07, 12:30, 1:05:00; ``?`` when not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ",".join(_value(v) for v in value)
+    return _clean(str(value))
+
+
+def _short(text: str) -> str:
+    text = _clean(text)
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _clean(text: str) -> str:
+    """One line without control codes: reasons and axis values may come from data."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text if c not in "\u202e\u202d")

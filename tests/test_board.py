@@ -1,0 +1,163 @@
+"""TensorBoard reads what the board writes: with its own accumulator and its own hparams page, and without doubles."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.board import METRICS, Board
+from trainer.metrics import Objective
+from trainer.store import Store, StoreError
+
+AXES = {"lr": 1e-3, "r": 4, "rslora": False, "template": "plain", "target_modules": ("q_proj", "v_proj")}
+
+
+def objective(value: float, stderr: float = 0.02) -> Objective:
+    return Objective(value, stderr, value + 0.05, 0.05, value - 0.1, 4, 50, False, 0.5, 0.0)
+
+
+def record(rung: int, first: int, last: int, prompt_loss: bool = True) -> dict[str, Any]:
+    steps = list(range(first, last + 1))
+    curve = {
+        "step": steps,
+        "completion_loss": [2.0 / s for s in steps],
+        "prompt_loss": [3.0 / s if prompt_loss else None for s in steps],
+        "lr": [1e-3] * len(steps),
+        "grad_norm": [0.5] * len(steps),
+        "tokens_per_s": [1000.0] * len(steps),
+    }
+    return {"rung": rung, "seconds": 10.0, "curve": curve}
+
+
+def read(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+
+
+def steps(accumulator: Any, tag: str) -> list[int]:
+    return [e.step for e in accumulator.Scalars(tag)]
+
+
+def test_scalars_stand_at_their_steps_and_the_losses_apart(tmp_path: Path) -> None:
+    board = Board(Store.open(tmp_path))
+    board.rung("aa11", AXES, record(3, 1, 3), objective(0.6))
+    board.rung("aa11", AXES, record(6, 4, 6), objective(0.7))
+    run = read(tmp_path / "tensorboard" / "aa11")
+    for tag in ("loss/completion", "loss/prompt", "lr", "tokens_per_s", "grad_norm"):
+        assert steps(run, tag) == [1, 2, 3, 4, 5, 6]
+    assert [e.value for e in run.Scalars("loss/completion")][:2] == [2.0, 1.0]
+    assert [e.value for e in run.Scalars("loss/prompt")][:2] == [3.0, 1.5]
+    assert [(e.step, round(e.value, 4)) for e in run.Scalars("objective")] == [(3, 0.6), (6, 0.7)]
+    assert [(e.step, round(e.value, 4)) for e in run.Scalars("rung/min")] == [(3, 0.5), (6, 0.6)]
+    times = [e.wall_time for e in run.Scalars("loss/completion")][:3]
+    assert times == sorted(times)
+    assert 5 < times[2] - times[0] < 8
+
+
+def test_a_replayed_rung_writes_no_point_twice(tmp_path: Path) -> None:
+    first = Board(Store.open(tmp_path))
+    first.rung("aa11", AXES, record(3, 1, 3), objective(0.6))
+    first.rung("aa11", AXES, record(6, 4, 6), objective(0.7))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "tensorboard" / "aa11").iterdir()}
+    resumed = Board(Store.open(tmp_path))
+    for args in (record(3, 1, 3), record(6, 4, 6), record(9, 7, 9)):
+        resumed.rung("aa11", AXES, args, objective(0.8))
+    after = {p.name: p.read_bytes() for p in (tmp_path / "tensorboard" / "aa11").iterdir()}
+    assert {n: after[n] for n in before} == before
+    assert len(after) == 3
+    run = read(tmp_path / "tensorboard" / "aa11")
+    assert steps(run, "loss/completion") == list(range(1, 10))
+    assert steps(run, "objective") == [3, 6, 9]
+
+
+def test_other_rungs_of_a_later_study_repeat_no_training_step(tmp_path: Path) -> None:
+    board = Board(Store.open(tmp_path))
+    board.rung("aa11", AXES, record(6, 1, 6), objective(0.6))
+    board.rung("aa11", AXES, record(3, 1, 3), objective(0.5))  # between: its steps are in 6's file
+    board.rung("aa11", AXES, record(9, 1, 9), objective(0.7))  # a curve from the trial's start
+    run = read(tmp_path / "tensorboard" / "aa11")
+    assert sorted(steps(run, "loss/completion")) == list(range(1, 10))
+    assert sorted(steps(run, "objective")) == [3, 6, 9]
+
+
+def test_missing_values_are_left_out_and_a_nan_objective_is_shown(tmp_path: Path) -> None:
+    Board(Store.open(tmp_path)).rung("aa11", AXES, record(3, 1, 3, prompt_loss=False), objective(math.nan, math.nan))
+    run = read(tmp_path / "tensorboard" / "aa11")
+    tags = run.Tags()["scalars"]
+    assert "loss/prompt" not in tags
+    assert "objective_stderr" not in tags
+    assert "loss/completion" in tags
+    assert math.isnan(run.Scalars("objective")[0].value)
+
+
+def test_hparams_page_lists_every_trial_from_its_first_rung(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2
+    from tensorboard.plugins.hparams.backend_context import Context
+    from tensorboard.plugins.hparams.list_session_groups import Handler
+
+    other = {**AXES, "lr": 1e-2, "template": "chat"}
+    board = Board(Store.open(tmp_path))
+    board.study([AXES, other])
+    board.rung("aa11", AXES, record(3, 1, 3), objective(0.6))
+    board.rung("aa11", AXES, record(6, 4, 6), objective(0.7))
+    board.rung("bb22", other, record(3, 1, 3), objective(0.4))
+
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(tmp_path / "tensorboard"))
+    multiplexer.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(tmp_path))))
+    request = api_pb2.ListSessionGroupsRequest(slice_size=10, start_index=0)
+    request.allowed_statuses.extend([api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_RUNNING, api_pb2.STATUS_SUCCESS])
+    ctx = RequestContext()
+    metadata = context.hparams_metadata(ctx, "")
+    experiment = context.experiment_from_metadata(ctx, "", True, metadata, [])
+    request.col_params.extend(api_pb2.ColParams(hparam=info.name) for info in experiment.hparam_infos)
+    groups = Handler(ctx, context, "", request).run().session_groups
+    seen = {g.name: g for g in groups}
+    assert set(seen) == {"aa11", "bb22"}
+    assert seen["bb22"].hparams["lr"].number_value == 1e-2
+    assert seen["bb22"].hparams["template"].string_value == "chat"
+    assert seen["aa11"].hparams["rslora"].bool_value is False
+    assert seen["aa11"].hparams["target_modules"].string_value == "q_proj, v_proj"
+    values = {m.name.tag: m for m in seen["aa11"].metric_values}
+    assert values["objective"].value == pytest.approx(0.7)
+    assert values["objective"].training_step == 6
+    assert {m.name.tag for m in experiment.metric_infos} == set(METRICS)
+    assert "objective" in METRICS
+    domains = {info.name: info for info in experiment.hparam_infos}
+    assert [v.number_value for v in domains["lr"].domain_discrete.values] == [1e-3, 1e-2]
+
+
+def test_a_full_disk_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Store, name: str, data: bytes) -> None:
+        raise StoreError(f"{name}: cannot be written (no space left)")
+
+    monkeypatch.setattr(Store, "write", full)
+    Board(Store.open(tmp_path)).rung("aa11", AXES, record(3, 1, 3), objective(0.6))
+    assert "no space left" in caplog.text
+    assert "The sweep goes on" in caplog.text
+
+
+def test_the_driver_pays_for_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom sweeps.board import Board\n"
+        "from trainer.metrics import Objective\nfrom trainer.store import Store\n"
+        f"b = Board(Store.open({str(tmp_path)!r}))\nb.study([{{'lr': 1.0}}])\n"
+        "o = Objective(.5, .1, .5, 0., .5, 1, 2, False, .5, 0.)\n"
+        "b.rung('t', {'lr': 1.0}, {'rung': 1, 'seconds': 1, 'curve': {}}, o)\n"
+        "assert not {'torch', 'tensorflow', 'ray'} & {m.split('.')[0] for m in sys.modules}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
+    assert list((tmp_path / "tensorboard" / "t").iterdir())
