@@ -134,8 +134,19 @@ def predict_command(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="What export wrote.")],
     rows: Annotated[str, typer.Option(metavar="FILE", help="The rows to answer.")],
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where to write the answers. Default: to the screen.")
+        str | None,
+        typer.Option(metavar="FILE", help="Where to write the answers: .jsonl, .csv or .parquet. Default: the screen."),
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Another wording, such as '{{ text }} Is it?', or the id of a train prompt."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The base model, where it is not where it was trained.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that the base model brings, where it needs that.")
+    ] = False,
 ) -> None:
     """Answer rows with an exported adapter."""
     for name, path in (("DIR", folder), ("--rows", rows)):
@@ -143,7 +154,7 @@ def predict_command(
             raise StudyError(f'{name} = "{path}" does not exist.{_beside(path)}')
     from sweeps.predict import predict
 
-    raise typer.Exit(predict(folder, rows, out))
+    raise typer.Exit(predict(folder, rows, out, prompt, base, trust_remote_code))
 
 
 # names --------------------------------------------------------------------------------------------------------
@@ -224,6 +235,8 @@ def guarded(command: Callable[[], Any]) -> int:
 
 
 def _told(error: BaseException) -> int:
+    while isinstance(error, SystemError) and error.__cause__ is not None:
+        error = error.__cause__  # a signal that came while Ray's compiled code waited
     if isinstance(error, Terminated) or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
         return _say(INTERRUPTED, 143)  # once Ray runs, its own handler leaves with the signal's number
     if isinstance(error, KeyboardInterrupt | typer.Abort):

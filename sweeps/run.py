@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -223,6 +224,8 @@ def _sweep(progress: Progress, model: Model, assets: Assets, made: Sequence[Tria
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next one goes on
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    for noisy in ("ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)  # it misses the result files that are switched off above
     from cluster.connect import connected
     from cluster.hosts import Fleet
     from sweeps.tuning import tune_trials
@@ -297,6 +300,6 @@ def _show_table(store: Store, where: str) -> None:
         numbers = [f"{100 * r[k]:.1f}" if r[k] is not None else "-" for k in ("mean", "std", "min", "top")]
         marks = [r["status"], *(["winner"] if r["winner"] else []), *(["one label"] if r["degenerate"] else [])]
         table.add_row(str(r["rank"] or "-"), r["trial_id"], *(str(r[a]) for a in axes), *numbers, ", ".join(marks))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 160)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
     console.print(f"with intervals, differences and reasons: {store.uri}/tables/robustness.md\nreport: {where}", soft_wrap=True, highlight=False)
