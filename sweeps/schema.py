@@ -395,6 +395,20 @@ class Study(Section):
 # defaults that follow from other keys ---------------------------------------------------------------------------
 
 
+def spelled_out(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``layer`` with files given as plain text written as mappings, so that the command line can add to them:
+    ``pools.dev=x.yaml`` and then ``pools.dev.limit=4``."""
+    full = dict(layer)
+    if isinstance(pools := full.get("pools"), Mapping):
+        full["pools"] = {k: _pool(v) for k, v in pools.items()}
+        train = full["pools"].get("train")
+        if isinstance(train, Mapping) and not set(train) <= set(Pool.model_fields):
+            full["pools"]["train"] = {k: _pool(v) for k, v in train.items()}
+    if isinstance(task := full.get("task"), Mapping) and isinstance(rows := task.get("rows"), Mapping):
+        full["task"] = {**task, "rows": {k: _source(v) for k, v in rows.items()}}
+    return full
+
+
 def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
     """``layer`` with the defaults that follow from other keys. What has the wrong type is left for the schema."""
     full = {k: {} if v is None and k in _ALL_DEFAULT else v for k, v in layer.items()}

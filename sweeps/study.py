@@ -25,7 +25,7 @@ from sweeps.layers import (
 )
 from sweeps.problems import Problem, line, problems_of
 from sweeps.rules import disagreements, named_files, unsafe_files
-from sweeps.schema import Study, Template, completed
+from sweeps.schema import Study, Template, completed, spelled_out
 from sweeps.values import Range, Section
 
 __all__ = ["Range", "Study", "StudyError", "dump_yaml", "load_study", "resolved"]
@@ -46,7 +46,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
             given.append(located_override(parse_override(text), os.getcwd()))
         except StudyError as error:
             wrong.append(str(error))
-    layer = {"name": os.path.splitext(os.path.basename(where))[0], **own}
+    layer = spelled_out({"name": os.path.splitext(os.path.basename(where))[0], **own})
     for override in given:
         layer = lay_over(layer, override)
     layer = completed(layer)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_run
@@ -147,10 +148,8 @@ def test_a_prompt_may_read_any_column(labels: tuple[str, str], tmp_path: Path) -
 
 
 def test_each_format_holds_the_same(labels: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
-    uri, folder = labels
+    _, folder = labels
     rows = tmp_path / "rows.parquet"
-    import pyarrow as pa
-
     pq.write_table(pa.Table.from_pylist([{"text": r["text"], "id": r["id"]} for r in tiny_run.rows(6)]), rows)
     expected = answers(folder, str(rows), tmp_path)
     capsys.readouterr()

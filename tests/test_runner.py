@@ -231,7 +231,7 @@ def test_a_classification_head_is_trained_and_scored(start: Start, tmp_path: Pat
         probabilities = np.exp(scores(tmp_path, x, rung, pool)[0].column("label_logprobs").to_pylist())
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     correct = [np.mean(scores(tmp_path, x, rung)[0].column("correct").to_pylist()) for rung in (1, 40)]
-    assert correct[0] < correct[1] == 1.0
+    assert correct[1] > max(0.9, correct[0])
     assert scores(tmp_path, x, 40)[1]["curve"]["completion_loss"][-1] < 0.3
     assert "base_model.model.score.weight" in adapter(tmp_path, x)
 

@@ -275,7 +275,7 @@ def test_a_folder_that_may_not_be_written_is_told_with_the_remedy_and_keeps_its_
     before = file_of(store).read_bytes()
     for path in (open_folder / "run", *(open_folder / "run").rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    with nobody(), pytest.raises(StoreError, match=r"000010-dev.parquet: cannot be written \(.*Permission denied.*Nothing was lost: free space or mend the permissions and run the same command again$"):
+    with nobody(), pytest.raises(StoreError, match=r"000010-dev.parquet: cannot be written \(.*Permission denied.*Nothing was lost: free space, mend the permissions or name another folder, and run the same command again$"):
         store.write_scores("aa11", 10, "dev", rows(8), RECORD)
     assert file_of(store).read_bytes() == before
     assert [p.name for p in file_of(store).parent.iterdir()] == ["000010-dev.parquet"]

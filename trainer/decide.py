@@ -59,7 +59,8 @@ def compared(
     ``logprobs``, ``n_tokens``, ``n_bytes``: [n, k], or n arrays of their own lengths. ``baseline``: [n, k]
     unconditional log-probabilities for pmi, [n, c, k] those of the c content-free inputs for
     contextual. ``prompts`` [n] tells which requests are calibrated together by batch (all, when it is None); ``prior``
-    [k] are label shares. A rule ignores what it does not use and raises ValueError where something it needs is missing or does not fit.
+    [k] are label shares. A rule ignores what it does not use and raises ValueError where something it needs is missing
+    or does not fit.
     """
     if rule not in RULES:
         raise ValueError(f'scoring.decision = "{rule}" is not known.{nearest(rule, RULES)}')

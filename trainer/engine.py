@@ -44,9 +44,17 @@ class StepLog:
     tokens: int  # tokens that went through the model
 
 
-def load_base(model: Model, device: torch.device) -> torch.nn.Module:
-    """The frozen causal LM in its dtype, from safetensors only."""
+def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Module:
+    """The frozen causal LM in its dtype, from safetensors only. With ZeRO 3 each worker keeps only its shard of it,
+    from the moment of loading: that is for models that fit no single accelerator."""
     from transformers import AutoModelForCausalLM
+
+    if zero == 3:
+        join_workers(device)
+        from transformers.integrations import HfDeepSpeedConfig
+
+        sharded = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})  # noqa: F841
+        # transformers shards while it loads for as long as this object lives
 
     base = AutoModelForCausalLM.from_pretrained(
         model.path,
@@ -56,7 +64,7 @@ def load_base(model: Model, device: torch.device) -> torch.nn.Module:
         use_safetensors=True,
         attn_implementation="sdpa",
     )
-    return base.to(device).eval()  # type: ignore[no-any-return]
+    return base.eval() if zero == 3 else base.to(device).eval()  # type: ignore[no-any-return]
 
 
 def pick_device() -> torch.device:
@@ -156,7 +164,7 @@ class Engine:
                 if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
                     raise
                 longest = max(len(s.ids) for s in samples)
-                if self.token_budget <= longest:
+                if self.token_budget <= longest or self.world > 1:  # one worker alone cannot change its batches
                     raise
                 self.token_budget = max(longest, self.token_budget // 2)
                 log.warning("out of memory: micro-batches of at most %d tokens from here on, same effective batch", self.token_budget)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 
 from trainer.adapters import write_adapter
+from trainer.architecture import check_architecture
 from trainer.assets import Assets
 from trainer.batches import stable_hash
 from trainer.engine import Engine, load_base, pick_device
@@ -49,9 +50,11 @@ class Job:
 class Runner:
     def __init__(self, model: Model, setup: Setup, assets: Assets, store: Store):
         self.assets, self.store, self.setup, self.model = assets, store, setup, model
+        check_architecture(model)
         self.tokenizer = load_tokenizer(model)
         pad = self.tokenizer.pad_token_id
-        self.engine = Engine(load_base(model, pick_device()), setup, pad_id=0 if pad is None else pad)
+        self._pad_id = 0 if pad is None else pad
+        self.engine = self._new_engine()
         self._grids = Grids(assets)
         self._renderers: dict[Any, Renderer] = {}
         self._waiting: deque[tuple[Job, Future[None]]] = deque()
@@ -173,7 +176,7 @@ class Runner:
             return
         if resident is not None:
             self._residents.pop(slot)
-            self.engine.release(slot)
+            self._vacate(slot)
         trial = job.trial
         step = self._restore(slot, trial, job.rung)
         self._residents[slot] = Resident(trial, self.assets, self._renderer(trial), slot, step, job.rung)
@@ -217,10 +220,10 @@ class Runner:
         by_pool: dict[str, list[Resident]] = {}
         for r in done:
             job, _ = self._jobs[r.slot]
-            if r.broken:
+            if why := r.broken:
                 self._residents.pop(r.slot)
-                self.engine.release(r.slot)
-                self._write(r, job, SCORES.empty_table(), {**r.summary(0.0), "nan": r.broken})
+                self._vacate(r.slot)
+                self._write(r, job, SCORES.empty_table(), {**r.summary(0.0), "nan": why})
                 continue
             try:
                 if r.log:
@@ -261,7 +264,7 @@ class Runner:
     def _fail(self, slot: int, error: BaseException) -> None:
         """End the job with ``error``; the slot's state is not to be trusted any more."""
         if self._residents.pop(slot, None) is not None:
-            self.engine.release(slot)
+            self._vacate(slot)
         self._leave(slot).set_exception(error)
 
     def _leave(self, slot: int) -> Future[None]:
@@ -269,6 +272,17 @@ class Runner:
             self._last_used[slot] = time.monotonic()
             _, future = self._jobs.pop(slot, (None, Future()))
             return future
+
+    def _new_engine(self) -> Engine:
+        return Engine(load_base(self.model, pick_device(), self.setup.zero), self.setup, self._pad_id)
+
+    def _vacate(self, slot: int) -> None:
+        """Free ``slot``. The shards of ZeRO 1 to 3 cannot be handed on: the next trial gets a fresh base."""
+        if self.setup.zero:
+            self.engine.close()
+            self.engine = self._new_engine()
+        else:
+            self.engine.release(slot)
 
     # state on disk ------------------------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ class Store:
                 with self.fs.open_output_stream(target) as out:
                     out.write(data)
         except OSError as error:
-            raise StoreError(f"{self.uri}/{name}: cannot be written ({error}). Nothing was lost: free space or mend the permissions and run the same command again") from error
+            raise StoreError(f"{self.uri}/{name}: cannot be written ({error}). Nothing was lost: free space, mend the permissions or name another folder, and run the same command again") from error
 
     def read(self, name: str) -> bytes:
         try:

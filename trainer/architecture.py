@@ -1,0 +1,41 @@
+"""Is the base model one that can be loaded here, without running code that comes with it? Reads its config alone."""
+
+from __future__ import annotations
+
+from trainer.errors import UserError
+from trainer.trial import Model
+
+
+def check_architecture(model: Model) -> None:
+    """Raises ``UserError`` where the config is of no causal language model that transformers knows, or asks for code
+    of its own that the study has not allowed. Loads no weights and runs no foreign code without that leave."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig  # slow to import
+
+    try:
+        config = AutoConfig.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:  # transformers raises many kinds
+        if "trust_remote_code" in str(error):
+            raise _brings_code(model) from error
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(
+            f'model.path = "{model.path}": its config.json cannot be used ({detail}). Give a causal language model '
+            "that transformers knows"
+        ) from error
+    own = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or (own and model.trust_remote_code):
+        return
+    if own:
+        raise _brings_code(model)
+    raise UserError(
+        f'model.path = "{model.path}" is a {config.model_type} model, which is no causal language model. '
+        "Give one that writes text, such as a Llama, Qwen or GPT-2"
+    )
+
+
+def _brings_code(model: Model) -> UserError:
+    return UserError(
+        f'model.path = "{model.path}" brings code of its own, and model.trust_remote_code = false. Read that code; if '
+        "you trust it, set model.trust_remote_code=true, or give a model that transformers knows"
+    )
