@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -30,7 +31,11 @@ def connected(cpus: float) -> Iterator[None]:
     # Workers must find these packages also where they run from a checkout that is not installed.
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    local = {"include_dashboard": False, "num_cpus": max(1, round(max(cpus, os.cpu_count() or 1)))} if address == "local" else {}
+    local: dict[str, Any] = (
+        {"include_dashboard": False, "num_cpus": max(1, round(max(cpus, os.cpu_count() or 1)))}
+        if address == "local"
+        else {}
+    )
     env = {"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}} if address == "local" else {}
     stop = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=env or None, **local)

@@ -17,7 +17,11 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.gang import Gang
+from cluster.resources import Resources
+from trainer.assets import Assets
 from trainer.errors import UserError
+from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial
 
@@ -47,9 +51,6 @@ class Host:
         from trainer.runner import Job
 
         await asyncio.wrap_future(self.runner.submit(Job(trial, rung, pool)))
-
-    async def withdraw(self, trial_id: str) -> None:
-        self.runner.withdraw(trial_id)
 
     async def steps(self) -> int:
         """Optimizer steps taken since this host started, over all trials."""
@@ -87,13 +88,15 @@ class Fleet:
 
     registry: Any
     store_uri: str
+    resources: Resources
+    arguments: tuple[Any, ...]
 
     @classmethod
-    def start(cls, model: Model, setup: Any, assets: Any, store: Store) -> Fleet:
+    def start(cls, model: Model, setup: Setup, assets: Assets, store: Store, resources: Resources) -> Fleet:
         """``assets`` goes to the object store once; hosts fetch it from there, not from the driver's disk."""
-        reference = ray.put(assets)
-        registry = ray.remote(Registry).options(num_cpus=0).remote(model, setup, [reference], store.uri)
-        return cls(registry, store.uri)
+        arguments = (model, setup, [ray.put(assets)], store.uri)
+        registry = ray.remote(Registry).options(num_cpus=0).remote(*arguments)
+        return cls(registry, store.uri, resources, arguments)
 
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
         """The score rows and record of ``trial`` at ``rung``: from the run folder when they are there, else made
@@ -102,6 +105,24 @@ class Fleet:
         found = store.read_scores(trial.id, rung, pool)
         if found is not None:
             return found
+        if self.resources.workers > 1:
+            self._gang().advance(trial, rung, pool)
+        else:
+            self._advance(trial, rung, pool)
+        found = store.read_scores(trial.id, rung, pool)
+        if found is None:
+            raise HostError(
+                f"trial {trial.id}: its host reported rung {rung} done, but {self.store_uri} has no rows of it. "
+                "Is the run folder on storage that all nodes share?"
+            )
+        return found
+
+    def leave(self) -> None:
+        """Give this process's gang back; for whoever does a single trial's work and will not be asked again."""
+        if _gang is not None:
+            _gang.end()
+
+    def _advance(self, trial: Trial, rung: int, pool: str) -> None:
         place, dead = here(), None
         for attempt in range(RETRIES + 1):
             host = ray.get(self.registry.host.remote(place, dead))
@@ -110,18 +131,23 @@ class Fleet:
                 break
             except (ActorDiedError, ActorUnavailableError, RayActorError) as error:
                 if attempt == RETRIES:
-                    raise HostError(f"trial {trial.id}: the host on {place} died {RETRIES + 1} times ({error})") from error
+                    raise HostError(
+                        f"trial {trial.id}: the host on {place} died {RETRIES + 1} times ({error})"
+                    ) from error
                 dead = host._actor_id.hex()
                 time.sleep(0.2 * 2**attempt)
             except ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, Exception) else error from None
-        found = store.read_scores(trial.id, rung, pool)
-        if found is None:
-            raise HostError(f"trial {trial.id}: its host reported rung {rung} done, but {self.store_uri} has no rows of it. Is the run folder on storage that all nodes share?")
-        return found
+                raise (error.cause if isinstance(error.cause, UserError) else error) from None
 
-    def withdraw(self, trial_id: str) -> None:
-        ray.get(self.registry.host.remote(here())).withdraw.remote(trial_id)
+    def _gang(self) -> Gang:
+        global _gang
+        if _gang is None or _gang.ended:
+            r = self.resources
+            _gang = Gang(r.workers, r.cpus, r.gpus, self.arguments)
+        return _gang
+
+
+_gang: Gang | None = None  # this process's workers, warm for its next trial
 
 
 class HostError(UserError):

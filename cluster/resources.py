@@ -1,22 +1,49 @@
-"""What a trial asks of Ray: its share of an accelerator, so that a host's slots fill exactly one."""
+"""What a trial asks of Ray: its share of an accelerator, so that a host's slots fill exactly one, or a whole gang."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 
-def trial_share(slots: int, cpus: float, gpus: int) -> dict[str, Any]:
-    """Ray task or actor options of one of ``slots`` trials on a host with ``cpus`` CPUs and ``gpus`` (0 or 1) GPUs."""
-    share = {"num_cpus": _fraction(cpus, slots)}
-    return {**share, "num_gpus": _fraction(gpus, slots)} if gpus else share
+@dataclass(frozen=True)
+class Resources:
+    """Of one host: ``slots`` trials share ``cpus`` CPUs and ``gpus`` (0 or 1) GPUs. ``workers`` > 1: one trial takes
+    so many times all of that."""
 
+    slots: int = 1
+    cpus: float = 1.0
+    gpus: int = 0
+    workers: int = 1
 
-def tune_share(slots: int, cpus: float, gpus: int) -> dict[str, float]:
-    """The same in Tune's words."""
-    options = trial_share(slots, cpus, gpus)
-    return {word: options[key] for word, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")) if key in options}
+    def share(self) -> dict[str, float]:
+        """One trial's part, in Ray's names. Rounded down to Ray's resolution, so that all slots always fit."""
+        parts = {"CPU": self.cpus / self.slots, "GPU": self.gpus / self.slots}
+        return {name: max(1, int(part * 10_000)) / 10_000 for name, part in parts.items() if part}
 
+    def for_tune(self) -> Any:
+        from ray import tune
 
-def _fraction(whole: float, parts: int) -> float:
-    """Rounded down to Ray's resolution of 1/10,000, so that ``parts`` of it always fit."""
-    return max(1, int(whole / parts * 10_000)) / 10_000
+        if self.workers == 1:
+            return self.share()
+        return tune.PlacementGroupFactory([{}, *[self.share()] * self.workers])
+
+    @contextmanager
+    def for_tasks(self) -> Iterator[dict[str, Any]]:
+        """Options of Ray tasks that do a trial's work outside Tune. Tasks of gangs run one after another, in one
+        placement group that lives as long as the context."""
+        share = self.share()
+        if self.workers == 1:
+            yield {"num_cpus": share.get("CPU", 0), "num_gpus": share.get("GPU", 0)}
+            return
+        from ray.util import placement_group, remove_placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = placement_group([share] * self.workers)
+        try:
+            strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+            yield {"num_cpus": 0, "scheduling_strategy": strategy}
+        finally:
+            remove_placement_group(group)

@@ -30,7 +30,7 @@ class Sweep:
 class SlotTrainable(tune.Trainable):
     """One ``step()`` brings the trial to its next rung."""
 
-    def setup(self, config: dict[str, Any], sweep: Sweep) -> None:
+    def setup(self, config: dict[str, Any], sweep: Sweep) -> None:  # type: ignore[override]
         self.sweep = sweep
         self.reset_config(config)
 

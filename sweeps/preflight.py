@@ -107,14 +107,16 @@ def _fillable(prompt: Prompt, row: Row) -> bool:
 def check(study: Any, console: Any) -> int:
     """Load what the study reads, check it, print findings and the masks of a few rows. 0 where nothing is an error."""
     from sweeps.assets import load_assets, pools_by_place, task, template
+    from sweeps.base_model import model_of
     from sweeps.mask import print_masks
+    from trainer.architecture import check_architecture
     from trainer.render import load_tokenizer
-    from trainer.trial import Model
 
-    m = study.model
     try:
         assets = load_assets(study)
-        tokenizer = load_tokenizer(Model(m.path, "", revision=m.revision, trust_remote_code=m.trust_remote_code))
+        model = model_of(study)
+        check_architecture(model)
+        tokenizer = load_tokenizer(model)
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)

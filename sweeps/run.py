@@ -11,8 +11,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -84,7 +84,9 @@ class Progress:
                 before = self.decisions.get(trial_id)
                 self.decisions[trial_id] = decision
                 if before is None or before.action != decision.action:
-                    self.live.decided(trial_id, "waiting" if decision.action == "pause" else decision.status, decision.reason)
+                    self.live.decided(
+                        trial_id, "waiting" if decision.action == "pause" else decision.status, decision.reason
+                    )
 
     def write(self) -> None:
         """``trials.parquet``: one row per trial."""
@@ -133,19 +135,24 @@ TRIALS = pa.schema(
 def run(study: Study, out: str) -> int:
     """Run ``study`` in the run folder ``out``; 0 when every trial ended well, 1 when some failed."""
     store = Store.open(out)
-    store.write("study.yaml", dump_yaml(resolved(study)).encode())
     assets = load_assets(study)
     model = model_of(study)
     data = data_of(assets)
     points = points_of(study)
     made = None if points is None else make_trials(study, points, data, model, len(assets.rows["train"]))
-    with LiveTable(study.name) as live:
-        progress = Progress(study, store, live)
+    progress = Progress(study, store, LiveTable(study.name))
+    standing = None if made is None else _standing(progress, made)
+    if standing is None:
+        _check(study, assets, model)
+    store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before anything starts
+    with progress.live:
         for trial in made or []:
             progress.add(trial)
-        if made is None or not _replay(progress, made):
-            _check(study, assets, model)
-            _sweep(progress, model, assets, made, partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"])))
+        if standing is not None:
+            standing()
+        else:
+            at = partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"]))
+            _sweep(progress, model, assets, made, at)
         progress.write()
     from sweeps.report import write_report
 
@@ -167,8 +174,10 @@ def _check(study: Study, assets: Assets, model: Model) -> None:
     """Preflight, before anything is asked of the cluster. Raises ``UserError`` with every finding that is an error."""
     from sweeps.assets import pools_by_place, task, template
     from sweeps.preflight import preflight
+    from trainer.architecture import check_architecture
     from trainer.render import load_tokenizer
 
+    check_architecture(model)
     templates = [template(study, name) for name in study.axes.template]
     tokenizer = load_tokenizer(model)
     errors = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer).errors
@@ -176,36 +185,43 @@ def _check(study: Study, assets: Assets, model: Model) -> None:
         raise UserError("\n".join(str(f) for f in errors))
 
 
-def _replay(progress: Progress, trials: Sequence[Trial]) -> bool:
-    """Decide the sweep from the run folder alone. True when nothing is left to train or score."""
+def _standing(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
+    """Decide the sweep from the run folder alone. What tells ``progress`` of it; None when something is left to do."""
     study, store = progress.study, progress.store
-    rungs = Rungs(len(trials), study.scheduler.eta, len(progress.shares))
     if not all(store.rungs(t.id, "dev") for t in trials):
-        return False
+        return None
+    rungs = Rungs(len(trials), study.scheduler.eta, len(progress.shares))
     todo = {t.id: (t, 0) for t in trials}
     reports = []
     while todo:
         for trial_id, (trial, at) in list(todo.items()):
             found = store.read_scores(trial_id, rung_steps(progress.shares, trial.optimization.steps)[at], "dev")
             if found is None:
-                return False
+                return None
             told = report_of(trial, at, *found, study.objective.std_weight)
             reports.append(told)
-            rungs.report(trial_id, at, told["objective"], step=told["step"], stderr=told["stderr"], degenerate=told["degenerate"])
+            rungs.report(
+                trial_id, at, told["objective"], step=told["step"], stderr=told["stderr"], degenerate=told["degenerate"]
+            )
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
-    tests = {t.id: store.read_scores(t.id, step, "test") for t, step in _to_test(study, progress.trials, decisions)}
-    if any(found is None for found in tests.values()):
-        return False
-    for told in reports:
-        progress.report(told)
-    progress.decide(decisions)
-    for trial_id, found in tests.items():
-        assert found is not None
-        progress.tested(trial_id, found[0], found[1])
-    progress.live.note("every rung is in the run folder already: nothing to train")
-    return True
+    tests = []
+    for trial, step in _to_test(study, {t.id: t for t in trials}, decisions):
+        scored = store.read_scores(trial.id, step, "test")
+        if scored is None:
+            return None
+        tests.append((trial.id, *scored))
+
+    def tell() -> None:
+        for told in reports:
+            progress.report(told)
+        progress.decide(decisions)
+        for test in tests:
+            progress.tested(*test)
+        progress.live.note("every rung is in the run folder already: nothing to train")
+
+    return tell
 
 
 def _to_test(study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, Decision]) -> list[tuple[Trial, int]]:
@@ -228,11 +244,14 @@ def _sweep(progress: Progress, model: Model, assets: Assets, made: Sequence[Tria
         logging.getLogger(noisy).setLevel(logging.ERROR)  # it misses the result files that are switched off above
     from cluster.connect import connected
     from cluster.hosts import Fleet
+    from cluster.resources import Resources
     from sweeps.tuning import tune_trials
 
     study = progress.study
     with connected(study.resources.cpus):
-        fleet = Fleet.start(model, _setup(study), assets, progress.store)
+        res = study.resources
+        share = Resources(res.slots, res.cpus, res.gpus, res.workers)
+        fleet = Fleet.start(model, _setup(study), assets, progress.store, share)
         tune_trials(progress, fleet, made, at, FAILURES)
         progress.write()
         _test(progress, fleet)
@@ -257,33 +276,29 @@ def _test(progress: Progress, fleet: Any) -> None:
     """Score the test pool, as Ray tasks that take the same share of an accelerator as a trial does."""
     import ray
 
-    from cluster.resources import trial_share
-
-    study = progress.study
-    jobs = _to_test(study, progress.trials, progress.decisions)
-    res = study.resources
-    task = ray.remote(_test_rows).options(**trial_share(res.slots, res.cpus, res.gpus), max_retries=3)
-    running = {}
-    for trial, step in jobs:
-        progress.live.testing(trial.id)
-        running[task.remote(fleet, trial, step)] = trial
-    while running:
-        done, _ = ray.wait(list(running), num_returns=1)
-        trial = running.pop(done[0])
-        try:
-            rows, record = ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            progress.live.failed(trial.id, f"test scoring failed: {cause}")
-            old = progress.decisions[trial.id]
-            progress.decisions[trial.id] = Decision("fail", f"test scoring failed: {cause}", old.rung, old.step, old.objective)
-            continue
-        progress.tested(trial.id, rows, record)
+    jobs = _to_test(progress.study, progress.trials, progress.decisions)
+    with fleet.resources.for_tasks() as options:
+        task = ray.remote(_test_rows).options(**options, max_retries=3)
+        running = {task.remote(fleet, trial, step): trial for trial, step in jobs}
+        for trial in running.values():
+            progress.live.testing(trial.id)
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1)
+            trial = running.pop(done[0])
+            try:
+                progress.tested(trial.id, *ray.get(done[0]))
+            except ray.exceptions.RayTaskError as error:
+                why = f"test scoring failed: {error.cause if isinstance(error.cause, Exception) else error}"
+                progress.live.failed(trial.id, why)
+                progress.decisions[trial.id] = replace(progress.decisions[trial.id], action="fail", reason=why)
 
 
 def _test_rows(fleet: Any, trial: Trial, step: int) -> tuple[pa.Table, dict[str, Any]]:
-    found: tuple[pa.Table, dict[str, Any]] = fleet.ensure(trial, step, "test")
-    return found
+    try:
+        found: tuple[pa.Table, dict[str, Any]] = fleet.ensure(trial, step, "test")
+        return found
+    finally:
+        fleet.leave()
 
 
 def _show_table(store: Store, where: str) -> None:
@@ -302,4 +317,8 @@ def _show_table(store: Store, where: str) -> None:
         table.add_row(str(r["rank"] or "-"), r["trial_id"], *(str(r[a]) for a in axes), *numbers, ", ".join(marks))
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table)
-    console.print(f"with intervals, differences and reasons: {store.uri}/tables/robustness.md\nreport: {where}", soft_wrap=True, highlight=False)
+    console.print(
+        f"with intervals, differences and reasons: {store.uri}/tables/robustness.md\nreport: {where}",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -12,7 +12,6 @@ from typing import Any
 from ray import tune
 
 from cluster.hosts import Fleet
-from cluster.resources import tune_share
 from cluster.trainable import SlotTrainable, Sweep
 from sweeps.asha import Rungs
 from sweeps.board import Board
@@ -49,12 +48,12 @@ def tune_trials(
         Rungs(n, study.scheduler.eta, len(progress.shares)), identify=lambda config: trial_of(config).id
     )
     sweep = Sweep(fleet, trial_of, progress.shares, study.objective.std_weight)
-    res = study.resources
-    with tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch, Watcher(progress, scheduler, trial_of) as watcher:
+    with (
+        tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
+        Watcher(progress, scheduler, trial_of) as watcher,
+    ):
         tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(SlotTrainable, sweep=sweep), tune_share(res.slots, res.cpus, res.gpus)
-            ),
+            tune.with_resources(tune.with_parameters(SlotTrainable, sweep=sweep), fleet.resources.for_tune()),
             param_space=space,
             tune_config=tune.TuneConfig(
                 scheduler=scheduler,
@@ -89,7 +88,9 @@ class _Known:
 class Watcher(tune.Callback):
     """Carries what Tune tells over to the live table, trials.parquet and TensorBoard."""
 
-    def __init__(self, progress: Progress, scheduler: PromotionScheduler, trial_of: Callable[[Mapping[str, Any]], Trial]):
+    def __init__(
+        self, progress: Progress, scheduler: PromotionScheduler, trial_of: Callable[[Mapping[str, Any]], Trial]
+    ):
         self.progress, self.scheduler, self.trial_of = progress, scheduler, trial_of
         self._written = time.monotonic()
         self._board = Board(progress.store)
@@ -111,7 +112,9 @@ class Watcher(tune.Callback):
         self.progress.add(ours)
         self.progress.live.started(ours.id)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         if "rung_index" not in result:
             return
         if (result["id"], result["rung_index"]) not in self.progress.seen:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (messages are written out as they are shown)
 """What a user's mistakes look like from outside: one line that names what, where and the remedy, code 2, no traceback,
 and nothing begun. The readers' own tests (test_study, test_rows, test_prompts, test_preflight) hold the finer cases."""
 
@@ -180,7 +181,14 @@ def test_a_damaged_parquet_file(place: Path, go: Go, damage: str) -> None:
     path = place / "dev.parquet"
     pq.write_table(pa.Table.from_pylist(RECORDS * 500), path)
     data = path.read_bytes()
-    path.write_bytes({"half": data[: len(data) // 2], "text": b"PAR1 not", "empty": b"", "flipped": data[:30] + bytes(200) + data[230:]}[damage])
+    path.write_bytes(
+        {
+            "half": data[: len(data) // 2],
+            "text": b"PAR1 not",
+            "empty": b"",
+            "flipped": data[:30] + bytes(200) + data[230:],
+        }[damage]
+    )
     told = in_both(go, "task.rows.dev=dev.parquet")
     assert f"error: task.rows.dev: {'' if damage == 'empty' else chr(34)}{path}" in told
     if damage != "empty":
@@ -208,7 +216,10 @@ def test_prompts_of_strangers(place: Path, go: Go, pool: str, texts: dict[str, s
 def test_a_template_that_the_tokenizer_cannot_render(place: Path, go: Go) -> None:
     (place / "model" / "chat_template.jinja").unlink()
     told = in_both(go)
-    assert 'error: templates.chat: template "chat": the tokenizer has no chat template. Use chat: false, or a model' in told
+    assert (
+        'error: templates.chat: template "chat": the tokenizer has no chat template. Use chat: false, or a model'
+        in told
+    )
     assert "templates.plain" not in told
 
 
@@ -316,7 +327,9 @@ def test_a_run_folder_that_may_not_be_read(place: Path) -> None:
         os.chmod(name, 0o755)
         code = "import os, sys; from sweeps import cli, report\nif os.geteuid() == 0: os.seteuid(65534)\ncli.main(sys.argv[1:])"
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", code, "report", str(folder)], env=env, cwd="/", capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "report", str(folder)], env=env, cwd="/", capture_output=True, text=True
+        )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert str(folder) in done.stderr

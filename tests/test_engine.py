@@ -37,7 +37,9 @@ def make_batch(step: int, size: int, loss: Loss, slot: int = 0, seed: int = 0) -
     return [Sample(slot, ids, token_weights(k, loss), k, W, key) for ids, k, key in parts]
 
 
-def train(engine: Engine, slot: int, plan: Optimization, loss: Loss, start: int, stop: int, seed: int = 0) -> list[float]:
+def train(
+    engine: Engine, slot: int, plan: Optimization, loss: Loss, start: int, stop: int, seed: int = 0
+) -> list[float]:
     size = plan.batch_size * plan.accumulation
     return [engine.tick(make_batch(t, size, loss, slot, seed))[slot].completion_loss for t in range(start, stop)]
 
@@ -62,12 +64,20 @@ def peft_reference(lora: Lora, plan: Optimization, loss: Loss, steps: int) -> di
     start.place(0, lora, plan, seed=7)
     initial = start.slot_model.adapter(0, lora)
     start.close()
-    config = peft.LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), use_rslora=lora.rslora, task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.target_modules),
+        use_rslora=lora.rslora,
+        task_type="CAUSAL_LM",
+    )
     model = peft.get_peft_model(make_llama(), config)
     peft.set_peft_model_state_dict(model, initial)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, betas=(plan.beta1, plan.beta2), eps=plan.eps, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=plan.lr, betas=(plan.beta1, plan.beta2), eps=plan.eps, weight_decay=plan.weight_decay
+    )
     for t in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate(plan, t)
         batch = make_batch(t, plan.batch_size * plan.accumulation, loss)
@@ -84,12 +94,16 @@ def peft_reference(lora: Lora, plan: Optimization, loss: Loss, steps: int) -> di
     return {k: v.clone() for k, v in peft.get_peft_model_state_dict(model).items()}
 
 
-@pytest.mark.parametrize("loss", [Loss(), Loss(plw=0.1), Loss(plw=0.3, normalization="nonzero_count", template_tokens="plw")], ids=str)
+@pytest.mark.parametrize(
+    "loss", [Loss(), Loss(plw=0.1), Loss(plw=0.3, normalization="nonzero_count", template_tokens="plw")], ids=str
+)
 @pytest.mark.parametrize("lora", [LORA, Lora(r=3, alpha=5.0, rslora=True)], ids=["qvd", "all-rslora"])
 def test_training_equals_peft_alone(loss: Loss, lora: Lora) -> None:
     targets = lora.target_modules
     if "all-linear" in targets:
-        lora = dataclasses.replace(lora, target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+        lora = dataclasses.replace(
+            lora, target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        )
     engine = Engine(make_llama(), Setup(max_r=lora.r, target_modules=lora.target_modules))
     engine.place(0, lora, PLAN, seed=7)
     train(engine, 0, PLAN, loss, 0, 12)
@@ -133,12 +147,22 @@ import json, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch
 from test_engine import *
-zero, out = int(sys.argv[1]), sys.argv[2]
+zero, out, start = int(sys.argv[1]), sys.argv[2], sys.argv[5]
 offload, dtype = sys.argv[3] == "1", getattr(torch, sys.argv[4])
-engine = Engine(make_llama().to(dtype), Setup(max_r=4, target_modules=LORA.target_modules, zero=zero, offload=offload, token_budget=60))
-engine.place(0, LORA, PLAN, seed=7)
-losses, snap = [], None
-for t in range(6):
+setup = Setup(max_r=4, target_modules=LORA.target_modules, zero=zero, offload=offload, token_budget=60)
+engine = Engine(make_llama().to(dtype), setup)
+losses, snap, first = [], None, 0
+if start:
+    first, before = 3, torch.load(start, weights_only=True)["snap"]
+    engine.restore(0, LORA, PLAN, 3, before)
+    assert_close(engine.snapshot(0, LORA), before, 1e-7)
+    if zero < 3:  # the weights that score, not only the optimizer's copy
+        found = engine.slot_model.adapter(0, LORA).items()
+        adapter = {{n.removeprefix("base_model.model.").removesuffix(".weight"): v for n, v in found}}
+        assert_close(adapter, {{n: before[n] for n in adapter}}, 1e-7)
+else:
+    engine.place(0, LORA, PLAN, seed=7)
+for t in range(first, 6):
     if t == 3:
         snap = engine.snapshot(0, LORA)
     losses.append(engine.tick(make_batch(t, 6, Loss(plw=0.1)))[0].completion_loss)
@@ -148,8 +172,11 @@ if engine.rank == 0:
 """
 
 
-def spmd(tmp_path: Path, zero: int, world: int, offload: bool = False, dtype: str = "float32") -> dict[str, Any]:
-    out = tmp_path / f"z{zero}w{world}o{int(offload)}{dtype}.pt"
+def spmd(
+    tmp_path: Path, zero: int, world: int, offload: bool = False, dtype: str = "float32", start: Path | str = ""
+) -> dict[str, Any]:
+    """Train 6 steps in ``world`` processes; with ``start``, the last 3 of them from its snapshot."""
+    out = tmp_path / f"z{zero}w{world}o{int(offload)}{dtype}{'r' if start else ''}.pt"
     script = tmp_path / "spmd.py"
     script.write_text(SPMD.format(root=str(ROOT), tests=str(ROOT / "tests")))
     with socket.socket() as s:
@@ -157,8 +184,23 @@ def spmd(tmp_path: Path, zero: int, world: int, offload: bool = False, dtype: st
         port = s.getsockname()[1]
     procs = []
     for rank in range(world):
-        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        procs.append(subprocess.Popen([sys.executable, str(script), str(zero), str(out), str(int(offload)), dtype], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        procs.append(
+            subprocess.Popen(
+                [sys.executable, str(script), str(zero), str(out), str(int(offload)), dtype, str(start)],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
     for p in procs:
         text, _ = p.communicate(timeout=240)
         assert p.returncode == 0, text.decode()[-3000:]
@@ -182,23 +224,67 @@ def test_workers_and_zero_stages_agree(zero: int, plain: dict[str, Any], tmp_pat
         assert_close(found["snap"], reference["snap"], rel)
 
 
-@pytest.mark.parametrize(("zero", "offload", "dtype"), [(2, True, "float32"), (3, True, "bfloat16"), (0, False, "bfloat16")])
+@pytest.mark.parametrize(
+    ("zero", "offload", "dtype"), [(2, True, "float32"), (3, True, "bfloat16"), (0, False, "bfloat16")]
+)
 def test_offload_and_bf16_train(zero: int, offload: bool, dtype: str, plain: dict[str, Any], tmp_path: Path) -> None:
     found = spmd(tmp_path, zero, 1, offload, dtype)
     assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5 if dtype == "float32" else 2e-2)
     assert all(t.dtype == torch.float32 for t in found["final"].values())  # adapters stay in float32
 
 
+@pytest.mark.parametrize(("before", "after"), [((2, 2), (3, 1)), ((3, 1), (1, 2))])
+def test_a_checkpoint_resumes_at_another_zero_stage_and_world_size(
+    before: tuple[int, int], after: tuple[int, int], tmp_path: Path
+) -> None:
+    """One format for all: DeepSpeed's own checkpoints of ZeRO 2 and 3 load only at the world size they were made at."""
+    whole = spmd(tmp_path, *before)
+    start = tmp_path / f"z{before[0]}w{before[1]}o0float32.pt"
+    resumed = spmd(tmp_path, *after, start=start)
+    assert resumed["losses"] == pytest.approx(whole["losses"][3:], rel=1e-6)
+    assert_close(resumed["final"], whole["final"], 2e-5)
+
+
 def mixed_trials() -> list[tuple[Lora, Optimization, Loss, int]]:
     """Eight trials that differ in everything a trial may differ in."""
     return [
         (Lora(r=4, alpha=8.0), Optimization(steps=50, lr=3e-3, batch_size=4), Loss(), 0),
-        (Lora(r=8, alpha=8.0, dropout=0.3), Optimization(steps=50, lr=1e-3, batch_size=2, accumulation=3, schedule="linear"), Loss(plw=0.1), 1),
-        (Lora(r=1, alpha=2.0, target_modules=("q_proj", "v_proj")), Optimization(steps=60, lr=1e-2, batch_size=3, clip=0.1), Loss(plw=1.0), 2),
-        (Lora(r=6, alpha=24.0, rslora=True), Optimization(steps=55, lr=5e-4, batch_size=5, weight_decay=0.1), Loss(plw=0.5, normalization="nonzero_count"), 3),
-        (Lora(r=2, alpha=4.0, target_modules=("down_proj",)), Optimization(steps=50, lr=2e-3, batch_size=8, warmup=0.0), Loss(plw=0.2, normalization="completion_count"), 4),
-        (Lora(r=5, alpha=5.0, dropout=0.1), Optimization(steps=70, lr=1e-3, batch_size=1, accumulation=2, schedule="constant"), Loss(plw=0.1, template_tokens="plw"), 5),
-        (Lora(r=3, alpha=9.0, target_modules=("o_proj", "gate_proj")), Optimization(steps=50, lr=4e-3, batch_size=6, beta2=0.95), Loss(), 6),
+        (
+            Lora(r=8, alpha=8.0, dropout=0.3),
+            Optimization(steps=50, lr=1e-3, batch_size=2, accumulation=3, schedule="linear"),
+            Loss(plw=0.1),
+            1,
+        ),
+        (
+            Lora(r=1, alpha=2.0, target_modules=("q_proj", "v_proj")),
+            Optimization(steps=60, lr=1e-2, batch_size=3, clip=0.1),
+            Loss(plw=1.0),
+            2,
+        ),
+        (
+            Lora(r=6, alpha=24.0, rslora=True),
+            Optimization(steps=55, lr=5e-4, batch_size=5, weight_decay=0.1),
+            Loss(plw=0.5, normalization="nonzero_count"),
+            3,
+        ),
+        (
+            Lora(r=2, alpha=4.0, target_modules=("down_proj",)),
+            Optimization(steps=50, lr=2e-3, batch_size=8, warmup=0.0),
+            Loss(plw=0.2, normalization="completion_count"),
+            4,
+        ),
+        (
+            Lora(r=5, alpha=5.0, dropout=0.1),
+            Optimization(steps=70, lr=1e-3, batch_size=1, accumulation=2, schedule="constant"),
+            Loss(plw=0.1, template_tokens="plw"),
+            5,
+        ),
+        (
+            Lora(r=3, alpha=9.0, target_modules=("o_proj", "gate_proj")),
+            Optimization(steps=50, lr=4e-3, batch_size=6, beta2=0.95),
+            Loss(),
+            6,
+        ),
         (Lora(r=8, alpha=16.0), Optimization(steps=50, lr=1e-3, batch_size=4, clip=0.0), Loss(plw=0.01), 7),
     ]
 

@@ -64,7 +64,9 @@ def test_equals_transformers_own_loss(plw: float) -> None:
     spec = Loss(plw=plw)
     weights = torch.from_numpy(token_weights(kinds, spec))[1:]
     W = normalizer([kinds[1:]], spec)
-    assert float(weighted_loss(losses, weights, torch.full_like(losses, W)).detach()) == pytest.approx(float(out.loss.detach()), abs=1e-6)
+    assert float(weighted_loss(losses, weights, torch.full_like(losses, W)).detach()) == pytest.approx(
+        float(out.loss.detach()), abs=1e-6
+    )
 
 
 def test_losses_in_chunks_are_the_same_and_have_the_same_gradient() -> None:

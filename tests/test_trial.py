@@ -54,7 +54,11 @@ def changed(path: str) -> Trial:
 
 def test_the_walk_meets_every_field() -> None:
     """Through ``to_json``, so that a field or section that ``flatten`` misses is missed here too loudly."""
-    leaves = [f"{k}.{sub}" if isinstance(v, dict) else k for k, v in TRIAL.to_json().items() for sub in (v if isinstance(v, dict) else [k])]
+    leaves = [
+        f"{k}.{sub}" if isinstance(v, dict) else k
+        for k, v in TRIAL.to_json().items()
+        for sub in (v if isinstance(v, dict) else [k])
+    ]
     assert sorted(leaves) == sorted(PATHS)
     assert set(PATHS) >= NOT_IN_ID
 

@@ -123,7 +123,7 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
         normalizers.append(np.full(len(at), s.normalizer, np.float32))
         completion.append(done)
 
-    def tensor(parts: list[NDArray], dtype: torch.dtype) -> torch.Tensor:  # type: ignore[type-arg]
+    def tensor(parts: list[NDArray], dtype: torch.dtype) -> torch.Tensor:
         return torch.as_tensor(np.concatenate(parts), dtype=dtype)
 
     batch = Batch(
@@ -135,4 +135,10 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
         cols=tensor(cols, torch.long),
         dropout_keys=torch.tensor([s.dropout_key for s in group]),
     )
-    return Collated(batch, tensor(targets, torch.long), tensor(weights, torch.float32), tensor(normalizers, torch.float32), tensor(completion, torch.bool))
+    return Collated(
+        batch,
+        tensor(targets, torch.long),
+        tensor(weights, torch.float32),
+        tensor(normalizers, torch.float32),
+        tensor(completion, torch.bool),
+    )

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from trainer.batches import Collated, Sample, collate, micro_batches
 from trainer.loss import token_losses, weighted_loss
-from trainer.setup import Setup
 from trainer.optimizer import SlotAdamW, learning_rate
+from trainer.setup import Setup
 from trainer.slots import SlotModel, matching_names
 from trainer.trial import Lora, Model, Optimization
 
@@ -56,7 +56,7 @@ def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Mod
         sharded = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})  # noqa: F841
         # transformers shards while it loads for as long as this object lives
 
-    base = AutoModelForCausalLM.from_pretrained(
+    base: Any = AutoModelForCausalLM.from_pretrained(
         model.path,
         revision=model.revision,
         dtype=getattr(torch, model.dtype),
@@ -64,11 +64,15 @@ def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Mod
         use_safetensors=True,
         attn_implementation="sdpa",
     )
-    return base.eval() if zero == 3 else base.to(device).eval()  # type: ignore[no-any-return]
+    return base.eval() if zero == 3 else base.to(device).eval()
 
 
 def pick_device() -> torch.device:
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def join_workers(device: torch.device) -> None:
@@ -82,12 +86,16 @@ def join_workers(device: torch.device) -> None:
     if device.type == "cpu":
         # This op would be compiled at every start (74 s the first time, needs g++ and ninja); gloo does without.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if "RANK" not in os.environ:
+    alone = "RANK" not in os.environ
+    if alone:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    if alone:  # a process started from here must find a port of its own
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            del os.environ[name]
 
 
 class Engine:
@@ -95,7 +103,7 @@ class Engine:
 
     def __init__(self, base: torch.nn.Module, setup: Setup, pad_id: int = 0):
         if setup.slots > 1 and setup.zero > 0:
-            raise ValueError(f"resources.zero = {setup.zero} needs resources.slots = 1: sharding is for models beyond one accelerator")
+            raise ValueError(f"resources.zero = {setup.zero} needs resources.slots = 1, not {setup.slots}")
         self.setup, self.pad_id = setup, pad_id
         self.device = next(base.parameters()).device
         if setup.threads:
@@ -114,13 +122,16 @@ class Engine:
 
     def place(self, slot: int, lora: Lora, plan: Optimization, seed: int) -> None:
         """Give ``slot`` to a fresh trial."""
+        self._seat(slot, lora, plan, seed)
+        if self.setup.zero:
+            self._start(clip=plan.clip)
+
+    def _seat(self, slot: int, lora: Lora, plan: Optimization, seed: int) -> None:
         if self._engine is not None and self.setup.zero:
             raise ValueError("an engine with ZeRO 1 to 3 serves one trial: its shards cannot be handed on")
         self.slot_model.place(slot, lora, seed)
         self.plans[slot], self.steps[slot] = plan, 0
-        if self.setup.zero:
-            self._start(clip=plan.clip)
-        else:
+        if not self.setup.zero:
             self.optimizer.reset(slot, plan)
 
     def release(self, slot: int) -> None:
@@ -138,17 +149,21 @@ class Engine:
 
     def restore(self, slot: int, lora: Lora, plan: Optimization, step: int, tensors: dict[str, Tensor]) -> None:
         """Put a snapshot taken at optimizer step ``step`` back; training goes on exactly where it was."""
-        self.place(slot, lora, plan, seed=0)
+        self._seat(slot, lora, plan, seed=0)
         self.steps[slot] = step
-        for prefix, key in _PARTS.items():
-            values = self._full(key, lora)
-            for name, value in values.items():
-                _cut(name, value[slot], lora.r).copy_(tensors[prefix + name])
-            self._set_full(key, values)
-        if self.setup.zero:
-            self._set_step(step)
-        else:
+        parts = {name: p.data for name, p in self._trained(lora).items()}
+        _fill(parts, tensors, "", slot, lora.r)
+        if not self.setup.zero:
+            _fill(self._full("m", lora), tensors, "m.", slot, lora.r)
+            _fill(self._full("v", lora), tensors, "v.", slot, lora.r)
             self.optimizer.steps[slot] = step
+            return
+        self._start(clip=plan.clip)  # shards the values that are in place by now
+        self._create_moments(step)
+        for prefix in ("m.", "v."):
+            whole = {name: torch.zeros(value.shape) for name, value in parts.items()}
+            _fill(whole, tensors, prefix, slot, lora.r)
+            self._set_moments(_PARTS[prefix], whole)
 
     # training -----------------------------------------------------------------------------------------------
 
@@ -167,7 +182,10 @@ class Engine:
                 if self.token_budget <= longest or self.world > 1:  # one worker alone cannot change its batches
                     raise
                 self.token_budget = max(longest, self.token_budget // 2)
-                log.warning("out of memory: micro-batches of at most %d tokens from here on, same effective batch", self.token_budget)
+                log.warning(
+                    "out of memory: micro-batches of at most %d tokens from here on, same effective batch",
+                    self.token_budget,
+                )
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
 
@@ -188,13 +206,20 @@ class Engine:
             sums, tokens = counts[:, :4], [int(x) for x in counts[:, 4]]
         norms = self._norms()
         logs: dict[int, StepLog] = {}
-        for s in active:
-            plan = self.plans[s]
+        for slot in active:
+            plan = self.plans[slot]
             assert plan is not None
-            c, nc, p, n_p = sums[s].tolist()
-            rate = learning_rate(plan, self.steps[s])
-            self.steps[s] += 1
-            logs[s] = StepLog(self.steps[s], c / nc if nc else math.nan, p / n_p if n_p else math.nan, rate, norms[s], tokens[s])
+            c, nc, p, n_p = sums[slot].tolist()
+            rate = learning_rate(plan, self.steps[slot])
+            self.steps[slot] += 1
+            logs[slot] = StepLog(
+                self.steps[slot],
+                c / nc if nc else math.nan,
+                p / n_p if n_p else math.nan,
+                rate,
+                norms[slot],
+                tokens[slot],
+            )
         return logs
 
     def _share(self, samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -228,7 +253,9 @@ class Engine:
         if self.setup.zero:
             plan = self.plans[0]
             assert plan is not None
-            self.optimizer: Any = torch.optim.AdamW(parameters, lr=plan.lr, betas=(plan.beta1, plan.beta2), eps=plan.eps, weight_decay=plan.weight_decay)
+            self.optimizer: Any = torch.optim.AdamW(
+                parameters, lr=plan.lr, betas=(plan.beta1, plan.beta2), eps=plan.eps, weight_decay=plan.weight_decay
+            )
             if self.setup.offload:
                 zero["offload_optimizer"] = {"device": "cpu"}
                 if self.setup.zero == 3:
@@ -276,7 +303,7 @@ class Engine:
 
     def _norms(self) -> list[float]:
         if not self.setup.zero:
-            return self.optimizer.norms.tolist()  # type: ignore[no-any-return]
+            return self.optimizer.norms.tolist()
         norm = self._engine.get_global_grad_norm()
         return [math.nan if norm is None else float(norm)]
 
@@ -296,30 +323,41 @@ class Engine:
             found[name] = torch.zeros(shape) if value is None else value.detach().float().view(shape).clone()
         return found
 
-    def _set_full(self, key: str, values: dict[str, Tensor]) -> None:
-        if not self.setup.zero:
-            return  # _full gave views: already written in place
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    def _create_moments(self, step: int) -> None:
+        """AdamW makes its state in its first step; a restored trial is past that."""
+        grouped = [p for group in self.optimizer.param_groups for p in group["params"]]
+        shards = getattr(self._ds_optimizer, "fp32_partitioned_groups_flat", grouped)  # ZeRO 3 has its own list
+        for p in shards:
+            moments = {name: torch.zeros_like(p) for name in _STATE.values()}
+            self.optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
+        link = getattr(self._ds_optimizer, "_lazy_init_hp_params_optimizer_state", None)
+        if link is not None:
+            link()  # ZeRO 1 and 2 connect parameters with their state in the first step, too
+
+    def _set_moments(self, key: str, values: dict[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
 
         named = dict(self.slot_model.slot_parameters())
         for name, value in values.items():
-            if key == "values":
-                safe_set_full_fp32_param(named[name], value.to(self.device))
-            else:
-                safe_set_full_optimizer_state(named[name], value.to(self.device), _STATE[key])
+            safe_set_full_optimizer_state(named[name], value.to(self.device), _STATE[key])
 
     def _trained(self, lora: Lora) -> dict[str, torch.nn.Parameter]:
         wanted = set(matching_names(self.slot_model.layers, lora.target_modules)) | {"score"}
-        return {n: p for n, p in self.slot_model.slot_parameters() if n.removesuffix(".lora_A").removesuffix(".lora_B") in wanted}
-
-    def _set_step(self, step: int) -> None:
-        for state in self.optimizer.state.values():
-            if "step" in state:
-                state["step"] = torch.full_like(state["step"], float(step)) if isinstance(state["step"], Tensor) else step
+        return {
+            n: p
+            for n, p in self.slot_model.slot_parameters()
+            if n.removesuffix(".lora_A").removesuffix(".lora_B") in wanted
+        }
 
 
 _PARTS = {"": "values", "m.": "m", "v.": "v"}  # prefix in a snapshot -> what it holds
 _STATE = {"m": "exp_avg", "v": "exp_avg_sq"}  # torch AdamW's names
+
+
+def _fill(parts: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str, slot: int, r: int) -> None:
+    """Copy one slot's share of a snapshot into stacked tensors."""
+    for name, value in parts.items():
+        _cut(name, value[slot], r).copy_(tensors[prefix + name])
 
 
 def _cut(name: str, value: Tensor, r: int) -> Tensor:

@@ -146,7 +146,7 @@ def _decode(
     ids, mask = np.zeros((n, width), dtype=np.int64), np.zeros((n, width), dtype=np.int64)
     for row, seen, context in zip(ids, mask, contexts, strict=True):
         row[width - len(context) :], seen[width - len(context) :] = context, 1
-    cache = DynamicCache(config=model.base.config)  # type: ignore[arg-type]
+    cache = DynamicCache(config=model.base.config)
     tokens, attended = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
     positions = (attended.cumsum(1) - 1).clamp(min=0)
     rows, route = torch.arange(n, device=device), torch.full((n,), slot, device=device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,9 +77,9 @@ class Grids:
         asked = [self._ask(r, t, pool) for _, t, r in members]
         requests, slots = [], []
         for (slot, _, _), a in zip(members, asked, strict=True):
-            own = [*a.requests, *(a.baseline.requests if a.baseline else [])]
-            requests += own
-            slots += [slot] * len(own)
+            asks = [*a.requests, *(a.baseline.requests if a.baseline else [])]
+            requests += asks
+            slots += [slot] * len(asks)
         if not requests:
             return []
         if model.n_labels:
@@ -96,7 +97,9 @@ class Grids:
             found.append(Answers(self._decide(trial, a, own, baseline), own))
         return found
 
-    def _decide(self, trial: Trial, asked: Asked, logprobs: list[np.ndarray], baseline: list[np.ndarray] | None) -> np.ndarray:
+    def _decide(
+        self, trial: Trial, asked: Asked, logprobs: list[np.ndarray], baseline: list[np.ndarray] | None
+    ) -> np.ndarray:
         labels = trial.task.labels
         prior = None
         if labels:  # of the dev rows, whatever the pool: the test rows' shares are not to be known
@@ -116,7 +119,16 @@ class Grids:
         asked = self._ask(renderer, trial, pool)
         words = [renderer.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
-        made = answer(model, asked.requests, [slot] * len(words), words, renderer.tokenizer.decode, renderer.stop_ids, new, self.token_budget)
+        made = answer(
+            model,
+            asked.requests,
+            [slot] * len(words),
+            words,
+            renderer.tokenizer.decode,
+            renderer.stop_ids,
+            new,
+            self.token_budget,
+        )
         taken = np.array([-1 if a.index is None else a.index for a in made])
         return Answers(taken, None, [a.new_tokens for a in made])
 
@@ -126,6 +138,7 @@ class Grids:
         names = [labels[i] if labels else str(i) for i in range(len(labels) or int(answers.taken.max(initial=0)) + 1)]
         predicted = [names[i] if i >= 0 else None for i in answers.taken.tolist()]
         right = [r.label for r in asked.requests]
+        nothing: list[Any] = [None] * n
         columns = {
             "trial_id": pa.array([trial.id] * n, pa.string()),
             "rung": pa.array(np.zeros(n, np.int32)),
@@ -135,7 +148,7 @@ class Grids:
             "label": pa.array(right, pa.string()),
             "predicted": pa.array(predicted, pa.string()),
             "correct": pa.array([p == r for p, r in zip(predicted, right, strict=True)], pa.bool_()),
-            "label_logprobs": pa.array(answers.logprobs or [None] * n, pa.list_(pa.float32())),
-            "new_tokens": pa.array(answers.new_tokens or [None] * n, pa.int16()),
+            "label_logprobs": pa.array(answers.logprobs or nothing, pa.list_(pa.float32())),
+            "new_tokens": pa.array(answers.new_tokens or nothing, pa.int16()),
         }
         return pa.table(columns, schema=SCORES)

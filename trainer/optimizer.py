@@ -98,7 +98,11 @@ class SlotAdamW(torch.optim.Optimizer):
         norm = torch.linalg.vector_norm(g, dim=1)
         limit = column([p.clip if p.clip > 0 else math.inf for p in plans])[:, 0]
         g = g * (limit / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        lr, b1, b2 = column([self.rates[s] for s in active]), column([p.beta1 for p in plans]), column([p.beta2 for p in plans])
+        lr, b1, b2 = (
+            column([self.rates[s] for s in active]),
+            column([p.beta1 for p in plans]),
+            column([p.beta2 for p in plans]),
+        )
         x = x * (1 - lr * column([p.weight_decay for p in plans]))
         m = m + (g - m) * (1 - b1)
         v = v * b2 + g * g * (1 - b2)

@@ -12,7 +12,9 @@ from trainer.metrics import objective
 from trainer.trial import Trial
 
 
-def report_of(trial: Trial, rung_index: int, rows: pa.Table, record: Mapping[str, Any], std_weight: float) -> dict[str, Any]:
+def report_of(
+    trial: Trial, rung_index: int, rows: pa.Table, record: Mapping[str, Any], std_weight: float
+) -> dict[str, Any]:
     """What Tune is told of one rung: the dev objective and what it came from."""
     told = {
         "id": trial.id,
@@ -23,5 +25,7 @@ def report_of(trial: Trial, rung_index: int, rows: pa.Table, record: Mapping[str
     }
     if "nan" in record:
         return {**told, "objective": math.nan, "stderr": math.nan, "degenerate": False, "why": record["nan"]}
-    found = objective(rows, trial.task.metric, std_weight, trial.task.labels, f"trial {trial.id}, rung {record['rung']}")
+    found = objective(
+        rows, trial.task.metric, std_weight, trial.task.labels, f"trial {trial.id}, rung {record['rung']}"
+    )
     return {**told, "objective": found.value, "stderr": found.stderr, "degenerate": found.degenerate}

@@ -52,7 +52,9 @@ class Resident:
     @property
     def broken(self) -> str:
         """Why this trial cannot go on; empty while its losses and gradients are finite."""
-        if self.log and not (math.isfinite(self.log[-1].completion_loss) and math.isfinite(self.log[-1].grad_norm or 0.0)):
+        if self.log and not (
+            math.isfinite(self.log[-1].completion_loss) and math.isfinite(self.log[-1].grad_norm or 0.0)
+        ):
             return f"loss or gradient became NaN between steps {self.step - 1} and {self.step}"
         return ""
 
@@ -90,7 +92,9 @@ class Resident:
                 one = np.ones(len(request.context), np.float32)
                 label = t.task.labels.index(request.label)
                 kinds = np.zeros(len(request.context), np.int8)
-                self._ready.setdefault(s, []).append(Sample(self.slot, request.context, one, kinds, float(size), key, label))
+                self._ready.setdefault(s, []).append(
+                    Sample(self.slot, request.context, one, kinds, float(size), key, label)
+                )
             return
         examples = self.renderer.examples(pairs)
         for k, s in enumerate(steps):

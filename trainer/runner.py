@@ -62,7 +62,6 @@ class Runner:
         self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by slot; what each busy resident is working for
         self._last_used = [0.0] * setup.slots
         self._wake = threading.Condition()
-        self._withdrawn: set[str] = set()
         self._closing = False
         self._thread: threading.Thread | None = None
         self.steps = 0  # optimizer steps since the start, over all trials
@@ -80,20 +79,11 @@ class Runner:
                     return future
             future = Future()
             self._waiting.append((job, future))
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._turn_forever, name="runner", daemon=True)
                 self._thread.start()
             self._wake.notify()
         return future
-
-    def withdraw(self, trial_id: str) -> None:
-        """Forget what was asked for ``trial_id``, whose futures are cancelled; a step in flight ends first."""
-        with self._wake:
-            gone = [f for j, f in self._waiting if j.trial.id == trial_id]
-            self._waiting = deque((j, f) for j, f in self._waiting if j.trial.id != trial_id)
-            self._withdrawn.add(trial_id)
-        for future in gone:
-            future.cancel()
 
     def close(self) -> None:
         """End after the step in flight; what is not done by then is cancelled."""
@@ -136,11 +126,6 @@ class Runner:
         self._finish([r for r in busy if r.slot in self._jobs and (r.step >= r.target or r.broken)])
 
     def _admit(self) -> None:
-        with self._wake:
-            gone = [s for s, (job, _) in self._jobs.items() if job.trial.id in self._withdrawn]
-            self._withdrawn.clear()
-        for left in gone:
-            self._leave(left).set_exception(CancelledError())
         while True:
             with self._wake:
                 slot = self._slot_for(self._waiting[0][0]) if self._waiting else None
@@ -263,9 +248,11 @@ class Runner:
 
     def _fail(self, slot: int, error: BaseException) -> None:
         """End the job with ``error``; the slot's state is not to be trusted any more."""
-        if self._residents.pop(slot, None) is not None:
-            self._vacate(slot)
-        self._leave(slot).set_exception(error)
+        try:
+            if self._residents.pop(slot, None) is not None:
+                self._vacate(slot)
+        finally:
+            self._leave(slot).set_exception(error)
 
     def _leave(self, slot: int) -> Future[None]:
         with self._wake:
@@ -315,7 +302,9 @@ class Runner:
                 self.engine.restore(slot, trial.lora, trial.optimization, step, load(self.store.read(name)))
                 return step
             except (SafetensorError, StoreError, ValueError, KeyError, RuntimeError) as error:
-                log.warning("%s/%s: not readable (%s); going on from the checkpoint before it", self.store.uri, name, error)
+                log.warning(
+                    "%s/%s: not readable (%s); going on from the checkpoint before it", self.store.uri, name, error
+                )
         self.engine.place(slot, trial.lora, trial.optimization, stable_hash("init", trial.seed))
         return 0
 

@@ -160,7 +160,7 @@ def _per_token(model: SlotModel, requests: Sequence[Request], slots: Sequence[in
 def _run(model: SlotModel, lines: Sequence[Line], token_budget: int, read: Any, keep: Any) -> None:
     """Score all ``lines`` wave by wave; on exhausted memory go on with the rest under half the budget."""
     pending = list(lines)
-    vocabulary = model.n_labels or int(model.base.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    vocabulary = model.n_labels or int(model.base.config.vocab_size)
     while pending:
         done: set[int] = set()
         smallest = False
@@ -216,7 +216,7 @@ def _prefill(model: SlotModel, wave: Wave, device: torch.device) -> list[tuple[T
         rows=torch.zeros(0, dtype=torch.long),
         cols=torch.zeros(0, dtype=torch.long),
     )
-    cache = DynamicCache(config=model.base.config)  # type: ignore[arg-type]
+    cache = DynamicCache(config=model.base.config)
     model(batch.to(device), cache)
     return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr,misc]
 
@@ -275,8 +275,8 @@ def _collate(lines: Sequence[Line], model: SlotModel, wave: Wave, device: torch.
             positions[i] += line.head_length
         mask = _tree_mask(torch.from_numpy(branch).to(device), [line.head_length for line in lines], wave)
         # Eager attention adds the mask; and on a CPU the other kind would turn it into numbers in every layer.
-        if model.base.config._attn_implementation == "eager" or device.type == "cpu":  # type: ignore[union-attr]
-            dtype: torch.dtype = model.base.dtype  # type: ignore[assignment]
+        if model.base.config._attn_implementation == "eager" or device.type == "cpu":
+            dtype: torch.dtype = model.base.dtype
             mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
     batch = Batch(
         input_ids=torch.from_numpy(ids),

@@ -42,7 +42,9 @@ class Batch:
     only: int | None = None  # the slot, where all rows share it
 
     def to(self, device: torch.device) -> Batch:
-        moved = {k: (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()}
+        moved: dict[str, Any] = {
+            k: (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v) for k, v in self.__dict__.items()
+        }
         return Batch(**moved)
 
 
@@ -61,10 +63,12 @@ class Routing:
 class SlotLinear(nn.Module):
     """A frozen linear layer with S low-rank adapters beside it: y = W x + scale_s B_s A_s x for rows of slot s."""
 
+    scale: Tensor
+
     def __init__(self, base: nn.Linear, name: str, index: int, n_slots: int, max_r: int, routing: Routing):
         super().__init__()
         self.base, self.name, self.index, self.routing = base, name, index, routing
-        place = {"device": base.weight.device, "dtype": torch.float32}
+        place: dict[str, Any] = {"device": base.weight.device, "dtype": torch.float32}
         self.A = nn.Parameter(torch.zeros(n_slots, max_r, base.in_features, **place))
         self.B = nn.Parameter(torch.zeros(n_slots, base.out_features, max_r, **place))
         self.register_buffer("scale", torch.zeros(n_slots, **place), persistent=False)
@@ -77,7 +81,9 @@ class SlotLinear(nn.Module):
         if route.only is not None:
             s = route.only
             if z is x and not torch.is_grad_enabled() and self._merging_pays(x):
-                return nn.functional.linear(x, torch.addmm(self.base.weight, self.B[s], self.A[s] * self.scale[s]), self.base.bias)
+                return nn.functional.linear(
+                    x, torch.addmm(self.base.weight, self.B[s], self.A[s] * self.scale[s]), self.base.bias
+                )
             y: Tensor = self.base(x)
             h = z @ self.A[s].to(z.dtype).T
             return y + (h * self.scale[s].to(z.dtype)) @ self.B[s].to(z.dtype).T
@@ -119,16 +125,19 @@ class SelectiveHead(nn.Module):
 
     def __init__(self, head: nn.Module, routing: Routing):
         super().__init__()
-        self.head, self.routing = head, routing
+        self.head: Any = head
+        self.routing = routing
 
     @property
     def weight(self) -> Tensor:
-        return self.head.weight  # type: ignore[no-any-return,union-attr]
+        weight: Tensor = self.head.weight
+        return weight
 
     def forward(self, hidden: Tensor) -> Tensor:
         if self.routing.rows is not None:
             hidden = hidden[self.routing.rows, self.routing.cols]
-        return self.head(hidden)  # type: ignore[no-any-return]
+        logits: Tensor = self.head(hidden)
+        return logits
 
 
 class SlotModel(nn.Module):
@@ -142,7 +151,7 @@ class SlotModel(nn.Module):
             parameter.requires_grad_(False)
         self.routing = Routing(dropout=[0.0] * n_slots)
         self.n_slots, self.max_r, self.n_labels = n_slots, max_r, n_labels
-        self.base = base
+        self.base: Any = base
         self.layers: dict[str, SlotLinear] = {}
         for index, name in enumerate(matching_layers(base, target_modules)):
             parent, _, leaf = name.rpartition(".")
@@ -152,9 +161,9 @@ class SlotModel(nn.Module):
             self.layers[name] = layer
         if n_labels:
             device = next(base.parameters()).device
-            self.head = nn.Parameter(torch.zeros(n_slots, n_labels, base.config.hidden_size, device=device))  # type: ignore[union-attr,arg-type]
+            self.head = nn.Parameter(torch.zeros(n_slots, n_labels, self.base.config.hidden_size, device=device))
         else:
-            base.set_output_embeddings(SelectiveHead(base.get_output_embeddings(), self.routing))  # type: ignore[operator]
+            self.base.set_output_embeddings(SelectiveHead(self.base.get_output_embeddings(), self.routing))
 
     def forward(self, batch: Batch, cache: Cache | None = None) -> Tensor:
         """``cache`` holds the keys and values of tokens that precede the batch's, and takes up the batch's own."""
@@ -163,12 +172,18 @@ class SlotModel(nn.Module):
         route.only = 0 if self.n_slots == 1 else batch.only
         dropping = batch.dropout_keys is not None and any(route.dropout)
         route.dropout_keys = batch.dropout_keys if dropping else None
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask, "position_ids": batch.position_ids, "use_cache": cache is not None}
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.mask,
+            "position_ids": batch.position_ids,
+            "use_cache": cache is not None,
+        }
         if cache is not None:
             inputs["past_key_values"] = cache
         if not self.n_labels:
-            return self.base(**inputs).logits  # type: ignore[no-any-return]
-        hidden = self.base.base_model(**inputs).last_hidden_state[batch.rows, batch.cols].float()  # type: ignore[union-attr,operator]
+            logits: Tensor = self.base(**inputs).logits
+            return logits
+        hidden = self.base.base_model(**inputs).last_hidden_state[batch.rows, batch.cols].float()
         return torch.einsum("nh,nkh->nk", hidden, self.head[batch.slots[batch.rows]])
 
     def slot_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -186,7 +201,9 @@ class SlotModel(nn.Module):
             layer.B[slot].zero_()
             if name in wanted:
                 bound = 1 / math.sqrt(layer.A.shape[2])
-                layer.A[slot, : lora.r] = torch.empty(lora.r, layer.A.shape[2]).uniform_(-bound, bound, generator=generator)
+                layer.A[slot, : lora.r] = torch.empty(lora.r, layer.A.shape[2]).uniform_(
+                    -bound, bound, generator=generator
+                )
         if self.n_labels:
             self.head[slot] = torch.randn(self.head.shape[1:], generator=generator) * 0.02
         self.configure(slot, lora)
@@ -221,7 +238,10 @@ def matching_layers(base: nn.Module, target_modules: Iterable[str]) -> list[str]
     missing = [t for t in target_modules if t != "all-linear" and not matching_names(names, [t])]
     if missing:
         known = sorted({n.rsplit(".", 1)[-1] for n in names})
-        raise ValueError(f"lora.target_modules = {missing[0]!r} is no linear layer of this model. Known: {', '.join(known)}, all-linear")
+        raise ValueError(
+            f"lora.target_modules = {missing[0]!r} is no linear layer of this model."
+            f" Known: {', '.join(known)}, all-linear"
+        )
     return found
 
 

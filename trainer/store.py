@@ -1,9 +1,9 @@
 """The run folder: every durable thing a trial leaves, written whole or not at all.
 
-Layout (the documented contract): ``scores/<trial id>/<rung>-<pool>.parquet``, ``checkpoints/<trial id>/<rung>.safetensors``,
-``adapters/<trial id>/``. A rung of a trial is complete when its dev score file can be read: the checkpoint is
-written before it, so whoever finds the scores finds the checkpoint. Any folder that pyarrow's filesystems open
-works: a path, s3://, gs://. Nothing here unpickles.
+Layout (the documented contract): ``scores/<trial id>/<rung>-<pool>.parquet``,
+``checkpoints/<trial id>/<rung>.safetensors``, ``adapters/<trial id>/``. A rung of a trial is complete when its dev
+score file can be read: adapter and checkpoint are written before it, in this order, so whoever finds the scores finds
+them too. Any folder that pyarrow's filesystems open works: a path, s3://, gs://. Nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Store:
         try:
             fs, root = pafs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"run folder {text}: cannot be opened ({error}). Give a path, s3://bucket/… or gs://bucket/…") from error
+            raise StoreError(
+                f"run folder {text}: cannot be opened ({error}). Give a path, s3://bucket/… or gs://bucket/…"
+            ) from error
         return cls(text, fs, root.rstrip("/"))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -94,7 +96,10 @@ class Store:
                 with self.fs.open_output_stream(target) as out:
                     out.write(data)
         except OSError as error:
-            raise StoreError(f"{self.uri}/{name}: cannot be written ({error}). Nothing was lost: free space, mend the permissions or name another folder, and run the same command again") from error
+            raise StoreError(
+                f"{self.uri}/{name}: cannot be written ({error}). Nothing was lost: free space, mend the permissions "
+                "or name another folder, and run the same command again"
+            ) from error
 
     def read(self, name: str) -> bytes:
         try:
@@ -104,7 +109,10 @@ class Store:
         except FileNotFoundError as error:
             raise StoreError(f"{self.uri}/{name}: no such file") from error
         except OSError as error:
-            raise StoreError(f"{self.uri}/{name}: cannot be read ({error}). Mend the permissions or the disk and run the same command again") from error
+            raise StoreError(
+                f"{self.uri}/{name}: cannot be read ({error}). Mend the permissions or the disk and run the same "
+                "command again"
+            ) from error
 
     def exists(self, name: str) -> bool:
         return any(info.type == pafs.FileType.File for info in self._look(self.path(*name.split("/")), name))
@@ -124,7 +132,10 @@ class Store:
         try:
             found = self.fs.get_file_info(at)
         except OSError as error:
-            raise StoreError(f"{self.uri}/{name}: cannot be looked into ({error}). Mend the permissions and run the same command again") from error
+            raise StoreError(
+                f"{self.uri}/{name}: cannot be looked into ({error}). Mend the permissions and run the same command "
+                "again"
+            ) from error
         return found if isinstance(found, list) else [found]
 
     # scores ----------------------------------------------------------------------------------------------------
@@ -152,7 +163,9 @@ class Store:
                 raise ValueError(f"its record is {record!r:.40}")
             return table.select(SCORES.names).cast(SCORES), record
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: pyarrow's for damaged pages
-            log.warning("%s/%s: not readable (%s); set aside as .corrupt, the rung is made again", self.uri, name, error)
+            log.warning(
+                "%s/%s: not readable (%s); set aside as .corrupt, the rung is made again", self.uri, name, error
+            )
             self._set_aside(name)
             return None
 
@@ -163,14 +176,19 @@ class Store:
         except FileNotFoundError:
             pass  # another process came first
         except OSError as error:
-            raise StoreError(f"{self.uri}/{name}: is damaged and cannot be set aside ({error}). Delete it and run the same command again") from error
+            raise StoreError(
+                f"{self.uri}/{name}: is damaged and cannot be set aside ({error}). Delete it and run the same command "
+                "again"
+            ) from error
 
     def rungs(self, trial_id: str, pool: str) -> list[int]:
         """Rungs at which ``trial_id`` has a score file for ``pool``, ascending."""
         found = (re.fullmatch(rf"(\d+)-{re.escape(pool)}\.parquet", n) for n in self.names(f"scores/{trial_id}"))
         return sorted(int(m[1]) for m in found if m)
 
-    def score_tables(self, pool: str, trial_ids: Sequence[str] | None = None) -> Iterator[tuple[str, int, pa.Table, dict[str, Any]]]:
+    def score_tables(
+        self, pool: str, trial_ids: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, int, pa.Table, dict[str, Any]]]:
         """(trial id, rung, rows, record) of every readable score file of ``pool``, one file in memory at a time."""
         for trial_id in trial_ids if trial_ids is not None else self.folders("scores"):
             for rung in self.rungs(trial_id, pool):

@@ -149,7 +149,9 @@ class Trial:
 
 # Names and places: a change of these alone gives the same adapter and the same score rows.
 NOT_IN_ID = frozenset({"pool", "template.name", "model.path", "model.revision", "model.trust_remote_code"})
-_SECTIONS: dict[Any, Any] = {c.__name__: c for c in (Model, Task, Template, Lora, Loss, Optimization, Draw, Scoring, Data)}
+_SECTIONS: dict[Any, Any] = {
+    c.__name__: c for c in (Model, Task, Template, Lora, Loss, Optimization, Draw, Scoring, Data)
+}
 
 
 def _identity(trial: Trial) -> dict[str, Any]:
