@@ -143,7 +143,7 @@ class SelectiveHead(nn.Module):
 class SlotModel(nn.Module):
     """``forward(batch)`` gives logits [N, V] (or [N, labels] with a classification head) at the wanted positions."""
 
-    def __init__(self, base: nn.Module, n_slots: int, max_r: int, target_modules: Iterable[str], n_labels: int = 0):
+    def __init__(self, base: Any, n_slots: int, max_r: int, target_modules: Iterable[str], n_labels: int = 0):
         """``base`` is a transformers causal LM. ``n_labels`` > 0 gives each slot a trained linear head over the
         last hidden state in place of the output layer."""
         super().__init__()
