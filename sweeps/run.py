@@ -157,7 +157,7 @@ def run(study: Study, out: str) -> int:
     from sweeps.report import write_report
 
     where = write_report(out)
-    _show_table(store, where)
+    _show_table(store, where, study.tables.thresholds[0])
     failed = [t for t, d in progress.decisions.items() if d.status == "failed"]
     return 1 if failed else 0
 
@@ -301,7 +301,7 @@ def _test_rows(fleet: Any, trial: Trial, step: int) -> tuple[pa.Table, dict[str,
         fleet.leave()
 
 
-def _show_table(store: Store, where: str) -> None:
+def _show_table(store: Store, where: str, threshold: float) -> None:
     """The robustness table on the terminal, best first, and where the rest is."""
     from rich.console import Console
     from rich.table import Table
@@ -309,7 +309,7 @@ def _show_table(store: Store, where: str) -> None:
     rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
     axes = [a for a in TRIALS.names[1:12] if len({str(r[a]) for r in rows}) > 1]
     table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
-    for name in ("rank", "trial", *axes, "mean", "std", "worst", "above", "status"):
+    for name in ("rank", "trial", *axes, "mean", "std", "worst", f"above {100 * threshold:g}", "status"):
         table.add_column(name, no_wrap=True)
     for r in rows:
         numbers = [f"{100 * r[k]:.1f}" if r[k] is not None else "-" for k in ("mean", "std", "min", "top")]

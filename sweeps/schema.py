@@ -342,7 +342,7 @@ class Tables(Section):
 class Resources(Section):
     """Of one host: one accelerator and the base model on it."""
 
-    slots: Count = 8  # trials that share the base; default 1 where workers > 1
+    slots: Count = 8  # trials that share the base; default 1 where workers > 1 or zero > 0
     cpus: Positive = 1.0
     gpus: Annotated[Whole, Field(ge=0, le=1)] = 0  # 1 puts each host on a GPU of its own
     workers: Count = 1  # more than 1: a gang over so many accelerators, for a model too large for one
@@ -357,6 +357,10 @@ class Resources(Section):
                 Problem(
                     ("slots",), "must be 1 where resources.workers is more than 1: a gang trains one trial at a time"
                 )
+            )
+        elif self.zero > 0 and self.slots > 1:
+            found.append(
+                Problem(("slots",), "must be 1 where resources.zero is 1, 2 or 3: its shards belong to one trial")
             )
         if self.offload and self.zero == 0:
             found.append(Problem(("offload",), "needs resources.zero = 1, 2 or 3"))
@@ -427,7 +431,8 @@ def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
                 axes[key] = list(named)
         if axes.get("steps") is None and axes.get("epochs") is None:
             axes["epochs"] = [3.0]
-    if resources.get("workers") not in (None, 1) and "slots" not in resources:
+    alone = resources.get("workers") not in (None, 1) or resources.get("zero") not in (None, 0)
+    if alone and "slots" not in resources:
         full["resources"] = {**resources, "slots": 1}
     return full
 

@@ -46,7 +46,8 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
             given.append(located_override(parse_override(text), os.getcwd()))
         except StudyError as error:
             wrong.append(str(error))
-    layer = spelled_out({"name": os.path.splitext(os.path.basename(where))[0], **own})
+    layer = {"name": os.path.splitext(os.path.basename(where))[0], **own}
+    layer = spelled_out(layer) if given else layer
     for override in given:
         layer = lay_over(layer, override)
     layer = completed(layer)

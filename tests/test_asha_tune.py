@@ -170,7 +170,7 @@ def test_a_limit_of_concurrent_trials_is_refused_instead_of_waiting_for_ever() -
 
 
 def test_rays_own_asha_depends_on_the_order_and_ours_does_not() -> None:
-    """METHODS: .5, .6, .4, .7 with eta 4 let three of four go on in Ray; here exactly the best goes on."""
+    """Reports .5, .6, .4, .7 with eta 4 let three of four go on in Ray; here exactly the best goes on."""
     from ray.tune.schedulers.async_hyperband import _Bracket
 
     values = {"a": 0.5, "b": 0.6, "c": 0.4, "d": 0.7}

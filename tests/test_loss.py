@@ -1,4 +1,4 @@
-"""The loss against hand-computed numbers (METHODS 3.2) and against transformers' own."""
+"""The loss against hand-computed numbers and against transformers' own."""
 
 from __future__ import annotations
 

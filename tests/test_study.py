@@ -415,3 +415,10 @@ def _next_row(above: list[int], i: int, x: str, b: str) -> list[int]:
     for j, y in enumerate(b, 1):
         row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
     return row
+
+
+def test_the_command_line_adds_to_a_file_given_as_plain_text(load: Load) -> None:
+    study = load("pools.dev.limit=2", "task.rows.dev.limit=3")
+    assert study.pools.dev is not None
+    assert (study.pools.dev.limit, study.task.rows.dev.limit) == (2, 3)
+    assert study.pools.dev.file is not None

@@ -58,7 +58,7 @@ class Order:
 
     def prompt(self, epoch: int, place: int, row: int) -> int:
         """Algorithm 1 of PAFT: one uniform draw per ``block`` consecutive examples of an epoch; ``load``: one per
-        row for the whole training, as the paper's released code does it (METHODS 1.3)."""
+        row for the whole training, as the paper's released code does it."""
         if self.n_prompts == 1:
             return 0
         if self.draw.mode == "load":

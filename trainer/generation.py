@@ -1,4 +1,4 @@
-"""The other way to answer: decode greedily and read the label off the text (METHODS 1.4).
+"""The other way to answer: decode greedily and read the label off the text.
 
 Slower than comparing label log-probabilities and mixed up with format following, which is what it is for: rows
 generated here and rows scored by ``trainer.scoring`` never share a column.

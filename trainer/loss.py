@@ -2,7 +2,7 @@
 
 With l_t the cross-entropy of token t in nats and w_t its weight, a trial's loss over its effective batch is
 sum_t w_t l_t / W. W is computed from the weights of the *whole* batch (all micro-batches and workers) before
-the first of them runs, so that splitting the batch changes nothing (METHODS 3.2).
+the first of them runs, so that splitting the batch changes nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _completion_count(weights: Weights, kinds: Kinds) -> float:
     return float(np.count_nonzero(kinds == COMPLETION))
 
 
-# name -> this sequence's share of W (METHODS 3.2: a, b with response weight 1, c)
+# name -> this sequence's share of W (the second is WIT's, arXiv 2507.07817, with response weight 1)
 NORMALIZATIONS: dict[str, Callable[[Weights, Kinds], float]] = {
     "weighted_mean": _weighted_mean,
     "nonzero_count": _nonzero_count,

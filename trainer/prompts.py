@@ -161,7 +161,7 @@ _SLOT = re.compile(
 def flaws(prompt: Prompt) -> list[tuple[str, str, str]]:
     """(level, what is wrong, how to mend it) of a wording, apart from its placeholders.
 
-    Both were found in the published PAFT prompts (METHODS 1.2).
+    Both were found in the published PAFT prompts.
     """
     found = []
     if re.search(r"\\[ntr]", prompt.text):

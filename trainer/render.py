@@ -2,7 +2,7 @@
 
 A context is the text up to the answer; a completion is the tokens an answer's word adds to it. Both come from
 tokenising context + word, and the context's own tokens must come first in it: otherwise training and scoring would
-see different ids, and that is an error here, not a silent loss of accuracy (METHODS 4.2, tokenisation traps).
+see different ids, and that is an error here, not a silent loss of accuracy.
 
 Plain:  system, blank line, prompt, marker | word, stop token.      The tokenizer's own first tokens (BOS) are added.
 Chat:   the chat template up to the assistant's turn | word, stop.  The template brings its own BOS. A marker other

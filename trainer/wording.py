@@ -2,7 +2,7 @@
 
 A wording is a Jinja2 template over the row's fields (``{{ text }}``), restricted to constructs whose work is bounded,
 so that a wording from anywhere can neither run code nor run for ever. ``fill`` also says which characters came from
-the row: the loss weights them apart from the wording (METHODS 3.3).
+the row: the loss weights them apart from the wording (Instruction Modelling, arXiv 2405.14394).
 """
 
 from __future__ import annotations

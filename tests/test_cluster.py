@@ -1,0 +1,141 @@
+"""Hosts and gangs on a real local Ray: sharing, death of a host, death of a worker, shares of an accelerator."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_run import write_study
+
+from cluster.hosts import Fleet
+from cluster.resources import Resources
+from trainer.setup import Setup
+from trainer.store import Store
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)])
+    env = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=env)
+    yield
+    ray.shutdown()
+
+
+def prepared(tmp_path: Path, steps: int) -> tuple[Any, Any, list[Any]]:
+    """Assets, model and two trials of the small study."""
+    from sweeps.assets import data_of, load_assets
+    from sweeps.base_model import model_of
+    from sweeps.study import load_study
+    from sweeps.trials import make_trials, points_of
+
+    study = load_study(write_study(tmp_path, axes={"pool": ["many"], "steps": steps}))
+    assets, model = load_assets(study), model_of(study)
+    return assets, model, make_trials(study, points_of(study) or [], data_of(assets), model, len(assets.rows["train"]))
+
+
+def ensure(fleet: Fleet, trial: Any, rung: int) -> Any:
+    return fleet.ensure(trial, rung, "dev")[0]
+
+
+def logprobs(table: Any) -> Any:
+    return np.array(table["label_logprobs"].to_pylist())
+
+
+def wait_until(condition: Any) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 7, 8])
+def test_all_slots_fit_one_accelerator(slots: int) -> None:
+    share = Resources(slots=slots, cpus=2, gpus=1).share()
+    assert slots * share["GPU"] <= 1
+    assert (slots + 1) * share["GPU"] > 1
+    assert slots * share["CPU"] <= 2
+
+
+def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_path: Path) -> None:
+    """Two trials share a host; it is killed while both train; the rows are those of an undisturbed run."""
+    import ray
+
+    assets, model, trials = prepared(tmp_path, steps=120)
+    setup = Setup(slots=2, max_r=4, threads=1)
+    task = ray.remote(ensure).options(num_cpus=1)
+    found = {}
+    for name in ("whole", "torn"):
+        fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / name), Resources(2, 2))
+        running = [task.remote(fleet, t, 120) for t in trials]
+        if name == "torn":
+            wait_until(lambda fleet=fleet: len(ray.get(fleet.registry.hosts.remote())) == 1)  # type: ignore[misc]
+            host = ray.get(fleet.registry.hosts.remote())[0]
+            wait_until(lambda host=host: ray.get(host.steps.remote()) > 10)  # type: ignore[misc]
+            os.kill(ray.get(host.process.remote()), signal.SIGKILL)
+        found[name] = ray.get(running, timeout=200)
+        ray.kill(fleet.registry)
+    for whole, torn in zip(found["whole"], found["torn"], strict=True):
+        assert torn["predicted"].equals(whole["predicted"])
+        assert np.abs(logprobs(torn) - logprobs(whole)).max() < 1e-3  # who shares a batch moves the last digits
+
+
+def run_gang(fleet: Fleet, trial: Any, rung: int, victim: int | None) -> tuple[Any, float]:
+    """In a placement group: train over a gang; kill rank ``victim`` on the way. Rows or the error, and seconds."""
+    import threading
+
+    from cluster.gang import Gang, GangError
+
+    gang = Gang(fleet.resources.workers, fleet.resources.cpus, 0, fleet.arguments)
+    import ray
+
+    began = time.monotonic()
+    if victim is not None:
+        process = ray.get(gang.workers[victim].process.remote())
+        threading.Timer(1.0, lambda: os.kill(process, signal.SIGKILL)).start()
+        began += 1.0
+    try:
+        gang.advance(trial, rung, "dev")
+    except GangError as error:
+        return str(error), time.monotonic() - began
+    found = Store.open(fleet.store_uri).read_scores(trial.id, rung, "dev")
+    gang.end()
+    return found[0] if found else None, time.monotonic() - began
+
+
+@pytest.mark.parametrize("zero", [pytest.param(2, marks=pytest.mark.long), 3])
+def test_a_gang_of_two_gives_the_rows_of_one_worker(zero: int, cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    assets, model, trials = prepared(tmp_path, steps=6)
+    rows = {}
+    for workers in (1, 2):
+        setup = Setup(slots=1, max_r=4, zero=zero, threads=1)
+        store = Store.open(tmp_path / f"w{workers}")
+        fleet = Fleet.start(model, setup, assets, store, Resources(1, 1, 0, workers))
+        with Resources(1, 1, 0, 2).for_tasks() as options:
+            rows[workers], _ = ray.get(ray.remote(run_gang).options(**options).remote(fleet, trials[0], 6, None))
+    assert np.abs(logprobs(rows[1]) - logprobs(rows[2])).max() < 1e-4
+    assert rows[1]["predicted"].equals(rows[2]["predicted"])
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), 1])
+def test_a_dead_worker_fails_the_gang_instead_of_leaving_it_in_a_collective(
+    victim: int, cluster: None, tmp_path: Path
+) -> None:
+    import ray
+
+    assets, model, trials = prepared(tmp_path, steps=100_000)
+    setup = Setup(slots=1, max_r=4, zero=2, threads=1)
+    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "out"), Resources(1, 1, 0, 2))
+    with fleet.resources.for_tasks() as options:
+        why, _ = ray.get(ray.remote(run_gang).options(**options).remote(fleet, trials[0], 100_000, victim), timeout=120)
+    assert "worker of this trial's gang was lost" in why
