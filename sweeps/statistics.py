@@ -34,6 +34,7 @@ from trainer.metrics import Floats, Ints, TwoWay, two_way
 
 LEVEL = 0.95
 REPLICATES = 2000
+MOST_STRETCH = 4.0  # of a t quantile: where nearly all cells are alike, replicates without spread know no bound
 FEW_PROMPTS = 4  # below this resampling prompts says nothing; t quantiles on the analysis of variance are used
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 _BLOCK = 4_000_000  # cells of row counts in memory as floats at once
@@ -132,7 +133,7 @@ def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True
     below, above = q, q  # how many standard errors the interval reaches down and up
     if replicates is not None and fit.n_prompts >= FEW_PROMPTS:
         low_t, high_t = np.quantile(replicates.t, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
-        below, above = max(float(high_t), 0.5 * q), max(float(-low_t), 0.5 * q)
+        below, above = (min(max(float(x), 0.5 * q), MOST_STRETCH * q) for x in (high_t, -low_t))
     low, high = fit.mean - below * se, fit.mean + above * se
     p = 2.0 * float(stats.t.sf(abs(fit.mean) / se * q / (below if fit.mean > 0 else above), df))
     return Estimate(fit.mean, max(low, floor), min(high, ceiling)), min(p, 1.0)

@@ -209,3 +209,15 @@ def test_consistency_and_sensitivity_equal_the_loop_over_pairs() -> None:
     assert st.consistency_rate(predicted) == pytest.approx(agree)
     assert st.prompt_sensitivity(correct) == pytest.approx(differ)
     assert st.consistency_rate(np.ones((6, 40), dtype=int)) == 1.0
+
+
+def test_nearly_equal_trials_have_a_difference_of_sensible_width() -> None:
+    """A handful of cells that differ: replicates without any spread must not stretch the interval without bound."""
+    rng = np.random.default_rng(0)
+    cells = (rng.random((10, 60)) < 0.8).astype(float)
+    other = cells.copy()
+    for p in (1, 4, 7):
+        other[p, rng.choice(np.flatnonzero(cells[p]), 2, replace=False)] = 0.0
+    found, _ = st.difference(cells, other)
+    assert found.value == pytest.approx(0.01)
+    assert -0.05 < found.low <= found.value <= found.high < 0.06
