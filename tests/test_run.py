@@ -72,7 +72,7 @@ def start(study: Path, out: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    text, _ = process.communicate(timeout=400)
+    text, _ = process.communicate(timeout=900)
     assert process.returncode == 0, text[-4000:]
     return text
 
