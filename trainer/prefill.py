@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainer.render import Request
 
 # A head pays when it is this long: below, gathering its keys and values and the dense mask cost more than the
-# tokens it saves (measured on one core with models of 0.3M to 27M parameters; the optimum is flat around it).
+# tokens it saves (measured on one core with a model of 0.3M parameters; the optimum is flat around it).
 SHORTEST_HEAD = 16
 
 
