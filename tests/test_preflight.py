@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from small_tokenizers import CHAT, byte_level, llama_like, word_level
+from tiny_run import make_model
 
 from sweeps.assets import data_of, load_assets, pools_by_place
 from sweeps.lengths import longest
@@ -260,7 +261,7 @@ def test_the_sample_holds_every_label_and_the_extremes() -> None:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Any:
-    word_level().save_pretrained(tmp_path / "model")
+    make_model(tmp_path / "model")
     records = [{"text": "good it", "y": 0}, {"text": "it", "y": 1}] * 3
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     for name, prompts in POOLS.items():
