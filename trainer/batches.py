@@ -7,6 +7,7 @@ any restart. Nothing here keeps state.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,7 @@ class Collated:
 
 
 def collate(group: Sequence[Sample], pad_id: int) -> Collated:
+    group = sorted(group, key=lambda s: s.slot)
     lengths = np.array([len(s.ids) for s in group])
     L = int(lengths.max())
     ids = np.full((len(group), L), pad_id, dtype=np.int64)
@@ -131,6 +133,7 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
         mask=torch.from_numpy((np.arange(L)[None] < lengths[:, None]).astype(np.int64)),
         position_ids=torch.arange(L)[None].expand(len(group), L),
         slots=torch.tensor([s.slot for s in group]),
+        blocks=tuple((slot, len(list(rows))) for slot, rows in itertools.groupby(s.slot for s in group)),
         rows=tensor(rows, torch.long),
         cols=tensor(cols, torch.long),
         dropout_keys=torch.tensor([s.dropout_key for s in group]),

@@ -28,6 +28,8 @@ class Batch:
     """Model input for B rows of L positions. Right-padded; padding has ``mask`` 0.
 
     ``mask`` is [B, L] (1 = token), or [B, 1, L, L] bool (True = may attend) where options share a prefix.
+    ``blocks`` ((slot, rows), …) may be given where rows are sorted by slot and nothing precedes or joins them: plain
+    sequences from position 0.
     ``rows``/``cols`` [N] name the positions whose next-token logits are wanted. ``dropout_keys`` [B] (int64)
     seeds each row's dropout mask; None outside training.
     """
@@ -40,6 +42,7 @@ class Batch:
     cols: Tensor  # [N]
     dropout_keys: Tensor | None = None
     only: int | None = None  # the slot, where all rows share it
+    blocks: tuple[tuple[int, int], ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {
@@ -57,6 +60,7 @@ class Routing:
     rows: Tensor | None = None
     cols: Tensor | None = None
     dropout_keys: Tensor | None = None
+    blocks: tuple[tuple[int, int], ...] | None = None
     dropout: list[float] = field(default_factory=list)  # per slot
 
 
@@ -87,6 +91,13 @@ class SlotLinear(nn.Module):
             y: Tensor = self.base(x)
             h = z @ self.A[s].to(z.dtype).T
             return y + (h * self.scale[s].to(z.dtype)) @ self.B[s].to(z.dtype).T
+        if route.blocks is not None and type(self.base) is nn.Linear:
+            used = [s for s, _ in route.blocks]
+            rows = [n for _, n in route.blocks]
+            out: Tensor = _BlockLinear.apply(
+                x, None if z is x else z, self.A, self.B, self.base.weight, self.base.bias, self.scale, used, rows
+            )
+            return out
         y = self.base(x)
         A, B = self.A[route.slots].to(z.dtype), self.B[route.slots].to(z.dtype)
         h = torch.bmm(z, A.transpose(1, 2)) * self.scale[route.slots].to(z.dtype)[:, None, None]
@@ -107,7 +118,8 @@ class SlotLinear(nn.Module):
         assert route.dropout_keys is not None
         n = x.shape[1] * x.shape[2]
         key = _mix(route.dropout_keys + self.index * 0x9E3779B9)
-        bits = _mix(key[:, None] ^ torch.arange(n, device=x.device)[None, :]) & 0xFFFFFF
+        key = torch.where(key > 0x7FFFFFFF, key - (1 << 32), key).int()  # the same 32 bits, at half the traffic
+        bits = _mix_(key[:, None] ^ torch.arange(n, device=x.device, dtype=torch.int32)[None, :]).bitwise_and_(0xFFFFFF)
         keep = (bits.view(x.shape).float() / 0x1000000) >= p[:, None, None]
         return x * keep * (1 / (1 - p)).to(x.dtype)[:, None, None]
 
@@ -118,6 +130,91 @@ def _mix(x: Tensor) -> Tensor:
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
     return x ^ (x >> 16)
+
+
+def _mix_(x: Tensor) -> Tensor:
+    """``_mix`` in place on int32 tensors: products wrap around, and what a signed shift brings in is masked out."""
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    x *= 0x85EBCA6B - (1 << 32)
+    x ^= (x >> 13).bitwise_and_(0x7FFFF)
+    x *= 0xC2B2AE35 - (1 << 32)
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    return x
+
+
+class _BlockLinear(torch.autograd.Function):
+    """y = W x + b + scale_s B_s A_s z for rows that are sorted by slot, with gradients for x, z, A and B.
+
+    What autograd would do step by step, without a copy of A and B for every row, without its index_put in the
+    backward pass, and with the products added in place. Slots that have equally many rows go through batched
+    products, others through one product each. ``used`` and ``rows`` are the slots at hand and their numbers of rows;
+    ``z`` None stands for x.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        z: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: Tensor,
+        used: list[int],
+        rows: list[int],
+    ) -> Tensor:
+        n_slots = A.shape[0]
+        index = None if used == list(range(n_slots)) else torch.tensor(used, device=A.device)
+        if index is not None:
+            A, B, scale = A[index], B[index], scale[index]
+        a, b = A.to(x.dtype), (B * scale[:, None, None]).to(x.dtype)  # [K, R, in], [K, out, R]
+        tokens = [n * x.shape[1] for n in rows]
+        y = nn.functional.linear(x, weight, bias)
+        flat = (x if z is None else z).reshape(-1, x.shape[2])
+        h = flat.new_empty(flat.shape[0], a.shape[1])
+        _add_products(h, flat, a.mT, tokens, keep=0)
+        _add_products(y.view(-1, y.shape[2]), h, b.mT, tokens)
+        ctx.save_for_backward(flat, h, a, b, weight, scale, index)
+        ctx.tokens, ctx.apart, ctx.n_slots, ctx.shape = tokens, z is not None, n_slots, x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        z, h, a, b, weight, scale, index = ctx.saved_tensors
+        g, tokens = grad.reshape(-1, grad.shape[2]), ctx.tokens
+        dh = torch.empty_like(h)
+        _add_products(dh, g, b, tokens, keep=0)
+        dA = _outer_products(dh, z, tokens).float()
+        dB = _outer_products(h, g, tokens).mT.float() * scale[:, None, None]
+        if index is not None:
+            dA = dA.new_zeros(ctx.n_slots, *dA.shape[1:]).index_copy_(0, index, dA)
+            dB = dB.new_zeros(ctx.n_slots, *dB.shape[1:]).index_copy_(0, index, dB)
+        dx = dz = None
+        if ctx.needs_input_grad[0]:
+            dx = g @ weight
+            dz = torch.zeros_like(dx) if ctx.apart else dx
+            _add_products(dz, dh, a, tokens)
+            dx, dz = dx.view(ctx.shape), dz.view(ctx.shape) if ctx.apart else None
+        return dx, dz, dA, dB, None, None, None, None, None
+
+
+def _add_products(out: Tensor, x: Tensor, weights: Tensor, tokens: list[int], keep: int = 1) -> None:
+    """out = keep * out + x @ weights[k], with ``tokens[k]`` consecutive rows of x [T, d] for weights[k] [d, e]."""
+    if len(set(tokens)) == 1:
+        blocks = out.view(len(tokens), tokens[0], -1)
+        torch.baddbmm(blocks, x.view(len(tokens), tokens[0], -1), weights, beta=keep, out=blocks)
+        return
+    for o, u, w in zip(out.split(tokens), x.split(tokens), weights, strict=True):
+        torch.addmm(o, u, w, beta=keep, out=o)
+
+
+def _outer_products(g: Tensor, x: Tensor, tokens: list[int]) -> Tensor:
+    """[K, e, d] with g.T @ x over the ``tokens[k]`` rows of g [T, e] and x [T, d] that belong to k."""
+    if len(set(tokens)) == 1:
+        shape = (len(tokens), tokens[0], -1)
+        return torch.bmm(g.view(shape).mT, x.view(shape))
+    return torch.stack([u.mT @ v for u, v in zip(g.split(tokens), x.split(tokens), strict=True)])
 
 
 class SelectiveHead(nn.Module):
@@ -170,12 +267,14 @@ class SlotModel(nn.Module):
         route = self.routing
         route.slots, route.rows, route.cols = batch.slots, batch.rows, batch.cols
         route.only = 0 if self.n_slots == 1 else batch.only
+        route.blocks = batch.blocks
         dropping = batch.dropout_keys is not None and any(route.dropout)
         route.dropout_keys = batch.dropout_keys if dropping else None
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
-            "attention_mask": batch.mask,
-            "position_ids": batch.position_ids,
+            # Padding on the right comes too late for any token to see: causal order is mask enough, and faster.
+            "attention_mask": batch.mask if batch.blocks is None else None,
+            "position_ids": batch.position_ids if batch.blocks is None else None,
             "use_cache": cache is not None,
         }
         if cache is not None:

@@ -1,0 +1,336 @@
+"""Training throughput: 8 trials in 8 slots of one engine against the same 8 trials through peft and a standard loop.
+
+    python benchmarks/train_throughput.py [--json FILE] [--quick]
+
+Ours steps all trials together. The peers hold one trial at a time: peft, torch's fused AdamW, right-padded batches,
+masked labels, the loss of transformers; (a) one trial after another on the same number of threads, (b) two processes
+at a time with one thread each. All start from the same tokens and the same initial adapters and take the same number
+of steps; that they end at the same losses is checked. Everything is warmed up, loading is not counted, and the
+contestants take turns several times (A B C A B C …): what is printed is the median.
+
+Tokens/s are counted twice: supervised (completion) tokens, and all tokens that go through the model.
+
+FLOPs that a step needs, per token: 4 N (2 N forward, 2 N for the gradient of the inputs; frozen weights need none of
+their own) + 6 N_lora; per supervised token 4 V H for the output layer. N: weights of the linear layers, N_lora: those
+of one adapter, V: vocabulary, H: width. Attention scores and padding count for nothing. The machine's peak is the
+best float32 matrix product of 1024, 1536 or 2048 squared, measured beside.
+"""
+
+# ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for each other ruin a busy machine's numbers
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import logging
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from trainer.batches import Sample
+from trainer.engine import Engine, load_base
+from trainer.loss import COMPLETION, normalizer, token_weights
+from trainer.optimizer import learning_rate
+from trainer.prompts import load_pool
+from trainer.render import Example, Renderer, load_tokenizer
+from trainer.rows import Row
+from trainer.setup import Setup
+from trainer.trial import Lora, Loss, Model, Optimization, Task, Template
+
+LORA = Lora(r=8, alpha=16.0)
+BATCH = 16
+EMBEDDED = ROOT / "sweeps" / "embedded"
+Batches = list[list[Example]]  # by step
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run: ``steps`` of each trial in each of at most ``rounds``, after ``warm`` of them; no round is
+    started after ``seconds``."""
+
+    trials: int = 8
+    steps: int = 4
+    rounds: int = 5
+    warm: int = 2
+    seconds: float = 75.0
+
+
+QUICK = Size(trials=2, steps=2, rounds=1, warm=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the claims here")
+    parser.add_argument("--quick", action="store_true", help="two trials, two steps: does it run, not how fast")
+    args = parser.parse_args()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    size = QUICK if args.quick else Size()
+    threads = min(2, os.cpu_count() or 1)
+    torch.set_num_threads(threads)
+    folders = [EMBEDDED / "model", ROOT.parent / "shared" / "models" / "tiny1m"]
+    claims: list[dict[str, Any]] = []
+    for folder in folders[:1] if args.quick else folders:
+        if folder.is_dir():
+            claims += measure(folder, size, threads)
+        else:
+            print(f"{folder.name}: not beside this checkout, left out")
+    if args.json:
+        args.json.write_text(json.dumps(claims, indent=1) + "\n")
+
+
+def measure(folder: Path, size: Size, threads: int) -> list[dict[str, Any]]:
+    name = "embedded" if folder.parent == EMBEDDED else folder.name
+    model = Model(path=str(folder), fingerprint="")
+    data = examples(model, size)
+    plan = Optimization(steps=size.warm + size.rounds * size.steps, batch_size=BATCH, lr=1e-3)
+    slots = Slots(model, plan, data, threads)
+    alone = [PeftTrial(model, plan, batches, slots.initial[i]) for i, batches in enumerate(data)]
+    pair = Pair(model, plan, data, slots.initial)
+
+    def in_turn(steps: int) -> None:
+        for trial in alone:
+            trial.run(steps)
+
+    contestants: dict[str, Callable[[int], None]] = {
+        "ours": slots.run,
+        "one after another": in_turn,
+        "two processes": pair.run,
+    }
+    seconds: dict[str, list[float]] = {key: [] for key in contestants}
+    peaks: list[float] = []
+    began = time.perf_counter()
+    for steps in (size.warm, *[size.steps] * size.rounds):
+        if len(peaks) > 1 and time.perf_counter() - began > size.seconds:
+            break
+        for key, run in contestants.items():
+            start = time.perf_counter()
+            run(steps)
+            seconds[key].append(time.perf_counter() - start)
+        peaks.append(gemm_peak())
+    pair.close()
+    for mine, theirs in zip(slots.losses, (t.losses for t in alone), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-3)
+    median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
+    supervised, tokens = counts(data, replace(size, rounds=len(peaks) - 1))
+    share = slots.flops(supervised, tokens) / median["ours"] / max(peaks)
+    shape = f"{len(data)} trials, batches of {BATCH} x {tokens / size.steps / len(data) / BATCH:.0f} tokens"
+    print(
+        f"{name} ({slots.weights / 1e6:.2f} M weights in linear layers), {shape}, {threads} threads,"
+        f" median of {len(peaks) - 1}"
+    )
+    print(
+        f"  ours: {supervised / median['ours']:.0f} supervised tokens/s, {tokens / median['ours']:.0f} of all tokens;"
+        f" {100 * share:.0f}% of the measured matmul peak ({max(peaks) / 1e9:.0f} GFLOP/s)"
+    )
+    claims = []
+    for peer in ("one after another", "two processes"):
+        ratio = median[peer] / median["ours"]
+        print(
+            f"  {peer}: {supervised / median[peer]:.0f} supervised tokens/s, {tokens / median[peer]:.0f} of all tokens;"
+            f" ratio {ratio:.2f}x"
+        )
+        claims.append(
+            {
+                "claim": f"training {shape}, {name}, {threads} threads, against peft {peer}",
+                "ours": round(supervised / median["ours"], 1),
+                "peer": round(supervised / median[peer], 1),
+                "ratio": round(ratio, 2),
+                "unit": "supervised tokens/s",
+                "all_tokens_per_s": {"ours": round(tokens / median["ours"]), "peer": round(tokens / median[peer])},
+                "share_of_matmul_peak": round(share, 3),
+                "machine": f"{platform.processor() or platform.machine()}, {threads} of {os.cpu_count()} cores",
+                "versions": {n: version(n) for n in ("torch", "transformers", "peft", "deepspeed")}
+                | {"python": platform.python_version()},
+            }
+        )
+    return claims
+
+
+# data ------------------------------------------------------------------------------------------------------------
+
+
+def examples(model: Model, size: Size) -> list[Batches]:
+    """Per trial and step ``BATCH`` examples of the embedded task, rows and prompts drawn with the trial's seed."""
+    prompts = load_pool(str(EMBEDDED / "data" / "pools" / "train.yaml"))
+    lines = map(json.loads, (EMBEDDED / "data" / "train.jsonl").read_text().splitlines())
+    rows = [Row(x["id"], {"text": x["text"]}, "yes" if x["label"] else "no") for x in lines]
+    template = Template("plain", words=(("no", " no"), ("yes", " yes")))
+    renderer = Renderer(load_tokenizer(model), template, Task(labels=("no", "yes"), max_length=256))
+    steps = size.warm + size.rounds * size.steps
+    found = []
+    for trial in range(size.trials):
+        rng = np.random.default_rng(trial)
+        picks = rng.integers(0, [len(prompts), len(rows)], size=(steps * BATCH, 2))
+        flat = renderer.examples([(prompts[p], rows[r]) for p, r in picks])
+        found.append([flat[i : i + BATCH] for i in range(0, len(flat), BATCH)])
+    return found
+
+
+def counts(data: Sequence[Batches], size: Size) -> tuple[float, float]:
+    """Supervised and all tokens of one round, the mean over the rounds."""
+    timed = [
+        e for batches in data for batch in batches[size.warm : size.warm + size.rounds * size.steps] for e in batch
+    ]
+    supervised = sum(int((e.kinds[1:] == COMPLETION).sum()) for e in timed)
+    return supervised / size.rounds, sum(len(e.ids) for e in timed) / size.rounds
+
+
+# ours --------------------------------------------------------------------------------------------------------------
+
+
+class Slots:
+    """All trials in the slots of one engine."""
+
+    def __init__(self, model: Model, plan: Optimization, data: Sequence[Batches], threads: int):
+        self.data, self.at = data, 0
+        setup = Setup(slots=len(data), max_r=LORA.r, target_modules=LORA.target_modules, threads=threads)
+        self.engine = Engine(load_base(model, torch.device("cpu")), setup)
+        for slot in range(len(data)):
+            self.engine.place(slot, LORA, plan, seed=slot)
+        self.initial = [self.engine.slot_model.adapter(slot, LORA) for slot in range(len(data))]
+        self.losses: list[list[float]] = [[] for _ in data]
+        layers = self.engine.slot_model.layers.values()
+        self.weights = sum(layer.base.weight.numel() for layer in layers)
+        self.adapter = sum(layer.A[0].numel() + layer.B[0].numel() for layer in layers)
+        self.output = self.engine.slot_model.base.get_input_embeddings().weight.numel()
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            logs = self.engine.tick(
+                [s for slot, batches in enumerate(self.data) for s in samples(slot, batches[self.at])]
+            )
+            self.at += 1
+            for slot, log in logs.items():
+                self.losses[slot].append(log.completion_loss)
+
+    def flops(self, supervised: float, tokens: float) -> float:
+        return tokens * (4 * self.weights + 6 * self.adapter) + supervised * 4 * self.output
+
+
+def samples(slot: int, batch: Sequence[Example]) -> list[Sample]:
+    loss = Loss()
+    total = normalizer([e.kinds[1:] for e in batch], loss)
+    return [Sample(slot, e.ids, token_weights(e.kinds, loss), e.kinds, total) for e in batch]
+
+
+# the peers ---------------------------------------------------------------------------------------------------------
+
+
+class PeftTrial:
+    """One trial as peft's users write it."""
+
+    def __init__(self, model: Model, plan: Optimization, batches: Batches, initial: dict[str, Tensor]):
+        import peft
+
+        config = peft.LoraConfig(
+            r=LORA.r, lora_alpha=int(LORA.alpha), target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        self.model = peft.get_peft_model(load_base(model, torch.device("cpu")), config)
+        peft.set_peft_model_state_dict(self.model, initial)
+        self.model.train()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
+        self.plan, self.batches, self.at = plan, batches, 0
+        self.losses: list[float] = []
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.plan, self.at)
+            loss = self.model(**padded(self.batches[self.at])).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.losses.append(loss.item())
+            self.at += 1
+
+
+def padded(batch: Sequence[Example]) -> dict[str, Tensor]:
+    """Right-padded ids, mask, and labels that are -100 outside the completion."""
+    longest = max(len(e.ids) for e in batch)
+    ids, mask = np.zeros((len(batch), longest), np.int64), np.zeros((len(batch), longest), np.int64)
+    labels = np.full((len(batch), longest), -100, np.int64)
+    for i, e in enumerate(batch):
+        ids[i, : len(e.ids)], mask[i, : len(e.ids)] = e.ids, 1
+        labels[i, : len(e.ids)] = np.where(e.kinds == COMPLETION, e.ids, -100)
+    arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class Pair:
+    """Two processes of one thread each; every one runs half of the trials, one after another."""
+
+    def __init__(self, model: Model, plan: Optimization, data: Sequence[Batches], initial: Sequence[dict[str, Tensor]]):
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for half in range(2):
+            here, there = context.Pipe()
+            starts = [{k: v.numpy() for k, v in x.items()} for x in initial[half::2]]
+            process = context.Process(target=serve, args=(there, model, plan, data[half::2], starts), daemon=True)
+            process.start()
+            self.pipes.append(here)
+            self.processes.append(process)
+        for pipe in self.pipes:
+            pipe.recv()
+
+    def run(self, steps: int) -> None:
+        for pipe in self.pipes:
+            pipe.send(steps)
+        for pipe in self.pipes:
+            pipe.recv()
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.send(0)
+        for process in self.processes:
+            process.join()
+
+
+def serve(pipe: Any, model: Model, plan: Optimization, data: Sequence[Batches], starts: Sequence[Any]) -> None:
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    initial = [{k: torch.from_numpy(v) for k, v in x.items()} for x in starts]
+    trials = [PeftTrial(model, plan, batches, x) for batches, x in zip(data, initial, strict=True)]
+    pipe.send(None)
+    while steps := pipe.recv():
+        for trial in trials:
+            trial.run(steps)
+        pipe.send(None)
+
+
+def gemm_peak() -> float:
+    """FLOP/s of the best float32 matrix product of a few."""
+    best = 0.0
+    for n in (1024, 1536, 2048):
+        a, b = torch.randn(n, n), torch.randn(n, n)
+        for _ in range(3):
+            start = time.perf_counter()
+            a @ b
+            best = max(best, 2 * n**3 / (time.perf_counter() - start))
+    return best
+
+
+if __name__ == "__main__":
+    main()
