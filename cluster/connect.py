@@ -22,7 +22,6 @@ def connected(cpus: float) -> Iterator[None]:
     if address == "local" and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         # Ray reads these when it is first imported, and not again
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     import ray
 
     if ray.is_initialized():

@@ -243,12 +243,13 @@ def _sweep(progress: Progress, model: Model, assets: Assets, made: Sequence[Tria
     for noisy in ("ray.tune", "ray.air", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.ERROR)  # it misses the result files that are switched off above
     from cluster.connect import connected
-    from cluster.hosts import Fleet
-    from cluster.resources import Resources
-    from sweeps.tuning import tune_trials
 
     study = progress.study
     with connected(study.resources.cpus):
+        from cluster.hosts import Fleet  # these import ray, which `connected` must do first
+        from cluster.resources import Resources
+        from sweeps.tuning import tune_trials
+
         res = study.resources
         share = Resources(res.slots, res.cpus, res.gpus, res.workers)
         fleet = Fleet.start(model, _setup(study), assets, progress.store, share)
