@@ -134,6 +134,8 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
         position_ids=torch.arange(L)[None].expand(len(group), L),
         slots=torch.tensor([s.slot for s in group]),
         blocks=tuple((slot, len(list(rows))) for slot, rows in itertools.groupby(s.slot for s in group)),
+        most_in_row=max(map(len, cols)),
+        wanted_blocks=_positions_of(group, cols),
         rows=tensor(rows, torch.long),
         cols=tensor(cols, torch.long),
         dropout_keys=torch.tensor([s.dropout_key for s in group]),
@@ -145,3 +147,11 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
         tensor(normalizers, torch.float32),
         tensor(completion, torch.bool),
     )
+
+
+def _positions_of(group: Sequence[Sample], cols: Sequence[NDArray]) -> tuple[tuple[int, int], ...]:
+    """((slot, wanted positions), …) of a group that is sorted by slot."""
+    counts: dict[int, int] = {}
+    for s, at in zip(group, cols, strict=True):
+        counts[s.slot] = counts.get(s.slot, 0) + len(at)
+    return tuple((slot, n) for slot, n in counts.items() if n)

@@ -215,6 +215,7 @@ def _prefill(model: SlotModel, wave: Wave, device: torch.device) -> list[tuple[T
         only=wave.slot,
         rows=torch.zeros(0, dtype=torch.long),
         cols=torch.zeros(0, dtype=torch.long),
+        most_in_row=0,
     )
     cache = DynamicCache(config=model.base.config)
     model(batch.to(device), cache)
@@ -286,6 +287,7 @@ def _collate(lines: Sequence[Line], model: SlotModel, wave: Wave, device: torch.
         only=wave.slot,
         rows=torch.from_numpy(np.repeat(np.arange(len(lines)), counts)),
         cols=torch.from_numpy(starts + within),
+        most_in_row=max(counts),
     )
     return batch.to(device)
 

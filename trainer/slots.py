@@ -10,13 +10,16 @@ and nowhere else. Adapters are float32 whatever the base's dtype, as in mixed-pr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from trainer.block_linear import block_linears
+from trainer.decoder import speed_up
 from trainer.trial import Lora
 
 if TYPE_CHECKING:
@@ -30,8 +33,10 @@ class Batch:
     ``mask`` is [B, L] (1 = token), or [B, 1, L, L] bool (True = may attend) where options share a prefix.
     ``blocks`` ((slot, rows), …) may be given where rows are sorted by slot and nothing precedes or joins them: plain
     sequences from position 0.
-    ``rows``/``cols`` [N] name the positions whose next-token logits are wanted. ``dropout_keys`` [B] (int64)
-    seeds each row's dropout mask; None outside training.
+    ``rows``/``cols`` [N] name the positions whose next-token logits are wanted. Where ``rows`` ascend, ``most_in_row``
+    may say how many one row has at most, and ``wanted_blocks`` ((slot, positions), …) divide them as ``blocks`` do the
+    rows: the last layer is then computed there alone. ``dropout_keys`` [B] (int64) seeds each row's dropout mask; None
+    outside training.
     """
 
     input_ids: Tensor
@@ -43,6 +48,8 @@ class Batch:
     dropout_keys: Tensor | None = None
     only: int | None = None  # the slot, where all rows share it
     blocks: tuple[tuple[int, int], ...] | None = None
+    most_in_row: int | None = None
+    wanted_blocks: tuple[tuple[int, int], ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {
@@ -61,7 +68,40 @@ class Routing:
     cols: Tensor | None = None
     dropout_keys: Tensor | None = None
     blocks: tuple[tuple[int, int], ...] | None = None
+    most_in_row: int | None = None
+    wanted_blocks: tuple[tuple[int, int], ...] | None = None
     dropout: list[float] = field(default_factory=list)  # per slot
+    may_pick: bool = True  # False where several workers must do the same operations in the same order
+    columns: Tensor | None = None  # [rows of the layer's input], where they are single positions of longer sequences
+    wanted_only: bool = False  # the last layer has left the other positions out
+
+    def take(self, batch: Batch, n_slots: int) -> None:
+        """Begin a pass over ``batch``."""
+        for name in ("slots", "rows", "cols", "blocks", "most_in_row", "wanted_blocks"):
+            setattr(self, name, getattr(batch, name))
+        self.only = 0 if n_slots == 1 else batch.only
+        dropping = batch.dropout_keys is not None and any(self.dropout)
+        self.dropout_keys = batch.dropout_keys if dropping else None
+        self.wanted_only = False
+
+    def wanted(self, hidden: Tensor) -> Tensor:
+        """[N, H] the last hidden states at the wanted positions."""
+        return hidden[:, 0] if self.wanted_only else hidden[self.rows, self.cols]
+
+    @contextmanager
+    def at_wanted(self) -> Iterator[None]:
+        """While the wanted positions, and not the batch's rows, are what layers see: [N, 1, features]."""
+        assert self.slots is not None
+        assert self.rows is not None
+        before = (self.slots, self.blocks, self.dropout_keys, self.columns)
+        self.slots, self.columns = self.slots[self.rows], self.cols
+        self.blocks = self.wanted_blocks if self.blocks is not None else None
+        self.dropout_keys = None if self.dropout_keys is None else self.dropout_keys[self.rows]
+        try:
+            yield
+        finally:
+            self.slots, self.blocks, self.dropout_keys, self.columns = before
+        self.wanted_only = True
 
 
 class SlotLinear(nn.Module):
@@ -92,12 +132,9 @@ class SlotLinear(nn.Module):
             h = z @ self.A[s].to(z.dtype).T
             return y + (h * self.scale[s].to(z.dtype)) @ self.B[s].to(z.dtype).T
         if route.blocks is not None and type(self.base) is nn.Linear:
-            used = [s for s, _ in route.blocks]
-            rows = [n for _, n in route.blocks]
-            out: Tensor = _BlockLinear.apply(
-                x, None if z is x else z, self.A, self.B, self.base.weight, self.base.bias, self.scale, used, rows
-            )
-            return out
+            adapter = (self.A, self.B, self.scale)
+            dropped = None if z is x else z
+            return block_linears(x, dropped, self.base.weight, self.base.bias, route.blocks, [adapter])
         y = self.base(x)
         A, B = self.A[route.slots].to(z.dtype), self.B[route.slots].to(z.dtype)
         h = torch.bmm(z, A.transpose(1, 2)) * self.scale[route.slots].to(z.dtype)[:, None, None]
@@ -116,10 +153,12 @@ class SlotLinear(nn.Module):
         route = self.routing
         p = torch.tensor(route.dropout, device=x.device)[route.slots]  # [B]
         assert route.dropout_keys is not None
-        n = x.shape[1] * x.shape[2]
+        place = torch.arange(x.shape[1] * x.shape[2], device=x.device, dtype=torch.int32)[None, :]
+        if route.columns is not None:
+            place = place + (route.columns * x.shape[2]).int()[:, None]
         key = _mix(route.dropout_keys + self.index * 0x9E3779B9)
         key = torch.where(key > 0x7FFFFFFF, key - (1 << 32), key).int()  # the same 32 bits, at half the traffic
-        bits = _mix_(key[:, None] ^ torch.arange(n, device=x.device, dtype=torch.int32)[None, :]).bitwise_and_(0xFFFFFF)
+        bits = _mix_(key[:, None] ^ place).bitwise_and_(0xFFFFFF)
         keep = (bits.view(x.shape).float() / 0x1000000) >= p[:, None, None]
         return x * keep * (1 / (1 - p)).to(x.dtype)[:, None, None]
 
@@ -142,81 +181,6 @@ def _mix_(x: Tensor) -> Tensor:
     return x
 
 
-class _BlockLinear(torch.autograd.Function):
-    """y = W x + b + scale_s B_s A_s z for rows that are sorted by slot, with gradients for x, z, A and B.
-
-    What autograd would do step by step, without a copy of A and B for every row, without its index_put in the
-    backward pass, and with the products added in place. Slots that have equally many rows go through batched
-    products, others through one product each. ``used`` and ``rows`` are the slots at hand and their numbers of rows;
-    ``z`` None stands for x.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        z: Tensor | None,
-        A: Tensor,
-        B: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        scale: Tensor,
-        used: list[int],
-        rows: list[int],
-    ) -> Tensor:
-        n_slots = A.shape[0]
-        index = None if used == list(range(n_slots)) else torch.tensor(used, device=A.device)
-        if index is not None:
-            A, B, scale = A[index], B[index], scale[index]
-        a, b = A.to(x.dtype), (B * scale[:, None, None]).to(x.dtype)  # [K, R, in], [K, out, R]
-        tokens = [n * x.shape[1] for n in rows]
-        y = nn.functional.linear(x, weight, bias)
-        flat = (x if z is None else z).reshape(-1, x.shape[2])
-        h = flat.new_empty(flat.shape[0], a.shape[1])
-        _add_products(h, flat, a.mT, tokens, keep=0)
-        _add_products(y.view(-1, y.shape[2]), h, b.mT, tokens)
-        ctx.save_for_backward(flat, h, a, b, weight, scale, index)
-        ctx.tokens, ctx.apart, ctx.n_slots, ctx.shape = tokens, z is not None, n_slots, x.shape
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        z, h, a, b, weight, scale, index = ctx.saved_tensors
-        g, tokens = grad.reshape(-1, grad.shape[2]), ctx.tokens
-        dh = torch.empty_like(h)
-        _add_products(dh, g, b, tokens, keep=0)
-        dA = _outer_products(dh, z, tokens).float()
-        dB = _outer_products(h, g, tokens).mT.float() * scale[:, None, None]
-        if index is not None:
-            dA = dA.new_zeros(ctx.n_slots, *dA.shape[1:]).index_copy_(0, index, dA)
-            dB = dB.new_zeros(ctx.n_slots, *dB.shape[1:]).index_copy_(0, index, dB)
-        dx = dz = None
-        if ctx.needs_input_grad[0]:
-            dx = g @ weight
-            dz = torch.zeros_like(dx) if ctx.apart else dx
-            _add_products(dz, dh, a, tokens)
-            dx, dz = dx.view(ctx.shape), dz.view(ctx.shape) if ctx.apart else None
-        return dx, dz, dA, dB, None, None, None, None, None
-
-
-def _add_products(out: Tensor, x: Tensor, weights: Tensor, tokens: list[int], keep: int = 1) -> None:
-    """out = keep * out + x @ weights[k], with ``tokens[k]`` consecutive rows of x [T, d] for weights[k] [d, e]."""
-    if len(set(tokens)) == 1:
-        blocks = out.view(len(tokens), tokens[0], -1)
-        torch.baddbmm(blocks, x.view(len(tokens), tokens[0], -1), weights, beta=keep, out=blocks)
-        return
-    for o, u, w in zip(out.split(tokens), x.split(tokens), weights, strict=True):
-        torch.addmm(o, u, w, beta=keep, out=o)
-
-
-def _outer_products(g: Tensor, x: Tensor, tokens: list[int]) -> Tensor:
-    """[K, e, d] with g.T @ x over the ``tokens[k]`` rows of g [T, e] and x [T, d] that belong to k."""
-    if len(set(tokens)) == 1:
-        shape = (len(tokens), tokens[0], -1)
-        return torch.bmm(g.view(shape).mT, x.view(shape))
-    return torch.stack([u.mT @ v for u, v in zip(g.split(tokens), x.split(tokens), strict=True)])
-
-
 class SelectiveHead(nn.Module):
     """The model's own output layer, run on the wanted positions only: [B, L, H] -> [N, V]."""
 
@@ -232,7 +196,7 @@ class SelectiveHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         if self.routing.rows is not None:
-            hidden = hidden[self.routing.rows, self.routing.cols]
+            hidden = self.routing.wanted(hidden)
         logits: Tensor = self.head(hidden)
         return logits
 
@@ -261,15 +225,11 @@ class SlotModel(nn.Module):
             self.head = nn.Parameter(torch.zeros(n_slots, n_labels, self.base.config.hidden_size, device=device))
         else:
             self.base.set_output_embeddings(SelectiveHead(self.base.get_output_embeddings(), self.routing))
+        speed_up(self.base, self.routing)
 
     def forward(self, batch: Batch, cache: Cache | None = None) -> Tensor:
         """``cache`` holds the keys and values of tokens that precede the batch's, and takes up the batch's own."""
-        route = self.routing
-        route.slots, route.rows, route.cols = batch.slots, batch.rows, batch.cols
-        route.only = 0 if self.n_slots == 1 else batch.only
-        route.blocks = batch.blocks
-        dropping = batch.dropout_keys is not None and any(route.dropout)
-        route.dropout_keys = batch.dropout_keys if dropping else None
+        self.routing.take(batch, self.n_slots)
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             # Padding on the right comes too late for any token to see: causal order is mask enough, and faster.
@@ -282,7 +242,7 @@ class SlotModel(nn.Module):
         if not self.n_labels:
             logits: Tensor = self.base(**inputs).logits
             return logits
-        hidden = self.base.base_model(**inputs).last_hidden_state[batch.rows, batch.cols].float()
+        hidden = self.routing.wanted(self.base.base_model(**inputs).last_hidden_state).float()
         return torch.einsum("nh,nkh->nk", hidden, self.head[batch.slots[batch.rows]])
 
     def slot_parameters(self) -> list[tuple[str, nn.Parameter]]:
