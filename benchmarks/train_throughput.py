@@ -58,21 +58,21 @@ from trainer.setup import Setup
 from trainer.trial import Lora, Loss, Model, Optimization, Task, Template
 
 LORA = Lora(r=8, alpha=16.0)
-BATCH = 16
 EMBEDDED = ROOT / "sweeps" / "embedded"
 Batches = list[list[Example]]  # by step
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run: ``steps`` of each trial in each of at most ``rounds``, after ``warm`` of them; no round is
-    started after ``seconds``."""
+    """How much is run: ``steps`` of ``batch`` rows of each trial in each of at most ``rounds``, after ``warm`` of them;
+    no round is started after ``seconds``."""
 
     trials: int = 8
+    batch: int = 8  # a study's default
     steps: int = 4
     rounds: int = 5
     warm: int = 2
-    seconds: float = 75.0
+    seconds: float = 60.0
 
 
 QUICK = Size(trials=2, steps=2, rounds=1, warm=1)
@@ -85,12 +85,12 @@ def main() -> None:
     args = parser.parse_args()
     transformers.logging.disable_progress_bar()
     logging.disable(logging.WARNING)
-    size = QUICK if args.quick else Size()
     threads = min(2, os.cpu_count() or 1)
     torch.set_num_threads(threads)
-    folders = [EMBEDDED / "model", ROOT.parent / "shared" / "models" / "tiny1m"]
+    embedded, larger = EMBEDDED / "model", ROOT.parent / "shared" / "models" / "tiny1m"
+    cases = [(embedded, Size()), (embedded, Size(batch=4)), (embedded, Size(batch=16)), (larger, Size())]
     claims: list[dict[str, Any]] = []
-    for folder in folders[:1] if args.quick else folders:
+    for folder, size in [(embedded, QUICK)] if args.quick else cases:
         if folder.is_dir():
             claims += measure(folder, size, threads)
         else:
@@ -103,7 +103,7 @@ def measure(folder: Path, size: Size, threads: int) -> list[dict[str, Any]]:
     name = "embedded" if folder.parent == EMBEDDED else folder.name
     model = Model(path=str(folder), fingerprint="")
     data = examples(model, size)
-    plan = Optimization(steps=size.warm + size.rounds * size.steps, batch_size=BATCH, lr=1e-3)
+    plan = Optimization(steps=size.warm + size.rounds * size.steps, batch_size=size.batch, lr=1e-3)
     slots = Slots(model, plan, data, threads)
     alone = [PeftTrial(model, plan, batches, slots.initial[i]) for i, batches in enumerate(data)]
     pair = Pair(model, plan, data, slots.initial)
@@ -134,7 +134,7 @@ def measure(folder: Path, size: Size, threads: int) -> list[dict[str, Any]]:
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
     supervised, tokens = counts(data, replace(size, rounds=len(peaks) - 1))
     share = slots.flops(supervised, tokens) / median["ours"] / max(peaks)
-    shape = f"{len(data)} trials, batches of {BATCH} x {tokens / size.steps / len(data) / BATCH:.0f} tokens"
+    shape = f"{len(data)} trials, batches of {size.batch} x {tokens / size.steps / len(data) / size.batch:.0f} tokens"
     print(
         f"{name} ({slots.weights / 1e6:.2f} M weights in linear layers), {shape}, {threads} threads,"
         f" median of {len(peaks) - 1}"
@@ -171,7 +171,7 @@ def measure(folder: Path, size: Size, threads: int) -> list[dict[str, Any]]:
 
 
 def examples(model: Model, size: Size) -> list[Batches]:
-    """Per trial and step ``BATCH`` examples of the embedded task, rows and prompts drawn with the trial's seed."""
+    """Per trial and step ``size.batch`` examples of the embedded task, rows and prompts drawn with the trial's seed."""
     prompts = load_pool(str(EMBEDDED / "data" / "pools" / "train.yaml"))
     lines = map(json.loads, (EMBEDDED / "data" / "train.jsonl").read_text().splitlines())
     rows = [Row(x["id"], {"text": x["text"]}, "yes" if x["label"] else "no") for x in lines]
@@ -181,9 +181,9 @@ def examples(model: Model, size: Size) -> list[Batches]:
     found = []
     for trial in range(size.trials):
         rng = np.random.default_rng(trial)
-        picks = rng.integers(0, [len(prompts), len(rows)], size=(steps * BATCH, 2))
+        picks = rng.integers(0, [len(prompts), len(rows)], size=(steps * size.batch, 2))
         flat = renderer.examples([(prompts[p], rows[r]) for p, r in picks])
-        found.append([flat[i : i + BATCH] for i in range(0, len(flat), BATCH)])
+        found.append([flat[i : i + size.batch] for i in range(0, len(flat), size.batch)])
     return found
 
 
