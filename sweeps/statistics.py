@@ -54,6 +54,7 @@ class Resamples:
     """Which prompts and rows each replicate drew. Shared by all trials of one grid, so that trials stay paired."""
 
     prompts: Ints  # [B, P] indices of the prompts drawn
+    counts: NDArray[np.float32]  # [B, P] how often every prompt was drawn
     rows: NDArray[np.uint8]  # [B, R] how often every row was drawn
     stretch: Floats  # [B] sqrt((P-1)/chi2 with P-1 degrees of freedom); 1 with one prompt
 
@@ -70,7 +71,9 @@ def resamples(n_prompts: int, n_rows: int, seed: int = 0, replicates: int = REPL
         b = part.stop - part.start
         at = rng.integers(0, n_rows, (b, n_rows)) + np.arange(b)[:, None] * n_rows
         rows[part] = np.bincount(at.ravel(), minlength=b * n_rows).reshape(b, n_rows)
-    return Resamples(prompts, rows, stretch)
+    at = prompts + np.arange(replicates)[:, None] * n_prompts
+    counts = np.bincount(at.ravel(), minlength=replicates * n_prompts).reshape(replicates, n_prompts)
+    return Resamples(prompts, counts.astype(np.float32), rows, stretch)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,9 @@ class Replicates:
     stretched: Floats  # [B, P] the same, stretched about each replicate's mean
 
 
-def replicate(cells: Floats, drawn: Resamples) -> Replicates:
-    """Bootstrap ``cells`` [P, R]. Cost B x P x R multiply-adds as matrix products; memory one block of row counts."""
+def replicate(cells: Floats, drawn: Resamples, redraw: bool = True) -> Replicates:
+    """Bootstrap ``cells`` [P, R]. Cost B x P x R multiply-adds as matrix products; memory one block of row counts.
+    Without ``redraw`` only the studentised means are made; the sets of per-prompt values stay empty."""
     p, r = cells.shape
     fit = two_way(cells)
     by_prompt, by_row = cells.mean(axis=1), cells.mean(axis=0)
@@ -98,18 +102,22 @@ def replicate(cells: Floats, drawn: Resamples) -> Replicates:
     t, per_prompt = np.empty(b_total), np.empty((b_total, p))
     for part in _blocks(b_total, r):
         w = drawn.rows[part].astype(np.float32)
-        at = drawn.prompts[part]
-        c = np.stack([np.bincount(row, minlength=p) for row in at]).astype(np.float32)
+        at, c = drawn.prompts[part], drawn.counts[part]
         means = (w @ wide.T).astype(np.float64) / r  # [b, P] prompts on the replicate's rows
         mean = (c * means).sum(axis=1) / p
-        rows_sum = (w * ((c @ wide) / p - mean[:, None].astype(np.float32)) ** 2).sum(axis=1, dtype=np.float64)
+        by_column = c @ wide  # [b, R], p times the rows' means; sum w (x - mean)^2 = sum w x^2 - r mean^2
+        rows_sum = np.einsum("br,br,br->b", w, by_column, by_column).astype(np.float64) / p**2 - r * mean**2
         prompts_sum = (c * (means - mean[:, None]) ** 2).sum(axis=1)
         total = (c * (w @ squares.T)).sum(axis=1, dtype=np.float64) - p * r * mean**2
         t[part] = _studentised(mean, fit, r * prompts_sum, p * rows_sum, total)
+        if not redraw:
+            continue
         shift = means.mean(axis=1, keepdims=True)  # [b, 1] row effects of the replicate
         noise = means - effect - shift
         redrawn = fit.mean + grow_prompt * effect + grow_row * shift + grow_residual * noise
         per_prompt[part] = np.take_along_axis(redrawn, at, axis=1)
+    if not redraw:
+        return Replicates(t, np.empty((0, p)), np.empty((0, p)))
     centre = per_prompt.mean(axis=1, keepdims=True)
     return Replicates(t, per_prompt, centre + (per_prompt - centre) * drawn.stretch[:, None])
 
@@ -211,7 +219,7 @@ def difference(cells: Floats, other: Floats, seed: int = 0) -> tuple[Estimate, f
     gap = cells - other
     if not gap.any():
         return Estimate(0.0, 0.0, 0.0), 1.0
-    return mean_test(gap, replicate(gap, resamples(*gap.shape, seed)), bounded=False)
+    return mean_test(gap, replicate(gap, resamples(*gap.shape, seed), redraw=False), bounded=False)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
