@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from sweeps.cluster_commands import cluster_app
 from sweeps.study import Study, StudyError, load_study
 from trainer.errors import closest, nearest
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cluster_app, name="cluster")
 
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")

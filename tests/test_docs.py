@@ -120,7 +120,10 @@ def test_commands_and_options_exist() -> None:
     known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     assert {words[0] for _, words in ours()} == set(known), "every command is shown, and no other"
     for page, words in ours():
-        options = {o for parameter in known[words[0]].params for o in parameter.opts}
+        command = known[words[0]]
+        if hasattr(command, "commands"):  # a group, such as `cluster`
+            command = command.commands[words[1]]
+        options = {o for parameter in command.params for o in [*parameter.opts, *parameter.secondary_opts]}
         assert {w.split("=")[0] for w in words if w.startswith("-")} <= options, f"{page}: {words}"
 
 
