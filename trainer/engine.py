@@ -207,7 +207,8 @@ class Engine:
 
     def _tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
         self._clear_grads()
-        sums = torch.zeros(self.setup.slots, 4, dtype=torch.float64)  # completion nats, count; prompt nats, count
+        # completion nats, count; prompt nats, count. On the device, so that no micro-batch waits for the one before it.
+        sums = torch.zeros(self.setup.slots, 4, dtype=torch.float64, device=self.device)
         tokens = [0] * self.setup.slots
         for group in self._share(samples):
             work = collate(group, self.pad_id)
@@ -217,9 +218,11 @@ class Engine:
         active = sorted({s.slot for s in samples})
         self._step(active)
         if self.world > 1:
-            counts = torch.cat([sums, torch.tensor(tokens, dtype=torch.float64)[:, None]], dim=1)
+            counted = torch.tensor(tokens, dtype=torch.float64, device=self.device)
+            counts = torch.cat([sums, counted[:, None]], dim=1)
             torch.distributed.all_reduce(counts)
-            sums, tokens = counts[:, :4], [int(x) for x in counts[:, 4]]
+            sums, tokens = counts[:, :4], [int(x) for x in counts[:, 4].tolist()]
+        sums = sums.cpu()
         norms = self._norms()
         logs: dict[int, StepLog] = {}
         for slot in active:
@@ -253,11 +256,9 @@ class Engine:
         weights, normalizers = work.weights.to(self.device), work.normalizers.to(self.device)
         # DeepSpeed averages gradients over workers; W is that of the whole effective batch, so undo the mean.
         self._engine.backward(weighted_loss(losses, weights, normalizers) * self.world)
-        slots = work.batch.slots[work.batch.rows]
-        values = losses.detach().double().cpu()
-        for column, chosen in ((0, work.completion), (2, ~work.completion)):
-            sums[:, column].index_add_(0, slots[chosen], values[chosen])
-            sums[:, column + 1].index_add_(0, slots[chosen], torch.ones(int(chosen.sum()), dtype=torch.float64))
+        place = batch.slots[batch.rows] * 4 + torch.where(work.completion, 0, 2).to(self.device)
+        values = losses.detach().double()
+        sums.view(-1).index_add_(0, place, values).index_add_(0, place + 1, torch.ones_like(values))
 
     # DeepSpeed ---------------------------------------------------------------------------------------------------
 
