@@ -70,7 +70,7 @@ class Evidence:
         if found is None:
             return {}
         table, record = found
-        scores = grid(table, _labels(record, self.study), f"trial {entry.id}, {self.pool}")
+        scores = grid(table, _labels(record, self.study), f"trial {entry.id}, {self.pool}", record.get("sample"))
         return dict(zip(scores.prompts, per_prompt(scores, self.study.task.metric).tolist(), strict=True))
 
     @functools.cached_property
@@ -201,7 +201,7 @@ def _labels(record: Mapping[str, Any], study: Study) -> tuple[str, ...]:
 def _objective(table: pa.Table, record: Mapping[str, Any], study: Study, trial_id: str) -> Objective | None:
     if table.num_rows == 0:
         return None
-    scores = grid(table, _labels(record, study), f"trial {trial_id}, dev")
+    scores = grid(table, _labels(record, study), f"trial {trial_id}, dev", record.get("sample"))
     return grid_objective(scores, study.task.metric, study.objective.std_weight)
 
 

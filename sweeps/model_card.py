@@ -125,8 +125,9 @@ def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]
         yield ""
     dev = measured.objective
     weight = f"{study.objective.std_weight:g}"
+    sample = f", estimated from {dev.n_cells} of its cells" if dev.n_cells < dev.n_prompts * dev.n_rows else ""
     yield (
-        f"On {dev.n_prompts} dev prompts x {dev.n_rows} dev rows after {measured.rung} steps: "
+        f"On {dev.n_prompts} dev prompts x {dev.n_rows} dev rows after {measured.rung} steps{sample}: "
         f"mean {_percent(dev.mean)}, std {_percent(dev.std)}, worst prompt {_percent(dev.min)}; "
         f"mean - {weight} x std = {_percent(dev.value)}."
     )

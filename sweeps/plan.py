@@ -18,6 +18,7 @@ from sweeps.search import Range as Drawn
 from sweeps.search import combinations
 from sweeps.study import Range, Study, StudyError
 from sweeps.trials import axes_of, rungs_of, steps_of
+from trainer import design
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,7 +67,8 @@ class Rung:
     steps: float  # optimizer steps of a trial so far, mean over trials
     trials: int  # that reach it
     tokens: float  # trained between the rung before and this one, all trials
-    passes: int  # dev prompts x dev rows x trials
+    passes: int  # cells of the dev grid that are scored, all trials
+    cells: int  # of them a trial's
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Plan:
     sizes: Sizes
     model: ModelSize
     notes: tuple[str, ...] = field(default=())
+    unsampled: int = 0  # dev passes if every rung scored the whole grid
 
     @property
     def seconds(self) -> float:
@@ -131,10 +134,12 @@ def plan(study: Study, sizes: Sizes | None = None, model: ModelSize | None = Non
     quotas = rung_quotas(trials, study.scheduler.eta, len(shares))
     per_step = study.training.batch_size * study.training.accumulation * (sizes.prompt_tokens + sizes.answer_tokens)
     grid = sizes.dev_prompts * sizes.dev_rows
+    sample = design.size(study.scoring.sample, sizes.dev_prompts, sizes.dev_rows).cells
+    cells = [sample] * (len(shares) - 1) + [grid]
     at = [share * steps for share in shares]
     rungs = tuple(
-        Rung(share, now, n, n * (now - before) * per_step, n * grid)
-        for share, now, before, n in zip(shares, at, [0.0, *at], quotas, strict=False)
+        Rung(share, now, n, n * (now - before) * per_step, n * scored, scored)
+        for share, now, before, n, scored in zip(shares, at, [0.0, *at], quotas, cells, strict=False)
     )
     tested = quotas[-1] if asha and study.tables.test == "finalists" else trials
     test_grid = sizes.test_prompts * sizes.test_rows
@@ -152,6 +157,7 @@ def plan(study: Study, sizes: Sizes | None = None, model: ModelSize | None = Non
         sizes=sizes,
         model=model,
         notes=tuple(_notes(study, sizes, trials)),
+        unsampled=sum(r.trials for r in rungs) * grid,
     )
 
 
@@ -181,6 +187,10 @@ def _notes(study: Study, sizes: Sizes, trials: int) -> list[str]:
     axes = axes_of(study)
     name = "steps" if "steps" in axes else "epochs"
     shortest = min(steps_of(study, {name: v}, sizes.train_rows) for v in _values(axes[name]))
+    grid, share = sizes.dev_prompts * sizes.dev_rows, study.scoring.sample
+    least = design.size(share, sizes.dev_prompts, sizes.dev_rows).cells
+    if least >= share * grid + 1:
+        notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: {design.LEAST} a prompt are the least")
     if study.scheduler.name == "asha":
         rungs_of(study, shortest)  # StudyError where rungs fall together
         if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
@@ -342,9 +352,22 @@ def render(p: Plan) -> RenderableType:
         f"activations {size(m.activations)}",
         f"model     {amount(p.model.parameters)} parameters",
         f"lengths   {s.prompt_tokens:.0f} tokens a prompt, {s.answer_tokens:.1f} an answer ({s.source})",
+        *_sampling(p),
         *(f"note      {note}" for note in p.notes),
     ]
     return Group(table, *(Text(text) for text in lines))
+
+
+def _sampling(p: Plan) -> list[str]:
+    """What the sampled rungs save; nothing where all rungs score the whole grid."""
+    saved = p.unsampled - p.cost.dev_passes
+    if not saved:
+        return []
+    grid = p.sizes.dev_prompts * p.sizes.dev_rows
+    return [
+        f"sample    {amount(p.rungs[0].cells)} of {amount(grid)} cells of the dev grid at rungs before the last: "
+        f"{amount(saved)} of {amount(p.unsampled)} passes over the dev pool saved"
+    ]
 
 
 def amount(n: float) -> str:

@@ -98,6 +98,15 @@ def _text_is_parsed(s: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _rungs_are_sampled(s: Mapping[str, Any]) -> Iterator[Problem]:
+    scheduler = s["scheduler"]
+    if s["scoring"].sample < 1 and (scheduler.name == "none" or len(scheduler.rungs) == 1):
+        yield Problem(
+            ("scoring", "sample"),
+            "has no effect: only rungs before a trial's last are sampled, and scheduler has none. Remove it",
+        )
+
+
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("axes", "templates"), _templates_are_known),
     (("axes", "pools"), _pools_are_known),
@@ -106,6 +115,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("axes", "search"), _ranges_are_drawn),
     (("model",), _classifier_reads_no_words),
     (("scoring",), _text_is_parsed),
+    (("scoring", "scheduler"), _rungs_are_sampled),
 )
 
 

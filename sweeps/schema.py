@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from sweeps.plw_axis import as_weights
 from sweeps.problems import Problem, Problems, raise_any
 from sweeps.rules import disagreements
 from sweeps.values import (
@@ -252,7 +253,8 @@ class Axes(Section):
     )  # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more
     steps: Numbers[Count] | None = None  # optimizer steps; or
     epochs: Numbers[Positive] | None = None  # passes over the train rows; default 3, as in PAFT
-    plw: Numbers[NotNegative] = (0.0,)  # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much
+    # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; other layouts are in sweeps.plw_axis
+    plw: Annotated[Numbers[NotNegative], BeforeValidator(as_weights)] = (0.0,)
     pool: Names = ()  # default: all of `pools.train`
     seed: Numbers[Natural] = (0,)
 
@@ -288,6 +290,8 @@ class Scoring(Section):
     )
     decision: Literal["raw", "per_token", "per_byte", "pmi", "contextual", "batch"] = "raw"  # the plain argmax
     max_new_tokens: Count = 8  # for generate: room for a label, not for rambling
+    # share of the dev grid's cells that rungs before the last score; 0.1 of 50 prompts x 200 rows costs one point
+    sample: Annotated[Number, Field(gt=0, le=1)] = 1.0
 
 
 class Search(Section):

@@ -95,7 +95,7 @@ def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Mo
             clip=_number(training.clip),
         ),
         draw=t.Draw(training.draw.mode, training.draw.every, training.draw.unit),
-        scoring=t.Scoring(scoring.scorer, scoring.decision, scoring.max_new_tokens),
+        scoring=t.Scoring(scoring.scorer, scoring.decision, scoring.max_new_tokens, _number(scoring.sample)),
         data=data,
         pool=point["pool"],
         seed=int(point["seed"]),

@@ -138,6 +138,7 @@ def facts(found: Evidence) -> list[str]:
         *_intervals(found),
         _share(study),
         f"Early stopping: {_stopping(study)}",
+        *_sampling(study),
         _answering(study),
         f"Model: {study.model.path}, {study.model.dtype}; prompt and answer together take at most "
         f"{study.task.max_length} tokens.",
@@ -177,6 +178,15 @@ def _stopping(study: Study) -> str:
         f"ASHA at {rungs} of a trial's steps; the best 1/{study.scheduler.eta} go on, by mean - "
         f"{study.objective.std_weight:g} x standard deviation over the dev prompts."
     )
+
+
+def _sampling(study: Study) -> list[str]:
+    if study.scoring.sample == 1:
+        return []
+    return [
+        f"Rungs before the last score {100 * study.scoring.sample:g} % of the dev prompts x rows, the same cells for "
+        "every trial; the values there are estimates of what the whole grid would give."
+    ]
 
 
 def _answering(study: Study) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score
 
-from trainer import metrics
+from trainer import design, metrics
 from trainer.store import SCORES
 
 
@@ -182,3 +182,66 @@ def test_stderr_with_one_prompt_or_one_row_is_the_plain_one() -> None:
     assert metrics.objective_stderr(y, 1.0) == pytest.approx(y.std(ddof=1) / np.sqrt(50))
     assert metrics.objective_stderr(y.T, 0.0) == pytest.approx(y.std(ddof=1) / np.sqrt(50))
     assert math.isnan(metrics.objective_stderr(np.ones((1, 1)), 1.0))
+
+
+# a sample of the grid ------------------------------------------------------------------------------------------------
+
+SAMPLE = {"prompts": 6, "rows": 20, "cells": 44}
+
+
+def sample_rows(size: dict[str, int] = SAMPLE) -> list[dict[str, Any]]:
+    """Score rows of the sample of a grid of 6 x 20."""
+    predicted, label = random_answers(np.random.default_rng(9), 6, 20, 2)
+    names = [f"r{j:04d}" for j in range(20)]
+    kept = design.choose(names, [str(k) for k in label], design.rows_used(size["cells"], 6, 20))
+    rows, labels = [names[j] for j in kept], [("no", "yes")[label[j]] for j in kept]
+    seen = design.balanced([f"p{i:02d}" for i in range(6)], rows, labels, size["cells"])
+    cells = {(f"p{i:02d}", rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)}
+    return [r for r in table(predicted, label).to_pylist() if (r["prompt_id"], r["row_id"]) in cells]
+
+
+def read(rows: list[dict[str, Any]], sample: dict[str, int] | None = SAMPLE, metric: str = "accuracy") -> Any:
+    return metrics.objective(pa.Table.from_pylist(rows, schema=SCORES), metric, 1.0, ("no", "yes"), "x", sample)
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS)
+def test_a_sample_is_read_as_an_estimate_of_the_whole_grid(metric: str) -> None:
+    found = read(sample_rows(), metric=metric)
+    assert (found.n_prompts, found.n_rows, found.n_cells) == (6, 20, 44)
+    assert 0 < found.sampling <= found.stderr
+    assert found.value == found.mean - found.std
+    assert read(sample_rows()[::-1], metric=metric) == found
+    scores = metrics.grid(pa.Table.from_pylist(sample_rows(), schema=SCORES), ("no", "yes"), "x", SAMPLE)
+    each = metrics.per_prompt(scores, metric)
+    assert (each.mean(), each.std(ddof=1)) == (pytest.approx(found.mean), pytest.approx(found.std))
+
+
+def test_a_sample_may_leave_rows_out() -> None:
+    small = {**SAMPLE, "cells": 24}
+    assert len({r["row_id"] for r in sample_rows(small)}) == 12
+    assert (read(sample_rows(small), small).n_rows, read(sample_rows(small), small).n_cells) == (20, 24)
+
+
+def test_shares_of_answers_count_the_cells_that_were_scored() -> None:
+    rows = [{**r, "predicted": None, "correct": False} for r in sample_rows()]
+    found = read(rows)
+    assert (found.parse_fail_rate, found.top_label_share, found.degenerate) == (1.0, 1.0, True)
+    assert (found.mean, found.std) == (0.0, 0.0)
+
+
+def test_a_table_that_is_not_the_declared_sample_is_refused() -> None:
+    rows = sample_rows()
+    with pytest.raises(metrics.ScoreError, match="cells missing"):
+        read(rows, None)  # no sample was declared
+    with pytest.raises(metrics.ScoreError, match=r"x: no score for prompt .* \(1 of 44 cells missing\). The sample's"):
+        read(rows[1:])
+    with pytest.raises(metrics.ScoreError, match="is scored 2 times"):
+        read([*rows, rows[0]])
+    taken = {(r["prompt_id"], r["row_id"]) for r in rows}
+    free = next(r["prompt_id"] for r in rows if (r["prompt_id"], rows[0]["row_id"]) not in taken)
+    with pytest.raises(metrics.ScoreError, match="is not in the sample"):
+        read([*rows, {**rows[0], "prompt_id": free}])
+    with pytest.raises(metrics.ScoreError, match="6 prompts and 20 rows, but the sample has 7 and 20"):
+        read(rows, {**SAMPLE, "prompts": 7})
+    whole = table(*random_answers(np.random.default_rng(9), 6, 20, 2)).to_pylist()
+    assert read(whole, {**SAMPLE, "cells": 120}) == read(whole, None)

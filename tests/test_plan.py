@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -40,6 +41,30 @@ def test_trials_halve_at_each_rung_and_only_survivors_are_trained_on(study) -> N
     assert (made.cost.dev_passes, made.cost.test_passes, made.cost.passes) == (840, 1600, 2440)
     assert (made.full.dev_passes, made.full.test_passes) == (480, 1600)
     assert made.cost.operations < made.full.operations
+
+
+def test_sampled_rungs_score_less_and_the_plan_says_what_they_save(study) -> None:  # type: ignore[no-untyped-def]
+    sizes = dataclasses.replace(SIZES, dev_prompts=50, dev_rows=200)
+    whole, made = plan(study(), sizes, MODEL), plan(study("scoring.sample=0.1"), sizes, MODEL)
+    assert [(r.trials, r.cells, r.passes) for r in made.rungs] == [
+        (16, 1000, 16000),
+        (8, 1000, 8000),
+        (4, 10000, 40000),
+    ]
+    assert made.unsampled == whole.cost.dev_passes == 280_000
+    assert made.cost.operations < whole.cost.operations
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render(made))
+    said = "1,000 of 10,000 cells of the dev grid at rungs before the last: 216,000 of 280,000 passes"
+    assert said in console.file.getvalue()  # type: ignore[attr-defined]
+    console.print(render(whole))
+    assert console.file.getvalue().count("cells of the dev grid") == 1  # type: ignore[attr-defined]
+
+
+def test_a_sample_below_its_floor_is_noted(study) -> None:  # type: ignore[no-untyped-def]
+    made = plan(study("scoring.sample=0.1"), SIZES, MODEL)
+    assert [r.cells for r in made.rungs] == [12, 12, 30]
+    assert any("scoring.sample = 0.1 is raised to 12 cells: 4 a prompt" in note for note in made.notes)
 
 
 def test_finalists_alone_are_tested_when_asked(study) -> None:  # type: ignore[no-untyped-def]

@@ -28,8 +28,10 @@ from trainer.assets import Assets
 from trainer.decide import decide
 from trainer.errors import UserError
 from trainer.prompts import Prompt
+from trainer.reports import report_of
 from trainer.rows import Row
 from trainer.runner import Job, Runner
+from trainer.score_grid import ScoreError
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, checkpoint_name, scores_name
 from trainer.trial import Trial
@@ -282,6 +284,53 @@ def test_decision_rules_decide_otherwise_over_the_same_logprobs(
         if rule == "batch":
             expected = decide("batch", logprobs, prompts=raw.column("prompt_id").to_pylist(), prior=[3, 3])
             assert table.column("predicted").to_pylist() == [("no", "yes")[i] for i in expected]
+
+
+def cells(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table.column("prompt_id").to_pylist(), table.column("row_id").to_pylist(), strict=True))
+
+
+def test_rungs_before_the_last_score_the_same_sample_for_every_trial(
+    start: Start, tmp_path: Path, undisturbed: Path
+) -> None:
+    """The cells in the sample are answered as they are in the whole grid; the last rung and the test pool are whole;
+    a runner that is stopped between two rungs goes on with the same cells."""
+    trials = [dataclasses.replace(x, scoring=t.Scoring(sample=0.1)) for x in THREE]
+    first = start(tmp_path, slots=3)
+    finish(first, trials, [2])
+    first.close()
+    finish(start(tmp_path), trials, test=True)
+    for rung in (2, 4):
+        for x, whole in zip(trials, THREE, strict=True):
+            table, record = scores(tmp_path, x, rung)
+            assert record["sample"] == {"prompts": 2, "rows": 6, "cells": 8}
+            assert cells(table) == cells(scores(tmp_path, trials[0], 2)[0])
+            assert len(set(cells(table))) == 8
+            expected = scores(undisturbed, whole, rung)[0]
+            at = [cells(expected).index(cell) for cell in cells(table)]
+            assert table.column("predicted").equals(expected.column("predicted").take(at))
+            found = report_of(x, 0, table, record, 1.0)
+            assert math.isfinite(found["objective"])
+            with pytest.raises(ScoreError, match="missing"):
+                report_of(x, 0, table.slice(1), record, 1.0)
+    for x, whole in zip(trials, THREE, strict=True):
+        for pool in ("dev", "test"):
+            table, record = scores(tmp_path, x, 6, pool)
+            assert "sample" not in record
+            expected = scores(undisturbed, whole, 6, pool)[0]
+            assert cells(table) == cells(expected)
+            assert table.column("predicted").equals(expected.column("predicted"))
+
+
+@pytest.mark.parametrize(("rule", "scorer"), [("pmi", "labels"), ("contextual", "labels"), ("raw", "generate")])
+def test_a_sample_is_decided_as_the_whole_grid_is(start: Start, tmp_path: Path, rule: str, scorer: str) -> None:
+    whole = trial(0, scoring=t.Scoring(scorer, rule))  # type: ignore[arg-type]
+    part = dataclasses.replace(whole, scoring=dataclasses.replace(whole.scoring, sample=0.1))
+    finish(start(tmp_path, slots=2), [whole, part], rungs=(2,))
+    expected, found = scores(tmp_path, whole, 2)[0], scores(tmp_path, part, 2)[0]
+    assert (expected.num_rows, found.num_rows) == (12, 8)
+    at = [cells(expected).index(cell) for cell in cells(found)]
+    assert found.column("predicted").equals(expected.column("predicted").take(at))
 
 
 # interruptions ----------------------------------------------------------------------------------------------------

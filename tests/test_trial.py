@@ -24,13 +24,13 @@ TRIAL = Trial(
     loss=t.Loss(0.1),
     optimization=t.Optimization(200, 3e-3, 8, 2, "linear", 0.1, 0.01, 1.0),
     draw=t.Draw("dynamic", 4, "examples"),
-    scoring=t.Scoring("labels", "raw", 8),
+    scoring=t.Scoring("labels", "raw", 8, 0.5),
     data=t.Data("tr", "dr", "er", "tp", "dp", "ep"),
     pool="many",
     seed=3,
 )
 # Whoever changes what the id hashes, or what a trial's training or scoring gives, raises FORMAT and this pair.
-FORMAT, GOLDEN = 1, "b53c2ea7b590"
+FORMAT, GOLDEN = 2, "e7abe069b60d"
 PATHS = [path for path, _ in flatten(TRIAL)]
 
 

@@ -1,7 +1,9 @@
 """Score a pool: every prompt x every row for all trials that are resident together, as score rows.
 
+Before a trial's last rung it may be a sample of the dev pool's cells (``trainer.design``), the same for every trial.
 Requests are rendered once per template and kept, since every trial with that template is asked the same. Label
-comparison, classification heads and generation give the same table.
+comparison, classification heads and generation give the same table. The decision rule ``batch`` centres a prompt's
+labels on the rows it was asked, of a sample on those in the sample (each label in its share of the rows).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from trainer import design
 from trainer.assets import Assets
 from trainer.calibration import Baseline, content_free, unconditional
 from trainer.decide import decide
@@ -25,7 +28,7 @@ from trainer.slots import SlotModel
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 
-Member = tuple[int, Trial, Renderer]  # slot, trial, its renderer
+Member = tuple[int, Trial, Renderer, int]  # slot, trial, its renderer, its rung
 
 
 @dataclass(frozen=True)
@@ -51,32 +54,57 @@ class Grids:
 
     def __init__(self, assets: Assets, token_budget: int = TOKEN_BUDGET):
         self.assets, self.token_budget = assets, token_budget
-        self._asked: dict[tuple[Template, Task, str, str], Asked] = {}
+        self._asked: dict[tuple[Template, Task, str, str, float], Asked] = {}
+        self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
 
     def score(self, model: SlotModel, pool: str, members: Sequence[Member]) -> list[pa.Table]:
         """Score rows of every member, in their order; ``rung`` is 0, the store's caller knows it. Members that
         compare labels share their batches."""
         found: dict[int, Answers] = {}
-        together = [i for i, (_, t, _) in enumerate(members) if t.scoring.scorer == "labels"]
+        together = [i for i, (_, t, _, _) in enumerate(members) if t.scoring.scorer == "labels"]
         found.update(zip(together, self._compare(model, pool, [members[i] for i in together]), strict=True))
         for i, member in enumerate(members):
             if i not in found:
                 found[i] = self._generate(model, pool, member)
-        return [self._table(t, pool, self._ask(r, t, pool), found[i]) for i, (_, t, r) in enumerate(members)]
+        return [self._table(m[1], pool, self._ask(m, pool), found[i]) for i, m in enumerate(members)]
 
-    def _ask(self, renderer: Renderer, trial: Trial, pool: str) -> Asked:
+    def sampled(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
+        """What the rung's record says of its ``cells`` cells where they are not the whole grid."""
+        prompts, rows = len(self.assets.pools[pool]), len(self.assets.rows[pool])
+        if trial.share_at(rung, pool) == 1 or cells == prompts * rows:
+            return {}
+        return {"sample": {"prompts": prompts, "rows": rows, "cells": cells}}
+
+    def cells(self, pool: str, share: float) -> list[tuple[Prompt, Row]]:
+        """The prompts and rows that are scored, prompt by prompt."""
+        if (pool, share) not in self._pairs:
+            prompts, rows = self.assets.pools[pool], self.assets.rows[pool]
+            size = design.size(share, len(prompts), len(rows))
+            if size.cells < len(prompts) * len(rows):
+                kept = design.choose([r.id for r in rows], [r.label for r in rows], size.rows)
+                rows = tuple(rows[j] for j in kept)
+                labels = [r.label for r in rows]
+                seen = design.balanced([p.id for p in prompts], [r.id for r in rows], labels, size.cells)
+            else:
+                seen = np.ones((len(prompts), len(rows)), bool)
+            self._pairs[pool, share] = [(prompts[i], rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)]
+        return self._pairs[pool, share]
+
+    def _ask(self, member: Member, pool: str) -> Asked:
+        _, trial, renderer, rung = member
         rule = trial.scoring.decision if trial.scoring.scorer == "labels" else "raw"
-        key = (trial.template, trial.task, rule, pool)
+        share = trial.share_at(rung, pool)
+        key = (trial.template, trial.task, rule, pool, share)
         if key not in self._asked:
-            pairs = [(p, r) for p in self.assets.pools[pool] for r in self.assets.rows[pool]]
+            pairs = self.cells(pool, share)
             build = {"pmi": unconditional, "contextual": content_free}.get(rule)
             self._asked[key] = Asked(pairs, renderer.requests(pairs), build(renderer, pairs) if build else None)
         return self._asked[key]
 
     def _compare(self, model: SlotModel, pool: str, members: Sequence[Member]) -> list[Answers]:
-        asked = [self._ask(r, t, pool) for _, t, r in members]
+        asked = [self._ask(m, pool) for m in members]
         requests, slots = [], []
-        for (slot, _, _), a in zip(members, asked, strict=True):
+        for (slot, *_), a in zip(members, asked, strict=True):
             asks = [*a.requests, *(a.baseline.requests if a.baseline else [])]
             requests += asks
             slots += [slot] * len(asks)
@@ -87,7 +115,7 @@ class Grids:
         else:
             logprobs = score(model, requests, slots, self.token_budget).logprobs
         found, at = [], 0
-        for (_, trial, _), a in zip(members, asked, strict=True):
+        for (_, trial, *_), a in zip(members, asked, strict=True):
             own = logprobs[at : at + len(a.requests)]
             at += len(a.requests)
             baseline = None
@@ -115,8 +143,8 @@ class Grids:
         )
 
     def _generate(self, model: SlotModel, pool: str, member: Member) -> Answers:
-        slot, trial, renderer = member
-        asked = self._ask(renderer, trial, pool)
+        slot, trial, renderer, _ = member
+        asked = self._ask(member, pool)
         words = [renderer.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
         made = answer(

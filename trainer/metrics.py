@@ -1,109 +1,55 @@
 """What a trial's score rows are worth: per-prompt metrics, and the one objective that trials are compared by.
 
-A score table holds one row per (prompt, row) cell. ``grid`` turns it into prompts x rows matrices and refuses a
-table with a doubled, missing or contradictory cell. ``objective`` is ``mean - std_weight * std`` of the per-prompt
-metric. Prompts and rows are crossed random factors: every prompt meets the same rows, so the error of a mean has a
-prompt part, a row part and a cell part, and treating cells as independent would understate it many times.
-Only numpy and pyarrow: the scheduler's side reads this too.
+``objective`` is ``mean - std_weight * std`` of the per-prompt metric. Prompts and rows are crossed random factors:
+every prompt meets the same rows, so the error of a mean has a prompt part, a row part and a cell part, and treating
+cells as independent would understate it many times. Of a sample of the grid every number is an estimate of what the
+whole grid would give (``trainer.estimate``). Only numpy and pyarrow: the scheduler's side reads this too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from trainer.errors import UserError, nearest
+from trainer import estimate
+from trainer.errors import nearest
+from trainer.score_grid import DEGENERATE_SHARE, NO_ANSWER, Floats, Grid, Ints, ScoreError, grid
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+__all__ = [
+    "DEGENERATE_SHARE",
+    "METRICS",
+    "NO_ANSWER",
+    "Floats",
+    "Grid",
+    "Ints",
+    "Objective",
+    "ScoreError",
+    "TwoWay",
+    "cells",
+    "grid",
+    "grid_objective",
+    "objective",
+    "objective_stderr",
+    "per_prompt",
+    "sampled",
+    "spread",
+    "two_way",
+]
 
 METRICS = ("accuracy", "macro_f1")
-DEGENERATE_SHARE = 0.95  # one answer on more than this share of the cells: the trial answers without reading
-NO_ANSWER = -1  # code of a null ``predicted``: the generated text could not be parsed
-
-
-class ScoreError(UserError):
-    """Score rows that cannot be summarised; the message names the place, the prompt and the row."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One trial's scores on prompts x rows. ``P`` prompts, ``R`` rows, ids sorted; labels index ``labels``."""
-
-    prompts: tuple[str, ...]
-    rows: tuple[str, ...]
-    labels: tuple[str, ...]
-    label: Ints  # [R] the right label
-    predicted: Ints  # [P, R]; NO_ANSWER where nothing could be parsed
-    correct: NDArray[np.bool_]  # [P, R]
-    label_logprobs: Floats | None  # [P, R, K] in nats; None where text was generated or rows differ in options
-    nan: bool  # some label log-probability is NaN
-
-    @property
-    def top_label_share(self) -> float:
-        """Share of all cells that the most frequent answer takes; an answer that cannot be parsed is one too."""
-        return float(self._answer_counts().max() / self.predicted.size)
-
-    @property
-    def parse_fail_rate(self) -> float:
-        return float((self.predicted == NO_ANSWER).mean())
-
-    @property
-    def degenerate(self) -> bool:
-        """One answer takes more than ``DEGENERATE_SHARE`` of the cells. Where the rows themselves carry that label
-        almost always (share t > 0.9) the limit is half way from t to 1, so that a faithful trial is not accused."""
-        counts = self._answer_counts()
-        top = int(counts.argmax()) - 1
-        truth = float((self.label == top).mean())
-        return bool(counts[top + 1] / self.predicted.size > max(DEGENERATE_SHARE, (1.0 + truth) / 2.0))
-
-    def _answer_counts(self) -> Ints:
-        return np.bincount(self.predicted.ravel() + 1, minlength=len(self.labels) + 1)
-
-
-def grid(table: pa.Table, labels: Sequence[str] = (), where: str = "score rows") -> Grid:
-    """The complete prompts x rows grid of one trial at one rung under one pool (columns of ``store.SCORES``).
-
-    ``labels`` are the task's labels in the order of ``label_logprobs``; without them, every label and answer that
-    occurs, sorted. ``where`` names the file in messages. Raises ``ScoreError`` for an empty table, a cell that occurs
-    twice or not at all, a row with two right labels, an unknown label, or ``correct`` against ``predicted``."""
-    if table.num_rows == 0:
-        raise ScoreError(f"{where}: no score rows. The file was cut short: remove it and run again")
-    prompts, p = _codes(table["prompt_id"], where, "prompt_id")
-    rows, r = _codes(table["row_id"], where, "row_id")
-    shape = (len(prompts), len(rows))
-    place = p * shape[1] + r
-    counts = np.bincount(place, minlength=shape[0] * shape[1])
-    _refuse_doubled(table, prompts, rows, place, counts, where)
-    if (counts == 0).any():
-        i, j = np.unravel_index(int((counts == 0).argmax()), shape)
-        missing = int((counts == 0).sum())
-        raise ScoreError(
-            f'{where}: no score for prompt "{prompts[i]}" on row "{rows[j]}" ({missing} of {counts.size} cells missing)'
-            ". Every prompt must be scored on the same rows: remove the file and run again"
-        )
-    names = tuple(labels) or _occurring(table)
-    order = np.argsort(place)
-    truth = _label_codes(table["label"], names, where, "label")[order].reshape(shape)
-    predicted = _label_codes(table["predicted"], names, where, "predicted")[order].reshape(shape)
-    correct = np.asarray(table["correct"].to_numpy(zero_copy_only=False), dtype=bool)[order].reshape(shape)
-    _refuse_contradiction(truth != truth[:1], prompts, rows, where, "its label differs between prompts")
-    _refuse_contradiction(truth == NO_ANSWER, prompts, rows, where, "has no right label")
-    against = correct != (predicted == truth)
-    _refuse_contradiction(against, prompts, rows, where, "`correct` contradicts `predicted` and `label`")
-    logprobs, nan = _logprobs(table["label_logprobs"], order, shape)
-    return Grid(prompts, rows, names, truth[0], predicted, correct, logprobs, nan)
+PRIOR = 10.0  # cells' worth of all prompts' answers in one prompt's, where its macro-F1 is developed from a sample
 
 
 def per_prompt(scores: Grid, metric: str) -> Floats:
-    """[P] accuracy or macro-F1 of every prompt, as a fraction of 1. A cell without an answer counts as wrong."""
+    """[P] accuracy or macro-F1 of every prompt, as a fraction of 1. A cell without an answer counts as wrong. Of a
+    sample: values whose mean, spread and order are the best estimates of the whole grid's."""
     _known(metric)
+    if scores.seen is not None:
+        return sampled(scores, metric).each
     if metric == "accuracy":
         return scores.correct.mean(axis=1)
     f1, _ = _f1(scores)
@@ -115,11 +61,13 @@ def cells(scores: Grid, metric: str) -> Floats:
 
     Accuracy: 1 where correct, else 0. Macro-F1 is no mean of cells; these are its pseudo-values, the metric plus R
     times its derivative with respect to the row's weight (infinitesimal jackknife), so one set of formulas and one
-    bootstrap serve both metrics. Exact for accuracy, first order in 1/R for macro-F1."""
+    bootstrap serve both metrics. Exact for accuracy, first order in 1/R for macro-F1. Of a sample, cells that were not
+    scored hold a number without meaning, and macro-F1 is developed around each prompt's smoothed answers."""
     _known(metric)
     if metric == "accuracy":
         return scores.correct.astype(np.float64)
-    f1, size = _f1(scores)  # F1_k = 2 TP_k / size_k with size_k = right + predicted
+    # F1_k = 2 TP_k / size_k with size_k = right + predicted
+    f1, size = _f1(scores) if scores.seen is None else _smoothed_f1(scores)
     n, k = len(scores.rows), len(scores.labels)
     slope = np.where(size > 0, 1.0 / np.maximum(size, 1.0), 0.0)  # [P, K]
     at = np.arange(len(scores.prompts))[:, None]
@@ -183,36 +131,61 @@ class Objective:
     std: float  # over prompts, ddof 1, sampling noise of the rows included; 0 with one prompt
     min: float  # the worst prompt
     n_prompts: int
-    n_rows: int
+    n_rows: int  # of the whole grid
     degenerate: bool
     top_label_share: float
     parse_fail_rate: float
+    n_cells: int = 0  # that were scored
+    sampling: float = 0.0  # standard error of ``value`` against the whole grid's; 0 where that was scored
 
 
 def objective(
-    table: pa.Table, metric: str, std_weight: float, labels: Sequence[str] = (), where: str = "score rows"
+    table: pa.Table,
+    metric: str,
+    std_weight: float,
+    labels: Sequence[str] = (),
+    where: str = "score rows",
+    sample: Mapping[str, int] | None = None,
 ) -> Objective:
-    """``mean - std_weight * std`` of the per-prompt metric over one complete grid, with its standard error."""
-    return grid_objective(grid(table, labels, where), metric, std_weight)
+    """``mean - std_weight * std`` of the per-prompt metric over one grid, or the ``sample`` of it that the record
+    declares, with its standard error."""
+    return grid_objective(grid(table, labels, where, sample), metric, std_weight)
 
 
 def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
     """``objective`` of a grid that has been read already."""
-    values = cells(scores, metric)
-    accuracies = per_prompt(scores, metric)
-    mean, std = float(accuracies.mean()), spread(accuracies)
+    if scores.seen is None:
+        values = cells(scores, metric)
+        each = per_prompt(scores, metric)
+        mean, std = float(each.mean()), spread(each)
+        stderr, sampling = objective_stderr(values, std_weight), 0.0
+    else:
+        found = sampled(scores, metric)
+        each, mean, std, sampling = found.each, found.mean, found.std, found.value_error(std_weight)
+        stderr = math.sqrt(_of_prompts(each, std_weight) + found.rows_variance + sampling**2)
     return Objective(
         value=math.nan if scores.nan else mean - std_weight * std,
-        stderr=objective_stderr(values, std_weight),
+        stderr=stderr,
         mean=mean,
         std=std,
-        min=float(accuracies.min()),
+        min=float(each.min()),
         n_prompts=len(scores.prompts),
-        n_rows=len(scores.rows),
+        n_rows=scores.n_rows,
         degenerate=scores.degenerate,
         top_label_share=scores.top_label_share,
         parse_fail_rate=scores.parse_fail_rate,
+        n_cells=scores.n_cells,
+        sampling=sampling,
     )
+
+
+def sampled(scores: Grid, metric: str) -> estimate.Sampled:
+    """What a sample says about the whole grid. Accuracy takes the distances between prompts from the Rasch model;
+    macro-F1, which is no mean of chances, from its pseudo-values."""
+    if scores.seen is None:
+        raise ValueError("the whole grid was scored: there is nothing to estimate")
+    shape = estimate.rasch(scores.correct, scores.seen, scores.label) if metric == "accuracy" else None
+    return estimate.sampled(cells(scores, metric), scores.seen, scores.label, scores.n_rows, shape)
 
 
 def spread(values: Floats) -> float:
@@ -231,14 +204,7 @@ def objective_stderr(values: Floats, std_weight: float) -> float:
     if p * r == 1:
         return math.nan
     by_prompt = values.mean(axis=1)
-    of_prompts = of_rows = 0.0
-    if p > 1:
-        left = (p * by_prompt.mean() - by_prompt) / (p - 1)
-        value = left
-        if p > 2:
-            squares = ((by_prompt**2).sum() - by_prompt**2) / (p - 1) - left**2
-            value = left - std_weight * np.sqrt(np.maximum(squares, 0.0) * (p - 1) / (p - 2))
-        of_prompts = float((p - 1) / p * ((value - value.mean()) ** 2).sum())
+    of_prompts, of_rows = _of_prompts(by_prompt, std_weight), 0.0
     if r > 1:
         without = (r * by_prompt[:, None] - values) / (r - 1)  # [P, R] per-prompt metric without row i
         value = without.mean(axis=0)
@@ -247,6 +213,19 @@ def objective_stderr(values: Floats, std_weight: float) -> float:
         of_rows = float((r - 1) / r * ((value - value.mean()) ** 2).sum())
     twice = two_way(values).ms_residual / r * (1 / p + std_weight**2 / (p - 1)) if p > 1 and r > 1 else 0.0
     return math.sqrt(max(of_prompts + of_rows - twice, of_prompts, of_rows))
+
+
+def _of_prompts(by_prompt: Floats, std_weight: float) -> float:
+    """Variance of ``mean - std_weight * std`` of the per-prompt values [P] for new prompts: delete-one jackknife."""
+    p = len(by_prompt)
+    if p < 2:
+        return 0.0
+    left = (p * by_prompt.mean() - by_prompt) / (p - 1)
+    value = left
+    if p > 2:
+        squares = ((by_prompt**2).sum() - by_prompt**2) / (p - 1) - left**2
+        value = left - std_weight * np.sqrt(np.maximum(squares, 0.0) * (p - 1) / (p - 2))
+    return float((p - 1) / p * ((value - value.mean()) ** 2).sum())
 
 
 def _f1(scores: Grid) -> tuple[Floats, Floats]:
@@ -261,59 +240,28 @@ def _f1(scores: Grid) -> tuple[Floats, Floats]:
     return np.where(size > 0, 2.0 * hits / np.maximum(size, 1.0), 0.0), size
 
 
+def _smoothed_f1(scores: Grid) -> tuple[Floats, Floats]:
+    """``_f1`` of a sample: each prompt's answers to the rows of a label, with ``PRIOR`` cells of all prompts' answers
+    mixed in. The pseudo-values around it make up for the mixture to first order; without it a few cells would put
+    the derivative far off."""
+    assert scores.seen is not None
+    n, k = len(scores.rows), len(scores.labels)
+    f1_hits, answers = np.zeros((len(scores.prompts), k)), np.zeros((len(scores.prompts), k))
+    rows_of = np.bincount(scores.label, minlength=k).astype(np.float64)
+    for label in np.flatnonzero(rows_of):
+        columns = scores.label == label
+        seen = scores.seen[:, columns]
+        given = np.where(seen, scores.predicted[:, columns], NO_ANSWER)
+        counts = np.stack([(given == answer).sum(axis=1) for answer in range(k)], axis=1)  # [P, K]
+        prior = PRIOR * rows_of[label] / n
+        mixed = counts + prior * counts.sum(axis=0) / max(int(seen.sum()), 1)
+        share = mixed / (seen.sum(axis=1, keepdims=True) + prior)
+        answers += rows_of[label] * share
+        f1_hits[:, label] = rows_of[label] * share[:, label]
+    size = answers + rows_of
+    return np.where(size > 0, 2.0 * f1_hits / np.maximum(size, 1e-300), 0.0), size
+
+
 def _known(metric: str) -> None:
     if metric not in METRICS:
         raise ScoreError(f'task.metric = "{metric}" is not known.{nearest(str(metric), METRICS)}')
-
-
-def _codes(column: pa.ChunkedArray, where: str, name: str) -> tuple[tuple[str, ...], Ints]:
-    if column.null_count:
-        raise ScoreError(f"{where}: {column.null_count} score rows have no {name}")
-    ids = sorted(pc.unique(column).to_pylist())
-    return tuple(ids), pc.index_in(column, pa.array(ids, column.type)).to_numpy().astype(np.int64)
-
-
-def _occurring(table: pa.Table) -> tuple[str, ...]:
-    found = {*pc.unique(table["label"]).to_pylist(), *pc.unique(table["predicted"]).to_pylist()}
-    return tuple(sorted(v for v in found if v is not None))
-
-
-def _label_codes(column: pa.ChunkedArray, labels: tuple[str, ...], where: str, name: str) -> Ints:
-    codes = pc.index_in(column, pa.array(labels, pa.string())).fill_null(NO_ANSWER).to_numpy().astype(np.int64)
-    unknown = (codes == NO_ANSWER) & column.is_valid().to_numpy()
-    if unknown.any():
-        value = column[int(unknown.argmax())].as_py()
-        raise ScoreError(f'{where}: {name} = "{value}" is not a label of the task.{nearest(value, labels)}')
-    return codes
-
-
-def _refuse_doubled(
-    table: pa.Table, prompts: tuple[str, ...], rows: tuple[str, ...], place: Ints, counts: Ints, where: str
-) -> None:
-    if not (counts > 1).any():
-        return
-    cell = int((counts > 1).argmax())
-    i, j = divmod(cell, len(rows))
-    twins = table.take(pa.array(np.flatnonzero(place == cell))).select(["label", "predicted", "correct"]).to_pylist()
-    kind = "the same answer" if all(t == twins[0] for t in twins) else "contradictory answers"
-    raise ScoreError(
-        f'{where}: prompt "{prompts[i]}" on row "{rows[j]}" is scored {counts[cell]} times with {kind} '
-        f"({int((counts > 1).sum())} such cells). One score per cell: remove the file and run again"
-    )
-
-
-def _refuse_contradiction(
-    bad: NDArray[np.bool_], prompts: tuple[str, ...], rows: tuple[str, ...], where: str, what: str
-) -> None:
-    if bad.any():
-        i, j = np.unravel_index(int(bad.argmax()), bad.shape)
-        raise ScoreError(f'{where}: prompt "{prompts[i]}", row "{rows[j]}": {what}')
-
-
-def _logprobs(column: pa.ChunkedArray, order: Ints, shape: tuple[int, int]) -> tuple[Floats | None, bool]:
-    flat = pc.list_flatten(column).to_numpy(zero_copy_only=False).astype(np.float64)
-    nan = bool(np.isnan(flat).any())
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-    if lengths[0] == 0 or (lengths != lengths[0]).any():
-        return None, nan
-    return flat.reshape(len(order), int(lengths[0]))[order].reshape(*shape, int(lengths[0])), nan

@@ -25,7 +25,6 @@ def report_of(
     }
     if "nan" in record:
         return {**told, "objective": math.nan, "stderr": math.nan, "degenerate": False, "why": record["nan"]}
-    found = objective(
-        rows, trial.task.metric, std_weight, trial.task.labels, f"trial {trial.id}, rung {record['rung']}"
-    )
+    where = f"trial {trial.id}, rung {record['rung']}"
+    found = objective(rows, trial.task.metric, std_weight, trial.task.labels, where, record.get("sample"))
     return {**told, "objective": found.value, "stderr": found.stderr, "degenerate": found.degenerate}

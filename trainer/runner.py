@@ -47,6 +47,18 @@ class Job:
     pool: str = "dev"
 
 
+@dataclass
+class Counters:
+    """What a runner has done since it started, over all trials: numbers that only grow. Its own thread writes them,
+    any thread may read them."""
+
+    steps: int = 0  # optimizer steps
+    tokens: int = 0  # through the model in training
+    rows: int = 0  # score rows: a prompt and a row each
+    train_seconds: float = 0.0  # of the accelerator
+    score_seconds: float = 0.0
+
+
 class Runner:
     def __init__(self, model: Model, setup: Setup, assets: Assets, store: Store):
         self.assets, self.store, self.setup, self.model = assets, store, setup, model
@@ -64,7 +76,7 @@ class Runner:
         self._wake = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
-        self.steps = 0  # optimizer steps since the start, over all trials
+        self.counters = Counters()
 
     # asked from any thread -----------------------------------------------------------------------------------
 
@@ -84,6 +96,16 @@ class Runner:
                 self._thread.start()
             self._wake.notify()
         return future
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps since the start, over all trials."""
+        return self.counters.steps
+
+    @property
+    def busy(self) -> int:
+        """Slots whose trial is being trained or scored now."""
+        return len(self._jobs)
 
     def close(self) -> None:
         """End after the step in flight; what is not done by then is cancelled."""
@@ -187,18 +209,25 @@ class Runner:
             for r in sound:
                 self._step_alone(r, [s for s in samples if s.slot == r.slot])
             return
-        self.steps += len(logs)
         elapsed, total = time.perf_counter() - start, sum(x.tokens for x in logs.values())
+        self._count_training(len(logs), total, elapsed)
         for r in sound:
             r.record(logs[r.slot], elapsed * logs[r.slot].tokens / max(1, total))
 
     def _step_alone(self, resident: Resident, samples: list[Any]) -> None:
         start = time.perf_counter()
         try:
-            resident.record(self.engine.tick(samples)[resident.slot], time.perf_counter() - start)
-            self.steps += 1
+            logged = self.engine.tick(samples)[resident.slot]
+            elapsed = time.perf_counter() - start
+            self._count_training(1, logged.tokens, elapsed)
+            resident.record(logged, elapsed)
         except Exception as error:
             self._fail(resident.slot, error)
+
+    def _count_training(self, steps: int, tokens: int, seconds: float) -> None:
+        self.counters.steps += steps
+        self.counters.tokens += tokens
+        self.counters.train_seconds += seconds
 
     def _finish(self, done: Sequence[Resident]) -> None:
         """Checkpoint and score together what reached its rung; the score file, written last, completes the rung."""
@@ -223,7 +252,8 @@ class Runner:
     def _score(self, pool: str, residents: Sequence[Resident]) -> None:
         start = time.perf_counter()
         try:
-            tables = self._grids.score(self.engine.slot_model, pool, [(r.slot, r.trial, r.renderer) for r in residents])
+            members = [(r.slot, r.trial, r.renderer, self._jobs[r.slot][0].rung) for r in residents]
+            tables = self._grids.score(self.engine.slot_model, pool, members)
         except Exception as error:  # a row that cannot be rendered, or memory: each is tried on its own
             if len(residents) > 1:
                 for r in residents:
@@ -231,9 +261,13 @@ class Runner:
                 return
             self._fail(residents[0].slot, error)
             return
-        share = (time.perf_counter() - start) / len(residents)
+        elapsed = time.perf_counter() - start
+        self.counters.rows += sum(t.num_rows for t in tables)
+        self.counters.score_seconds += elapsed
+        share = elapsed / len(residents)
         for r, table in zip(residents, tables, strict=True):
-            self._write(r, self._jobs[r.slot][0], table, r.summary(share))
+            job = self._jobs[r.slot][0]
+            self._write(r, job, table, r.summary(share) | self._grids.sampled(r.trial, job.rung, pool, table.num_rows))
 
     def _write(self, r: Resident, job: Job, table: Any, record: dict[str, Any]) -> None:
         try:

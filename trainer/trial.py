@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-FORMAT = 1  # raise it when training or scoring changes what the same trial gives
+FORMAT = 2  # raise it when training or scoring changes what the same trial gives
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Scoring:
     scorer: Literal["labels", "generate"] = "labels"
     decision: Literal["raw", "per_token", "per_byte", "pmi", "contextual", "batch"] = "raw"
     max_new_tokens: int = 8
+    sample: float = 1.0  # share of the dev grid's cells that rungs before the last score; 1: all of them
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,11 @@ class Trial:
     def id(self) -> str:
         """12 hexadecimal digits, the same on every machine and for every order of fields."""
         return digest({"format": FORMAT, **_identity(self)})[:12]
+
+    def share_at(self, rung: int, pool: str) -> float:
+        """Share of the cells of ``pool``'s grid that are scored at ``rung``. Whatever ends in the table (the test pool,
+        and the dev pool of trials that came to their end) is scored whole."""
+        return self.scoring.sample if pool == "dev" and rung < self.optimization.steps else 1.0
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
