@@ -15,12 +15,17 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.metrics import publish_host
 from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Trial
 
 
-class GangError(UserError):
+class PlaceLostError(UserError):
+    """Where a trial ran is gone. No fault of the trial's: it is tried again elsewhere, and that is not counted."""
+
+
+class GangError(PlaceLostError):
     """A worker of a gang was lost."""
 
 
@@ -42,6 +47,8 @@ class Worker:
 
         model, setup, assets, store_uri = arguments
         self.runner = Runner(model, setup, ray.get(assets[0]), Store.open(store_uri))
+        if rank == 0:  # its counts are of all ranks together
+            publish_host(self.runner, "gang")
 
     def advance(self, trial: Trial, rung: int, pool: str) -> None:
         from trainer.runner import Job

@@ -2,7 +2,8 @@
 
 A trial asks Ray for a fraction of an accelerator and is placed like anything else. Where it lands, it asks the
 registry for that place's host. Hosts take no resources of their own (their trials' fractions pay for them) and
-belong to the registry, which belongs to the driver: when the driver dies, all of them do.
+belong to the registry, which belongs to the driver: when the driver dies, all of them do. The registry stands on the
+driver's node, so that no other node's death takes it along; killed alone, it starts again, and so do the hosts.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.gang import Gang
+from cluster.gang import Gang, PlaceLostError
+from cluster.metrics import publish_host
 from cluster.resources import Resources
 from trainer.assets import Assets
 from trainer.errors import UserError
@@ -45,6 +47,7 @@ class Host:
         from trainer.runner import Runner
 
         self.runner = Runner(model, setup, assets, Store.open(store_uri))
+        publish_host(self.runner, f"gpu{gpu}" if gpu else "cpu")
 
     async def advance(self, trial: Trial, rung: int, pool: str) -> None:
         """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder."""
@@ -61,20 +64,21 @@ class Host:
 
 
 class Registry:
-    """Which host serves which place; starts them on demand and anew after a death."""
+    """Which host serves which place; starts them on demand and anew after a death. Started again after its own death
+    it knows no host, and there is none: they die with it."""
 
-    def __init__(self, model: Model, setup: Any, assets: list[Any], store_uri: str):
-        self._arguments = (model, setup, assets[0], store_uri)
+    def __init__(self) -> None:
         self._hosts: dict[Place, Any] = {}
 
-    def host(self, place: Place, dead: Any = None) -> Any:
-        """The host at ``place``. ``dead``: the actor id of a host that the caller saw die, so that two callers who
-        saw the same death get the same new host."""
+    def host(self, place: Place, dead: Any, arguments: tuple[Any, ...]) -> Any:
+        """The host at ``place``, made with the fleet's ``arguments``. ``dead``: the actor id of a host that the caller
+        saw die, so that two callers who saw the same death get the same new host."""
         known = self._hosts.get(place)
         if known is None or (dead is not None and known._actor_id.hex() == dead):
             strategy = NodeAffinitySchedulingStrategy(place.node, soft=False)
             options = {"num_cpus": 0, "scheduling_strategy": strategy, "max_concurrency": 1000}
-            known = ray.remote(Host).options(**options).remote(*self._arguments, place.gpu)
+            model, setup, assets, store_uri = arguments
+            known = ray.remote(Host).options(**options).remote(model, setup, assets[0], store_uri, place.gpu)
             self._hosts[place] = known
         return known
 
@@ -95,7 +99,9 @@ class Fleet:
     def start(cls, model: Model, setup: Setup, assets: Assets, store: Store, resources: Resources) -> Fleet:
         """``assets`` goes to the object store once; hosts fetch it from there, not from the driver's disk."""
         arguments = (model, setup, [ray.put(assets)], store.uri)
-        registry = ray.remote(Registry).options(num_cpus=0).remote(*arguments)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+        registry = ray.remote(Registry).options(**options).remote()
         return cls(registry, store.uri, resources, arguments)
 
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
@@ -125,16 +131,19 @@ class Fleet:
     def _advance(self, trial: Trial, rung: int, pool: str) -> None:
         place, dead = here(), None
         for attempt in range(RETRIES + 1):
-            host = ray.get(self.registry.host.remote(place, dead))
+            host = ray.get(self.registry.host.remote(place, dead, self.arguments))
             try:
                 ray.get(host.advance.remote(trial, rung, pool))
-                break
-            except (ActorDiedError, ActorUnavailableError, RayActorError) as error:
+                return
+            except ActorUnschedulableError as error:
+                raise PlaceLostError(f"trial {trial.id}: {place} takes no host any more ({error})") from error
+            except RayActorError as error:
                 if attempt == RETRIES:
                     raise HostError(
                         f"trial {trial.id}: the host on {place} died {RETRIES + 1} times ({error})"
                     ) from error
-                dead = host._actor_id.hex()
+                # A host that cannot be reached may yet live: a second one would take the accelerator's memory twice.
+                dead = None if isinstance(error, ActorUnavailableError) else host._actor_id.hex()
                 time.sleep(0.2 * 2**attempt)
             except ray.exceptions.RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, UserError) else error) from None

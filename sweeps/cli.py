@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from sweeps.cluster_commands import cluster_app
+from sweeps.job_commands import register as register_jobs
 from sweeps.study import Study, StudyError, load_study
 from trainer.errors import closest, nearest
 
@@ -109,6 +110,19 @@ def plan_command(
     Console(soft_wrap=True).print(render(plan(loaded, rate=None if tflops is None else tflops * 1e12)))
 
 
+@app.command("watch")
+def watch_command(
+    run: RunArgument,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.2, help="Between two looks at the folder.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the table as it is now, and end.")] = False,
+) -> None:
+    """Show a run's live table, from any machine that reads its folder."""
+    folder = find_run(run)
+    from sweeps.watch import watch
+
+    raise typer.Exit(watch(folder, every, once))
+
+
 @app.command("report")
 def report_command(run: RunArgument) -> None:
     """Make a run's tables and report again."""
@@ -157,6 +171,9 @@ def predict_command(
     from sweeps.predict import predict
 
     raise typer.Exit(predict(folder, rows, out, prompt, base, trust_remote_code))
+
+
+register_jobs(app)
 
 
 # names --------------------------------------------------------------------------------------------------------

@@ -4,8 +4,7 @@
     template.json                                    how its input was made: ``Exported``
     README.md                                        the model card
 
-Read from the run folder alone, wherever it is; only the prompts' texts come from the study's prompt files. No model
-is loaded.
+Read from the run folder alone, wherever it is. No model is loaded.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from sweeps import tables
 from sweeps.assets import load_pools
+from sweeps.kept_prompts import kept_prompts
 from sweeps.model_card import Measured, card
 from sweeps.report import read_study
 from sweeps.schema import Study
@@ -89,7 +88,7 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
     chosen = _named(store, listed, trial_id) if trial_id is not None else _winner(store, study, listed)
     adapter = _adapter(store, chosen, listed.get(chosen, {}))
     trial, measured, counts = _measured(store, study, chosen, listed)
-    pools = _prompts(study, trial)
+    pools = _prompts(store, study, trial)
     best = max(measured.dev, key=lambda i: measured.dev[i])
     prompt = next((p for p in pools["dev"] if p.id == best), None)
     found = Exported(
@@ -225,18 +224,21 @@ def _measured(
             f"{store.uri}: trial {trial_id} was made by another version of steadytune ({error}). "
             "Export it with that version"
         ) from None
-    grid = metrics.grid(rows, trial.task.labels, f"{store.uri}: trial {trial_id}, dev")
+    grid = metrics.grid(rows, trial.task.labels, f"{store.uri}: trial {trial_id}, dev", record.get("sample"))
     dev = dict(zip(grid.prompts, metrics.per_prompt(grid, trial.task.metric).tolist(), strict=True))
-    first = rows.filter(pc.equal(rows["prompt_id"], grid.prompts[0]))["label"].to_pylist()
-    counts = {label: first.count(label) for label in trial.task.labels}
+    counts = {label: int((grid.label == k).sum()) for k, label in enumerate(trial.task.labels)}
     row = _robustness(store, study, listed).get(trial_id, {}) if listed else {}
     status = str(listed.get(trial_id, {}).get("status") or "running")
     objective = metrics.grid_objective(grid, trial.task.metric, study.objective.std_weight)
     return trial, Measured(rung, status, dev, len(grid.rows), objective, row), counts
 
 
-def _prompts(study: Study, trial: Trial) -> dict[str, Sequence[Prompt]]:
-    """The trial's train pool and the dev pool from the study's files; empty where they are gone or have changed."""
+def _prompts(store: Store, study: Study, trial: Trial) -> dict[str, Sequence[Prompt]]:
+    """The trial's train pool and the dev pool. Folders of before they were kept there: from the study's files; empty
+    where those are gone or have changed."""
+    kept = {pool: kept_prompts(store, getattr(trial.data, f"{pool}_prompts")) for pool in ("train", "dev")}
+    if all(kept.values()):
+        return {pool: prompts or () for pool, prompts in kept.items()}
     try:
         train, scored = load_pools(study)
     except UserError as error:

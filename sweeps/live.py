@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, TextIO, cast
 
@@ -23,6 +23,7 @@ ORDER = ("running", "testing", "waiting", "finished", "stopped", "failed")  # of
 OVER = ("finished", "stopped", "failed")
 END_ROWS = 20  # rows of the table at the end of a log
 EVERY = 30.0  # seconds between two progress lines of a log, at least
+SILENCE = 60.0  # seconds after which a log gets a line though nothing happened
 _CELL = 28  # longest cell in characters
 
 
@@ -33,6 +34,7 @@ class Row:
     id: str
     axes: dict[str, str]
     n_rungs: int
+    rungs: tuple[int, ...] = ()  # their optimizer steps, where they are known
     state: str = "waiting"
     rung: int = 0  # rungs reported
     step: int = 0
@@ -44,6 +46,16 @@ class Row:
     reason: str = ""
     test: tuple[float, float] | None = None  # mean and std on the test pool
     before_test: str = "finished"  # stopped trials may be scored on the test pool too
+
+
+@dataclass
+class Took:
+    """What one rung took the trials that reported it."""
+
+    seconds: float = 0.0
+    n: int = 0
+    steps: int = 0  # optimizer steps, of those trials whose steps are known
+    n_known: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,16 +77,19 @@ class LiveTable:
     terminal: bool | None = None
     clock: Callable[[], float] = time.monotonic
     every: float = EVERY
+    silence: float = SILENCE
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
         self._out = _Unbreakable(self.stream)
         self._rows: dict[str, Row] = {}
-        self._rung_seconds: dict[int, list[float]] = {}
+        self._took: dict[int, Took] = {}
+        self._values: dict[str, set[str | None]] = {}  # of every axis; kept, as thousands of trials are looked through
+        self._steps_per_s: float | None = None  # of all hosts together
         self._notes: list[str] = []
         self._announced = 0
         self._began = self.clock()
-        self._progress_at = self._began
+        self._progress_at = self._said_at = self._began
         self._ending = ""
         self._live: Any = None
         if self.terminal is None:
@@ -82,10 +97,14 @@ class LiveTable:
 
     # events -----------------------------------------------------------------------------------------------------
 
-    def trial_added(self, trial_id: str, axes: Mapping[str, Any], n_rungs: int) -> None:
+    def trial_added(
+        self, trial_id: str, axes: Mapping[str, Any], n_rungs: int, rungs: Sequence[int] | None = None
+    ) -> None:
         with self._lock:
             shown = {name: _value(value) for name, value in axes.items()}
-            self._rows.setdefault(trial_id, Row(trial_id, shown, n_rungs))
+            if trial_id not in self._rows:
+                self._rows[trial_id] = Row(trial_id, shown, n_rungs, tuple(rungs or ()))
+                self._note_axes(shown)
 
     def started(self, trial_id: str) -> None:
         """Work on the trial begins, or goes on after it waited at a rung."""
@@ -112,9 +131,14 @@ class LiveTable:
             row.rung, row.step = rung_index + 1, step
             row.objective, row.stderr, row.degenerate = objective, stderr, degenerate
             row.seconds += seconds
+            # ``seconds`` are a share of the host's time: beside other trials in its slots, a rung takes longer
+            took = seconds if row.since is None else max(seconds, self.clock() - row.since)
             if row.since is not None:
                 row.since = self.clock()
-            self._rung_seconds.setdefault(rung_index, []).append(seconds)
+            so_far = self._took.setdefault(rung_index, Took())
+            so_far.seconds, so_far.n = so_far.seconds + took, so_far.n + 1
+            if rung_index < len(row.rungs):
+                so_far.steps, so_far.n_known = so_far.steps + _steps(row, rung_index), so_far.n_known + 1
             where, value = f"rung {row.rung}/{row.n_rungs} at step {step}", _with_error(objective, stderr)
             self._say(trial_id, f"{where}: objective {value}, {_time(seconds)}" + (", one label" if degenerate else ""))
 
@@ -149,6 +173,29 @@ class LiveTable:
             self._notes = [*self._notes, _clean(text)][-3:]
             self._say("", text)
 
+    def pulse(self, steps_per_s: float | None) -> None:
+        """A sign of life between events: optimizer steps a second of all hosts; None where they did not answer."""
+        with self._lock:
+            self._steps_per_s = steps_per_s
+            if not self.terminal and self.clock() - self._said_at >= self.silence:
+                self._announce()
+                self._progress()
+
+    def restore(self, rows: Iterable[Row], elapsed: float) -> None:
+        """Take over trials as another process left them, ``elapsed`` seconds after it began; without a line of log."""
+        with self._lock:
+            self._rows, self._values = {}, {}
+            for row in rows:
+                self._rows[row.id] = row
+                self._note_axes(row.axes)
+            self._announced = len(self._rows)
+            self._began = self.clock() - elapsed
+
+    def rows(self) -> dict[str, Row]:
+        """What is known of every trial now."""
+        with self._lock:
+            return {row.id: replace(row) for row in self._rows.values()}
+
     # pictures ---------------------------------------------------------------------------------------------------
 
     def frame(self, limit: int | None = None) -> Frame:
@@ -159,12 +206,13 @@ class LiveTable:
             axes = self._differing()
             tested = any(row.test for row in ordered)
             columns = ("trial", *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", "left")
-            rows = tuple(self._cells(row, axes, tested) for row in shown)
+            pace = self._pace()
+            rows = tuple(self._cells(row, axes, tested, pace) for row in shown)
             return Frame(self._header(), tuple(_clean(c) for c in columns), rows, len(ordered) - len(shown))
 
-    def _cells(self, row: Row, axes: list[str], tested: bool) -> tuple[str, ...]:
+    def _cells(self, row: Row, axes: list[str], tested: bool, pace: float | None) -> tuple[str, ...]:
         objective = "" if row.objective is None else _with_error(row.objective, row.stderr)
-        left = "" if row.state in OVER else _time(self._left(row))
+        left = "" if row.state in OVER else _time(self._left(row, pace))
         test = (f"{_number(row.test[0])} std {_number(row.test[1])}" if row.test else "",) if tested else ()
         return (
             _clean(row.id)[:12],
@@ -182,6 +230,8 @@ class LiveTable:
         counts = [f"{states.count(s)} {s}" for s in dict.fromkeys([*ORDER, *states]) if s in states]
         over = sum(s in OVER for s in states)
         parts = [f"{over} of {len(states)} trials done", *counts, f"elapsed {_time(self.clock() - self._began)}"]
+        if self._steps_per_s is not None and "running" in states:
+            parts.append(f"{self._steps_per_s:.3g} steps/s")
         if over < len(states) and not self._ending:
             parts.append(f"left at most {_time(self._all_left())}")
         return f"{_clean(self.title)}{self._ending}: " + ", ".join(parts)
@@ -189,21 +239,40 @@ class LiveTable:
     def _spent(self, row: Row) -> float:
         return row.seconds + (self.clock() - row.since if row.since is not None else 0.0)
 
-    def _left(self, row: Row) -> float | None:
-        """Seconds the trial has ahead if it is not stopped: what other trials' rungs took. None when a rung ahead
-        was not reached by any trial yet, and while test prompts are scored."""
+    def _left(self, row: Row, pace: float | None) -> float | None:
+        """Seconds the trial has ahead if it is not stopped. None while test prompts are scored, and when it cannot be
+        told how long a rung ahead takes."""
         if row.state == "testing":
             return None
-        ahead = range(row.rung, row.n_rungs)
-        if any(i not in self._rung_seconds for i in ahead):
+        ahead = [self._expected(row, i, pace) for i in range(row.rung, row.n_rungs)]
+        known = [seconds for seconds in ahead if seconds is not None]
+        if len(known) < len(ahead):
             return None
-        expected = sum(sum(s) / len(s) for s in (self._rung_seconds[i] for i in ahead))
-        return max(expected - (self.clock() - row.since if row.since is not None else 0.0), 0.0)
+        return max(sum(known) - (self.clock() - row.since if row.since is not None else 0.0), 0.0)
+
+    def _expected(self, row: Row, rung: int, pace: float | None) -> float | None:
+        """Seconds of one rung: what it took other trials, or else its steps at the pace of the steps so far."""
+        if took := self._took.get(rung):
+            return took.seconds / took.n
+        if pace is None or rung >= len(row.rungs):
+            return None
+        return pace * _steps(row, rung)
+
+    def _pace(self) -> float | None:
+        """Seconds from one step of a trial to its next: by the rungs reported, which has their scoring in it; before
+        the first by what the hosts do now, which may leave it out."""
+        known = [t for t in self._took.values() if t.n_known]
+        steps = sum(t.steps / t.n_known for t in known)
+        if steps:
+            return sum(t.seconds / t.n for t in known) / steps
+        running = sum(row.state == "running" for row in self._rows.values())
+        return running / self._steps_per_s if self._steps_per_s and running else None
 
     def _all_left(self) -> float | None:
         """Seconds until all is done if nothing more is stopped, at the present number of running trials."""
         open_rows = [row for row in self._rows.values() if row.state not in OVER]
-        left = [self._left(row) for row in open_rows]
+        pace = self._pace()
+        left = [self._left(row, pace) for row in open_rows]
         known = [seconds for seconds in left if seconds is not None]
         at_once = sum(row.state in ("running", "testing") for row in open_rows)
         if len(known) < len(left) or not at_once:
@@ -212,13 +281,19 @@ class LiveTable:
 
     def _differing(self) -> list[str]:
         """Axes whose value is not the same in all trials."""
-        names = dict.fromkeys(name for row in self._rows.values() for name in row.axes)
-        return [n for n in names if len({row.axes.get(n) for row in self._rows.values()}) > 1]
+        return [name for name, values in self._values.items() if len(values) > 1]
+
+    def _note_axes(self, axes: Mapping[str, str]) -> None:
+        """Of a trial that is in ``_rows`` now."""
+        for name in axes:
+            self._values.setdefault(name, {None} if len(self._rows) > 1 else set())
+        for name, values in self._values.items():
+            values.add(axes.get(name))
 
     # the two views ----------------------------------------------------------------------------------------------
 
     def __enter__(self) -> LiveTable:
-        self._began = self._progress_at = self.clock()
+        self._began = self._progress_at = self._said_at = self.clock()
         if self.terminal:
             from rich.console import Console
             from rich.live import Live
@@ -241,7 +316,7 @@ class LiveTable:
             live.stop()  # draws a last time; not under the lock, the drawing thread may wait for it
         else:
             self._announce()
-            self._line("\n".join(_text(self.frame(END_ROWS))))
+            self._line("\n".join(text_of(self.frame(END_ROWS))))
 
     def _picture(self, console: Any) -> Any:
         from rich.console import Group
@@ -274,8 +349,11 @@ class LiveTable:
         at = _time(self.clock() - self._began)
         self._line(f"[{at}] " + (f"{_clean(trial_id)} " if trial_id else "") + _clean(text))
         if self.clock() - self._progress_at >= self.every:
-            self._progress_at = self.clock()
-            self._line(f"[{at}] {self._header()}")
+            self._progress()
+
+    def _progress(self) -> None:
+        self._progress_at = self.clock()
+        self._line(f"[{_time(self.clock() - self._began)}] {self._header()}")
 
     def _announce(self) -> None:
         """Trials that were added since the last line, in one line: hundreds may come at once."""
@@ -287,12 +365,16 @@ class LiveTable:
             self._line(f"[{_time(self.clock() - self._began)}] {new} trial{'s' * (new > 1)} added{what}")
 
     def _line(self, text: str) -> None:
+        self._said_at = self.clock()
         self._out.write(text + "\n")
         self._out.flush()
 
     def _row(self, trial_id: str) -> Row:
         """An event of a trial that was never added is shown, not refused."""
-        return self._rows.setdefault(trial_id, Row(trial_id, {}, 1))
+        if trial_id not in self._rows:
+            self._rows[trial_id] = Row(trial_id, {}, 1)
+            self._note_axes({})
+        return self._rows[trial_id]
 
 
 class _Unbreakable(io.TextIOBase):
@@ -342,11 +424,17 @@ def _place(row: Row) -> tuple[int, float, str]:
     return (ORDER.index(row.state) if row.state in ORDER else 2, -(row.objective or 0.0) if known else math.inf, row.id)
 
 
-def _text(frame: Frame) -> list[str]:
+def text_of(frame: Frame) -> list[str]:
+    """The lines of a table without a terminal."""
     table = [frame.columns, *frame.rows]
     widths = [max(len(cells[i]) for cells in table) for i in range(len(frame.columns))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
     return [frame.header, *(lines if frame.rows else []), *([f"and {frame.more} more"] if frame.more else [])]
+
+
+def _steps(row: Row, rung: int) -> int:
+    """Optimizer steps between a rung and the one before it."""
+    return row.rungs[rung] - (row.rungs[rung - 1] if rung else 0)
 
 
 def _number(value: float) -> str:

@@ -7,10 +7,12 @@ rungs are all there is decided without starting Ray at all.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,12 +24,14 @@ import pyarrow.parquet as pq
 from sweeps.asha import Decision, Rungs
 from sweeps.assets import data_of, load_assets
 from sweeps.base_model import model_of
+from sweeps.kept_prompts import keep_prompts
+from sweeps.lease import Lease
 from sweeps.live import LiveTable
 from sweeps.study import Range, Study, dump_yaml, resolved
 from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of
 from trainer.assets import Assets
 from trainer.errors import UserError
-from trainer.metrics import objective
+from trainer.metrics import Objective, objective
 from trainer.reports import report_of
 from trainer.setup import Setup
 from trainer.store import Store
@@ -36,6 +40,8 @@ from trainer.trial import Model, Trial, rung_steps
 log = logging.getLogger("steadytune")
 
 FAILURES = 2  # a trial is tried again this often before it counts as failed
+LOSSES = 8  # lost processes and nodes that a trial survives between two rungs
+WRITE_EVERY = 5.0  # seconds between writings of trials.parquet while the study runs
 
 
 @dataclass
@@ -50,11 +56,16 @@ class Progress:
     tokens: dict[str, int] = field(default_factory=dict)
     seen: set[tuple[str, int]] = field(default_factory=set)
     decisions: dict[str, Decision] = field(default_factory=dict)
+    tests: dict[str, Objective] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+    steps_per_s: float | None = None  # of all hosts, where they answer
+    _written: str = ""
 
     def add(self, trial: Trial) -> None:
         if trial.id not in self.trials:
             self.trials[trial.id] = trial
-            self.live.trial_added(trial.id, axis_columns(trial), len(self.shares))
+            rungs = rung_steps(self.shares, trial.optimization.steps)
+            self.live.trial_added(trial.id, axis_columns(trial), len(rungs), rungs)
 
     @property
     def shares(self) -> Sequence[float]:
@@ -75,6 +86,7 @@ class Progress:
         trial = self.trials[trial_id]
         found = objective(rows, trial.task.metric, 0.0, trial.task.labels, f"trial {trial_id}, test")
         self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + record["seconds"]
+        self.tests[trial_id] = found
         self.live.tested(trial_id, found.mean, found.std)
 
     def decide(self, decisions: Mapping[str, Decision]) -> None:
@@ -83,16 +95,19 @@ class Progress:
             if self.decisions.get(trial_id) != decision:
                 before = self.decisions.get(trial_id)
                 self.decisions[trial_id] = decision
-                if before is None or before.action != decision.action:
+                first = before is None and decision.rung is not None  # on its way to its first report is no news
+                if first or decision.action != (before.action if before else "continue"):
                     self.live.decided(
                         trial_id, "waiting" if decision.action == "pause" else decision.status, decision.reason
                     )
 
-    def write(self) -> None:
-        """``trials.parquet``: one row per trial."""
+    def write(self, again: bool = False, over: bool = False) -> None:
+        """``trials.parquet``: one row per trial. Left alone where its rows say it all already, unless ``again``: the
+        time in it shows that the driver lives. ``over``: nothing will change any more."""
+        standing = self.live.rows()
         rows = []
-        for trial_id, trial in self.trials.items():
-            decision = self.decisions.get(trial_id)
+        for trial_id, trial in list(self.trials.items()):
+            decision, row, test = self.decisions.get(trial_id), standing[trial_id], self.tests.get(trial_id)
             rows.append(
                 {
                     "trial_id": trial_id,
@@ -102,11 +117,22 @@ class Progress:
                     "reason": decision.reason if decision else "",
                     "seconds": self.seconds.get(trial_id, 0.0),
                     "tokens": self.tokens.get(trial_id, 0),
+                    "state": row.state,
+                    "objective": row.objective,
+                    "stderr": row.stderr,
+                    "degenerate": row.degenerate,
+                    "test_mean": test.mean if test else None,
+                    "test_std": test.std if test else None,
                 }
             )
+        if not (again or over) and repr(rows) == self._written:  # as text, where a NaN equals itself
+            return
+        told = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": over}
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=TRIALS), sink)
+        table = pa.Table.from_pylist(rows, schema=TRIALS.with_metadata({"steadytune": json.dumps(told)}))
+        pq.write_table(table, sink)
         self.store.write("trials.parquet", sink.getvalue().to_pybytes())
+        self._written = repr(rows)
 
 
 TRIALS = pa.schema(
@@ -128,13 +154,25 @@ TRIALS = pa.schema(
         ("reason", pa.string()),
         ("seconds", pa.float64()),  # of its accelerator, training and scoring
         ("tokens", pa.int64()),  # that went through the model in training
+        ("state", pa.string()),  # waiting | running | testing | finished | stopped | failed
+        ("objective", pa.float64()),  # on the dev prompts, at its last report
+        ("stderr", pa.float64()),  # of the objective
+        ("degenerate", pa.bool_()),  # one answer nearly always
+        ("test_mean", pa.float64()),  # of the metric over the test prompts, once they are scored
+        ("test_std", pa.float64()),
     ]
 )
 
 
 def run(study: Study, out: str) -> int:
-    """Run ``study`` in the run folder ``out``; 0 when every trial ended well, 1 when some failed."""
+    """Run ``study`` in the run folder ``out``; 0 when every trial ended well, 1 when some failed. Raises ``LeaseError``
+    where another run is at work there."""
     store = Store.open(out)
+    with Lease(store):
+        return _run(study, store)
+
+
+def _run(study: Study, store: Store) -> int:
     assets = load_assets(study)
     model = model_of(study)
     data = data_of(assets)
@@ -145,18 +183,20 @@ def run(study: Study, out: str) -> int:
     if standing is None:
         _check(study, assets, model)
     store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before anything starts
+    keep_prompts(store, assets)
     with progress.live:
         for trial in made or []:
             progress.add(trial)
+        progress.write()
         if standing is not None:
             standing()
         else:
             at = partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"]))
             _sweep(progress, model, assets, made, at)
-        progress.write()
+        progress.write(over=True)
     from sweeps.report import write_report
 
-    where = write_report(out)
+    where = write_report(store.uri)
     _show_table(store, where, study.tables.thresholds[0])
     failed = [t for t, d in progress.decisions.items() if d.status == "failed"]
     return 1 if failed else 0
@@ -256,6 +296,10 @@ def _sweep(progress: Progress, model: Model, assets: Assets, made: Sequence[Tria
         tune_trials(progress, fleet, made, at, FAILURES)
         progress.write()
         _test(progress, fleet)
+    from sweeps.board import write_ends
+
+    ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
+    write_ends(progress.store, ends)
 
 
 def _setup(study: Study) -> Setup:
@@ -277,19 +321,26 @@ def _test(progress: Progress, fleet: Any) -> None:
     """Score the test pool, as Ray tasks that take the same share of an accelerator as a trial does."""
     import ray
 
+    from cluster.gang import PlaceLostError
+
     jobs = _to_test(progress.study, progress.trials, progress.decisions)
     with fleet.resources.for_tasks() as options:
-        task = ray.remote(_test_rows).options(**options, max_retries=3)
+        task = ray.remote(_test_rows).options(**options, max_retries=LOSSES, retry_exceptions=[PlaceLostError])
         running = {task.remote(fleet, trial, step): trial for trial, step in jobs}
         for trial in running.values():
             progress.live.testing(trial.id)
+        written = time.monotonic()
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
+            if time.monotonic() - written > WRITE_EVERY:
+                written = time.monotonic()
+                progress.write()
             trial = running.pop(done[0])
             try:
                 progress.tested(trial.id, *ray.get(done[0]))
-            except ray.exceptions.RayTaskError as error:
-                why = f"test scoring failed: {error.cause if isinstance(error.cause, Exception) else error}"
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                why = f"test scoring failed: {cause if isinstance(cause, Exception) else error}"
                 progress.live.failed(trial.id, why)
                 progress.decisions[trial.id] = replace(progress.decisions[trial.id], action="fail", reason=why)
 

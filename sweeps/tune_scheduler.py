@@ -12,6 +12,10 @@ goes on or is cut. What Tune (2.60) does with it, and what follows:
 * A failure that Tune will retry and the last one reach ``on_trial_error`` alike. They differ in the status when
   the controller is done (PENDING or ERROR), so a failure is booked one step later. A few ends are not told at
   all (an actor that could not be reset); when nothing can be started, the statuses are looked through for them.
+* An idle actor that died with its node fails the trial that is to take it over, and Tune counts that one failure
+  twice, the second time as final. Such a trial, which has attempts left, is put back in the queue.
+* Tune's count of failures is over a trial's whole life, which on spot machines may see many. Here a new rung sets it
+  to nought, so the limit is on failures without progress. Trials to be retried go before all others.
 * A limit of concurrent trials (``TuneConfig(max_concurrent_trials=...)``, ``ConcurrencyLimiter``) counts paused
   trials, so with fewer places than trials the sweep would stand still: refused. Concurrency comes from resources.
 
@@ -23,7 +27,7 @@ and, if it likes, ``stderr`` and ``degenerate``; a result without ``rung_index``
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,11 +57,17 @@ class PromotionScheduler(TrialScheduler):
         self._identify = identify
         self._names: dict[str, str] = {}  # Tune's trial id -> our id
         self._trials: dict[str, Trial] = {}  # our id -> Tune's trial
-        self._fresh: deque[Trial] = deque()  # new or to be retried
+        self._same: Counter[str] = Counter()  # how many trials have the id that ``identify`` gives
+        self._open: dict[str, Trial] = {}  # not known to have ended
+        self._changed: dict[str, None] = {}  # decided anew since ``changes`` was asked; in order
+        self._fresh: deque[Trial] = deque()
+        self._again: deque[Trial] = deque()  # to be retried
+        self._reached: dict[str, int] = {}  # our id -> its highest rung
         self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
         self._starting: dict[str, Trial] = {}  # returned to the controller, not running yet
         self._cut: dict[str, Trial] = {}  # to be ended as soon as they are paused
         self._erred: dict[str, Trial] = {}  # failed; whether for good shows in the next step
+        self._controller: Any = None
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Accepts the metric that it reads anyway; False makes Tune say that metric or mode do not fit."""
@@ -76,11 +86,13 @@ class PromotionScheduler(TrialScheduler):
                     "for each other for ever. Leave it unset and limit concurrency by resources per trial."
                 )
             name = self._identify(trial.config) if self._identify else trial.trial_id
-            same = sum(1 for known in self._trials if known.partition("#")[0] == name)
-            name = f"{name}#{same + 1}" if same else name
-            self._names[trial.trial_id], self._trials[name] = name, trial
-        self._erred.pop(self._names[trial.trial_id], None)  # added again: a retry
-        self._fresh.append(trial)
+            self._same[name] += 1
+            name = f"{name}#{self._same[name]}" if self._same[name] > 1 else name
+            self._names[trial.trial_id], self._trials[name], self._open[name] = name, trial, trial
+            self._fresh.append(trial)
+            return
+        self._erred.pop(self._names[trial.trial_id], None)
+        self._again.append(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         decision = self._report(trial, result)
@@ -97,17 +109,19 @@ class PromotionScheduler(TrialScheduler):
         self._fail(self._names[trial.trial_id], "it was removed before its last rung")
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._controller = getattr(tune_controller, "_tune_controller", tune_controller)
         self._erred[self._names[trial.trial_id]] = trial
 
     # -- what the controller asks
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Promoted trials first, the highest rung first, then new ones in their order."""
+        """Those that lost their place first, then promoted ones, the highest rung first, then new ones in order."""
+        self.requeue()
         self._book_failures()
         if tune_controller.search_alg.is_finished() and len(self._names) < self.rungs.trials and self._names:
             self.no_more_trials(len(self._names))
         self._end_cut(tune_controller)
-        trial = self._next_promoted() or self._next_fresh()
+        trial = _next_pending(self._again) or self._next_promoted() or _next_pending(self._fresh)
         if trial is None and self._find_lost():
             return self._next_promoted()
         return trial
@@ -117,10 +131,26 @@ class PromotionScheduler(TrialScheduler):
         self.rungs.no_more_trials(trials)
         self._act()
 
+    def requeue(self) -> None:
+        """Puts back the trials that Tune gave up although they have attempts left. To be called when Tune tells of
+        an error, too: where that trial was the only one left, the controller takes no further step."""
+        for trial in list(self._erred.values()):
+            if trial.status == Trial.ERROR and trial.should_recover():
+                self._controller._resetting_trials.discard(trial)
+                self._controller._requeue_trial(trial)
+
     def decisions(self) -> dict[str, Decision]:
         """Our id -> the trial's last decision, for every trial that Tune has made."""
         self._book_failures()
         return {name: self.rungs.decide(name) for name in self._trials}
+
+    def changes(self) -> dict[str, Decision]:
+        """The decisions taken since the last call: of all trials but for the words in which a wait is described, which
+        change with every report. To put thousands into words at each of thousands of reports would be the driver's
+        main work."""
+        self._book_failures()
+        changed, self._changed = self._changed, {}
+        return {name: self.rungs.decide(name) for name in changed}
 
     def debug_string(self) -> str:
         counts: dict[str, int] = {}
@@ -134,8 +164,14 @@ class PromotionScheduler(TrialScheduler):
         name = self._names[trial.trial_id]
         for waiting in (*self._promoted, self._starting):  # it runs, as a retried trial may of its own accord
             waiting.pop(name, None)
+        self._changed[name] = None
+        if "failed" in result:
+            self._fail(name, str(result["failed"]))
         if "rung_index" not in result:
             return self.rungs.decide(name)
+        if int(result["rung_index"]) > self._reached.get(name, -1):
+            self._reached[name] = int(result["rung_index"])
+            trial.run_metadata.num_failures = 0
         objective, step, stderr = result.get("objective"), result.get("step"), result.get("stderr")
         decision = self.rungs.report(
             name,
@@ -150,11 +186,13 @@ class PromotionScheduler(TrialScheduler):
 
     def _fail(self, name: str, why: str) -> None:
         self.rungs.fail(name, why)
+        self._changed[name] = None
         self._act()
 
     def _act(self) -> None:
         """Files the trials whose waiting is over."""
         for name in self.rungs.news():
+            self._changed[name] = None
             decision = self.rungs.decide(name)
             if decision.action == "continue" and decision.rung is not None:
                 self._promoted[decision.rung][name] = self._trials[name]
@@ -183,27 +221,27 @@ class PromotionScheduler(TrialScheduler):
                         return trial
         return next(iter(self._starting.values()), None)  # asked for already; it may take over an idle actor
 
-    def _next_fresh(self) -> Trial | None:
-        while self._fresh and self._fresh[0].status != Trial.PENDING:
-            self._fresh.popleft()
-        return self._fresh[0] if self._fresh else None
-
     def _book_failures(self) -> None:
         for name, trial in list(self._erred.items()):
-            if trial.status == Trial.ERROR:
+            if trial.status == Trial.ERROR and not trial.should_recover():
                 del self._erred[name]
                 self._fail(name, _error_text(trial))
 
     def _find_lost(self) -> bool:
         """Books trials that ended without a word to the scheduler. True if there were any."""
-        lost = [
-            (name, trial)
-            for name, trial in self._trials.items()
-            if trial.is_finished() and self.rungs.decide(name).status == "running"
-        ]
+        ended = [(name, trial) for name, trial in self._open.items() if trial.is_finished()]
+        lost = [(name, trial) for name, trial in ended if self.rungs.decide(name).status == "running"]
+        for name in {name for name, _ in ended} - {name for name, _ in lost}:
+            del self._open[name]
         for name, trial in lost:
             self._fail(name, _error_text(trial) if trial.status == Trial.ERROR else "it ended before its last rung")
         return bool(lost)
+
+
+def _next_pending(queue: deque[Trial]) -> Trial | None:
+    while queue and queue[0].status != Trial.PENDING:
+        queue.popleft()
+    return queue[0] if queue else None
 
 
 def _concurrency_limit(search_alg: Any) -> int:

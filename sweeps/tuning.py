@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ray import tune
@@ -14,14 +14,19 @@ from ray import tune
 from cluster.hosts import Fleet
 from cluster.trainable import SlotTrainable, Sweep
 from sweeps.asha import Rungs
+from sweeps.assets import load_pools
 from sweeps.board import Board
-from sweeps.run import Progress
-from sweeps.trials import axes_of, axis_columns
+from sweeps.heartbeat import Heartbeat
+from sweeps.run import LOSSES, WRITE_EVERY, Progress
+from sweeps.search import Range
+from sweeps.trials import axes_of, axis_columns, modules_text
 from sweeps.tune_scheduler import PromotionScheduler
-from trainer.metrics import objective
+from trainer.metrics import grid_objective, per_prompt
+from trainer.score_grid import grid
 from trainer.trial import Trial
 
-WRITE_EVERY = 5.0  # seconds between writings of trials.parquet while the sweep runs
+BEAT_EVERY = 15.0  # seconds between two questions to the hosts how far they are
+BEATS = 4  # after so many, trials.parquet is written though no trial reported: whoever watches sees a live driver
 
 
 def tune_trials(
@@ -47,10 +52,10 @@ def tune_trials(
     scheduler = PromotionScheduler(
         Rungs(n, study.scheduler.eta, len(progress.shares)), identify=lambda config: trial_of(config).id
     )
-    sweep = Sweep(fleet, trial_of, progress.shares, study.objective.std_weight)
+    sweep = Sweep(fleet, trial_of, progress.shares, study.objective.std_weight, failures)
     with (
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
-        Watcher(progress, scheduler, trial_of) as watcher,
+        Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet.registry)) as watcher,
     ):
         tune.Tuner(
             tune.with_resources(tune.with_parameters(SlotTrainable, sweep=sweep), fleet.resources.for_tune()),
@@ -68,8 +73,7 @@ def tune_trials(
                 storage_path=scratch,  # Tune's own state: never read again, a new start replays the run folder
                 verbose=0,
                 callbacks=[watcher],
-                failure_config=tune.FailureConfig(max_failures=failures),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                failure_config=tune.FailureConfig(max_failures=LOSSES),
             ),
         ).fit()
         progress.decide(scheduler.decisions())
@@ -89,26 +93,34 @@ class Watcher(tune.Callback):
     """Carries what Tune tells over to the live table, trials.parquet and TensorBoard."""
 
     def __init__(
-        self, progress: Progress, scheduler: PromotionScheduler, trial_of: Callable[[Mapping[str, Any]], Trial]
+        self,
+        progress: Progress,
+        scheduler: PromotionScheduler,
+        trial_of: Callable[[Mapping[str, Any]], Trial],
+        heartbeat: Heartbeat,
     ):
-        self.progress, self.scheduler, self.trial_of = progress, scheduler, trial_of
-        self._written = time.monotonic()
+        self.progress, self.scheduler, self.trial_of, self.heartbeat = progress, scheduler, trial_of, heartbeat
         self._board = Board(progress.store)
-        self._pool = ThreadPoolExecutor(1)  # event files are written beside the scheduler, not in its way
+        self._pool = ThreadPoolExecutor(1)  # files are written and hosts are asked beside the scheduler, not in its way
+        self._writing: Future[None] | None = None
+        self._beating: Future[None] | None = None
+        self._written = self._beaten = time.monotonic()
+        self._beats = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (tune.Callback, ())  # Tune pickles its callbacks for a restore that we never do
 
     def __enter__(self) -> Watcher:
+        self._beside("trials.parquet", self.progress.write)
+        self._beside("TensorBoard", self._describe)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)  # the next start makes up for them
+        self.heartbeat.publish()  # the cuts of the last rung
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours = self.trial_of(trial.config)
-        if ours.id not in self.progress.trials or not self.progress.seen:
-            self._pool.submit(self._safely, self._describe)
         self.progress.add(ours)
         self.progress.live.started(ours.id)
 
@@ -116,31 +128,66 @@ class Watcher(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if "rung_index" not in result:
+            self.progress.decide(self.scheduler.changes())
             return
         if (result["id"], result["rung_index"]) not in self.progress.seen:
-            self._pool.submit(self._safely, self._chart, self.trial_of(trial.config), result["step"])
+            self._beside("TensorBoard", self._chart, self.trial_of(trial.config), result["step"])
         self.progress.report(result)
-        self.progress.decide(self.scheduler.decisions())
-        if time.monotonic() - self._written > WRITE_EVERY:
-            self._written = time.monotonic()
-            self.progress.write()
+        self.progress.decide(self.scheduler.changes())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called many times a second, with or without news; what is still under way is not asked for again."""
+        self.progress.decide(self.scheduler.changes())
+        now = time.monotonic()
+        if now - self._beaten > BEAT_EVERY and (self._beating is None or self._beating.done()):
+            self._beaten, self._beats = now, self._beats + 1
+            self._beating = self._beside("the hosts", self.heartbeat.beat)
+        if now - self._written > WRITE_EVERY and (self._writing is None or self._writing.done()):
+            self._written = now
+            self.progress.decide(self.scheduler.decisions())  # how the waiting stand now
+            self._writing = self._beside("trials.parquet", self.progress.write, self._beats >= BEATS)
+            self._beats %= BEATS
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.heartbeat.retries += 1
+        self.progress.live.decided(
+            self.trial_of(trial.config).id, "waiting", "lost its place; to go on from its last rung"
+        )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.progress.decide(self.scheduler.decisions())
+        self.scheduler.requeue()
+        self.progress.decide(self.scheduler.changes())
 
-    def _safely(self, act: Callable[..., None], *args: Any) -> None:
+    def _beside(self, what: str, act: Callable[..., None], *args: Any) -> Future[None]:
+        return self._pool.submit(self._safely, what, act, *args)
+
+    def _safely(self, what: str, act: Callable[..., None], *args: Any) -> None:
         try:
             act(*args)
-        except Exception as error:  # a chart that cannot be drawn must not end a sweep
-            logging.getLogger("steadytune").warning("TensorBoard: %s", error)
+        except Exception as error:  # what is only shown must not end a sweep
+            logging.getLogger("steadytune").warning("%s: %s", what, error)
 
     def _describe(self) -> None:
-        self._board.study([axis_columns(t) for t in list(self.progress.trials.values())])
+        """The axes as the study has them, so that a search's trials to come are covered; and the prompts."""
+        study = self.progress.study
+        axes = axes_of(study)
+        values: dict[str, Any] = {n: v for n, v in axes.items() if not isinstance(v, Range)}
+        if "epochs" in axes:  # trials have steps, and those of a search are not known yet
+            values.pop("epochs", None)
+            steps = {t.optimization.steps for t in list(self.progress.trials.values())}
+            values["steps"] = steps if study.search.method != "tpe" else None
+        values = {n: [modules_text(m) for m in v] if n == "target_modules" else v for n, v in values.items()}
+        ranges = {n: (v.low, v.high) for n, v in axes.items() if isinstance(v, Range) and n != "epochs"}
+        self._board.study(values, ranges)
+        train, scored = load_pools(study)
+        self._board.prompts({**{f"train.{name}": p for name, p in train.items()}, **scored})
 
     def _chart(self, trial: Trial, step: int) -> None:
         found = self.progress.store.read_scores(trial.id, step, "dev")
         if found is None or "nan" in found[1]:
             return
         rows, record = found
-        scored = objective(rows, trial.task.metric, self.progress.study.objective.std_weight, trial.task.labels)
-        self._board.rung(trial.id, axis_columns(trial), record, scored)
+        scores = grid(rows, trial.task.labels, sample=record.get("sample"))
+        scored = grid_objective(scores, trial.task.metric, self.progress.study.objective.std_weight)
+        by_prompt = per_prompt(scores, trial.task.metric)
+        self._board.rung(trial.id, axis_columns(trial), record, scored, by_prompt)

@@ -12,6 +12,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # tests start their own loca
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+from local_head import head as head  # one Ray head for all tests that ask for it
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

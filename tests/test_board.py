@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from sweeps.board import METRICS, Board
+from sweeps.board import BUCKETS, FINAL, METRICS, Board, _literal, write_ends
 from trainer.metrics import Objective
+from trainer.prompts import Prompt
 from trainer.store import Store, StoreError
 
 AXES = {"lr": 1e-3, "r": 4, "rslora": False, "template": "plain", "target_modules": ("q_proj", "v_proj")}
@@ -37,7 +42,7 @@ def record(rung: int, first: int, last: int, prompt_loss: bool = True) -> dict[s
 def read(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0}).Reload()
 
 
 def steps(accumulator: Any, tag: str) -> list[int]:
@@ -107,17 +112,20 @@ def test_hparams_page_lists_every_trial_from_its_first_rung(tmp_path: Path) -> N
 
     other = {**AXES, "lr": 1e-2, "template": "chat"}
     board = Board(Store.open(tmp_path))
-    board.study([AXES, other])
+    board.study({"lr": [1e-2, 1e-3], "template": ["plain", "chat"], "r": [4], "rslora": [False]}, {"plw": (0, 0.5)})
     board.rung("aa11", AXES, record(3, 1, 3), objective(0.6))
     board.rung("aa11", AXES, record(6, 4, 6), objective(0.7))
     board.rung("bb22", other, record(3, 1, 3), objective(0.4))
+    write_ends(Store.open(tmp_path), [("aa11", "finished", 6, objective(0.68)), ("bb22", "failed", 3, None)])
 
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path / "tensorboard"))
     multiplexer.Reload()
     context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(tmp_path))))
     request = api_pb2.ListSessionGroupsRequest(slice_size=10, start_index=0)
-    request.allowed_statuses.extend([api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_RUNNING, api_pb2.STATUS_SUCCESS])
+    request.allowed_statuses.extend(
+        [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_RUNNING, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE]
+    )
     ctx = RequestContext()
     metadata = context.hparams_metadata(ctx, "")
     experiment = context.experiment_from_metadata(ctx, "", True, metadata, [])
@@ -132,10 +140,121 @@ def test_hparams_page_lists_every_trial_from_its_first_rung(tmp_path: Path) -> N
     values = {m.name.tag: m for m in seen["aa11"].metric_values}
     assert values["objective"].value == pytest.approx(0.7)
     assert values["objective"].training_step == 6
-    assert {m.name.tag for m in experiment.metric_infos} == set(METRICS)
+    assert values["test/mean"].value == pytest.approx(0.73)
+    assert values["test/min"].value == pytest.approx(0.58)
+    assert [seen[t].sessions[0].status for t in ("aa11", "bb22")] == [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE]
+    assert {m.name.tag for m in experiment.metric_infos} == {*METRICS, *FINAL}
     assert "objective" in METRICS
     domains = {info.name: info for info in experiment.hparam_infos}
     assert [v.number_value for v in domains["lr"].domain_discrete.values] == [1e-3, 1e-2]
+    assert (domains["plw"].domain_interval.min_value, domains["plw"].domain_interval.max_value) == (0, 0.5)
+
+
+def histogram(run: Any, at: int) -> Any:
+    from tensorboard.util import tensor_util
+
+    [event] = [e for e in run.Tensors("rung/prompts") if e.step == at]
+    return tensor_util.make_ndarray(event.tensor_proto)  # [buckets, 3]: left, right, count
+
+
+def test_the_metric_of_each_prompt_is_a_histogram_at_every_rung(tmp_path: Path) -> None:
+    board = Board(Store.open(tmp_path))
+    board.rung("aa11", AXES, record(3, 1, 3), objective(0.6), [0.5, 0.5, 0.6, 0.9])
+    board.rung("aa11", AXES, record(6, 4, 6), objective(0.7), [0.7, 0.7, 0.7])
+    run = read(tmp_path / "tensorboard" / "aa11")
+    assert [e.step for e in run.Tensors("rung/prompts")] == [3, 6]
+    first = histogram(run, 3)
+    assert first.shape == (BUCKETS, 3)
+    assert (first[0, 0], first[-1, 1]) == pytest.approx((0.5, 0.9))
+    assert first[:, 2].sum() == 4
+    assert [first[0, 2], first[-1, 2]] == [2, 1]
+    assert histogram(run, 6)[:, 2].sum() == 3
+    kinds = {t: m.plugin_data.plugin_name for t, m in run.summary_metadata.items()}
+    assert kinds["rung/prompts"] == "histograms"
+
+
+def shown(run: Any, tag: str) -> str:
+    """What TensorBoard's text page puts into the browser."""
+    from tensorboard.plugins.text.text_plugin import text_array_to_html
+    from tensorboard.util import tensor_util
+
+    [event] = run.Tensors(tag)
+    return str(text_array_to_html(tensor_util.make_ndarray(event.tensor_proto), True))
+
+
+def test_prompts_are_listed_by_name_and_shown_as_they_stand(tmp_path: Path) -> None:
+    board, store = Board(Store.open(tmp_path)), Store.open(tmp_path)
+    wording = "**Is** {{ text }} | <b>good</b>?\n![x](http://elsewhere/x.png) <script>alert(1)</script> a_b_c"
+    pools = {
+        "train.many": [Prompt("t1", "{{ text }} ok?")],
+        "dev": [Prompt("d_1", wording)],
+        "test": [Prompt("x1", "?")],
+    }
+    board.prompts(pools)
+    board.prompts(pools)  # a resume
+    run = read(tmp_path / "tensorboard")
+    assert set(run.Tags()["tensors"]) == {"prompts/train.many", "prompts/dev", "prompts/test"}
+    page = shown(run, "prompts/dev")
+    assert not re.search(r"<(?!/?(table|thead|tbody|tr|th|td|br)\b)", page)
+    cells = [html.unescape(re.sub(r"<br ?/?>", "\n", c)) for c in re.findall(r"<td>(.*?)</td>", page, re.DOTALL)]
+    assert cells == ["d_1", wording]
+    board.prompts({**pools, "dev": [Prompt("d2", "new")]})
+    assert len([n for n in store.names("tensorboard") if ".prompts." in n]) == 1, "of two, TensorBoard shows the older"
+    assert "new" in shown(read(tmp_path / "tensorboard"), "prompts/dev")
+
+
+@given(st.text(max_size=60))
+@example("| a |\n|--|\n* b\r\n1. c\\|")
+@example("<img src=x onerror=y> &amp; &#60;b&#62; [a](http://b)")
+def test_no_wording_becomes_markup(text: str) -> None:
+    """Nothing of it is left that Markdown or HTML would act on: letters, digits, spaces and references alone."""
+    literal = _literal(text)
+    assert re.fullmatch(r"(?:[^\W_]|[ ]|&#\d+;|<br>)*", literal)
+    lines = re.split(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text)
+    by_number = re.sub(r"&#(\d+);", lambda m: chr(int(m[1])), literal.replace("<br>", "\n"))
+    assert by_number == "\n".join(lines)
+
+
+def test_how_a_trial_ended_is_written_once(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    Board(store).rung("aa11", AXES, record(3, 1, 3), objective(0.6))
+    write_ends(store, [("aa11", "stopped", 3, objective(0.5))])
+    before = {p.name: p.read_bytes() for p in (tmp_path / "tensorboard" / "aa11").iterdir()}
+    write_ends(store, [("aa11", "stopped", 3, objective(0.5))])
+    Board(store).rung("aa11", AXES, record(3, 1, 3), objective(0.6))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "tensorboard" / "aa11").iterdir()} == before
+    run = read(tmp_path / "tensorboard" / "aa11")
+    assert [(e.step, round(e.value, 4)) for e in run.Scalars("test/mean")] == [(3, 0.55)]
+
+
+def test_tensorboard_reads_a_run_folder_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written through pyarrow, read by TensorBoard through boto3, which AWS_ENDPOINT_URL sends to another server."""
+    pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket="runs")
+        store = Store.open(f"s3://runs/demo?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1")
+        Board(store).rung("aa11", AXES, record(3, 1, 3), objective(0.6), [0.5, 0.9])
+        Board(store).prompts({"dev": [Prompt("d1", "{{ text }}?")]})
+        from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+
+        multiplexer = EventMultiplexer()
+        multiplexer.AddRunsFromDirectory("s3://runs/demo/tensorboard")
+        multiplexer.Reload()
+        assert set(multiplexer.Runs()) == {".", "aa11"}
+        tags = multiplexer.GetAccumulator("aa11").Tags()
+        assert {"objective", "rung/prompts", "loss/completion"} <= set(tags["tensors"])  # scalars too, as it keeps them
+    finally:
+        server.stop()
 
 
 def test_a_full_disk_is_a_warning(
@@ -154,9 +273,10 @@ def test_the_driver_pays_for_neither_torch_nor_tensorflow(tmp_path: Path) -> Non
     code = (
         "import sys\nfrom sweeps.board import Board\n"
         "from trainer.metrics import Objective\nfrom trainer.store import Store\n"
-        f"b = Board(Store.open({str(tmp_path)!r}))\nb.study([{{'lr': 1.0}}])\n"
+        f"b = Board(Store.open({str(tmp_path)!r}))\nb.study({{'lr': [1.0]}}, {{}})\n"
         "o = Objective(.5, .1, .5, 0., .5, 1, 2, False, .5, 0.)\n"
-        "b.rung('t', {'lr': 1.0}, {'rung': 1, 'seconds': 1, 'curve': {}}, o)\n"
+        "b.rung('t', {'lr': 1.0}, {'rung': 1, 'seconds': 1, 'curve': {}}, o, [.5, .6])\n"
+        "b.prompts({'dev': []})\nb.end('t', 'finished', 1, o)\n"
         "assert not {'torch', 'tensorflow', 'ray'} & {m.split('.')[0] for m in sys.modules}\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])

@@ -199,10 +199,38 @@ def test_tables_older_than_the_trials_are_not_believed(copy: Run, tmp_path: Path
     assert read_exported(Store.open(str(tmp_path / "out"))).trial.id != loser
 
 
-def test_prompts_that_changed_since_are_left_out_and_said_so(
+def test_the_prompts_are_in_the_run_folder_wherever_the_studys_files_are(copy: Run, tmp_path: Path) -> None:
+    """As after a job, whose study names files in a folder that Ray has deleted."""
+    uri, trials = copy
+    study = yaml.safe_load(Path(uri, "study.yaml").read_text())
+    for pool in ("dev", "test"):
+        study["pools"][pool]["file"] = str(tmp_path / "gone.yaml")
+    study["pools"]["train"]["many"]["file"] = str(tmp_path / "gone.yaml")
+    Path(uri, "study.yaml").write_text(yaml.safe_dump(study))
+    export(uri, trials[0].id, str(tmp_path / "out"))
+    found = read_exported(Store.open(str(tmp_path / "out")))
+    assert dict(found.train_prompts) == tiny_run.PROMPTS["train"]
+    assert found.prompt is not None
+    assert found.prompt.text == tiny_run.PROMPTS["dev"][found.prompt.id]
+
+
+def test_kept_prompts_that_were_changed_are_not_used(
     copy: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     uri, trials = copy
+    for file in Path(uri, "prompts").iterdir():
+        file.write_text(file.read_text().replace("good", "bad"))
+    export(uri, trials[0].id, str(tmp_path / "out"))
+    assert "is not what its name says" in caplog.text
+    assert dict(read_exported(Store.open(str(tmp_path / "out"))).train_prompts) == tiny_run.PROMPTS["train"]
+
+
+def test_prompts_that_changed_since_are_left_out_and_said_so(
+    copy: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a folder of before they were kept there."""
+    uri, trials = copy
+    shutil.rmtree(Path(uri, "prompts"))
     study = yaml.safe_load(Path(uri, "study.yaml").read_text())
     (tmp_path / "other.yaml").write_text("d1: 'Is {{ text }}?'\n")
     study["pools"]["dev"]["file"] = str(tmp_path / "other.yaml")

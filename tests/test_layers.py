@@ -98,7 +98,7 @@ def loaded_by(*modules: str) -> set[str]:
     [
         (
             "trainer",
-            "trial prompts rows store metrics decide errors assets reports setup",
+            "trial prompts rows store metrics design estimate decide errors assets reports setup",
             LIGHT | {"datasets", "pandas"},
         ),
         ("sweeps", "tables statistics report findings figures evidence verdict", LIGHT | {"datasets"}),

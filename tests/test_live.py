@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.live import LiveTable
+from sweeps.live import LiveTable, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,6 +118,51 @@ def test_time_left_comes_from_the_rungs_of_others_and_is_a_question_mark_before(
     table.decided("aa", "finished", "")
     assert left("aa") == ""
     assert "left at most 2:00" in table.frame().header
+
+
+def test_a_silent_log_gets_a_line_a_minute_with_the_speed_of_the_hosts() -> None:
+    table, out, clock = plain()
+    with table:
+        table.trial_added("aa11", {}, 2, (50, 100))
+        table.started("aa11")
+        for second in range(0, 200, 10):
+            clock.now = float(second)
+            table.pulse(None if second < 100 else 12.345)
+    assert out.getvalue().splitlines()[2:-3] == [
+        "[1:00] demo: 0 of 1 trials done, 1 running, elapsed 1:00, left at most ?",
+        "[2:00] demo: 0 of 1 trials done, 1 running, elapsed 2:00, 12.3 steps/s, left at most 0:00",
+        "[3:00] demo: 0 of 1 trials done, 1 running, elapsed 3:00, 12.3 steps/s, left at most 0:00",
+    ]
+
+
+def test_time_left_is_told_before_any_rung_by_the_steps_of_the_hosts() -> None:
+    table, _, clock = plain()
+    for name in ("aa", "bb", "cc"):
+        table.trial_added(name, {}, 2, (50, 200))
+    table.started("aa")
+    table.started("bb")
+
+    def left() -> list[str]:
+        return [row[-1] for row in sorted(table.frame().rows)]
+
+    assert left() == ["?", "?", "?"]
+    table.pulse(10.0)  # 2 trials at once: 5 steps a second each
+    assert left() == ["0:40", "0:40", "0:40"]
+    assert "10 steps/s, left at most 1:00" in table.frame().header  # 120 s of work, two at once
+    clock.now = 30.0
+    assert left() == ["0:10", "0:10", "0:40"]
+    table.report("aa", 0, 50, 0.5, 0.1, False, 12.0)  # its share; by the clock it took 30 s, so 0.6 s a step
+    assert left() == ["1:30", "1:30", "2:00"]
+
+
+def test_trials_are_taken_over_without_a_line() -> None:
+    table, out, clock = plain()
+    clock.now = 5.0
+    with table:
+        table.restore([Row("aa11", {"lr": "0.1"}, 2, (5, 10), "stopped", 1, 5, 0.5, 0.1, seconds=7.0)], 100.0)
+    header, _, row = out.getvalue().splitlines()
+    assert header == "demo: 1 of 1 trials done, 1 stopped, elapsed 1:40"
+    assert row.split() == ["aa11", "stopped", "1/2", "0.500", "±", "0.100", "0:07"]
 
 
 def test_an_interrupt_is_said_and_passed_on() -> None:

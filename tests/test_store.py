@@ -346,6 +346,7 @@ store = Store.open({folder!r})
 store.write_scores("aa11", 10, "dev", rows(), RECORD)
 first = bytes(1000)
 store.write(checkpoint_name("aa11", 10), first)
+import trainer.store; trainer.store.PATIENCE = 0
 {fill}
 try:
     store.write(checkpoint_name("aa11", 10), bytes(200_000))

@@ -16,6 +16,7 @@ from small_tokenizers import word_level
 
 from sweeps.assets import data_of, load_assets
 from sweeps.base_model import model_of
+from sweeps.kept_prompts import keep_prompts
 from sweeps.report import write_report
 from sweeps.run import TRIALS
 from sweeps.study import dump_yaml, load_study, resolved
@@ -80,6 +81,7 @@ def make_run(folder: Path, task: dict[str, Any], n_labels: int = 0, **sections: 
     store = Store.open(str(folder / "run"))
     store.write("study.yaml", dump_yaml(resolved(loaded)).encode())
     assets, base = load_assets(loaded), model_of(loaded)
+    keep_prompts(store, assets)
     points = points_of(loaded)
     assert points is not None
     trials = make_trials(loaded, points, data_of(assets), base, len(assets.rows["train"]))

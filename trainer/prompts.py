@@ -9,7 +9,6 @@ import hashlib
 import json
 import random
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from trainer.errors import nearest
+from trainer.likeness import clusters, normal_form
 from trainer.trial import digest
 from trainer.wording import (
     MAX_CHARACTERS,
@@ -85,7 +85,8 @@ def fingerprint_prompts(prompts: Sequence[Prompt]) -> str:
 
 
 def split_pool(prompts: Sequence[Prompt], shares: Mapping[str, float], seed: int = 0) -> dict[str, list[Prompt]]:
-    """Deal prompts into pools by ``shares``, each at least one; near duplicates stay together, file order is kept.
+    """Deal prompts into pools by ``shares``, each at least one, without near duplicates across (``likeness``): groups
+    of them stay together. File order is kept.
 
     The same for the same prompts and seed, whatever their order in the file.
     """
@@ -95,23 +96,40 @@ def split_pool(prompts: Sequence[Prompt], shares: Mapping[str, float], seed: int
             f"pools.split = {dict(shares)}: shares must be positive, such as train: 0.6, dev: 0.2, test: 0.2"
         )
     names = [n for n, s in shares.items() if s > 0]
-    groups: dict[str, list[Prompt]] = {}
-    for prompt in sorted(prompts, key=lambda p: p.id):
-        groups.setdefault(normal_form(prompt.text), []).append(prompt)
-    order = list(groups.values())
+    by_id = sorted(prompts, key=lambda p: p.id)
+    order = [[by_id[i] for i in group] for group in clusters([p.text for p in by_id])]
     if len(order) < len(names):
         raise PromptError(
             f"pools.split: {len(order)} different prompts cannot fill {len(names)} pools ({', '.join(names)}). "
-            "Add prompts"
+            "Add prompts that differ in more than a word"
         )
     random.Random(seed).shuffle(order)
-    counts = _whole_shares([shares[n] / total for n in names], len(order))
     place = {p.id: i for i, p in enumerate(prompts)}
     dealt: dict[str, list[Prompt]] = {n: [] for n in shares}
-    for name, count in zip(names, counts, strict=True):
-        dealt[name] = sorted((p for group in order[:count] for p in group), key=lambda p: place[p.id])
-        order = order[count:]
-    return dealt
+    room = dict(zip(names, _whole_shares([shares[n] / total for n in names], len(by_id)), strict=True))
+    several = sorted((g for g in order if len(g) > 1), key=len, reverse=True)
+    single = [g for g in order if len(g) == 1]
+    for i, group in enumerate(several):  # where there is most room, unless every group left is needed to fill a pool
+        empty = [n for n in names if not dealt[n]]
+        only = empty if len(several) - i + len(single) <= len(empty) else names
+        name = max(only, key=lambda n: room[n])
+        dealt[name] += group
+        room[name] -= len(group)
+    for name, count in _fitted(room, len(single), [n for n in names if not dealt[n]]).items():
+        dealt[name] += [p for group in single[:count] for p in group]
+        single = single[count:]
+    return {n: sorted(part, key=lambda p: place[p.id]) for n, part in dealt.items()}
+
+
+def _fitted(room: Mapping[str, int], n: int, empty: Sequence[str]) -> dict[str, int]:
+    """``n`` single prompts dealt into the pools' ``room``, which groups may have overdrawn; one at least to ``empty``."""
+    counts = {name: max(left, 0) for name, left in room.items()}
+    for name in empty:
+        counts[name] = max(counts[name], 1)
+    while sum(counts.values()) > n:
+        able = [name for name, count in counts.items() if count > (name in empty)]
+        counts[max(able, key=lambda name: counts[name])] -= 1
+    return counts
 
 
 def _whole_shares(shares: Sequence[float], n: int) -> list[int]:
@@ -145,12 +163,6 @@ def shared_prompts(pools: Mapping[str, Sequence[Prompt]]) -> list[Shared]:
             found += [Shared((o, pool), (p.id, prompt.id), p.text == prompt.text) for o, p in others if o != pool]
             others.append((pool, prompt))
     return found
-
-
-def normal_form(text: str) -> str:
-    """Lower case, one space between words, no punctuation; placeholders stay."""
-    text = re.sub(r"\{\{\s*(.*?)\s*\}\}", r" {{\1}} ", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(re.sub(r"[^\w{}]+", " ", text).split())
 
 
 _SLOT = re.compile(
