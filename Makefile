@@ -4,16 +4,19 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test test-long lint types clean
+.PHONY: demo test test-long test-cluster lint types clean
 
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
 
 test: $(VENV)/.dev lint types  ## everything that CI checks
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
 
 test-long: $(VENV)/.dev  ## the checks that take minutes each
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m long
+
+test-cluster: $(VENV)/.dev  ## a study over several Ray nodes that break; as root (network namespaces), else it skips and says why
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m cluster
 
 lint: $(VENV)/.dev
 	$(RUN) ruff check .

@@ -19,6 +19,7 @@ import typer
 
 from sweeps.cluster_commands import cluster_app
 from sweeps.job_commands import register as register_jobs
+from sweeps.prompt_commands import prompts_app
 from sweeps.study import Study, StudyError, load_study
 from trainer.errors import closest, nearest
 
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(prompts_app, name="prompts")
 
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")

@@ -122,7 +122,7 @@ def split_pool(prompts: Sequence[Prompt], shares: Mapping[str, float], seed: int
 
 
 def _fitted(room: Mapping[str, int], n: int, empty: Sequence[str]) -> dict[str, int]:
-    """``n`` single prompts dealt into the pools' ``room``, which groups may have overdrawn; one at least to ``empty``."""
+    """``n`` single prompts dealt into the ``room`` that groups left or overdrew, at least one to each of ``empty``."""
     counts = {name: max(left, 0) for name, left in room.items()}
     for name in empty:
         counts[name] = max(counts[name], 1)

@@ -1,0 +1,285 @@
+"""A model behind an OpenAI-compatible HTTP endpoint: ``MODEL@URL``, asked through chat completions.
+
+What may pass is tried again: connections that are refused or cut, time-outs, 408, 429 and 5xx (after ``Retry-After``
+where the server says so), answers that are no completion. Anything else is an ``EndpointError`` of one line. The key
+is read from an environment variable that the user names for the host, is sent to that host only, follows no redirect,
+and is cut out of every message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from trainer.errors import UserError
+
+MOST_BYTES = 8 * 2**20  # of an answer
+_RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_SPEC = re.compile(r"(?P<model>.+)@(?P<url>https?://.+)")
+_SECRET = re.compile(r"key|token|secret|passw|^(?:sig|signature|code)$", re.IGNORECASE)  # parameters of an address
+
+
+class EndpointError(UserError):
+    """The endpoint cannot be used; the message names it, never the key."""
+
+
+class _MayPass(Exception):
+    """Another attempt may help; ``wait`` is what the server asked for, in seconds."""
+
+    def __init__(self, why: str, wait: float | None = None):
+        super().__init__(why)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer with what it cost. Tokens are the server's count; None where it gives none."""
+
+    text: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    failed: int = 0  # attempts before it
+    cut: bool = False  # the token limit ended it
+
+
+@dataclass(frozen=True)
+class Patience:
+    attempts: int = 6
+    first: float = 1.0  # seconds before the second attempt, doubled for each further one
+    longest: float = 60.0  # between two attempts
+    timeout: float = 120.0  # of one attempt, to the last byte
+    asked: float = 300.0  # a longer Retry-After ends the attempts
+
+
+@dataclass
+class Endpoint:
+    """``name`` is ``MODEL@URL`` as the user gave it."""
+
+    name: str
+    model: str
+    url: str  # of the chat completions
+    max_tokens: int
+    temperature: float
+    patience: Patience = Patience()
+    key: str | None = field(default=None, repr=False)
+    stopped: threading.Event = field(default_factory=threading.Event, repr=False)
+    _refused: set[str] = field(default_factory=set, repr=False)  # parameters that this server does not take
+
+    def write(self, messages: Sequence[Mapping[str, str]], seed: int) -> Written:
+        """The model's answer. Raises EndpointError."""
+        pause, failed = self.patience.first, 0
+        while True:
+            try:
+                return self._written(self._post(self._body(messages, seed)), failed)
+            except _MayPass as error:
+                failed += 1
+                wait = pause if error.wait is None else error.wait
+                if failed >= self.patience.attempts:
+                    raise self._error(f"gave no answer in {failed} attempts; the last: {error}") from None
+                if wait > self.patience.asked:
+                    raise self._error(f"asks to wait {wait:.0f} seconds ({error}). Run it again then") from None
+            if self.stopped.wait(wait):
+                raise self._error("was interrupted")
+            pause = min(2 * pause, self.patience.longest)
+
+    def _body(self, messages: Sequence[Mapping[str, str]], seed: int) -> dict[str, Any]:
+        limit = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
+        body = {"model": self.model, "messages": list(messages), limit: self.max_tokens}
+        body |= {"temperature": self.temperature, "seed": seed}
+        return {k: v for k, v in body.items() if k not in self._refused}
+
+    def _post(self, body: dict[str, Any]) -> Any:
+        """The decoded answer of status 200."""
+        import requests
+
+        end = time.monotonic() + self.patience.timeout
+        try:
+            with requests.post(
+                self.url, json=body, auth=self._sign, timeout=(min(10.0, self.patience.timeout), self.patience.timeout),
+                stream=True, allow_redirects=False, headers={"Accept": "application/json"},
+            ) as answer:  # fmt: skip
+                data = bytearray()
+                for part in answer.iter_content(65536):
+                    data += part
+                    if len(data) > MOST_BYTES:
+                        raise self._error(
+                            f"sends more than {MOST_BYTES // 2**20} MiB. Is it a chat-completions endpoint?"
+                        )
+                    if time.monotonic() > end:
+                        raise _MayPass(f"no whole answer within {self.patience.timeout:g} seconds")
+                status, headers = answer.status_code, answer.headers
+        except requests.exceptions.SSLError as error:
+            raise self._error(f"has no certificate that this machine trusts ({_line(error)})") from None
+        except requests.exceptions.Timeout:
+            raise _MayPass(f"no answer within {self.patience.timeout:g} seconds") from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
+            raise self._error(f"is no address ({_line(error)})") from None
+        except requests.exceptions.RequestException as error:
+            raise _MayPass(f"the connection failed ({type(error).__name__}: {_line(error)})") from None
+        return self._decoded(status, headers, bytes(data), body)
+
+    def _decoded(self, status: int, headers: Mapping[str, str], data: bytes, body: Mapping[str, Any]) -> Any:
+        text = data.decode("utf-8", "replace")
+        text = text.replace(self.key, "…") if self.key else text  # before anything is cut: half a key is a key too
+        if status in _RETRIED:
+            raise _MayPass(f"status {status}: {_said(text)}", _retry_after(headers.get("Retry-After")))
+        if status in (400, 422) and (name := self._not_taken(text, body)):
+            self._refused.add(name)  # reasoning models take no temperature and another token limit
+            raise _MayPass(f"does not take {name}", 0.0)
+        if status in (401, 403):
+            how = "the key is not accepted" if self.key else "it wants a key: --key HOST=NAME, an environment variable"
+            raise self._error(f"refuses with status {status}; {how}. It says: {_said(text)}")
+        if 300 <= status < 400:
+            raise self._error(f"sends the request elsewhere (status {status}). Give the address itself")
+        if status == 404:
+            raise self._error(f"knows no such model or address (status 404). It says: {_said(text)}")
+        if status != 200:
+            raise self._error(f"refuses with status {status}. It says: {_said(text)}")
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise _MayPass(f"the answer is no JSON: {_said(text)}") from None
+
+    def _not_taken(self, text: str, body: Mapping[str, Any]) -> str | None:
+        able = [n for n in ("max_tokens", "temperature", "seed") if n in body and n not in self._refused]
+        return next((n for n in able if re.search(rf"\b{n}\b", text)), None)
+
+    def _written(self, value: Any, failed: int) -> Written:
+        try:
+            choice = value["choices"][0]
+            content = choice["message"].get("content")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise _MayPass(f"the answer is no chat completion: {_said(json.dumps(value))}") from None
+        if isinstance(content, list):  # in parts
+            content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+        usage = value.get("usage")
+        counts = [usage.get(n) if isinstance(usage, dict) else None for n in ("prompt_tokens", "completion_tokens")]
+        known = [n if type(n) is int and n >= 0 else None for n in counts]
+        text = content if isinstance(content, str) else ""
+        return Written(text, known[0], known[1], failed, choice.get("finish_reason") == "length")
+
+    def _sign(self, request: Any) -> Any:
+        """requests' hook for authentication; being there, it also keeps ~/.netrc out."""
+        if self.key is not None:
+            request.headers["Authorization"] = f"Bearer {self.key}"
+        return request
+
+    def _error(self, text: str) -> EndpointError:
+        said = f'model "{self.name}" {text}'
+        return EndpointError(said.replace(self.key, "…") if self.key else said)
+
+
+def is_endpoint(spec: str) -> bool:
+    return "://" in spec
+
+
+def open_endpoint(
+    spec: str, keys: Mapping[str, str], max_tokens: int, temperature: float, patience: Patience | None = None
+) -> Endpoint:
+    """The endpoint of ``MODEL@URL``; ``keys`` are environment variables by host. Raises EndpointError."""
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise EndpointError(
+            f'--model = "{_without_password(spec)}" is no endpoint. Write MODEL@URL, such as '
+            "gpt-4o-mini@https://api.openai.com/v1"
+        )
+    model, parts = match["model"], _split(match["url"], spec)
+    path = parts.path.rstrip("/")
+    path += "" if path.endswith("/chat/completions") else "/chat/completions"
+    key = None
+    host = (parts.hostname or "").lower()
+    for name in (parts.netloc.lower(), host):
+        if key is None and name in keys:
+            key = _key(name, keys[name])
+    url = parts._replace(path=path, fragment="").geturl()
+    return Endpoint(spec, model, url, max_tokens, temperature, patience or Patience(), key)
+
+
+def parse_keys(texts: Sequence[str], specs: Sequence[str]) -> dict[str, str]:
+    """``HOST=NAME`` as environment variables by host. Raises EndpointError where no model is at the host."""
+    found = {}
+    urls = [_split(m["url"], s) for s in specs if (m := _SPEC.fullmatch(s))]
+    hosts = {h.lower() for u in urls for h in (u.netloc, u.hostname or "")}
+    for text in texts:
+        host, sign, name = text.partition("=")
+        if not sign or not name:
+            raise EndpointError("--key must be HOST=NAME, where NAME is an environment variable, not the key itself")
+        if host.lower() not in hosts:
+            raise EndpointError(
+                f'--key: no --model is at the host "{host}". Known: {", ".join(sorted(hosts)) or "none"}'
+            )
+        found[host.lower()] = name
+    return found
+
+
+def _key(host: str, name: str) -> str:
+    key = os.environ.get(name, "").strip()
+    if not key:  # the name is not repeated: it may be the key itself
+        raise EndpointError(
+            f"--key for {host}: the environment variable that it names is not set. Give a variable's name, not the key"
+        )
+    if not key.isascii() or not key.isprintable():
+        raise EndpointError(f"--key for {host}: the environment variable holds characters that no key has")
+    return key
+
+
+def _split(url: str, spec: str) -> SplitResult:
+    shown = _without_password(spec)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise EndpointError(f'--model = "{shown}": is no address ({error})') from None
+    if parts.username or parts.password:
+        raise EndpointError(
+            f'--model = "{shown}": has a password in it, which files and process lists would show. Use --key HOST=NAME'
+        )
+    if not parts.hostname:
+        raise EndpointError(f'--model = "{shown}": names no host')
+    if secret := next((name for name, _ in parse_qsl(parts.query) if _SECRET.search(name)), None):
+        raise EndpointError(
+            f'--model = "{shown.partition("?")[0]}?…": has a secret in it ({secret}=…), which files and process lists '
+            "would show. Use --key HOST=NAME, an environment variable"
+        )
+    return parts
+
+
+def _without_password(spec: str) -> str:
+    return re.sub(r"://[^/]*@", "://…@", spec)
+
+
+def _retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:
+    """Seconds, from a number or a date; None where the header says nothing."""
+    if not text:
+        return None
+    try:
+        return max(0.0, float(text)) if text.strip().lower() not in ("nan", "inf", "infinity") else None
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now())
+    except (ValueError, TypeError):
+        return None
+
+
+def _said(text: str) -> str:
+    """What a server says, in one short line without control characters: its error's message where it is JSON."""
+    try:
+        value = json.loads(text)
+        error = value.get("error", value) if isinstance(value, dict) else value
+        text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    except (ValueError, RecursionError):
+        pass
+    return _line(text) or "nothing"
+
+
+def _line(text: object) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:200]

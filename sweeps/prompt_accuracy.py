@@ -1,0 +1,213 @@
+"""Prompts as a list: what each holds, and how trials of a run folder did under it.
+
+The accuracies come from the score rows of each trial's last rung and, like every table, need neither torch nor ray.
+Wordings are matched by their text, since an id may stand for another wording by now.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sweeps.kept_prompts import kept_prompts
+from trainer.errors import UserError, nearest
+from trainer.likeness import clusters
+from trainer.prompts import Prompt, flaws
+from trainer.store import Store
+
+_Z = 1.959963984540054  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of one prompt: shares of right answers. ``one`` of the chosen trial on ``rows`` rows; over all trials with rows
+    under this pool ``mean`` and ``lowest``."""
+
+    one: float
+    rows: int
+    mean: float
+    lowest: float
+    trials: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of ``one``, for new rows: Wilson's."""
+        p, n = self.one, self.rows
+        middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+        half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One prompt of the list. ``like``: ids of its near duplicates; ``flaw``: what seems wrong with it."""
+
+    prompt: Prompt
+    like: tuple[str, ...]
+    flaw: str
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A pool as a run folder's trials were scored on it. ``trial``: whose accuracies are the first column."""
+
+    trial: str
+    pool: str
+    prompts: tuple[Prompt, ...]
+    by_id: Mapping[str, Accuracy]
+    other_pools: int  # trials that were scored on another pool of that name, and are left out
+
+
+def listed(prompts: Sequence[Prompt], scored: Scored | None = None) -> list[Shown]:
+    """In the pool's order; with ``scored`` those without accuracies last, the others from worst to best."""
+    like: dict[str, tuple[str, ...]] = {}
+    for group in clusters([p.text for p in prompts]):
+        ids = [prompts[i].id for i in group]
+        like |= {i: tuple(o for o in ids if o != i) for i in ids}
+    ids_of = {p.text: p.id for p in scored.prompts} if scored else {}
+    found = []
+    for prompt in prompts:
+        accuracy = scored.by_id.get(ids_of.get(prompt.text, "")) if scored else None
+        what = next((what for _, what, _ in flaws(prompt)), "")
+        found.append(Shown(prompt, like[prompt.id], what, accuracy))
+    if scored is not None:
+        found.sort(key=lambda s: math.inf if s.accuracy is None else s.accuracy.one)
+    return found
+
+
+def scored_pool(store: Store, pool: str = "test", trial: str | None = None) -> Scored:
+    """Accuracies under a pool of the run folder, of ``trial`` (the start of an id; default: the winner, before tables
+    were made the first). Raises UserError."""
+    tables = {
+        name: found for name in store.folders("scores") if (found := _last(store, name, pool)) is not None and found[2]
+    }
+    if not tables:
+        raise UserError(
+            f"{store.uri}: no trial has scores on the {pool} pool. The {pool} rows come at a trial's last rung; "
+            "--pool dev has those of earlier rungs"
+        )
+    chosen = _chosen(store, tables, trial, pool)
+    fingerprint = tables[chosen][1]
+    same = {name: counts for name, (_, mark, counts) in tables.items() if mark == fingerprint}
+    by_id = {}
+    for prompt_id, (right, rows) in same[chosen].items():
+        shares = [c[prompt_id][0] / c[prompt_id][1] for c in same.values() if prompt_id in c]
+        by_id[prompt_id] = Accuracy(right / rows, rows, sum(shares) / len(shares), min(shares), len(shares))
+    prompts = kept_prompts(store, fingerprint)
+    if prompts is None:
+        raise UserError(
+            f"{store.uri}: does not hold the wordings of its {pool} pool (it was made by an older version). Name the "
+            "pool's file as well"
+        )
+    return Scored(chosen, pool, tuple(prompts), by_id, len(tables) - len(same))
+
+
+Counts = dict[str, tuple[int, int]]  # prompt id -> right answers, rows
+
+
+def _last(store: Store, trial: str, pool: str) -> tuple[int, str, Counts] | None:
+    """(rung, fingerprint of the pool, counts) of the trial's last rung with rows under the pool."""
+    for rung in reversed(store.rungs(trial, pool)):
+        found = store.read_scores(trial, rung, pool)
+        if found is not None and found[0].num_rows:
+            table, record = found
+            data = (record.get("trial") or {}).get("data") or {}
+            return rung, str(data.get(f"{pool}_prompts", "")), _counts(table)
+    return None
+
+
+def _counts(table: pa.Table) -> Counts:
+    right = table.select(["prompt_id"]).append_column("right", pc.cast(table["correct"], pa.int64()))
+    sums = right.group_by("prompt_id").aggregate([("right", "sum"), ("right", "count")])
+    return {r["prompt_id"]: (int(r["right_sum"] or 0), int(r["right_count"])) for r in sums.to_pylist()}
+
+
+def _chosen(store: Store, tables: Mapping[str, object], trial: str | None, pool: str) -> str:
+    if trial is not None:
+        found = [name for name in tables if name.startswith(trial)]
+        if len(found) != 1:
+            what = "is the start of several ids." if found else f"has no scores on the {pool} pool."
+            raise UserError(f'--trial = "{trial}" {what}{nearest(trial, found or tables)}')
+        return found[0]
+    if store.exists("tables/robustness.parquet"):
+        rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
+        for row in rows:
+            if row.get("winner") is True and row["trial_id"] in tables:
+                return str(row["trial_id"])
+    return sorted(tables)[0]
+
+
+# as text --------------------------------------------------------------------------------------------------------
+
+
+def as_lines(shown: Sequence[Shown], scored: Scored | None, width: int = 0) -> list[str]:
+    """A list to read: a line for each prompt, its text in one line, cut to ``width`` characters (0: not cut)."""
+    size = max((len(s.prompt.id) for s in shown), default=0)
+    lines = []
+    for s in shown:
+        cells = [f"{s.prompt.id:<{size}}"]
+        if scored is not None:
+            cells.append(_percents(s.accuracy))
+        notes = [f"[near {', '.join(s.like[:3])}]"] if s.like else []
+        notes += [f"[{s.flaw}]"] if s.flaw else []
+        line = "  ".join([*cells, *notes, in_one_line(s.prompt.text)])
+        lines.append(line if not width or len(line) <= width else line[: max(width - 1, 1)] + "…")
+    return lines
+
+
+def _percents(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return f"{'not scored':<34}"
+    low, high = accuracy.interval
+    shown = f"{100 * accuracy.one:5.1f} ({100 * low:4.1f} to {100 * high:5.1f})"
+    return f"{shown}  {100 * accuracy.mean:5.1f}  {100 * accuracy.lowest:5.1f}"
+
+
+def heading(scored: Scored) -> list[str]:
+    n = max((a.trials for a in scored.by_id.values()), default=0)
+    lines = [
+        f"{scored.pool} pool, accuracy in percent, worst first: trial {scored.trial} (95 % interval for new rows),",
+        f"then mean and lowest of the {n} trial{'s' * (n != 1)} that were scored on these prompts.",
+    ]
+    if scored.other_pools:
+        lines.append(f"{scored.other_pools} trials were scored on another {scored.pool} pool and are left out.")
+    return lines
+
+
+def in_one_line(text: str) -> str:
+    """Line breaks as ⏎; what a terminal would obey is left out: wordings may be anybody's."""
+    text = text.replace("\r\n", "\n").replace("\n", " ⏎ ")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def as_csv(shown: Sequence[Shown]) -> str:
+    """All of it, fractions of 1."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = (
+        "prompt_id",
+        "accuracy",
+        "low",
+        "high",
+        "rows",
+        "mean",
+        "lowest",
+        "trials",
+        "near_duplicates",
+        "flaw",
+        "text",
+    )
+    writer.writerow(head)
+    for s in shown:
+        a = s.accuracy
+        numbers: list[object] = [""] * 7 if a is None else [a.one, *a.interval, a.rows, a.mean, a.lowest, a.trials]
+        writer.writerow([s.prompt.id, *numbers, " ".join(s.like), s.flaw, s.prompt.text])
+    return out.getvalue()

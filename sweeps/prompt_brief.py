@@ -1,0 +1,241 @@
+"""What a model is told when it is asked for wordings: the task from a TASK file or a study, and the request's text.
+
+A TASK file is YAML::
+
+    fields: [text]                   # every wording shows each of them
+    labels: [no, yes]                # or options: COLUMN, where every row brings its own
+    about: "Is the writer of the message unhappy?"
+    terms: {one_of: [unhappy, upset, complain], never: [angry]}
+    examples: prompts/human.yaml     # shown by the few-shot strategy; a pool
+    language: en
+    length: [8, 1200]                # characters of a wording without its placeholders
+
+No row of the data is sent: the request holds names of fields and labels, ``about`` and the examples.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from sweeps.layers import parse_yaml
+from sweeps.problems import Problems, line, problems_of
+from sweeps.values import Count, Name, Section, Text
+from trainer.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from sweeps.study import Study
+    from trainer.prompts import Prompt
+
+FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
+STRATEGIES = (FEW_SHOT, ZERO_SHOT)  # PAFT: one for quality, one for diversity
+SHOWN = 5  # examples in a few-shot request, drawn anew for each
+LENGTH = (8, 1200)
+Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "ru", "zh", "ja", "ko", "ar", "any"]
+LANGUAGES: dict[str, str] = {
+    "en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese",
+    "nl": "Dutch", "ru": "Russian", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "ar": "Arabic",
+}  # fmt: skip
+MANNERS = (  # of a zero-shot request, in turn: without them a model repeats itself from request to request
+    "as different people would ask it, without a common style",
+    "short, in a few words each",
+    "as polite and complete sentences",
+    "as a form with labelled lines",
+    "as a question that follows the text",
+    "as an order that comes before the text",
+    "casual, as in a chat",
+    "as an examiner or an official would put it",
+)
+
+
+class Terms(Section):
+    one_of: tuple[Text, ...] = ()  # a wording says at least one of them, or it does not name the task
+    never: tuple[Text, ...] = ()  # words that make it another task: "misogyny" for sexism
+
+
+def _names(value: Any) -> Any:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _ascending(length: tuple[int, int]) -> tuple[int, int]:
+    if length[0] >= length[1]:
+        raise Problems("must be two lengths, the smaller one first, such as [8, 1200]")
+    return length
+
+
+class TaskFile(Section):
+    fields: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="the columns that a wording shows")
+    about: Text = Field(description="what the task asks, in a sentence or a definition")
+    labels: Annotated[tuple[Name, ...], BeforeValidator(_names)] = ()
+    options: Text | None = None
+    terms: Terms = Terms()
+    examples: Text | None = None
+    language: Language = "en"
+    length: Annotated[tuple[Count, Count], AfterValidator(_ascending)] = LENGTH
+
+
+@dataclass(frozen=True)
+class Brief:
+    """``known``: prompts of other pools, of which no wording may be a near duplicate."""
+
+    fields: tuple[str, ...]
+    about: str
+    labels: tuple[str, ...] = ()
+    options: bool = False
+    one_of: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    examples: tuple[Prompt, ...] = ()
+    known: tuple[Prompt, ...] = ()
+    language: str = "en"
+    length: tuple[int, int] = LENGTH
+    vague: bool = False  # ``about`` is made up from a study, which does not say what its task asks
+
+
+# reading --------------------------------------------------------------------------------------------------------
+
+
+def read_brief(
+    path: str, out: str, about: str | None = None, examples: str | None = None, apart: Sequence[str] = ()
+) -> Brief:
+    """The brief of a TASK file or a study at ``path``. Its own pools and those in ``apart`` are known; ``out``, which
+    may be one of them, is not. Raises UserError."""
+    from trainer.prompts import load_pool
+
+    brief = _of_file(path, out)
+    if about is not None:
+        brief = replace(brief, about=about, vague=False)
+    if examples is not None:
+        brief = replace(brief, examples=tuple(load_pool(examples)))
+    if not brief.about.strip():
+        raise UserError(f"{path}: about is empty. Say in a sentence what the task asks")
+    others = tuple(p for file in apart for p in load_pool(file))
+    known = {p.text: p for p in (*brief.known, *brief.examples, *others)}
+    return replace(brief, known=tuple(known.values()))
+
+
+def _of_file(path: str, out: str) -> Brief:
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            value = parse_yaml(f.read(), path)
+    except FileNotFoundError:
+        folder = os.path.dirname(path) or "."
+        beside = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        raise UserError(f"{path}: no such file.{nearest(os.path.basename(path), beside)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Give a TASK file or a study, as UTF-8 text") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: is neither a TASK file nor a study: it must be a mapping of keys such as fields")
+    if "task" in value or "model" in value:
+        from sweeps.study import load_study
+
+        return _of_study(load_study(path, files=False), out)
+    return _of_task_file(path, value)
+
+
+def _of_task_file(path: str, value: dict[str, Any]) -> Brief:
+    from trainer.prompts import load_pool
+
+    try:
+        task = TaskFile.model_validate(value)
+    except ValidationError as error:
+        found = [line(p, path, value, value, []) for p in problems_of(error, TaskFile)]
+        raise UserError("\n".join(dict.fromkeys(found))) from None
+    examples: tuple[Prompt, ...] = ()
+    if task.examples is not None:
+        examples = tuple(load_pool(os.path.join(os.path.dirname(os.path.abspath(path)), task.examples)))
+    return Brief(
+        task.fields, task.about, task.labels, task.options is not None, task.terms.one_of, task.terms.never, examples,
+        (), task.language, task.length,
+    )  # fmt: skip
+
+
+def _of_study(study: Study, out: str) -> Brief:
+    """The task of a study; the examples are prompts of its train pools, and the prompts of all its pools are known."""
+    from trainer.prompts import load_pool, split_pool
+
+    def read(file: str | None, only: Sequence[str] = ()) -> list[Prompt]:
+        there = file is not None and os.path.exists(file) and os.path.abspath(file) != os.path.abspath(out)
+        return load_pool(file, only) if there and file is not None else []
+
+    pools, task = study.pools, study.task
+    if (cut := pools.split) is not None:
+        known = read(cut.file)
+        examples = split_pool(known, {"train": cut.train, "dev": cut.dev, "test": cut.test}, cut.seed) if known else {}
+        shown = examples.get("train", [])
+    else:
+        shown = [p for pool in pools.train.values() for p in read(pool.file, pool.only)]
+        scored = [pool for pool in (pools.dev, pools.test) if pool is not None]
+        known = shown + [p for pool in scored for p in read(pool.file, pool.only)]
+    answer = f"answer with one of: {', '.join(task.names)}" if task.names else "choose one of the row's options"
+    about = f"Read the {' and the '.join(task.fields)}, and {answer}."
+    shown = list({p.text: p for p in shown}.values())
+    return Brief(
+        task.fields, about, task.names, task.options is not None, examples=tuple(shown), known=tuple(known), vague=True
+    )
+
+
+def check_strategies(brief: Brief, strategies: Sequence[str], path: str) -> None:
+    """Raises UserError where few-shot has nothing to show, or zero-shot nothing to say."""
+    for name in strategies:
+        if name not in STRATEGIES:
+            raise UserError(f'--strategy = "{name}" is not known.{nearest(name, STRATEGIES)}')
+    if FEW_SHOT in strategies and not brief.examples:
+        raise UserError(
+            f"{path}: few-shot needs wordings to show. Give a pool of a few with --examples FILE (in a TASK file: "
+            f"`examples`), or only --strategy {ZERO_SHOT}"
+        )
+    if ZERO_SHOT in strategies and brief.vague:
+        raise UserError(
+            f"{path}: a study does not say what its task asks, and {ZERO_SHOT} shows nothing else. Say it in a "
+            f'sentence with --about, such as --about "Is the writer unhappy?", or use only --strategy {FEW_SHOT}'
+        )
+
+
+# asking ---------------------------------------------------------------------------------------------------------
+
+Messages = list[dict[str, str]]
+
+
+def messages(brief: Brief, strategy: str, request: int, n: int, seed: int) -> Messages:
+    """The chat that asks for ``n`` wordings; ``request`` counts from 0. The same for the same arguments."""
+    holders = ", ".join(f"{{{{ {name} }}}}" for name in brief.fields)
+    parts = [f"The task: {brief.about.strip()}"]
+    if brief.labels:
+        parts.append(f"The answer is one of: {', '.join(brief.labels)}.")
+    if brief.options:
+        parts.append("The answer is one of the options that come with each item; {{ options }} stands for their list.")
+    if strategy == FEW_SHOT:
+        draw = random.Random(f"{seed} {request}").sample(brief.examples, min(SHOWN, len(brief.examples)))
+        shown = "\n".join(f"{i}. {_quoted(p.text)}" for i, p in enumerate(draw, 1))
+        parts.append(f"Wordings of the instruction that people have written:\n{shown}")
+        parts.append(f"Write {n} further wordings of the same instruction, as good as these and not copies of them.")
+    else:
+        parts.append(f"Write {n} wordings of an instruction for this task, {MANNERS[request % len(MANNERS)]}.")
+    low, high = brief.length
+    rules = [
+        f"Each contains every one of these placeholders, exactly as written: {holders}. No other placeholder.",
+        "A placeholder is replaced by an item later. Make up no item and give no answer.",
+        "All ask for the same thing. They differ in words, order and form, not in a word or two.",
+        f"Each has {low} to {high} characters.",
+    ]
+    if brief.language != "any":
+        rules.append(f"Write {LANGUAGES[brief.language]}.")
+    if brief.one_of:
+        rules.append(f"Each uses one of these words: {', '.join(brief.one_of)}.")
+    if brief.never:
+        rules.append(f"These words would make it another task and do not occur: {', '.join(brief.never)}.")
+    parts.append("\n".join(f"- {rule}" for rule in rules))
+    parts.append(f"Answer with a JSON array of {n} strings and nothing else.")
+    system = "You write instructions for a language model. Many people ask the same thing in their own words."
+    return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)}]
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,143 @@
+"""Pools as files that people read: ``id: "text"`` in YAML under a comment that says where the wordings are from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from trainer.errors import UserError
+from trainer.likeness import Likeness, clusters, similarity
+from trainer.prompts import Prompt, load_pool, split_pool
+
+
+class PoolFileError(UserError):
+    """A pool that may not or cannot be written."""
+
+
+def content_id(text: str) -> str:
+    """The id of a wording without one, as of a list: adding wordings renames no other."""
+    return "p" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+
+
+def pool_text(header: Iterable[str], groups: Mapping[str, Sequence[Prompt]]) -> str:
+    """A pool file: ``header`` as comment lines, then each group of prompts under its title (none where it is empty).
+    ``load_pool`` reads the same prompts back, whatever is in their texts."""
+    lines = [_comment(line) for line in header]
+    for title, prompts in groups.items():
+        if prompts and title:
+            lines.append(_comment(title))
+        lines += [f"{_key(p.id)}: {_quoted(p.text)}" for p in prompts]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(line: str) -> str:
+    """One line of comment: what stands in it must not end it."""
+    return f"# {' '.join(''.join(c if c.isprintable() else ' ' for c in line).split())}".rstrip()
+
+
+def _key(name: str) -> str:
+    plain = re.fullmatch(r"[A-Za-z][\w.-]*", name) and yaml.safe_load(name) == name
+    return name if plain else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**30).strip("\n")
+
+
+def check_local(path: str) -> None:
+    """Prompts and journals are files of this machine. Raises PoolFileError for a URL."""
+    if "://" in path:
+        raise PoolFileError(f'--out = "{path}" is no path of this machine. Write it here, and copy it')
+
+
+def write_file(path: str, text: str) -> None:
+    """Whole or not at all. Raises UserError."""
+    from trainer.store import Store
+
+    check_local(path)
+    place = Path(path).absolute()
+    Store.open(place.parent).write(place.name, text.encode())
+
+
+# splitting ------------------------------------------------------------------------------------------------------
+
+
+def read_pools(paths: Sequence[str]) -> list[Prompt]:
+    """The prompts of several files as one pool. Raises UserError where an id stands for two texts."""
+    found: dict[str, tuple[Prompt, str]] = {}
+    for path in paths:
+        for prompt in load_pool(path):
+            if prompt.id in found and found[prompt.id][0] != prompt:
+                raise PoolFileError(
+                    f'{path}: prompt id "{prompt.id}" stands for another text in {found[prompt.id][1]}. Rename one'
+                )
+            found.setdefault(prompt.id, (prompt, path))
+    return [prompt for prompt, _ in found.values()]
+
+
+def split_files(
+    paths: Sequence[str], folder: str, shares: Mapping[str, float], seed: int, overwrite: bool = False
+) -> list[str]:
+    """Write ``folder``/train.yaml and so on (no file for a share of 0); lines that say what was dealt. Raises
+    UserError, before anything is written, where a file there holds something else."""
+    check_local(folder)
+    prompts = read_pools(paths)
+    dealt = {name: pool for name, pool in split_pool(prompts, shares, seed).items() if pool}
+    cut = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+    origin = ", ".join(os.path.basename(p) for p in paths)
+    texts = {}
+    for name, pool in dealt.items():
+        header = [
+            f"{name}: {len(pool)} of the {len(prompts)} prompts of {origin}.",
+            f"Made by `steadytune prompts split` with {cut}, seed {seed}; near duplicates are in one pool.",
+        ]
+        texts[os.path.join(folder, f"{name}.yaml")] = pool_text(header, {"": pool})
+    for path, text in texts.items():
+        _check_free(path, text, overwrite)
+    for path, text in texts.items():
+        write_file(path, text)
+    return [*(f"{path}: {len(load_pool(path))} prompts" for path in texts), *_told(prompts, dealt)]
+
+
+def _check_free(path: str, text: str, overwrite: bool) -> None:
+    file = Path(path)
+    if file.exists() and not overwrite and file.read_bytes() != text.encode():
+        raise PoolFileError(
+            f"{path}: holds other prompts already. Name another --out, or replace it with --overwrite (trials "
+            "that read it would be other trials)"
+        )
+
+
+def _told(prompts: Sequence[Prompt], dealt: Mapping[str, Sequence[Prompt]]) -> list[str]:
+    groups = [g for g in clusters([p.text for p in prompts]) if len(g) > 1]
+    lines = []
+    if groups:
+        n = sum(map(len, groups))
+        lines.append(f"{n} prompts are near duplicates of another; each of the {len(groups)} groups went into one pool")
+    closest = _closest(dealt)
+    if closest is not None:
+        value, a, b = closest
+        lines.append(
+            f"nearest two of different pools: {a} and {b}, similarity {value:.2f} (near duplicates: from 0.80)"
+        )
+    return lines
+
+
+def _closest(dealt: Mapping[str, Sequence[Prompt]]) -> tuple[float, str, str] | None:
+    """(similarity, id, id) of the most similar prompts of two pools; among the pairs that share most words, as the
+    exact figure for every pair of a large pool takes minutes."""
+    parts = [(name, p.id, Likeness.of(p.text)) for name, pool in dealt.items() for p in pool]
+    pairs = [
+        (len(x.pairs & y.pairs) / max(1, len(x.pairs | y.pairs)), i, j)
+        for i, (a, _, x) in enumerate(parts)
+        for j, (b, _, y) in enumerate(parts[:i])
+        if a != b
+    ]
+    likely = sorted(pairs, reverse=True)[:200]
+    found = [(similarity(parts[i][2], parts[j][2]), parts[j][1], parts[i][1]) for _, i, j in likely]
+    return max(found, default=None, key=lambda f: f[0])
