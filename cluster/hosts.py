@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from trainer.store import Store
 from trainer.trial import Model, Trial
 
 RETRIES = 3  # a trial goes to a new host this often when its host dies under it
+IDLE = 60.0  # seconds without a trial after which a host ends
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Host:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # Ray hides the GPUs from an actor that asked for none
         from trainer.runner import Runner
 
+        self._busy, self._since = 0, time.monotonic()
         self.runner = Runner(model, setup, assets, Store.open(store_uri))
         publish_host(self.runner, f"gpu{gpu}" if gpu else "cpu")
 
@@ -53,7 +56,15 @@ class Host:
         """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder."""
         from trainer.runner import Job
 
-        await asyncio.wrap_future(self.runner.submit(Job(trial, rung, pool)))
+        self._busy += 1
+        try:
+            await asyncio.wrap_future(self.runner.submit(Job(trial, rung, pool)))
+        finally:
+            self._busy, self._since = self._busy - 1, time.monotonic()
+
+    async def idle(self) -> float:
+        """Seconds since it had a trial."""
+        return 0.0 if self._busy else time.monotonic() - self._since
 
     async def steps(self) -> int:
         """Optimizer steps taken since this host started, over all trials."""
@@ -67,8 +78,9 @@ class Registry:
     """Which host serves which place; starts them on demand and anew after a death. Started again after its own death
     it knows no host, and there is none: they die with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: float) -> None:
         self._hosts: dict[Place, Any] = {}
+        threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
     def host(self, place: Place, dead: Any, arguments: tuple[Any, ...]) -> Any:
         """The host at ``place``, made with the fleet's ``arguments``. ``dead``: the actor id of a host that the caller
@@ -84,6 +96,21 @@ class Registry:
 
     def hosts(self) -> list[Any]:
         return list(self._hosts.values())
+
+    def _retire(self, idle: float) -> None:
+        """Ends hosts that have had no trial for ``idle`` seconds: to Ray's autoscaler a node with an actor on it is in
+        use, though the actor asks for nothing. A trial that comes at that very moment sees a death like any other."""
+        while True:
+            time.sleep(idle / 4)
+            for place, host in list(self._hosts.items()):
+                try:
+                    if ray.get(host.idle.remote(), timeout=idle / 4) < idle:
+                        continue
+                except ray.exceptions.RayError:  # it loads its model, or is dead: then a trial will say so
+                    continue
+                if self._hosts.get(place) is host:
+                    del self._hosts[place]
+                ray.kill(host)
 
 
 @dataclass(frozen=True)
@@ -101,7 +128,7 @@ class Fleet:
         arguments = (model, setup, [ray.put(assets)], store.uri)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-        registry = ray.remote(Registry).options(**options).remote()
+        registry = ray.remote(Registry).options(**options).remote(IDLE)
         return cls(registry, store.uri, resources, arguments)
 
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:

@@ -19,6 +19,7 @@ import typer
 
 from sweeps.cluster_commands import cluster_app
 from sweeps.job_commands import register as register_jobs
+from sweeps.plw_commands import register as register_plw
 from sweeps.prompt_commands import prompts_app
 from sweeps.study import Study, StudyError, load_study
 from trainer.errors import closest, nearest
@@ -176,6 +177,7 @@ def predict_command(
 
 
 register_jobs(app)
+register_plw(app)
 
 
 # names --------------------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from sweeps.schema import Study
 from sweeps.trials import axis_columns
 from trainer.metrics import Objective, grid, grid_objective, per_prompt
+from trainer.score_grid import COLUMNS
 from trainer.store import Store, StoreError
 from trainer.trial import Trial
 
-AXES = ("template", "r", "alpha", "dropout", "target_modules", "rslora", "lr", "steps", "plw", "pool", "seed")
+AXES = ("template", "r", "alpha", "dropout", "target_modules", "rslora", "lr", "steps", "plw", "pool", "seed", "arm")
 DRAWN = 40  # trials that are drawn one by one; more would be neither readable nor small
 
 
@@ -169,7 +170,7 @@ def _from_scores(store: Store) -> list[dict[str, Any]]:
 def _last(store: Store, trial_id: str, pool: str) -> tuple[pa.Table, dict[str, Any]] | None:
     """The rows and record of the trial's last rung that has rows under ``pool``."""
     for rung in reversed(store.rungs(trial_id, pool)):
-        found = store.read_scores(trial_id, rung, pool)
+        found = store.read_scores(trial_id, rung, pool, COLUMNS)
         if found is not None and found[0].num_rows:
             return found
     return None

@@ -92,8 +92,16 @@ def _strip(
     )
 
 
-def curves(series: Sequence[Curve], x_axis: str, y_axis: str, digits: int = 3) -> str:
-    """Curves over steps on one plane. Coloured series are listed under it and drawn on top of the grey ones."""
+def curves(
+    series: Sequence[Curve],
+    x_axis: str,
+    y_axis: str,
+    digits: int = 3,
+    names: Sequence[tuple[float, str]] = (),
+    what: str = "trials",
+) -> str:
+    """Curves over steps on one plane. Coloured series are listed under it and drawn on top of the grey ones.
+    ``names``: what to write at which x instead of numbers; ``what``: what a curve is, for those who cannot see it."""
     drawn = [_thinned(s) for s in series]
     xs = [x for s in drawn for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
     ys = [y for s in drawn for y in s.y if math.isfinite(y)]
@@ -111,11 +119,10 @@ def curves(series: Sequence[Curve], x_axis: str, y_axis: str, digits: int = 3) -
     y_labels = "".join(
         f'<span style="top:{round(100 - _at(t, low, high), 2)}%">{_tick(t, y_ticks)}</span>' for t in y_ticks
     )
-    x_labels = "".join(
-        _text(f"{_at(t, left, right)}%", 13, _tick(t, x_ticks), _anchor(t, left, right)) for t in x_ticks
-    )
+    x_names = names or [(t, _tick(t, x_ticks)) for t in x_ticks]
+    x_labels = "".join(_text(f"{_at(t, left, right)}%", 13, name, _anchor(t, left, right)) for t, name in x_names)
     legend = "".join(_legend(s) for s in drawn if s.colour is not None)
-    said = f"{y_axis} over {x_axis}, {len(series)} trials"
+    said = f"{y_axis} over {x_axis}, {len(series)} {what}"
     return (
         f'<div class="curves"><div class="axis-name">{escape(y_axis)}</div>'
         f'<div class="plane"><div class="y">{y_labels}</div>'

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import yaml
 from pydantic import ValidationError
 
-from sweeps import tables, verdict
+from sweeps import plw_report, tables, verdict
 from sweeps.evidence import Entry, Evidence, gather
 from sweeps.figures import COLOURS, Curve, Strip, curves, strips
 from sweeps.schema import Study
@@ -37,9 +37,11 @@ def write_report(run_uri: str) -> str:
     except StoreError as error:
         raise UserError(str(error)) from error
     study, text = read_study(store)
+    weights = None
     if store.exists("trials.parquet"):  # else the sweep is at its very start
         tables.write_tables(store, resolved(study))
-    store.write("report.html", render(gather(store, study), text).encode())
+        weights = plw_report.part_of_run(store, study)
+    store.write("report.html", render(gather(store, study), text, weights.html if weights else "").encode())
     return f"{store.uri.rstrip('/')}/report.html"
 
 
@@ -60,8 +62,8 @@ def read_study(store: Store) -> tuple[Study, str]:
         ) from error
 
 
-def render(found: Evidence, study_text: str) -> str:
-    """The page."""
+def render(found: Evidence, study_text: str, weights: str = "") -> str:
+    """The page. ``weights``: the part about prompt loss weights, as safe markup; "" where there is none."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -89,6 +91,7 @@ def render(found: Evidence, study_text: str) -> str:
         "objectives": Markup(_objectives(found)),
         "cuts": [e for e in found.entries if e.status in ("stopped", "failed")],
         "groups": [{"axis": axis, "figure": Markup(figure)} for axis, figure in _groups(found)],
+        "weights": Markup(weights),
         "facts": verdict.facts(found),
         "study": study_text,
     }

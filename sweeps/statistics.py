@@ -25,10 +25,11 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from trainer.metrics import Floats, Ints, TwoWay, two_way
 
@@ -97,29 +98,36 @@ def replicate(cells: Floats, drawn: Resamples, redraw: bool = True) -> Replicate
     grow_row = _ratio(fit.var_rows, float(((by_row - fit.mean) ** 2).mean()))
     grow_residual = _ratio(fit.ms_residual, float((residual**2).mean()))
     centred = cells - fit.mean  # float32 products lose nothing that matters once the mean is out
-    wide, squares = centred.astype(np.float32), (centred**2).astype(np.float32)
+    wide = centred.astype(np.float32)
+    both, ones = np.concatenate([wide, wide**2]), np.ones(p)
     b_total = len(drawn.rows)
     t, per_prompt = np.empty(b_total), np.empty((b_total, p))
     for part in _blocks(b_total, r):
         w = drawn.rows[part].astype(np.float32)
-        at, c = drawn.prompts[part], drawn.counts[part]
-        means = (w @ wide.T).astype(np.float64) / r  # [b, P] prompts on the replicate's rows
-        mean = (c * means).sum(axis=1) / p
-        by_column = c @ wide  # [b, R], p times the rows' means; sum w (x - mean)^2 = sum w x^2 - r mean^2
-        rows_sum = np.einsum("br,br,br->b", w, by_column, by_column).astype(np.float64) / p**2 - r * mean**2
-        prompts_sum = (c * (means - mean[:, None]) ** 2).sum(axis=1)
-        total = (c * (w @ squares.T)).sum(axis=1, dtype=np.float64) - p * r * mean**2
+        at, c = drawn.prompts[part], drawn.counts[part].astype(np.float64)
+        sums = (w @ both.T).astype(np.float64)  # [b, 2 P]
+        means = sums[:, :p] / r  # prompts on the replicate's rows
+        mean = (c * means) @ ones / p
+        by_column = drawn.counts[part] @ wide  # [b, R], p times the rows' means
+        np.multiply(by_column, by_column, out=by_column)  # sum w (x - mean)^2 = sum w x^2 - r mean^2
+        rows_sum = np.einsum("br,br->b", w, by_column).astype(np.float64) / p**2 - r * mean**2
+        prompts_sum = (c * (means - mean[:, None]) ** 2) @ ones
+        total = (c * sums[:, p:]) @ ones - p * r * mean**2
         t[part] = _studentised(mean, fit, r * prompts_sum, p * rows_sum, total)
         if not redraw:
             continue
-        shift = means.mean(axis=1, keepdims=True)  # [b, 1] row effects of the replicate
-        noise = means - effect - shift
-        redrawn = fit.mean + grow_prompt * effect + grow_row * shift + grow_residual * noise
-        per_prompt[part] = np.take_along_axis(redrawn, at, axis=1)
+        # mean + grow_prompt * effect + grow_row * shift + grow_residual * (means - effect - shift), shift = row effects
+        redrawn = means * grow_residual
+        redrawn += fit.mean + (grow_prompt - grow_residual) * effect
+        redrawn += ((grow_row - grow_residual) / p) * (means @ ones)[:, None]
+        per_prompt[part] = redrawn.ravel()[at + np.arange(len(at))[:, None] * p]
     if not redraw:
         return Replicates(t, np.empty((0, p)), np.empty((0, p)))
-    centre = per_prompt.mean(axis=1, keepdims=True)
-    return Replicates(t, per_prompt, centre + (per_prompt - centre) * drawn.stretch[:, None])
+    centre = (per_prompt @ ones / p)[:, None]
+    stretched = per_prompt - centre
+    stretched *= drawn.stretch[:, None]
+    stretched += centre
+    return Replicates(t, per_prompt, stretched)
 
 
 def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True) -> tuple[Estimate, float]:
@@ -137,13 +145,13 @@ def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True
         slack = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / fit.n_rows) if bounded else 0.0
         return Estimate(fit.mean, max(fit.mean - slack, floor), min(fit.mean + slack, ceiling)), float(fit.mean == 0.0)
     df = satterthwaite(fit)
-    q = float(stats.t.ppf((1.0 + LEVEL) / 2.0, df))
+    q = float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))  # scipy.stats takes a hundred times as long for one number
     below, above = q, q  # how many standard errors the interval reaches down and up
     if replicates is not None and fit.n_prompts >= FEW_PROMPTS:
-        low_t, high_t = np.quantile(replicates.t, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
+        low_t, high_t = _tails(replicates.t)
         below, above = (min(max(float(x), 0.5 * q), MOST_STRETCH * q) for x in (high_t, -low_t))
     low, high = fit.mean - below * se, fit.mean + above * se
-    p = 2.0 * float(stats.t.sf(abs(fit.mean) / se * q / (below if fit.mean > 0 else above), df))
+    p = 2.0 * float(special.stdtr(df, -abs(fit.mean) / se * q / (below if fit.mean > 0 else above)))
     return Estimate(fit.mean, max(low, floor), min(high, ceiling)), min(p, 1.0)
 
 
@@ -178,19 +186,41 @@ def std_interval(cells: Floats) -> Estimate:
     observed = float(accuracies.var(ddof=1))
     if observed == 0.0:
         return Estimate(0.0, 0.0, 0.0) if fit.ms_residual == 0.0 else Estimate(0.0, 0.0, math.nan)
-    excess = max(float(stats.kurtosis(accuracies, bias=False)), 0.0)
+    excess = max(excess_kurtosis(accuracies), 0.0)
     df = 2.0 / (2.0 / (n - 1) + excess / n)  # Var(s2)/sigma^4 = 2/(n-1) + excess/n
     noise = fit.ms_residual / fit.n_rows
-    tails = stats.chi2.ppf([(1.0 + LEVEL) / 2.0, (1.0 - LEVEL) / 2.0], df)
+    tails = special.chdtri(df, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])  # chi-square exceeded with this chance
     low, high = (math.sqrt(max(observed * df / float(x) - noise, 0.0)) for x in tails)
     return Estimate(value, low, high)
+
+
+def excess_kurtosis(values: Floats) -> float:
+    """Excess kurtosis of ``values`` [n], n >= 4, not all alike, with the small-sample correction (G2)."""
+    n, centred = values.size, values - values.mean()
+    second = float((centred**2).mean())
+    of_sample = float((centred**4).mean()) / second**2 - 3.0
+    return ((n + 1) * of_sample + 6.0) * (n - 1) / ((n - 2) * (n - 3))
 
 
 def percentile(observed: float, redrawn: Floats) -> Estimate:
     """Percentile interval of a statistic of ``Replicates.stretched`` [B], cut to [0, 1]: where the statistic of as many
     other prompts and rows would lie on average. Least exact for the worst of few, very unequal prompts."""
-    low, high = np.quantile(redrawn, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
-    return Estimate(observed, max(0.0, float(low)), min(1.0, float(high)))
+    low, high = _tails(redrawn)
+    return Estimate(observed, max(0.0, low), min(1.0, high))
+
+
+def quantile(ordered: Floats, q: float) -> Any:
+    """Quantile of the last axis of ``ordered``, which is sorted, with numpy's linear interpolation."""
+    place = q * (ordered.shape[-1] - 1)
+    below = math.floor(place)
+    low, high = ordered[..., below], ordered[..., min(below + 1, ordered.shape[-1] - 1)]
+    return low + (place - below) * (high - low)
+
+
+def _tails(redrawn: Floats) -> tuple[float, float]:
+    """Between which ``LEVEL`` of ``redrawn`` [B] lies. Sorted whole: several times faster than numpy's quantiles."""
+    ordered = np.sort(redrawn)
+    return float(quantile(ordered, (1.0 - LEVEL) / 2.0)), float(quantile(ordered, (1.0 + LEVEL) / 2.0))
 
 
 def share_above(per_prompt: Floats, threshold: float, strict: bool) -> float:
@@ -206,7 +236,7 @@ def share_interval(per_prompt: Floats, redrawn: Floats, threshold: float, strict
     inner = (value * n + 0.5) / (n + 1.0)
     of_share = float(above(redrawn, threshold, strict).mean(axis=1).var())
     n = n / max(1.0, of_share * n / (inner * (1.0 - inner)))
-    z = float(stats.norm.ppf((1.0 + LEVEL) / 2.0))
+    z = float(special.ndtri((1.0 + LEVEL) / 2.0))
     centre, half = value + z * z / (2 * n), z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return Estimate(value, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
@@ -237,8 +267,9 @@ def roc_auc(positive: NDArray[np.bool_], score: Floats) -> float:
     n_neg = positive.size - n_pos
     if n_pos == 0 or n_neg == 0 or np.isnan(score).any():
         return math.nan
-    ranks = stats.rankdata(score)
-    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
+    smaller = np.sort(score[~positive])  # a tie is half below, half above
+    found = np.searchsorted(smaller, score[positive], "left") + np.searchsorted(smaller, score[positive], "right")
+    return float(found.sum() / (2 * n_pos * n_neg))
 
 
 def cps(per_prompt: Floats) -> float:

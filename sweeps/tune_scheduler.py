@@ -14,6 +14,9 @@ goes on or is cut. What Tune (2.60) does with it, and what follows:
   all (an actor that could not be reset); when nothing can be started, the statuses are looked through for them.
 * An idle actor that died with its node fails the trial that is to take it over, and Tune counts that one failure
   twice, the second time as final. Such a trial, which has attempts left, is put back in the queue.
+* Tune gives an idle actor to the trial that it is told to run, and takes down the one that was starting for it. With
+  rungs shorter than the start of a process, all trials would go through one actor while the others start for ever
+  (seen: 6 rungs a second instead of 25). So the trial returned is one for which no actor is starting.
 * Tune's count of failures is over a trial's whole life, which on spot machines may see many. Here a new rung sets it
   to nought, so the limit is on failures without progress. Trials to be retried go before all others.
 * A limit of concurrent trials (``TuneConfig(max_concurrent_trials=...)``, ``ConcurrencyLimiter``) counts paused
@@ -27,8 +30,8 @@ and, if it likes, ``stderr`` and ``degenerate``; a result without ``rung_index``
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +63,8 @@ class PromotionScheduler(TrialScheduler):
         self._same: Counter[str] = Counter()  # how many trials have the id that ``identify`` gives
         self._open: dict[str, Trial] = {}  # not known to have ended
         self._changed: dict[str, None] = {}  # decided anew since ``changes`` was asked; in order
-        self._fresh: deque[Trial] = deque()
-        self._again: deque[Trial] = deque()  # to be retried
+        self._fresh: dict[str, Trial] = {}
+        self._again: dict[str, Trial] = {}  # to be retried
         self._reached: dict[str, int] = {}  # our id -> its highest rung
         self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
         self._starting: dict[str, Trial] = {}  # returned to the controller, not running yet
@@ -89,10 +92,10 @@ class PromotionScheduler(TrialScheduler):
             self._same[name] += 1
             name = f"{name}#{self._same[name]}" if self._same[name] > 1 else name
             self._names[trial.trial_id], self._trials[name], self._open[name] = name, trial, trial
-            self._fresh.append(trial)
+            self._fresh[name] = trial
             return
         self._erred.pop(self._names[trial.trial_id], None)
-        self._again.append(trial)
+        self._again[self._names[trial.trial_id]] = trial
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         decision = self._report(trial, result)
@@ -121,9 +124,10 @@ class PromotionScheduler(TrialScheduler):
         if tune_controller.search_alg.is_finished() and len(self._names) < self.rungs.trials and self._names:
             self.no_more_trials(len(self._names))
         self._end_cut(tune_controller)
-        trial = _next_pending(self._again) or self._next_promoted() or _next_pending(self._fresh)
+        starts = _starts(tune_controller)
+        trial = _next_pending(self._again, starts) or self._next_promoted(starts) or _next_pending(self._fresh, starts)
         if trial is None and self._find_lost():
-            return self._next_promoted()
+            return self._next_promoted(starts)
         return trial
 
     def no_more_trials(self, trials: int) -> None:
@@ -206,7 +210,7 @@ class PromotionScheduler(TrialScheduler):
             if trial.is_finished():
                 del self._cut[name]
 
-    def _next_promoted(self) -> Trial | None:
+    def _next_promoted(self, starts: Callable[[Trial], bool]) -> Trial | None:
         for name, trial in list(self._starting.items()):
             if trial.status not in (Trial.PENDING, Trial.PAUSED):
                 del self._starting[name]
@@ -219,7 +223,7 @@ class PromotionScheduler(TrialScheduler):
                     if not trial.is_finished():
                         self._starting[name] = trial
                         return trial
-        return next(iter(self._starting.values()), None)  # asked for already; it may take over an idle actor
+        return _least_started(self._starting.values(), starts)  # asked for already; it may take over an idle actor
 
     def _book_failures(self) -> None:
         for name, trial in list(self._erred.items()):
@@ -238,10 +242,34 @@ class PromotionScheduler(TrialScheduler):
         return bool(lost)
 
 
-def _next_pending(queue: deque[Trial]) -> Trial | None:
-    while queue and queue[0].status != Trial.PENDING:
-        queue.popleft()
-    return queue[0] if queue else None
+def _next_pending(queue: dict[str, Trial], starts: Callable[[Trial], bool]) -> Trial | None:
+    gone = []
+    for name, trial in queue.items():
+        if trial.status != Trial.PENDING:
+            gone.append(name)
+        elif not starts(trial):
+            break
+    for name in gone:
+        del queue[name]
+    return _least_started(queue.values(), starts)
+
+
+def _least_started(trials: Iterable[Trial], starts: Callable[[Trial], bool]) -> Trial | None:
+    """The first for which no process starts, or else the first."""
+    first = None
+    for trial in trials:
+        if not starts(trial):
+            return trial
+        first = first or trial
+    return first
+
+
+def _starts(tune_controller: Any) -> Callable[[Trial], bool]:
+    """Whether a process starts for a trial at this moment, or resets."""
+    controller = getattr(tune_controller, "_tune_controller", tune_controller)
+    actors = getattr(controller, "_trial_to_actor", {})
+    live = getattr(getattr(controller, "_actor_manager", None), "_live_actors_to_ray_actors_resources", {})
+    return lambda trial: trial in actors and actors[trial] in live
 
 
 def _concurrency_limit(search_alg: Any) -> int:

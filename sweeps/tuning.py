@@ -22,7 +22,7 @@ from sweeps.search import Range
 from sweeps.trials import axes_of, axis_columns, modules_text
 from sweeps.tune_scheduler import PromotionScheduler
 from trainer.metrics import grid_objective, per_prompt
-from trainer.score_grid import grid
+from trainer.score_grid import COLUMNS, grid
 from trainer.trial import Trial
 
 BEAT_EVERY = 15.0  # seconds between two questions to the hosts how far they are
@@ -183,7 +183,7 @@ class Watcher(tune.Callback):
         self._board.prompts({**{f"train.{name}": p for name, p in train.items()}, **scored})
 
     def _chart(self, trial: Trial, step: int) -> None:
-        found = self.progress.store.read_scores(trial.id, step, "dev")
+        found = self.progress.store.read_scores(trial.id, step, "dev", COLUMNS)
         if found is None or "nan" in found[1]:
             return
         rows, record = found

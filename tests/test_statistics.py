@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
@@ -221,3 +222,11 @@ def test_nearly_equal_trials_have_a_difference_of_sensible_width() -> None:
     found, _ = st.difference(cells, other)
     assert found.value == pytest.approx(0.01)
     assert -0.05 < found.low <= found.value <= found.high < 0.06
+
+
+def test_quantiles_and_kurtosis_equal_numpy_and_scipy() -> None:
+    values = np.random.default_rng(3).normal(size=(4, 17))
+    for q in (0.0, *st.QUANTILES, 1.0):
+        assert st.quantile(np.sort(values, axis=1), q) == pytest.approx(np.quantile(values, q, axis=1), abs=1e-12)
+    for row in values:
+        assert st.excess_kurtosis(row) == pytest.approx(scipy.stats.kurtosis(row, bias=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from sweeps import tables
-from trainer.metrics import ScoreError
+from sweeps.averages import Groups, group_table
+from trainer.metrics import NO_ANSWER, ScoreError, grid
+from trainer.score_grid import COLUMNS
 from trainer.store import SCORES, Store
 
 STUDY: dict[str, Any] = {
@@ -233,3 +236,52 @@ def test_reading_results_imports_neither_torch_nor_ray() -> None:
     code = f"import sys, sweeps.tables; found = {heavy}; sys.exit(', '.join(found) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_score_file_is_read_once_and_those_of_the_two_references_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[str] = Counter()
+    read = Store.read
+
+    def counted(self: Store, name: str) -> bytes:
+        seen[name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", counted)
+    tables.write_tables(store, STUDY)
+    scored = {n: times for n, times in seen.items() if n.startswith("scores/")}
+    twice = {f"scores/{trial_id}/000040-test.parquet" for trial_id in ("good", "fair")}
+    assert {n for n, times in scored.items() if times == 2} == twice
+    assert set(scored.values()) == {1, 2}
+    assert len(scored) == 8  # dev and test of four trials, each at its last rung
+
+
+def test_the_columns_of_a_grid_alone_give_the_same_grid(store: Store) -> None:
+    unparsed = np.where(np.arange(R) % 7 == 0, -1, TRIALS["good"][3])
+    write(store, "good", 40, "test", unparsed)
+    whole, few = store.read_scores("good", 40, "test"), store.read_scores("good", 40, "test", COLUMNS)
+    assert whole is not None
+    assert few is not None
+    assert few[0].column_names == list(COLUMNS)
+    assert few[1] == whole[1]
+    for labels in (("no", "yes"), ()):
+        a, b = grid(whole[0], labels), grid(few[0], labels)
+        assert (a.prompts, a.rows, a.labels) == (b.prompts, b.rows, b.labels)
+        for name in ("label", "predicted", "correct", "label_logprobs"):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
+    assert (grid(few[0]).predicted == NO_ANSWER).sum() == (unparsed < 0).sum()
+
+
+def test_what_a_group_summed_is_given_up_with_its_last_trial() -> None:
+    trials = [{"trial_id": f"t{i}", "seed": i, "pool": "many", "status": "finished"} for i in range(3)]
+    groups = Groups.announce(trials)
+    own = {"cells": np.ones((2, 3)), "std": np.zeros(5), "min": np.ones(5), "top": np.ones(5)}
+    for i, trial in enumerate(trials):
+        assert ("pool", "many") in groups.of
+        groups.take(trial, "7 (2, 3)", own)
+        assert not groups.of["seed", str(i)].sums
+        assert bool(groups.of["pool", "many"].sums) == (i < 2)
+    rows = {(r["axis"], r["value"]): r for r in group_table(groups).to_pylist()}
+    assert (rows["pool", "many"]["n_averaged"], rows["pool", "many"]["mean"]) == (3, 1.0)
+    assert (rows["seed", "1"]["n_averaged"], rows["seed", "1"]["mean"]) == (1, 1.0)

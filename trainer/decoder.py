@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from trainer import small_heads
 from trainer.block_linear import block_linears
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ class _LayerPass:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         attention = self.layer.self_attn
+        if mask is None and attention.scaling == q.shape[-1] ** -0.5 and small_heads.pays(q, k):
+            return small_heads.attend(q, k, v).transpose(1, 2)
         return ALL_ATTENTION_FUNCTIONS["sdpa"](attention, q, k, v, mask, dropout=0.0, scaling=attention.scaling)[0]
 
     def _fed_forward(self, hidden_states: Tensor) -> Tensor:

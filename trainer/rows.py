@@ -177,10 +177,11 @@ class _Reader:
                 f'{place}: options column "{column}" holds {type(value).__name__} ({value!r:.40}), not a list. '
                 "Store a list of texts there, or use `labels`"
             )
-        if len(value) < 2 or any(v is None or not str(v).strip() for v in value):
+        fewest = 1 if self.split == "train" else 2  # one option: a text to learn, with nothing to choose from
+        if len(value) < fewest or any(v is None or not str(v).strip() for v in value):
             raise UserError(
                 f'{place}: options column "{column}" has {len(value)} entries ({value!r:.60}); it needs at '
-                "least two, none of them empty"
+                f"least {'one' if fewest == 1 else 'two'}, none of them empty"
             )
         return tuple(str(v) for v in value)
 

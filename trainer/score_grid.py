@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DEGENERATE_SHARE = 0.95  # one answer on more than this share of the cells: the trial answers without reading
+COLUMNS = ("prompt_id", "row_id", "label", "predicted", "correct", "label_logprobs")  # what ``grid`` reads of the rows
 NO_ANSWER = -1  # code of a null ``predicted``: the generated text could not be parsed
 
 

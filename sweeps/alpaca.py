@@ -1,0 +1,298 @@
+"""Files of instruction, input and output (Alpaca's format): how long they are, and the short-completion variant.
+
+The prompt-loss-weight study says that the weight matters where completions are short beside their prompts, so the
+first thing to know of a data set is that ratio. Lengths are counted as in the study's table 1: every field is encoded
+on its own, without special tokens or a prompt template, and an empty field counts 0. The variant swaps completion and
+instruction wherever the completion is longer than the prompt (instruction and input); which unit the study compared is
+not published, so both are offered. Neither torch nor ray is imported, transformers only for a hub name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from trainer.errors import UserError, nearest
+
+FIELDS = ("instruction", "input", "output")
+FORMATS = (".parquet", ".json", ".jsonl", ".ndjson")
+WITHOUT_CONTEXT = "Predict the prompt that generated the following AI output."
+WITH_CONTEXT = "Predict the prompt that generated the below AI output given the following context. Context: {}"
+_CHUNK = 4096  # texts in one call of a tokenizer
+
+Counter = Callable[[Sequence[str]], NDArray[np.int64]]  # texts -> length of each
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows of a file, one list per field, all of equal length; a row without input has ""."""
+
+    instruction: tuple[str, ...]
+    input: tuple[str, ...]
+    output: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.output)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Table 1 of the study for one file: (mean, standard deviation) per row, ``ddof`` 1."""
+
+    rows: int
+    instruction: tuple[float, float]
+    input: tuple[float, float]
+    completion: tuple[float, float]
+    row: tuple[float, float]  # the three together
+    total: int  # over all rows
+    ratio: float  # completion / prompt over the file; the prompt is instruction and input
+    ratio_characters: float
+
+
+def measure(records: Records, count: Counter) -> Lengths:
+    """Lengths of ``records`` in the unit of ``count``."""
+    instruction, given, completion = (count(t) for t in (records.instruction, records.input, records.output))
+    whole = instruction + given + completion
+    prompt = int(instruction.sum() + given.sum())
+    by_character = [int(characters(t).sum()) for t in (records.instruction, records.input, records.output)]
+    return Lengths(
+        rows=len(records),
+        instruction=_mean_std(instruction),
+        input=_mean_std(given),
+        completion=_mean_std(completion),
+        row=_mean_std(whole),
+        total=int(whole.sum()),
+        ratio=_ratio(int(completion.sum()), prompt),
+        ratio_characters=_ratio(by_character[2], by_character[0] + by_character[1]),
+    )
+
+
+def shorten(records: Records, count: Counter) -> tuple[Records, int]:
+    """``records`` with completion and instruction swapped where the completion is longer than the prompt, and the
+    number of rows swapped. Order and number of rows stay."""
+    longer = count(records.output) > count(records.instruction) + count(records.input)
+    rows = [
+        (WITH_CONTEXT.format(i) if i else WITHOUT_CONTEXT, o, p) if swap else (p, i, o)
+        for p, i, o, swap in zip(records.instruction, records.input, records.output, longer, strict=True)
+    ]
+    instruction, given, output = zip(*rows, strict=True)
+    return Records(instruction, given, output), int(longer.sum())
+
+
+def lengths_table(found: Sequence[tuple[str, Lengths]]) -> str:
+    """The study's table 1 as Markdown, a row per file."""
+    head = ["file", "rows", "instruction", "input", "completion", "row", "total tokens", "completion/prompt"]
+    lines = ["| " + " | ".join([*head, "of characters"]) + " |", "|" + " --- |" * (len(head) + 1)]
+    for name, one in found:
+        pairs = [f"{mean:.2f} ({std:.2f})" for mean, std in (one.instruction, one.input, one.completion, one.row)]
+        cells = [name, f"{one.rows:,}", *pairs, f"{one.total:,}", f"{one.ratio:.3g}", f"{one.ratio_characters:.3g}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _mean_std(values: NDArray[np.int64]) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else 0.0
+
+
+def _ratio(completion: int, prompt: int) -> float:
+    return completion / prompt if prompt else float("inf")
+
+
+# units -----------------------------------------------------------------------------------------------------------
+
+
+def characters(texts: Sequence[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+
+
+def tokens(name: str) -> Counter:
+    """Counts tokens by the tokenizer in a folder (tokenizer.json or tokenizer.model), in such a file, or of a hub
+    name. UserError where there is none."""
+    path = Path(name)
+    if path.is_dir():
+        for file in ("tokenizer.json", "tokenizer.model"):
+            if (path / file).is_file():
+                return tokens(str(path / file))
+        raise UserError(
+            f"--tokenizer = {name}: holds neither tokenizer.json nor tokenizer.model. "
+            f"It holds: {', '.join(sorted(os.listdir(path))[:10]) or 'nothing'}"
+        )
+    if path.is_file():
+        return _of_sentencepiece(path) if path.suffix == ".model" else _of_json(path)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".json", ".model"):
+        raise UserError(f'--tokenizer = "{name}" does not exist.{_beside(path)}')
+    return _of_hub(name)
+
+
+def _of_json(path: Path) -> Counter:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises plain Exception
+        raise UserError(f"--tokenizer = {path}: is no tokenizer ({error}). Give what save_pretrained wrote") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return _counter(lambda part: (len(e) for e in tokenizer.encode_batch(part, add_special_tokens=False)))
+
+
+def _of_sentencepiece(path: Path) -> Counter:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        raise UserError(f"{path} needs the package sentencepiece: pip install sentencepiece") from None
+    model = SentencePieceProcessor()
+    try:
+        model.Load(str(path))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"--tokenizer = {path}: is no SentencePiece model ({error})") from None
+    return _counter(lambda part: map(len, model.Encode(part, out_type=int)))
+
+
+def _of_hub(name: str) -> Counter:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # a wide family; each becomes one readable line
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(
+            f'--tokenizer = "{name}" is no folder here, and as a hub name it cannot be read ({detail}). '
+            f"Check the spelling and the network, or give a folder.{_beside(Path(name))}"
+        ) from None
+    return _counter(lambda part: map(len, tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]))
+
+
+def _counter(encode: Callable[[list[str]], Any]) -> Counter:
+    """Each text that occurs is encoded once, in parts; "" is 0 whatever a tokenizer would put before it."""
+
+    def count(texts: Sequence[str]) -> NDArray[np.int64]:
+        known = {"": 0}
+        new = [t for t in dict.fromkeys(texts) if t]
+        for start in range(0, len(new), _CHUNK):
+            part = new[start : start + _CHUNK]
+            known.update(zip(part, encode(part), strict=True))
+        return np.fromiter((known[t] for t in texts), dtype=np.int64, count=len(texts))
+
+    return count
+
+
+# files -----------------------------------------------------------------------------------------------------------
+
+
+def read_records(name: str) -> Records:
+    """The rows of a parquet, json (a list of records, or one a line) or jsonl file. Further columns are left out.
+    UserError says which file and row is wrong."""
+    path = Path(name)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else f"does not exist.{_beside(path)}"
+        raise UserError(f'FILE = "{name}" {what}')
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f'{name}: the ending "{path.suffix}" is not known.{nearest(path.suffix, FORMATS)}')
+    rows = list(_parquet(path) if path.suffix.lower() == ".parquet" else _json(path))
+    if not rows:
+        raise UserError(f"{name}: has no rows")
+    instruction, given, output = zip(*rows, strict=True)
+    return Records(instruction, given, output)
+
+
+def write_records(records: Records, name: str) -> None:
+    """Write the three columns in the format that the ending names."""
+    path = Path(name)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f'--out = {name}: the ending "{path.suffix}" is not known.{nearest(path.suffix, FORMATS)}')
+    columns = {field: getattr(records, field) for field in FIELDS}
+    if path.suffix.lower() == ".parquet":
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({k: pa.array(v, pa.string()) for k, v in columns.items()}), buffer, compression="zstd")
+        data = buffer.getvalue()
+    else:
+        rows = [dict(zip(FIELDS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        whole = path.suffix.lower() == ".json"
+        text = "[\n" + ",\n".join(lines) + "\n]\n" if whole else "".join(f"{line}\n" for line in lines)
+        data = text.encode("utf-8", "surrogatepass")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"--out = {name}: cannot be written ({error.strerror}). Name another place") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, str, str]]:
+    try:
+        file = pq.ParquetFile(path)
+        columns = file.schema_arrow.names
+        _check_columns(str(path), columns)
+        table = file.read(columns=[f for f in FIELDS if f in columns])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is no parquet file that can be read ({str(error).splitlines()[0]})") from None
+    given = [table[f].to_pylist() if f in columns else [None] * table.num_rows for f in FIELDS]
+    for i, row in enumerate(zip(*given, strict=True)):
+        yield _row(f"{path}: row {i}", dict(zip(FIELDS, row, strict=True)))
+
+
+def _json(path: Path) -> Iterator[tuple[str, str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        try:
+            records = list(enumerate(json.loads(text)))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: is not JSON (line {error.lineno}: {error.msg})") from None
+        place = "row"
+    else:
+        records, place = list(_lines(path, text)), "line"
+    for i, record in records:
+        where = f"{path}: {place} {i}"
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: holds {record!r:.40}, not a record. Write {{{', '.join(FIELDS)}}} for each row")
+        _check_columns(where, list(record))
+        yield _row(where, record)
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for i, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield i, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}: line {i} is not JSON ({error.msg}). Give one record a line") from None
+
+
+def _check_columns(where: str, columns: Sequence[str]) -> None:
+    for field in ("instruction", "output"):  # an input is optional in Alpaca's format
+        if field not in columns:
+            raise UserError(f'{where}: has no column "{field}".{nearest(field, columns)}')
+
+
+def _row(where: str, record: dict[str, Any]) -> tuple[str, str, str]:
+    found = []
+    for field in FIELDS:
+        value = record.get(field)
+        if value is None and field == "input":
+            value = ""
+        if not isinstance(value, str):
+            said = "null" if value is None else f"{value!r:.40}, not text"
+            raise UserError(f'{where}: column "{field}" is {said}. Fill it, or leave the row out')
+        found.append(value)
+    return found[0], found[1], found[2]
+
+
+def _beside(path: Path) -> str:
+    folder = path.parent
+    names = sorted(n for n in os.listdir(folder) if not n.startswith(".")) if folder.is_dir() else []
+    return nearest(path.name, names[:30])

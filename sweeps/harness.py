@@ -1,0 +1,268 @@
+"""The study's benchmarks through EleutherAI's harness, on the adapters of a run, stored as score rows.
+
+``steadytune benchmark RUN`` runs lm-eval's own tasks (their prompts, few-shot examples and accuracy) on every finished
+trial's adapter and writes ``scores/<trial>/<rung>-<task>.parquet`` beside the study's own scores, with one prompt named
+after the number of shots. What is there already is not run again. With ``--data`` the questions come from local parquet
+files instead of the hub: they are written in the columns of the hub's data sets, so the tasks stay lm-eval's.
+
+Needs the extra ``benchmark`` (lm-eval). Imports torch, transformers and lm-eval only when called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.report import read_study
+from sweeps.schema import Study
+from trainer.errors import UserError, nearest
+from trainer.store import SCORES, Store
+
+Columns = Callable[[Mapping[str, Any]], dict[str, Any]]  # a row of the local file -> one of the hub's data set
+
+
+@dataclass(frozen=True)
+class Local:
+    """Where a task's questions are in a folder of parquet files; ``splits``: lm-eval's split -> value of ``column``."""
+
+    file: str
+    column: str
+    splits: Mapping[str, str]
+    columns: Columns
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    shots: int
+    local: Local
+
+
+def _arc(row: Mapping[str, Any]) -> dict[str, Any]:
+    letters = [chr(ord("A") + i) for i in range(len(row["choices"]))]
+    choices = {"text": row["choices"], "label": letters}
+    return {"question": row["question"], "choices": choices, "answerKey": letters[row["label"]]}
+
+
+def _piqa(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"goal": row["question"], "sol1": row["choices"][0], "sol2": row["choices"][1], "label": row["label"]}
+
+
+def _truthfulqa(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The task takes the first choice for the right one."""
+    right = row["labels"].index(1)
+    choices = [row["choices"][right], *(c for i, c in enumerate(row["choices"]) if i != right)]
+    return {"question": row["question"], "mc1_targets": {"choices": choices}}
+
+
+def _winogrande(row: Mapping[str, Any]) -> dict[str, Any]:
+    one, two = row["choices"]
+    return {"sentence": row["question"], "option1": one, "option2": two, "answer": str(row["label"] + 1)}
+
+
+BENCHMARKS = {  # the study's four, with its numbers of shots
+    "arc_challenge": Benchmark(
+        25,
+        Local(
+            "arc.parquet",
+            "split",
+            {"train": "challenge_train", "validation": "challenge_dev", "test": "challenge_test"},
+            _arc,
+        ),
+    ),
+    "piqa": Benchmark(0, Local("piqa.parquet", "split", {"train": "train_part", "validation": "dev"}, _piqa)),
+    "truthfulqa_mc1": Benchmark(0, Local("truthfulqa_mc.parquet", "kind", {"validation": "mc1"}, _truthfulqa)),
+    "winogrande": Benchmark(
+        5, Local("winogrande.parquet", "split", {"train": "train_l", "validation": "dev"}, _winogrande)
+    ),
+}
+
+
+def benchmark(
+    run: str,
+    tasks: Sequence[str] = (),
+    data: str | None = None,
+    limit: int | None = None,
+    shots: int | None = None,
+    batch_size: int = 8,
+) -> Iterator[str]:
+    """Run ``tasks`` (default: the study's four) on every finished trial of ``run``; yields a line for each score file.
+    ``limit``: the first so many questions; ``shots``: other numbers than the study's. UserError."""
+    names = list(tasks) or list(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f'--tasks = "{name}" is not known.{nearest(name, list(BENCHMARKS))}')
+    store = Store.open(run)
+    study, _ = read_study(store)
+    if study.model.head != "lm":
+        raise UserError("model.head = classifier: benchmarks ask for the likelihood of text, which needs head lm")
+    wanted = [(t, r, n) for t, r in _finished(store) for n in names if not _there(store, t, r, n, shots, limit)]
+    if not wanted:
+        yield "nothing to do: every finished trial has its scores"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = _tasks(sorted({n for _, _, n in wanted}), data, shots, folder)
+        model, tokenizer = _base(study)
+        for trial in dict.fromkeys(t for t, _, _ in wanted):
+            adapted = _adapted(model, store, trial, folder)
+            for _, rung, name in [w for w in wanted if w[0] == trial]:
+                samples = _evaluate(adapted, tokenizer, name, found[name], limit, batch_size)
+                asked = _shots(name, shots)
+                table = _rows(trial, rung, name, asked, samples)
+                store.write_scores(trial, rung, name, table, _record(store, trial, rung, name, asked, limit))
+                right = float(np.mean(table["correct"].to_pylist()))
+                yield f"{trial} {name}: {100 * right:.1f} % of {table.num_rows} questions"
+            model = adapted.unload()
+
+
+def _finished(store: Store) -> list[tuple[str, int]]:
+    if not store.exists("trials.parquet"):
+        raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
+    rows = pq.read_table(pa.BufferReader(store.read("trials.parquet"))).to_pylist()
+    return [(r["trial_id"], int(r["rung"])) for r in rows if r["status"] == "finished"]
+
+
+def _shots(name: str, shots: int | None) -> int:
+    return BENCHMARKS[name].shots if shots is None else shots
+
+
+def _there(store: Store, trial: str, rung: int, name: str, shots: int | None, limit: int | None) -> bool:
+    """Whether the same questions were asked already."""
+    found = store.read_scores(trial, rung, name)
+    asked = found[1].get("benchmark") or {} if found else {}
+    return bool(asked) and (asked.get("shots"), asked.get("limit")) == (_shots(name, shots), limit)
+
+
+# lm-eval ----------------------------------------------------------------------------------------------------------
+
+
+def _lm_eval() -> Any:
+    """The package. Version 0.4.9 names a class at import that transformers 5 has renamed. The old name is given to the
+    type of transformers' module, because imports put other objects of that type in the module's place."""
+    try:
+        import transformers
+
+        kind: Any = type(sys.modules["transformers"])
+        if not hasattr(kind, "AutoModelForVision2Seq"):
+            kind.AutoModelForVision2Seq = transformers.AutoModelForImageTextToText
+        import lm_eval
+    except ImportError as error:
+        raise UserError(
+            f"benchmarks need EleutherAI's harness ({error}): pip install 'steadytune[benchmark]'"
+        ) from None
+    return lm_eval
+
+
+def _tasks(names: Sequence[str], data: str | None, shots: int | None, folder: str) -> dict[str, Any]:
+    """Name -> lm-eval's task."""
+    _lm_eval()
+    from lm_eval.tasks import TaskManager, get_task_dict
+
+    manager, found = TaskManager(), {}
+    for name in names:
+        config: dict[str, Any] = {"task": name, "num_fewshot": _shots(name, shots)}
+        if data is not None:
+            files = _local(BENCHMARKS[name].local, name, Path(data), Path(folder))
+            config |= {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+        try:
+            found[name] = get_task_dict([config], manager)[name]
+        except (OSError, ConnectionError, ValueError) as error:
+            detail = " ".join(str(error).split())[:200]
+            raise UserError(f"{name}: its questions cannot be loaded ({detail}). Give a folder with --data") from None
+    return found
+
+
+def _local(local: Local, name: str, data: Path, folder: Path) -> dict[str, str]:
+    """lm-eval's split -> a parquet file in the hub's columns, made of the local file."""
+    path = data / local.file
+    if not path.is_file():
+        inside = sorted(os.listdir(data)) if data.is_dir() else []
+        raise UserError(f"--data = {data}: holds no {local.file}, which {name} reads.{nearest(local.file, inside)}")
+    rows = pq.read_table(path).to_pylist()
+    files = {}
+    for split, value in local.splits.items():
+        chosen = [local.columns(r) for r in rows if r[local.column] == value]
+        if not chosen:
+            raise UserError(f'{path}: no row has {local.column} = "{value}", which {name} reads as {split}')
+        files[split] = str(folder / f"{name}-{split}.parquet")
+        pq.write_table(pa.Table.from_pylist(chosen), files[split])
+    return files
+
+
+def _base(study: Study) -> tuple[Any, Any]:
+    _lm_eval()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    given = {"revision": study.model.revision, "trust_remote_code": study.model.trust_remote_code}
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        study.model.path, dtype=getattr(torch, study.model.dtype), **given
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(study.model.path, **given)
+
+
+def _adapted(model: Any, store: Store, trial: str, folder: str) -> Any:
+    from peft import PeftModel
+
+    place = Path(folder) / trial
+    place.mkdir(exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (place / name).write_bytes(store.read(f"adapters/{trial}/{name}"))
+    return PeftModel.from_pretrained(model, str(place)).eval()
+
+
+def _evaluate(model: Any, tokenizer: Any, name: str, task: Any, limit: int | None, batch_size: int) -> list[Any]:
+    """lm-eval's samples: one per question, with the log-likelihood of each choice."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+    task.set_fewshot_seed(1234)  # the harness's own default
+    results = evaluate(lm, {name: task}, limit=limit, bootstrap_iters=0, log_samples=True, verbosity="ERROR")
+    samples: list[Any] = results["samples"][name]
+    return samples
+
+
+# rows -------------------------------------------------------------------------------------------------------------
+
+
+def _rows(trial: str, rung: int, name: str, shots: int, samples: Sequence[Mapping[str, Any]]) -> pa.Table:
+    rows = []
+    for sample in sorted(samples, key=lambda s: s["doc_id"]):
+        logprobs = [float(response[0]) for response in sample["filtered_resps"]]
+        correct = bool(sample["acc"])
+        predicted = int(np.argmax(logprobs))
+        label = sample["target"] if isinstance(sample["target"], int) else predicted if correct else -1
+        rows.append(
+            {
+                "trial_id": trial,
+                "rung": rung,
+                "pool": name,
+                "prompt_id": f"{shots}-shot",
+                "row_id": str(sample["doc_id"]),
+                "label": str(label),
+                "predicted": str(predicted),
+                "correct": correct,
+                "label_logprobs": logprobs,
+                "new_tokens": None,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=SCORES)
+
+
+def _record(store: Store, trial: str, rung: int, name: str, shots: int, limit: int | None) -> dict[str, Any]:
+    """The rung's own trial, and what was asked."""
+    from importlib.metadata import version
+
+    own = next((f for pool in ("dev", "test") if (f := store.read_scores(trial, rung, pool)) is not None), None)
+    asked = {"task": name, "shots": shots, "limit": limit, "lm_eval": version("lm-eval")}
+    return {"trial": own[1]["trial"] if own else None, "rung": rung, "benchmark": asked}

@@ -1,0 +1,121 @@
+"""Rows whose answer is any text, as the columns that a study reads: instruction, input, options, answer.
+
+A study's row is answered with a label or with one of its own options. A file to fine-tune on (instruction, input,
+output) has one right text and nothing to choose from: it becomes a row with one option, which only train rows may
+have. A file of questions with choices becomes a row that dev and test can score. So one study trains on the first and
+is scored on the second, as the prompt-loss-weight study does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.alpaca import Counter, read_records
+from trainer.errors import UserError, nearest
+
+COLUMNS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("input", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("answer", pa.int64()),
+    ]
+)
+SEED = 0  # of ``limit``
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows, and how many were left out because they are empty or too long."""
+
+    table: pa.Table
+    empty: int
+    long: int
+
+
+def open_rows(
+    name: str,
+    where: Mapping[str, str],
+    limit: int | None = None,
+    longest: int | None = None,
+    count: Counter | None = None,
+) -> Chosen:
+    """The rows of ``name`` that ``where`` (column: value) keeps, without those of which all texts together have more
+    than ``longest`` in the unit of ``count``; ``limit`` of what is left, drawn with a fixed seed, in file order. Ids
+    are positions in the file. UserError where the file is neither kind."""
+    rows = _of_choices(name, where) if _has_choices(name) else _of_completions(name, where)
+    full = [r for r in rows if all(o.strip() for o in r["options"])]
+    kept = full
+    if longest is not None and count is not None:
+        prompts = count([r["instruction"] for r in full]) + count([r["input"] for r in full])
+        answers = [int(count(r["options"]).max()) for r in full]
+        kept = [r for r, p, a in zip(full, prompts, answers, strict=True) if p + a <= longest]
+    empty, long = len(rows) - len(full), len(full) - len(kept)
+    if limit is not None and limit < len(kept):
+        at = sorted(random.Random(SEED).sample(range(len(kept)), limit))
+        kept = [kept[i] for i in at]
+    if not kept:
+        raise UserError(
+            f"{name}: no row is left ({empty} without an answer, {long} longer than {longest}). Raise --longest"
+        )
+    return Chosen(pa.Table.from_pylist(kept, schema=COLUMNS), empty, long)
+
+
+def _has_choices(name: str) -> bool:
+    path = Path(name)
+    return path.suffix == ".parquet" and path.is_file() and "choices" in _columns(path)
+
+
+def _columns(path: Path) -> list[str]:
+    try:
+        names: list[str] = pq.read_schema(path).names
+        return names
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is no parquet file that can be read ({str(error).splitlines()[0]})") from None
+
+
+def _of_completions(name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
+    if where:
+        raise UserError(f"--where {next(iter(where))}: is for files of questions with choices; {name} has outputs")
+    records = read_records(name)
+    return [
+        {"id": str(i), "instruction": p, "input": g, "options": [o], "answer": 0}
+        for i, (p, g, o) in enumerate(zip(records.instruction, records.input, records.output, strict=True))
+    ]
+
+
+def _of_choices(name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
+    """question, choices and ``label`` (the right one's number), or ``labels`` (a mark for each, one of them 1)."""
+    table = pq.read_table(name)
+    columns: Sequence[str] = table.column_names
+    for column in ("question", *where):
+        if column not in columns:
+            raise UserError(f'{name}: has no column "{column}".{nearest(column, columns)}')
+    for column, value in where.items():
+        known = sorted({str(v) for v in table[column].to_pylist()})
+        if value not in known:
+            raise UserError(f"--where {column}={value}: matches no row of {name}.{nearest(value, known[:20])}")
+    if "label" not in columns and "labels" not in columns:
+        raise UserError(f'{name}: has no column "label".{nearest("label", columns)}')
+    rows = []
+    for i, row in enumerate(table.to_pylist()):
+        if any(str(row[c]) != v for c, v in where.items()):
+            continue
+        marks = row.get("labels")
+        right = marks.index(1) if marks is not None and marks.count(1) == 1 else row.get("label")
+        if right is None or not 0 <= int(right) < len(row["choices"]):
+            raise UserError(
+                f"{name}: row {i} has no one right choice ({marks or right}). Leave such rows out with --where"
+            )
+        rows.append(
+            {"id": str(i), "instruction": row["question"], "input": "", "options": row["choices"], "answer": int(right)}
+        )
+    return rows

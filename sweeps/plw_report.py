@@ -1,0 +1,96 @@
+"""What the prompt loss weight did, from run folders to tables, figures and a sentence.
+
+``steadytune report`` adds the part to a run whose grid holds three or more weights; ``steadytune plw RUN…`` makes it
+of several run folders (data sets, models, seeds) together. Only what is stored is read.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeps import plw_analysis, plw_tables
+from sweeps.plw_analysis import FEWEST, Analysis, analyse
+from sweeps.plw_scores import scores_of, weights_of
+from sweeps.schema import Study
+from trainer.errors import UserError
+from trainer.store import Store, StoreError
+
+
+@dataclass(frozen=True)
+class Part:
+    """The report's part: safe markup."""
+
+    html: str
+
+
+def part_of_run(store: Store, study: Study) -> Part | None:
+    """Write the tables of one run and make its report's part; None where the run is no study of weights (yet)."""
+    if study.search.method != "grid" or len(weights_of(store)) < FEWEST:
+        return None
+    try:
+        found = analyse(scores_of([(store, study)]))
+    except StoreError:
+        raise
+    except UserError:  # an unfinished run: too few weights have come to their end
+        return None
+    plw_tables.write(store, found)
+    return Part(fragment(found))
+
+
+def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
+    """Analyse ``runs`` together, write ``tables/plw_*`` and ``plw.html`` into ``out`` (default: the first run folder)
+    and return what to say: a sentence for each data set, notices, and where it was written. UserError where the runs
+    allow no analysis."""
+    from sweeps.report import read_study
+
+    stores = [Store.open(run) for run in runs]
+    found = analyse(scores_of([(store, read_study(store)[0]) for store in stores]))
+    target = Store.open(out) if out else stores[0]
+    plw_tables.write(target, found)
+    target.write("plw.html", _page(found).encode())
+    said = [plw_analysis.sentence(found, data) for data in found.data_sets]
+    return [*said, *plw_analysis.notices(found), f"{target.address('tables/plw_tests.md')}", target.address("plw.html")]
+
+
+def fragment(found: Analysis) -> str:
+    """The part as HTML. Texts are escaped by Jinja2, figures by ``sweeps.figures``."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    source = importlib.resources.files("sweeps").joinpath("plw.html.j2").read_text(encoding="utf-8")
+    tables = [
+        {"title": plw_tables.TITLES[name], "head": table.column_names,
+         "rows": [[plw_tables.cell(n, v) for n, v in row.items()] for row in table.to_pylist()]}
+        for name, table in (("plw_tests", plw_tables.tests(found)), ("plw_turning", plw_tables.turning(found)))
+    ]  # fmt: skip
+    return (
+        Environment(autoescape=True, undefined=StrictUndefined)
+        .from_string(source)
+        .render(
+            sentences=[plw_analysis.sentence(found, data) for data in found.data_sets],
+            notes=plw_tables.page_notes(found)[len(found.data_sets) :],
+            tables=tables,
+            benchmarks=[(name, Markup(figure)) for name, figure in plw_tables.benchmark_figures(found)],
+            aggregate=Markup(plw_tables.aggregate_figure(found)),
+        )
+    )
+
+
+def _page(found: Analysis) -> str:
+    """The part as a page of its own, in the report's style."""
+    source = importlib.resources.files("sweeps").joinpath("report.html.j2").read_text(encoding="utf-8")
+    style = re.search(r"<style>(.*?)</style>", source, re.DOTALL)
+    css = re.sub(r"\{% for i in range\(6\) %\}.*?\{% endfor %\}", _colours(), style[1] if style else "")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Prompt loss weight: Steadytune report</title>\n<style>{css}</style>\n</head>\n<body>\n"
+        f"<h1>Prompt loss weight</h1>\n{fragment(found)}\n</body>\n</html>\n"
+    )
+
+
+def _colours() -> str:
+    return " ".join(f".c{i} {{ color: var(--c{i}); }}" for i in range(6))

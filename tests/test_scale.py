@@ -1,0 +1,138 @@
+"""What the driver does for a report does not grow with the number of trials. The whole of it, with its figures, is
+benchmarks/scale.py."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read at ray's import
+from ray import tune
+from ray.tune.experiment import Trial
+from simulated_places import Places, run
+
+from sweeps.asha import Decision, Rungs
+from sweeps.tune_scheduler import PromotionScheduler
+
+PLACES = 10
+
+
+class Controller:
+    """As much of Tune's as the scheduler asks for; the trials are Tune's own."""
+
+    def __init__(self, scheduler: PromotionScheduler) -> None:
+        self.scheduler, self.search_alg = scheduler, self
+
+    def is_finished(self) -> bool:
+        return True
+
+    def stop_trial(self, trial: Trial) -> None:
+        trial.set_status(Trial.TERMINATED)
+        self.scheduler.on_trial_remove(self, trial)
+
+
+def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, dict[str, Decision], int, int]:
+    """``n`` trials through three rungs. The scheduler, what was told of it piece by piece, reports and decisions that
+    were put into words."""
+    scheduler = PromotionScheduler(Rungs(n, 2, 3), identify=lambda config: str(config["id"]))
+    controller, asked = Controller(scheduler), Counter[str]()
+    decide = Rungs.decide
+
+    def counted(self: Rungs, trial: str) -> Decision:
+        asked["decide"] += 1
+        return decide(self, trial)
+
+    monkeypatch.setattr(Rungs, "decide", counted)
+    for i in range(n):
+        scheduler.on_trial_add(controller, Trial("trial", trial_id=f"{i:05d}", stub=True, config={"id": f"t{i:05d}"}))
+    rng, told, running, rung, reports = random.Random(n), {}, [], Counter[str](), 0
+    while True:
+        while len(running) < PLACES and (trial := scheduler.choose_trial_to_run(controller)) is not None:
+            trial.set_status(Trial.RUNNING)
+            running.append(trial)
+        if not running:
+            break
+        trial = running.pop(rng.randrange(len(running)))
+        result = {"rung_index": rung[trial.trial_id], "step": 10, "objective": rng.random(), "stderr": 0.01}
+        rung[trial.trial_id] += 1
+        reports += 1
+        answer = scheduler.on_trial_result(controller, trial, result)
+        if answer == scheduler.STOP:
+            trial.set_status(Trial.TERMINATED)
+            scheduler.on_trial_complete(controller, trial, {})
+        elif answer == scheduler.PAUSE:
+            trial.set_status(Trial.PAUSED)
+        else:
+            running.append(trial)
+        told |= scheduler.changes()
+    told |= scheduler.changes()
+    return scheduler, told, reports, asked["decide"]
+
+
+def test_what_is_told_piece_by_piece_is_what_stands_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, told, reports, _ = sweep(120, monkeypatch)
+    assert reports == 120 + 60 + 30
+    standing = scheduler.decisions()
+    assert told.keys() == standing.keys()
+
+    def facts(decision: Decision) -> tuple[Any, ...]:
+        return decision.status, decision.rung, decision.step, decision.objective
+
+    assert {name: facts(d) for name, d in told.items()} == {name: facts(d) for name, d in standing.items()}
+    assert Counter(d.status for d in told.values()) == {"finished": 30, "stopped": 90}
+
+
+def test_the_work_of_a_report_is_the_same_among_a_hundred_trials_and_a_thousand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    each = []
+    for n in (100, 1000):
+        with monkeypatch.context() as patch:
+            _, _, reports, decided = sweep(n, patch)
+        each.append(decided / reports)
+    assert each[1] < 1.2 * each[0]
+    assert each[1] < 8
+
+
+class Scored(tune.Trainable):  # type: ignore[misc, name-defined]
+    """Three rungs whose objectives are drawn from the trial's id."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.name, self.rung = new_config["id"], 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        objective = random.Random(f"{self.name} {self.rung}").random()
+        self.rung += 1
+        return {"rung_index": self.rung - 1, "step": self.rung, "objective": objective, "done": self.rung == 3}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {"rung": self.rung}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        self.rung = (checkpoint or {"rung": 0})["rung"]
+
+
+@pytest.mark.parametrize("task", [0.01, 0.2, 1.0])
+def test_processes_that_start_are_not_taken_down_by_trials_that_end_sooner(
+    task: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune's own controller on simulated places: a process takes a second to start, one after another, and a rung takes
+    ``task`` seconds. Where an idle process goes to the trial whose own is about to start, that one is lost, and of
+    twelve places three work (135 processes started for 12)."""
+    scheduler = PromotionScheduler(Rungs(80, 2, 3), identify=lambda config: str(config["id"]))
+    places = Places(12, start=1.0, task=task)
+    run(Scored, {"id": tune.grid_search([f"t{i:03d}" for i in range(80)])}, scheduler, places, tmp_path, monkeypatch)
+    assert Counter(d.status for d in scheduler.decisions().values()) == {"finished": 20, "stopped": 60}
+    assert len(places.busy) == 80 + 40 + 20
+    assert places.made <= 12 + 4
+    if task >= 1.0:
+        assert sum(places.busy) / len(places.busy) > 9
