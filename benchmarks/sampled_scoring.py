@@ -88,7 +88,7 @@ def make_study(folder: Path, quick: bool, share: float) -> None:
     study["task"]["rows"]["dev"]["limit"] = 40 if quick else 200
     study["axes"]["lora"]["r"] = 8
     study["scheduler"] = {"eta": 2, "rungs": [0.5, 1.0]}
-    study["scoring"] = {"sample": share}
+    study["scoring"] = {"sample": share}  # that of the command line
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
 

@@ -3,11 +3,12 @@
     python benchmarks/sweep_makespan.py [--json FILE] [--quick]
 
 Template x LoRA rank x PLW x pool under ASHA; 20 dev prompts at each rung, 50 test prompts for the trials that reach
-the end. Ours is ``steadytune run`` on a study. The peer is what its users write today: Ray Tune with ASHAScheduler, one
-process and one core per trial, two at a time; transformers, peft and torch in a training loop; evaluation prompt by
-prompt in batches, answers read from the logits of the two label words. Both are started as fresh processes, and what is
-timed is the whole of each. Afterwards, untimed, the study goes on without early stopping until every trial is trained
-and tested: in that table the winner of each side has its regret, the distance from the best trial in mean - std.
+the end. Ours is ``steadytune run`` on a study whose rungs before the last score a tenth of the dev grid. The peer is
+what its users write today: Ray Tune with ASHAScheduler, one process and one core per trial, two at a time;
+transformers, peft and torch in a training loop; evaluation prompt by prompt in batches, answers read from the logits of
+the two label words. Both are started as fresh processes, and what is timed is the whole of each. Afterwards, untimed,
+the study goes on without early stopping until every trial is trained and tested: in that table the winner of each side
+has its regret, the distance from the best trial in mean - std.
 
 Both sides train 120 steps of 8 examples; the wordings are those of the quickstart, in three shapes each.
 """
@@ -34,6 +35,7 @@ EMBEDDED = ROOT / "sweeps" / "embedded"
 SHAPES = ("{}", "Read this first.\n{}", "{}\nReply with one word.")
 AXES = {"template": ["plain", "chat"], "r": [8, 16], "plw": [0.0, 0.1], "pool": ["one", "many"]}
 RUNGS = (0.25, 0.5, 1.0)
+SAMPLE = 0.1  # of the dev grid's cells at rungs before the last; the plain stack scores them all
 
 
 def main() -> None:
@@ -149,7 +151,8 @@ def write_study(folder: Path, quick: bool) -> None:
         "training": {"batch_size": 8, "template_tokens": "plw"},
         "scheduler": {"eta": 2, "rungs": list(RUNGS)},
         "tables": {"test": "finalists"},
-        "resources": {"slots": 16, "cpus": 2},
+        "scoring": {"sample": SAMPLE},
+        "resources": {"slots": 8, "cpus": 2},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 

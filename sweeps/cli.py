@@ -21,6 +21,7 @@ from sweeps.cluster_commands import cluster_app
 from sweeps.job_commands import register as register_jobs
 from sweeps.plw_commands import register as register_plw
 from sweeps.prompt_commands import prompts_app
+from sweeps.prompt_search.command import register as register_search
 from sweeps.study import Study, StudyError, load_study
 from trainer.errors import closest, nearest
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(prompts_app, name="prompts")
+register_search(prompts_app)
 
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")

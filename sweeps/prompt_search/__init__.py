@@ -1,0 +1,1 @@
+"""Searches for one good prompt: TopAccuracy, BATprompt, ZOPO and random search over one scorer and one budget."""

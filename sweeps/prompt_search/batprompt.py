@@ -1,0 +1,251 @@
+"""BATprompt (arXiv 2412.18196): rewrite one instruction until it holds when its rows are perturbed.
+
+Each iteration attacks a few rows (rewrites that stay similar and that the current instruction gets wrong), takes from
+the attacks what is different about perturbed rows, has the writer improve the instruction with that in mind, and keeps
+the rewrite with the best metric over sets of rows. What differs from the paper, each for its reason:
+
+- the start is the pool's best prompt in a race on part of the budget, unless one is named: its instruction is given;
+- the sets of rows that rewrites are compared on hold the rows as they are beside the perturbed ones, and the current
+  instruction is compared as well, so that an iteration cannot make things worse;
+- what is left of the budget goes to a race between the history's best, on more rows: 20 rows tell little apart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sweeps.prompt_search.found import Evaluated, Found, best_of, race, spread_rows
+from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
+from sweeps.prompt_search.scorer import BudgetSpent, Scorer
+from sweeps.prompt_search.similarity import Gate
+from sweeps.prompt_search.writers import Writer
+from trainer.errors import UserError, nearest
+from trainer.prompts import Prompt, PromptError, placeholders
+from trainer.rows import Row
+from trainer.trial import digest
+from trainer.wording import check_wording
+
+CHARACTERS = tuple(PERTURBATIONS)  # applied one after the other (the paper's `mix`)
+WORDS = ("W1", "W2", "W3", "S2", "S3")  # each by itself (the paper's `combine`)
+FAMILIES = {"mix": (CHARACTERS, ()), "combine": ((), WORDS), "both": (CHARACTERS, WORDS)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    family: str = "mix"
+    iterations: int = 5
+    sample: int = 5  # rows attacked in an iteration
+    rounds: int = 3  # of rewriting each attacked row
+    rewrites: int = 5  # of a row in a round
+    improved: int = 5  # new instructions in an iteration; each is paraphrased once
+    compared_on: int = 20  # rows of each set
+    kept: int = 5  # of the history's best, for the race at the end
+    start: str | None = None  # prompt id; None: a race between all candidates
+    start_share: float = 0.3  # of the budget, for that race
+    end_share: float = 0.25  # of the budget, for the race at the end
+
+
+class Search:
+    def __init__(
+        self,
+        candidates: Sequence[Prompt],
+        scorer: Scorer,
+        rows: Sequence[Row],
+        writer: Writer,
+        gate: Gate,
+        settings: Settings,
+        seed: int,
+    ):
+        if settings.family not in FAMILIES:
+            raise UserError(f'--family = "{settings.family}" is not known.{nearest(settings.family, FAMILIES)}')
+        self.candidates, self.scorer, self.writer, self.gate = list(candidates), scorer, writer, gate
+        self.settings, self.seed = settings, seed
+        self.rows = spread_rows(rows, seed)
+        self.longest = sorted(self.rows, key=lambda r: len(_text(r)))[-3:]
+        self.rng = random.Random(seed)
+        self.history: dict[str, Evaluated] = {}  # by wording
+        self.evaluated: list[Evaluated] = []
+
+    def run(self) -> Found:
+        """Raises UserError where the budget does not pay for a start."""
+        budget = self.scorer.left
+        current = self._start()
+        self._remember([Evaluated(current, 0.0, 0, self.scorer.spent.scorings)])
+        reserve = 0.0 if budget == float("inf") else budget * self.settings.end_share
+        for i in range(self.settings.iterations):
+            try:
+                current = self._iteration(current, i, reserve)
+            except BudgetSpent:
+                break
+        return self._end(current)
+
+    def _start(self) -> Prompt:
+        s, by_id = self.settings, {p.id: p for p in self.candidates}
+        if s.start is not None:
+            if s.start not in by_id:
+                raise UserError(f'--start = "{s.start}" is no prompt of the train pool.{nearest(s.start, by_id)}')
+            return by_id[s.start]
+        if len(self.candidates) == 1:
+            return self.candidates[0]
+        share = self.scorer.left * s.start_share
+        shuffled = self.rng.sample(self.candidates, len(self.candidates))  # a small budget does not reach all
+        ranked = race(shuffled, self.rows, self.scorer, share)
+        if not ranked:
+            raise UserError(
+                f"--budget = {self.scorer.limit}: {s.start_share:.0%} of it do not pay for one of "
+                f"{len(self.candidates)} candidates on 4 rows. Raise it, or name the start: "
+                f"--start {self.candidates[0].id}"
+            )
+        self.evaluated += ranked
+        self._remember(ranked[: s.kept])
+        return ranked[0].prompt
+
+    # one iteration ------------------------------------------------------------------------------------------------
+
+    def _iteration(self, current: Prompt, number: int, reserve: float) -> Prompt:
+        """The instruction to go on with. Raises BudgetSpent where less than ``reserve`` would be left."""
+        s = self.settings
+        sample = self.rng.sample(self.rows, min(s.sample, len(self.rows)))
+        characters, words = FAMILIES[s.family]
+        seed = self.rng.randrange(2**31)
+        attacked = list(sample)
+        pairs: list[tuple[Row, Row]] = []
+        for strategy in characters:  # in sequence: each begins with what the one before left
+            attacked = self._attack(current, sample, attacked, strategy, seed, reserve)
+        if characters:
+            pairs += zip(sample, attacked, strict=True)
+        for strategy in words:
+            pairs += zip(sample, self._attack(current, sample, sample, strategy, seed, reserve), strict=True)
+        changed = [(_text(a), _text(b)) for a, b in pairs if a.fields != b.fields]
+        guidance = self.writer.guidance(changed, seed) if changed else ""
+        candidates = self._rewrites(current, guidance, seed)
+        longest = max([current, *candidates], key=lambda p: len(p.text))
+        compared = self.rng.sample(self.rows, min(s.compared_on, len(self.rows)))
+        sets = self._sets(longest, compared, characters, words, seed)
+        scored = []
+        size = sum(map(len, sets))
+        able = int((self.scorer.left - reserve) // size) if self.scorer.limit is not None else len(candidates) + 1
+        self.scorer.prepare([current, *candidates][:able], [row for part in sets for row in part])
+        for prompt in [current, *candidates]:
+            self._keep(size, reserve)
+            mean = sum(self.scorer.score(prompt, part) for part in sets) / len(sets)
+            scored.append(Evaluated(prompt, mean, size, self.scorer.spent.scorings))
+        self.evaluated += scored
+        scored.sort(key=lambda e: -e.score)  # ties keep the order: the current instruction before its rewrites
+        self._remember(scored[: s.kept])
+        return scored[0].prompt
+
+    def _attack(
+        self, prompt: Prompt, originals: Sequence[Row], rows: Sequence[Row], strategy: str, seed: int, reserve: float
+    ) -> list[Row]:
+        """Each of ``rows`` as the rewrite that the prompt answers worst, of those that stay similar to the original;
+        as it was, where none is worse."""
+        current = list(rows)
+        for turn in range(self.settings.rounds):
+            options = [
+                [row, *self._perturbed(prompt, original, row, strategy, self.settings.rewrites, seed + turn)]
+                for original, row in zip(originals, current, strict=True)
+            ]
+            flat = [(prompt, row) for group in options for row in group]
+            self._keep(len(flat), reserve)
+            margins = iter(self.scorer.margins(flat))
+            worst = []
+            for group in options:
+                of_group = [(next(margins), i) for i in range(len(group))]
+                worst.append(group[min(of_group)[1]])  # ties: the row as it was
+            current = worst
+        return current
+
+    def _perturbed(self, prompt: Prompt, original: Row, row: Row, strategy: str, n: int, seed: int) -> list[Row]:
+        """Rewrites of every field of ``row`` that pass the gate, and the length limit under ``prompt``."""
+        fields = {}
+        for name, text in row.fields.items():
+            if strategy in PERTURBATIONS:
+                texts = perturb(text, strategy, n, seed)
+                passed = self.gate.by_letters(original.fields[name], texts)
+            else:
+                texts = self.writer.perturb(text, strategy, n, seed)
+                passed = self.gate.by_meaning(original.fields[name], texts)
+            fields[name] = [t for t, ok in zip(texts, passed, strict=True) if ok]
+        count = max(map(len, fields.values()), default=0)
+        found = []
+        for i in range(count):  # a field without a rewrite of its own stays
+            new = {name: texts[i] if i < len(texts) else row.fields[name] for name, texts in fields.items()}
+            found.append(replace(row, fields=new))
+        return [r for r, fits in zip(found, self.scorer.fits([(prompt, r) for r in found]), strict=True) if fits]
+
+    def _sets(
+        self, longest: Prompt, rows: Sequence[Row], characters: Sequence[str], words: Sequence[str], seed: int
+    ) -> list[list[Row]]:
+        """The rows as they are, all character strategies one after the other, and each word strategy by itself."""
+        sets = [list(rows)]
+        if characters:
+            part = list(rows)
+            for strategy in characters:
+                part = [
+                    next(iter(self._perturbed(longest, a, b, strategy, 1, seed)), b)
+                    for a, b in zip(rows, part, strict=True)
+                ]
+            sets.append(part)
+        for strategy in words:
+            sets.append([next(iter(self._perturbed(longest, r, r, strategy, 1, seed)), r) for r in rows])
+        return sets
+
+    def _rewrites(self, current: Prompt, guidance: str, seed: int) -> list[Prompt]:
+        """Improved instructions and one paraphrase of each; those that lose a placeholder are left out."""
+        texts = self.writer.improve(current.text, guidance, self.settings.improved, seed)
+        sound = [t for t in texts if self._sound(t, current)]
+        for text in list(sound):
+            sound += [t for t in self.writer.paraphrase(text, 1, seed) if self._sound(t, current)]
+        fresh = [Prompt(f"b{digest(t)[:8]}", t) for t in dict.fromkeys(sound) if t != current.text]
+        return [p for p in fresh if all(self.scorer.fits([(p, row) for row in self.longest]))]
+
+    def _sound(self, text: str, current: Prompt) -> bool:
+        """Readable, with the placeholders of the current instruction."""
+        try:
+            check_wording(text)
+            return placeholders(Prompt("new", text)) == placeholders(current)
+        except PromptError:
+            return False
+
+    def _keep(self, cost: int, reserve: float) -> None:
+        """BudgetSpent where ``cost`` would eat into ``reserve``; on the safe side, as what is known costs nothing."""
+        if self.scorer.left - cost < reserve:
+            raise BudgetSpent("what is left is kept for the race at the end")
+
+    # the end ------------------------------------------------------------------------------------------------------
+
+    def _remember(self, scored: Sequence[Evaluated]) -> None:
+        for one in scored:
+            known = self.history.get(one.prompt.text)
+            if known is None or one.score > known.score:
+                self.history[one.prompt.text] = one
+
+    def _end(self, current: Prompt) -> Found:
+        """A race between the best of the history on what is left of the budget; without a budget, on 100 rows."""
+        best = sorted(self.history.values(), key=lambda e: (e.prompt != current, -e.score))[: 2 * self.settings.kept]
+        left = self.scorer.left if self.scorer.limit is not None else 100.0 * len(best)
+        ranked = race([e.prompt for e in best], self.rows, self.scorer, left)
+        if not ranked:
+            return replace(best_of(best), evaluated=self.evaluated)
+        top = ranked[0]
+        return Found(top.prompt, top.score, top.rows, self.evaluated + ranked)
+
+
+def batprompt(
+    candidates: Sequence[Prompt],
+    scorer: Scorer,
+    rows: Sequence[Row],
+    writer: Writer,
+    gate: Gate | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+) -> Found:
+    """The instruction found: one of ``candidates`` or a rewrite. Raises UserError where the budget is too small."""
+    return Search(candidates, scorer, rows, writer, gate or Gate(), settings or Settings(), seed).run()
+
+
+def _text(row: Row) -> str:
+    return "\n".join(row.fields.values())

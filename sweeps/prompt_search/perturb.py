@@ -1,0 +1,94 @@
+"""Character-level changes of a row's text, as typists and forms make them: no model, the same for the same seed.
+
+C1  typos: a letter dropped, doubled, swapped with its neighbour or replaced by a key beside it
+C2  changed letters: letters replaced by any others
+C3  extra characters at the end
+S1  a random handle at the end, as posts carry them: ``@q7RtZ0``
+
+``share`` is of the words (C1, C2), each changed in one place; at least one word is.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections.abc import Callable
+
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def _beside() -> dict[str, str]:
+    """Keys next to a key on a qwerty keyboard, in its own row and the ones above and below."""
+    found = {}
+    for i, row in enumerate(_ROWS):
+        for j, key in enumerate(row):
+            near = [r[k] for r in _ROWS[max(0, i - 1) : i + 2] for k in (j - 1, j, j + 1) if 0 <= k < len(r)]
+            found[key] = "".join(k for k in near if k != key)
+    return found
+
+
+BESIDE = _beside()
+
+
+def typos(text: str, rng: random.Random, share: float = 0.2) -> str:
+    return _in_words(text, rng, share, _typo)
+
+
+def change_letters(text: str, rng: random.Random, share: float = 0.2) -> str:
+    return _in_words(text, rng, share, _other_letter)
+
+
+def extra_characters(text: str, rng: random.Random, most: int = 5) -> str:
+    return text + "".join(rng.choice(string.ascii_letters + string.punctuation) for _ in range(rng.randint(1, most)))
+
+
+def handle(text: str, rng: random.Random, length: int = 6) -> str:
+    return f"{text} @" + "".join(rng.choice(string.ascii_letters + string.digits) for _ in range(length))
+
+
+PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
+    "C1": typos,
+    "C2": change_letters,
+    "C3": extra_characters,
+    "S1": handle,
+}
+
+
+def perturb(text: str, strategy: str, n: int, seed: int) -> list[str]:
+    """``n`` changed texts, each from its own seed; a text without words of three letters keeps them under C1 and C2."""
+    act = PERTURBATIONS[strategy]
+    return [act(text, random.Random(f"{strategy}|{seed}|{i}|{text}")) for i in range(n)]
+
+
+def _in_words(text: str, rng: random.Random, share: float, change: Callable[[str, random.Random], str]) -> str:
+    words = list(_WORD.finditer(text))
+    if not words:
+        return text
+    chosen = rng.sample(words, max(1, round(share * len(words))))
+    for match in sorted(chosen, key=lambda m: -m.start()):  # from the end, so that places stay where they were
+        text = text[: match.start()] + change(match.group(), rng) + text[match.end() :]
+    return text
+
+
+def _typo(word: str, rng: random.Random) -> str:
+    i = rng.randrange(1, len(word) - 1)  # not the first or last letter: those are rarely missed
+    kind = rng.choice(("drop", "double", "swap", "beside"))
+    if kind == "drop":
+        return word[:i] + word[i + 1 :]
+    if kind == "double":
+        return word[:i] + word[i] + word[i:]
+    if kind == "swap":
+        return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+    return word[:i] + _cased(rng.choice(BESIDE.get(word[i].lower(), string.ascii_lowercase)), word[i]) + word[i + 1 :]
+
+
+def _other_letter(word: str, rng: random.Random) -> str:
+    i = rng.randrange(len(word))
+    others = [c for c in string.ascii_lowercase if c != word[i].lower()]
+    return word[:i] + _cased(rng.choice(others), word[i]) + word[i + 1 :]
+
+
+def _cased(letter: str, like: str) -> str:
+    return letter.upper() if like.isupper() else letter

@@ -1,0 +1,188 @@
+"""The one scorer of all prompt searches: a prompt's metric on given rows, and what that has cost.
+
+A *scoring* is one prompt on one row. The budget counts scorings that a search asks for and has not asked for before;
+those the journal knows from an earlier run count as well but are not paid again, so a search that is continued takes
+the same decisions as one that was never ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from sweeps.prompt_search.journal import Cell, Journal, Written
+from trainer.decide import decide
+from trainer.errors import UserError
+from trainer.prompts import Prompt
+from trainer.rows import Row
+from trainer.trial import digest
+
+BATCH = 512  # cells that are paid for, and kept, together
+Pair = tuple[Prompt, Row]
+
+
+class BudgetSpent(Exception):
+    """What was asked for would cost more scorings than are left. Nothing of it was paid."""
+
+
+class Engine(Protocol):
+    """Scores pairs. ``context`` stands for all else that its values depend on: model, template, task, rule."""
+
+    context: str
+
+    def load(self) -> None:
+        """What is loaded once, before the first pairs; its time is no scoring's."""
+        ...
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[tuple[tuple[float, ...], int]]:
+        """(values, tokens) of each pair; see ``journal.Cell``."""
+        ...
+
+
+@dataclass
+class Spent:
+    """What one search has used; ``seconds`` are those of the run that paid."""
+
+    scorings: int = 0
+    reused: int = 0  # of them, known from the journal
+    tokens: int = 0
+    seconds: float = 0.0
+    nan: int = 0  # scorings where the model gave NaN; they count as wrong answers
+    requests: int = 0  # to the writer of new wordings
+    written: int = 0  # texts that it gave
+    written_tokens: int | None = None  # where the writer counts them
+
+    def add_cell(self, cell: Cell, reused: bool) -> None:
+        self.scorings += 1
+        self.reused += reused
+        self.tokens += cell.tokens
+        self.seconds += cell.seconds
+        self.nan += any(np.isnan(cell.values))
+
+    def add_written(self, answer: Written) -> None:
+        self.requests += 1
+        self.written += len(answer.texts)
+        self.seconds += answer.seconds
+        if answer.tokens is not None:
+            self.written_tokens = (self.written_tokens or 0) + answer.tokens
+
+
+@dataclass
+class Scorer:
+    """``labels`` are the task's, empty where rows bring options; ``limit`` is the budget in scorings, None for none."""
+
+    engine: Engine
+    journal: Journal
+    labels: tuple[str, ...] = ()
+    decision: str = "raw"
+    metric: str = "accuracy"
+    limit: int | None = None
+    spent: Spent = field(default_factory=Spent)
+    _asked: dict[str, Cell] = field(default_factory=dict)
+    _paid: set[str] = field(default_factory=set)  # by this process
+    _of_prompt: dict[str, list[Cell]] = field(default_factory=dict)  # by wording, in the order they were asked for
+
+    @property
+    def left(self) -> float:
+        """Scorings that may still be asked for; infinite without a budget."""
+        return float("inf") if self.limit is None else self.limit - self.spent.scorings
+
+    def score(self, prompt: Prompt, rows: Sequence[Row]) -> float:
+        """The metric on ``rows``, between 0 and 1. Raises BudgetSpent."""
+        return self.scores([prompt], rows)[0]
+
+    def scores(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> list[float]:
+        """The metric of each prompt on ``rows``; all or none is paid. Raises BudgetSpent."""
+        found = self.cells([(p, r) for p in prompts for r in rows])
+        right = np.array([self.right(r) for r in rows])
+        n = len(rows)
+        return [self._metric(self._answers(found[i * n : (i + 1) * n]), right) for i in range(len(prompts))]
+
+    def margins(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """How far each pair's right answer is ahead of the best wrong one, in what the rule compares; below 0 the
+        answer is wrong. With rule ``batch`` the mean taken off is that of all cells of the prompt so far."""
+        found = self.cells(pairs)
+        shifts = {p.text: self._shift(p.text) for p, _ in pairs} if self.decision == "batch" else {}
+        gaps = []
+        for (prompt, row), cell in zip(pairs, found, strict=True):
+            values = np.array(cell.values) - shifts.get(prompt.text, 0.0)
+            right = self.right(row)
+            gaps.append(values[right] - np.delete(values, right).max())
+        return np.nan_to_num(np.array(gaps), nan=-np.inf)
+
+    def cells(self, pairs: Sequence[Pair]) -> list[Cell]:
+        """One cell per pair, paying for those that are new. Raises BudgetSpent before any is paid."""
+        keys = [self._key(p, r) for p, r in pairs]
+        new = {k: pair for k, pair in zip(keys, pairs, strict=True) if k not in self._asked}
+        if len(new) > self.left:
+            raise BudgetSpent(f"{len(new)} scorings asked for, {self.left:.0f} left")
+        self._pay(new)
+        for key, (prompt, _) in new.items():
+            cell = self.journal.cells[key]
+            self._asked[key] = cell
+            self._of_prompt.setdefault(prompt.text, []).append(cell)
+            self.spent.add_cell(cell, key not in self._paid)
+        return [self._asked[k] for k in keys]
+
+    def prepare(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> None:
+        """Score now, in large batches, what is about to be asked for prompt by prompt; it counts when it is asked for.
+        Of prompts that the budget does not reach nothing is scored."""
+        fitting = prompts if self.limit is None else prompts[: int(self.left // max(1, len(rows)))]
+        self._pay({self._key(p, r): (p, r) for p in fitting for r in rows})
+
+    def fits(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Whether each pair is within the task's length, where the engine knows; free."""
+        measure = getattr(self.engine, "fits", None)
+        return [True] * len(pairs) if measure is None else list(measure(pairs))
+
+    def right(self, row: Row) -> int:
+        """Position of the row's right answer."""
+        return self.labels.index(row.label) if self.labels else int(row.label)
+
+    def _pay(self, wanted: Mapping[str, Pair]) -> None:
+        """Put into the journal what is not in it. Batches are cut from the start and kept whole: a search that is
+        continued cuts the same ones."""
+        missing = [(key, pair) for key, pair in wanted.items() if key not in self.journal.cells]
+        if missing:
+            self.engine.load()
+        for start in range(0, len(missing), BATCH):
+            part = missing[start : start + BATCH]
+            began = time.perf_counter()
+            values = self.engine([pair for _, pair in part])
+            share = (time.perf_counter() - began) / len(part)
+            self.journal.add_cells(
+                {key: Cell(v, tokens, share) for (key, _), (v, tokens) in zip(part, values, strict=True)}
+            )
+            self._paid.update(key for key, _ in part)
+
+    def _key(self, prompt: Prompt, row: Row) -> str:
+        return digest([self.engine.context, prompt.text, sorted(row.fields.items()), list(row.options)])[:32]
+
+    def _answers(self, cells: Sequence[Cell]) -> np.ndarray:
+        rule = "batch" if self.decision == "batch" else "raw"  # the other rules are in the values already
+        return decide(rule, [np.array(c.values) for c in cells])
+
+    def _shift(self, text: str) -> np.ndarray:
+        table = np.array([c.values for c in self._of_prompt[text]])
+        whole = ~np.isnan(table).any(axis=1)
+        return table[whole].mean(axis=0) if whole.any() else np.zeros(table.shape[1])
+
+    def _metric(self, answers: np.ndarray, right: np.ndarray) -> float:
+        if self.metric == "accuracy":
+            return float((answers == right).mean())
+        names = np.arange(len(self.labels)) if self.labels else np.union1d(right, answers[answers >= 0])
+        sizes = [(answers == k).sum() + (right == k).sum() for k in names]
+        hits = [((answers == k) & (right == k)).sum() for k in names]
+        return float(np.mean([2.0 * h / max(n, 1) for h, n in zip(hits, sizes, strict=True)]))
+
+    def refuse_all_nan(self) -> None:
+        """UserError where the model has given nothing but NaN: no prompt can be told from another."""
+        if self.spent.scorings and self.spent.nan == self.spent.scorings:
+            raise UserError(
+                f"the base model gave NaN in all of {self.spent.scorings} scorings, so no prompt is better than "
+                "another. Its weights are damaged, or model.dtype is too small for it: try model.dtype=float32"
+            )

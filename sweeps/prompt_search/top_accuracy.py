@@ -1,0 +1,32 @@
+"""TopAccuracy: the candidate with the best metric on the training rows (PAFT's baseline of that name).
+
+Without a budget every candidate meets every training row, as in the paper. With one, all candidates meet the same first
+rows of a shuffle that keeps the labels' shares, as many as the budget allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sweeps.prompt_search.found import Evaluated, Found, best_of, spread_rows
+from sweeps.prompt_search.scorer import Scorer
+from trainer.errors import UserError
+from trainer.prompts import Prompt
+from trainer.rows import Row
+
+
+def top_accuracy(candidates: Sequence[Prompt], scorer: Scorer, rows: Sequence[Row], seed: int = 0) -> Found:
+    """Raises UserError where the budget gives less than one row per candidate."""
+    n = len(rows) if scorer.limit is None else min(len(rows), scorer.limit // len(candidates))
+    if n < 1:
+        raise UserError(
+            f"--budget = {scorer.limit} is less than one scoring for each of {len(candidates)} candidates. "
+            f"Give {len(candidates)} at least; the paper's TopAccuracy takes {len(candidates) * len(rows)}"
+        )
+    part = spread_rows(rows, seed)[:n]
+    scorer.prepare(candidates, part)
+    evaluated = []
+    for prompt in candidates:
+        score = scorer.score(prompt, part)
+        evaluated.append(Evaluated(prompt, score, n, scorer.spent.scorings))
+    return best_of(evaluated)

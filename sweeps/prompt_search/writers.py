@@ -1,0 +1,140 @@
+"""Who writes new wordings for BATprompt: rules, or a model that is asked in words.
+
+A ``Generator`` is any function from a request to texts; ``ModelWriter`` puts BATprompt's requests to it and reads the
+answers, and keeps each answer in the journal, so that a search that is continued asks nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sweeps.prompt_search.journal import Journal, Written
+from sweeps.prompt_search.scorer import Spent
+from trainer.trial import digest
+
+Generator = Callable[[str], list[str]]
+
+STRATEGIES = {
+    "W1": "Replace some words by synonyms.",
+    "W2": "Leave out words that are not needed to understand it.",
+    "W3": "Add at most four neutral words that change nothing.",
+    "S2": "Say the same in other words.",
+    "S3": "Keep the words where you can and change the structure of the sentences.",
+}
+
+
+class Writer(Protocol):
+    """``n`` is how many texts are wanted; fewer may come. The same arguments give the same texts."""
+
+    name: str
+
+    def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]: ...
+
+    def guidance(self, pairs: Sequence[tuple[str, str]], seed: int) -> str: ...
+
+    def improve(self, prompt: str, guidance: str, n: int, seed: int) -> list[str]: ...
+
+    def paraphrase(self, prompt: str, n: int, seed: int) -> list[str]: ...
+
+
+class ModelWriter:
+    """``name`` stands for the model and its settings in the journal. A generator may count: an attribute ``tokens``
+    that grows with each call is read for the budget report."""
+
+    def __init__(self, generate: Generator, name: str, journal: Journal, spent: Spent):
+        self.generate, self.name, self.journal, self.spent = generate, name, journal, spent
+
+    def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]:
+        return self._texts(
+            f"Rewrite the text {n} times. {STRATEGIES[strategy]} Keep its meaning, so that a reader gives it the same "
+            f"label, but make it harder for a language model.{_FORMAT}\n\nText:\n{text}",
+            n,
+            seed,
+        )
+
+    def guidance(self, pairs: Sequence[tuple[str, str]], seed: int) -> str:
+        shown = "\n\n".join(f"Original: {a}\nPerturbed: {b}" for a, b in pairs)
+        listed = self._ask(f"List how each perturbed text differs from its original.\n\n{shown}", seed)
+        return self._ask(
+            "Sum up in three sentences what these differences have in common, for somebody who writes an instruction "
+            f"that must work in spite of them.\n\n{listed}",
+            seed,
+        ).strip()
+
+    def improve(self, prompt: str, guidance: str, n: int, seed: int) -> list[str]:
+        return self._texts(
+            f"Inputs of the instruction below come with such changes: {guidance}\n\nWrite {n} better versions of the "
+            f"instruction that still work then. {_KEEP}{_FORMAT}\n\nInstruction:\n{prompt}",
+            n,
+            seed,
+        )
+
+    def paraphrase(self, prompt: str, n: int, seed: int) -> list[str]:
+        return self._texts(
+            f"Write the instruction below in {n} other ways with the same meaning. {_KEEP}{_FORMAT}"
+            f"\n\nInstruction:\n{prompt}",
+            n,
+            seed,
+        )
+
+    def _texts(self, request: str, n: int, seed: int) -> list[str]:
+        return texts_of(self._ask(request, seed))[:n]
+
+    def _ask(self, request: str, seed: int) -> str:
+        """The generator's answers to one request, a line between them."""
+        key = digest([self.name, request, seed])
+        if key not in self.journal.written:
+            start, before = time.perf_counter(), getattr(self.generate, "tokens", None)
+            texts = tuple(str(t) for t in self.generate(request))
+            after = getattr(self.generate, "tokens", None)
+            tokens = None if before is None or after is None else int(after - before)
+            self.journal.add_written(key, Written(texts, tokens, time.perf_counter() - start))
+        answer = self.journal.written[key]
+        self.spent.add_written(answer)
+        return "\n".join(answer.texts)
+
+
+_KEEP = "Keep everything in double or single braces, such as {{ text }}, exactly as it is."
+_FORMAT = " Answer with a JSON list of strings and nothing else."
+_BULLET = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s+")
+
+
+def texts_of(answer: str) -> list[str]:
+    """The texts in a model's answer: JSON lists of strings wherever they stand, else its lines without numbers, bullets
+    and the quotes around them. Each once, in order."""
+    found: list[str] = []
+    decoder = json.JSONDecoder()
+    at = answer.find("[")
+    while at >= 0:
+        try:
+            value, end = decoder.raw_decode(answer, at)
+        except ValueError:
+            value, end = None, at + 1
+        if _is_texts(value):
+            found += value
+        at = answer.find("[", end)
+    if not found:
+        lines = (_BULLET.sub("", line).strip() for line in answer.splitlines())
+        found = [line[1:-1] if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'" else line for line in lines]
+    return list(dict.fromkeys(t.strip() for t in found if t.strip()))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+class Counting:
+    """A model that takes chat messages and a seed (``endpoints.Endpoint``, ``local_writer.LocalModel``) as a
+    Generator that counts its tokens. ``seed`` is the search's."""
+
+    def __init__(self, model: Any, seed: int = 0):
+        self.model, self.seed, self.tokens = model, seed, 0
+
+    def __call__(self, request: str) -> list[str]:
+        answer = self.model.write([{"role": "user", "content": request}], self.seed)
+        self.tokens += (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
+        return [answer.text]

@@ -1,0 +1,177 @@
+"""ZOPO (Hu et al. 2024, arXiv 2403.02993): gradient ascent on a surrogate over embedded candidates.
+
+A Gaussian process with the kernel of ``neural_kernel`` is fitted to the scores of the evaluated candidates nearest to
+where the search stands; Adam climbs its mean, and each step snaps to the nearest candidate that was not evaluated.
+Where the surrogate is uncertain several times running, the neighbourhood is evaluated; after some evaluations without
+gain the search goes back to the best. ``Settings`` are the published ones but where a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweeps.prompt_search.found import Evaluated, Found, final_race, spread_rows
+from sweeps.prompt_search.neural_kernel import NeuralKernel, Posterior, normalised
+from sweeps.prompt_search.random_search import require_one
+from sweeps.prompt_search.scorer import Scorer
+from trainer.prompts import Prompt
+from trainer.rows import Row
+
+
+@dataclass(frozen=True)
+class Settings:
+    rows: int = 100  # each candidate is scored on, always the same
+    initial: int | None = None  # None: a quarter of the evaluations (40 of 165 there)
+    width: int = 32
+    depth: int = 2
+    net_seed: int = 0
+    sigma: float | None = None  # published 0.01; None: what ``rows`` rows leave uncertain, as Bernoulli trials
+    neighbours: int = 20  # evaluated candidates that the surrogate is fitted to
+    explore: int = 10  # candidates evaluated in a neighbourhood
+    uncertain: float = 0.1  # variance, here as a share of the prior's
+    uncertain_times: int = 5
+    patience: int = 4
+    most_steps: int = 2
+    lr: float = 0.1  # published 0.5, which in a hundred dimensions of [0, 1] steps beyond every candidate
+    end_share: float = 0.25  # of the budget, for a race between the best at the end; published: 0, the highest score
+
+
+class Search:
+    """One run. ``vectors`` [n, d] embed the candidates, in their order."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Prompt],
+        vectors: np.ndarray,
+        scorer: Scorer,
+        rows: Sequence[Row],
+        settings: Settings,
+        seed: int,
+    ):
+        self.candidates, self.scorer, self.settings = list(candidates), scorer, settings
+        self.all_rows = spread_rows(rows, seed)
+        self.rows = self.all_rows[: settings.rows]
+        self.reserve = 0.0  # scorings kept for the race at the end
+        self.z = normalised(vectors)
+        self.kernel = NeuralKernel(self.z.shape[1], settings.width, settings.depth, settings.net_seed)
+        self.kernel.fit_scale(self.z)
+        self.rng = random.Random(seed)
+        self.scored: dict[int, float] = {}  # by position, in the order of evaluation
+        self.evaluated: list[Evaluated] = []
+
+    def run(self) -> Found:
+        """Raises UserError where the budget does not pay for one candidate."""
+        whole = len(self.candidates) * len(self.rows)
+        self.reserve = self.settings.end_share * self.scorer.left if self.scorer.left < whole else 0.0
+        affordable = int(min(self.scorer.left - self.reserve, whole) // len(self.rows))
+        initial = self.settings.initial or max(1, min(affordable, math.ceil(affordable / 4)))
+        first = self.rng.sample(range(len(self.candidates)), min(initial, len(self.candidates)))
+        self.scorer.prepare([self.candidates[i] for i in first], self.rows)
+        for i in first:
+            self._evaluate(i)
+        require_one(self.evaluated, self.scorer, len(self.rows))
+        self._climb()
+        return final_race(self.evaluated, self.all_rows, self.scorer, self.reserve)
+
+    @property
+    def over(self) -> bool:
+        """No candidate, or not the budget for one, is left, or the best answers everything."""
+        done = len(self.scored) == len(self.candidates) or self.scorer.left - self.reserve < len(self.rows)
+        return done or max(self.scored.values(), default=0.0) >= 1.0
+
+    @property
+    def best(self) -> int:
+        return max(self.scored, key=lambda i: self.scored[i])  # the first of equals
+
+    def _climb(self) -> None:
+        s = self.settings
+        start = self._start()
+        since, unsure = 0, 0
+        while not self.over:
+            if since > s.patience:
+                start, since = self._start(), 0
+            z, optimizer = start
+            model = self._model(z)
+            unsure = unsure + 1 if self._var(model, z) > s.uncertain else 0
+            if unsure >= s.uncertain_times:
+                for i in self._nearest(z, s.explore):
+                    since = self._evaluate(i, since)
+                unsure = 0
+                if self.over:
+                    return
+                model = self._model(z)
+            target = self._ascend(model, z, optimizer)
+            since = self._evaluate(target, since)
+
+    def _start(self) -> tuple[Tensor, torch.optim.Adam]:
+        """The best so far as a point to climb from, with a fresh Adam."""
+        z = self.z[self.best].clone().requires_grad_(True)
+        return z, torch.optim.Adam([z], lr=self.settings.lr)
+
+    def _ascend(self, model: Posterior, z: Tensor, optimizer: torch.optim.Adam) -> int:
+        """The candidate to evaluate next: steps on the mean's gradient, each snapped to the nearest candidate that was
+        not evaluated, while the surrogate knows where it is."""
+        target = self._nearest(z, 1)[0]
+        for step in range(self.settings.most_steps):
+            optimizer.zero_grad()
+            (-model.mu(z[None]).sum()).backward()
+            optimizer.step()
+            target = self._nearest(z, 1)[0]
+            with torch.no_grad():
+                z.copy_(self.z[target])
+            if step + 1 < self.settings.most_steps and self._var(model, z) >= self.settings.uncertain:
+                break
+        return target
+
+    def _evaluate(self, i: int, since: int = 0) -> int:
+        """``since`` + 1, or 0 where candidate ``i`` is better than all before; nothing where the budget is spent."""
+        if self.over:
+            return since
+        before = max(self.scored.values(), default=-1.0)
+        score = self.scored[i] = self.scorer.score(self.candidates[i], self.rows)
+        self.evaluated.append(Evaluated(self.candidates[i], score, len(self.rows), self.scorer.spent.scorings))
+        return 0 if score > before else since + 1
+
+    def _nearest(self, z: Tensor, n: int) -> list[int]:
+        """Positions of the ``n`` candidates nearest to ``z`` that were not evaluated."""
+        apart = (self.z - z.detach()).norm(dim=1)
+        apart[list(self.scored)] = math.inf
+        order = torch.argsort(apart, stable=True)[:n].tolist()
+        return [i for i in order if apart[i] < math.inf]
+
+    def _model(self, z: Tensor) -> Posterior:
+        """Fitted to the evaluated candidates nearest to ``z``. Scores are standardised by all that was evaluated: a
+        process with mean 0 would take everything far away for worthless."""
+        known = torch.tensor(list(self.scored))
+        values = torch.tensor(list(self.scored.values()), dtype=torch.float64)
+        apart = (self.z[known] - z.detach()).norm(dim=1)
+        near = torch.argsort(apart, stable=True)[: self.settings.neighbours]
+        mean = float(values.mean())
+        unit = float(values.std()) if len(values) > 1 and float(values.std()) > 1e-9 else 1.0
+        sigma = self.settings.sigma
+        if sigma is None:
+            sigma = min(1.0, max(0.01, math.sqrt(max(mean * (1 - mean), 1e-9) / len(self.rows)) / unit))
+        return Posterior.of(self.kernel, self.z[known[near]], values[near], sigma, mean, unit)
+
+    def _var(self, model: Posterior, z: Tensor) -> float:
+        with torch.no_grad():
+            return float(model.var(z[None])[0])
+
+
+def zopo(
+    candidates: Sequence[Prompt],
+    vectors: np.ndarray,
+    scorer: Scorer,
+    rows: Sequence[Row],
+    settings: Settings | None = None,
+    seed: int = 0,
+) -> Found:
+    """The best candidate found. Raises UserError where the budget does not pay for one."""
+    return Search(candidates, vectors, scorer, rows, settings or Settings(), seed).run()
