@@ -235,8 +235,8 @@ class Store:
             pass  # another process came first
         except OSError as error:
             raise StoreError(
-                f"{self.address(name)}: is damaged and cannot be set aside ({error}). Delete it and run the same command "
-                "again"
+                f"{self.address(name)}: is damaged and cannot be set aside ({error}). Delete it and run the same "
+                "command again"
             ) from error
 
     def rungs(self, trial_id: str, pool: str) -> list[int]:
