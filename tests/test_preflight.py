@@ -331,7 +331,8 @@ def test_assets_of_a_study(study: Path) -> None:
 
 
 def test_one_file_can_be_divided_into_the_pools(study: Path) -> None:
-    prompts = {f"p{i}": f"A {'B ' * i}{{{{ text }}}}" for i in range(10)}
+    words = [f"{a} {b}" for a in ("kind", "sharp", "dull") for b in ("north", "west", "south", "east")][:10]
+    prompts = {f"p{i}": f"{' '.join(reversed(w.split()))} {w} {{{{ text }}}} {i}" for i, w in enumerate(words)}
     (study.parent / "all.yaml").write_text(json.dumps(prompts))
     base = study.read_text().replace(
         "pools: {train: {many: train.many.yaml, one: train.one.yaml}, dev: dev.yaml, test: test.yaml}",
