@@ -139,10 +139,9 @@ class Rungs:
     """
 
     def __init__(self, trials: int, eta: float, count: int) -> None:
-        for name, value, least in (("trials", trials, 1), ("eta", eta, 1 + 1e-9), ("count", count, 1)):
-            if not value >= least:
-                need = "more than 1" if name == "eta" else "1 or more"
-                raise ValueError(f"scheduler: {name} = {value} is too small. Give {need}.")
+        for name, value in (("trials", trials), ("eta", eta), ("count", count)):  # with eta 1 all go on
+            if not value >= 1:
+                raise ValueError(f"scheduler: {name} = {value} is too small. Give 1 or more.")
         self.eta = eta
         self.count = count
         self.quotas = rung_quotas(trials, eta, count)

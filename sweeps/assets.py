@@ -19,7 +19,17 @@ from trainer.rows import fingerprint_rows, load_rows
 if TYPE_CHECKING:
     from sweeps.schema import Pool, Source, Study
 
-__all__ = ["Assets", "data_of", "load_assets", "load_pools", "pools_by_place", "source", "task", "template"]
+__all__ = [
+    "Assets",
+    "data_of",
+    "load_assets",
+    "load_pools",
+    "pools_by_place",
+    "source",
+    "task",
+    "template",
+    "templates_read",
+]
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")
@@ -71,6 +81,12 @@ def template(study: Study, name: str) -> trial.Template:
     given = study.templates[name]
     words = tuple((label, given.words[label]) for label in study.task.names)
     return trial.Template(name=name, chat=given.chat, system=given.system, marker=given.marker, words=words)
+
+
+def templates_read(study: Study) -> list[trial.Template]:
+    """Every template that some trial is scored or trained under."""
+    formats = [name for arm in study.axes.arm for name in study.arms[arm].formats]
+    return [template(study, name) for name in dict.fromkeys([*study.axes.template, *formats])]
 
 
 def load_pools(study: Study) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:

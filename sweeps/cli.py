@@ -111,7 +111,12 @@ def plan_command(
     from rich.console import Console
 
     from sweeps.plan import plan, render
+    from sweeps.staged import plan as staged
 
+    if loaded.stages is not None:
+        found = staged.plan_stages(loaded, rate=None if tflops is None else tflops * 1e12)
+        Console(soft_wrap=True).print(staged.render(found))
+        return
     Console(soft_wrap=True).print(render(plan(loaded, rate=None if tflops is None else tflops * 1e12)))
 
 

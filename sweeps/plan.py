@@ -171,10 +171,16 @@ def count_trials(study: Study) -> int:
 
 
 def mean_steps(study: Study, train_rows: int) -> float:
+    steps = _all_steps(study, train_rows)
+    return sum(steps) / len(steps)
+
+
+def _all_steps(study: Study, train_rows: int) -> list[int]:
+    """Of every length and arm; of a range, its two ends."""
     axes = axes_of(study)
     name = "steps" if "steps" in axes else "epochs"
-    ends = _values(axes[name])
-    return sum(steps_of(study, {name: v}, train_rows) for v in ends) / len(ends)
+    arms: list[dict[str, Any]] = [{"arm": a} for a in study.axes.arm] or [{}]
+    return [steps_of(study, {name: v, **arm}, train_rows) for v in _values(axes[name]) for arm in arms]
 
 
 def _values(values: Any) -> tuple[Any, ...]:
@@ -184,9 +190,7 @@ def _values(values: Any) -> tuple[Any, ...]:
 
 def _notes(study: Study, sizes: Sizes, trials: int) -> list[str]:
     notes = []
-    axes = axes_of(study)
-    name = "steps" if "steps" in axes else "epochs"
-    shortest = min(steps_of(study, {name: v}, sizes.train_rows) for v in _values(axes[name]))
+    shortest = min(_all_steps(study, sizes.train_rows))
     grid, share = sizes.dev_prompts * sizes.dev_rows, study.scoring.sample
     least = design.size(share, sizes.dev_prompts, sizes.dev_rows).cells
     if least >= share * grid + 1:

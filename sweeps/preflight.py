@@ -106,7 +106,7 @@ def _fillable(prompt: Prompt, row: Row) -> bool:
 
 def check(study: Any, console: Any) -> int:
     """Load what the study reads, check it, print findings and the masks of a few rows. 0 where nothing is an error."""
-    from sweeps.assets import load_assets, pools_by_place, task, template
+    from sweeps.assets import load_assets, pools_by_place, task, templates_read
     from sweeps.base_model import model_of
     from sweeps.mask import print_masks
     from trainer.architecture import check_architecture
@@ -121,8 +121,13 @@ def check(study: Any, console: Any) -> int:
         for text in str(error).splitlines():
             _print(console, "error", text)
         return 1
-    templates = [template(study, name) for name in study.axes.template]
+    templates = templates_read(study)
     report = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer)
+    if study.stages is not None:
+        from sweeps.staged.meaning import meaning_findings
+
+        asked = study.stages.meaning
+        report.findings.extend(meaning_findings(asked, templates, pools_by_place(assets), study.task.names))
     for finding in sorted(report.findings, key=lambda f: f.level != "error"):
         _print(console, finding.level, str(finding))
     for n in report.lengths:

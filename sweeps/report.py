@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import yaml
 from pydantic import ValidationError
 
-from sweeps import plw_report, tables, verdict
+from sweeps import paft_report, plw_report, tables, verdict
 from sweeps.evidence import Entry, Evidence, gather
 from sweeps.figures import COLOURS, Curve, Strip, curves, strips
 from sweeps.schema import Study
+from sweeps.staged import report as staged_report
 from sweeps.study import resolved
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
@@ -37,11 +38,15 @@ def write_report(run_uri: str) -> str:
     except StoreError as error:
         raise UserError(str(error)) from error
     study, text = read_study(store)
-    weights = None
+    weights, arms, stages = None, "", ""
     if store.exists("trials.parquet"):  # else the sweep is at its very start
         tables.write_tables(store, resolved(study))
-        weights = plw_report.part_of_run(store, study)
-    store.write("report.html", render(gather(store, study), text, weights.html if weights else "").encode())
+        if study.stages is None:  # stages change one thing after the other: no grid over the weights
+            weights = plw_report.part_of_run(store, study)
+        arms = paft_report.part_of_run(store, study)
+        stages = staged_report.part_of_run(store, study)
+    parts = stages + (weights.html if weights else "") + arms
+    store.write("report.html", render(gather(store, study), text, parts).encode())
     return f"{store.uri.rstrip('/')}/report.html"
 
 
@@ -63,7 +68,7 @@ def read_study(store: Store) -> tuple[Study, str]:
 
 
 def render(found: Evidence, study_text: str, weights: str = "") -> str:
-    """The page. ``weights``: the part about prompt loss weights, as safe markup; "" where there is none."""
+    """The page. ``weights``: the parts about stages, weights and training arms, as safe markup; "" without."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 

@@ -24,11 +24,12 @@ import pyarrow.parquet as pq
 from sweeps.asha import Decision, Rungs
 from sweeps.assets import data_of, load_assets
 from sweeps.base_model import model_of
+from sweeps.columns import AXES
 from sweeps.kept_prompts import keep_prompts
 from sweeps.lease import Lease
 from sweeps.live import LiveTable
 from sweeps.study import Range, Study, dump_yaml, resolved
-from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of
+from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of, pool_of
 from trainer.assets import Assets
 from trainer.errors import UserError
 from trainer.metrics import Objective, objective
@@ -57,6 +58,8 @@ class Progress:
     seen: set[tuple[str, int]] = field(default_factory=set)
     decisions: dict[str, Decision] = field(default_factory=dict)
     tests: dict[str, Objective] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list)  # rows of a staged study's trials from earlier stages
+    measured: bool = True  # whether the trials are scored on the test pool
     began: float = field(default_factory=time.time)
     steps_per_s: float | None = None  # of all hosts, where they answer
     _written: str = ""
@@ -104,8 +107,20 @@ class Progress:
     def write(self, again: bool = False, over: bool = False) -> None:
         """``trials.parquet``: one row per trial. Left alone where its rows say it all already, unless ``again``: the
         time in it shows that the driver lives. ``over``: nothing will change any more."""
+        rows = self.rows()
+        if not (again or over) and repr(rows) == self._written:  # as text, where a NaN equals itself
+            return
+        told = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": over}
+        sink = pa.BufferOutputStream()
+        table = pa.Table.from_pylist(rows, schema=TRIALS.with_metadata({"steadytune": json.dumps(told)}))
+        pq.write_table(table, sink)
+        self.store.write("trials.parquet", sink.getvalue().to_pybytes())
+        self._written = repr(rows)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What ``trials.parquet`` says now."""
         standing = self.live.rows()
-        rows = []
+        rows = [row for row in self.before if row["trial_id"] not in self.trials]
         for trial_id, trial in list(self.trials.items()):
             decision, row, test = self.decisions.get(trial_id), standing[trial_id], self.tests.get(trial_id)
             rows.append(
@@ -125,14 +140,7 @@ class Progress:
                     "test_std": test.std if test else None,
                 }
             )
-        if not (again or over) and repr(rows) == self._written:  # as text, where a NaN equals itself
-            return
-        told = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": over}
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pylist(rows, schema=TRIALS.with_metadata({"steadytune": json.dumps(told)}))
-        pq.write_table(table, sink)
-        self.store.write("trials.parquet", sink.getvalue().to_pybytes())
-        self._written = repr(rows)
+        return rows
 
 
 TRIALS = pa.schema(
@@ -160,6 +168,7 @@ TRIALS = pa.schema(
         ("degenerate", pa.bool_()),  # one answer nearly always
         ("test_mean", pa.float64()),  # of the metric over the test prompts, once they are scored
         ("test_std", pa.float64()),
+        ("arm", pa.string()),  # name in the study; null where it has no arms
     ]
 )
 
@@ -176,12 +185,16 @@ def _run(study: Study, store: Store) -> int:
     assets = load_assets(study)
     model = model_of(study)
     data = data_of(assets)
+    if study.stages is not None:
+        from sweeps.staged.protocol import run_stages
+
+        return run_stages(study, store, assets, model)
     points = points_of(study)
     made = None if points is None else make_trials(study, points, data, model, len(assets.rows["train"]))
     progress = Progress(study, store, LiveTable(study.name))
-    standing = None if made is None else _standing(progress, made)
+    standing = None if made is None else standing_of(progress, made)
     if standing is None:
-        _check(study, assets, model)
+        check_wordings(study, assets, model)
     store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before anything starts
     keep_prompts(store, assets)
     with progress.live:
@@ -192,12 +205,12 @@ def _run(study: Study, store: Store) -> int:
             standing()
         else:
             at = partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"]))
-            _sweep(progress, model, assets, made, at)
+            sweep(progress, model, assets, made, at)
         progress.write(over=True)
     from sweeps.report import write_report
 
     where = write_report(store.uri)
-    _show_table(store, where, study.tables.thresholds[0])
+    show_table(store, where, study.tables.thresholds[0])
     failed = [t for t, d in progress.decisions.items() if d.status == "failed"]
     return 1 if failed else 0
 
@@ -207,25 +220,27 @@ def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, An
     from sweeps.search import decode
 
     point = decode(config, axes_of(study))
-    return make_trial(study, point, data[point["pool"]], model, n_rows)
+    return make_trial(study, point, data[pool_of(study, point)], model, n_rows)
 
 
-def _check(study: Study, assets: Assets, model: Model) -> None:
-    """Preflight, before anything is asked of the cluster. Raises ``UserError`` with every finding that is an error."""
-    from sweeps.assets import pools_by_place, task, template
+def check_wordings(study: Study, assets: Assets, model: Model) -> list[str]:
+    """Preflight, before anything is asked of the cluster. The warnings; raises ``UserError`` with every finding that is
+    an error."""
+    from sweeps.assets import pools_by_place, task, templates_read
     from sweeps.preflight import preflight
     from trainer.architecture import check_architecture
     from trainer.render import load_tokenizer
 
     check_architecture(model)
-    templates = [template(study, name) for name in study.axes.template]
+    templates = templates_read(study)
     tokenizer = load_tokenizer(model)
-    errors = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer).errors
-    if errors:
-        raise UserError("\n".join(str(f) for f in errors))
+    found = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer)
+    if found.errors:
+        raise UserError("\n".join(str(f) for f in found.errors))
+    return [str(f) for f in found.findings]
 
 
-def _standing(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
+def standing_of(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
     """Decide the sweep from the run folder alone. What tells ``progress`` of it; None when something is left to do."""
     study, store = progress.study, progress.store
     if not all(store.rungs(t.id, "dev") for t in trials):
@@ -247,7 +262,7 @@ def _standing(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None]
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
     tests = []
-    for trial, step in _to_test(study, {t.id: t for t in trials}, decisions):
+    for trial, step in _to_test(study, {t.id: t for t in trials}, decisions) if progress.measured else ():
         scored = store.read_scores(trial.id, step, "test")
         if scored is None:
             return None
@@ -274,32 +289,46 @@ def _to_test(study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, 
     ]
 
 
-def _sweep(progress: Progress, model: Model, assets: Assets, made: Sequence[Trial] | None, at: Any) -> None:
-    """Train under Ray Tune, then score the test pool; both on the same hosts."""
+def sweep(
+    progress: Progress, model: Model, assets: Assets, made: Sequence[Trial] | None, at: Any, fleet: Any = None
+) -> None:
+    """Train under Ray Tune, then score the test pool; both on the same hosts: those of ``fleet``, where it is given."""
+    quiet()
+    from cluster.connect import connected
+
+    study = progress.study
+    with connected(study.resources.cpus):
+        from sweeps.tuning import tune_trials  # imports ray, which `connected` must do first
+
+        fleet = fleet or start_fleet(study, model, assets, progress.store)
+        tune_trials(progress, fleet, made, at, FAILURES)
+        progress.write()
+        if progress.measured:
+            _test(progress, fleet)
+    from sweeps.board import write_ends
+
+    ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
+    write_ends(progress.store, ends)
+
+
+def quiet() -> None:
+    """Before Ray is imported: no files and no messages of Tune's own."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trial records are in the run folder
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next one goes on
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     for noisy in ("ray.tune", "ray.air", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.ERROR)  # it misses the result files that are switched off above
-    from cluster.connect import connected
 
-    study = progress.study
-    with connected(study.resources.cpus):
-        from cluster.hosts import Fleet  # these import ray, which `connected` must do first
-        from cluster.resources import Resources
-        from sweeps.tuning import tune_trials
 
-        res = study.resources
-        share = Resources(res.slots, res.cpus, res.gpus, res.workers)
-        fleet = Fleet.start(model, _setup(study), assets, progress.store, share)
-        tune_trials(progress, fleet, made, at, FAILURES)
-        progress.write()
-        _test(progress, fleet)
-    from sweeps.board import write_ends
+def start_fleet(study: Study, model: Model, assets: Assets, store: Store) -> Any:
+    """The hosts of a study, on the cluster that is connected."""
+    from cluster.hosts import Fleet
+    from cluster.resources import Resources
 
-    ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
-    write_ends(progress.store, ends)
+    res = study.resources
+    share = Resources(res.slots, res.cpus, res.gpus, res.workers)
+    return Fleet.start(model, _setup(study), assets, store, share)
 
 
 def _setup(study: Study) -> Setup:
@@ -353,13 +382,13 @@ def _test_rows(fleet: Any, trial: Trial, step: int) -> tuple[pa.Table, dict[str,
         fleet.leave()
 
 
-def _show_table(store: Store, where: str, threshold: float) -> None:
+def show_table(store: Store, where: str, threshold: float) -> None:
     """The robustness table on the terminal, best first, and where the rest is."""
     from rich.console import Console
     from rich.table import Table
 
     rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
-    axes = [a for a in TRIALS.names[1:12] if len({str(r[a]) for r in rows}) > 1]
+    axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1]
     table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
     for name in ("rank", "trial", *axes, "mean", "std", "worst", f"above {100 * threshold:g}", "status"):
         table.add_column(name, no_wrap=True)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from sweeps.plw_axis import as_weights
 from sweeps.problems import Problem, Problems, raise_any
 from sweeps.rules import disagreements
+from sweeps.staged.section import Stages
 from sweeps.values import (
     Count,
     Flag,
@@ -81,7 +82,9 @@ class Task(Section):
     label: Text = Field(description="the column that holds the right answer")
     # data value -> label; a list where they are the same
     labels: Annotated[dict[str, Name], BeforeValidator(_labels)] = Field(default_factory=dict)
-    options: Text | None = None  # the column with the row's own options; `label` is then the right one's index
+    # the column with the row's own options: `label` is then the right one's index, and its text the answer. Beside
+    # labels, prompts only show the options, and the model answers with a label, such as a letter
+    options: Text | None = None
     id: Text | None = None  # the column that names a row; none: <use>-<position>
     metric: Literal["accuracy", "macro_f1"] = "accuracy"  # macro_f1 where labels are rare
     max_length: Annotated[Whole, Field(ge=8)] = 512  # tokens of prompt and answer; memory grows with it
@@ -102,16 +105,9 @@ class Task(Section):
                     bare=True,
                 )
             )
-        elif self.labels and self.options is not None:
-            found.append(
-                Problem(
-                    ("options",),
-                    "cannot stand beside task.labels: a row answers with a label or with its own options. Remove one",
-                )
-            )
         elif self.labels and len(self.names) < 2:
             found.append(Problem(("labels",), "must name at least two labels"))
-        if self.options is not None and self.metric == "macro_f1":
+        if not self.labels and self.metric == "macro_f1":
             found.append(Problem(("metric",), "needs task.labels: options are not classes. Use accuracy"))
         if self.label in self.fields:
             found.append(
@@ -255,8 +251,9 @@ class Axes(Section):
     epochs: Numbers[Positive] | None = None  # passes over the train rows; default 3, as in PAFT
     # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; other layouts are in sweeps.plw_axis
     plw: Annotated[Numbers[NotNegative], BeforeValidator(as_weights)] = (0.0,)
-    pool: Names = ()  # default: all of `pools.train`
+    pool: Names = ()  # default: all of `pools.train`; with arms, the pools that they name
     seed: Numbers[Natural] = (0,)
+    arm: Names = ()  # default: all of `arms`; none where the study names none
 
 
 # how ----------------------------------------------------------------------------------------------------------
@@ -268,6 +265,22 @@ class Draw(Section):
     mode: Literal["dynamic", "load"] = "dynamic"  # as published; load draws once per row, as PAFT's released code does
     every: Count = 4  # PAFT's K; between 1 and 8 it hardly matters
     unit: Literal["examples", "steps"] = "examples"
+
+
+class Arm(Section):
+    """One way to train for robustness: a pool and how it is used. Everything else is as in the rest of the study."""
+
+    pool: Text | None = None  # of `pools.train`; default: the only one
+    draw: Draw | None = None  # instead of training.draw
+    epochs: NotNegative | None = None  # instead of axes.epochs or axes.steps; 0 leaves the base model as it is
+    steps: Natural | None = None  # likewise
+    choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"  # PAFT's
+    temperature: Positive = 0.1  # importance: answers of tuned models differ by tenths of a nat between prompts
+    step_size: Positive = 0.1  # group_dro: ten times the paper's, whose groups are met in every step
+    typos: Share = 0.0
+    formats: tuple[Text, ...] = ()  # of `templates`; none: only the trial's own
+    views: Count = 1
+    consistency: NotNegative = 0.0  # 0.3 to 1 is a start; it acts where the answers under two wordings differ
 
 
 class Training(Section):
@@ -380,6 +393,7 @@ class Study(Section):
         default_factory=lambda: {"plain": Template()}
     )
     pools: Pools = Field(description="the files of prompts")
+    arms: dict[str, Arm] = Field(default_factory=dict)  # none: the axes pool and training.draw say it all
     axes: Axes = Axes()
     training: Training = Training()
     scoring: Scoring = Scoring()
@@ -388,6 +402,7 @@ class Study(Section):
     objective: Objective = Objective()
     tables: Tables = Tables()
     resources: Resources = Resources()
+    stages: Stages | None = None  # none: the axes are one search
 
     @model_validator(mode="before")
     @classmethod
@@ -428,8 +443,15 @@ def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
         }
     if pools.get("split") is not None and not pools.get("train"):
         pools = full["pools"] = {**pools, "train": {"train": {}}}
+    arms = full["arms"] = _completed_arms(full.get("arms", {}), pools)
     if isinstance(full.get("axes", {}), dict):
         axes = full["axes"] = dict(full.get("axes", {}))
+        if _mapping(arms):
+            axes.setdefault("arm", list(arms))
+            if used := arm_pools(arms, axes["arm"]):
+                axes.setdefault("pool", used)
+        elif not axes.get("arm"):
+            axes.pop("arm", None)  # as the resolved study of a run without arms has it
         for key, named in (("template", templates), ("pool", _train_pools(pools.get("train")))):
             if key not in axes and _mapping(named):
                 axes[key] = list(named)
@@ -441,7 +463,33 @@ def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
-_ALL_DEFAULT = {"templates", "axes", "training", "scoring", "search", "scheduler", "objective", "tables", "resources"}
+def _completed_arms(arms: Any, pools: Mapping[str, Any]) -> Any:
+    """An arm that names no pool has the only one there is."""
+    named = list(_mapping(_train_pools(pools.get("train"))))
+    if not isinstance(arms, dict) or len(named) != 1:
+        return arms
+    return {k: {"pool": named[0], **(v or {})} if isinstance(v, dict | None) else v for k, v in arms.items()}
+
+
+def arm_pools(arms: Mapping[str, Any], wanted: Any) -> list[str]:
+    """The pools of the arms that are ``wanted`` (a name, or a list), each once. What is malformed is left out."""
+    names = wanted if isinstance(wanted, list | tuple) else [wanted]
+    pools = [_mapping(arms.get(n)).get("pool") for n in names if isinstance(n, str)]
+    return list(dict.fromkeys(p for p in pools if isinstance(p, str)))
+
+
+_ALL_DEFAULT = {
+    "arms",
+    "templates",
+    "axes",
+    "training",
+    "scoring",
+    "search",
+    "scheduler",
+    "objective",
+    "tables",
+    "resources",
+}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps import assets, search
+from sweeps import assets, schema, search
 from sweeps.base_model import fingerprint_model, model_of
 from sweeps.problems import shown
 from sweeps.search import Point, Values
@@ -26,6 +26,7 @@ __all__ = [
     "make_trials",
     "model_of",
     "points_of",
+    "pool_of",
     "rungs_of",
     "steps_of",
 ]
@@ -46,7 +47,7 @@ def axes_of(study: Study) -> dict[str, Values]:
         "lr": axes.lr,
         **length,
         "plw": axes.plw,
-        "pool": axes.pool,
+        **({"arm": axes.arm} if axes.arm else {"pool": axes.pool}),
         "seed": axes.seed,
     }
     return {name: _searched(values) for name, values in flat.items()}
@@ -69,9 +70,10 @@ def points_of(study: Study) -> list[Point] | None:
 
 
 def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Model, n_train_rows: int) -> t.Trial:
-    """The trial at ``point``. ``data.train_prompts`` must be that of the point's pool. Numbers are brought to one
+    """The trial at ``point``. ``data.train_prompts`` must be that of its ``pool_of``. Numbers are brought to one
     type each (16 and 16.0, modules in any order), so that equal points have equal ids."""
     training, scoring = study.training, study.scoring
+    draw = (arm_of(study, point) or schema.Arm()).draw or training.draw
     made = t.Trial(
         model=model,
         task=assets.task(study),
@@ -94,14 +96,45 @@ def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Mo
             weight_decay=_number(training.weight_decay),
             clip=_number(training.clip),
         ),
-        draw=t.Draw(training.draw.mode, training.draw.every, training.draw.unit),
+        draw=t.Draw(draw.mode, draw.every, draw.unit),
         scoring=t.Scoring(scoring.scorer, scoring.decision, scoring.max_new_tokens, _number(scoring.sample)),
         data=data,
-        pool=point["pool"],
+        pool=pool_of(study, point),
         seed=int(point["seed"]),
+        arm=_arm(study, point),
     )
     rungs_of(study, made.optimization.steps)
     return made
+
+
+def arm_of(study: Study, point: Mapping[str, Any]) -> schema.Arm | None:
+    """The study's arm at ``point``; None where it sweeps none."""
+    return study.arms[point["arm"]] if "arm" in point else None
+
+
+def pool_of(study: Study, point: Mapping[str, Any]) -> str:
+    """The train pool at ``point``: the axis, or what the arm names."""
+    arm = arm_of(study, point)
+    if arm is None:
+        return str(point["pool"])
+    assert arm.pool is not None  # the study's own rule
+    return arm.pool
+
+
+def _arm(study: Study, point: Mapping[str, Any]) -> t.Arm:
+    arm = arm_of(study, point)
+    if arm is None:
+        return t.Arm()
+    return t.Arm(
+        name=point["arm"],
+        choice=arm.choice,
+        temperature=_number(arm.temperature),
+        step_size=_number(arm.step_size),
+        typos=_number(arm.typos),
+        formats=tuple(assets.template(study, name) for name in arm.formats),
+        views=arm.views,
+        consistency=_number(arm.consistency),
+    )
 
 
 def _number(value: Any) -> float:
@@ -109,11 +142,16 @@ def _number(value: Any) -> float:
 
 
 def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
-    """Optimizer steps of a point; epochs end with the step that sees the last row."""
+    """Optimizer steps of a point; epochs end with the step that sees the last row. An arm may have its own length. Its
+    views do not lengthen it: an epoch is as many sequences as there are rows."""
+    arm = arm_of(study, point)
+    if arm is not None and (arm.steps is not None or arm.epochs is not None):
+        point = {"steps": arm.steps} if arm.steps is not None else {"epochs": arm.epochs}
     if "steps" in point:
         return int(point["steps"])
     per_step = study.training.batch_size * study.training.accumulation
-    return max(1, math.ceil(float(point["epochs"]) * n_train_rows / per_step - 1e-9))
+    least = 1 if point["epochs"] else 0
+    return max(least, math.ceil(float(point["epochs"]) * n_train_rows / per_step - 1e-9))
 
 
 def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
@@ -136,7 +174,7 @@ def make_trials(
     first: dict[str, Mapping[str, Any]] = {}
     twins: list[str] = []
     for point in points:
-        made = make_trial(study, point, data[point["pool"]], model, n_train_rows)
+        made = make_trial(study, point, data[pool_of(study, point)], model, n_train_rows)
         if made.id in first:
             twins.append(
                 f"axes: the points {describe(first[made.id], point)} and {describe(point, first[made.id])} "
@@ -173,4 +211,5 @@ def axis_columns(trial: t.Trial) -> dict[str, Any]:
         "plw": trial.loss.plw,
         "pool": trial.pool,
         "seed": trial.seed,
+        **({"arm": trial.arm.name} if trial.arm.name else {}),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +55,11 @@ def fixed(axes: Axes, points: list[Point]) -> TuneSearch:
     return TuneSearch(BasicVariantGenerator(points_to_evaluate=presets), domains, len(points), tuple(points))
 
 
-def tpe(axes: Axes, trials: int, seed: int, rungs: int = 1) -> TuneSearch:
-    """A tree-structured Parzen estimator (Bergstra et al., 2011) with Optuna's defaults."""
+def tpe(axes: Axes, trials: int, seed: int, rungs: int = 1, first: Sequence[Point] = ()) -> TuneSearch:
+    """A tree-structured Parzen estimator (Bergstra et al., 2011) with Optuna's defaults; ``first`` are suggested
+    before it is asked."""
     total = combinations(axes)
-    return TuneSearch(RungSearch(axes, seed, rungs), {}, trials if total is None else min(trials, total))
+    return TuneSearch(RungSearch(axes, seed, rungs, first), {}, trials if total is None else min(trials, total))
 
 
 class RungSearch(OptunaSearch):
@@ -72,11 +73,12 @@ class RungSearch(OptunaSearch):
     the same for the same seed and the same order of results.
     """
 
-    def __init__(self, axes: Axes, seed: int, rungs: int = 1) -> None:
+    def __init__(self, axes: Axes, seed: int, rungs: int = 1, first: Sequence[Point] = ()) -> None:
         check_axes(axes)
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line per suggestion otherwise
         self._axes = dict(axes)
         self._rungs = rungs
+        self._first = list(first)
         self._rng = random.Random(seed)
         self._distributions = {n: d for n, v in axes.items() if (d := _distribution(v)) is not None}
         self._suggested: dict[str, dict[str, Any]] = {}  # Tune's trial id -> encoded point
@@ -129,6 +131,9 @@ class RungSearch(OptunaSearch):
         return dict(self._seen)
 
     def _new_point(self) -> Point:
+        while self._first:
+            if point_key(point := self._first.pop(0)) not in self._keys:
+                return point
         study = self._study()
         constants = {n: v[0] for n, v in self._axes.items() if not isinstance(v, Range) and len(v) == 1}
         for _ in range(REDRAWS if self._distributions else 1):

@@ -19,6 +19,7 @@ from sweeps.board import Board
 from sweeps.heartbeat import Heartbeat
 from sweeps.run import LOSSES, WRITE_EVERY, Progress
 from sweeps.search import Range
+from sweeps.staged.continuing import staged_points
 from sweeps.trials import axes_of, axis_columns, modules_text
 from sweeps.tune_scheduler import PromotionScheduler
 from trainer.metrics import grid_objective, per_prompt
@@ -47,7 +48,8 @@ def tune_trials(
         from sweeps.tune_search import tpe
 
         assert study.search.trials is not None
-        found = tpe(axes_of(study), study.search.trials, study.search.seed, len(progress.shares))
+        first = staged_points(progress.store, axes_of(study), at)
+        found = tpe(axes_of(study), study.search.trials, study.search.seed, len(progress.shares), first)
         trial_of, search, space, n = at, found.algorithm, found.space, found.trials
     scheduler = PromotionScheduler(
         Rungs(n, study.scheduler.eta, len(progress.shares)), identify=lambda config: trial_of(config).id

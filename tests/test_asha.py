@@ -27,7 +27,7 @@ def test_quotas_never_fall_below_one() -> None:
     assert rung_quotas(9, 1.8, 2) == (9, 5)
 
 
-@pytest.mark.parametrize(("settings", "word"), [((0, 2, 2), "trials"), ((4, 1, 2), "eta"), ((4, 2, 0), "count")])
+@pytest.mark.parametrize(("settings", "word"), [((0, 2, 2), "trials"), ((4, 0.5, 2), "eta"), ((4, 2, 0), "count")])
 def test_impossible_settings_are_named(settings: tuple[int, int, int], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Rungs(*settings)

@@ -43,7 +43,7 @@ def pools(study: Study) -> dict[str, list[Prompt]]:
 def invented_rows(study: Study) -> dict[str, list[Row]]:
     """A row for each label and split, so that prompts can be filled where the real rows are absent."""
     fields = {name: f"some {name}" for name in study.task.fields}
-    options = ("one", "other") if study.task.options else ()
+    options = ("one", "other", "a third", "a fourth") if study.task.options else ()
     names = study.task.names or ("0", "1")
     return {split: [Row(f"{split}-{n}", fields, n, options) for n in names] for split in ("train", "dev", "test")}
 

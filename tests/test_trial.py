@@ -28,6 +28,7 @@ TRIAL = Trial(
     data=t.Data("tr", "dr", "er", "tp", "dp", "ep"),
     pool="many",
     seed=3,
+    arm=t.Arm("formats", formats=(t.Template("a"), t.Template("b", marker=">"))),
 )
 # Whoever changes what the id hashes, or what a trial's training or scoring gives, raises FORMAT and this pair.
 FORMAT, GOLDEN = 2, "e7abe069b60d"
@@ -75,7 +76,21 @@ def test_all_ids_of_single_changes_differ() -> None:
 
 
 def test_the_golden_id() -> None:
-    assert (t.FORMAT, TRIAL.id) == (FORMAT, GOLDEN)
+    assert (t.FORMAT, dataclasses.replace(TRIAL, arm=t.Arm()).id) == (FORMAT, GOLDEN)
+
+
+def test_the_names_of_an_arms_formats_are_not_in_the_id_but_their_order_is() -> None:
+    def with_formats(*formats: t.Template) -> str:
+        return dataclasses.replace(TRIAL, arm=t.Arm(formats=formats)).id
+
+    a, b = t.Template("a"), t.Template("b", marker=">")
+    assert with_formats(a, b) == with_formats(dataclasses.replace(a, name="c"), b) == TRIAL.id
+    assert with_formats(b, a) != with_formats(a, b)
+
+
+def test_a_trial_of_a_folder_from_before_arms_is_read() -> None:
+    old = {k: v for k, v in dataclasses.replace(TRIAL, arm=t.Arm()).to_json().items() if k != "arm"}
+    assert Trial.from_json(old).id == GOLDEN
 
 
 def test_the_format_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Which example is trained when, under which prompt, and how sequences become padded micro-batches.
 
 Order and prompt are pure functions of (seed, position): the same for any number of workers or slots, and after
-any restart. Nothing here keeps state.
+any restart. Nothing here keeps state; what an arm that learns from losses remembers is ``trainer.arms.Memory``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainer.arms import Memory, distinct, open_prompts
 from trainer.loss import COMPLETION, Weights
 from trainer.slots import Batch
-from trainer.trial import Draw, Optimization
+from trainer.trial import Arm, Draw, Optimization
 
 Ids = NDArray[np.int32]
+PLAIN_ARM = Arm()  # uniform draws, and nothing else
 
 
 def stable_hash(*parts: object) -> int:
@@ -30,41 +32,85 @@ def stable_hash(*parts: object) -> int:
 
 @dataclass(frozen=True)
 class Pick:
-    """One example of an effective batch: indices of its row and prompt."""
+    """One example of an effective batch: indices of its row and prompt, and of the format in the arm's list.
+
+    Examples of equal ``family`` (the row's position in the stream) are views: one row under several wordings."""
 
     row: int
     prompt: int
+    format: int = 0
+    family: int = -1
 
 
 class Order:
-    """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` says."""
+    """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` and ``arm`` say.
 
-    def __init__(self, seed: int, n_rows: int, n_prompts: int, draw: Draw, plan: Optimization):
-        self.seed, self.n_rows, self.n_prompts, self.draw = seed, n_rows, n_prompts, draw
+    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views the stream holds each row V
+    times in a row, and V rows' worth of sequences less of other rows: a step is as large as without."""
+
+    def __init__(
+        self,
+        seed: int,
+        n_rows: int,
+        n_prompts: int,
+        draw: Draw,
+        plan: Optimization,
+        arm: Arm = PLAIN_ARM,
+        by_difficulty: Sequence[int] = (),
+    ):
+        self.seed, self.n_rows, self.n_prompts, self.draw, self.arm = seed, n_rows, n_prompts, draw, arm
         self.size = plan.batch_size * plan.accumulation
-        self.block = draw.every * (self.size if draw.unit == "steps" else 1)
+        if self.size % arm.views:
+            raise ValueError(f"views = {arm.views} does not divide the {self.size} sequences of a step")
+        self.rows_per_step = self.size // arm.views
+        self.block = draw.every * (self.rows_per_step if draw.unit == "steps" else 1)
+        self._rows_in_all = max(1, plan.steps * self.rows_per_step)
+        self._easiest = tuple(by_difficulty) or tuple(range(n_prompts))
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
-    def batch(self, step: int) -> list[Pick]:
+    def batch(self, step: int, memory: Memory | None = None) -> list[Pick]:
         """The effective batch of optimizer step ``step`` (0-based)."""
-        return [self.pick(step * self.size + i) for i in range(self.size)]
+        return [self.pick(step * self.size + i, memory) for i in range(self.size)]
 
-    def pick(self, position: int) -> Pick:
-        epoch, place = divmod(position, self.n_rows)
+    def pick(self, position: int, memory: Memory | None = None) -> Pick:
+        at, view = divmod(position, self.arm.views)
+        epoch, place = divmod(at, self.n_rows)
         if epoch != self._epoch:
             self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
             self._epoch = epoch
         row = int(self._permutation[place])
-        return Pick(row, self.prompt(epoch, place, row))
+        n_formats = len(self.arm.formats)
+        form = stable_hash("format", self.seed, at) % n_formats if n_formats > 1 else 0
+        family = at if self.arm.views > 1 else -1
+        return Pick(row, self.prompt(epoch, place, row, view, memory), form, family)
 
-    def prompt(self, epoch: int, place: int, row: int) -> int:
-        """Algorithm 1 of PAFT: one uniform draw per ``block`` consecutive examples of an epoch; ``load``: one per
-        row for the whole training, as the paper's released code does it."""
+    def prompt(self, epoch: int, place: int, row: int, view: int = 0, memory: Memory | None = None) -> int:
+        """Algorithm 1 of PAFT: one uniform draw per ``block`` consecutive rows of an epoch; ``load``: one per
+        row for the whole training, as the paper's released code does it. The views of a row are drawn without
+        repeats. An ``importance`` draw turns the block's number into a prompt by the probabilities of the moment, so a
+        block that spans steps may move on to another prompt between them."""
         if self.n_prompts == 1:
             return 0
         if self.draw.mode == "load":
-            return stable_hash("load", self.seed, row) % self.n_prompts
-        return stable_hash("dynamic", self.seed, epoch, place // self.block) % self.n_prompts
+            key: tuple[object, ...] = ("load", self.seed, row)
+            n = self.n_prompts
+        else:
+            block = place // self.block
+            key = ("dynamic", self.seed, epoch, block)
+            n = self._open(epoch * self.n_rows + block * self.block)
+        if self.arm.choice == "importance":
+            if memory is None:
+                raise ValueError("a draw by importance needs what was learnt of the prompts")
+            return memory.choose(stable_hash(*key) / 2**63)
+        numbers = [stable_hash(*key), *(stable_hash(*key, v) for v in range(1, view + 1))]
+        place_in_open = distinct(n, numbers)[view]
+        return self._easiest[place_in_open] if self.arm.choice == "curriculum" else place_in_open
+
+    def _open(self, at: int) -> int:
+        """How many prompts may be drawn at row ``at`` of the stream."""
+        if self.arm.choice != "curriculum":
+            return self.n_prompts
+        return open_prompts(self.n_prompts, at / self._rows_in_all)
 
 
 @dataclass(frozen=True)
@@ -78,17 +124,31 @@ class Sample:
     normalizer: float  # W of the effective batch it belongs to
     dropout_key: int = 0
     label: int = -1  # class index for the classification head; -1: predict the next tokens
+    prompt: int = -1  # its place in the pool, where the trial learns from the loss under each; else -1
+    family: int = -1  # equal for the views of one row, where their answers are to agree; else -1
+    consistency: float = 0.0  # weight of its family's divergence in the loss of the step
+
+
+def families(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """``samples`` in their order, the views of a row together: they must meet in one pass."""
+    found: dict[tuple[int, int], list[Sample]] = {}
+    for i, s in enumerate(samples):
+        found.setdefault((s.slot, s.family) if s.family >= 0 else (-1, i), []).append(s)
+    return list(found.values())
 
 
 def micro_batches(sequences: Sequence[Sample], token_budget: int) -> Iterator[list[Sample]]:
-    """Sequences sorted by length into groups whose padded size stays within ``token_budget`` (at least one each)."""
+    """Sequences sorted by length into groups whose padded size stays within ``token_budget`` (at least one each, or one
+    row's views)."""
     group: list[Sample] = []
-    for s in sorted(sequences, key=lambda s: (-len(s.ids), s.slot)):
-        longest = len(group[0].ids) if group else len(s.ids)
-        if group and longest * (len(group) + 1) > token_budget:
+    longest = 0  # of the group: its first family holds it
+    for part in sorted(families(sequences), key=lambda p: (-max(len(s.ids) for s in p), p[0].slot)):
+        if group and longest * (len(group) + len(part)) > token_budget:
             yield group
             group = []
-        group.append(s)
+        if not group:
+            longest = max(len(s.ids) for s in part)
+        group += part
     if group:
         yield group
 
@@ -102,6 +162,8 @@ class Collated:
     weights: torch.Tensor  # [N]
     normalizers: torch.Tensor  # [N]
     completion: torch.Tensor  # [N] bool: the target is a completion token
+    prompts: list[tuple[int, int]]  # (slot, place of the prompt or -1) of each sequence
+    families: list[tuple[float, torch.Tensor]]  # weight, and places [V, T] in N of the answer's tokens under each view
 
 
 def collate(group: Sequence[Sample], pad_id: int) -> Collated:
@@ -114,7 +176,7 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
         ids[b, : len(s.ids)] = s.ids
         if s.label >= 0:
             at, goal = np.array([len(s.ids) - 1]), np.array([s.label])
-            weight, done = np.ones(1, np.float32), np.ones(1, bool)
+            weight, done = s.weights[-1:], np.ones(1, bool)
         else:
             at = np.flatnonzero(s.weights[1:])  # the output layer runs only where the weight is not zero
             goal, weight, done = s.ids[at + 1], s.weights[at + 1], s.kinds[at + 1] == COMPLETION
@@ -146,7 +208,32 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
         tensor(weights, torch.float32),
         tensor(normalizers, torch.float32),
         tensor(completion, torch.bool),
+        [(s.slot, s.prompt) for s in group],
+        _views(group, targets, completion),
     )
+
+
+def _views(
+    group: Sequence[Sample], targets: Sequence[NDArray], completion: Sequence[NDArray]
+) -> list[tuple[float, torch.Tensor]]:
+    """Of each family in the group: its weight, and where the answer's tokens stand among the wanted positions. Compared
+    are the first T, up to the first where the views' answers differ: behind it they would answer other questions."""
+    starts = np.cumsum([0, *map(len, targets)])
+    members: dict[tuple[int, int], list[int]] = {}
+    for b, s in enumerate(group):
+        if s.family >= 0 and s.consistency > 0:
+            members.setdefault((s.slot, s.family), []).append(b)
+    found = []
+    for rows in members.values():
+        own = [np.flatnonzero(completion[b]) for b in rows]
+        T = min(map(len, own))
+        answers = np.stack([targets[b][o[:T]] for b, o in zip(rows, own, strict=True)])
+        differs = np.flatnonzero((answers != answers[:1]).any(axis=0))
+        T = int(differs[0]) + 1 if len(differs) else T  # up to the first that differs the views saw the same
+        places = np.stack([starts[b] + o[:T] for b, o in zip(rows, own, strict=True)])
+        if len(rows) > 1 and T:
+            found.append((group[rows[0]].consistency, torch.from_numpy(places)))
+    return found
 
 
 def _positions_of(group: Sequence[Sample], cols: Sequence[NDArray]) -> tuple[tuple[int, int], ...]:

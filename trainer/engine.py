@@ -15,16 +15,16 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.batches import Collated, Sample, collate, micro_batches
-from trainer.loss import token_losses, weighted_loss
+from trainer.batches import Collated, Sample, collate, families, micro_batches
+from trainer.loss import divergence, token_losses, weighted_loss
 from trainer.optimizer import SlotAdamW, learning_rate
 from trainer.setup import Setup
 from trainer.slots import SlotModel, matching_names
@@ -43,6 +43,30 @@ class StepLog:
     lr: float
     grad_norm: float
     tokens: int  # tokens that went through the model
+    by_prompt: Mapping[int, float] = field(default_factory=dict)  # completion loss, of samples with a prompt
+
+
+class PromptSums:
+    """Completion nats and tokens of a step by slot and prompt, on the device. Every worker has the same keys."""
+
+    def __init__(self, samples: Sequence[Sample], device: torch.device):
+        keys = dict.fromkeys((s.slot, s.prompt) for s in samples if s.prompt >= 0)
+        self.at = {key: i for i, key in enumerate(keys)}
+        self.sums = torch.zeros(len(keys), 2, dtype=torch.float64, device=device)
+
+    def add(self, work: Collated, rows: Tensor, losses: Tensor) -> None:
+        """``rows`` [N]: the sequence of each loss [N]."""
+        if not self.at:
+            return
+        place = torch.tensor([self.at.get(key, -1) for key in work.prompts], device=losses.device)[rows]
+        wanted = work.completion.to(losses.device) & (place >= 0)
+        values = torch.stack([losses[wanted], torch.ones_like(losses[wanted])], dim=1)
+        self.sums.index_add_(0, place[wanted], values)
+
+    def of(self, slot: int) -> dict[int, float]:
+        """Prompt -> nats per completion token in this step."""
+        found = {p: self.sums[i].tolist() for (s, p), i in self.at.items() if s == slot}
+        return {p: nats / n for p, (nats, n) in found.items() if n}
 
 
 def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Module:
@@ -210,9 +234,10 @@ class Engine:
         # completion nats, count; prompt nats, count. On the device, so that no micro-batch waits for the one before it.
         sums = torch.zeros(self.setup.slots, 4, dtype=torch.float64, device=self.device)
         tokens = [0] * self.setup.slots
+        by_prompt = PromptSums(samples, self.device)
         for group in self._share(samples):
             work = collate(group, self.pad_id)
-            self._accumulate(work, sums)
+            self._accumulate(work, sums, by_prompt)
             for s in group:
                 tokens[s.slot] += len(s.ids)
         active = sorted({s.slot for s in samples})
@@ -222,6 +247,8 @@ class Engine:
             counts = torch.cat([sums, counted[:, None]], dim=1)
             torch.distributed.all_reduce(counts)
             sums, tokens = counts[:, :4], [int(x) for x in counts[:, 4].tolist()]
+            if by_prompt.at:
+                torch.distributed.all_reduce(by_prompt.sums)
         sums = sums.cpu()
         norms = self._norms()
         logs: dict[int, StepLog] = {}
@@ -238,27 +265,36 @@ class Engine:
                 rate,
                 norms[slot],
                 tokens[slot],
+                by_prompt.of(slot),
             )
         return logs
 
     def _share(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """This worker's micro-batches. Every worker runs as many as the busiest: ZeRO 2 and 3 communicate in each,
-        so one that ran fewer would leave the others waiting. The extra ones weigh nothing."""
-        shares = [list(micro_batches(samples[r :: self.world], self.token_budget)) for r in range(self.world)]
+        so one that ran fewer would leave the others waiting. The extra ones weigh nothing. Views of a row
+        stay together."""
+        parts = families(samples)
+        of = [[s for part in parts[r :: self.world] for s in part] for r in range(self.world)]
+        shares = [list(micro_batches(share, self.token_budget)) for share in of]
         mine = shares[self.rank]
-        idle = dataclasses.replace(samples[0], weights=np.zeros_like(samples[0].weights), label=-1)
+        weightless = np.zeros_like(samples[0].weights)
+        idle = dataclasses.replace(samples[0], weights=weightless, label=-1, prompt=-1, family=-1)
         return mine + [[idle]] * (max(map(len, shares)) - len(mine))
 
-    def _accumulate(self, work: Collated, sums: Tensor) -> None:
+    def _accumulate(self, work: Collated, sums: Tensor, by_prompt: PromptSums) -> None:
         batch = work.batch.to(self.device)
         logits = self._engine(batch)
         losses = token_losses(logits, work.targets.to(self.device))
         weights, normalizers = work.weights.to(self.device), work.normalizers.to(self.device)
         # DeepSpeed averages gradients over workers; W is that of the whole effective batch, so undo the mean.
-        self._engine.backward(weighted_loss(losses, weights, normalizers) * self.world)
+        loss = weighted_loss(losses, weights, normalizers)
+        for weight, places in work.families:
+            loss = loss + weight * divergence(logits[places.to(self.device)])
+        self._engine.backward(loss * self.world)
         place = batch.slots[batch.rows] * 4 + torch.where(work.completion, 0, 2).to(self.device)
         values = losses.detach().double()
         sums.view(-1).index_add_(0, place, values).index_add_(0, place + 1, torch.ones_like(values))
+        by_prompt.add(work, batch.rows, values)
 
     # DeepSpeed ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ the first of them runs, so that splitting the batch changes nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -59,6 +60,19 @@ def normalizer(kinds: Sequence[Kinds], loss: Loss) -> float:
 def weighted_loss(losses: Tensor, weights: Tensor, normalizers: Tensor) -> Tensor:
     """sum_n w_n l_n / W_n over N target tokens; ``normalizers`` [N] is W of the batch that each token belongs to."""
     return (losses * (weights / normalizers)).sum()
+
+
+def divergence(logits: Tensor) -> Tensor:
+    """Generalised Jensen-Shannon divergence in nats between the V distributions of logits [V, T, C], averaged over T:
+    H(mean of them) - mean of their H. 0 where they agree, at most log V."""
+    logs = F.log_softmax(logits.float(), dim=-1)
+    mean = torch.logsumexp(logs, dim=0) - math.log(logits.shape[0])
+    return (_entropy(mean) - _entropy(logs).mean(dim=0)).mean()
+
+
+def _entropy(logs: Tensor) -> Tensor:
+    """Of log-probabilities [..., C], in nats."""
+    return -(logs.exp() * logs).sum(dim=-1)
 
 
 def token_losses(logits: Tensor, targets: Tensor, chunk: int = 4096) -> Tensor:

@@ -79,7 +79,7 @@ def load_rows(source: Source, split: str, at: str = "") -> list[Row]:
     reader = _Reader(source, split, at, names)
     rows = [reader.row(position, values) for position, values in zip(keep, part, strict=True)]
     _check_ids(source, rows, at)
-    if not source.options:
+    if source.labels:
         _check_labels_occur(source, rows, at)
     return rows
 
@@ -132,7 +132,7 @@ class _Reader:
     def row(self, position: int, values: dict[str, Any]) -> Row:
         asked = self.question(position, values)
         place, value = f"{self.at}: row {position}", values[self.source.label]
-        right = self._number(value, len(asked.options), place) if self.source.options else self._label(value, place)
+        right = self._label(value, place) if self.source.labels else self._number(value, len(asked.options), place)
         return replace(asked, label=right)
 
     def question(self, position: int, values: dict[str, Any]) -> Row:

@@ -25,6 +25,7 @@ import torch
 
 from trainer.adapters import write_adapter
 from trainer.architecture import check_architecture
+from trainer.arms import KEPT, Memory
 from trainer.assets import Assets
 from trainer.batches import stable_hash
 from trainer.engine import Engine, load_base, pick_device
@@ -33,7 +34,7 @@ from trainer.render import Renderer, load_tokenizer
 from trainer.resident import Resident
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, StoreError, checkpoint_name
-from trainer.trial import Model, Trial
+from trainer.trial import Model, Template, Trial
 
 log = logging.getLogger("steadytune")
 
@@ -185,8 +186,12 @@ class Runner:
             self._residents.pop(slot)
             self._vacate(slot)
         trial = job.trial
-        step = self._restore(slot, trial, job.rung)
-        self._residents[slot] = Resident(trial, self.assets, self._renderer(trial), slot, step, job.rung)
+        formats = [self._renderer_for(f, trial) for f in trial.arm.formats]
+        resident = Resident(
+            trial, self.assets, self._renderer_for(trial.template, trial), slot, 0, job.rung, formats=formats
+        )
+        resident.step = self._restore(slot, trial, job.rung, resident.memory)
+        self._residents[slot] = resident
 
     def _step(self, training: Sequence[Resident]) -> None:
         start = time.perf_counter()
@@ -315,6 +320,8 @@ class Runner:
         if self.engine.rank == 0:
             if not any(step > r.step for step in self._checkpoints(r.trial)):  # an earlier rung that is made again
                 write_adapter(self.store, r.trial, peft_names(tensors))
+            if r.memory.remembers:
+                tensors[KEPT] = torch.from_numpy(r.memory.values.copy())
             meta = {"trial_id": r.trial.id, "step": str(r.step), "trial": json.dumps(r.trial.to_json())}
             self.store.write(checkpoint_name(r.trial.id, r.step), save(tensors, metadata=meta))
 
@@ -323,29 +330,33 @@ class Runner:
         found = (re.fullmatch(r"(\d+)\.safetensors", n) for n in self.store.names(f"checkpoints/{trial.id}"))
         return sorted(int(m[1]) for m in found if m)
 
-    def _restore(self, slot: int, trial: Trial, rung: int) -> int:
+    def _restore(self, slot: int, trial: Trial, rung: int, memory: Memory) -> int:
         """Put the trial's last sound checkpoint at or before ``rung`` into ``slot``, a fresh adapter where there is
-        none; its step. One that is not sound is passed over with a warning, and the work since the one before it
-        is done again."""
+        none, and what its arm remembers into ``memory``; its step. A checkpoint that is not sound is passed over with
+        a warning, and the work since the one before it is done again."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         for step in reversed([s for s in self._checkpoints(trial) if s <= rung]):
             name = checkpoint_name(trial.id, step)
             try:
-                self.engine.restore(slot, trial.lora, trial.optimization, step, load(self.store.read(name)))
+                tensors = load(self.store.read(name))
+                if memory.remembers:
+                    memory.restore(tensors[KEPT].numpy())
+                self.engine.restore(slot, trial.lora, trial.optimization, step, tensors)
                 return step
             except (SafetensorError, StoreError, ValueError, KeyError, RuntimeError) as error:
                 log.warning(
                     "%s/%s: not readable (%s); going on from the checkpoint before it", self.store.uri, name, error
                 )
+        memory.reset()
         self.engine.place(slot, trial.lora, trial.optimization, stable_hash("init", trial.seed))
         return 0
 
-    def _renderer(self, trial: Trial) -> Renderer:
-        key = (trial.template, trial.task)
+    def _renderer_for(self, template: Template, trial: Trial) -> Renderer:
+        key = (template, trial.task)
         if key not in self._renderers:
-            self._renderers[key] = Renderer(self.tokenizer, trial.template, trial.task)
+            self._renderers[key] = Renderer(self.tokenizer, template, trial.task)
         return self._renderers[key]
 
 

@@ -98,6 +98,23 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """What training does for robustness beyond drawing prompts at random (``trainer.arms``); as it stands, nothing.
+
+    Every arm trains on as many sequences a step as every other: ``views`` wordings of a row take the place of as many
+    rows."""
+
+    name: str = ""
+    choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"
+    temperature: float = 0.1  # importance: nats per token between prompts that makes one e times as likely
+    step_size: float = 0.1  # group_dro: of the groups' weights, per nat and update
+    typos: float = 0.0  # share of a wording's words that get a typo
+    formats: tuple[Template, ...] = ()  # templates to train under, drawn per row; none: the trial's own
+    views: int = 1  # wordings of the same row in one step
+    consistency: float = 0.0  # weight of the divergence between the answers under a row's wordings
+
+
+@dataclass(frozen=True)
 class Scoring:
     """How a row is answered. ``labels`` compares label log-probabilities; ``generate`` decodes and parses."""
 
@@ -132,6 +149,7 @@ class Trial:
     data: Data
     pool: str  # the train pool's name
     seed: int = 0
+    arm: Arm = Arm()
 
     @property
     def id(self) -> str:
@@ -150,22 +168,29 @@ class Trial:
     def from_json(cls, data: dict[str, Any]) -> Trial:
         kinds = {f.name: f.type for f in dataclasses.fields(cls)}
         parts = {k: _SECTIONS[kinds[k]](**_tuples(v)) if kinds[k] in _SECTIONS else v for k, v in data.items()}
-        return cls(**parts)
+        made = cls(**parts)
+        formats = tuple(f if isinstance(f, Template) else Template(**_tuples(dict(f))) for f in made.arm.formats)
+        return dataclasses.replace(made, arm=dataclasses.replace(made.arm, formats=formats))
 
 
 # Names and places: a change of these alone gives the same adapter and the same score rows.
-NOT_IN_ID = frozenset({"pool", "template.name", "model.path", "model.revision", "model.trust_remote_code"})
+NOT_IN_ID = frozenset({"pool", "template.name", "arm.name", "model.path", "model.revision", "model.trust_remote_code"})
 _SECTIONS: dict[Any, Any] = {
-    c.__name__: c for c in (Model, Task, Template, Lora, Loss, Optimization, Draw, Scoring, Data)
+    c.__name__: c for c in (Model, Task, Template, Lora, Loss, Optimization, Draw, Arm, Scoring, Data)
 }
+# Came after trials had been run, and do nothing as they stand: left out of the id there, so that those are found again.
+_LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)}
 
 
 def _identity(trial: Trial) -> dict[str, Any]:
-    return {path: _one_form(value) for path, value in flatten(trial) if path not in NOT_IN_ID}
+    found = {path: value for path, value in flatten(trial) if path not in NOT_IN_ID}
+    return {path: _one_form(value) for path, value in found.items() if path not in _LATER or value != _LATER[path]}
 
 
 def _one_form(value: Any) -> Any:
-    """16.0 as 16, so that equal trials have equal ids."""
+    """16.0 as 16, so that equal trials have equal ids; templates by what they hold, without their names."""
+    if isinstance(value, tuple) and value and isinstance(value[0], Template):
+        return [{k: v for k, v in dataclasses.asdict(x).items() if k != "name"} for x in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,0 +1,183 @@
+"""What the arms of a study came to, from its run folder: accuracy under the test prompts, and what each arm cost.
+
+Trials of an arm that differ in their seed alone are averaged; other axes that vary split an arm into several rows.
+Reads ``trials.parquet``, ``tables/robustness.parquet``, score files and ``prompts/``: no torch, no ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sweeps import statistics as st
+from sweeps.evidence import AXES, shown
+from sweeps.kept_prompts import kept_prompts
+from sweeps.schema import Study
+from trainer import metrics
+from trainer.metrics import Floats
+from trainer.store import Store
+from trainer.trial import Trial, digest
+
+_NOT_SPLIT = ("arm", "pool", "steps", "seed")  # an arm brings its pool and steps; seeds are repeats
+
+
+@dataclass(frozen=True)
+class Result:
+    """One arm at one setting of the other axes, averaged over ``trials`` seeds. Shares are fractions of 1."""
+
+    name: str  # the arm, with the values of other axes that vary
+    arm: str
+    trial: Trial  # of the first seed
+    trials: int
+    train_prompts: int
+    prompts: tuple[str, ...]  # of the test pool
+    cells: Floats  # [P, R] metric per test prompt and row, averaged over seeds
+    stats: Mapping[str, float]  # mean, std, std_corrected, min, top, top_low, … averaged over seeds
+    epochs: float
+    tokens: float  # of one trial in training
+    train_seconds: float
+    test_seconds: float  # to score the whole test grid
+    new_tokens: float | None  # mean per answer; None where labels were compared
+    parse_failures: float
+
+    @property
+    def per_prompt(self) -> Floats:
+        found: Floats = self.cells.mean(axis=1)
+        return found
+
+    @property
+    def plain(self) -> bool:
+        """Trained as PAFT is published, but for K, T and the pool."""
+        a = self.trial.arm
+        beyond = (a.choice, a.typos, a.formats, a.views, a.consistency)
+        return beyond == ("uniform", 0.0, (), 1, 0.0) and self.trial.draw.mode == "dynamic"
+
+    @property
+    def paft(self) -> bool:
+        return self.plain and self.train_prompts > 1 and self.trial.optimization.steps > 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference between two arms on the same prompts and rows, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def results(store: Store, study: Study) -> list[Result]:
+    """The arms whose trials have come to their end and were scored on the test pool, in the study's order."""
+    rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
+    done = [r for r in rows if r.get("arm") and r["status"] == "finished" and r["mean"] is not None]
+    varied = [a for a in AXES if a not in _NOT_SPLIT and len({shown(r.get(a)) for r in done}) > 1]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in done:
+        groups.setdefault((row["arm"], *(shown(row[a]) for a in varied)), []).append(row)
+    order = {name: i for i, name in enumerate(study.axes.arm)}
+    keys = sorted(groups, key=lambda k: (order.get(k[0], len(order)), k[1:]))
+    found = []
+    for key in keys:
+        name = " ".join([key[0], *(f"{a}={v}" for a, v in zip(varied, key[1:], strict=True))])
+        found.append(_result(store, name, key[0], sorted(groups[key], key=lambda r: r["seed"]), study))
+    return found
+
+
+def _result(store: Store, name: str, arm: str, rows: Sequence[Mapping[str, Any]], study: Study) -> Result:
+    scored = [_scored(store, r["trial_id"], study) for r in rows]
+    grid, record = scored[0][0], scored[0][1]
+    trial = Trial.from_json(record["trial"])
+    same = [s for s in scored if (s[0].prompts, s[0].rows) == (grid.prompts, grid.rows)]
+    numbers = [n for n, v in rows[0].items() if isinstance(v, float)]
+    stats = {n: float(np.mean([r[n] for r in rows])) for n in numbers if all(r[n] is not None for r in rows)}
+    kept = kept_prompts(store, trial.data.train_prompts)
+    return Result(
+        name=name,
+        arm=arm,
+        trial=trial,
+        trials=len(rows),
+        train_prompts=len(kept) if kept else 0,
+        prompts=tuple(grid.prompts),
+        cells=np.mean([metrics.cells(s[0], study.task.metric) for s in same], axis=0),
+        stats=stats,
+        epochs=_epochs(study, arm, trial.optimization.steps),
+        tokens=float(np.mean([r["tokens"] or 0 for r in rows])),
+        train_seconds=float(np.mean([s[2] for s in scored])),
+        test_seconds=float(np.mean([s[1].get("score_seconds") or 0.0 for s in scored])),
+        new_tokens=_mean([s[3] for s in scored]),
+        parse_failures=stats.get("parse_fail_rate", 0.0),
+    )
+
+
+def _epochs(study: Study, arm: str, steps: int) -> float:
+    """T, as the study says it; NaN where it gives a number of steps."""
+    given = study.arms.get(arm)
+    if given is not None and given.epochs is not None:
+        return float(given.epochs)
+    if steps == 0:
+        return 0.0
+    axis = study.axes.epochs
+    if given is not None and given.steps is None and isinstance(axis, tuple) and len(axis) == 1:
+        return float(axis[0])
+    return float("nan")
+
+
+def _scored(store: Store, trial_id: str, study: Study) -> tuple[metrics.Grid, dict[str, Any], float, float | None]:
+    """The trial's test grid and record, the seconds it trained over all rungs, and its mean new tokens."""
+    rung = store.rungs(trial_id, "test")[-1]
+    found = store.read_scores(trial_id, rung, "test")
+    assert found is not None  # the robustness table has just read it
+    table, record = found
+    labels = tuple(record["trial"]["task"]["labels"])
+    grid = metrics.grid(table, labels, f"trial {trial_id}, test", record.get("sample"))
+    trained = sum(r.get("train_seconds") or 0.0 for _, _, _, r in store.score_tables("dev", [trial_id]))
+    mean = pc.mean(table["new_tokens"]).as_py()
+    return grid, record, float(trained), None if mean is None else float(mean)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+# between arms -----------------------------------------------------------------------------------------------------
+
+
+def comparable(a: Result, b: Result) -> bool:
+    return a.prompts == b.prompts and a.cells.shape == b.cells.shape
+
+
+def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
+    """``a`` less ``b`` of mean, std and worst prompt, and the p-value for the mean. The mean's interval is the paired
+    bootstrap-t of the tables; the others' are percentiles of a two-way bootstrap that draws the same prompts and rows
+    for both."""
+    seed = int(digest([a.prompts, list(a.cells.shape)])[:8], 16)
+    mean, p = st.difference(a.cells, b.cells, seed)
+    drawn = st.resamples(*a.cells.shape, seed)
+    x, y = (st.replicate(r.cells, drawn).stretched for r in (a, b))
+    ddof = min(1, x.shape[1] - 1)
+
+    def change(of_a: float, of_b: float, redrawn: Floats) -> Change:
+        low, high = np.quantile(redrawn, [(1 - st.LEVEL) / 2, (1 + st.LEVEL) / 2])
+        return Change(of_a - of_b, float(low), float(high))
+
+    def std(values: Floats) -> Floats:
+        found: Floats = values.std(axis=-1, ddof=ddof)
+        return found
+
+    u, v = a.per_prompt, b.per_prompt
+    return {
+        "mean": Change(mean.value, mean.low, mean.high),
+        "std": change(float(std(u)), float(std(v)), std(x) - std(y)),
+        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1)),
+    }, p  # fmt: skip
+
+
+def is_base(result: Result) -> bool:
+    return result.trial.optimization.steps == 0

@@ -1,0 +1,47 @@
+"""The part of a report about training arms: the paper's tables and figures, from a run folder.
+
+``steadytune report`` writes it for every study that sweeps arms, at any time; no GPU, torch or ray is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+
+from sweeps import paft_tables
+from sweeps.arm_results import results
+from sweeps.schema import Study
+from trainer.store import Store
+
+
+def part_of_run(store: Store, study: Study) -> str:
+    """Write ``tables/paft_*`` and return the report's part as safe markup; "" where no arm has been scored on the test
+    pool, or the study has none. ``tables/robustness`` must be there."""
+    if not study.axes.arm:
+        return ""
+    found = results(store, study)
+    if not found:
+        return ""
+    made, said = paft_tables.tables(found, study), paft_tables.notes(found, study)
+    paft_tables.write(store, made, said)
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    source = importlib.resources.files("sweeps").joinpath("paft.html.j2").read_text(encoding="utf-8")
+    shown = [
+        {
+            "title": paft_tables.TITLES[name],
+            "head": list(rows[0]),
+            "rows": [[paft_tables.cell(n, v) for n, v in row.items()] for row in rows],
+        }
+        for name, rows in made.items()
+    ]
+    return (
+        Environment(autoescape=True, undefined=StrictUndefined)
+        .from_string(source)
+        .render(
+            tables=shown,
+            notes=said,
+            distribution=Markup(paft_tables.distribution(found, study)),
+            scaling=Markup(paft_tables.scaling(made.get("paft_prompts", []))),
+        )
+    )

@@ -1,0 +1,300 @@
+"""The tables and figures of a study of training arms, named after those of the PAFT paper (arXiv 2502.12859).
+
+``paft_main``      accuracy over unseen prompts (mean, std, worst, share above the threshold), and what the arm cost
+``paft_best``      the best arm against the second best, paired
+``paft_training``  time and tokens of training
+``paft_inference`` time, new tokens and unreadable answers of answering the test grid
+``paft_k_t``       mean ± std by K (examples per prompt) and T (epochs)
+``paft_prompts``   mean and std by the number of training prompts
+``paft_claims``    what the paper finds, and whether these data show it
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from sweeps.arm_results import Change, Result, changes, comparable, is_base
+from sweeps.figures import Curve, Strip, curves, strips
+from sweeps.plw_tables import tex
+from sweeps.schema import Study
+from trainer.store import Store
+
+TITLES = {
+    "paft_main": "Accuracy over unseen prompts",
+    "paft_best": "The best arm and the second best",
+    "paft_training": "Training",
+    "paft_inference": "Inference on the test grid",
+    "paft_k_t": "K (examples per prompt) and T (epochs)",
+    "paft_prompts": "Number of training prompts",
+    "paft_claims": "What the paper finds",
+}
+MARGIN = 0.02  # a difference of the mean within two points counts as "hardly matters"
+Rows = list[dict[str, Any]]
+
+
+def tables(found: Sequence[Result], study: Study) -> dict[str, Rows]:
+    """Name -> rows, without tables that this study has nothing for. Shares are fractions of 1."""
+    made = {
+        "paft_main": main(found, study),
+        "paft_best": best(found),
+        "paft_training": training(found),
+        "paft_inference": inference(found),
+        "paft_k_t": k_t(found),
+        "paft_prompts": by_prompts(found),
+        "paft_claims": claims(found),
+    }
+    return {name: rows for name, rows in made.items() if rows}
+
+
+def main(found: Sequence[Result], study: Study) -> Rows:
+    rows = []
+    reference = _reference([r for r in found if r.paft])
+    for r in found:
+        row: dict[str, Any] = {"arm": r.name, "train_prompts": 0 if is_base(r) else r.train_prompts}
+        row |= {n: r.stats.get(n) for n in ("mean", "std", "std_corrected", "min", "top")}
+        row |= {"threshold": study.tables.thresholds[0]}
+        gap = None
+        if reference is not None and r is not reference and comparable(r, reference):
+            gap, p = changes(r, reference)
+            row |= {
+                f"minus_{reference.arm}": gap["mean"].value,
+                "low": gap["mean"].low,
+                "high": gap["mean"].high,
+                "p": p,
+            }
+        row |= {"tokens": r.tokens, "seconds": r.train_seconds, "trials": r.trials}
+        rows.append(row)
+    return _even(rows)
+
+
+def best(found: Sequence[Result]) -> Rows:
+    """Ordered by their means on the test prompts, as in the paper; so "best" is chosen where it is measured."""
+    ranked = sorted(found, key=lambda r: -r.stats.get("mean", -math.inf))
+    if len(ranked) < 2 or not comparable(*ranked[:2]):
+        return []
+    first, second = ranked[:2]
+    gap, p = changes(first, second)
+    rows = [{"arm": r.name, **_numbers(r)} for r in (first, second)]
+    top = first.stats.get("top", 0.0) - second.stats.get("top", 0.0)
+    better = {"arm": "improvement", **{n: gap[n].value for n in ("mean", "std", "min")}, "top": top}
+    spread = {f"{n}_{side}": getattr(gap[n], side) for n in ("mean", "std", "min") for side in ("low", "high")}
+    return _even([*rows, {**better, **spread, "p_mean": p}])
+
+
+def training(found: Sequence[Result]) -> Rows:
+    trained = [r for r in found if not is_base(r)]
+    least = min((r.train_seconds for r in trained if r.train_seconds > 0), default=0.0)
+    return [
+        {
+            "arm": r.name,
+            "steps": r.trial.optimization.steps,
+            "tokens": r.tokens,
+            "hours": r.train_seconds / 3600.0,
+            "to_fastest": r.train_seconds / least if least else None,
+        }
+        for r in trained
+    ]
+
+
+def inference(found: Sequence[Result]) -> Rows:
+    rows = []
+    for r in found:
+        answers = r.cells.size
+        row = {"arm": r.name, "answers": answers, "hours": r.test_seconds / 3600.0}
+        row["ms_per_answer"] = 1000.0 * r.test_seconds / answers
+        row |= {"mean_new_tokens": r.new_tokens, "parse_failures": r.parse_failures}
+        rows.append(row)
+    return rows
+
+
+def k_t(found: Sequence[Result]) -> Rows:
+    """One row per K and T of the arms that are PAFT on the largest pool; empty with one of them."""
+    able = [r for r in _largest_pool(found) if r.trial.draw.unit == "examples" and math.isfinite(r.epochs)]
+    rows = [{"K": r.trial.draw.every, "T": r.epochs, **_numbers(r)} for r in able]
+    return sorted(rows, key=lambda x: (x["K"], x["T"])) if len({(x["K"], x["T"]) for x in rows}) > 1 else []
+
+
+def by_prompts(found: Sequence[Result]) -> Rows:
+    """Arms that differ in the number of training prompts alone: those with the draw and length of the fullest pool."""
+    pools = _largest_pool(found)
+    if not pools:
+        return []
+    fullest = _reference(pools)
+    assert fullest is not None
+    same = [
+        r
+        for r in found
+        if r.plain and not is_base(r) and r.train_prompts
+        and (r.trial.draw == fullest.trial.draw or r.train_prompts == 1)
+        and r.trial.optimization.steps == fullest.trial.optimization.steps
+    ]  # fmt: skip
+    rows = [{"train_prompts": r.train_prompts, "arm": r.name, **_numbers(r)} for r in same]
+    return sorted(rows, key=lambda x: x["train_prompts"]) if len({x["train_prompts"] for x in rows}) > 1 else []
+
+
+def claims(found: Sequence[Result]) -> Rows:
+    """The paper's findings as differences with intervals, and what they allow to say."""
+    pools = _largest_pool(found)
+    pool = _reference(pools)
+    rows: Rows = []
+    singles = [r for r in found if r.plain and r.train_prompts == 1 and not is_base(r)]
+    for one in singles:
+        if pool is None or not comparable(pool, one):
+            continue
+        gap, _ = changes(pool, one)
+        for name, says, sign in (
+            ("mean", "raises the mean", 1), ("std", "lowers the std", -1), ("min", "raises the worst prompt", 1),
+        ):  # fmt: skip
+            claim = f"{pool.name} {says} against {one.name}"
+            rows.append({"claim": claim, **_interval(gap[name]), "verdict": _verdict(gap[name], sign)})
+    if pool is not None:
+        longest = [r for r in pools if r.epochs == pool.epochs and comparable(r, pool)]
+        if len({r.trial.draw.every for r in longest}) > 1:
+            ranked = sorted(longest, key=lambda r: -r.stats["mean"])
+            gap, _ = changes(ranked[0], ranked[-1])
+            inside, beyond = gap["mean"].high < MARGIN, gap["mean"].low > MARGIN
+            verdict = "confirmed" if inside else "not confirmed" if beyond else "undecided"
+            claim = f"K hardly matters (within {100 * MARGIN:g} points): {ranked[0].name} against {ranked[-1].name}"
+            rows.append({"claim": claim, **_interval(gap["mean"]), "verdict": verdict})
+    return rows
+
+
+def _largest_pool(found: Sequence[Result]) -> list[Result]:
+    """The arms that are PAFT on the largest pool that any of them has."""
+    able = [r for r in found if r.paft]
+    most = max((r.train_prompts for r in able), default=0)
+    return [r for r in able if r.train_prompts == most]
+
+
+def _numbers(result: Result) -> dict[str, Any]:
+    return {n: result.stats.get(n) for n in ("mean", "std", "min", "top")}
+
+
+def _reference(able: Sequence[Result]) -> Result | None:
+    """The arm called paft, or else the first."""
+    return next((r for r in able if r.arm == "paft"), able[0] if able else None)
+
+
+def _interval(change: Change) -> dict[str, float]:
+    return {"difference": change.value, "low": change.low, "high": change.high}
+
+
+def _verdict(change: Change, sign: int) -> str:
+    """Whether a difference of this sign is shown, the opposite is, or neither."""
+    low, high = (change.low, change.high) if sign > 0 else (-change.high, -change.low)
+    return "confirmed" if low > 0 else "not confirmed" if high < 0 else "undecided"
+
+
+def _even(rows: Rows) -> Rows:
+    """The same columns in every row, in the order of their first occurrence."""
+    names = list(dict.fromkeys(n for row in rows for n in row))
+    return [{n: row.get(n) for n in names} for row in rows]
+
+
+# figures ----------------------------------------------------------------------------------------------------------
+
+
+def distribution(found: Sequence[Result], study: Study) -> str:
+    """A strip per arm: its metric under every test prompt, averaged over seeds."""
+    rows = [Strip(r.name, tuple(100.0 * v for v in r.per_prompt.tolist()), r.prompts, r.paft) for r in found]
+    thresholds = [100.0 * t for t in study.tables.thresholds]
+    return strips(rows, f"{study.task.metric} under one prompt, percent", thresholds, 100.0, 1)
+
+
+def scaling(rows: Rows) -> str:
+    """Mean and std against the logarithm of the number of training prompts; pools of one size are averaged."""
+    counts = sorted({r["train_prompts"] for r in rows})
+    if len(counts) < 2:
+        return ""
+    x = tuple(math.log10(n) for n in counts)
+
+    def average(name: str) -> tuple[float, ...]:
+        of = [[r[name] for r in rows if r["train_prompts"] == n] for n in counts]
+        return tuple(100.0 * sum(v) / len(v) for v in of)
+
+    names = [(at, str(n)) for at, n in zip(x, counts, strict=True)]
+    parts = (("mean", "mean over test prompts, percent", 0), ("std", "std over test prompts, points", 1))
+    return "".join(
+        curves([Curve(n, x, average(n), (), x, colour=c)], "training prompts (logarithmic)", axis, 1, names, "curve")
+        for n, axis, c in parts
+    )
+
+
+# forms ------------------------------------------------------------------------------------------------------------
+
+_PERCENT = {"mean", "std", "std_corrected", "min", "top", "threshold", "low", "high", "difference", "parse_failures"}
+
+
+def cell(name: str, value: Any) -> str:
+    """For people: shares in percent, p-values as usual, other numbers to four digits."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if name in ("p", "p_mean"):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if name in _PERCENT or name.startswith("minus_") or name.endswith(("_low", "_high")):
+        return f"{100.0 * value:.2f}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def notes(found: Sequence[Result], study: Study) -> list[str]:
+    size = " x ".join(map(str, found[0].cells.shape))
+    seeds = sorted({r.trials for r in found})
+    said = [
+        f"Test grid: {size} (prompts x rows), {study.task.metric}. Percent here, fractions of 1 in csv and parquet.",
+        "std: over test prompts, ddof 1; std_corrected: without the noise of finite rows. top: share of prompts above "
+        f"{100 * study.tables.thresholds[0]:g} %.",
+        "low and high: 95 % intervals for new prompts and rows, paired. Arms were trained on as many sequences a "
+        "step as each other; tokens and seconds say what each cost.",
+        f"Trials per arm: {', '.join(map(str, seeds))}. Trials of an arm that differ in their seed are averaged; the "
+        "intervals do not know how much another seed would change.",
+    ]
+    if study.scoring.scorer == "labels":
+        said.append(
+            "Answers were chosen by label probability, so there are no new tokens and no unreadable answers. The paper "
+            "generates text: scoring.scorer=generate."
+        )
+    return said
+
+
+def write(store: Store, made: dict[str, Rows], said: Sequence[str]) -> list[str]:
+    """Write every table as md, csv, tex and parquet into ``tables/``; the names written."""
+    written = []
+    for name, rows in made.items():
+        table = pa.Table.from_pylist(rows)
+        parquet, text = io.BytesIO(), io.BytesIO()
+        pq.write_table(table, parquet, compression="zstd")
+        pacsv.write_csv(table, text)
+        head, body = list(rows[0]), [[cell(n, v) for n, v in row.items()] for row in rows]
+        forms = {
+            "md": _markdown(TITLES[name], head, body, said if name == "paft_main" else []).encode(),
+            "csv": text.getvalue(),
+            "tex": _latex(TITLES[name], head, body).encode(),
+            "parquet": parquet.getvalue(),
+        }
+        for ending, data in forms.items():
+            store.write(f"tables/{name}.{ending}", data)
+            written.append(f"tables/{name}.{ending}")
+    return written
+
+
+def _markdown(title: str, head: Sequence[str], body: Sequence[Sequence[str]], said: Sequence[str]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+    lines = [f"# {title}", "", line(head), "|" + " --- |" * len(head), *map(line, body)]
+    return "\n".join([*lines, *([""] if said else []), *(f"- {s}" for s in said)]) + "\n"
+
+
+def _latex(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [f"% {title}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule"]
+    rows = [" & ".join(map(tex, r)) + r" \\" for r in (head, *body)]
+    return "\n".join([*lines, rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"

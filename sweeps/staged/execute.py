@@ -1,0 +1,47 @@
+"""Training the trials of one stage on Ray: one connection for all stages, and the same hosts for as long as the base
+model's head stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sweeps import run
+from trainer.assets import Assets
+from trainer.store import Store
+from trainer.trial import Model, Trial
+
+if TYPE_CHECKING:
+    from sweeps.study import Study
+
+
+class OnRay:
+    """Call it with the progress of a stage and its trials. Ray starts when the first trial has something to train."""
+
+    def __init__(self, study: Study, store: Store, assets: Assets) -> None:
+        self.study, self.store, self.assets = study, store, assets
+        self._open = ExitStack()
+        self._fleets: dict[str, Any] = {}
+
+    def __enter__(self) -> OnRay:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._fleets.clear()  # before Ray goes
+        self._open.close()
+
+    def __call__(self, progress: run.Progress, trials: Sequence[Trial]) -> None:
+        model = trials[0].model
+        run.sweep(progress, model, self.assets, trials, None, self._fleet(progress.study, model))
+
+    def _fleet(self, study: Study, model: Model) -> Any:
+        if not self._fleets:
+            from cluster.connect import connected
+
+            run.quiet()
+            self._open.enter_context(connected(self.study.resources.cpus))
+        if model.head not in self._fleets:
+            self._fleets[model.head] = run.start_fleet(study, model, self.assets, self.store)
+        return self._fleets[model.head]

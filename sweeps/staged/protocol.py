@@ -1,0 +1,313 @@
+"""``steadytune run`` of a study with ``stages``: format, head, templates, LoRA, interaction, and an answer.
+
+Each stage is a small sweep into the same run folder: trials that a stage before has trained are found there by id and
+cost nothing. What a stage decides goes to ``stages.json``. A second start makes the same stages again: those that are
+done are replayed, trials and decision both, without starting Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sweeps import run
+from sweeps.assets import data_of, pools_by_place, task, templates_read
+from sweeps.live import LiveTable
+from sweeps.staged import answer, compare, points, record
+from sweeps.staged.meaning import meaning_findings
+from sweeps.staged.points import Candidate
+from sweeps.study import Study, StudyError, dump_yaml, resolved
+from sweeps.trials import make_trial, pool_of, rungs_of
+from trainer.assets import Assets
+from trainer.errors import UserError
+from trainer.store import Store
+from trainer.trial import Model, Trial, digest
+
+if TYPE_CHECKING:
+    from sweeps.search import Point
+
+STAGES = ("format", "head", "templates", "lora", "interaction")
+Execute = Callable[[run.Progress, Sequence[Trial]], None]
+
+
+def run_stages(study: Study, store: Store, assets: Assets, model: Model) -> int:
+    """Run all stages in the folder of ``store``, which is leased already; 0, or 1 where a trial failed."""
+    from sweeps.report import write_report
+    from sweeps.staged.execute import OnRay
+
+    with OnRay(study, store, assets) as on_ray:
+        staged = Staged(study, store, assets, model, on_ray)
+        staged.run()
+    where = write_report(store.uri)
+    run.show_table(store, where, study.tables.thresholds[0])
+    print("\n".join(spoken(staged.records)), flush=True)
+    return 1 if any(row["status"] == "failed" for row in staged.rows) else 0
+
+
+def spoken(records: record.Records) -> Iterator[str]:
+    """What the stages decided, for the terminal."""
+    for stage in records.stages:
+        yield f"stage {stage['stage']}, {stage['title']}: {stage['reason']}"
+    if records.answer is not None:
+        yield f"answer: {records.answer['sentence']}"
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A LoRA setting that stage 4 measured, with its average objective."""
+
+    settings: Mapping[str, Any]
+    objective: float
+
+
+class Staged:
+    """The stages of one study. ``execute`` trains the trials that are not in the run folder."""
+
+    def __init__(self, study: Study, store: Store, assets: Assets, model: Model, execute: Execute):
+        assert study.stages is not None
+        self.study, self.stages, self.store, self.assets, self.model = study, study.stages, store, assets, model
+        self.execute = execute
+        self.data = data_of(assets)
+        self.at = points.baseline(study)
+        self.records = record.Records(store)
+        self.rows: list[dict[str, Any]] = []  # of trials.parquet, all stages so far
+        self.began = time.time()
+        self.ranked: tuple[str, ...] = ()  # templates, the best first
+        self.tried: list[_Tried] = []
+
+    def run(self) -> None:
+        self.check_format()
+        self.store.write("study.yaml", dump_yaml(resolved(self.study)).encode())
+        run.keep_prompts(self.store, self.assets)
+        self.choose_head()
+        self.choose_templates()
+        self.tune_lora()
+        self.check_interaction()
+
+    # the stages -----------------------------------------------------------------------------------------------
+
+    def check_format(self) -> None:
+        """Stage 1: every template x pool of the study is sound, and every wording asks what the task asks."""
+        meaning = self.stages.meaning
+        templates, pools = templates_read(self.study), pools_by_place(self.assets)
+        read = {n: [[p.id, p.text] for p in prompts] for n, prompts in pools.items()}
+        asked = record.key(
+            "format", [], model=self.model.fingerprint, data=digest({n: str(d) for n, d in self.data.items()}),
+            pools=read, templates=[str(t) for t in templates], meaning=meaning.model_dump(), task=str(task(self.study)),
+        )  # fmt: skip
+        known = self.records.known(asked)
+        if known is None:
+            other = list(meaning_findings(meaning, templates, pools, self.study.task.names))
+            wrong = [str(f) for f in other if f.level == "error"]
+            try:
+                warnings = run.check_wordings(self.study, self.assets, self.model)
+            except UserError as error:
+                wrong, warnings = [*str(error).splitlines(), *wrong], []
+            if wrong:
+                raise UserError("\n".join(wrong))
+            warnings += [str(f) for f in other]
+            wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
+            known = {
+                "stage": 1, "name": "format", "title": "format", "key": asked, "warnings": warnings,
+                "reason": f"{len(templates)} templates and {wordings} prompts passed: formats are right, and all ask "
+                f"what the task asks. {len(warnings)} warning{plural}.",
+            }  # fmt: skip
+        self.records.add(known)
+
+    def choose_head(self) -> None:
+        """Stage 2: label scoring, a classifier, or generated text, on the same rows and prompts."""
+        candidates = points.head_candidates(self.study, self.at)
+        stage = self._compare("head", candidates, 2, "head", measured=True)
+        self.at = replace(self.at, head=stage["taken"])
+
+    def choose_templates(self) -> None:
+        """Stage 3: all templates under the baseline's LoRA setting."""
+        candidates = points.template_candidates(self.study, self.at)
+        stage = self._compare("templates", candidates, 3, "templates")
+        best = _by_objective(stage)
+        near = [n for n in best if n != stage["taken"] and _is(stage, n, "tied", "leader")]
+        self.at = replace(self.at, templates=(stage["taken"], *near[: self.stages.keep - 1]))
+        self.ranked = tuple(dict.fromkeys([*self.at.templates, *best]))
+
+    def tune_lora(self) -> None:
+        """Stage 4: one group of axes after the other, under the templates that were kept."""
+        for group in self.stages.order:
+            candidates = points.lora_candidates(self.study, self.at, group)
+            if candidates:
+                few = len(candidates) <= points.FEW
+                self._tune(", ".join(candidates[0].value), candidates, few)
+                if {"steps", "epochs"} & set(group) or len(self.records.stages) == 4:
+                    self._stop_sooner()
+
+    def _tune(self, title: str, candidates: Sequence[Candidate], to_the_end: bool, why: str = "") -> None:
+        stage = self._compare(f"lora {title}", candidates, 4, title, to_the_end=to_the_end, why=why)
+        by_name = {c.name: c for c in candidates}
+        for row in stage["candidates"]:
+            if row["objective"] is not None and not row["degenerate"]:
+                settings = {**self.at.settings, **by_name[row["candidate"]].value}
+                self.tried.append(_Tried(settings, row["objective"]))
+        self.at = self.at.with_settings(**by_name[stage["taken"]].value)
+
+    def _stop_sooner(self) -> None:
+        """Where the objective had stopped rising at a rung on the way, a training of that length is tried."""
+        trials = self._trials_of(points.setting_candidate(self.study, self.at, {}))
+        steps = trials[0].optimization.steps
+        weight = self.study.objective.std_weight
+        at_end = [compare.scored(self.store, t, steps, weight) for t in trials]
+        for rung in self._shares(steps)[:-1]:
+            before = [compare.scored(self.store, t, rung, weight) for t in trials]
+            ours, theirs = [s for s in at_end if s], [s for s in before if s]
+            if len(ours) < len(trials) or len(theirs) < len(trials):
+                continue
+            gained = compare.gap(ours, theirs, self.stages.seeds)
+            if gained.low <= 0 and self._fits(rung):
+                sooner = self._length(rung)
+                pair = [points.setting_candidate(self.study, self.at, {n: self.at.settings[n]}) for n in sooner]
+                pair += [points.setting_candidate(self.study, self.at, sooner)]
+                why = f"The steps after {rung} of {steps} changed the objective by {compare.interval(gained)} points."
+                self._tune("stopping", pair, True, f"{why} ")
+                return
+
+    def check_interaction(self) -> None:
+        """Stage 5: the best templates x the best LoRA settings x weights x pools x seeds, all to their ends."""
+        n = self.stages.cross
+        templates = self.ranked[:n]
+        settings = self._best_settings()[:n]
+        grid = points.crossing_points(self.study, self.at.head, templates, settings)
+        trials = [self._trial(point, self.at.head) for point, _ in grid]
+        asked = record.key("interaction", [[t.id for t in trials]], weight=self.study.objective.std_weight)
+        self._train("interaction", 5, trials, to_the_end=True, measured=True)
+        known = self.records.known(asked)
+        if known is None:
+            names = {i: f"L{i + 1}" for i in range(len(settings))}
+            rows = []
+            for (point, i), trial in zip(grid, trials, strict=True):
+                found = compare.scored(self.store, trial, trial.optimization.steps, self.study.objective.std_weight)
+                value = None if found is None else found.objective
+                factors = {"template": point["template"], "lora": names[i], "plw": f"{point['plw']:g}"}
+                rows.append(
+                    {
+                        **factors,
+                        "pool": point["pool"],
+                        "seed": str(point["seed"]),
+                        "trial": trial.id,
+                        "objective": value.value if value else None,
+                        "mean": value.mean if value else None,
+                        "degenerate": bool(value and value.degenerate),
+                    }
+                )
+            told = {names[i]: points.varied_text(self.study, s) for i, s in enumerate(settings)}
+            known = answer.stage(rows, told, asked)
+        self.records.add(known)
+        self.records.answer = answer.answer(known, self.records.stages, self.at, self.study, self.store.uri)
+        self.records.write()
+
+    def _best_settings(self) -> list[Mapping[str, Any]]:
+        """LoRA settings: what stage 4 ended with, then the others it tried, the best first, then the baseline."""
+        others = sorted(self.tried, key=lambda tried: -tried.objective)
+        found: list[Mapping[str, Any]] = []
+        for settings in (self.at.settings, *(t.settings for t in others), points.baseline(self.study).settings):
+            if settings not in found:
+                found.append(settings)
+        return found
+
+    # one comparison -------------------------------------------------------------------------------------------
+
+    def _compare(
+        self,
+        name: str,
+        candidates: Sequence[Candidate],
+        stage: int,
+        title: str,
+        to_the_end: bool = True,
+        measured: bool = False,
+        why: str = "",
+    ) -> record.Stage:
+        """Train the candidates' trials, then choose; or replay the choice that was made. ``why`` begins the reason."""
+        trials = {c.name: self._trials_of(c) for c in candidates}
+        ids = [[t.id for t in trials[c.name]] for c in candidates]
+        costs = [[[what, str(amount)] for what, amount in c.cost] for c in candidates]
+        weight, seeds, names = self.study.objective.std_weight, self.stages.seeds, [c.name for c in candidates]
+        asked = record.key(name, ids, names=names, costs=costs, seeds=seeds, weight=weight)
+        for head in ("lm", "classifier"):
+            members = [t for found in trials.values() for t in found if t.model.head == head]
+            if members:
+                self._train(title, stage, members, to_the_end, measured)
+        known = self.records.known(asked)
+        if known is None:
+            rated = compare.rate(self.store, candidates, lambda c: trials[c.name], weight)
+            choice = compare.choose(rated, seeds)
+            known = {
+                "stage": stage,
+                "name": name,
+                "title": title,
+                "key": asked,
+                "seeds": seeds,
+                "candidates": [compare.as_row(r, choice) for r in rated],
+                "taken": choice.taken,
+                "leader": choice.leader,
+                "reason": why + choice.reason,
+            }
+        return self.records.add(known)
+
+    def _train(self, title: str, stage: int, trials: Sequence[Trial], to_the_end: bool, measured: bool) -> None:
+        """Train and score what is not in the run folder yet; then ``rows`` holds these trials too."""
+        wanted = list({t.id: t for t in trials}.values())
+        head = "classifier" if wanted[0].model.head == "classifier" else self.at.head
+        part = points.part_study(self.study, head, to_the_end)
+        live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}")
+        progress = run.Progress(part, self.store, live, before=self.rows, measured=measured, began=self.began)
+        done = run.standing_of(progress, wanted)
+        with progress.live:
+            for trial in wanted:
+                progress.add(trial)
+            progress.write()
+            if done is not None:
+                done()
+            else:
+                self.execute(progress, wanted)
+            progress.write(over=stage == len(STAGES))
+        self.rows = progress.rows()
+
+    # trials ---------------------------------------------------------------------------------------------------
+
+    def _trials_of(self, candidate: Candidate) -> list[Trial]:
+        return [self._trial(point, candidate.head) for point in candidate.points]
+
+    def _trial(self, point: Point, head: str) -> Trial:
+        study = points.part_study(self.study, head, True)
+        model = replace(self.model, head=study.model.head)
+        return make_trial(study, point, self.data[pool_of(study, point)], model, len(self.assets.rows["train"]))
+
+    def _shares(self, steps: int) -> tuple[int, ...]:
+        return rungs_of(self.study, steps)
+
+    def _fits(self, steps: int) -> bool:
+        """Whether the rungs of so short a training are apart."""
+        try:
+            return bool(self._shares(steps))
+        except StudyError:
+            return False
+
+    def _length(self, steps: int) -> dict[str, Any]:
+        if "steps" in self.at.settings:
+            return {"steps": steps}
+        per_epoch = len(self.assets.rows["train"]) / (self.study.training.batch_size * self.study.training.accumulation)
+        return {"epochs": steps / per_epoch}
+
+
+def _by_objective(stage: record.Stage) -> list[str]:
+    """Candidates' names: sound ones by objective, then the others in the study's order."""
+    rows = stage["candidates"]
+
+    def place(row: Mapping[str, Any]) -> tuple[bool, float]:
+        sound = row["objective"] is not None and not row["degenerate"]
+        return (not sound, -row["objective"] if sound else 0.0)
+
+    return [row["candidate"] for row in sorted(rows, key=place)]
+
+
+def _is(stage: record.Stage, name: str, *marks: str) -> bool:
+    return any(row[mark] for row in stage["candidates"] if row["candidate"] == name for mark in marks)

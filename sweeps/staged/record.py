@@ -1,0 +1,64 @@
+"""``stages.json`` in the run folder: what each stage asked, what it compared, what it chose and why.
+
+A stage that is done is replayed from here on the next start, as long as it would ask the same: the same trials, by id,
+under the same rule. Tables and report read this file and the score files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.errors import UserError
+from trainer.store import Store
+from trainer.trial import digest
+
+NAME = "stages.json"
+RULE = 1  # raise it when the same scores may lead to another choice
+Stage = dict[str, Any]
+
+
+class Records:
+    """The stages in the order in which they were decided. ``write`` after each."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.stages: list[Stage] = []
+        self.answer: dict[str, Any] | None = None
+        self._known = {stage["key"]: stage for stage in (read(store) or {"stages": []})["stages"]}
+
+    def known(self, key: str) -> Stage | None:
+        """The record of a stage that asked the same on an earlier start."""
+        return self._known.get(key)
+
+    def add(self, stage: Mapping[str, Any]) -> Stage:
+        made = dict(stage)
+        self.stages.append(made)
+        self.write()
+        return made
+
+    def write(self) -> None:
+        content = {"format": 1, "stages": self.stages, "answer": self.answer}
+        self.store.write(NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read(store: Store) -> dict[str, Any] | None:
+    """The file's content; None where the run has no stages. Raises UserError where it cannot be read."""
+    if not store.exists(NAME):
+        return None
+    try:
+        content: dict[str, Any] = json.loads(store.read(NAME))
+        if content["format"] != 1 or not isinstance(content["stages"], list):
+            raise ValueError(f"its format is {content['format']}")
+        return content
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{store.address(NAME)}: is not a record of stages ({error}). Remove it and run the study again: "
+            "its trials are kept, and the stages are decided anew"
+        ) from None
+
+
+def key(name: str, trials: Sequence[Sequence[str]], **settings: Any) -> str:
+    """What a stage asks, as a key: equal keys, equal question."""
+    return digest({"rule": RULE, "name": name, "trials": [list(t) for t in trials], **settings})[:16]

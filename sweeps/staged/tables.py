@@ -1,0 +1,174 @@
+"""The tables of a staged study, from ``stages.json``, ``trials.parquet`` and the scores: md, csv, tex and parquet.
+
+``staged_choices`` is the protocol on one page; ``staged_candidates`` what each stage compared; ``staged_variance``,
+``staged_interaction`` and ``staged_cells`` are stage 5; ``staged_binary`` has the metrics of two labels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from sweeps import binary
+from sweeps.plw_tables import tex
+from sweeps.schema import Study
+from trainer.store import Store
+
+TITLES = {
+    "staged_choices": "What each stage chose, and why",
+    "staged_candidates": "What each stage compared, on the dev prompts",
+    "staged_variance": "What the objective varies with",
+    "staged_interaction": "Do the choices depend on each other?",
+    "staged_cells": "Mean objective of each combination",
+    "staged_binary": "Metrics of the two labels, on the test prompts",
+}
+_F, _S, _B, _I = pa.float64(), pa.string(), pa.bool_(), pa.int64()
+SCHEMAS = {
+    "staged_choices": {"stage": _I, "title": _S, "taken": _S, "reason": _S},
+    "staged_candidates": {
+        "stage": _I, "title": _S, "candidate": _S, "objective": _F, "mean": _F, "std": _F, "min": _F,
+        "gap": _F, "gap_low": _F, "gap_high": _F, "tied": _B, "taken": _B, "degenerate": _B, "trials": _S,
+    },
+    "staged_variance": {"part": _S, "share": _F, "share_low": _F, "share_high": _F},
+    "staged_interaction": {
+        "factors": _S, "f": _F, "df": _I, "df_residual": _I, "p": _F, "p_permutation": _F, "p_holm": _F,
+    },
+    "staged_cells": {"template": _S, "lora": _S, "setting": _S, "objective": _F},
+}  # fmt: skip
+_PERCENT = {"objective", "mean", "std", "min", "gap", "gap_low", "gap_high", "share", "share_low", "share_high"}
+_SIGNED = {"gap", "gap_low", "gap_high"}
+
+
+def tables(store: Store, study: Study, record: Mapping[str, Any]) -> dict[str, pa.Table]:
+    """Name -> table, in the order of ``TITLES``; without those that have no row."""
+    stages = record["stages"]
+    crossed: Mapping[str, Any] = next((s for s in stages if s["name"] == "interaction"), {})
+    answer = record.get("answer")
+    rows: dict[str, list[dict[str, Any]]] = {
+        "staged_choices": [
+            {"stage": s["stage"], "title": s["title"], "taken": s.get("taken", ""), "reason": s["reason"]}
+            for s in stages
+        ],
+        "staged_candidates": [
+            {**c, "stage": s["stage"], "title": s["title"], "trials": " ".join(c["trials"])}
+            for s in stages
+            for c in s.get("candidates", ())
+        ],
+        "staged_variance": [
+            {"part": part, "share": share, "share_low": low, "share_high": high}
+            for part, (share, low, high) in crossed.get("shares", {}).items()
+        ],
+        "staged_interaction": [{**t, "factors": " x ".join(t["factors"])} for t in crossed.get("tests", ())],
+        "staged_cells": [{**c, "setting": crossed["settings"][c["lora"]]} for c in crossed.get("cells", ())],
+    }
+    if answer is not None:
+        rows["staged_choices"].append(
+            {"stage": None, "title": "answer", "taken": answer["kind"], "reason": answer["sentence"]}
+        )
+    made = {n: pa.Table.from_pylist(rows[n], schema=pa.schema(list(SCHEMAS[n].items()))) for n in SCHEMAS if rows[n]}
+    two = _binary(store, study, stages)
+    return made if two is None else {**made, "staged_binary": two}
+
+
+def _binary(store: Store, study: Study, stages: Sequence[Mapping[str, Any]]) -> pa.Table | None:
+    """The binary metrics of every trial with test scores, and what it was a trial of."""
+    if len(study.task.names) != 2 or not store.exists("trials.parquet"):
+        return None
+    trials = pq.read_table(pa.BufferReader(store.read("trials.parquet")), columns=["trial_id"]).to_pylist()
+    found = binary.table(store, trials, study.task.names)
+    if found is None:
+        return None
+    names: dict[str, str] = {}
+    for stage in stages:
+        for c in stage.get("candidates", ()):
+            names |= dict.fromkeys(c["trials"], f"stage {stage['stage']}: {c['candidate']}")
+        for r in stage.get("rows", ()):
+            names[r["trial"]] = (
+                f"stage 5: {r['template']}, {r['lora']}, plw {r['plw']}, pool {r['pool']}, seed {r['seed']}"
+            )
+    return found.add_column(1, "of", pa.array([names.get(i, "") for i in found["trial_id"].to_pylist()]))
+
+
+def write(store: Store, made: Mapping[str, pa.Table], notes: Sequence[str] = ()) -> list[str]:
+    """Write every table into ``tables/``; returns the names written. ``notes`` stand above the choices."""
+    written = []
+    for name, table in made.items():
+        parquet, text = io.BytesIO(), io.BytesIO()
+        pq.write_table(table, parquet, compression="zstd")
+        pacsv.write_csv(table, text)
+        page = markdown(name, table, notes if name == "staged_choices" else ())
+        forms = {
+            "md": page.encode(),
+            "csv": text.getvalue(),
+            "tex": latex(name, table).encode(),
+            "parquet": parquet.getvalue(),
+        }
+        for ending, data in forms.items():
+            store.write(f"tables/{name}.{ending}", data)
+            written.append(f"tables/{name}.{ending}")
+    return written
+
+
+def body(table: pa.Table) -> list[list[str]]:
+    """The cells as people read them: fractions in percent, differences in points with their sign."""
+    return [[cell(name, value) for name, value in row.items()] for row in table.to_pylist()]
+
+
+def cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return str(value)
+    if name in _PERCENT:
+        return f"{100 * value:{'+' if name in _SIGNED else ''}.1f}"
+    if name in ("p", "p_permutation", "p_holm"):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return f"{value:.3f}"
+
+
+def markdown(name: str, table: pa.Table, notes: Sequence[str]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+    said = [f"- {n}" for n in (*notes, *explained(name))]
+    head = [f"# {TITLES[name]}", "", *said, *([""] if said else [])]
+    columns: list[str] = table.column_names
+    return "\n".join([*head, line(columns), "|" + " --- |" * len(columns), *map(line, body(table))]) + "\n"
+
+
+def explained(name: str) -> list[str]:
+    """How to read a table."""
+    if name == "staged_binary":
+        return [f"`{n}`: {says}." for n, says in binary.SAYS.items()]
+    if name == "staged_candidates":
+        return [
+            "`gap`: the leader's objective less this one's, in points, paired on the same prompts and rows, with its "
+            "95 % interval for new prompts and new rows (and, with several seeds, their luck).",
+            "`tied`: the interval includes 0. Of the tied the cheaper is taken.",
+        ]
+    if name == "staged_variance":
+        return [
+            "Shares of the variance between the trials of stage 5, in percent, with 95 % intervals; `interaction` is "
+            "all of them together, `seed` what trials differ by that are equal in all else."
+        ]
+    return []
+
+
+def latex(name: str, table: pa.Table) -> str:
+    """A booktabs table; long texts get a column that breaks lines."""
+    kinds = dict(zip(table.column_names, table.schema.types, strict=True))
+    spec = "".join(
+        "p{8cm}" if n in ("reason", "setting") else "r" if pa.types.is_floating(t) or pa.types.is_integer(t) else "l"
+        for n, t in kinds.items()
+    )
+    lines = [f"% {TITLES[name]}", rf"\begin{{longtable}}{{{spec}}}", r"\toprule"]
+    lines += [" & ".join(map(tex, kinds)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(tex, row)) + r" \\" for row in body(table)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{longtable}"]) + "\n"
