@@ -7,6 +7,7 @@ done are replayed, trials and decision both, without starting Ray.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -129,7 +130,9 @@ class Staged:
         best = _by_objective(stage)
         near = [n for n in best if n != stage["taken"] and _is(stage, n, "tied", "leader")]
         self.at = replace(self.at, templates=(stage["taken"], *near[: self.stages.keep - 1]))
-        self.ranked = tuple(dict.fromkeys([*self.at.templates, *best]))
+        sound = [n for n in best if not _is(stage, n, "degenerate") and _is(stage, n, "whole")]
+        ranked = tuple(dict.fromkeys([*self.at.templates, *sound]))
+        self.ranked = ranked if len(ranked) > 1 else tuple(dict.fromkeys([*ranked, *best]))[:2]
 
     def tune_lora(self) -> None:
         """Stage 4: one group of axes after the other, under the templates that were kept."""
@@ -145,9 +148,9 @@ class Staged:
         stage = self._compare(f"lora {title}", candidates, 4, title, to_the_end=to_the_end, why=why)
         by_name = {c.name: c for c in candidates}
         for row in stage["candidates"]:
-            if row["objective"] is not None and not row["degenerate"]:
-                settings = {**self.at.settings, **by_name[row["candidate"]].value}
-                self.tried.append(_Tried(settings, row["objective"]))
+            sound = row["objective"] is not None and not row["degenerate"]
+            settings = {**self.at.settings, **by_name[row["candidate"]].value}
+            self.tried.append(_Tried(settings, row["objective"] if sound else -math.inf))
         self.at = self.at.with_settings(**by_name[stage["taken"]].value)
 
     def _stop_sooner(self) -> None:
@@ -205,12 +208,12 @@ class Staged:
         self.records.write()
 
     def _best_settings(self) -> list[Mapping[str, Any]]:
-        """LoRA settings: what stage 4 ended with, then the others it tried, the best first, then the baseline."""
-        others = sorted(self.tried, key=lambda tried: -tried.objective)
-        found: list[Mapping[str, Any]] = []
-        for settings in (self.at.settings, *(t.settings for t in others), points.baseline(self.study).settings):
-            if settings not in found:
-                found.append(settings)
+        """LoRA settings: what stage 4 ended with, then the others it tried, the best first. One that was cut or answers
+        with one label is there only where there would be nothing to cross otherwise."""
+        found: list[Mapping[str, Any]] = [self.at.settings]
+        for tried in sorted(self.tried, key=lambda t: -t.objective):
+            if tried.settings not in found and (math.isfinite(tried.objective) or len(found) < 2):
+                found.append(tried.settings)
         return found
 
     # one comparison -------------------------------------------------------------------------------------------
@@ -310,4 +313,5 @@ def _by_objective(stage: record.Stage) -> list[str]:
 
 
 def _is(stage: record.Stage, name: str, *marks: str) -> bool:
-    return any(row[mark] for row in stage["candidates"] if row["candidate"] == name for mark in marks)
+    rows = [row for row in stage["candidates"] if row["candidate"] == name]
+    return any(row[mark] for row in rows for mark in marks)
