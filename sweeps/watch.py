@@ -158,7 +158,7 @@ def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> Row:
     mean, std = trial.get("test_mean"), trial.get("test_std")
     return Row(
         id=trial["trial_id"],
-        axes={name: _shown(trial[name]) for name in AXES if name in trial},
+        axes={name: _shown(trial[name]) for name in AXES if trial.get(name) is not None},
         n_rungs=len(rungs),
         rungs=rungs,
         state=trial.get("state") or trial.get("status") or "waiting",

@@ -305,7 +305,7 @@ def test_a_run_folder_that_cannot_be_one(place: Path, go: Go) -> None:
     (place / "taken").write_text("a file")
     code, told = go("run", "s.yaml", "--out", "taken")
     assert code == 2
-    assert told.startswith(f"error: {place}/taken/study.yaml: cannot be written (")
+    assert told.startswith(f"error: {place}/taken/lease.json: cannot be written (")
     assert "name another folder" in told
     assert (place / "taken").read_text() == "a file"
     code, told = go("run", "s.yaml", "--out", "gopher://a/b")
