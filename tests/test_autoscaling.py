@@ -30,7 +30,7 @@ ip link set lo up
 TRIALS, SLOTS = 6, 2
 
 
-@pytest.mark.cluster
+@pytest.mark.long
 def test_a_study_scales_from_no_node_to_what_its_trials_use_and_back(tmp_path: Path) -> None:
     if why_not():
         pytest.skip(why_not())
