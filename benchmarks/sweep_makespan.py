@@ -60,6 +60,7 @@ def compare(folder: Path, quick: bool, out: Path | None) -> None:
     write_study(folder, quick)
     ours = timed([sys.executable, "-m", "sweeps", "run", "study.yaml", "--out", "ours"], folder)
     theirs = timed([sys.executable, str(Path(__file__).resolve()), "--peer", str(folder)], folder)
+    print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s; now every trial to its end", flush=True)
     mine = our_winner(folder / "ours")
     all_seconds = timed(
         [
@@ -69,6 +70,7 @@ def compare(folder: Path, quick: bool, out: Path | None) -> None:
             "run",
             "study.yaml",
             "scheduler.name=none",
+            "scoring.sample=1",
             "tables.test=all",
             "--out",
             "ours",
@@ -83,7 +85,7 @@ def compare(folder: Path, quick: bool, out: Path | None) -> None:
     print(f"  winners: ours {mine}, plain stack {tuple(their_winner)}: {same}")
     for name, winner in (("ours", mine), ("plain stack", tuple(their_winner))):
         print(f"  regret of {name}: {100 * (best - truth[winner]):.2f} points of mean - std over the test prompts")
-    print(f"  (all trials to the end and tested, what the two runs had done reused: {all_seconds:.0f} s more)")
+    print(f"  (all trials to the end on the whole dev grid and tested: {all_seconds:.0f} s more)")
     if out:
         names = ("torch", "transformers", "peft", "ray", "deepspeed")
         claim = {
