@@ -204,7 +204,7 @@ def _base(study: Study) -> tuple[Any, Any]:
 
     given = {"revision": study.model.revision, "trust_remote_code": study.model.trust_remote_code}
     model: Any = AutoModelForCausalLM.from_pretrained(
-        study.model.path, dtype=getattr(torch, study.model.dtype), **given
+        study.model.path, dtype=getattr(torch, study.model.dtype), use_safetensors=True, **given
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), AutoTokenizer.from_pretrained(study.model.path, **given)
