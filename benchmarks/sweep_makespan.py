@@ -121,7 +121,7 @@ def write_study(folder: Path, quick: bool) -> None:
         shapes = SHAPES[:1] if name == "train" else SHAPES
         prompts = {f"{key}{'abc'[i]}": s.format(text) for i, s in enumerate(shapes) for key, text in wordings.items()}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(list(prompts.items())[:many])))
-    limits = (20, 20) if quick else (100, 200)
+    limits = (20, 20) if quick else (300, 200)
     study = {
         "model": {"path": str(EMBEDDED / "model")},
         "task": {
@@ -154,7 +154,7 @@ def write_study(folder: Path, quick: bool) -> None:
         "scheduler": {"eta": 2, "rungs": list(RUNGS)},
         "tables": {"test": "finalists"},
         "scoring": {"sample": SAMPLE},
-        "resources": {"slots": 8, "cpus": 2},
+        "resources": {"slots": 4, "cpus": 1},  # two hosts
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 

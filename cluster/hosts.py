@@ -1,7 +1,8 @@
 """Hosts: one actor per accelerator holds the base model; trials that land on that accelerator share it.
 
 A trial asks Ray for a fraction of an accelerator and is placed like anything else. Where it lands, it asks the
-registry for that place's host. Hosts take no resources of their own (their trials' fractions pay for them) and
+registry for that place's host. On a machine without GPUs an accelerator is ``resources.cpus`` of its CPUs, so it has as
+many hosts as that goes into them. Hosts take no resources of their own (their trials' fractions pay for them) and
 belong to the registry, which belongs to the driver: when the driver dies, all of them do. The registry stands on the
 driver's node, so that no other node's death takes it along; killed alone, it starts again, and so do the hosts.
 """
@@ -9,10 +10,12 @@ driver's node, so that no other node's death takes it along; killed alone, it st
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -34,23 +37,28 @@ IDLE = 60.0  # seconds without a trial after which a host ends
 
 @dataclass(frozen=True)
 class Place:
-    """One accelerator of the cluster: a node, and a GPU there ("" on a machine without)."""
+    """One accelerator of the cluster: a node, and a GPU there, or where there is none ("") a part of its CPUs."""
 
     node: str
     gpu: str
+    part: int = 0
+
+    @property
+    def device(self) -> str:
+        return f"gpu{self.gpu}" if self.gpu else f"cpu{self.part or ''}"
 
 
 class Host:
     """The base model of one accelerator, and the thread that trains and scores the trials resident on it."""
 
-    def __init__(self, model: Model, setup: Any, assets: Any, store_uri: str, gpu: str):
-        if gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # Ray hides the GPUs from an actor that asked for none
+    def __init__(self, model: Model, setup: Any, assets: Any, store_uri: str, place: Place):
+        if place.gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu  # Ray hides the GPUs from an actor that asked for none
         from trainer.runner import Runner
 
         self._busy, self._since = 0, time.monotonic()
         self.runner = Runner(model, setup, assets, Store.open(store_uri))
-        publish_host(self.runner, f"gpu{gpu}" if gpu else "cpu")
+        publish_host(self.runner, place.device)
 
     async def advance(self, trial: Trial, rung: int, pool: str) -> None:
         """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder."""
@@ -80,19 +88,36 @@ class Registry:
 
     def __init__(self, idle: float) -> None:
         self._hosts: dict[Place, Any] = {}
+        self._seats: dict[str, Place] = {}  # where each trial under way is
         threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
-    def host(self, place: Place, dead: Any, arguments: tuple[Any, ...]) -> Any:
-        """The host at ``place``, made with the fleet's ``arguments``. ``dead``: the actor id of a host that the caller
-        saw die, so that two callers who saw the same death get the same new host."""
-        known = self._hosts.get(place)
-        if known is None or (dead is not None and known._actor_id.hex() == dead):
+    def host(self, place: Place, parts: int, trial: str, dead: Any, arguments: tuple[Any, ...]) -> Any:
+        """A host at ``place``, made with the fleet's ``arguments``: of its ``parts`` the one with the fewest trials.
+        ``trial`` counts there until it leaves. ``dead``: the actor id of a host that the caller saw die, so that two
+        callers who saw the same death get the same new host."""
+        self._hosts = {p: h for p, h in self._hosts.items() if h._actor_id.hex() != dead}
+        self._seats.pop(trial, None)
+        busy = Counter(self._seats.values())
+        seat = min((replace(place, part=i) for i in range(parts)), key=lambda p: (busy[p], p.part))
+        self._seats[trial] = seat
+        return self._at(seat, arguments)
+
+    def leave(self, trial: str) -> None:
+        self._seats.pop(trial, None)
+
+    def warm(self, place: Place, parts: int, arguments: tuple[Any, ...]) -> None:
+        """Start hosts that trials will ask for soon."""
+        for part in range(parts):
+            self._at(replace(place, part=part), arguments)
+
+    def _at(self, place: Place, arguments: tuple[Any, ...]) -> Any:
+        if place not in self._hosts:
             strategy = NodeAffinitySchedulingStrategy(place.node, soft=False)
             options = {"num_cpus": 0, "scheduling_strategy": strategy, "max_concurrency": 1000}
             model, setup, assets, store_uri = arguments
-            known = ray.remote(Host).options(**options).remote(model, setup, assets[0], store_uri, place.gpu)
-            self._hosts[place] = known
-        return known
+            host = ray.remote(Host).options(**options).remote(model, setup, assets[0], store_uri, place)
+            self._hosts[place] = host
+        return self._hosts[place]
 
     def hosts(self) -> list[Any]:
         return list(self._hosts.values())
@@ -131,6 +156,14 @@ class Fleet:
         registry = ray.remote(Registry).options(**options).remote(IDLE)
         return cls(registry, store.uri, resources, arguments)
 
+    def warm(self, trials: int) -> None:
+        """Load the base model while the processes of the first of ``trials`` start. Only where it is known which
+        accelerators they will get: on one machine without GPUs."""
+        if self.resources.workers == 1 and not self.resources.gpus and len(ray.nodes()) == 1:
+            place = here()
+            parts = min(self._parts(place), math.ceil(trials / self.resources.slots))
+            self.registry.warm.remote(place, parts, self.arguments)
+
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
         """The score rows and record of ``trial`` at ``rung``: from the run folder when they are there, else made
         now by this place's host. Raises what the trial failed with."""
@@ -157,8 +190,9 @@ class Fleet:
 
     def _advance(self, trial: Trial, rung: int, pool: str) -> None:
         place, dead = here(), None
+        parts = self._parts(place)
         for attempt in range(RETRIES + 1):
-            host = ray.get(self.registry.host.remote(place, dead, self.arguments))
+            host = ray.get(self.registry.host.remote(place, parts, trial.id, dead, self.arguments))
             try:
                 ray.get(host.advance.remote(trial, rung, pool))
                 return
@@ -174,6 +208,15 @@ class Fleet:
                 time.sleep(0.2 * 2**attempt)
             except ray.exceptions.RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, UserError) else error) from None
+            finally:
+                self.registry.leave.remote(trial.id)
+
+    def _parts(self, place: Place) -> int:
+        """How many hosts share the machine of ``place``."""
+        if place.gpu:
+            return 1
+        cpus = next((n["Resources"].get("CPU", 0) for n in ray.nodes() if n["NodeID"] == place.node), 0)
+        return max(1, int(cpus // self.resources.cpus))
 
     def _gang(self) -> Gang:
         global _gang

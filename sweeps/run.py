@@ -301,6 +301,7 @@ def sweep(
         from sweeps.tuning import tune_trials  # imports ray, which `connected` must do first
 
         fleet = fleet or start_fleet(study, model, assets, progress.store)
+        fleet.warm(study.search.trials or 0 if made is None else len(made))
         tune_trials(progress, fleet, made, at, FAILURES)
         progress.write()
         if progress.measured:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
     task = ray.remote(ensure).options(num_cpus=1)
     found = {}
     for name in ("whole", "torn"):
-        fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / name), Resources(2, 2))
+        fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / name), Resources(2, 4))
         running = [task.remote(fleet, t, 120) for t in trials]
         if name == "torn":
             wait_until(lambda fleet=fleet: len(ray.get(fleet.registry.hosts.remote())) == 1)  # type: ignore[misc]
@@ -86,6 +87,26 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
     for whole, torn in zip(found["whole"], found["torn"], strict=True):
         assert torn["predicted"].equals(whole["predicted"])
         assert np.abs(logprobs(torn) - logprobs(whole)).max() < 1e-3  # who shares a batch moves the last digits
+
+
+def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_path: Path) -> None:
+    """Hosts of 2 of 4 CPUs: two trials at a time get one each; a third goes where one has left."""
+    import ray
+
+    assets, model, trials = prepared(tmp_path, steps=3)
+    setup = Setup(slots=1, max_r=4, threads=1)
+    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "run"), Resources(1, 2))
+    task = ray.remote(ensure).options(num_cpus=1)
+    ray.get([task.remote(fleet, t, 3) for t in trials])
+    hosts = ray.get(fleet.registry.hosts.remote())
+    assert len(hosts) == 2
+    assert ray.get([h.steps.remote() for h in hosts]) == [3, 3]
+    more = [replace(trials[0], seed=seed) for seed in (11, 12)]
+    for trial in more:
+        ray.get(task.remote(fleet, trial, 3))
+    assert sum(ray.get([h.steps.remote() for h in ray.get(fleet.registry.hosts.remote())])) == 12
+    assert len(ray.get(fleet.registry.hosts.remote())) == 2
+    ray.kill(fleet.registry)
 
 
 def run_gang(fleet: Fleet, trial: Any, rung: int, victim: int | None) -> tuple[Any, float]:
