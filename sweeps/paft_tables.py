@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from sweeps.arm_results import Change, Result, changes, comparable, is_base
 from sweeps.figures import Curve, Strip, curves, strips
-from sweeps.plw_tables import tex
+from sweeps.plw.tables import tex
 from sweeps.schema import Study
 from trainer.store import Store
 

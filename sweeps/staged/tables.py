@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from sweeps import binary
-from sweeps.plw_tables import tex
+from sweeps.plw.tables import tex
 from sweeps.schema import Study
 from trainer.store import Store
 

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from sweeps import plw_analysis as a
 from sweeps.figures import COLOURS, Curve, curves
+from sweeps.plw import analysis as a
 from sweeps.statistics import LEVEL
 from trainer.store import Store
 
