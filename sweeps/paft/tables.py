@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from sweeps.arm_results import Change, Result, changes, comparable, is_base
 from sweeps.figures import Curve, Strip, curves, strips
+from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base
 from sweeps.plw.tables import tex
 from sweeps.schema import Study
 from trainer.store import Store
