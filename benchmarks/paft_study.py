@@ -12,15 +12,14 @@ the rows and ends; --quick cuts it to an eighth of an epoch, 40 rows and 200 sco
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from study_command import ROOT, steadytune
+
 DATA, MODEL = ROOT.parent / "shared" / "data", ROOT.parent / "shared" / "models" / "stories260K"
 METHODS = ("top-accuracy", "batprompt", "zopo")
 BUDGET = 1500  # scorings of a search
@@ -92,14 +91,6 @@ def page(run: Path, found: Path, seconds: float) -> str:
     budget = (found / "budget.md").read_text().strip()
     head = f"# PAFT, small\n\n`python benchmarks/paft_study.py`, {seconds:.0f} seconds.\n"
     return "\n\n".join([head.strip(), *texts, "## The searches", budget]) + "\n"
-
-
-def steadytune(*words: str) -> None:
-    print("steadytune", *words, flush=True)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "sweeps", *words], env=env, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

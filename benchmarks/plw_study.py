@@ -15,13 +15,12 @@ machinery: what it says of prompt loss weights is "no effect is shown".
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from study_command import ROOT, steadytune
+
 DATA, MODEL = ROOT.parent / "shared" / "data", ROOT.parent / "shared" / "models" / "stories260K"
 
 
@@ -63,14 +62,6 @@ def make_rows(rows: Path) -> None:
         if not (rows / f"{name}.parquet").exists():
             limit = [] if where else ["--limit", "2000"]
             steadytune("rows", str(source), "--out", str(rows / f"{name}.parquet"), *where, *limit, *cut)
-
-
-def steadytune(*words: str) -> None:
-    print("steadytune", *words, flush=True)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "sweeps", *words], env=env, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

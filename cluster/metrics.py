@@ -131,5 +131,5 @@ def study_name(store: Store) -> str:
     try:
         name = yaml.safe_load(store.read("study.yaml"))["name"]
         return str(name)
-    except Exception:
+    except Exception:  # no file, no bucket, no YAML, no name: a label is not worth a run
         return store.root.rsplit("/", 1)[-1]

@@ -113,7 +113,7 @@ def _hub_commit(name: str, revision: str | None) -> str:
         pass
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True)).name
-    except Exception:
+    except Exception:  # huggingface_hub's errors for a cache without the model have no common parent
         raise StudyError(
             f'model.path = "{name}" is no folder, and as a hub name it is neither reachable nor downloaded. Give the '
             f"model's folder, or download it first where there is a network: hf download {name}"

@@ -19,9 +19,9 @@ import typer
 
 from sweeps.cluster_commands import cluster_app
 from sweeps.job_commands import register as register_jobs
-from sweeps.plw_commands import register as register_plw
-from sweeps.prompt_commands import prompts_app
+from sweeps.plw.commands import register as register_plw
 from sweeps.prompt_search.command import register as register_search
+from sweeps.prompts.commands import prompts_app
 from sweeps.study import Study, StudyError, load_study
 from trainer.errors import closest, nearest
 

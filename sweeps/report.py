@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import yaml
 from pydantic import ValidationError
 
-from sweeps import paft_report, plw_report, tables, verdict
+from sweeps import tables, verdict
 from sweeps.evidence import Entry, Evidence, gather
 from sweeps.figures import COLOURS, Curve, Strip, curves, strips
+from sweeps.paft import report as paft_report
+from sweeps.plw import report as plw_report
 from sweeps.schema import Study
 from sweeps.staged import report as staged_report
 from sweeps.study import resolved

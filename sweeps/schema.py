@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sweeps.plw_axis import as_weights
+from sweeps.plw.axis import as_weights
 from sweeps.problems import Problem, Problems, raise_any
 from sweeps.rules import disagreements
 from sweeps.staged.section import Stages
@@ -249,7 +249,7 @@ class Axes(Section):
     )  # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more
     steps: Numbers[Count] | None = None  # optimizer steps; or
     epochs: Numbers[Positive] | None = None  # passes over the train rows; default 3, as in PAFT
-    # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; other layouts are in sweeps.plw_axis
+    # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; other layouts are in sweeps.plw.axis
     plw: Annotated[Numbers[NotNegative], BeforeValidator(as_weights)] = (0.0,)
     pool: Names = ()  # default: all of `pools.train`; with arms, the pools that they name
     seed: Numbers[Natural] = (0,)

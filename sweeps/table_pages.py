@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.columns import AXES, Settings, text
+from sweeps.table_files import markdown_rows
 from trainer import metrics
 
 
@@ -19,7 +20,7 @@ def robustness_page(table: pa.Table, settings: Settings) -> str:
     head = ["rank", "trial", *axes, f"{_title(settings)}, mean", "std", "std, noise removed", "worst prompt"]
     head += [f"prompts {sign} {100 * x:g} %" for x in settings.thresholds]
     head += ["dev objective", "difference to best", "status"]
-    lines = ["# Robustness over unseen prompts", "", *_table(head, [_cells_of(r, axes, tops) for r in rows]), ""]
+    lines = ["# Robustness over unseen prompts", "", *markdown_rows(head, [_cells_of(r, axes, tops) for r in rows]), ""]
     return "\n".join([*lines, *_notes(rows, settings)]) + "\n"
 
 
@@ -110,14 +111,7 @@ def groups_page(table: pa.Table, settings: Settings) -> str:
         "- Parentheses: 95 % intervals over new prompts and rows, the trials taken as given; std is the observed one.",
         "- Early stopping selects: a value that lost early is averaged over the few trials that survived.",
     ]
-    return "\n".join(["# Averages by axis", "", *_table(head, body), "", *notes]) + "\n"
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-    return [line(head), "|" + " --- |" * len(head), *(line(r) for r in body)]
+    return "\n".join(["# Averages by axis", "", *markdown_rows(head, body), "", *notes]) + "\n"
 
 
 def _title(settings: Settings) -> str:

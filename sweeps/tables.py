@@ -10,7 +10,6 @@ objective. ``rank`` orders the trials by the same objective measured on the test
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from sweeps import statistics as st
 from sweeps.averages import Groups, group_table, parts
 from sweeps.columns import REFERENCES, Settings, bounds, or_none, schema
+from sweeps.table_files import write_table
 from sweeps.table_pages import groups_page, robustness_page
 from trainer import metrics
 from trainer.errors import UserError
@@ -65,14 +64,9 @@ def write_tables(store: Store, study: Mapping[str, Any]) -> list[str]:
     settings = Settings.of(study)
     table, by_axis = _summarise(store, study)
     texts = {"robustness": robustness_page(table, settings), "groups": groups_page(by_axis, settings)}
-    written = []
+    written: list[str] = []
     for name, found in (("robustness", table), ("groups", by_axis)):
-        parquet, text = io.BytesIO(), io.BytesIO()
-        pq.write_table(found, parquet, compression="zstd")
-        pacsv.write_csv(found, text)
-        for ending, data in (("md", texts[name].encode()), ("csv", text.getvalue()), ("parquet", parquet.getvalue())):
-            store.write(f"tables/{name}.{ending}", data)
-            written.append(f"tables/{name}.{ending}")
+        written += write_table(store, name, found, texts[name])
     return written
 
 

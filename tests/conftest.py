@@ -25,6 +25,17 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def study(tmp_path: Path) -> Any:
+    """Loads the study of ``test_study`` with overrides, without its files: ``study("axes.lr=1e-3")``."""
+    from test_study import BASE
+
+    from sweeps.study import load_study
+
+    (tmp_path / "x.yaml").write_text(BASE)
+    return lambda *overrides: load_study(tmp_path / "x.yaml", overrides, files=False)
+
+
 def make_llama(hidden: int = 64, layers: int = 2, vocab: int = 256, seed: int = 0) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

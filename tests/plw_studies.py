@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from sweeps.plw_scores import SCHEMA, PlwScores
+from sweeps.plw.scores import SCHEMA, PlwScores
 
 WEIGHTS = (0.0, 0.01, 0.05, 0.1, 0.5, 1.0)
 BENCHMARKS = {"arc": 0.5, "piqa": 0.75, "truthfulqa": 0.35, "winogrande": 0.65}

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from sweeps import alpaca, cli
+from sweeps import cli
+from sweeps.plw import alpaca
 from trainer.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

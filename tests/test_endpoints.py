@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from chat_server import ChatServer
 
-from sweeps.endpoints import (
+from sweeps.prompts.endpoints import (
     MOST_BYTES,
     Endpoint,
     EndpointError,

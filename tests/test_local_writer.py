@@ -14,8 +14,8 @@ from test_prompt_brief import task_file
 from test_prompt_generation import ROOT, steadytune
 from tiny_writer import AT_ONCE, WORDINGS, make_writer
 
-from sweeps.local_writer import LocalModel, LocalModelError
-from sweeps.prompt_brief import FEW_SHOT, STRATEGIES, ZERO_SHOT, Brief, messages, read_brief
+from sweeps.prompts.brief import FEW_SHOT, STRATEGIES, ZERO_SHOT, Brief, messages, read_brief
+from sweeps.prompts.local_writer import LocalModel, LocalModelError
 from trainer.prompts import load_pool
 
 EMBEDDED = ROOT / "sweeps" / "embedded" / "model"

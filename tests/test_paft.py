@@ -15,9 +15,10 @@ import pytest
 import yaml
 from tiny_run import LABELLED, PLAIN, make_run
 
-from sweeps import arm_results, cli, paft_tables
-from sweeps.arm_results import Result
+from sweeps import cli
 from sweeps.assets import templates_read
+from sweeps.paft import arm_results, tables
+from sweeps.paft.arm_results import Result
 from sweeps.plan import count_trials, mean_steps
 from sweeps.report import read_study
 from sweeps.study import Study, StudyError, dump_yaml, load_study, resolved
@@ -185,18 +186,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, t.Tria
 
 
 def test_every_table_is_written_in_every_form(run: tuple[str, dict[str, t.Trial]]) -> None:
-    tables = Path(run[0]) / "tables"
+    folder = Path(run[0]) / "tables"
     names = ["paft_main", "paft_best", "paft_training", "paft_inference", "paft_k_t", "paft_prompts", "paft_claims"]
     for name in names:
-        table = pq.read_table(tables / f"{name}.parquet")
+        table = pq.read_table(folder / f"{name}.parquet")
         assert table.num_rows > 0
-        assert pacsv.read_csv(tables / f"{name}.csv").column_names == table.column_names
-        assert (tables / f"{name}.md").read_text().count("\n| ") == table.num_rows + 2
-        tex = (tables / f"{name}.tex").read_text()
+        assert pacsv.read_csv(folder / f"{name}.csv").column_names == table.column_names
+        assert (folder / f"{name}.md").read_text().count("\n| ") == table.num_rows + 2
+        tex = (folder / f"{name}.tex").read_text()
         assert tex.count(r"\\") == table.num_rows + 1
     page = (Path(run[0]) / "report.html").read_text()
     assert "Training arms" in page
-    for title in paft_tables.TITLES.values():
+    for title in tables.TITLES.values():
         assert title in page
 
 
@@ -275,26 +276,26 @@ def test_claims_follow_what_is_true(run: tuple[str, dict[str, t.Trial]]) -> None
     one = fake(run, "user", grid(rng, 0.7, 0.25), 1)
     many = fake(run, "paft", grid(rng, 0.85, 0.02), 24)
     same = fake(run, "k1", np.where(rng.random((20, 400)) < 0.002, 1 - many.cells, many.cells), 24, every=1)
-    verdicts = [r["verdict"] for r in paft_tables.claims([one, many, same])]
+    verdicts = [r["verdict"] for r in tables.claims([one, many, same])]
     assert verdicts == ["confirmed"] * 4
     swapped = [fake(run, "user", many.cells, 1), fake(run, "paft", one.cells, 24)]
-    assert [r["verdict"] for r in paft_tables.claims(swapped)] == ["not confirmed"] * 3
+    assert [r["verdict"] for r in tables.claims(swapped)] == ["not confirmed"] * 3
     equal = [fake(run, "user", grid(rng, 0.8, 0.1), 1), fake(run, "paft", grid(rng, 0.8, 0.1), 24)]
-    assert [r["verdict"] for r in paft_tables.claims(equal)] == ["undecided"] * 3
+    assert [r["verdict"] for r in tables.claims(equal)] == ["undecided"] * 3
     far = fake(run, "k8", grid(rng, 0.6, 0.02), 24, every=8)
-    assert paft_tables.claims([many, far])[-1]["verdict"] == "not confirmed"
+    assert tables.claims([many, far])[-1]["verdict"] == "not confirmed"
 
 
 def test_best_is_paired_against_the_second_best(run: tuple[str, dict[str, t.Trial]]) -> None:
     rng = np.random.default_rng(1)
     arms = [fake(run, n, grid(rng, level, 0.1), 1) for n, level in (("a", 0.6), ("b", 0.9), ("c", 0.8))]
-    rows = paft_tables.best(arms)
+    rows = tables.best(arms)
     assert [r["arm"] for r in rows] == ["b", "c", "improvement"]
     assert rows[2]["mean"] == pytest.approx(rows[0]["mean"] - rows[1]["mean"])
     assert rows[2]["std"] == pytest.approx(rows[0]["std"] - rows[1]["std"])
     assert rows[2]["mean_low"] < rows[2]["mean"] < rows[2]["mean_high"]
     assert rows[2]["p_mean"] < 0.001
-    assert paft_tables.best(arms[:1]) == []
+    assert tables.best(arms[:1]) == []
 
 
 def test_intervals_of_std_differences_cover_the_truth_about_as_often_as_they_say(
@@ -332,10 +333,10 @@ def fake_cells(cells: np.ndarray[Any, Any]) -> Any:
 
 
 def test_cells_of_tables_are_written_for_people() -> None:
-    assert paft_tables.cell("mean", 0.8746) == "87.46"
-    assert paft_tables.cell("p", 0.0001) == "< 0.001"
-    assert paft_tables.cell("tokens", 1234567.0) == "1234567"
-    assert paft_tables.cell("mean", math.nan) == paft_tables.cell("mean", None) == "-"
+    assert tables.cell("mean", 0.8746) == "87.46"
+    assert tables.cell("p", 0.0001) == "< 0.001"
+    assert tables.cell("tokens", 1234567.0) == "1234567"
+    assert tables.cell("mean", math.nan) == tables.cell("mean", None) == "-"
 
 
 # letters ------------------------------------------------------------------------------------------------------------

@@ -12,23 +12,13 @@ from rich.console import Console
 from test_study import BASE
 
 from sweeps.plan import ModelSize, Sizes, amount, duration, model_size, plan, render, size, sizes_of
-from sweeps.study import Study, StudyError, load_study
+from sweeps.study import StudyError, load_study
 
 SIZES = Sizes(
     train_rows=400, dev_rows=10, test_rows=20, dev_prompts=3, test_prompts=5,
     prompt_tokens=30.0, answer_tokens=2.0, answers=2.0, longest=40.0,
 )  # fmt: skip
 MODEL = ModelSize(1000, 800, 2, 8, 25, (("a.q_proj", 16), ("a.v_proj", 16), ("a.up_proj", 24)))
-
-
-@pytest.fixture
-def study(tmp_path: Path):  # type: ignore[no-untyped-def]
-    (tmp_path / "x.yaml").write_text(BASE)
-
-    def of(*overrides: str) -> Study:
-        return load_study(tmp_path / "x.yaml", overrides, files=False)
-
-    return of
 
 
 def test_trials_halve_at_each_rung_and_only_survivors_are_trained_on(study) -> None:  # type: ignore[no-untyped-def]

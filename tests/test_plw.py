@@ -12,10 +12,10 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
-from sweeps import plw_analysis as a
-from sweeps import plw_models as m
-from sweeps.plw_axis import as_weights, share_of_weight, weight_of_share
-from sweeps.plw_scores import PlwScores
+from sweeps.plw import analysis as a
+from sweeps.plw import models as m
+from sweeps.plw.axis import as_weights, share_of_weight, weight_of_share
+from sweeps.plw.scores import PlwScores
 from sweeps.problems import Problems
 from sweeps.statistics import holm
 from trainer.errors import UserError

@@ -15,8 +15,9 @@ from test_layers import loaded_by
 from tiny_run import LABELLED, make_run
 from typer.testing import CliRunner
 
-from sweeps import alpaca, cli, harness, open_rows, plw_tables
-from sweeps.plw_report import write_study
+from sweeps import cli
+from sweeps.plw import alpaca, harness, open_rows, tables
+from sweeps.plw.report import write_study
 from sweeps.report import write_report
 from sweeps.study import load_study
 from trainer.errors import UserError
@@ -88,7 +89,7 @@ def test_the_report_of_a_study_of_weights_has_its_tables_and_figures(run: str) -
     assert {"By benchmark: train", "Mean over benchmarks"} <= set(read.headings)
     assert 'aria-label="score, percent over prompt loss weight, by rank, 1 benchmarks"' in page
     assert "no effect of the prompt loss weight is shown" in page or "the score" in page
-    for name in plw_tables.TITLES:
+    for name in tables.TITLES:
         for ending in ("md", "csv", "tex", "parquet"):
             assert (Path(run) / "tables" / f"{name}.{ending}").stat().st_size > 0
 
@@ -134,7 +135,7 @@ def test_several_folders_are_analysed_together(run: str, tmp_path: Path) -> None
 
 
 def test_reading_imports_neither_torch_nor_ray() -> None:
-    found = loaded_by("sweeps.plw_report", "sweeps.plw_analysis", "sweeps.alpaca", "sweeps.open_rows")
+    found = loaded_by("sweeps.plw.report", "sweeps.plw.analysis", "sweeps.plw.alpaca", "sweeps.plw.open_rows")
     assert not found & {"torch", "ray", "transformers", "peft", "datasets", "lm_eval"}
 
 

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from test_prompt_generation import steadytune
 from tiny_run import PROMPTS, made
 
-from sweeps.prompt_accuracy import Accuracy, as_lines, in_one_line, listed, scored_pool
+from sweeps.prompts.accuracy import Accuracy, as_lines, in_one_line, listed, scored_pool
 from trainer.errors import UserError
 from trainer.prompts import Prompt
 from trainer.store import Store
@@ -146,7 +146,7 @@ def test_the_command(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_reading_costs_neither_torch_nor_ray() -> None:
-    modules = "sweeps.prompt_accuracy, sweeps.prompt_commands, sweeps.prompt_files, sweeps.prompt_generation"
+    modules = "sweeps.prompts.accuracy, sweeps.prompts.commands, sweeps.prompts.files, sweeps.prompts.generation"
     code = f"import {modules}, sys; print({{'torch', 'transformers', 'ray', 'datasets'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sweeps.cli import study_path
-from sweeps.prompt_brief import FEW_SHOT, ZERO_SHOT, Brief, check_strategies, messages, read_brief
+from sweeps.prompts.brief import FEW_SHOT, ZERO_SHOT, Brief, check_strategies, messages, read_brief
 from trainer.errors import UserError
 from trainer.prompts import Prompt
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_prompt_generation import steadytune
 
 from sweeps.cli import STUDIES
-from sweeps.prompt_files import PoolFileError, content_id, pool_text, read_pools, split_files
+from sweeps.prompts.files import PoolFileError, content_id, pool_text, read_pools, split_files
 from trainer.errors import UserError
 from trainer.likeness import Likeness, near
 from trainer.prompts import Prompt, load_pool

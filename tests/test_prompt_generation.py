@@ -19,13 +19,13 @@ from chat_server import ChatServer, some_wordings
 from test_prompt_brief import task_file
 
 from sweeps import cli
-from sweeps.endpoints import Endpoint, Patience, open_endpoint
-from sweeps.prompt_brief import FEW_SHOT, STRATEGIES, ZERO_SHOT, Brief, read_brief
-from sweeps.prompt_files import content_id
-from sweeps.prompt_generation import GenerationError, Order, Source, generate
-from sweeps.prompt_journal import JournalError, open_journal
-from sweeps.prompt_usage import usage_csv, usage_md, usage_tex
-from sweeps.prompt_validation import fault
+from sweeps.prompts.brief import FEW_SHOT, STRATEGIES, ZERO_SHOT, Brief, read_brief
+from sweeps.prompts.endpoints import Endpoint, Patience, open_endpoint
+from sweeps.prompts.files import content_id
+from sweeps.prompts.generation import GenerationError, Order, Source, generate
+from sweeps.prompts.journal import JournalError, open_journal
+from sweeps.prompts.usage import usage_csv, usage_md, usage_tex
+from sweeps.prompts.validation import fault
 from trainer.likeness import clusters
 from trainer.prompts import load_pool
 

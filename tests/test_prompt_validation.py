@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.prompt_brief import Brief
-from sweeps.prompt_validation import ACCEPTED, REASONS, Sieve, fault, mended, speaks, wordings
+from sweeps.prompts.brief import Brief
+from sweeps.prompts.validation import ACCEPTED, REASONS, Sieve, fault, mended, speaks, wordings
 from trainer.prompts import Prompt, load_pool
 
 A, B = "Is the writer unhappy? {{ text }}", "{{ text }}\nDoes it sound like a complaint?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from trainer.errors import UserError
 from trainer.prompts import Prompt, placeholders
 from trainer.rows import Row
 from trainer.store import Store
+from trainer.typos import beside
 
 TEXT = "Dear team, the boiler is loud again and nobody has answered me."
 
@@ -80,8 +82,8 @@ def test_each_strategy_changes_what_its_name_says() -> None:
 
 
 def test_a_key_beside_is_beside_it() -> None:
-    assert set(perturb.BESIDE["s"]) == set("adqwezxc")
-    assert all(a in perturb.BESIDE[b] for a in perturb.BESIDE for b in perturb.BESIDE[a])
+    assert set(beside("s")) == set("adqwezxc")
+    assert all(a in beside(b) for a in string.ascii_lowercase for b in beside(a))
 
 
 def test_a_text_without_words_keeps_its_letters() -> None:

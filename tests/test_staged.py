@@ -242,11 +242,16 @@ def test_a_clear_lead_is_taken_whatever_it_costs() -> None:
     assert "All intervals leave out 0" in choice.reason
 
 
-def test_of_the_tied_the_cheaper_is_taken_and_the_reason_says_so() -> None:
-    rng = np.random.default_rng(3)
-    cells = grid(rng)
+def nearly_equal() -> tuple[Floats, Floats]:
+    """A candidate's cells, and the same with two answers more right."""
+    cells = grid(np.random.default_rng(3))
     better = cells.copy()
     better[0, :2] = 1
+    return cells, better
+
+
+def test_of_the_tied_the_cheaper_is_taken_and_the_reason_says_so() -> None:
+    cells, better = nearly_equal()
     choice = choose([rated("long", [better], 300), rated("short", [cells], 150)])
     assert choice.leader == "long"
     assert choice.taken == "short"
@@ -255,10 +260,7 @@ def test_of_the_tied_the_cheaper_is_taken_and_the_reason_says_so() -> None:
 
 
 def test_of_the_tied_at_the_same_cost_the_leader_stays() -> None:
-    rng = np.random.default_rng(3)
-    cells = grid(rng)
-    better = cells.copy()
-    better[0, :2] = 1
+    cells, better = nearly_equal()
     choice = choose([rated("a", [cells], 1), rated("b", [better], 1)])
     assert choice.taken == "b"
     assert "none of them is cheaper" in choice.reason

@@ -10,26 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_study import BASE
 
 from sweeps import search
 from sweeps.base_model import fingerprint_model, model_of, tensor_shapes
-from sweeps.study import Study, StudyError, load_study
+from sweeps.study import Study, StudyError
 from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of, rungs_of, steps_of
 from trainer import trial as t
 
 MODEL = t.Model("somewhere", "f")
 DATA = {name: t.Data("a", "b", "c", name, "e", "f") for name in ("many", "one")}
-
-
-@pytest.fixture
-def study(tmp_path: Path):  # type: ignore[no-untyped-def]
-    (tmp_path / "x.yaml").write_text(BASE)
-
-    def of(*overrides: str) -> Study:
-        return load_study(tmp_path / "x.yaml", overrides, files=False)
-
-    return of
 
 
 def test_the_grid_is_every_combination_once_last_axis_fastest(study) -> None:  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from typing import Any
 
 from small_tokenizers import wrapped
 
-from sweeps.prompt_brief import FEW_SHOT, STRATEGIES, Brief, messages
+from sweeps.prompts.brief import FEW_SHOT, STRATEGIES, Brief, messages
 
 WORDINGS = {
     FEW_SHOT: ["Does the sender sound upset?\n{{ text }}", "{{ text }}\nIs this an unhappy person, yes or no?"],

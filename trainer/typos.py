@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable, Sequence
 
 from trainer.prompts import Prompt
 
@@ -28,12 +29,21 @@ def misspelt(prompt: Prompt, share: float, seed: int) -> Prompt:
     words = [m for m in _WORD.finditer(prompt.text) if not any(a < m.end() and m.start() < b for a, b in covered)]
     if not words or share <= 0:
         return prompt
-    rng = random.Random(seed)
+    return Prompt(prompt.id, changed(prompt.text, words, share, slip, random.Random(seed)))
+
+
+def changed(
+    text: str,
+    words: Sequence[re.Match[str]],
+    share: float,
+    change: Callable[[str, random.Random], str],
+    rng: random.Random,
+) -> str:
+    """``text`` with a change in ``share`` of these words of it, at least in one."""
     chosen = rng.sample(words, max(1, round(share * len(words))))
-    text = prompt.text
     for match in sorted(chosen, key=lambda m: -m.start()):  # from the end, so that places stay where they were
-        text = text[: match.start()] + slip(match.group(), rng) + text[match.end() :]
-    return Prompt(prompt.id, text)
+        text = text[: match.start()] + change(match.group(), rng) + text[match.end() :]
+    return text
 
 
 def slip(word: str, rng: random.Random) -> str:
@@ -42,14 +52,14 @@ def slip(word: str, rng: random.Random) -> str:
     kind = rng.choice(("drop", "double", "swap", "beside"))
     if kind == "swap" and i + 2 < len(word) and word[i] != word[i + 1]:
         return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
-    near = _beside(word[i].lower())
+    near = beside(word[i].lower())
     if kind == "beside" and near:
         other = rng.choice(near)
         return word[:i] + (other.upper() if word[i].isupper() else other) + word[i + 1 :]
     return word[:i] + word[i] + word[i:] if kind == "double" else word[:i] + word[i + 1 :]
 
 
-def _beside(letter: str) -> str:
+def beside(letter: str) -> str:
     """Keys around a key of a qwerty keyboard; none for other letters."""
     for n, row in enumerate(_ROWS):
         at = row.find(letter)

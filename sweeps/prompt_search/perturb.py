@@ -15,21 +15,9 @@ import re
 import string
 from collections.abc import Callable
 
-_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+from trainer.typos import beside, changed
+
 _WORD = re.compile(r"[^\W\d_]{3,}")
-
-
-def _beside() -> dict[str, str]:
-    """Keys next to a key on a qwerty keyboard, in its own row and the ones above and below."""
-    found = {}
-    for i, row in enumerate(_ROWS):
-        for j, key in enumerate(row):
-            near = [r[k] for r in _ROWS[max(0, i - 1) : i + 2] for k in (j - 1, j, j + 1) if 0 <= k < len(r)]
-            found[key] = "".join(k for k in near if k != key)
-    return found
-
-
-BESIDE = _beside()
 
 
 def typos(text: str, rng: random.Random, share: float = 0.2) -> str:
@@ -64,15 +52,11 @@ def perturb(text: str, strategy: str, n: int, seed: int) -> list[str]:
 
 def _in_words(text: str, rng: random.Random, share: float, change: Callable[[str, random.Random], str]) -> str:
     words = list(_WORD.finditer(text))
-    if not words:
-        return text
-    chosen = rng.sample(words, max(1, round(share * len(words))))
-    for match in sorted(chosen, key=lambda m: -m.start()):  # from the end, so that places stay where they were
-        text = text[: match.start()] + change(match.group(), rng) + text[match.end() :]
-    return text
+    return changed(text, words, share, change, rng) if words else text
 
 
 def _typo(word: str, rng: random.Random) -> str:
+    """Unlike ``trainer.typos.slip``: equal letters may be swapped, and where no key is beside any letter comes in."""
     i = rng.randrange(1, len(word) - 1)  # not the first or last letter: those are rarely missed
     kind = rng.choice(("drop", "double", "swap", "beside"))
     if kind == "drop":
@@ -81,7 +65,7 @@ def _typo(word: str, rng: random.Random) -> str:
         return word[:i] + word[i] + word[i:]
     if kind == "swap":
         return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
-    return word[:i] + _cased(rng.choice(BESIDE.get(word[i].lower(), string.ascii_lowercase)), word[i]) + word[i + 1 :]
+    return word[:i] + _cased(rng.choice(beside(word[i].lower()) or string.ascii_lowercase), word[i]) + word[i + 1 :]
 
 
 def _other_letter(word: str, rng: random.Random) -> str:

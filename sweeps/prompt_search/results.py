@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sweeps.prompt_files import pool_text
 from sweeps.prompt_search.found import METHODS
+from sweeps.prompts.files import pool_text
 
 if TYPE_CHECKING:
     from sweeps.prompt_search.found import Found

@@ -147,8 +147,8 @@ def _writer(order: Order, scorer: Scorer, engine: LabelEngine) -> Writer:
 
     if order.writer == "rules":
         return RuleWriter([word for _, word in engine.template.words])
-    from sweeps.endpoints import is_endpoint, open_endpoint, parse_keys
-    from sweeps.local_writer import LocalModel
+    from sweeps.prompts.endpoints import is_endpoint, open_endpoint, parse_keys
+    from sweeps.prompts.local_writer import LocalModel
 
     if is_endpoint(order.writer):
         model: Any = open_endpoint(order.writer, parse_keys(order.keys, [order.writer]), 1024, 1.0)

@@ -6,17 +6,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from sweeps import binary
-from sweeps.plw_tables import tex
 from sweeps.schema import Study
+from sweeps.table_files import markdown_rows, tex, write_table
 from trainer.store import Store
 
 TITLES = {
@@ -96,21 +94,10 @@ def _binary(store: Store, study: Study, stages: Sequence[Mapping[str, Any]]) -> 
 
 def write(store: Store, made: Mapping[str, pa.Table], notes: Sequence[str] = ()) -> list[str]:
     """Write every table into ``tables/``; returns the names written. ``notes`` stand above the choices."""
-    written = []
+    written: list[str] = []
     for name, table in made.items():
-        parquet, text = io.BytesIO(), io.BytesIO()
-        pq.write_table(table, parquet, compression="zstd")
-        pacsv.write_csv(table, text)
         page = markdown(name, table, notes if name == "staged_choices" else ())
-        forms = {
-            "md": page.encode(),
-            "csv": text.getvalue(),
-            "tex": latex(name, table).encode(),
-            "parquet": parquet.getvalue(),
-        }
-        for ending, data in forms.items():
-            store.write(f"tables/{name}.{ending}", data)
-            written.append(f"tables/{name}.{ending}")
+        written += write_table(store, name, table, page, latex(name, table))
     return written
 
 
@@ -134,13 +121,9 @@ def cell(name: str, value: Any) -> str:
 
 
 def markdown(name: str, table: pa.Table, notes: Sequence[str]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
     said = [f"- {n}" for n in (*notes, *explained(name))]
     head = [f"# {TITLES[name]}", "", *said, *([""] if said else [])]
-    columns: list[str] = table.column_names
-    return "\n".join([*head, line(columns), "|" + " --- |" * len(columns), *map(line, body(table))]) + "\n"
+    return "\n".join([*head, *markdown_rows(table.column_names, body(table))]) + "\n"
 
 
 def explained(name: str) -> list[str]:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeps import plw_analysis, plw_tables
-from sweeps.plw_analysis import FEWEST, Analysis, analyse
-from sweeps.plw_scores import scores_of, weights_of
+from sweeps.plw import analysis, tables
+from sweeps.plw.analysis import FEWEST, Analysis, analyse
+from sweeps.plw.scores import scores_of, weights_of
 from sweeps.schema import Study
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
@@ -36,7 +36,7 @@ def part_of_run(store: Store, study: Study) -> Part | None:
         raise
     except UserError:  # an unfinished run: too few weights have come to their end
         return None
-    plw_tables.write(store, found)
+    tables.write(store, found)
     return Part(fragment(found))
 
 
@@ -49,10 +49,10 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     stores = [Store.open(run) for run in runs]
     found = analyse(scores_of([(store, read_study(store)[0]) for store in stores]))
     target = Store.open(out) if out else stores[0]
-    plw_tables.write(target, found)
+    tables.write(target, found)
     target.write("plw.html", _page(found).encode())
-    said = [plw_analysis.sentence(found, data) for data in found.data_sets]
-    return [*said, *plw_analysis.notices(found), f"{target.address('tables/plw_tests.md')}", target.address("plw.html")]
+    said = [analysis.sentence(found, data) for data in found.data_sets]
+    return [*said, *analysis.notices(found), f"{target.address('tables/plw_tests.md')}", target.address("plw.html")]
 
 
 def fragment(found: Analysis) -> str:
@@ -60,21 +60,21 @@ def fragment(found: Analysis) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    source = importlib.resources.files("sweeps").joinpath("plw.html.j2").read_text(encoding="utf-8")
-    tables = [
-        {"title": plw_tables.TITLES[name], "head": table.column_names,
-         "rows": [[plw_tables.cell(n, v) for n, v in row.items()] for row in table.to_pylist()]}
-        for name, table in (("plw_tests", plw_tables.tests(found)), ("plw_turning", plw_tables.turning(found)))
+    source = importlib.resources.files("sweeps.plw").joinpath("plw.html.j2").read_text(encoding="utf-8")
+    shown = [
+        {"title": tables.TITLES[name], "head": table.column_names,
+         "rows": [[tables.cell(n, v) for n, v in row.items()] for row in table.to_pylist()]}
+        for name, table in (("plw_tests", tables.tests(found)), ("plw_turning", tables.turning(found)))
     ]  # fmt: skip
     return (
         Environment(autoescape=True, undefined=StrictUndefined)
         .from_string(source)
         .render(
-            sentences=[plw_analysis.sentence(found, data) for data in found.data_sets],
-            notes=plw_tables.page_notes(found)[len(found.data_sets) :],
-            tables=tables,
-            benchmarks=[(name, Markup(figure)) for name, figure in plw_tables.benchmark_figures(found)],
-            aggregate=Markup(plw_tables.aggregate_figure(found)),
+            sentences=[analysis.sentence(found, data) for data in found.data_sets],
+            notes=tables.page_notes(found)[len(found.data_sets) :],
+            tables=shown,
+            benchmarks=[(name, Markup(figure)) for name, figure in tables.benchmark_figures(found)],
+            aggregate=Markup(tables.aggregate_figure(found)),
         )
     )
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeps.prompt_brief import STRATEGIES
+from sweeps.prompts.brief import STRATEGIES
 from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from sweeps.endpoints import Patience
-    from sweeps.prompt_brief import Brief
-    from sweeps.prompt_generation import Model, Order, Source
-    from sweeps.prompt_journal import Journal
+    from sweeps.prompts.brief import Brief
+    from sweeps.prompts.endpoints import Patience
+    from sweeps.prompts.generation import Model, Order, Source
+    from sweeps.prompts.journal import Journal
 
 prompts_app = typer.Typer(
     help="Generate wordings with language models, split pools, show how each wording does.",
@@ -65,11 +65,11 @@ def generate_command(
     ] = False,
 ) -> None:
     """Write a pool of wordings with language models."""
-    from sweeps.endpoints import Patience
-    from sweeps.prompt_brief import check_strategies, read_brief
-    from sweeps.prompt_files import check_local
-    from sweeps.prompt_generation import Order, generate
-    from sweeps.prompt_journal import open_journal
+    from sweeps.prompts.brief import check_strategies, read_brief
+    from sweeps.prompts.endpoints import Patience
+    from sweeps.prompts.files import check_local
+    from sweeps.prompts.generation import Order, generate
+    from sweeps.prompts.journal import open_journal
 
     if not out.lower().endswith((".yaml", ".yml")):
         raise UserError(f'--out = "{out}" must end in .yaml, as pools do')
@@ -98,7 +98,7 @@ def split_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that hold something else.")] = False,
 ) -> None:
     """Deal prompts into train, dev and test pools, near duplicates into the same one."""
-    from sweeps.prompt_files import split_files
+    from sweeps.prompts.files import split_files
 
     for line in split_files(pools, out, {"train": train, "dev": dev, "test": test}, seed, overwrite):
         typer.echo(line)
@@ -116,8 +116,8 @@ def show_command(
 ) -> None:
     """List prompts, with near duplicates, flaws and, from a run, the accuracy under each."""
     from sweeps.cli import find_run
-    from sweeps.prompt_accuracy import as_csv, as_lines, heading, listed, scored_pool
-    from sweeps.prompt_files import write_file
+    from sweeps.prompts.accuracy import as_csv, as_lines, heading, listed, scored_pool
+    from sweeps.prompts.files import write_file
     from trainer.prompts import load_pool
     from trainer.store import Store
 
@@ -152,8 +152,8 @@ def _models(
     specs: Sequence[str], keys: Sequence[str], max_tokens: int, temperature: float, patience: Patience,
     dtype: str | None, trusted: bool,
 ) -> list[Model]:  # fmt: skip
-    from sweeps.endpoints import is_endpoint, open_endpoint, parse_keys
-    from sweeps.local_writer import DTYPES, LocalModel
+    from sweeps.prompts.endpoints import is_endpoint, open_endpoint, parse_keys
+    from sweeps.prompts.local_writer import DTYPES, LocalModel
 
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f'--dtype = "{dtype}" is not known.{nearest(dtype, DTYPES)}')
@@ -188,8 +188,8 @@ def _write(
     out: str, brief: Brief, sources: Sequence[Source], order: Order, temperature: float, journal: Journal
 ) -> list[str]:
     """The pool and its tables; lines that say what there is. Raises UserError where there is no wording."""
-    from sweeps.prompt_files import content_id, pool_text, write_file
-    from sweeps.prompt_usage import usage_csv, usage_md, usage_tex
+    from sweeps.prompts.files import content_id, pool_text, write_file
+    from sweeps.prompts.usage import usage_csv, usage_md, usage_tex
     from trainer.prompts import Prompt
 
     stem, name = os.path.splitext(out)[0], os.path.basename(os.path.splitext(out)[0])

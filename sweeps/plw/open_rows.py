@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.alpaca import Counter, read_records
+from sweeps.plw.alpaca import Counter, read_records
 from trainer.errors import UserError, nearest
 
 COLUMNS = pa.schema(

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sweeps.prompt_brief import Brief
+from sweeps.prompts.brief import Brief
 from trainer.errors import UserError
 from trainer.likeness import Likeness, near, normal_form
 from trainer.prompts import OPTIONS, Prompt, fill, flaws, placeholders

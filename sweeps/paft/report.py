@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib.resources
 
-from sweeps import paft_tables
-from sweeps.arm_results import results
+from sweeps.paft import tables
+from sweeps.paft.arm_results import results
 from sweeps.schema import Study
 from trainer.store import Store
 
@@ -21,17 +21,17 @@ def part_of_run(store: Store, study: Study) -> str:
     found = results(store, study)
     if not found:
         return ""
-    made, said = paft_tables.tables(found, study), paft_tables.notes(found, study)
-    paft_tables.write(store, made, said)
+    made, said = tables.tables(found, study), tables.notes(found, study)
+    tables.write(store, made, said)
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    source = importlib.resources.files("sweeps").joinpath("paft.html.j2").read_text(encoding="utf-8")
+    source = importlib.resources.files("sweeps.paft").joinpath("paft.html.j2").read_text(encoding="utf-8")
     shown = [
         {
-            "title": paft_tables.TITLES[name],
+            "title": tables.TITLES[name],
             "head": list(rows[0]),
-            "rows": [[paft_tables.cell(n, v) for n, v in row.items()] for row in rows],
+            "rows": [[tables.cell(n, v) for n, v in row.items()] for row in rows],
         }
         for name, rows in made.items()
     ]
@@ -41,7 +41,7 @@ def part_of_run(store: Store, study: Study) -> str:
         .render(
             tables=shown,
             notes=said,
-            distribution=Markup(paft_tables.distribution(found, study)),
-            scaling=Markup(paft_tables.scaling(made.get("paft_prompts", []))),
+            distribution=Markup(tables.distribution(found, study)),
+            scaling=Markup(tables.scaling(made.get("paft_prompts", []))),
         )
     )

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sweeps.endpoints import Endpoint, Written
-from sweeps.local_writer import LocalModel
-from sweeps.prompt_brief import Brief, messages
-from sweeps.prompt_journal import Answer, Journal
-from sweeps.prompt_validation import ACCEPTED, Sieve, wordings
+from sweeps.prompts.brief import Brief, messages
+from sweeps.prompts.endpoints import Endpoint, Written
+from sweeps.prompts.journal import Answer, Journal
+from sweeps.prompts.local_writer import LocalModel
+from sweeps.prompts.validation import ACCEPTED, Sieve, wordings
 from trainer.errors import UserError
 from trainer.trial import digest
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.endpoints import Written
+from sweeps.prompts.endpoints import Written
 from trainer.errors import UserError
 
 TOP_P = 0.95

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
-from sweeps import plw_analysis as a
 from sweeps.figures import COLOURS, Curve, curves
+from sweeps.plw import analysis as a
 from sweeps.statistics import LEVEL
+from sweeps.table_files import markdown_rows, tex, write_table
 from trainer.store import Store
 
 TITLES = {
@@ -80,21 +78,10 @@ def turning(found: a.Analysis) -> pa.Table:
 
 def write(store: Store, found: a.Analysis) -> list[str]:
     """Write every table into ``tables/``; returns the names written."""
-    written = []
+    written: list[str] = []
     for name, table in tables(found).items():
         notes = [*page_notes(found)] if name == "plw_tests" else []
-        parquet, text = io.BytesIO(), io.BytesIO()
-        pq.write_table(table, parquet, compression="zstd")
-        pacsv.write_csv(table, text)
-        forms = {
-            "md": _markdown(name, table, notes).encode(),
-            "csv": text.getvalue(),
-            "tex": _latex(name, table).encode(),
-            "parquet": parquet.getvalue(),
-        }
-        for ending, data in forms.items():
-            store.write(f"tables/{name}.{ending}", data)
-            written.append(f"tables/{name}.{ending}")
+        written += write_table(store, name, table, _markdown(name, table, notes), _latex(name, table))
     return written
 
 
@@ -168,21 +155,8 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str, factor: float = 1.0) -
 
 def _markdown(name: str, table: pa.Table, notes: Sequence[str]) -> str:
     body = [[cell(n, v) for n, v in row.items()] for row in table.to_pylist()]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
     lines = [f"# {TITLES[name]}", "", *(f"- {n}" for n in notes), *([""] if notes else [])]
-    return "\n".join([*lines, line(table.column_names), "|" + " --- |" * table.num_columns, *map(line, body)]) + "\n"
-
-
-_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}",
-    "^": "\\textasciicircum{}",
-    "~": "\\textasciitilde{}",
-    "<": "$<$",
-    ">": "$>$",
-}
+    return "\n".join([*lines, *markdown_rows(table.column_names, body)]) + "\n"
 
 
 def _latex(name: str, table: pa.Table) -> str:
@@ -195,10 +169,6 @@ def _latex(name: str, table: pa.Table) -> str:
     kind = "longtable" if len(rows) > 40 else "tabular"
     lines = [f"% {TITLES[name]}", rf"\begin{{{kind}}}{{{spec}}}", r"\toprule", head, r"\midrule"]
     return "\n".join([*lines, *body, r"\bottomrule", rf"\end{{{kind}}}"]) + "\n"
-
-
-def tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
 
 
 def cell(name: str, value: Any) -> str:

@@ -2,7 +2,7 @@
 
 ``score ~ weight + weight^2 + C(benchmark)`` for one data set, three ways: ordinary least squares (the study's first
 version), beta regression on the logit scale (its later version), and a mixed model in which base model, setting, seed
-and fine-tune are random. All three are given plain arrays; ``sweeps.plw_scores`` makes those from run folders.
+and fine-tune are random. All three are given plain arrays; ``sweeps.plw.scores`` makes those from run folders.
 
 The turning point -b1 / (2 b2) gets two intervals. The delta method is linear and always finite, so it is short exactly
 where the curve is flat and nothing is known; Fieller's set (Fieller 1954) holds every point at which the fitted slope
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from sweeps.plw_axis import POWER, weight_of_power
+from sweeps.plw.axis import POWER, weight_of_power
 from sweeps.statistics import LEVEL, Estimate
 from trainer.errors import UserError
 from trainer.metrics import Floats

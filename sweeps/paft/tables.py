@@ -11,19 +11,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
-from sweeps.arm_results import Change, Result, changes, comparable, is_base
 from sweeps.figures import Curve, Strip, curves, strips
-from sweeps.plw_tables import tex
+from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base
 from sweeps.schema import Study
+from sweeps.table_files import markdown_rows, tex, write_table
 from trainer.store import Store
 
 TITLES = {
@@ -267,30 +264,17 @@ def notes(found: Sequence[Result], study: Study) -> list[str]:
 
 def write(store: Store, made: dict[str, Rows], said: Sequence[str]) -> list[str]:
     """Write every table as md, csv, tex and parquet into ``tables/``; the names written."""
-    written = []
+    written: list[str] = []
     for name, rows in made.items():
         table = pa.Table.from_pylist(rows)
-        parquet, text = io.BytesIO(), io.BytesIO()
-        pq.write_table(table, parquet, compression="zstd")
-        pacsv.write_csv(table, text)
         head, body = list(rows[0]), [[cell(n, v) for n, v in row.items()] for row in rows]
-        forms = {
-            "md": _markdown(TITLES[name], head, body, said if name == "paft_main" else []).encode(),
-            "csv": text.getvalue(),
-            "tex": _latex(TITLES[name], head, body).encode(),
-            "parquet": parquet.getvalue(),
-        }
-        for ending, data in forms.items():
-            store.write(f"tables/{name}.{ending}", data)
-            written.append(f"tables/{name}.{ending}")
+        page = _markdown(TITLES[name], head, body, said if name == "paft_main" else [])
+        written += write_table(store, name, table, page, _latex(TITLES[name], head, body))
     return written
 
 
 def _markdown(title: str, head: Sequence[str], body: Sequence[Sequence[str]], said: Sequence[str]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-    lines = [f"# {title}", "", line(head), "|" + " --- |" * len(head), *map(line, body)]
+    lines = [f"# {title}", "", *markdown_rows(head, body)]
     return "\n".join([*lines, *([""] if said else []), *(f"- {s}" for s in said)]) + "\n"
 
 

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps import plw_models as m
-from sweeps.plw_models import LINEAR, SQUARE, Axis, Fit, Mixed, Turning
-from sweeps.plw_scores import PlwScores
+from sweeps.plw import models as m
+from sweeps.plw.models import LINEAR, SQUARE, Axis, Fit, Mixed, Turning
+from sweeps.plw.scores import PlwScores
 from sweeps.statistics import Estimate, holm
 from trainer.errors import UserError
 from trainer.metrics import Floats

@@ -30,7 +30,7 @@ def lengths_command(
     tokenizer: Annotated[str, typer.Option(metavar="T", help="A tokenizer's folder or file, or a hub name.")],
 ) -> None:
     """Say how long instructions, inputs and completions are, as in the study's table 1."""
-    from sweeps import alpaca
+    from sweeps.plw import alpaca
 
     count = alpaca.tokens(tokenizer)
     found = [(Path(name).name, alpaca.measure(alpaca.read_records(name), count)) for name in files]
@@ -51,7 +51,7 @@ def shorten_command(
     ] = None,
 ) -> None:
     """Swap completion and instruction where the completion is longer than the prompt."""
-    from sweeps import alpaca
+    from sweeps.plw import alpaca
 
     unit = by or ("tokens" if tokenizer else "characters")
     if unit not in UNITS:
@@ -85,8 +85,8 @@ def rows_command(
     """Write rows as a prompt-loss-weight study reads them."""
     import pyarrow.parquet as pq
 
-    from sweeps import alpaca
-    from sweeps.open_rows import open_rows
+    from sweeps.plw import alpaca
+    from sweeps.plw.open_rows import open_rows
 
     if not out.endswith(".parquet"):
         raise UserError(f"--out = {out}: must end in .parquet, which keeps lists of options")
@@ -118,7 +118,7 @@ def benchmark_command(
 ) -> None:
     """Score a run's adapters on ARC, PIQA, TruthfulQA and WinoGrande."""
     from sweeps.cli import find_run
-    from sweeps.harness import benchmark
+    from sweeps.plw.harness import benchmark
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     for line in benchmark(find_run(run), names, data, limit, shots, batch_size):
@@ -135,7 +135,7 @@ def plw_command(
 ) -> None:
     """Test what the prompt loss weight does, over one or more run folders."""
     from sweeps.cli import find_run
-    from sweeps.plw_report import write_study
+    from sweeps.plw.report import write_study
 
     for line in write_study([find_run(run) for run in runs], out):
         typer.echo(line)

@@ -12,8 +12,8 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sweeps.prompt_generation import Source
-from sweeps.prompt_validation import REASONS
+from sweeps.prompts.generation import Source
+from sweeps.prompts.validation import REASONS
 
 COLUMNS = (
     "model", "strategy", "requests", "failed_attempts", "uncounted_answers", "prompt_tokens", "completion_tokens",
