@@ -13,6 +13,7 @@ import pyarrow as pa
 from sweeps import statistics as st
 
 AXES = ("template", "r", "alpha", "dropout", "target_modules", "rslora", "lr", "steps", "plw", "pool", "seed", "arm")
+SAME = " = "  # between the names of arms that share a trial
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweeps.columns import AXES
 from sweeps.schema import Study
 from sweeps.trials import axis_columns
 from trainer.metrics import Objective, grid, grid_objective, per_prompt
@@ -23,7 +24,6 @@ from trainer.score_grid import COLUMNS
 from trainer.store import Store, StoreError
 from trainer.trial import Trial
 
-AXES = ("template", "r", "alpha", "dropout", "target_modules", "rslora", "lr", "steps", "plw", "pool", "seed", "arm")
 DRAWN = 40  # trials that are drawn one by one; more would be neither readable nor small
 
 

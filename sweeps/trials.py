@@ -2,17 +2,19 @@
 
 A point is a plain mapping of flat axis names to values, ``{"template": "plain", "r": 16, "lr": 1e-3, ...}``; it is
 what searches pass around. Two points that make the same trial are refused, since they would share one id and one
-result.
+result; only arms may.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sweeps import assets, schema, search
 from sweeps.base_model import fingerprint_model, model_of
+from sweeps.columns import SAME
 from sweeps.problems import shown
 from sweeps.search import Point, Values
 from sweeps.study import Range, Study, StudyError
@@ -169,22 +171,32 @@ def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
 def make_trials(
     study: Study, points: Sequence[Mapping[str, Any]], data: Mapping[str, t.Data], model: t.Model, n_train_rows: int
 ) -> list[t.Trial]:
-    """The trials at ``points``; ``data`` by train pool. StudyError when two points are one trial."""
-    trials: list[t.Trial] = []
+    """The trials at ``points``; ``data`` by train pool. Arms whose pools hold the same prompts, as two searches may
+    find one prompt, share a trial, which bears both names. StudyError when two points are one trial otherwise."""
+    trials: dict[str, t.Trial] = {}
     first: dict[str, Mapping[str, Any]] = {}
     twins: list[str] = []
     for point in points:
         made = make_trial(study, point, data[pool_of(study, point)], model, n_train_rows)
+        if made.id in first and _only_pools_differ(study, first[made.id], point):
+            known = trials[made.id]
+            trials[made.id] = replace(known, arm=replace(known.arm, name=known.arm.name + SAME + made.arm.name))
+            continue
         if made.id in first:
             twins.append(
                 f"axes: the points {describe(first[made.id], point)} and {describe(point, first[made.id])} "
                 "are one trial: they differ only in name or spelling. Remove one"
             )
         first.setdefault(made.id, point)
-        trials.append(made)
+        trials.setdefault(made.id, made)
     if twins:
         raise StudyError("\n".join(twins))
-    return trials
+    return list(trials.values())
+
+
+def _only_pools_differ(study: Study, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    same = {**first, "arm": None} == {**second, "arm": None}
+    return same and "arm" in first and pool_of(study, first) != pool_of(study, second)
 
 
 def describe(point: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> str:

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
 
-from sweeps.evidence import AXES
+from sweeps.columns import AXES
 from sweeps.live import LiveTable, Row, text_of
 from trainer.errors import UserError
 from trainer.store import Store, StoreError

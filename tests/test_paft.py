@@ -111,6 +111,15 @@ def test_two_arms_that_are_one_trial_are_refused(loaded: Any) -> None:
         trials_of(loaded("arms.again={pool: many}", "axes.arm=[paft, again]"))
 
 
+def test_arms_whose_searches_found_one_prompt_share_a_trial(loaded: Any) -> None:
+    study = loaded("pools.train.found={file: train.yaml}", "arms.found={pool: found}", "axes.arm=[paft, base, found]")
+    points = points_of(study)
+    assert points is not None
+    data = {name: t.Data("a", "b", "c", "same", "d", "e") for name in study.axes.pool}
+    made = make_trials(study, points, data, t.Model("m", "f"), 40)
+    assert [x.arm.name for x in made] == ["paft = found", "base"]
+
+
 @pytest.mark.parametrize("extra", [(), ("axes.arm=[user, paft]",), ("arms={}",)])
 def test_the_resolved_study_loads_equal(loaded: Any, tmp_path: Path, extra: tuple[str, ...]) -> None:
     study = loaded(*extra)

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sweeps import statistics as st
-from sweeps.evidence import AXES, shown
+from sweeps.columns import AXES, SAME
+from sweeps.evidence import shown
 from sweeps.kept_prompts import kept_prompts
 from sweeps.schema import Study
 from trainer import metrics
@@ -75,7 +76,12 @@ class Change:
 def results(store: Store, study: Study) -> list[Result]:
     """The arms whose trials have come to their end and were scored on the test pool, in the study's order."""
     rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
-    done = [r for r in rows if r.get("arm") and r["status"] == "finished" and r["mean"] is not None]
+    done = [
+        {**r, "arm": arm}
+        for r in rows
+        if r.get("arm") and r["status"] == "finished" and r["mean"] is not None
+        for arm in ([r["arm"]] if r["arm"] in study.arms else r["arm"].split(SAME))
+    ]
     varied = [a for a in AXES if a not in _NOT_SPLIT and len({shown(r.get(a)) for r in done}) > 1]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in done:

@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.evidence import AXES, shown
+from sweeps.columns import AXES
+from sweeps.evidence import shown
 from sweeps.schema import Study
 from trainer import metrics
 from trainer.errors import UserError
