@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test test-long test-cluster lint types clean
+.PHONY: demo test test-demo test-long test-cluster lint types clean
 
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
 
 test: $(VENV)/.dev lint types  ## everything that CI checks
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
+
+test-demo: $(VENV)/.dev  ## what `make demo` shows is what the README says
+	$(RUN) python -m pytest -q -m long tests/test_quickstart.py
 
 test-long: $(VENV)/.dev  ## the checks that take minutes each
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m long

@@ -7,7 +7,7 @@ every adapter is scored on ARC-Challenge, PIQA, TruthfulQA MC1 and WinoGrande by
 again, it continues. Needs shared/ beside the checkout.
 
 Scaled down: stories260K (260 thousand parameters) for LLaMA 7B and 13B; LoRA for full fine-tuning; 2,000 rows of at
-most 300 tokens for 52,002; 100 steps of 8 for 3 epochs of 128; 100 questions of each benchmark without examples.
+most 160 tokens for 52,002; 60 steps of 8 for 3 epochs of 128; 100 questions of each benchmark without examples.
 --quick cuts it to 20 steps, one seed and 20 questions. The model's scores are chance, so the answer is about the
 machinery: what it says of prompt loss weights is "no effect is shown".
 """
@@ -49,7 +49,7 @@ def main() -> None:
 
 def make_rows(rows: Path) -> None:
     """Train rows of both data sets, and questions for dev and test; what is there stays."""
-    cut = ["--longest", "300", "--tokenizer", str(MODEL)]
+    cut = ["--longest", "160", "--tokenizer", str(MODEL)]
     short = rows / "alpaca-short.parquet"
     if not short.exists():
         steadytune("shorten", str(DATA / "alpaca_data.parquet"), "--out", str(short), "--tokenizer", str(MODEL))

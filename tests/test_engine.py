@@ -213,7 +213,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return spmd(tmp_path_factory.mktemp("plain"), 0, 1)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.long), 2, 3])
 def test_workers_and_zero_stages_agree(zero: int, plain: dict[str, Any], tmp_path: Path) -> None:
     """Two gloo workers give the adapter of one, and every ZeRO stage that of ZeRO 0, moments included."""
     one = plain if zero == 0 else spmd(tmp_path, zero, 1)
@@ -233,7 +233,9 @@ def test_offload_and_bf16_train(zero: int, offload: bool, dtype: str, plain: dic
     assert all(t.dtype == torch.float32 for t in found["final"].values())  # adapters stay in float32
 
 
-@pytest.mark.parametrize(("before", "after"), [((2, 2), (3, 1)), ((3, 1), (1, 2))])
+@pytest.mark.parametrize(
+    ("before", "after"), [((2, 2), (3, 1)), pytest.param((3, 1), (1, 2), marks=pytest.mark.long)]
+)
 def test_a_checkpoint_resumes_at_another_zero_stage_and_world_size(
     before: tuple[int, int], after: tuple[int, int], tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from trainer.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 DASHBOARD = json.loads((ROOT / "ray_configs" / "grafana" / "steadytune.json").read_text())
+STEPS = 160
 RAYS_LABELS = {"SessionName", "NodeAddress", "WorkerId"}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 OURS = {tag for metric in METRICS.values() for tag in metric.tags}
@@ -104,7 +105,7 @@ def test_prometheus_sees_a_study_run(port: int, tmp_path: Path, monkeypatch: pyt
     from sweeps.study import load_study
 
     monkeypatch.setattr(sweeps.tuning, "BEAT_EVERY", 1.0)
-    study = load_study(write_study(tmp_path, axes={"steps": 400}))
+    study = load_study(write_study(tmp_path, axes={"steps": STEPS}))
     scraper = Scraper(port)
     scraper.start()
     killer = threading.Thread(target=kill_a_trial, args=(scraper,), daemon=True)
@@ -126,7 +127,7 @@ def test_prometheus_sees_a_study_run(port: int, tmp_path: Path, monkeypatch: pyt
     assert max(scraper.values("steadytune_slots")) == 2
     assert max(scraper.values("steadytune_slots_used")) == 2
     steps, rows = scraper.values("steadytune_optimizer_steps")[-1], scraper.values("steadytune_scored_rows")[-1]
-    assert 0 < steps <= 2 * 400 + 2 * 200 + 200  # the killed trial's steps since its last rung are taken again
+    assert 0 < steps <= 2 * STEPS + 2 * STEPS // 2 + STEPS // 2  # the killed trial's steps since its last rung are taken again
     assert rows >= 6 * 4 * 24  # the rungs on the dev grid; of the test grid, what was told before the hosts' end
     assert scraper.values("steadytune_hosts_started")[-1] == 1
     assert scraper.values("steadytune_cuts")[-1] == 2

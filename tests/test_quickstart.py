@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from test_run import ROOT, finish, start
 
 
+@pytest.mark.long  # `.ci/run` runs it by itself
 def test_the_quickstart_comes_out_as_its_header_says(tmp_path: Path) -> None:
     text = finish(start(ROOT / "sweeps" / "studies" / "quickstart.yaml", tmp_path / "out"))
     assert "16 of 16 trials done" in text
