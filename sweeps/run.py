@@ -316,6 +316,7 @@ def quiet() -> None:
     """Before Ray is imported: no files and no messages of Tune's own."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trial records are in the run folder
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next one goes on
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # its state of the sweep: never read again
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     for noisy in ("ray.tune", "ray.air", "ray.train"):

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 FORMAT = 2  # raise it when training or scoring changes what the same trial gives
@@ -151,7 +152,7 @@ class Trial:
     seed: int = 0
     arm: Arm = Arm()
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hexadecimal digits, the same on every machine and for every order of fields."""
         return digest({"format": FORMAT, **_identity(self)})[:12]
