@@ -251,12 +251,16 @@ class LiveTable:
         return max(sum(known) - (self.clock() - row.since if row.since is not None else 0.0), 0.0)
 
     def _expected(self, row: Row, rung: int, pace: float | None) -> float | None:
-        """Seconds of one rung: what it took other trials, or else its steps at the pace of the steps so far."""
-        if took := self._took.get(rung):
-            return took.seconds / took.n
+        """Seconds of one rung: what it took other trials, by its steps where their lengths differ, or else its steps
+        at the pace of the steps so far."""
+        steps = _steps(row, rung) if rung < len(row.rungs) else 0
+        took = self._took.get(rung)
+        if took and (took.steps or not steps):  # trials without a step say nothing of those with
+            share = steps * took.n_known / took.steps if steps and took.steps else 1.0
+            return share * took.seconds / took.n
         if pace is None or rung >= len(row.rungs):
             return None
-        return pace * _steps(row, rung)
+        return pace * steps
 
     def _pace(self) -> float | None:
         """Seconds from one step of a trial to its next: by the rungs reported, which has their scoring in it; before

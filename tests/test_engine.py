@@ -233,9 +233,7 @@ def test_offload_and_bf16_train(zero: int, offload: bool, dtype: str, plain: dic
     assert all(t.dtype == torch.float32 for t in found["final"].values())  # adapters stay in float32
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [((2, 2), (3, 1)), pytest.param((3, 1), (1, 2), marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize(("before", "after"), [((2, 2), (3, 1)), pytest.param((3, 1), (1, 2), marks=pytest.mark.long)])
 def test_a_checkpoint_resumes_at_another_zero_stage_and_world_size(
     before: tuple[int, int], after: tuple[int, int], tmp_path: Path
 ) -> None:

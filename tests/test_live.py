@@ -155,6 +155,21 @@ def test_time_left_is_told_before_any_rung_by_the_steps_of_the_hosts() -> None:
     assert left() == ["1:30", "1:30", "2:00"]
 
 
+def test_a_trial_without_steps_says_nothing_of_how_long_the_others_take() -> None:
+    table, _, clock = plain()
+    for name, steps in (("base", 0), ("short", 50), ("long", 200)):
+        table.trial_added(name, {}, 1, (steps,))
+        table.started(name)
+    clock.now = 2.0
+    table.report("base", 0, 0, 0.5, 0.1, False, 2.0)
+    table.decided("base", "finished", "")
+    assert "left at most ?" in table.frame().header
+    clock.now = 52.0
+    table.report("short", 0, 50, 0.5, 0.1, False, 50.0)
+    table.decided("short", "finished", "")
+    assert "left at most 2:44" in table.frame().header  # (2 + 52) s for 50 steps: 216 s for 200, of which 52 are gone
+
+
 def test_trials_are_taken_over_without_a_line() -> None:
     table, out, clock = plain()
     clock.now = 5.0

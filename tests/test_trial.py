@@ -96,7 +96,7 @@ def test_a_trial_of_a_folder_from_before_arms_is_read() -> None:
 def test_the_format_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = TRIAL.id
     monkeypatch.setattr(t, "FORMAT", t.FORMAT + 1)
-    assert TRIAL.id != before
+    assert dataclasses.replace(TRIAL).id != before
 
 
 @pytest.mark.parametrize("salt", ["0", "1", "random"])
