@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from study_command import ROOT, steadytune
+from study_command import ROOT, page, steadytune
 
 DATA, MODEL = ROOT.parent / "shared" / "data", ROOT.parent / "shared" / "models" / "stories260K"
 METHODS = ("top-accuracy", "batprompt", "zopo")
@@ -57,7 +57,10 @@ def main() -> None:
     steadytune("run", "paft-small", *places, *prompts, arms, *few, *shorter, "--out", str(run))
     seconds = time.perf_counter() - start
     if args.table is not None:
-        args.table.write_text(page(run, found, seconds))
+        names = ("main", "best", "claims", "k_t", "prompts", "training", "inference")
+        files = [run / "tables" / f"paft_{name}.md" for name in names]
+        text = page("PAFT, small", "python benchmarks/paft_study.py", seconds, files)
+        args.table.write_text(f"{text}\n## The searches\n\n{(found / 'budget.md').read_text()}")
     print(f"{seconds:.0f} seconds")
 
 
@@ -81,16 +84,6 @@ def make_rows(folder: Path) -> None:
         part = [group.pop() for group in by_label.values() for _ in range(min(size // 2, len(group)))]
         rng.shuffle(part)
         pq.write_table(pa.Table.from_pylist(part), folder / f"{split}.parquet")
-
-
-def page(run: Path, found: Path, seconds: float) -> str:
-    """All tables of the run on one page."""
-    names = ("main", "best", "claims", "k_t", "prompts", "training", "inference")
-    parts = [(run / "tables" / f"paft_{name}.md") for name in names]
-    texts = [p.read_text().strip().replace("# ", "## ", 1) for p in parts if p.exists()]
-    budget = (found / "budget.md").read_text().strip()
-    head = f"# PAFT, small\n\n`python benchmarks/paft_study.py`, {seconds:.0f} seconds.\n"
-    return "\n\n".join([head.strip(), *texts, "## The searches", budget]) + "\n"
 
 
 if __name__ == "__main__":

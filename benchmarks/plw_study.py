@@ -1,6 +1,6 @@
 """The prompt-loss-weight study in a small real form: two data sets, six weights, three seeds, four benchmarks.
 
-    python benchmarks/plw_study.py [--out runs/plw-study] [--quick]
+    python benchmarks/plw_study.py [--out runs/plw-study] [--quick] [--table FILE]
 
 AlpacaData and its short variant, made here by the study's swap rule, each trained with the six weights and three seeds;
 every adapter is scored on ARC-Challenge, PIQA, TruthfulQA MC1 and WinoGrande by lm-eval; one analysis over both. Run
@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from study_command import ROOT, steadytune
+from study_command import ROOT, page, steadytune
 
 DATA, MODEL = ROOT.parent / "shared" / "data", ROOT.parent / "shared" / "models" / "stories260K"
 
@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "plw-study", help="where rows and runs go")
     parser.add_argument("--quick", action="store_true", help="a few minutes: shows that it works")
+    parser.add_argument("--table", type=Path, help="write the tables there, as one page of Markdown")
     args = parser.parse_args()
     for needed in (DATA / "alpaca_data.parquet", MODEL / "config.json"):
         if not needed.exists():
@@ -44,7 +45,11 @@ def main() -> None:
         limit = "20" if args.quick else "100"
         steadytune("benchmark", run, "--data", str(DATA), "--limit", limit, "--shots", "0", "--batch-size", "32")
     steadytune("plw", *runs, "--out", str(args.out))
-    print(f"{time.perf_counter() - start:.0f} seconds")
+    seconds = time.perf_counter() - start
+    if args.table is not None:
+        files = [args.out / "tables" / f"plw_{name}.md" for name in ("tests", "turning", "benchmarks", "aggregate")]
+        args.table.write_text(page("Prompt loss weight, small", "python benchmarks/plw_study.py", seconds, files))
+    print(f"{seconds:.0f} seconds")
 
 
 def make_rows(rows: Path) -> None:

@@ -1,10 +1,13 @@
-"""The ``steadytune`` command of this checkout, run as a user runs it: for benchmarks that are whole studies."""
+"""The ``steadytune`` command of this checkout, run as a user runs it, and its tables on one page: for benchmarks that
+are whole studies."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,3 +20,11 @@ def steadytune(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "sweeps", *words], env=env, check=False)
     if done.returncode:
         sys.exit(done.returncode)
+
+
+def page(title: str, command: str, seconds: float, files: Iterable[Path]) -> str:
+    """The Markdown tables in those of ``files`` that exist, under what made them."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "ray"))
+    head = f"# {title}\n\n`{command}`: {seconds:.0f} seconds on {os.cpu_count()} cores; {versions}."
+    texts = [p.read_text().strip().replace("# ", "## ", 1) for p in files if p.exists()]
+    return "\n\n".join([head, *texts]) + "\n"
