@@ -161,7 +161,7 @@ class Fleet:
         accelerators they will get: on one machine without GPUs."""
         if self.resources.workers == 1 and not self.resources.gpus and len(ray.nodes()) == 1:
             place = here()
-            parts = min(self._parts(place), math.ceil(trials / self.resources.slots))
+            parts = min(self._room(place), math.ceil(trials / self.resources.slots))
             self.registry.warm.remote(place, parts, self.arguments)
 
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
@@ -212,11 +212,13 @@ class Fleet:
                 self.registry.leave.remote(trial.id)
 
     def _parts(self, place: Place) -> int:
-        """How many hosts share the machine of ``place``."""
-        if place.gpu:
-            return 1
+        """How many hosts share the machine of ``place``, on which a trial is."""
+        return 1 if place.gpu else max(1, self._room(place))
+
+    def _room(self, place: Place) -> int:
+        """Hosts that go into the CPUs which Ray has at ``place``; a cluster's head may have none."""
         cpus = next((n["Resources"].get("CPU", 0) for n in ray.nodes() if n["NodeID"] == place.node), 0)
-        return max(1, int(cpus // self.resources.cpus))
+        return int(cpus // self.resources.cpus)
 
     def _gang(self) -> Gang:
         global _gang
