@@ -196,7 +196,7 @@ def _run(study: Study, store: Store) -> int:
     if standing is None:
         check_wordings(study, assets, model)
     store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before anything starts
-    keep_prompts(store, assets)
+    keep_prompts(store, assets, {name: pool.file for name, pool in study.pools.train.items()})
     with progress.live:
         for trial in made or []:
             progress.add(trial)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.parcel import MOST, ParcelError, in_mib, size
 from sweeps.base_model import WHOLE
+from sweeps.kept_prompts import usage_file
 from sweeps.layers import Path as Key
 from sweeps.layers import dotted, is_local, missing_file
 from sweeps.rules import named_files
@@ -50,7 +51,8 @@ def _files(text: str, key: str) -> dict[str, Path]:
     """Path below the file's place -> file: one file, or a folder's."""
     path = Path(text)
     if path.is_file():
-        return {path.name: path}
+        spent = Path(usage_file(text))  # of generated prompts; for the report
+        return {p.name: p for p in (path, *([spent] if spent.is_file() else []))}
     if path.is_dir():
         inside = {p.relative_to(path.parent).as_posix(): p for p in sorted(path.rglob("*")) if p.is_file()}
         return {name: p for name, p in inside.items() if not any(part.startswith(".") for part in name.split("/"))}

@@ -20,6 +20,7 @@ from sweeps.assets import templates_read
 from sweeps.paft import arm_results, tables
 from sweeps.paft.arm_results import Result
 from sweeps.plan import count_trials, mean_steps
+from sweeps.prompts.usage import COLUMNS
 from sweeps.report import read_study
 from sweeps.study import Study, StudyError, dump_yaml, load_study, resolved
 from sweeps.trials import axis_columns, make_trials, points_of, pool_of
@@ -188,15 +189,23 @@ def test_the_shipped_studies_are_the_papers(tmp_path: Path) -> None:
 # tables of a run ----------------------------------------------------------------------------------------------------
 
 
+SPENT = ("model", "strategy", "total_tokens")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, t.Trial]]:
-    folder, trials = make_run(tmp_path_factory.mktemp("arms"), LABELLED, **SECTIONS)
+    place = tmp_path_factory.mktemp("arms")
+    spent = [("big", "zero-shot", 100), ("big", "few-shot", 300), ("small", "few-shot", 50)]
+    lines = [",".join(str(dict(zip(SPENT, s, strict=True)).get(c, "")) for c in COLUMNS) for s in spent]
+    (place / "train.usage.csv").write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    folder, trials = make_run(place, LABELLED, **SECTIONS)
     return folder, {x.arm.name: x for x in trials}
 
 
 def test_every_table_is_written_in_every_form(run: tuple[str, dict[str, t.Trial]]) -> None:
     folder = Path(run[0]) / "tables"
-    names = ["paft_main", "paft_best", "paft_training", "paft_inference", "paft_k_t", "paft_prompts", "paft_claims"]
+    names = ["paft_main", "paft_best", "paft_training", "paft_inference", "paft_k_t", "paft_prompts"]
+    names += ["paft_usage", "paft_claims"]
     for name in names:
         table = pq.read_table(folder / f"{name}.parquet")
         assert table.num_rows > 0
@@ -208,6 +217,16 @@ def test_every_table_is_written_in_every_form(run: tuple[str, dict[str, t.Trial]
     assert "Training arms" in page
     for title in tables.TITLES.values():
         assert title in page
+
+
+def test_tokens_spent_on_the_largest_pool_are_told(run: tuple[str, dict[str, t.Trial]]) -> None:
+    rows = pq.read_table(Path(run[0]) / "tables" / "paft_usage.parquet").to_pylist()
+    assert rows == [
+        {"model": "big", "zero-shot_tokens": 100, "few-shot_tokens": 300, "total_tokens": 400},
+        {"model": "small", "zero-shot_tokens": None, "few-shot_tokens": 50, "total_tokens": 50},
+        {"model": "sum", "zero-shot_tokens": 100, "few-shot_tokens": 350, "total_tokens": 450},
+        {"model": "mean", "zero-shot_tokens": 100, "few-shot_tokens": 175, "total_tokens": 225},
+    ]
 
 
 def test_the_main_table_is_what_the_score_rows_say(run: tuple[str, dict[str, t.Trial]]) -> None:

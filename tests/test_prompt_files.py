@@ -94,6 +94,14 @@ def test_a_share_of_zero_writes_no_file(tmp_path: Path, pool: str) -> None:
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["test.yaml", "train.yaml"]
 
 
+def test_what_generated_prompts_cost_goes_along_with_the_train_pool(tmp_path: Path, pool: str) -> None:
+    (tmp_path / "pool.usage.csv").write_text("model,total_tokens\nbig,5\n")
+    (tmp_path / "more.yaml").write_text("m: 'More {{ text }}'\n")
+    (tmp_path / "more.usage.csv").write_text("model,total_tokens\nsmall,7\n")
+    split_files([pool, str(tmp_path / "more.yaml")], str(tmp_path / "s"), SHARES, 0)
+    assert (tmp_path / "s" / "train.usage.csv").read_text() == "model,total_tokens\nbig,5\nsmall,7\n"
+
+
 def test_pools_that_are_there_are_not_replaced_unasked(tmp_path: Path, pool: str) -> None:
     (tmp_path / "test.yaml").write_text("t: 'By hand {{ text }}'\n")
     with pytest.raises(UserError, match=r"test.yaml: holds other prompts already"):

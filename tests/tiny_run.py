@@ -81,7 +81,7 @@ def make_run(folder: Path, task: dict[str, Any], n_labels: int = 0, **sections: 
     store = Store.open(str(folder / "run"))
     store.write("study.yaml", dump_yaml(resolved(loaded)).encode())
     assets, base = load_assets(loaded), model_of(loaded)
-    keep_prompts(store, assets)
+    keep_prompts(store, assets, {name: pool.file for name, pool in loaded.pools.train.items()})
     points = points_of(loaded)
     assert points is not None
     trials = make_trials(loaded, points, data_of(assets), base, len(assets.rows["train"]))

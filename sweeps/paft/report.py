@@ -21,7 +21,7 @@ def part_of_run(store: Store, study: Study) -> str:
     found = results(store, study)
     if not found:
         return ""
-    made, said = tables.tables(found, study), tables.notes(found, study)
+    made, said = tables.tables(found, study, store), tables.notes(found, study)
     tables.write(store, made, said)
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup

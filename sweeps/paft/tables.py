@@ -6,6 +6,7 @@
 ``paft_inference`` time, new tokens and unreadable answers of answering the test grid
 ``paft_k_t``       mean ± std by K (examples per prompt) and T (epochs)
 ``paft_prompts``   mean and std by the number of training prompts
+``paft_usage``     tokens that the prompts of the largest pool cost, by model and strategy
 ``paft_claims``    what the paper finds, and whether these data show it
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.figures import Curve, Strip, curves, strips
+from sweeps.kept_prompts import kept_usage
 from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base
 from sweeps.schema import Study
 from sweeps.table_files import markdown_rows, tex, write_table
@@ -30,13 +32,14 @@ TITLES = {
     "paft_inference": "Inference on the test grid",
     "paft_k_t": "K (examples per prompt) and T (epochs)",
     "paft_prompts": "Number of training prompts",
+    "paft_usage": "Tokens spent on the prompts",
     "paft_claims": "What the paper finds",
 }
 MARGIN = 0.02  # a difference of the mean within two points counts as "hardly matters"
 Rows = list[dict[str, Any]]
 
 
-def tables(found: Sequence[Result], study: Study) -> dict[str, Rows]:
+def tables(found: Sequence[Result], study: Study, store: Store) -> dict[str, Rows]:
     """Name -> rows, without tables that this study has nothing for. Shares are fractions of 1."""
     made = {
         "paft_main": main(found, study),
@@ -45,6 +48,7 @@ def tables(found: Sequence[Result], study: Study) -> dict[str, Rows]:
         "paft_inference": inference(found),
         "paft_k_t": k_t(found),
         "paft_prompts": by_prompts(found),
+        "paft_usage": usage(found, store),
         "paft_claims": claims(found),
     }
     return {name: rows for name, rows in made.items() if rows}
@@ -134,6 +138,27 @@ def by_prompts(found: Sequence[Result]) -> Rows:
     ]  # fmt: skip
     rows = [{"train_prompts": r.train_prompts, "arm": r.name, **_numbers(r)} for r in same]
     return sorted(rows, key=lambda x: x["train_prompts"]) if len({x["train_prompts"] for x in rows}) > 1 else []
+
+
+def usage(found: Sequence[Result], store: Store) -> Rows:
+    """Tokens by model and strategy of the largest pool, with sum and mean over models; empty where people wrote it."""
+    pools = _largest_pool(found)
+    spent = kept_usage(store, pools[0].trial.data.train_prompts) if pools else []
+    models: dict[str, dict[str, int]] = {}
+    for row in spent:
+        of = models.setdefault(row.get("model") or "", {})
+        if (tokens := row.get("total_tokens") or "").isdigit():
+            of[row.get("strategy") or ""] = of.get(row.get("strategy") or "", 0) + int(tokens)
+    strategies = list(dict.fromkeys(row.get("strategy") or "" for row in spent))
+    rows = [
+        {"model": m, **{f"{s}_tokens": of.get(s) for s in strategies}, "total_tokens": sum(of.values())}
+        for m, of in models.items()
+    ]
+    if len(rows) > 1:  # of what was counted, as in `prompts generate`'s own table
+        known = {n: [r[n] for r in rows if r[n] is not None] for n in rows[0] if n != "model"}
+        rows.append({"model": "sum", **{n: sum(v) for n, v in known.items()}})  # type: ignore[arg-type]
+        rows.append({"model": "mean", **{n: round(sum(v) / len(v)) for n, v in known.items() if v}})  # type: ignore[arg-type]
+    return rows
 
 
 def claims(found: Sequence[Result]) -> Rows:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from sweeps.kept_prompts import usage_file
 from trainer.errors import UserError
 from trainer.likeness import Likeness, clusters, similarity
 from trainer.prompts import Prompt, load_pool, split_pool
@@ -101,6 +102,11 @@ def split_files(
         _check_free(path, text, overwrite)
     for path, text in texts.items():
         write_file(path, text)
+    spent = [Path(usage_file(p)) for p in paths if os.path.isfile(usage_file(p))]
+    if spent and "train" in dealt:  # what the prompts cost goes along with those that are trained on
+        lines = [p.read_text().splitlines() for p in spent]
+        kept = [*lines[0], *(line for other in lines[1:] for line in other[1:])]
+        write_file(usage_file(os.path.join(folder, "train.yaml")), "\n".join(kept) + "\n")
     return [*(f"{path}: {len(load_pool(path))} prompts" for path in texts), *_told(prompts, dealt)]
 
 
