@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sweeps.columns import AXES
 from sweeps.schema import Study
@@ -141,7 +140,7 @@ def shown(value: Any) -> str:
 
 def _rows(store: Store, name: str) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(store.read(name))).to_pylist()
+        rows: list[dict[str, Any]] = store.read_table(name).to_pylist()
         return rows
     except pa.ArrowException as error:
         raise StoreError(

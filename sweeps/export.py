@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from sweeps import tables
 from sweeps.assets import load_pools
@@ -127,7 +126,7 @@ def _rows(store: Store, name: str) -> list[dict[str, Any]]:
     if not store.exists(name):
         return []
     try:
-        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(store.read(name))).to_pylist()
+        rows: list[dict[str, Any]] = store.read_table(name).to_pylist()
         return rows
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{store.uri}/{name}: is damaged ({error}). {_continue(store)} to write it anew") from None

@@ -389,7 +389,7 @@ def show_table(store: Store, where: str, threshold: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
+    rows = store.read_table("tables/robustness.parquet").to_pylist()
     axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1]
     table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
     for name in ("rank", "trial", *axes, "mean", "std", "worst", f"above {100 * threshold:g}", "status"):

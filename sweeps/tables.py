@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from sweeps import statistics as st
@@ -74,7 +73,7 @@ def _summarise(store: Store, study: Mapping[str, Any]) -> tuple[pa.Table, pa.Tab
     settings = Settings.of(study)
     if not store.exists("trials.parquet"):
         raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
-    trials = pq.read_table(pa.BufferReader(store.read("trials.parquet"))).to_pylist()
+    trials = store.read_table("trials.parquet").to_pylist()
     averages = Groups.announce(trials)
     # one thread for each product: they are small, and to share one costs more than it saves
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:

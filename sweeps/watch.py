@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import yaml
 
 from sweeps.columns import AXES
@@ -128,7 +127,7 @@ def look(store: Store) -> Standing | None:
     """The folder as it is now; None while no study has begun in it."""
     try:
         study = yaml.safe_load(store.read("study.yaml"))
-        table = pq.read_table(pa.BufferReader(store.read("trials.parquet")))
+        table = store.read_table("trials.parquet")
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None

@@ -202,6 +202,11 @@ class Store:
         pq.write_table(table, sink, compression="zstd", use_dictionary=True, write_page_checksum=True)
         self.write(scores_name(trial_id, rung, pool), sink.getvalue().to_pybytes())
 
+    def read_table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
+        """A small parquet file of the run folder, or ``columns`` of it. Without Arrow's threads: one that lets go of
+        the bytes while Python ends aborts the process."""
+        return pq.ParquetFile(pa.BufferReader(self.read(name))).read(list(columns) or None, use_threads=False)
+
     def read_scores(
         self, trial_id: str, rung: int, pool: str, columns: Sequence[str] = ()
     ) -> tuple[pa.Table, dict[str, Any]] | None:

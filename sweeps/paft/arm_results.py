@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sweeps import statistics as st
 from sweeps.columns import AXES, SAME
@@ -75,7 +73,7 @@ class Change:
 
 def results(store: Store, study: Study) -> list[Result]:
     """The arms whose trials have come to their end and were scored on the test pool, in the study's order."""
-    rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
+    rows = store.read_table("tables/robustness.parquet").to_pylist()
     done = [
         {**r, "arm": arm}
         for r in rows

@@ -126,7 +126,7 @@ def benchmark(
 def _finished(store: Store) -> list[tuple[str, int]]:
     if not store.exists("trials.parquet"):
         raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
-    rows = pq.read_table(pa.BufferReader(store.read("trials.parquet"))).to_pylist()
+    rows = store.read_table("trials.parquet").to_pylist()
     return [(r["trial_id"], int(r["rung"])) for r in rows if r["status"] == "finished"]
 
 

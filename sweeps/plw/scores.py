@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sweeps.columns import AXES
 from sweeps.evidence import shown
@@ -86,7 +85,7 @@ def weights_of(store: Store) -> tuple[float, ...]:
 def _trials(store: Store) -> list[dict[str, Any]]:
     if not store.exists("trials.parquet"):
         raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
-    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(store.read("trials.parquet"))).to_pylist()
+    rows: list[dict[str, Any]] = store.read_table("trials.parquet").to_pylist()
     return rows
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sweeps.kept_prompts import kept_prompts
 from trainer.errors import UserError, nearest
@@ -138,7 +137,7 @@ def _chosen(store: Store, tables: Mapping[str, object], trial: str | None, pool:
             raise UserError(f'--trial = "{trial}" {what}{nearest(trial, found or tables)}')
         return found[0]
     if store.exists("tables/robustness.parquet"):
-        rows = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet"))).to_pylist()
+        rows = store.read_table("tables/robustness.parquet").to_pylist()
         for row in rows:
             if row.get("winner") is True and row["trial_id"] in tables:
                 return str(row["trial_id"])

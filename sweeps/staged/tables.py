@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sweeps import binary
 from sweeps.schema import Study
@@ -77,7 +76,7 @@ def _binary(store: Store, study: Study, stages: Sequence[Mapping[str, Any]]) -> 
     """The binary metrics of every trial with test scores, and what it was a trial of."""
     if len(study.task.names) != 2 or not store.exists("trials.parquet"):
         return None
-    trials = pq.read_table(pa.BufferReader(store.read("trials.parquet")), columns=["trial_id"]).to_pylist()
+    trials = store.read_table("trials.parquet", ["trial_id"]).to_pylist()
     found = binary.table(store, trials, study.task.names)
     if found is None:
         return None
