@@ -49,7 +49,7 @@ def main() -> None:
 
     worker = {"resources": {"CPU": 1, "object_store_memory": 100 * 2**20}, "node_config": {}}
     cluster = FakeNodes({"CPU": 0}, {"worker": {**worker, "min_workers": 0, "max_workers": MOST}})
-    cluster.start(override_env={"AUTOSCALER_UPDATE_INTERVAL_S": "0.5"})
+    cluster.start(override_env={"AUTOSCALER_UPDATE_INTERVAL_S": "1"})
     ray.init("auto", log_to_driver=False)
     try:
         with Watch() as watch:
