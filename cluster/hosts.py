@@ -95,7 +95,9 @@ class Registry:
         """A host at ``place``, made with the fleet's ``arguments``: of its ``parts`` the one with the fewest trials.
         ``trial`` counts there until it leaves. ``dead``: the actor id of a host that the caller saw die, so that two
         callers who saw the same death get the same new host."""
-        self._hosts = {p: h for p, h in self._hosts.items() if h._actor_id.hex() != dead}
+        for known, host in list(self._hosts.items()):
+            if host._actor_id.hex() == dead:
+                self._hosts.pop(known, None)  # unless `_retire`, on its thread, came first
         self._seats.pop(trial, None)
         busy = Counter(self._seats.values())
         seat = min((replace(place, part=i) for i in range(parts)), key=lambda p: (busy[p], p.part))
@@ -134,7 +136,7 @@ class Registry:
                 except ray.exceptions.RayError:  # it loads its model, or is dead: then a trial will say so
                     continue
                 if self._hosts.get(place) is host:
-                    del self._hosts[place]
+                    self._hosts.pop(place, None)
                 ray.kill(host)
 
 
