@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +89,30 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
 
 
 def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_path: Path) -> None:
-    """Hosts of 2 of 4 CPUs: two trials at a time get one each; a third goes where one has left."""
+    """Hosts of 2 of 4 CPUs: two trials at a time get one each, a third goes where one has left, and both work."""
     import ray
 
+    from cluster.hosts import here
+
     assets, model, trials = prepared(tmp_path, steps=3)
-    setup = Setup(slots=1, max_r=4, threads=1)
-    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "run"), Resources(1, 2))
+    store = Store.open(tmp_path / "run")
+    fleet = Fleet.start(model, Setup(slots=1, max_r=4, threads=1), assets, store, Resources(1, 2))
+    place = here()
+    assert fleet._parts(place) == 2
+
+    def host_of(trial: str) -> str:
+        found = ray.get(fleet.registry.host.remote(place, 2, trial, None, fleet.arguments))
+        return str(found._actor_id.hex())
+
+    first, second = host_of("first"), host_of("second")
+    assert first != second
+    ray.get(fleet.registry.leave.remote("second"))
+    assert host_of("third") == second
     task = ray.remote(ensure).options(num_cpus=1)
-    ray.get([task.remote(fleet, t, 3) for t in trials])
+    assert [t.num_rows for t in ray.get([task.remote(fleet, t, 3) for t in trials])] == [96, 96]
     hosts = ray.get(fleet.registry.hosts.remote())
-    assert len(hosts) == 2
-    assert ray.get([h.steps.remote() for h in hosts]) == [3, 3]
-    more = [replace(trials[0], seed=seed) for seed in (11, 12)]
-    for trial in more:
-        ray.get(task.remote(fleet, trial, 3))
-    assert sum(ray.get([h.steps.remote() for h in ray.get(fleet.registry.hosts.remote())])) == 12
-    assert len(ray.get(fleet.registry.hosts.remote())) == 2
+    assert {h._actor_id.hex() for h in hosts} == {first, second}
+    assert sum(ray.get([h.steps.remote() for h in hosts])) == 6
     ray.kill(fleet.registry)
 
 
