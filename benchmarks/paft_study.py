@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from study_command import ROOT, page, steadytune
+from study_command import ROOT, need, page, steadytune
 
 DATA, MODEL = ROOT.parent / "shared" / "data", ROOT.parent / "shared" / "models" / "stories260K"
 METHODS = ("top-accuracy", "batprompt", "zopo")
@@ -36,9 +35,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few minutes: shows that it works")
     parser.add_argument("--table", type=Path, help="write the tables there, as one page of Markdown")
     args = parser.parse_args()
-    for needed in (DATA / "sms_spam.parquet", MODEL / "config.json"):
-        if not needed.exists():
-            sys.exit(f"needs {needed.relative_to(ROOT.parent)} beside the checkout")
+    need(DATA / "sms_spam.parquet", MODEL / "config.json")
     start = time.perf_counter()
     out: Path = args.out.resolve()
     rows, found, run = out / "paft-small-rows", out / "paft-small-search", out / "paft-small"

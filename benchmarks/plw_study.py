@@ -15,11 +15,10 @@ machinery: what it says of prompt loss weights is "no effect is shown".
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
-from study_command import ROOT, page, steadytune
+from study_command import ROOT, need, page, steadytune
 
 DATA, MODEL = ROOT.parent / "shared" / "data", ROOT.parent / "shared" / "models" / "stories260K"
 
@@ -30,9 +29,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few minutes: shows that it works")
     parser.add_argument("--table", type=Path, help="write the tables there, as one page of Markdown")
     args = parser.parse_args()
-    for needed in (DATA / "alpaca_data.parquet", MODEL / "config.json"):
-        if not needed.exists():
-            sys.exit(f"needs {needed.relative_to(ROOT.parent)} beside the checkout")
+    need(DATA / "alpaca_data.parquet", MODEL / "config.json")
     start = time.perf_counter()
     rows = args.out / "rows"
     rows.mkdir(parents=True, exist_ok=True)

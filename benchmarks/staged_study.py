@@ -10,12 +10,11 @@ sweeps/studies/staged-small.yaml.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from paft_study import DATA, MODEL, SIZES, make_rows
-from study_command import ROOT, page, steadytune
+from study_command import ROOT, need, page, steadytune
 
 
 def main() -> None:
@@ -23,9 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs", help="where the rows and the run go")
     parser.add_argument("--table", type=Path, help="write the tables there, as one page of Markdown")
     args = parser.parse_args()
-    for needed in (DATA / "sms_spam.parquet", MODEL / "config.json"):
-        if not needed.exists():
-            sys.exit(f"needs {needed.relative_to(ROOT.parent)} beside the checkout")
+    need(DATA / "sms_spam.parquet", MODEL / "config.json")
     start = time.perf_counter()
     out: Path = args.out.resolve()
     rows, run = out / "paft-small-rows", out / "staged-small"

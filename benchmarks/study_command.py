@@ -13,6 +13,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def need(*files: Path) -> None:
+    """End with a line that names the first of ``files``, in shared/ beside the checkout, that is not there."""
+    for needed in files:
+        if not needed.exists():
+            sys.exit(f"needs {needed.relative_to(ROOT.parent)} beside the checkout")
+
+
 def steadytune(*words: str) -> None:
     """Run the command, its output shown; this process ends with its exit code where it fails."""
     print("steadytune", *words, flush=True)
