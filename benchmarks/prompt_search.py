@@ -86,7 +86,7 @@ class Size:
     rows: int = 200  # that searches may read
     held_out: int = 400
     n_rows: int = 50  # of them, a candidate is scored on
-    budget: int = 4000
+    budget: int = 6000
     repeats: int = 10
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -281,15 +281,20 @@ def test_a_writer_that_finds_nothing_leaves_the_start() -> None:
     assert found.prompt.id == "p00"
 
 
-def test_rewrites_and_rows_beyond_the_length_limit_are_left_out() -> None:
+@pytest.mark.parametrize(("size", "most"), [(len, 70), (lambda text: len(text.split()), 15)], ids=["letters", "words"])
+def test_rewrites_and_rows_beyond_the_length_limit_are_left_out(size: Callable[[str], int], most: int) -> None:
+    """Also where the longest prompt in letters is not the longest as the model counts."""
+
     class Short(Wordy):
         def fits(self, pairs: Sequence[Pair]) -> list[bool]:
-            return [len(p.text) + len(r.fields["text"]) <= 70 for p, r in pairs]
+            return [size(p.text) + size(r.fields["text"]) <= most for p, r in pairs]
 
     engine = Short({})
-    search(engine, RuleWriter(["no", "yes"]), 1500)
+    for seed in range(4):
+        scorer = Scorer(engine, MemoryJournal(), LABELS, limit=1500)
+        batprompt(prompts(3), scorer, rows(60), RuleWriter(["no", "yes"]), seed=seed)
     assert engine.calls
-    assert max(len(p) + len(t) for p, t in engine.calls) <= 70
+    assert max(size(p) + size(t) for p, t in engine.calls) <= most
 
 
 def test_mistakes_are_told_with_the_nearest_name() -> None:

@@ -35,9 +35,9 @@ FAMILIES = {"mix": (CHARACTERS, ()), "combine": ((), WORDS), "both": (CHARACTERS
 @dataclass(frozen=True)
 class Settings:
     family: str = "mix"
-    iterations: int = 5
+    iterations: int = 10  # at most; published 5
     sample: int = 5  # rows attacked in an iteration
-    rounds: int = 3  # of rewriting each attacked row
+    rounds: int = 1  # of rewriting each attacked row; published 3, which leaves a small budget few iterations
     rewrites: int = 5  # of a row in a round
     improved: int = 5  # new instructions in an iteration; each is paraphrased once
     compared_on: int = 20  # rows of each set
@@ -63,7 +63,7 @@ class Search:
         self.candidates, self.scorer, self.writer, self.gate = list(candidates), scorer, writer, gate
         self.settings, self.seed = settings, seed
         self.rows = spread_rows(rows, seed)
-        self.longest = sorted(self.rows, key=lambda r: len(_text(r)))[-3:]
+        self.longest = sorted(self.rows, key=lambda r: len(_text(r)))[-50:]  # in letters; tokens differ a little
         self.rng = random.Random(seed)
         self.history: dict[str, Evaluated] = {}  # by wording
         self.evaluated: list[Evaluated] = []
@@ -121,9 +121,10 @@ class Search:
         changed = [(_text(a), _text(b)) for a, b in pairs if a.fields != b.fields]
         guidance = self.writer.guidance(changed, seed) if changed else ""
         candidates = self._rewrites(current, guidance, seed)
-        longest = max([current, *candidates], key=lambda p: len(p.text))
+        longest = max([current, *candidates], key=lambda p: len(p.text))  # all of them on each row would take long
         compared = self.rng.sample(self.rows, min(s.compared_on, len(self.rows)))
-        sets = self._sets(longest, compared, characters, words, seed)
+        sets = self._sets([current, longest], compared, characters, words, seed)
+        candidates = [p for p in candidates if all(self.scorer.fits([(p, row) for part in sets for row in part]))]
         scored = []
         size = sum(map(len, sets))
         able = int((self.scorer.left - reserve) // size) if self.scorer.limit is not None else len(candidates) + 1
@@ -145,7 +146,7 @@ class Search:
         current = list(rows)
         for turn in range(self.settings.rounds):
             options = [
-                [row, *self._perturbed(prompt, original, row, strategy, self.settings.rewrites, seed + turn)]
+                [row, *self._perturbed([prompt], original, row, strategy, self.settings.rewrites, seed + turn)]
                 for original, row in zip(originals, current, strict=True)
             ]
             flat = [(prompt, row) for group in options for row in group]
@@ -158,8 +159,10 @@ class Search:
             current = worst
         return current
 
-    def _perturbed(self, prompt: Prompt, original: Row, row: Row, strategy: str, n: int, seed: int) -> list[Row]:
-        """Rewrites of every field of ``row`` that pass the gate, and the length limit under ``prompt``."""
+    def _perturbed(
+        self, prompts: Sequence[Prompt], original: Row, row: Row, strategy: str, n: int, seed: int
+    ) -> list[Row]:
+        """Rewrites of every field of ``row`` that pass the gate, and the length limit under all ``prompts``."""
         fields = {}
         for name, text in row.fields.items():
             if strategy in PERTURBATIONS:
@@ -174,10 +177,10 @@ class Search:
         for i in range(count):  # a field without a rewrite of its own stays
             new = {name: texts[i] if i < len(texts) else row.fields[name] for name, texts in fields.items()}
             found.append(replace(row, fields=new))
-        return [r for r, fits in zip(found, self.scorer.fits([(prompt, r) for r in found]), strict=True) if fits]
+        return [r for r in found if all(self.scorer.fits([(p, r) for p in prompts]))]
 
     def _sets(
-        self, longest: Prompt, rows: Sequence[Row], characters: Sequence[str], words: Sequence[str], seed: int
+        self, prompts: Sequence[Prompt], rows: Sequence[Row], characters: Sequence[str], words: Sequence[str], seed: int
     ) -> list[list[Row]]:
         """The rows as they are, all character strategies one after the other, and each word strategy by itself."""
         sets = [list(rows)]
@@ -185,12 +188,12 @@ class Search:
             part = list(rows)
             for strategy in characters:
                 part = [
-                    next(iter(self._perturbed(longest, a, b, strategy, 1, seed)), b)
+                    next(iter(self._perturbed(prompts, a, b, strategy, 1, seed)), b)
                     for a, b in zip(rows, part, strict=True)
                 ]
             sets.append(part)
         for strategy in words:
-            sets.append([next(iter(self._perturbed(longest, r, r, strategy, 1, seed)), r) for r in rows])
+            sets.append([next(iter(self._perturbed(prompts, r, r, strategy, 1, seed)), r) for r in rows])
         return sets
 
     def _rewrites(self, current: Prompt, guidance: str, seed: int) -> list[Prompt]:
