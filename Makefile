@@ -18,7 +18,7 @@ test-demo: $(VENV)/.dev  ## what `make demo` shows is what the README says
 test-long: $(VENV)/.dev  ## the checks that take minutes each
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m long
 
-test-cluster: $(VENV)/.dev  ## a study over several Ray nodes that break; as root (network namespaces), else it skips and says why
+test-cluster: $(VENV)/.dev  ## a study over Ray nodes that break, as root (network namespaces), else it skips and says why; jobs
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m cluster
 
 lint: $(VENV)/.dev

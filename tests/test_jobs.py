@@ -272,6 +272,7 @@ def until(process: subprocess.Popen[str], text: str) -> str:
     return seen
 
 
+@pytest.mark.cluster
 def test_the_results_of_a_job_are_of_use_elsewhere(head: Head, tmp_path: Path) -> None:
     write_study(tmp_path, axes={"plw": [0.1], "pool": ["many"], "steps": 4}, scheduler={"name": "none"})
     run = tmp_path / "out"
@@ -313,6 +314,7 @@ def _use(run: Path, trial_id: str, folder: Path, head: Head) -> None:
     assert len(done.stdout.splitlines()) == 5
 
 
+@pytest.mark.cluster
 def test_the_code_that_was_sent_is_what_the_job_and_its_workers_run(head: Head, tmp_path: Path) -> None:
     from cluster.parcel import pack as packed
 
@@ -339,6 +341,7 @@ def test_the_code_that_was_sent_is_what_the_job_and_its_workers_run(head: Head, 
     assert line.count("working_dir_files") == 2, line
 
 
+@pytest.mark.cluster
 def test_plain_ray_job_submit_runs_a_shipped_study(head: Head, tmp_path: Path) -> None:
     small = ["task.rows.train.limit=40", "task.rows.dev.limit=8", "task.rows.test.limit=8", "scheduler.name=none"]
     small += ["axes.template=plain", "axes.lora.r=4", "axes.plw=0", "axes.pool=one", "axes.steps=4"]
