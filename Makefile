@@ -10,7 +10,7 @@ demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, wi
 	$(RUN) steadytune run quickstart
 
 test: $(VENV)/.dev lint types  ## everything that CI checks
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-demo: $(VENV)/.dev  ## what `make demo` shows is what the README says
 	$(RUN) python -m pytest -q -m long tests/test_quickstart.py

@@ -14,7 +14,22 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import pytest
 from local_head import head as head  # one Ray head for all tests that ask for it
 
+# Files that take minutes go first: at the end one process would work alone.
+LONG_FILES = (
+    "test_run",
+    "test_jobs",
+    "test_cluster",
+    "test_metrics_export",
+    "test_packing",
+    "test_engine",
+    "test_staged_run",
+)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: i for i, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))  # stable: others keep their order
 
 
 @pytest.fixture(scope="session")
