@@ -169,6 +169,8 @@ for t in range(first, 6):
 final = engine.snapshot(0, LORA)
 if engine.rank == 0:
     torch.save({{"losses": losses, "snap": snap, "final": final}}, out)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()  # else gloo's threads may be alive when the process ends, which aborts it
 """
 
 
