@@ -121,7 +121,8 @@ class Search:
         changed = [(_text(a), _text(b)) for a, b in pairs if a.fields != b.fields]
         guidance = self.writer.guidance(changed, seed) if changed else ""
         candidates = self._rewrites(current, guidance, seed)
-        longest = max([current, *candidates], key=lambda p: len(p.text))  # all of them on each row would take long
+        # Rows that the longest in letters still holds, so that few rewrites are left out for their length in tokens.
+        longest = max([current, *candidates], key=lambda p: len(p.text))
         compared = self.rng.sample(self.rows, min(s.compared_on, len(self.rows)))
         sets = self._sets([current, longest], compared, characters, words, seed)
         candidates = [p for p in candidates if all(self.scorer.fits([(p, row) for part in sets for row in part]))]
