@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py [--json FILE] [--quick] [--trials N] [--nodes N] [--slots N]
 
-Trials do no work, but each rung writes real score rows into a real run folder, through our own scheduler, progress,
-live table and TensorBoard. The peer is Ray Tune with its own ASHA: as many trials, on the same cluster, that write the
-same rows. Figures: processor seconds of the driver process (all of its threads, Ray's too) for each reported rung,
-which is one decision; its memory while the sweep goes on; decisions per second; the rule alone, without Ray; and, in a
-process of its own, the tables.
+Trials do no work, but each rung writes real score rows into a real run folder, through our own scheduler, progress
+and live table; TensorBoard's files, which hosts write, are left out on both sides. The peer is Ray Tune with its own
+ASHA: as many trials, on the same cluster, that write the same rows. Figures: processor seconds of the driver process
+(all of its threads, Ray's too) for each reported rung, which is one decision; its memory while the sweep goes on;
+decisions per second; the rule alone, without Ray; and, in a process of its own, the tables.
 
 The nodes are raylets of this machine (``ray.cluster_utils``), and each trial that runs is a process. 100 nodes with 4
 slots would be more than 400 processes, so the default is 3 nodes with 4 slots: as many trials wait at their rungs or
@@ -193,6 +193,7 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     from cluster.resources import Resources
 
     share = Resources(slots, 1)
+    sweep.quiet()
     fleet = NoWork.start(model, sweep._setup(study), assets, store, share)
     with progress.live:
         for trial in made:
@@ -328,6 +329,7 @@ def main() -> None:
         with raylets(nodes):
             mine, tested = ours(n, folder, args.slots)
             say("ours", mine)
+            os.environ.pop("TUNE_GLOBAL_CHECKPOINT_S", None)  # ours is set by `quiet`; the peer has Tune's default
             theirs = peer(n, folder, args.slots)
             say("Ray Tune", theirs)
         found = tables(folder)

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.board import chart
 from cluster.metrics import publish_host
 from trainer.errors import UserError
 from trainer.store import Store
@@ -46,7 +47,8 @@ class Worker:
         from trainer.runner import Runner
 
         model, setup, assets, store_uri = arguments
-        self.runner = Runner(model, setup, ray.get(assets[0]), Store.open(store_uri))
+        self.store, self.std_weight = Store.open(store_uri), setup.std_weight
+        self.runner = Runner(model, setup, ray.get(assets[0]), self.store)
         if rank == 0:  # its counts are of all ranks together
             publish_host(self.runner, "gang")
 
@@ -54,6 +56,8 @@ class Worker:
         from trainer.runner import Job
 
         self.runner.submit(Job(trial, rung, pool)).result()
+        if pool == "dev":  # whichever worker is first writes the file
+            chart(self.store, trial, rung, self.std_weight)
 
     def process(self) -> int:
         return os.getpid()

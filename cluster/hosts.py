@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.board import chart
 from cluster.gang import Gang, PlaceLostError
 from cluster.metrics import publish_host
 from cluster.resources import Resources
@@ -57,16 +58,20 @@ class Host:
         from trainer.runner import Runner
 
         self._busy, self._since = 0, time.monotonic()
-        self.runner = Runner(model, setup, assets, Store.open(store_uri))
+        self.store, self.std_weight = Store.open(store_uri), setup.std_weight
+        self.runner = Runner(model, setup, assets, self.store)
         publish_host(self.runner, place.device)
 
     async def advance(self, trial: Trial, rung: int, pool: str) -> None:
-        """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder."""
+        """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder, and those of the
+        dev pool in TensorBoard."""
         from trainer.runner import Job
 
         self._busy += 1
         try:
             await asyncio.wrap_future(self.runner.submit(Job(trial, rung, pool)))
+            if pool == "dev":
+                await asyncio.to_thread(chart, self.store, trial, rung, self.std_weight)
         finally:
             self._busy, self._since = self._busy - 1, time.monotonic()
 
@@ -168,11 +173,11 @@ class Fleet:
 
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
         """The score rows and record of ``trial`` at ``rung``: from the run folder when they are there, else made
-        now by this place's host. Raises what the trial failed with."""
+        now by this place's host; ``replayed`` in the record tells which. Raises what the trial failed with."""
         store = Store.open(self.store_uri)
         found = store.read_scores(trial.id, rung, pool)
         if found is not None:
-            return found
+            return found[0], {**found[1], "replayed": True}
         if self.resources.workers > 1:
             self._gang().advance(trial, rung, pool)
         else:

@@ -1,12 +1,13 @@
 """The Tune trainable: a light process that takes a slot in its accelerator's host and reports one rung per step.
 
 It imports no torch. It holds no state but the number of rungs reported: whatever is finished is found in the run
-folder, so a fresh process, a resumed one and one on another node all go on at the same place. That number travels to
-Tune and back in memory: as a file it would need a disk that all nodes share.
+folder, so a fresh process, a resumed one and one on another node all go on at the same place. That number comes with
+the trial's config, where the scheduler keeps it: a checkpoint would be two more calls for each rung.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -16,7 +17,6 @@ from typing import Any
 
 from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
-from ray.train._internal.session import _TrainingResult
 
 from cluster.gang import PlaceLostError
 from cluster.hosts import Fleet
@@ -24,6 +24,13 @@ from trainer.reports import report_of
 from trainer.trial import Trial, rung_steps
 
 log = logging.getLogger("steadytune")
+RUNGS_DONE = "rungs_done"  # in a trial's config
+
+
+def told_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The report in a Tune result. It travels as one text: of every number in a result Tune keeps statistics for every
+    trial, and writes them down at the end; over thousands of trials most of the driver's work and memory."""
+    return {**result, **json.loads(result.get("report", "{}"))}
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,12 @@ class SlotTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.trial = self.sweep.trial_of(new_config)
-        self.rung = 0
+        self.rung = new_config.get(RUNGS_DONE, 0)
         return True
+
+    def train(self) -> dict[str, Any]:
+        """Without the times, process, host and config that Tune's own adds: the run folder has what is to be kept."""
+        return self.step()
 
     def step(self) -> dict[str, Any]:
         steps = rung_steps(self.sweep.rungs, self.trial.optimization.steps)
@@ -58,7 +69,8 @@ class SlotTrainable(tune.Trainable):
         rows, record = found
         told = report_of(self.trial, self.rung, rows, record, self.sweep.std_weight)
         self.rung += 1
-        return {**told, "done": self.rung == len(steps) or "nan" in record}
+        done = self.rung == len(steps) or "nan" in record
+        return {"objective": told["objective"], "report": json.dumps(told), "done": done}
 
     def _ensure(self, rung: int) -> Any:
         """Rows and record of ``rung``, or why there are none after all attempts. Raises where the place is lost."""
@@ -75,11 +87,3 @@ class SlotTrainable(tune.Trainable):
                     return last or type(error).__name__
                 time.sleep(2**attempt)
         raise AssertionError
-
-    def save(self, checkpoint_dir: str | None = None) -> Any:
-        """Tune asks for a checkpoint (a path that is never read) before it pauses a trial, and gives its metrics back
-        when the trial goes on, wherever that is."""
-        return _TrainingResult(tune.Checkpoint("/dev/null"), {"rung": self.rung})
-
-    def restore(self, checkpoint_path: Any) -> None:
-        self.rung = checkpoint_path.metrics["rung"]

@@ -17,11 +17,10 @@ import pyarrow as pa
 
 from sweeps.columns import AXES
 from sweeps.schema import Study
-from sweeps.trials import axis_columns
 from trainer.metrics import Objective, grid, grid_objective, per_prompt
 from trainer.score_grid import COLUMNS
 from trainer.store import Store, StoreError
-from trainer.trial import Trial
+from trainer.trial import Trial, axis_columns
 
 DRAWN = 40  # trials that are drawn one by one; more would be neither readable nor small
 

@@ -11,9 +11,8 @@ import yaml
 
 from sweeps.schema import Study
 from sweeps.tables import Settings
-from sweeps.trials import axis_columns
 from trainer.metrics import DEGENERATE_SHARE, Objective
-from trainer.trial import Trial
+from trainer.trial import Trial, axis_columns
 
 if TYPE_CHECKING:
     from sweeps.export import Exported

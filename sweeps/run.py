@@ -29,14 +29,14 @@ from sweeps.kept_prompts import keep_prompts
 from sweeps.lease import Lease
 from sweeps.live import LiveTable
 from sweeps.study import Range, Study, dump_yaml, resolved
-from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of, pool_of
+from sweeps.trials import axes_of, make_trial, make_trials, points_of, pool_of
 from trainer.assets import Assets
 from trainer.errors import UserError
 from trainer.metrics import Objective, objective
 from trainer.reports import report_of
 from trainer.setup import Setup
 from trainer.store import Store
-from trainer.trial import Model, Trial, rung_steps
+from trainer.trial import Model, Trial, axis_columns, rung_steps
 
 log = logging.getLogger("steadytune")
 
@@ -306,7 +306,7 @@ def sweep(
         progress.write()
         if progress.measured:
             _test(progress, fleet)
-    from sweeps.board import write_ends
+    from cluster.board import write_ends
 
     ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
     write_ends(progress.store, ends)
@@ -345,6 +345,7 @@ def _setup(study: Study) -> Setup:
         zero=res.zero,
         offload=res.offload,
         threads=max(1, int(res.cpus)) if not res.gpus else 0,
+        std_weight=study.objective.std_weight,
     )
 
 

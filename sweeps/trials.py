@@ -22,7 +22,6 @@ from trainer import trial as t
 
 __all__ = [
     "axes_of",
-    "axis_columns",
     "fingerprint_model",
     "make_trial",
     "make_trials",
@@ -202,26 +201,4 @@ def _only_pools_differ(study: Study, first: Mapping[str, Any], second: Mapping[s
 def describe(point: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> str:
     """``template = plain, lr = 0.001``; with ``other``, only what differs from it."""
     named = {k: v for k, v in point.items() if other is None or other.get(k) != v}
-    return ", ".join(f"{k} = {modules_text(v) if k == 'target_modules' else v}" for k, v in (named or point).items())
-
-
-def modules_text(modules: Sequence[str]) -> str:
-    return ",".join(modules)
-
-
-def axis_columns(trial: t.Trial) -> dict[str, Any]:
-    """The axis values of a trial as the columns of ``trials.parquet``."""
-    return {
-        "template": trial.template.name,
-        "r": trial.lora.r,
-        "alpha": trial.lora.alpha,
-        "dropout": trial.lora.dropout,
-        "target_modules": modules_text(trial.lora.target_modules),
-        "rslora": trial.lora.rslora,
-        "lr": trial.optimization.lr,
-        "steps": trial.optimization.steps,
-        "plw": trial.loss.plw,
-        "pool": trial.pool,
-        "seed": trial.seed,
-        **({"arm": trial.arm.name} if trial.arm.name else {}),
-    }
+    return ", ".join(f"{k} = {t.modules_text(v) if k == 'target_modules' else v}" for k, v in (named or point).items())

@@ -3,12 +3,15 @@
 A trial that reports a rung is paused, which frees its place on the accelerator, until it is certain that it
 goes on or is cut. What Tune (2.60) does with it, and what follows:
 
-* PAUSE means: save, take the actor away (or keep it for the next trial with ``reuse_actors``), status PAUSED.
-  A paused trial runs again when ``choose_trial_to_run`` returns it.
+* PAUSE means: save, take the actor away (or keep it for the next trial with ``reuse_actors``), status PAUSED. There
+  is nothing to save here but how many rungs are done, which goes into the trial's config (``RUNGS_DONE``); so trials
+  are paused without a save, and two of four calls to an actor for each rung fall away. A paused trial runs again when
+  ``choose_trial_to_run`` returns it.
+* The actor of a paused trial is kept where another was asked for; with nothing asked for it is ended. So a trial that
+  could go on is asked for first, and the one that reported is paused in the controller's next step.
 * A paused trial is ended by ``controller.stop_trial``: no actor is started, the status goes from PAUSED to
   TERMINATED, and the search algorithm hears ``on_trial_complete`` without a result. It happens in
-  ``choose_trial_to_run``, which the controller calls in every step, and only once the pause has taken effect:
-  stopping a trial during its save throws the save away.
+  ``choose_trial_to_run``, which the controller calls in every step.
 * A failure that Tune will retry and the last one reach ``on_trial_error`` alike. They differ in the status when
   the controller is done (PENDING or ERROR), so a failure is booked one step later. A few ends are not told at
   all (an actor that could not be reset); when nothing can be started, the statuses are looked through for them.
@@ -16,31 +19,38 @@ goes on or is cut. What Tune (2.60) does with it, and what follows:
   twice, the second time as final. Such a trial, which has attempts left, is put back in the queue.
 * Tune gives an idle actor to the trial that it is told to run, and takes down the one that was starting for it. With
   rungs shorter than the start of a process, all trials would go through one actor while the others start for ever
-  (seen: 6 rungs a second instead of 25). So the trial returned is one for which no actor is starting.
+  (seen: 6 rungs a second instead of 25). So an idle actor goes to a trial for which none was asked for; those asked
+  for stay asked for, which is also what an autoscaler adds nodes for.
+* Tune asks for an actor, that is for a placement group, for each new trial as soon as it is made, and takes it back
+  where an idle actor comes first: half of the driver's time. So the trials of a grid, all known at the start, are
+  paused before they begin, and asked for from here, as many at a time as run.
 * Tune's count of failures is over a trial's whole life, which on spot machines may see many. Here a new rung sets it
   to nought, so the limit is on failures without progress. Trials to be retried go before all others.
 * A limit of concurrent trials (``TuneConfig(max_concurrent_trials=...)``, ``ConcurrencyLimiter``) counts paused
   trials, so with fewer places than trials the sweep would stand still: refused. Concurrency comes from resources.
 
-The trainable's ``step()`` trains to its next rung and returns ``rung_index`` (from 0), ``step``, ``objective``,
-and, if it likes, ``stderr`` and ``degenerate``; a result without ``rung_index`` is progress and decides nothing.
-``done=True`` at the last rung is allowed. Replayed rungs are harmless.
+The trainable's ``step()`` trains to the rung that its config's ``RUNGS_DONE`` says (none: the first) and returns
+``rung_index`` (from 0), ``step``, ``objective``, and, if it likes, ``stderr`` and ``degenerate``, as they are or as one
+text (``told_of``); a result without ``rung_index`` is progress and decides nothing. ``done=True`` at the last rung is
+allowed. Replayed rungs are harmless.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import BasicVariantGenerator
 
+from cluster.trainable import RUNGS_DONE, told_of
 from sweeps.asha import Decision, Rungs
 
-MOST_STARTING = 200  # promoted trials asked for at a time; Tune's own bound for new ones (RAY.md: autoscaling)
+LEAST_ASKED = 16  # actors asked for beyond those that run; more where more run, so that a cluster can double
 
 
 class PromotionScheduler(TrialScheduler):
@@ -68,6 +78,7 @@ class PromotionScheduler(TrialScheduler):
         self._reached: dict[str, int] = {}  # our id -> its highest rung
         self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
         self._starting: dict[str, Trial] = {}  # returned to the controller, not running yet
+        self._pausing: dict[str, Trial] = {}  # reported; to be paused
         self._cut: dict[str, Trial] = {}  # to be ended as soon as they are paused
         self._erred: dict[str, Trial] = {}  # failed; whether for good shows in the next step
         self._controller: Any = None
@@ -93,17 +104,24 @@ class PromotionScheduler(TrialScheduler):
             name = f"{name}#{self._same[name]}" if self._same[name] > 1 else name
             self._names[trial.trial_id], self._trials[name], self._open[name] = name, trial, trial
             self._fresh[name] = trial
+            if isinstance(tune_controller.search_alg, BasicVariantGenerator):
+                trial.set_status(Trial.PAUSED)
             return
         self._erred.pop(self._names[trial.trial_id], None)
         self._again[self._names[trial.trial_id]] = trial
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        result = told_of(result)
         decision = self._report(trial, result)
-        return {"continue": self.CONTINUE, "pause": self.PAUSE}.get(decision.action, self.STOP)
+        if "rung_index" in result:
+            trial.set_config({**trial.config, RUNGS_DONE: int(result["rung_index"]) + 1})
+        if decision.action == "pause":
+            self._pausing[self._names[trial.trial_id]] = trial
+        return {"continue": self.CONTINUE, "pause": self.NOOP}.get(decision.action, self.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A running trial ends: our own STOP, ``done=True``, or someone else's wish."""
-        decision = self._report(trial, result or {})
+        decision = self._report(trial, told_of(result or {}))
         if decision.status == "running":
             self._fail(self._names[trial.trial_id], "it ended before its last rung")
 
@@ -123,11 +141,12 @@ class PromotionScheduler(TrialScheduler):
         self._book_failures()
         if tune_controller.search_alg.is_finished() and len(self._names) < self.rungs.trials and self._names:
             self.no_more_trials(len(self._names))
+        self._pause(tune_controller)
         self._end_cut(tune_controller)
-        starts = _starts(tune_controller)
-        trial = _next_pending(self._again, starts) or self._next_promoted(starts) or _next_pending(self._fresh, starts)
-        if trial is None and self._find_lost():
-            return self._next_promoted(starts)
+        places = _Places(tune_controller)
+        trial = self._next(places)
+        if trial is None and not any((self._again, self._starting, *self._promoted)) and self._find_lost():
+            return self._next(places)
         return trial
 
     def no_more_trials(self, trials: int) -> None:
@@ -203,6 +222,15 @@ class PromotionScheduler(TrialScheduler):
             else:
                 self._cut[name] = self._trials[name]
 
+    def _pause(self, tune_controller: Any) -> None:
+        """Frees the places of those that reported; where a trial waits that no actor is asked for, one step later."""
+        others = any(name not in self._pausing for queue in (*self._promoted, self._fresh) for name in queue)
+        if self._pausing and (_Places(tune_controller).staged or not others):
+            for trial in self._pausing.values():
+                if trial.status == Trial.RUNNING:
+                    tune_controller.pause_trial(trial, should_checkpoint=False)
+            self._pausing.clear()
+
     def _end_cut(self, tune_controller: Any) -> None:
         for name, trial in list(self._cut.items()):
             if trial.status == Trial.PAUSED:
@@ -210,20 +238,33 @@ class PromotionScheduler(TrialScheduler):
             if trial.is_finished():
                 del self._cut[name]
 
-    def _next_promoted(self, starts: Callable[[Trial], bool]) -> Trial | None:
-        for name, trial in list(self._starting.items()):
-            if trial.status not in (Trial.PENDING, Trial.PAUSED):
-                del self._starting[name]
-        if len(self._starting) < MOST_STARTING:
-            for waiting in reversed(self._promoted):
-                for name, trial in list(waiting.items()):
-                    if trial.status == Trial.RUNNING:  # its save is not done: it is paused in a moment
-                        continue
-                    del waiting[name]
-                    if not trial.is_finished():
-                        self._starting[name] = trial
-                        return trial
-        return _least_started(self._starting.values(), starts)  # asked for already; it may take over an idle actor
+    def _next(self, places: _Places) -> Trial | None:
+        """A trial for the idle actor, or one to ask for an actor for; None where enough are asked for."""
+        for queue in (self._again, self._starting):
+            for name in [n for n, t in queue.items() if t.status not in (Trial.PENDING, Trial.PAUSED)]:
+                del queue[name]
+        if not places.idle:
+            if places.asked >= max(LEAST_ASKED, places.running):
+                return None
+            return next((t for t in self._again.values() if not places.asks(t)), None) or self._next_waiting()
+        again = next((t for t in self._again.values() if not places.starts(t)), None)
+        return again or self._next_waiting() or next((t for t in self._starting.values() if not places.starts(t)), None)
+
+    def _next_waiting(self) -> Trial | None:
+        """Of those that no actor was asked for: the first of the highest rung, or the first new one."""
+        for waiting in reversed(self._promoted):
+            for name in [n for n in waiting if n not in self._pausing]:
+                trial = waiting.pop(name)
+                if not trial.is_finished():
+                    self._starting[name] = trial
+                    return trial
+        while self._fresh:
+            name = next(iter(self._fresh))
+            trial = self._fresh.pop(name)
+            if trial.status in (Trial.PENDING, Trial.PAUSED):
+                self._starting[name] = trial
+                return trial
+        return None
 
     def _book_failures(self) -> None:
         for name, trial in list(self._erred.items()):
@@ -242,34 +283,24 @@ class PromotionScheduler(TrialScheduler):
         return bool(lost)
 
 
-def _next_pending(queue: dict[str, Trial], starts: Callable[[Trial], bool]) -> Trial | None:
-    gone = []
-    for name, trial in queue.items():
-        if trial.status != Trial.PENDING:
-            gone.append(name)
-        elif not starts(trial):
-            break
-    for name in gone:
-        del queue[name]
-    return _least_started(queue.values(), starts)
+class _Places:
+    """What the controller has of actors at this moment."""
 
+    def __init__(self, tune_controller: Any):
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        manager = controller._actor_manager
+        self._actors, self._live = controller._trial_to_actor, manager._live_actors_to_ray_actors_resources
+        self.staged = bool(controller._staged_trials)
+        self.idle = controller._actor_cache.num_cached_objects > 0
+        self.asked, self.running = manager.num_pending_actors, len(self._live)
 
-def _least_started(trials: Iterable[Trial], starts: Callable[[Trial], bool]) -> Trial | None:
-    """The first for which no process starts, or else the first."""
-    first = None
-    for trial in trials:
-        if not starts(trial):
-            return trial
-        first = first or trial
-    return first
+    def asks(self, trial: Trial) -> bool:
+        """Whether an actor was asked for, or is there."""
+        return trial in self._actors
 
-
-def _starts(tune_controller: Any) -> Callable[[Trial], bool]:
-    """Whether a process starts for a trial at this moment, or resets."""
-    controller = getattr(tune_controller, "_tune_controller", tune_controller)
-    actors = getattr(controller, "_trial_to_actor", {})
-    live = getattr(getattr(controller, "_actor_manager", None), "_live_actors_to_ray_actors_resources", {})
-    return lambda trial: trial in actors and actors[trial] in live
+    def starts(self, trial: Trial) -> bool:
+        """Whether its process starts, or resets."""
+        return trial in self._actors and self._actors[trial] in self._live
 
 
 def _concurrency_limit(search_alg: Any) -> int:

@@ -20,6 +20,7 @@ from ray import tune
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from cluster.trainable import told_of
 from sweeps.search import (
     Axes,
     Point,
@@ -102,6 +103,7 @@ class RungSearch(OptunaSearch):
         return dict(self._suggested[trial_id])
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        result = told_of(result)
         if "rung_index" not in result:
             return
         rung, value = int(result["rung_index"]), result.get(METRIC)

@@ -10,21 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ray import tune
+from ray.tune.search import BasicVariantGenerator
 
+from cluster.board import Board, chart
 from cluster.hosts import Fleet
-from cluster.trainable import SlotTrainable, Sweep
+from cluster.trainable import SlotTrainable, Sweep, told_of
 from sweeps.asha import Rungs
 from sweeps.assets import load_pools
-from sweeps.board import Board
 from sweeps.heartbeat import Heartbeat
 from sweeps.run import LOSSES, WRITE_EVERY, Progress
 from sweeps.search import Range
 from sweeps.staged.continuing import staged_points
-from sweeps.trials import axes_of, axis_columns, modules_text
+from sweeps.trials import axes_of
 from sweeps.tune_scheduler import PromotionScheduler
-from trainer.metrics import grid_objective, per_prompt
-from trainer.score_grid import COLUMNS, grid
-from trainer.trial import Trial
+from trainer.trial import Trial, modules_text
 
 BEAT_EVERY = 15.0  # seconds between two questions to the hosts how far they are
 BEATS = 4  # after so many, trials.parquet is written though no trial reported: whoever watches sees a live driver
@@ -43,7 +42,9 @@ def tune_trials(
     if made is not None:
         by_id = {t.id: t for t in made}
         trial_of: Callable[[Mapping[str, Any]], Trial] = _Known(by_id)
-        search, space, n = None, {"id": tune.grid_search(list(by_id))}, len(made)
+        # Not `grid_search`, which copies the whole grid for each of its points.
+        search: Any = BasicVariantGenerator([{"id": i} for i in by_id])
+        space, n = {"id": tune.choice([""])}, len(made)
     else:
         from sweeps.tune_search import tpe
 
@@ -65,10 +66,10 @@ def tune_trials(
             tune_config=tune.TuneConfig(
                 scheduler=scheduler,
                 search_alg=search,
-                num_samples=1 if made is not None else n,
+                num_samples=n,
                 reuse_actors=True,
-                metric="objective" if search is not None else None,
-                mode="max" if search is not None else None,
+                metric="objective" if made is None else None,
+                mode="max" if made is None else None,
             ),
             run_config=tune.RunConfig(
                 name=study.name,
@@ -76,6 +77,7 @@ def tune_trials(
                 verbose=0,
                 callbacks=[watcher],
                 failure_config=tune.FailureConfig(max_failures=LOSSES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # Tune's default for a class is True
             ),
         ).fit()
         progress.decide(scheduler.decisions())
@@ -129,12 +131,15 @@ class Watcher(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "rung_index" not in result:
+        told = told_of(result)
+        if "rung_index" not in told:
             self.progress.decide(self.scheduler.changes())
             return
-        if (result["id"], result["rung_index"]) not in self.progress.seen:
-            self._beside("TensorBoard", self._chart, self.trial_of(trial.config), result["step"])
-        self.progress.report(result)
+        if told["replayed"] and (told["id"], told["rung_index"]) not in self.progress.seen:
+            # Its host may have died before it wrote the file.
+            weight = self.progress.study.objective.std_weight
+            self._beside("TensorBoard", chart, self.progress.store, self.trial_of(trial.config), told["step"], weight)
+        self.progress.report(told)
         self.progress.decide(self.scheduler.changes())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -183,13 +188,3 @@ class Watcher(tune.Callback):
         self._board.study(values, ranges)
         train, scored = load_pools(study)
         self._board.prompts({**{f"train.{name}": p for name, p in train.items()}, **scored})
-
-    def _chart(self, trial: Trial, step: int) -> None:
-        found = self.progress.store.read_scores(trial.id, step, "dev", COLUMNS)
-        if found is None or "nan" in found[1]:
-            return
-        rows, record = found
-        scores = grid(rows, trial.task.labels, sample=record.get("sample"))
-        scored = grid_objective(scores, trial.task.metric, self.progress.study.objective.std_weight)
-        by_prompt = per_prompt(scores, trial.task.metric)
-        self._board.rung(trial.id, axis_columns(trial), record, scored, by_prompt)

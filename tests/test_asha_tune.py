@@ -9,7 +9,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,9 +18,10 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read at ray's import (a to
 ray = pytest.importorskip("ray")
 tune = pytest.importorskip("ray.tune")
 
+from cluster.trainable import RUNGS_DONE  # noqa: E402
 from sweeps.asha import Rungs  # noqa: E402
 from sweeps.search import Range, tune_search  # noqa: E402
-from sweeps.tune_scheduler import PromotionScheduler  # noqa: E402
+from sweeps.tune_scheduler import LEAST_ASKED, PromotionScheduler  # noqa: E402
 
 STEPS = (10, 20, 40)
 
@@ -31,7 +33,7 @@ class Scripted(tune.Trainable):  # type: ignore[misc, name-defined]
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.script, self.rung = new_config, 0
+        self.script, self.rung = new_config, new_config.get(RUNGS_DONE, 0)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -55,12 +57,6 @@ class Scripted(tune.Trainable):  # type: ignore[misc, name-defined]
     def log_lines(self) -> list[str]:
         return Path(self.script["log"]).read_text().splitlines()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        return {"rung": self.rung}
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        self.rung = (checkpoint or {"rung": 0})["rung"]
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
@@ -76,7 +72,11 @@ def run(scheduler: Any, folder: Path, *, space: Any, trials: int, search: Any = 
         param_space=space,
         tune_config=tune.TuneConfig(scheduler=scheduler, search_alg=search, num_samples=trials, reuse_actors=True),
         run_config=tune.RunConfig(
-            name="asha", storage_path=str(folder), verbose=0, failure_config=tune.FailureConfig(max_failures=retries)
+            name="asha",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
     return tuner.fit()
@@ -186,15 +186,23 @@ def test_rays_own_asha_depends_on_the_order_and_ours_does_not() -> None:
 
 
 def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> None:
-    """Also: asking twice gives the same trial, and one whose save is not done yet is left alone."""
+    """Also: whoever reported keeps its place until another trial was asked for, and its rungs are in its config."""
     from ray.tune.experiment import Trial
     from ray.tune.search import BasicVariantGenerator
 
     class Controller:
         search_alg = BasicVariantGenerator()
+        _trial_to_actor: ClassVar[dict[Trial, Any]] = {}
+        _staged_trials: ClassVar[set[Trial]] = set()
+        _actor_cache = SimpleNamespace(num_cached_objects=1)
+        _actor_manager = SimpleNamespace(num_pending_actors=0, _live_actors_to_ray_actors_resources={})
 
         def stop_trial(self, trial: Trial) -> None:
             trial.set_status(Trial.TERMINATED)
+
+        def pause_trial(self, trial: Trial, should_checkpoint: bool) -> None:
+            assert not should_checkpoint
+            trial.set_status(Trial.PAUSED)
 
     controller = Controller()
     scheduler = PromotionScheduler(Rungs(8, 2, 3), identify=lambda config: str(config["name"]))
@@ -205,22 +213,24 @@ def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> N
 
     def report(name: str, rung: int, objective: float) -> str:
         trials[name].set_status(Trial.RUNNING)
-        answer = scheduler.on_trial_result(controller, trials[name], {"rung_index": rung, "objective": objective})
-        if answer == "PAUSE":
-            trials[name].set_status(Trial.PAUSED)
-        return answer
+        return scheduler.on_trial_result(controller, trials[name], {"rung_index": rung, "objective": objective})
 
     answers = [report(name, 0, value) for name, value in zip("abcdef", (9.0, 8.0, 7.0, 1.0, 0.5, 0.4), strict=True)]
-    assert answers == ["PAUSE"] * 4 + ["STOP"] * 2  # two to come: the fifth and sixth are out, a and b are in
-    assert report("a", 1, 9.0) == report("b", 1, 8.0) == "PAUSE"
-    trials["c"].set_status(Trial.RUNNING)
-    assert report("g", 0, 6.0) == "PAUSE"  # makes c certain, which is still being saved, and cuts d
+    assert answers == ["NOOP"] * 4 + ["STOP"] * 2  # two to come: the fifth and sixth are out, a and b are in
+    assert report("a", 1, 9.0) == report("b", 1, 8.0) == "NOOP"
+    assert [trials[name].config.get(RUNGS_DONE) for name in "abcdh"] == [2, 2, 1, 1, None]
+    assert report("g", 0, 6.0) == "NOOP"  # makes c certain, and cuts d; both have their places still
     assert scheduler.choose_trial_to_run(controller) is trials["h"]
+    assert trials["c"].status == trials["d"].status == Trial.RUNNING
+    controller._staged_trials.add(trials["h"])
+    assert scheduler.choose_trial_to_run(controller) is trials["c"]
+    assert trials["c"].status == Trial.PAUSED
     assert trials["d"].status == Trial.TERMINATED
-    trials["c"].set_status(Trial.PAUSED)
-    assert scheduler.choose_trial_to_run(controller) is scheduler.choose_trial_to_run(controller) is trials["c"]
+    assert scheduler.choose_trial_to_run(controller) is trials["h"]  # nothing else waits: the first of those asked for
     assert report("c", 1, 1.0) == "STOP"  # behind a and b, so a is certain
     assert report("h", 0, 0.0) == "STOP"  # makes g certain; b waits for it
     assert scheduler.choose_trial_to_run(controller) is trials["a"]  # rung 2 before g
-    trials["a"].set_status(Trial.RUNNING)
+    controller._actor_cache.num_cached_objects, controller._actor_manager.num_pending_actors = 0, LEAST_ASKED
+    assert scheduler.choose_trial_to_run(controller) is None  # enough are asked for
+    controller._actor_manager.num_pending_actors -= 1
     assert scheduler.choose_trial_to_run(controller) is trials["g"]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sweeps.board import BUCKETS, FINAL, METRICS, Board, _literal, write_ends
+from cluster.board import BUCKETS, FINAL, METRICS, Board, _literal, write_ends
 from trainer.metrics import Objective
 from trainer.prompts import Prompt
 from trainer.store import Store, StoreError
@@ -271,7 +271,7 @@ def test_a_full_disk_is_a_warning(
 
 def test_the_driver_pays_for_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom sweeps.board import Board\n"
+        "import sys\nfrom cluster.board import Board\n"
         "from trainer.metrics import Objective\nfrom trainer.store import Store\n"
         f"b = Board(Store.open({str(tmp_path)!r}))\nb.study({{'lr': [1.0]}}, {{}})\n"
         "o = Objective(.5, .1, .5, 0., .5, 1, 2, False, .5, 0.)\n"

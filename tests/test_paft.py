@@ -23,7 +23,7 @@ from sweeps.plan import count_trials, mean_steps
 from sweeps.prompts.usage import COLUMNS
 from sweeps.report import read_study
 from sweeps.study import Study, StudyError, dump_yaml, load_study, resolved
-from sweeps.trials import axis_columns, make_trials, points_of, pool_of
+from sweeps.trials import make_trials, points_of, pool_of
 from trainer import trial as t
 from trainer.store import Store
 
@@ -79,7 +79,7 @@ def test_arms_are_an_axis_that_brings_its_pool(loaded: Any) -> None:
     assert count_trials(study) == len(ARMS)
     trials = trials_of(study)
     assert {n: x.pool for n, x in trials.items()} == {n: a["pool"] for n, a in ARMS.items()}
-    assert all(axis_columns(x)["arm"] == n for n, x in trials.items())
+    assert all(t.axis_columns(x)["arm"] == n for n, x in trials.items())
     assert len({x.id for x in trials.values()}) == len(ARMS)
     assert [pool_of(study, p) for p in points_of(study)] == [a["pool"] for a in ARMS.values()]  # type: ignore[union-attr]
     assert [x.name for x in templates_read(study)] == ["plain", "other"]
@@ -104,7 +104,7 @@ def test_an_arm_that_adds_nothing_is_the_trial_that_it_is_without(loaded: Any) -
     data = {"many": t.Data("a", "b", "c", "many", "d", "e")}
     [without] = make_trials(plain, points, data, t.Model("m", "f"), 40)
     assert with_arm.id == without.id
-    assert "arm" not in axis_columns(without)
+    assert "arm" not in t.axis_columns(without)
 
 
 def test_two_arms_that_are_one_trial_are_refused(loaded: Any) -> None:

@@ -21,7 +21,6 @@ from sweeps.figures import Curve, Strip, curves, nice_ticks, strips
 from sweeps.report import write_report
 from sweeps.schema import Study
 from sweeps.study import resolved
-from sweeps.trials import axis_columns
 from trainer import trial as t
 from trainer.errors import UserError
 from trainer.store import Store
@@ -113,7 +112,7 @@ def add_trial(
 
 def add_list(store: Store, rows: list[tuple[t.Trial, str, int, str]]) -> None:
     facts = [
-        {"trial_id": x.id, **axis_columns(x), "status": s, "rung": r, "reason": why, "seconds": 24.0, "tokens": 10000}
+        {"trial_id": x.id, **t.axis_columns(x), "status": s, "rung": r, "reason": why, "seconds": 24.0, "tokens": 10000}
         for x, s, r, why in rows
     ]
     sink = pa.BufferOutputStream()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sweeps import search
 from sweeps.base_model import fingerprint_model, model_of, tensor_shapes
 from sweeps.study import Study, StudyError
-from sweeps.trials import axes_of, axis_columns, make_trial, make_trials, points_of, rungs_of, steps_of
+from sweeps.trials import axes_of, make_trial, make_trials, points_of, rungs_of, steps_of
 from trainer import trial as t
 
 MODEL = t.Model("somewhere", "f")
@@ -71,7 +71,7 @@ def test_a_trial_holds_what_the_study_says(study) -> None:  # type: ignore[no-un
     assert trial.scoring.decision == "pmi"
     assert trial.task == t.Task(("no", "yes"), "accuracy", 512)
     assert (trial.pool, trial.data.train_prompts) == ("one", "one")
-    assert axis_columns(trial) == {
+    assert t.axis_columns(trial) == {
         "template": "chat", "r": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "q_proj,v_proj", "rslora": False,
         "lr": 3e-3, "steps": 200, "plw": 0.25, "pool": "one", "seed": 0,
     }  # fmt: skip

@@ -20,11 +20,11 @@ from sweeps.kept_prompts import keep_prompts
 from sweeps.report import write_report
 from sweeps.run import TRIALS
 from sweeps.study import dump_yaml, load_study, resolved
-from sweeps.trials import axis_columns, make_trials, points_of
+from sweeps.trials import make_trials, points_of
 from trainer.runner import Job, Runner
 from trainer.setup import Setup
 from trainer.store import Store
-from trainer.trial import Trial
+from trainer.trial import Trial, axis_columns
 
 PROMPTS = {
     "train": {"t1": "Is it good?\n{{ text }}", "t2": "{{ text }}\ngood?"},

@@ -22,6 +22,7 @@ def report_of(
         "step": record["rung"],
         "seconds": record["seconds"],
         "tokens": record["tokens"],
+        "replayed": record.get("replayed", False),
     }
     if "nan" in record:
         return {**told, "objective": math.nan, "stderr": math.nan, "degenerate": False, "why": record["nan"]}

@@ -17,3 +17,4 @@ class Setup:
     offload: bool = False  # optimizer state (and with ZeRO 3 the weights) in CPU memory
     token_budget: int = 8192  # padded tokens per micro-batch
     threads: int = 0  # CPU threads; 0 leaves torch's choice
+    std_weight: float = 1.0  # of the dev objective that TensorBoard is given

@@ -222,3 +222,25 @@ def _tuples(section: dict[str, Any]) -> dict[str, Any]:
 def rung_steps(shares: Sequence[float], steps: int) -> tuple[int, ...]:
     """Optimizer steps at which a trial of ``steps`` steps is scored, from ``shares`` of them; the last is its end."""
     return (*(max(1, math.ceil(share * steps - 1e-9)) for share in shares[:-1]), steps)
+
+
+def modules_text(modules: Sequence[str]) -> str:
+    return ",".join(modules)
+
+
+def axis_columns(trial: Trial) -> dict[str, Any]:
+    """The axis values of a trial as the columns of ``trials.parquet``."""
+    return {
+        "template": trial.template.name,
+        "r": trial.lora.r,
+        "alpha": trial.lora.alpha,
+        "dropout": trial.lora.dropout,
+        "target_modules": modules_text(trial.lora.target_modules),
+        "rslora": trial.lora.rslora,
+        "lr": trial.optimization.lr,
+        "steps": trial.optimization.steps,
+        "plw": trial.loss.plw,
+        "pool": trial.pool,
+        "seed": trial.seed,
+        **({"arm": trial.arm.name} if trial.arm.name else {}),
+    }

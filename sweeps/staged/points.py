@@ -13,7 +13,8 @@ from typing import Any
 
 from sweeps.search import Point
 from sweeps.study import Study
-from sweeps.trials import axes_of, modules_text
+from sweeps.trials import axes_of
+from trainer.trial import modules_text
 
 LORA = ("lr", "steps", "epochs", "target_modules", "r", "alpha", "rslora", "dropout")
 FEW = 4  # candidates up to which a group is trained to the end: a cut trial cannot be compared

@@ -5,7 +5,8 @@ the prompts by name.
 package's own records and messages and without torch or tensorflow, for two reasons: Tune's logger writes hparams only
 when a trial ends, so a sweep that is running shows none; and a resumed sweep would write every point twice.
 
-A trial's points of one rung go into one file named by trial and rung, written whole through ``Store.write``. So the
+A trial's points of one rung go into one file named by trial and rung, written whole through ``Store.write`` by the host
+that scored it: over thousands of trials this would be a third of the driver's work. So the
 run folder may be remote (the upload is that one write), and a rung that is replayed after a resume finds its file and
 is left alone. A rung between two others (the study was run again with other rungs) brings its objective only: the
 later rung's file holds those training steps already. How a trial ended, with its test scores, is one more file, written
@@ -27,9 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trainer.metrics import Objective
+from trainer.metrics import Objective, grid_objective, per_prompt
 from trainer.prompts import Prompt
+from trainer.score_grid import COLUMNS, grid
 from trainer.store import Store, StoreError
+from trainer.trial import Trial, axis_columns
 
 log = logging.getLogger("steadytune")
 
@@ -157,6 +160,20 @@ class Board:
             self._store.write(name, data)
         except StoreError as error:
             log.warning("TensorBoard: %s. The sweep goes on; the score files hold the same numbers", error)
+
+
+def chart(store: Store, trial: Trial, rung: int, std_weight: float) -> None:
+    """Write the event file of one rung whose score rows are there. Never the end of a trial: a warning."""
+    try:
+        found = store.read_scores(trial.id, rung, "dev", COLUMNS)
+        if found is None or "nan" in found[1]:
+            return
+        rows, record = found
+        scores = grid(rows, trial.task.labels, sample=record.get("sample"))
+        scored = grid_objective(scores, trial.task.metric, std_weight)
+        Board(store).rung(trial.id, axis_columns(trial), record, scored, per_prompt(scores, trial.task.metric))
+    except Exception as error:  # what is only shown must not end a trial
+        log.warning("TensorBoard, trial %s, rung %d: %s", trial.id, rung, error)
 
 
 def write_ends(store: Store, ends: Iterable[tuple[str, str, int, Objective | None]]) -> None:
