@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tiny_run import made
 
-from cluster.board import BUCKETS, FINAL, METRICS, Board, _literal, write_ends
+from cluster.board import BUCKETS, FINAL, FOLDER, METRICS, Board, _literal, chart, write_ends
 from trainer.metrics import Objective
 from trainer.prompts import Prompt
 from trainer.store import Store, StoreError
@@ -281,3 +282,25 @@ def test_the_driver_pays_for_neither_torch_nor_tensorflow(tmp_path: Path) -> Non
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
     assert list((tmp_path / "tensorboard" / "t").iterdir())
+
+
+def test_a_rung_is_charted_from_its_score_rows_alone(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, trials = made("labels", tmp_path_factory)
+    trial, store = trials[0], Store.open(tmp_path)
+    rung = trial.optimization.steps
+    chart(store, trial, rung, 1.0)  # no rows, no file
+    assert not (tmp_path / FOLDER).exists()
+    found = Store.open(run).read_scores(trial.id, rung, "dev")
+    assert found is not None
+    store.write_scores(trial.id, rung, "dev", *found)
+    chart(store, trial, rung, 2.0)
+    each = found[0].select(["prompt_id", "correct"]).to_pandas().groupby("prompt_id").correct.mean().to_numpy()
+    shown = read(tmp_path / FOLDER / trial.id)
+    assert shown.Scalars("rung/mean")[0].value == pytest.approx(each.mean(), abs=1e-6)
+    assert shown.Scalars("objective")[0].value == pytest.approx(each.mean() - 2.0 * each.std(ddof=1), abs=1e-6)
+    assert not caplog.records
+    store.write_scores(trial.id, rung + 1, "dev", found[0].slice(1), found[1])  # a cell is missing: a warning
+    chart(store, trial, rung + 1, 2.0)
+    assert trial.id in caplog.text

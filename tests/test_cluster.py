@@ -113,6 +113,8 @@ def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_pat
     hosts = ray.get(fleet.registry.hosts.remote())
     assert {h._actor_id.hex() for h in hosts} == {first, second}
     assert sum(ray.get([h.steps.remote() for h in hosts])) == 6
+    assert [len(store.names(f"tensorboard/{t.id}")) for t in trials] == [1, 1]  # the host's, before it said it was done
+    assert fleet.ensure(trials[0], 3, "dev")[1]["replayed"]
     ray.kill(fleet.registry)
 
 
@@ -151,6 +153,7 @@ def test_a_gang_of_two_gives_the_rows_of_one_worker(zero: int, cluster: None, tm
         fleet = Fleet.start(model, setup, assets, store, Resources(1, 1, 0, workers))
         with Resources(1, 1, 0, 2).for_tasks() as options:
             rows[workers], _ = ray.get(ray.remote(run_gang).options(**options).remote(fleet, trials[0], 6, None))
+        assert len(store.names(f"tensorboard/{trials[0].id}")) == 1
     assert np.abs(logprobs(rows[1]) - logprobs(rows[2])).max() < 1e-4
     assert rows[1]["predicted"].equals(rows[2]["predicted"])
 

@@ -167,7 +167,8 @@ def _encoded(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
         one = pa.concat_arrays(one.chunks) if one.num_chunks else pa.array([], column.type)
     if not pa.types.is_dictionary(one.type):
         one = one.dictionary_encode()
-    return one.dictionary.to_pylist(), one.indices.fill_null(-1).to_numpy().astype(np.int64)
+    places = one.indices.fill_null(-1) if one.indices.null_count else one.indices  # to look costs less than to fill
+    return one.dictionary.to_pylist(), places.to_numpy().astype(np.int64)
 
 
 def _codes(column: pa.ChunkedArray, where: str, name: str) -> tuple[tuple[str, ...], Ints]:
