@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from study_command import ROOT, need, page, steadytune
@@ -39,8 +40,9 @@ def main() -> None:
     for run in runs:
         own = [f"task.rows.train={rows / Path(run).name}.parquet", f"task.rows.dev.path={rows / 'piqa.parquet'}"]
         steadytune("run", "plw", *own, f"task.rows.test.path={rows / 'arc.parquet'}", *few, "--out", run)
-        limit = "20" if args.quick else "100"
-        steadytune("benchmark", run, "--data", str(DATA), "--limit", limit, "--shots", "0", "--batch-size", "32")
+    asked = ["--data", str(DATA), "--limit", "20" if args.quick else "100", "--shots", "0", "--batch-size", "32"]
+    with ThreadPoolExecutor(len(runs)) as pool:  # each keeps one core busy
+        list(pool.map(lambda run: steadytune("benchmark", run, *asked), runs))
     steadytune("plw", *runs, "--out", str(args.out))
     seconds = time.perf_counter() - start
     if args.table is not None:
