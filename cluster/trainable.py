@@ -59,7 +59,7 @@ class SlotTrainable(tune.Trainable):
 
     def train(self) -> dict[str, Any]:
         """Without the times, process, host and config that Tune's own adds: the run folder has what is to be kept."""
-        return self.step()
+        return {**self.step(), "training_iteration": self.rung}  # which Tune's loggers ask for, where they are on
 
     def step(self) -> dict[str, Any]:
         steps = rung_steps(self.sweep.rungs, self.trial.optimization.steps)

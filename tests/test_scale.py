@@ -7,6 +7,7 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from simulated_places import Places, run
 
+from cluster.trainable import RUNGS_DONE
 from sweeps.asha import Decision, Rungs
 from sweeps.tune_scheduler import PromotionScheduler
 
@@ -23,10 +25,14 @@ PLACES = 10
 
 
 class Controller:
-    """As much of Tune's as the scheduler asks for; the trials are Tune's own."""
+    """As much of Tune's as the scheduler asks for; the trials are Tune's own. An actor is idle, and one asked for."""
 
     def __init__(self, scheduler: PromotionScheduler) -> None:
         self.scheduler, self.search_alg = scheduler, self
+        self._trial_to_actor: dict[Trial, Any] = {}
+        self._staged_trials = {"one"}
+        self._actor_cache = SimpleNamespace(num_cached_objects=1)
+        self._actor_manager = SimpleNamespace(num_pending_actors=1, _live_actors_to_ray_actors_resources={})
 
     def is_finished(self) -> bool:
         return True
@@ -34,6 +40,9 @@ class Controller:
     def stop_trial(self, trial: Trial) -> None:
         trial.set_status(Trial.TERMINATED)
         self.scheduler.on_trial_remove(self, trial)
+
+    def pause_trial(self, trial: Trial, should_checkpoint: bool) -> None:
+        trial.set_status(Trial.PAUSED)
 
 
 def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, dict[str, Decision], int, int]:
@@ -65,9 +74,7 @@ def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, 
         if answer == scheduler.STOP:
             trial.set_status(Trial.TERMINATED)
             scheduler.on_trial_complete(controller, trial, {})
-        elif answer == scheduler.PAUSE:
-            trial.set_status(Trial.PAUSED)
-        else:
+        elif answer == scheduler.CONTINUE:
             running.append(trial)
         told |= scheduler.changes()
     told |= scheduler.changes()
@@ -106,19 +113,13 @@ class Scored(tune.Trainable):  # type: ignore[misc, name-defined]
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.name, self.rung = new_config["id"], 0
+        self.name, self.rung = new_config["id"], new_config.get(RUNGS_DONE, 0)
         return True
 
     def step(self) -> dict[str, Any]:
         objective = random.Random(f"{self.name} {self.rung}").random()
         self.rung += 1
         return {"rung_index": self.rung - 1, "step": self.rung, "objective": objective, "done": self.rung == 3}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        return {"rung": self.rung}
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        self.rung = (checkpoint or {"rung": 0})["rung"]
 
 
 @pytest.mark.parametrize("task", [0.01, 0.2, 1.0])
