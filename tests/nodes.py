@@ -37,8 +37,10 @@ START = """
 set -e
 mount --make-rprivate /
 if [ -n "$SHARED" ]; then mount --bind "$SHARED" /mnt; fi
+if [ -n "$CODE" ]; then mount --bind "$CODE" /media; fi
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs -o size=1g tmpfs /dev/shm
+if [ -n "$CODE" ]; then mkdir -p "$CODE"; mount --bind /media "$CODE"; fi
 if [ -n "$SHARED" ]; then mkdir -p "$SHARED"; mount --bind /mnt "$SHARED"; fi
 : > /tmp/empty; mount --bind /tmp/empty /etc/resolv.conf || true  # look-ups fail at once instead of after seconds
 printf '127.0.0.1 localhost\\n%s %s\\n' "$ADDRESS" "$NAME" > /tmp/hosts; mount --bind /tmp/hosts /etc/hosts
@@ -192,6 +194,7 @@ class Machines:
     def boot(self, name: str, address: str, command: Sequence[str], shared: Path | None) -> Node:
         """A machine that runs ``command``."""
         inside = {"SHARED": str(shared or ""), "ADDRESS": address, "NAME": name, "GATEWAY": self.gateway}
+        inside["CODE"] = str(ROOT) if ROOT.is_relative_to("/tmp") else ""  # which each node has its own of
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
             [*SPACES, "bash", "-c", START, name, *command],
