@@ -214,6 +214,7 @@ def test_a_trial_that_breaks_on_itself_is_tried_twice_more_and_fails_with_its_re
         run_config=tune.RunConfig(
             name="broken", storage_path=str(tmp_path / "tune"), verbose=0,
             failure_config=tune.FailureConfig(max_failures=8),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     ).fit()  # fmt: skip
     decision = scheduler.decisions()[trials[0].id]
