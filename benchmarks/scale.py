@@ -3,7 +3,8 @@
     python benchmarks/scale.py [--json FILE] [--quick] [--trials N] [--nodes N] [--slots N]
 
 Trials do no work, but each rung writes real score rows into a real run folder, through our own scheduler, progress
-and live table; TensorBoard's files, which hosts write, are left out on both sides. The peer is Ray Tune with its own
+and live table; TensorBoard's files, which hosts write, are left out on both sides. Ours has what a run sets for Tune
+(its own state on disk is not renewed), the peer Tune's defaults. The peer is Ray Tune with its own
 ASHA: as many trials, on the same cluster, that write the same rows. Figures: processor seconds of the driver process
 (all of its threads, Ray's too) for each reported rung, which is one decision; its memory while the sweep goes on;
 decisions per second; the rule alone, without Ray; and, in a process of its own, the tables.
