@@ -1,15 +1,21 @@
 """BATprompt and ZOPO against random search at the same budget of scorings: what the found prompt is worth on rows that
 no search has read.
 
-    python benchmarks/prompt_search.py [--json FILE] [--quick] [--keep DIR]
+    python benchmarks/prompt_search.py [--json FILE] [--quick] [--keep DIR] [--case NAME]
 
-Two tasks: the embedded model with its own task, and a model of 0.9 M parameters that has read children's stories only,
-asked whether a text message is spam; both labels alike often. Candidates are the hand-written prompts and rule-based
-rewrites of them, 300 in all, the same for ZOPO and random search; BATprompt starts from the hand-written ones and
-rewrites by the same rules. ``random with a race`` keeps a quarter of its budget for the race that ends ZOPO and
-BATprompt here, and so tells the strategy's share of a gain from the race's. Ten repeats, each with its own seed for
-rows, order and rewrites. The interval is that of the paired differences to random search over the repeats (t, 95 %).
-``--keep`` stores the scored cells, so that another run is cheap.
+Two models. ``embedded``: the embedded model after 120 LoRA steps on one prompt, which is done here first (before
+them it answers alike under all prompts, and there is nothing to find), asked with ten other hand-written prompts.
+``tiny1m``: a model of 0.9 M parameters that has read children's stories only, asked with ten prompts whether a text
+message is spam. Both labels alike often. Candidates are the hand-written prompts and rule-based rewrites of them, 300
+in all, the same for ZOPO and random search; BATprompt starts from the hand-written ones and rewrites by the same rules.
+
+ZOPO is measured by accuracy on rows as they are. BATprompt looks for a prompt that holds on perturbed rows too and is
+measured by the mean accuracy on rows as they are and on perturbed ones; beside plain random search stands one that
+scores the same mixture of rows, so that what the measure gives and what the search gives can be told apart. ``random
+with a race`` keeps a quarter of its budget for the race that ends ZOPO here. Each repeat has its own seed for rows,
+order, perturbations and rewrites; BATprompt, which scores new prompts each time, has ten, the others 40. The interval
+is that of the paired differences over the repeats (t, 95 %). ``--keep`` stores the scored cells, so that another run is
+cheap.
 """
 
 # ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)
@@ -21,8 +27,9 @@ import os
 import platform
 import random
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +53,7 @@ from sweeps.prompt_search.embed import of_base
 from sweeps.prompt_search.found import Found, final_race, spread_rows
 from sweeps.prompt_search.journal import FolderJournal, Journal, MemoryJournal
 from sweeps.prompt_search.label_engine import LabelEngine
+from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
 from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Scorer
@@ -70,6 +78,9 @@ SPAM = (  # after promptsource's and everyday wordings of the task
 )
 
 
+EMBEDDED = ROOT / "sweeps" / "embedded"
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -83,14 +94,15 @@ class Case:
 @dataclass(frozen=True)
 class Size:
     candidates: int = 300
-    rows: int = 200  # that searches may read
+    rows: int = 600  # that searches may read
     held_out: int = 400
-    n_rows: int = 50  # of them, a candidate is scored on
+    n_rows: int = 100  # of them, a candidate is scored on
     budget: int = 6000
-    repeats: int = 10
+    repeats: int = 40
+    bat_repeats: int = 10
 
 
-QUICK = Size(candidates=24, rows=40, held_out=40, n_rows=10, budget=160, repeats=3)
+QUICK = Size(candidates=24, rows=40, held_out=40, n_rows=10, budget=320, repeats=3, bat_repeats=2)
 
 
 def main() -> None:
@@ -98,39 +110,76 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the claims here")
     parser.add_argument("--quick", action="store_true", help="3 repeats of a tiny form: does it run")
     parser.add_argument("--keep", type=Path, help="a folder for scored cells")
+    parser.add_argument("--case", choices=("embedded", "tiny1m"), help="only this one")
     args = parser.parse_args()
     torch.set_num_threads(1)
     size = QUICK if args.quick else Size()
     claims = []
-    for case in cases(size):
-        journal = MemoryJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name.split()[0]))
-        claims += measure(case, size, journal)
+    with tempfile.TemporaryDirectory(prefix="tuned-") as folder:
+        for case in cases(size, Path(folder), args.case):
+            journal = MemoryJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name))
+            claims += measure(case, size, journal)
     if args.json:
         args.json.write_text(json.dumps(claims, indent=1) + "\n")
 
 
-def cases(size: Size) -> list[Case]:
-    data = ROOT / "sweeps" / "embedded" / "data"
-    pool = load_pool(str(data / "pools" / "train.yaml"))
-    parts = [
-        [Row(r["id"], {"text": r["text"]}, LABELS[r["label"]]) for r in map(json.loads, path.read_text().splitlines())]
-        for path in (data / "train.jsonl", data / "test.jsonl")
-    ]
-    found = [
-        Case(
-            f"embedded {decision}", ROOT / "sweeps" / "embedded" / "model", decision, pool,
-            balanced(parts[0], size.rows), balanced(parts[1], size.held_out),
+def cases(size: Size, folder: Path, only: str | None) -> list[Case]:
+    found = []
+    if only in (None, "embedded"):
+        train, test = (
+            [Row(r["id"], {"text": r["text"]}, LABELS[r["label"]]) for r in map(json.loads, path.open())]
+            for path in (EMBEDDED / "data" / "train.jsonl", EMBEDDED / "data" / "test.jsonl")
         )
-        for decision in ("raw", "batch")
-    ]  # fmt: skip
+        tune_on_one_prompt(train[800:], folder)
+        pool = load_pool(str(EMBEDDED / "data" / "pools" / "dev.yaml"))
+        rows = balanced(train[:800], size.rows)
+        found.append(Case("embedded", folder, "raw", pool, rows, balanced(test, size.held_out)))
     shared = ROOT.parent / "shared"
-    if not shared.is_dir():
+    if only in (None, "tiny1m") and not shared.is_dir():
         print("the folder with shared models and data is not beside this checkout: the second task is left out")
-        return found
-    spam = [Prompt(f"s{i:02}", text) for i, text in enumerate(SPAM)]
-    messages = sms(shared / "data" / "sms_spam.parquet", size.rows + size.held_out)
-    model = shared / "models" / "tiny1m"
-    return [*found, Case("tiny1m batch", model, "batch", spam, messages[: size.rows], messages[size.rows :])]
+    elif only in (None, "tiny1m"):
+        spam = [Prompt(f"s{i:02}", text) for i, text in enumerate(SPAM)]
+        messages = sms(shared / "data" / "sms_spam.parquet", size.rows + size.held_out)
+        model = shared / "models" / "tiny1m"
+        found.append(Case("tiny1m", model, "batch", spam, messages[: size.rows], messages[size.rows :]))
+    return found
+
+
+def tune_on_one_prompt(rows: list[Row], folder: Path, steps: int = 120) -> None:
+    """The embedded model after ``steps`` LoRA steps of 8 rows under the first train prompt, merged, in ``folder``."""
+    import peft
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "model")
+    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    model: Any = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(EMBEDDED / "model"), lora)
+    prompt = load_pool(str(EMBEDDED / "data" / "pools" / "train.yaml"))[0]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=4e-3)
+    for _ in range(steps):
+        sequences = []
+        for row in rng.sample(rows, 8):
+            asked = tokenizer(prompt.text.replace("{{ text }}", row.fields["text"]))["input_ids"]
+            sequences.append((asked, tokenizer(f" {row.label}", add_special_tokens=False)["input_ids"]))
+        longest = max(len(a) + len(b) for a, b in sequences)
+        pads = [longest - len(a) - len(b) for a, b in sequences]
+        ids = torch.tensor([a + b + [0] * n for (a, b), n in zip(sequences, pads, strict=True)])
+        mask = torch.tensor([[1] * (longest - n) + [0] * n for n in pads])
+        labels = torch.tensor([[-100] * len(a) + b + [-100] * n for (a, b), n in zip(sequences, pads, strict=True)])
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.merge_and_unload().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def perturbed(row: Row, seed: int) -> Row:
+    """``row`` under all character changes, one after the other."""
+    texts = dict(row.fields)
+    for strategy in PERTURBATIONS:
+        texts = {name: next(iter(perturb(text, strategy, 1, seed)), text) for name, text in texts.items()}
+    return replace(row, fields=texts)
 
 
 def balanced(rows: list[Row], n: int) -> list[Row]:
@@ -150,63 +199,82 @@ def sms(path: Path, n: int) -> list[Row]:
 def measure(case: Case, size: Size, journal: Journal) -> list[dict[str, Any]]:
     words = tuple((name, f" {name}") for name in LABELS)
     model = Model(str(case.model), fingerprint_model(str(case.model)))
-    engine = LabelEngine(model, Template("plain", words=words), Task(LABELS, max_length=256), case.decision)
+    engine = LabelEngine(model, Template("plain", words=words), Task(LABELS, max_length=512), case.decision)
     candidates = grown(case.prompts, size.candidates, LABELS)
-    candidates = [c for c in candidates if all(engine.fits([(c, r) for r in (*case.rows, *case.held_out)]))]
     embed = of_base(engine)
     vectors = embed([c.text for c in candidates])
 
-    def scorer(limit: int | None) -> Scorer:
+    def scorer(limit: int | None = size.budget) -> Scorer:
         return Scorer(engine, journal, LABELS, case.decision, "accuracy", limit)
 
+    def search_bat(seed: int) -> bat.Search:
+        own = (RuleWriter(LABELS), Gate(embed=embed), bat.Settings(iterations=40))  # as many as the budget pays for
+        return bat.Search(case.prompts, scorer(), case.rows, *own, seed)
+
     def by_random(seed: int) -> Found:
-        return random_search(candidates, scorer(size.budget), case.rows, size.n_rows, seed)
+        return random_search(candidates, scorer(), case.rows, size.n_rows, seed)
 
     def by_random_with_race(seed: int) -> Found:
         """The same end as ZOPO has here: what of its gain is the search, and what the race?"""
-        own, share = scorer(int(size.budget * 0.75)), size.budget - int(size.budget * 0.75)
+        share = size.budget // 4
+        own = scorer(size.budget - share)
         found = random_search(candidates, own, case.rows, size.n_rows, seed)
         own.limit = size.budget
         return final_race(found.evaluated, spread_rows(case.rows, seed), own, share)
 
-    def by_zopo(seed: int) -> Found:
-        return zo.zopo(candidates, vectors, scorer(size.budget), case.rows, zo.Settings(rows=size.n_rows), seed)
+    def by_random_on_both(seed: int) -> Found:
+        return random_search(candidates, scorer(), search_bat(seed).raced, size.n_rows, seed)
 
-    def by_bat(seed: int) -> Found:
-        writer = RuleWriter(LABELS)
-        return bat.batprompt(case.prompts, scorer(size.budget), case.rows, writer, Gate(embed=embed), seed=seed)
+    def by_zopo(seed: int) -> Found:
+        return zo.zopo(candidates, vectors, scorer(), case.rows, zo.Settings(rows=size.n_rows), seed)
 
     judge = scorer(None)
     judge.cells([(c, r) for c in candidates for r in case.rows])  # once, in large batches; the searches replay it
-    methods: dict[str, Callable[[int], Found]] = {
-        "random": by_random,
-        "random with a race": by_random_with_race,
-        "ZOPO": by_zopo,
-        "BATprompt": by_bat,
-    }
-    found = {name: [method(seed) for seed in range(size.repeats)] for name, method in methods.items()}
-    true = {n: np.array([judge.score(f.prompt, case.held_out) for f in fs]) for n, fs in found.items()}
-    pool = np.array(judge.scores(case.prompts, case.held_out))
-    print(f"{case.name}: {len(candidates)} candidates, {size.budget} scorings, {size.repeats} repeats")
-    print(f"  hand-written prompts on held-out rows: mean {pool.mean():.3f}, best of {len(pool)} {pool.max():.3f}")
-    return [claim(case, size, name, true, found) for name in methods if name != "random"]
+    noisy = [perturbed(row, number) for number, row in enumerate(case.held_out)]
+
+    def worth(methods: dict[str, Callable[[int], Found]], repeats: int, *parts: list[Row]) -> dict[str, np.ndarray]:
+        """Accuracy of each method's finds, the mean over ``parts``."""
+        found = {name: [method(seed).prompt for seed in range(repeats)] for name, method in methods.items()}
+        return {n: np.array([np.mean([judge.score(p, part) for part in parts]) for p in f]) for n, f in found.items()}
+
+    print(f"{case.name}: {len(candidates)} candidates, {size.budget} scorings")
+    for what, part in (("rows as they are", case.held_out), ("perturbed rows", noisy)):
+        pool = np.array(judge.scores(case.prompts, part))
+        print(
+            f"  hand-written prompts on held-out {what}: mean {pool.mean():.3f}, best of {len(pool)} {pool.max():.3f}"
+        )
+    plain = worth(
+        {"random": by_random, "random with a race": by_random_with_race, "ZOPO": by_zopo}, size.repeats, case.held_out
+    )
+    both = worth(
+        {"random": by_random, "random on such rows": by_random_on_both, "BATprompt": lambda s: search_bat(s).run()},
+        size.bat_repeats, case.held_out, noisy,
+    )  # fmt: skip
+    as_they_are, mixed = "accuracy on held-out rows", "mean accuracy on held-out rows as they are and perturbed"
+    return [
+        claim(case, size, as_they_are, plain, name, "random") for name in ("ZOPO", "random with a race")
+    ] + [
+        claim(case, size, mixed, both, *pair)
+        for pair in (("BATprompt", "random"), ("BATprompt", "random on such rows"), ("random on such rows", "random"))
+    ]  # fmt: skip
 
 
-def claim(
-    case: Case, size: Size, name: str, true: dict[str, np.ndarray], found: dict[str, list[Found]]
-) -> dict[str, Any]:
-    ours, peer = true[name], true["random"]
+def claim(case: Case, size: Size, unit: str, values: dict[str, np.ndarray], name: str, other: str) -> dict[str, Any]:
+    ours, peer = values[name], values[other]
     apart = ours - peer
     error = float(apart.std(ddof=1) / np.sqrt(len(apart)))
     half = float(scipy.stats.t.ppf(0.975, len(apart) - 1)) * error
     low, high = float(apart.mean()) - half, float(apart.mean()) + half
     verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
     print(
-        f"  {name}: ours {ours.mean():.3f}, random {peer.mean():.3f}, ratio {ours.mean() / peer.mean():.3f}, "
-        f"difference {apart.mean():+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}"
+        f"  {name} against {other}, {unit}, {len(apart)} repeats: {ours.mean():.3f} and {peer.mean():.3f}, "
+        f"ratio {ours.mean() / peer.mean():.3f}, difference {apart.mean():+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}",
+        flush=True,
     )
     return {
-        "claim": f"{name} against random search, {case.name}, {size.budget} scorings, {size.repeats} repeats",
+        "claim": f"{name} against {other} search, {case.name}, {size.budget} scorings, {len(apart)} repeats".replace(
+            "such rows search", "the same rows"
+        ),
         "ours": round(float(ours.mean()), 4),
         "peer": round(float(peer.mean()), 4),
         "ratio": round(float(ours.mean() / peer.mean()), 4),
@@ -215,8 +283,7 @@ def claim(
         "difference_high": round(high, 4),
         "verdict": verdict,
         "each": [[round(float(a), 4), round(float(b), 4)] for a, b in zip(ours, peer, strict=True)],
-        "measured_by_search": round(float(np.mean([f.score for f in found[name]])), 4),
-        "unit": "accuracy on held-out rows",
+        "unit": unit,
         "machine": f"{platform.processor() or platform.machine()}, 1 of {os.cpu_count()} cores",
         "versions": {n: version(n) for n in ("torch", "transformers")} | {"python": platform.python_version()},
     }

@@ -14,9 +14,9 @@ from prompt_landscape import LABELS, Landscape, prompts, rows
 
 from sweeps.prompt_search import perturb, rule_tables
 from sweeps.prompt_search import scorer as scorer_module
-from sweeps.prompt_search.batprompt import Search, Settings, batprompt
+from sweeps.prompt_search.batprompt import Search, Settings, _surely, batprompt
 from sweeps.prompt_search.candidates import grown
-from sweeps.prompt_search.found import Found
+from sweeps.prompt_search.found import Evaluated, Found
 from sweeps.prompt_search.journal import FolderJournal, MemoryJournal
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Pair, Scorer, Spent
@@ -270,6 +270,49 @@ def test_without_a_start_the_pools_best_is_raced_for() -> None:
     found = batprompt(pool, scorer, rows(200), RuleWriter(), seed=1)
     assert found.prompt == pool[13]
     assert scorer.spent.scorings <= 3000
+
+
+class Reworder(RuleWriter):
+    """Rules, and a word more under every strategy, so that each row changes."""
+
+    def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]:
+        return [f"{text} {strategy}{i}" for i in range(n)]
+
+
+class Fragile(Landscape):
+    """The first prompt answers every row as it is and no perturbed one; the second three of four of either."""
+
+    def _values(self, prompt: Prompt, row: Row) -> tuple[float, ...]:
+        if prompt.text == prompts(1)[0].text:
+            right = row.fields["text"] in {r.fields["text"] for r in rows(200)}
+            return (-1.0, 1.0) if (row.label == "yes") == right else (1.0, -1.0)
+        return super()._values(prompt, row)
+
+
+@pytest.mark.parametrize("family", ["mix", "combine", "both"])
+def test_a_prompt_that_only_holds_on_rows_as_they_are_does_not_win(family: str) -> None:
+    pool = prompts(2)
+    scorer = Scorer(Fragile({pool[1].text: 0.75}), MemoryJournal(), LABELS, limit=2000)
+    found = batprompt(pool, scorer, rows(200), Reworder(), settings=Settings(family=family), seed=0)
+    assert found.prompt.text != pool[0].text
+
+
+@pytest.mark.parametrize("family", ["mix", "combine", "both"])
+def test_both_races_are_on_rows_as_they_are_and_perturbed_by_turns(family: str) -> None:
+    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS)
+    run = Search(prompts(2), scorer, rows(40), Reworder(), Gate(), Settings(family=family), seed=3)
+    assert run.raced[::2] == run.rows
+    assert [r.id for r in run.raced[1::2]] == [r.id for r in run.rows]
+    assert all(a.fields != b.fields for a, b in zip(run.raced[::2], run.raced[1::2], strict=True))
+    again = Search(prompts(2), scorer, rows(40), Reworder(), Gate(), Settings(family=family), seed=3)
+    assert again.raced == run.raced
+
+
+def test_the_history_is_ranked_by_what_is_sure() -> None:
+    lucky, measured = (
+        Evaluated(p, score, n, 0) for p, score, n in zip(prompts(2), (0.85, 0.80), (20, 400), strict=True)
+    )
+    assert _surely(measured) > _surely(lucky) > _surely(Evaluated(prompts(1)[0], 0.4, 400, 0))
 
 
 def test_a_writer_that_finds_nothing_leaves_the_start() -> None:

@@ -7,11 +7,14 @@ the rewrite with the best metric over sets of rows. What differs from the paper,
 - the start is the pool's best prompt in a race on part of the budget, unless one is named: its instruction is given;
 - the sets of rows that rewrites are compared on hold the rows as they are beside the perturbed ones, and the current
   instruction is compared as well, so that an iteration cannot make things worse;
-- what is left of the budget goes to a race between the history's best, on more rows: 20 rows tell little apart.
+- what is left of the budget goes to a race between the history's best, on more rows: 20 rows tell little apart, so the
+  history is ranked by score less its standard error;
+- both races are on the rows as they are and perturbed, by turns: one measure from start to end.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +66,8 @@ class Search:
         self.candidates, self.scorer, self.writer, self.gate = list(candidates), scorer, writer, gate
         self.settings, self.seed = settings, seed
         self.rows = spread_rows(rows, seed)
-        self.longest = sorted(self.rows, key=lambda r: len(_text(r)))[-50:]  # in letters; tokens differ a little
+        self.raced = self._both(sorted(self.candidates, key=lambda p: len(p.text))[-20:])
+        self.longest = sorted(self.raced, key=lambda r: len(_text(r)))[-50:]  # in letters; tokens differ a little
         self.rng = random.Random(seed)
         self.history: dict[str, Evaluated] = {}  # by wording
         self.evaluated: list[Evaluated] = []
@@ -91,7 +95,7 @@ class Search:
             return self.candidates[0]
         share = self.scorer.left * s.start_share
         shuffled = self.rng.sample(self.candidates, len(self.candidates))  # a small budget does not reach all
-        ranked = race(shuffled, self.rows, self.scorer, share)
+        ranked = race(shuffled, self.raced, self.scorer, share)
         if not ranked:
             raise UserError(
                 f"--budget = {self.scorer.limit}: {s.start_share:.0%} of it do not pay for one of "
@@ -197,6 +201,18 @@ class Search:
             sets.append([next(iter(self._perturbed(prompts, r, r, strategy, 1, seed)), r) for r in rows])
         return sets
 
+    def _both(self, longest: Sequence[Prompt]) -> list[Row]:
+        """Every row as it is and, behind it, perturbed: by all character strategies, or by the next of the word
+        strategies."""
+        characters, words = FAMILIES[self.settings.family]
+        kinds: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), (word,)) for word in words]
+        kinds += [(characters, ())] if characters else []
+        found = []
+        for i, row in enumerate(self.rows):
+            of_row = kinds[i % len(kinds)]
+            found += [part[0] for part in self._sets(longest, [row], of_row[0], of_row[1], self.seed)]
+        return found
+
     def _rewrites(self, current: Prompt, guidance: str, seed: int) -> list[Prompt]:
         """Improved instructions and one paraphrase of each; those that lose a placeholder are left out."""
         texts = self.writer.improve(current.text, guidance, self.settings.improved, seed)
@@ -224,14 +240,14 @@ class Search:
     def _remember(self, scored: Sequence[Evaluated]) -> None:
         for one in scored:
             known = self.history.get(one.prompt.text)
-            if known is None or one.score > known.score:
+            if known is None or _surely(one) > _surely(known):
                 self.history[one.prompt.text] = one
 
     def _end(self, current: Prompt) -> Found:
         """A race between the best of the history on what is left of the budget; without a budget, on 100 rows."""
-        best = sorted(self.history.values(), key=lambda e: (e.prompt != current, -e.score))[: 2 * self.settings.kept]
+        best = sorted(self.history.values(), key=lambda e: (e.prompt != current, -_surely(e)))[: 2 * self.settings.kept]
         left = self.scorer.left if self.scorer.limit is not None else 100.0 * len(best)
-        ranked = race([e.prompt for e in best], self.rows, self.scorer, left)
+        ranked = race([e.prompt for e in best], self.raced, self.scorer, left)
         if not ranked:
             return replace(best_of(best), evaluated=self.evaluated)
         top = ranked[0]
@@ -249,6 +265,12 @@ def batprompt(
 ) -> Found:
     """The instruction found: one of ``candidates`` or a rewrite. Raises UserError where the budget is too small."""
     return Search(candidates, scorer, rows, writer, gate or Gate(), settings or Settings(), seed).run()
+
+
+def _surely(one: Evaluated) -> float:
+    """The score less its standard error, as of ``rows`` Bernoulli trials with one success and failure more."""
+    share = (one.score * one.rows + 1) / (one.rows + 2)
+    return one.score - math.sqrt(share * (1 - share) / max(one.rows, 1))
 
 
 def _text(row: Row) -> str:
