@@ -1,6 +1,6 @@
 """What a study loses, and how long it stands, when machines break: 20 random faults over one study on three nodes.
 
-    sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 40] [--steps 240]
+    sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 48] [--steps 240]
 
 The nodes are network namespaces on this machine (tests/nodes.py), so it needs root. A study runs undisturbed, and again
 under faults drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the driver killed and
@@ -248,7 +248,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--steps", type=int, default=240)
     args = parser.parse_args()
     if why_not():
