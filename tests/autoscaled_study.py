@@ -58,14 +58,16 @@ def main() -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()
-    print("SEEN " + json.dumps({"code": code, "nodes": watch.nodes, "events": watch.events}))
+    print("SEEN " + json.dumps({"code": code, "nodes": watch.nodes, "asked": watch.asked, "events": watch.events}))
 
 
 class Watch:
-    """How many worker nodes there are, each time that it changes; and when what happened. Seconds from the start."""
+    """How many worker nodes there are, and how many places are asked for or held (placement groups), each time that it
+    changes; and when what happened. Seconds from the start."""
 
     def __init__(self) -> None:
         self.nodes: list[tuple[float, int]] = [(0.0, 0)]
+        self.asked: list[tuple[float, int]] = [(0.0, 0)]
         self.events: list[tuple[float, str]] = []
         self._began = time.monotonic()
         self._over = threading.Event()
@@ -89,11 +91,14 @@ class Watch:
 
     def _look(self) -> None:
         import ray
+        from ray.util import placement_group_table
 
         while not self._over.wait(0.2):
             n = sum(bool(node["Alive"]) and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-            if n != self.nodes[-1][1]:
-                self.nodes.append((time.monotonic() - self._began, n))
+            places = sum(group["state"] != "REMOVED" for group in placement_group_table().values())
+            for seen, now in ((self.nodes, n), (self.asked, places)):
+                if now != seen[-1][1]:
+                    seen.append((time.monotonic() - self._began, now))
 
 
 def study(watch: Watch) -> int:

@@ -3,6 +3,7 @@ rung runs, and leaves none behind: Ray's own autoscaler, on nodes that are rayle
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -39,13 +40,18 @@ def test_a_study_scales_from_no_node_to_what_its_trials_use_and_back(tmp_path: P
     trials = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert sorted(t["status"] for t in trials) == ["finished", *["stopped"] * (TRIALS - 1)]
 
-    nodes, events = seen["nodes"], seen["events"]
+    nodes, asked, events = seen["nodes"], seen["asked"], seen["events"]
     first_rung = [at for at, what in events if what == "rung 0"]
     last_rung = next(at for at, what in events if what == "rung 1")
     done = next(at for at, what in events if what == "done")
     counts = [n for at, n in nodes]
     assert nodes[0][1] == 0
-    assert 1 < max(counts) <= TRIALS // SLOTS, nodes  # five are allowed, and three hold all trials
+    # Five are allowed, and three hold all trials. Ray's autoscaler at times starts one more while a node that joins is
+    # just being filled, and takes it down at once; what is asked of it is never more than the trials can use.
+    lasting = [n for (at, n), (end, _) in itertools.pairwise(nodes) if end - at > 10]
+    assert max(n for _, n in asked) == TRIALS, asked
+    assert 1 < max(counts) <= TRIALS // SLOTS + 1, nodes
+    assert max(lasting) <= TRIALS // SLOTS, nodes
     during = [n for at, n in nodes if first_rung[-1] < at < last_rung]
     assert min(during, default=max(counts)) == 1, (nodes, events)  # one trial runs: one node is left
     assert counts[-1] == 0, (nodes, events)
@@ -56,8 +62,8 @@ def run_autoscaled(folder: Path) -> dict[str, Any]:
     """What tests/autoscaled_study.py saw of six trials, two to a node, of which one goes on to a long last rung."""
     path = write_study(
         folder,
-        axes={"steps": 3000, "seed": list(range(TRIALS)), "plw": 0, "pool": "many"},
-        scheduler={"name": "asha", "eta": TRIALS, "rungs": [0.005, 1.0]},
+        axes={"steps": 1800, "seed": list(range(TRIALS)), "plw": 0, "pool": "many"},
+        scheduler={"name": "asha", "eta": TRIALS, "rungs": [0.01, 1.0]},
         resources={"slots": SLOTS, "cpus": 1},
     )
     with path.open("a") as study:
