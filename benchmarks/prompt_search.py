@@ -12,9 +12,9 @@ in all, the same for ZOPO and random search; BATprompt starts from the hand-writ
 ZOPO is measured by accuracy on rows as they are. BATprompt looks for a prompt that holds on perturbed rows too and is
 measured by the mean accuracy on rows as they are and on perturbed ones; beside plain random search stands one that
 scores the same mixture of rows, so that what the measure gives and what the search gives can be told apart. ``random
-with a race`` keeps a quarter of its budget for the race that ends ZOPO here. Each of 40 repeats has its own seed for
-rows, order, perturbations and rewrites; the interval is that of the paired differences (t, 95 %). ``--keep`` stores the
-scored cells, so that another run is cheap.
+with a race`` keeps a quarter of its budget for the race that ends ZOPO here. Each repeat has its own seed for rows,
+order, perturbations and rewrites; ZOPO has 40, BATprompt, which scores new prompts each time, ten. The interval is that
+of the paired differences (t, 95 %). ``--keep`` stores the scored cells, so that another run is cheap.
 """
 
 # ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)
@@ -98,9 +98,10 @@ class Size:
     n_rows: int = 100  # of them, a candidate is scored on
     budget: int = 6000
     repeats: int = 40
+    bat_repeats: int = 10
 
 
-QUICK = Size(candidates=24, rows=40, held_out=40, n_rows=10, budget=320, repeats=3)
+QUICK = Size(candidates=24, rows=40, held_out=40, n_rows=10, budget=320, repeats=3, bat_repeats=2)
 
 
 def main() -> None:
@@ -246,7 +247,7 @@ def measure(case: Case, size: Size, journal: Journal) -> list[dict[str, Any]]:
     )
     both = worth(
         {"random": by_random, "random on such rows": by_random_on_both, "BATprompt": lambda s: search_bat(s).run()},
-        size.repeats, case.held_out, noisy,
+        size.bat_repeats, case.held_out, noisy,
     )  # fmt: skip
     as_they_are, mixed = "accuracy on held-out rows", "mean accuracy on held-out rows as they are and perturbed"
     return [
