@@ -305,7 +305,20 @@ def test_both_races_are_on_rows_as_they_are_and_perturbed_by_turns(family: str) 
     assert [r.id for r in run.raced[1::2]] == [r.id for r in run.rows]
     assert all(a.fields != b.fields for a, b in zip(run.raced[::2], run.raced[1::2], strict=True))
     again = Search(prompts(2), scorer, rows(40), Reworder(), Gate(), Settings(family=family), seed=3)
-    assert again.raced == run.raced
+    assert list(again.raced) == list(run.raced)
+
+
+def test_rows_are_perturbed_only_as_far_as_a_race_needs_them() -> None:
+    class Counting(Reworder):
+        asked = 0
+
+        def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]:
+            Counting.asked += 1
+            return super().perturb(text, strategy, n, seed)
+
+    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS, limit=400)
+    Search(prompts(2), scorer, rows(3000), Counting(), Gate(), Settings(family="combine"), seed=3).run()
+    assert 50 <= Counting.asked <= 500
 
 
 def test_the_history_is_ranked_by_what_is_sure() -> None:

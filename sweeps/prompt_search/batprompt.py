@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 from sweeps.prompt_search.found import Evaluated, Found, best_of, race, spread_rows
 from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
@@ -66,8 +67,9 @@ class Search:
         self.candidates, self.scorer, self.writer, self.gate = list(candidates), scorer, writer, gate
         self.settings, self.seed = settings, seed
         self.rows = spread_rows(rows, seed)
-        self.raced = self._both(sorted(self.candidates, key=lambda p: len(p.text))[-20:])
-        self.longest = sorted(self.raced, key=lambda r: len(_text(r)))[-50:]  # in letters; tokens differ a little
+        self.raced = _Both(self.rows, self._other)
+        by_length = sorted(range(len(self.rows)), key=lambda i: len(_text(self.rows[i])))  # tokens differ a little
+        self.longest = [row for i in by_length[-50:] for row in self.raced[2 * i : 2 * i + 2]]
         self.rng = random.Random(seed)
         self.history: dict[str, Evaluated] = {}  # by wording
         self.evaluated: list[Evaluated] = []
@@ -201,17 +203,14 @@ class Search:
             sets.append([next(iter(self._perturbed(prompts, r, r, strategy, 1, seed)), r) for r in rows])
         return sets
 
-    def _both(self, longest: Sequence[Prompt]) -> list[Row]:
-        """Every row as it is and, behind it, perturbed: by all character strategies, or by the next of the word
-        strategies."""
+    def _other(self, i: int) -> Row:
+        """Row ``i`` perturbed: by all character strategies, or by the next of the word strategies."""
         characters, words = FAMILIES[self.settings.family]
         kinds: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), (word,)) for word in words]
         kinds += [(characters, ())] if characters else []
-        found = []
-        for i, row in enumerate(self.rows):
-            of_row = kinds[i % len(kinds)]
-            found += [part[0] for part in self._sets(longest, [row], of_row[0], of_row[1], self.seed)]
-        return found
+        of_row = kinds[i % len(kinds)]
+        longest = sorted(self.candidates, key=lambda p: len(p.text))[-20:]
+        return self._sets(longest, [self.rows[i]], of_row[0], of_row[1], self.seed)[-1][0]
 
     def _rewrites(self, current: Prompt, guidance: str, seed: int) -> list[Prompt]:
         """Improved instructions and one paraphrase of each; those that lose a placeholder are left out."""
@@ -265,6 +264,33 @@ def batprompt(
 ) -> Found:
     """The instruction found: one of ``candidates`` or a rewrite. Raises UserError where the budget is too small."""
     return Search(candidates, scorer, rows, writer, gate or Gate(), settings or Settings(), seed).run()
+
+
+class _Both(Sequence[Row]):
+    """Every row as it is and, behind it, perturbed. Made as far as it is asked for: a race may need few of many rows,
+    and a rewrite by a language model is dear."""
+
+    def __init__(self, rows: Sequence[Row], other: Callable[[int], Row]):
+        self._rows, self._other, self._made = rows, other, dict[int, Row]()
+
+    def __len__(self) -> int:
+        return 2 * len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        places = range(len(self))[index]
+        return self._row(places) if isinstance(places, int) else [self._row(i) for i in places]
+
+    def _row(self, place: int) -> Row:
+        i, perturbed = divmod(place, 2)
+        if not perturbed:
+            return self._rows[i]
+        if i not in self._made:
+            self._made[i] = self._other(i)
+        return self._made[i]
 
 
 def _surely(one: Evaluated) -> float:
