@@ -3,11 +3,11 @@ no search has read.
 
     python benchmarks/prompt_search.py [--json FILE] [--quick] [--keep DIR] [--case NAME]
 
-Two models. ``embedded``: the embedded model after 120 LoRA steps on one prompt, which is done here first (before
-them it answers alike under all prompts, and there is nothing to find), asked with ten other hand-written prompts.
-``tiny1m``: a model of 0.9 M parameters that has read children's stories only, asked with ten prompts whether a text
-message is spam. Both labels alike often. Candidates are the hand-written prompts and rule-based rewrites of them, 300
-in all, the same for ZOPO and random search; BATprompt starts from the hand-written ones and rewrites by the same rules.
+Two models. ``embedded``: the embedded model after 120 LoRA steps on one prompt, which is done here first (before them
+it is near chance under every prompt), asked with ten other hand-written prompts. ``tiny1m``: a model of 0.9 M
+parameters that has read children's stories only, asked with ten prompts whether a text message is spam. Both labels
+alike often. Candidates are the hand-written prompts and rule-based rewrites of them, 300 in all, the same for ZOPO and
+random search; BATprompt starts from the hand-written ones and rewrites by the same rules.
 
 ZOPO is measured by accuracy on rows as they are. BATprompt looks for a prompt that holds on perturbed rows too and is
 measured by the mean accuracy on rows as they are and on perturbed ones; beside plain random search stands one that
@@ -126,7 +126,10 @@ def cases(size: Size, folder: Path, only: str | None) -> list[Case]:
     found = []
     if only in (None, "embedded"):
         train, test = (
-            [Row(r["id"], {"text": r["text"]}, LABELS[r["label"]]) for r in map(json.loads, path.open())]
+            [
+                Row(r["id"], {"text": r["text"]}, LABELS[r["label"]])
+                for r in map(json.loads, path.read_text().splitlines())
+            ]
             for path in (EMBEDDED / "data" / "train.jsonl", EMBEDDED / "data" / "test.jsonl")
         )
         tune_on_one_prompt(train[800:], folder)
