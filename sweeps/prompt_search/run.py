@@ -74,7 +74,8 @@ def search(study: Study, order: Order, out: str) -> Iterator[str]:
     found = _RUN[order.method](order, candidates, scorer, rows, engine)
     scorer.refuse_all_nan()
     write_results(store, order, found, scorer.spent, study.name)
-    yield f'{order.method}: prompt "{found.prompt.id}", {metric} {found.score:.3f} on {found.rows} training rows'
+    kind = "training rows, as they are and perturbed" if order.method == "batprompt" else "training rows"
+    yield f'{order.method}: prompt "{found.prompt.id}", {metric} {found.score:.3f} on {found.rows} {kind}'
     yield found.prompt.text
     spent = scorer.spent
     yield (
