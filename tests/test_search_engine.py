@@ -16,11 +16,12 @@ from tiny_run import PLAIN, make_model, rows, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sweeps import cli
-from sweeps.prompt_search.embed import of_base, of_folder
+from sweeps.prompt_search.embed import at_answer, of_base, of_folder
 from sweeps.prompt_search.label_engine import LabelEngine
 from sweeps.prompt_search.results import COLUMNS
 from trainer.errors import UserError
 from trainer.prompts import Prompt, load_pool
+from trainer.render import RenderError
 from trainer.rows import Row
 from trainer.trial import Model, Task, Template
 
@@ -116,6 +117,25 @@ def test_embeddings_are_the_mean_of_the_last_hidden_states_also_after_scoring(mo
     before = asked(pairs())
     np.testing.assert_allclose([v for v, _ in asked(pairs())], [v for v, _ in before], atol=1e-6)
     np.testing.assert_allclose(of_folder(model)(texts), found, atol=1e-5)
+
+
+def test_a_prompt_as_the_state_in_which_the_model_would_answer(model: str) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(model).eval()
+    asked = engine(model)
+    row = pairs()[0][1]
+    prompts = [Prompt(i, text) for i, text in POOL.items()]
+    asked(pairs())  # leaves its slots and positions behind
+    found, tokens = at_answer(asked, prompts, row)
+    contexts = [r.context.tolist() for r in asked.renderer().requests([(p, row) for p in prompts])]
+    assert tokens == sum(map(len, contexts))
+    for context, vector in zip(contexts, found, strict=True):
+        with torch.inference_mode():
+            states = plain.base_model(input_ids=torch.tensor([context])).last_hidden_state[0]
+        np.testing.assert_allclose(vector, states[-1].numpy(), atol=1e-5)
+    other = at_answer(asked, prompts, Row("other", {"text": "bad bad bad"}, "no"))[0]
+    assert not np.allclose(other, found, atol=1e-2)  # it is of the row as well
+    with pytest.raises(RenderError, match="are longer than"):
+        at_answer(asked, prompts, Row("long", {"text": "it good " * 200}, "no"))
 
 
 def test_what_the_engine_cannot_do_is_refused(model: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def search_command(
         typer.Option(min=1, metavar="N", help="Scorings: a prompt on a row each. Default: 4000; top-accuracy: no end."),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Training rows: for a candidate (zopo, random; 100), in all (the others).")
+        int | None, typer.Option(min=1, help="Training rows: for a candidate (zopo 50, random 100) or in all (others).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of rows, order and rewrites.")] = 0,
     pool: Annotated[

@@ -1,8 +1,8 @@
-"""Texts as vectors: the mean last hidden state over a text's tokens.
+"""Texts and prompts as vectors.
 
-By default of the base model itself, which is there anyway and is what reads the prompts; or of a sentence-embedding
-model's folder that the user names (``paraphrase-MiniLM-L6-v2`` in BATprompt, ``all-MiniLM-L6-v2`` in ZOPO's option),
-whose own pooling is that mean.
+A text is the mean last hidden state over its tokens: of the base model itself, which is there anyway, or of a
+sentence-embedding model's folder that the user names (``paraphrase-MiniLM-L6-v2`` in BATprompt, ``all-MiniLM-L6-v2`` in
+ZOPO's option), whose own pooling is that mean. A prompt can also be the state from which the base model would answer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 
 from sweeps.prompt_search.label_engine import LabelEngine, quiet
 from trainer.errors import UserError, nearest
+from trainer.prompts import Prompt
+from trainer.rows import Row
 
 BATCH = 32
 
@@ -36,26 +38,14 @@ class Embeddings:
         return np.stack([self._known[t] for t in texts])
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        import torch
-
         if self._parts is None:
             self._parts = self._load()
         tokenizer, model = self._parts
         limit = int(getattr(model.config, "max_position_embeddings", 0) or 512)
         # Cut here: `truncation=True` would stay switched on in a tokenizer that the renderer shares.
         ids = [tokenizer(t or " ").input_ids[:limit] or [0] for t in texts]
-        width = max(map(len, ids))
-        padded, mask = np.zeros((len(ids), width), np.int64), np.zeros((len(ids), width), np.int64)
-        for row, keep, own in zip(padded, mask, ids, strict=True):
-            row[: len(own)], keep[: len(own)] = own, 1
-        device = next(model.parameters()).device
         self._prepare()
-        with torch.inference_mode():
-            given = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
-            hidden = model(**{k: v.to(device) for k, v in given.items()}).last_hidden_state.double().cpu().numpy()
-        weights = mask[:, :, None]
-        found: np.ndarray = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
-        return found
+        return np.stack([states.mean(axis=0) for states in _states(model, ids)])
 
 
 def of_base(engine: LabelEngine) -> Embeddings:
@@ -64,11 +54,37 @@ def of_base(engine: LabelEngine) -> Embeddings:
     def load() -> tuple[Any, Any]:
         return engine.renderer().tokenizer, engine.slots().base.base_model
 
-    def prepare() -> None:
-        routing = engine.slots().routing  # what the last batch of scoring left: plain layers, all positions
-        routing.slots = routing.rows = routing.cols = routing.most_in_row = None
+    return Embeddings(load, lambda: _plain(engine))
 
-    return Embeddings(load, prepare)
+
+def at_answer(engine: LabelEngine, prompts: Sequence[Prompt], row: Row) -> tuple[np.ndarray, int]:
+    """Each prompt as the base model's last hidden state where its answer on ``row`` would begin, float64 [n, d], and
+    the tokens that went through the model. Raises RenderError where a prompt and the row are too long."""
+    contexts = [r.context.tolist() for r in engine.renderer().requests([(p, row) for p in prompts])]
+    model = engine.slots().base.base_model
+    _plain(engine)
+    parts = [contexts[i : i + BATCH] for i in range(0, len(contexts), BATCH)]
+    return np.stack([states[-1] for part in parts for states in _states(model, part)]), sum(map(len, contexts))
+
+
+def _plain(engine: LabelEngine) -> None:
+    routing = engine.slots().routing  # what the last batch of scoring left: plain layers, all positions
+    routing.slots = routing.rows = routing.cols = routing.most_in_row = None
+
+
+def _states(model: Any, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Last hidden states of each sequence, float64 [tokens, d], from one batch."""
+    import torch
+
+    width = max(map(len, ids))
+    padded, mask = np.zeros((len(ids), width), np.int64), np.zeros((len(ids), width), np.int64)
+    for row, keep, own in zip(padded, mask, ids, strict=True):
+        row[: len(own)], keep[: len(own)] = own, 1
+    device = next(model.parameters()).device
+    given = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
+    with torch.inference_mode():
+        hidden = model(**{k: v.to(device) for k, v in given.items()}).last_hidden_state.double().cpu().numpy()
+    return [states[: len(own)] for states, own in zip(hidden, ids, strict=True)]
 
 
 def of_folder(path: str) -> Embeddings:

@@ -7,6 +7,7 @@ same command free of charge the second time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from trainer.rows import Row
 
 BUDGET = 4000  # scorings; about 20 full passes over the rows of a small task
-ROWS = 100  # a candidate is scored on by zopo and random
+ROWS = {"zopo": 50, "random": 100}  # a candidate is scored on
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,22 @@ def _top_accuracy(order: Order, prompts: list[Prompt], scorer: Scorer, rows: lis
 def _random(order: Order, prompts: list[Prompt], scorer: Scorer, rows: list[Row], _: LabelEngine) -> Found:
     from sweeps.prompt_search.random_search import random_search
 
-    return random_search(prompts, scorer, rows, order.rows or ROWS, order.seed)
+    return random_search(prompts, scorer, rows, order.rows or ROWS["random"], order.seed)
 
 
 def _zopo(order: Order, prompts: list[Prompt], scorer: Scorer, rows: list[Row], engine: LabelEngine) -> Found:
+    from sweeps.prompt_search.embed import at_answer
+    from sweeps.prompt_search.found import spread_rows
     from sweeps.prompt_search.zopo import Settings, zopo
 
-    vectors = _embeddings(order, engine)([p.text for p in prompts])
-    return zopo(prompts, vectors, scorer, rows, Settings(rows=order.rows or ROWS), order.seed)
+    if order.embeddings is not None:
+        vectors = _embeddings(order, engine)([p.text for p in prompts])
+    else:
+        engine.load()
+        began = time.perf_counter()
+        vectors, tokens = at_answer(engine, prompts, spread_rows(rows, order.seed)[0])
+        scorer.spent.add_embedded(tokens, time.perf_counter() - began)
+    return zopo(prompts, vectors, scorer, rows, Settings(rows=order.rows or ROWS["zopo"]), order.seed)
 
 
 def _batprompt(order: Order, prompts: list[Prompt], scorer: Scorer, rows: list[Row], engine: LabelEngine) -> Found:

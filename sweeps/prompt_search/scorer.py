@@ -63,6 +63,11 @@ class Spent:
         self.seconds += cell.seconds
         self.nan += any(np.isnan(cell.values))
 
+    def add_embedded(self, tokens: int, seconds: float) -> None:
+        """Prompts that went through the model to be embedded: no scorings, but tokens and time all the same."""
+        self.tokens += tokens
+        self.seconds += seconds
+
     def add_written(self, answer: Written) -> None:
         self.requests += 1
         self.written += len(answer.texts)

@@ -27,7 +27,7 @@ from trainer.rows import Row
 
 @dataclass(frozen=True)
 class Settings:
-    rows: int = 100  # each candidate is scored on, always the same
+    rows: int = 50  # each candidate is scored on, always the same
     initial: int | None = None  # None: a quarter of the evaluations (40 of 165 there)
     width: int = 32
     depth: int = 2
