@@ -357,7 +357,7 @@ def test_mistakes_are_told_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r'--family = "mxi" is not known. Did you mean "mix"'):
         search(Landscape({}), RuleWriter(), 100, family="mxi")
     scorer = Scorer(Landscape({}), MemoryJournal(), LABELS, limit=5)
-    with pytest.raises(UserError, match=r"--budget = 5: 30% of it do not pay"):
+    with pytest.raises(UserError, match=r"--budget = 5: 15% of it do not pay"):
         batprompt(prompts(5), scorer, rows(20), RuleWriter())
 
 

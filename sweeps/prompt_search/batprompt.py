@@ -47,8 +47,8 @@ class Settings:
     compared_on: int = 20  # rows of each set
     kept: int = 5  # of the history's best, for the race at the end
     start: str | None = None  # prompt id; None: a race between all candidates
-    start_share: float = 0.3  # of the budget, for that race
-    end_share: float = 0.25  # of the budget, for the race at the end
+    start_share: float = 0.15  # of the budget, for that race
+    end_share: float = 0.4  # of the budget, for the race at the end: what a few rows tell of a rewrite is little
 
 
 class Search:
