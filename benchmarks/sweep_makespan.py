@@ -1,6 +1,6 @@
 """One sweep of 16 trials from start to table, against the plain stack: the same rows, prompts and trials.
 
-    python benchmarks/sweep_makespan.py [--json FILE] [--quick]
+    python benchmarks/sweep_makespan.py [--json FILE] [--eta 3] [--quick]
 
 Template x LoRA rank x PLW x pool under ASHA; 20 dev prompts at each rung, 50 test prompts for the trials that reach
 the end. Ours is ``steadytune run`` on a study whose rungs before the last score a tenth of the dev grid. The peer is
@@ -35,7 +35,9 @@ ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ROOT / "sweeps" / "embedded"
 SHAPES = ("{}", "Read this first.\n{}", "{}\nReply with one word.")
 AXES = {"template": ["plain", "chat"], "r": [8, 16], "plw": [0.0, 0.1], "pool": ["one", "many"]}
-RUNGS = (0.25, 0.5, 1.0)
+STEPS = 120
+# Shares of the steps after which ASHA compares, the best 1/eta going on, for both sides.
+SCHEDULES = {3: (1 / 9, 1 / 3, 1.0), 2: (0.25, 0.5, 1.0)}
 SAMPLE = 0.1  # of the dev grid's cells at rungs before the last; the plain stack scores them all
 
 
@@ -43,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the claims here")
     parser.add_argument("--quick", action="store_true", help="few steps, rows and prompts: does it run, not how fast")
+    parser.add_argument("--eta", type=int, choices=SCHEDULES, default=3, help="how ASHA cuts (default 3)")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's process: read the study there
     args = parser.parse_args()
@@ -51,14 +54,14 @@ def main() -> None:
     folder = args.keep or Path(tempfile.mkdtemp(prefix="makespan-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        compare(folder, args.quick, args.json)
+        compare(folder, args.quick, args.eta, args.json)
     finally:
         if not args.keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def compare(folder: Path, quick: bool, out: Path | None) -> None:
-    write_study(folder, quick)
+def compare(folder: Path, quick: bool, eta: int, out: Path | None) -> None:
+    write_study(folder, quick, eta)
     ours = timed([sys.executable, "-m", "sweeps", "run", "study.yaml", "--out", "ours"], folder)
     theirs = timed([sys.executable, str(Path(__file__).resolve()), "--peer", str(folder)], folder)
     print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s; now every trial to its end", flush=True)
@@ -89,7 +92,7 @@ def compare(folder: Path, quick: bool, out: Path | None) -> None:
     if out:
         names = ("torch", "transformers", "peft", "ray", "deepspeed")
         claim = {
-            "claim": "makespan of a 16-trial sweep against Ray Tune with one process per trial",
+            "claim": f"makespan of a 16-trial ASHA sweep, eta {eta}, against Ray Tune with one process per trial",
             "ours": round(ours, 1),
             "peer": round(theirs, 1),
             "ratio": round(theirs / ours, 2),
@@ -111,7 +114,7 @@ def timed(command: list[str], folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def write_study(folder: Path, quick: bool) -> None:
+def write_study(folder: Path, quick: bool, eta: int) -> None:
     """The study, with its prompts beside it."""
     for name, many in (("train", 48), ("dev", 4 if quick else 20), ("test", 5 if quick else 50)):
         wordings = yaml.safe_load((EMBEDDED / "data" / "pools" / f"{name}.yaml").read_text())
@@ -143,12 +146,12 @@ def write_study(folder: Path, quick: bool) -> None:
             "template": AXES["template"],
             "lora": {"r": AXES["r"], "alpha": 16},
             "lr": 4.0e-3,
-            "steps": 8 if quick else 120,
+            "steps": 18 if quick else STEPS,
             "plw": AXES["plw"],
             "pool": AXES["pool"],
         },
         "training": {"batch_size": 8, "template_tokens": "plw"},
-        "scheduler": {"eta": 2, "rungs": list(RUNGS)},
+        "scheduler": {"eta": eta, "rungs": list(SCHEDULES[eta])},
         "tables": {"test": "finalists"},
         "scoring": {"sample": SAMPLE},
         "resources": {"slots": 4, "cpus": 1},  # two hosts
@@ -187,7 +190,7 @@ def peer(folder: Path) -> None:
     study = yaml.safe_load((folder / "study.yaml").read_text())
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)
-    steps = study["axes"]["steps"]
+    steps, plan = study["axes"]["steps"], study["scheduler"]
     trainable = tune.with_resources(tune.with_parameters(train, study=study, folder=str(folder)), {"cpu": 1})
     tuner = tune.Tuner(
         trainable,
@@ -196,7 +199,10 @@ def peer(folder: Path) -> None:
             metric="objective",
             mode="max",
             scheduler=ASHAScheduler(
-                time_attr="step", max_t=steps, grace_period=max(1, round(RUNGS[0] * steps)), reduction_factor=2
+                time_attr="step",
+                max_t=steps,
+                grace_period=max(1, round(plan["rungs"][0] * steps)),
+                reduction_factor=plan["eta"],
             ),
         ),
         run_config=tune.RunConfig(storage_path=str(folder / "ray_results"), name="peer", verbose=0),
@@ -279,7 +285,7 @@ def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=axes["lr"], weight_decay=0)
     steps = axes["steps"]
     schedule = get_cosine_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
-    rungs = {round(share * steps) for share in RUNGS}
+    rungs = {round(share * steps) for share in study["scheduler"]["rungs"]}
     order: list[dict[str, Any]] = []
     prompts = list(pools["train"].values())
     model.train()

@@ -137,6 +137,15 @@ def test_the_race_at_the_end_reads_more_rows_and_keeps_to_the_budget() -> None:
     assert len({e.prompt.id for e in found.evaluated if e.rows == 40}) == 30
 
 
+def test_a_budget_beyond_all_candidates_goes_to_the_race() -> None:
+    found, scorer = run(4, n=20, limit=2000, settings=Settings(rows=40))
+    assert len({e.prompt.id for e in found.evaluated if e.rows == 40}) == 20
+    assert found.rows > 40
+    assert 800 < scorer.spent.scorings <= 2000
+    alone, _ = run(4, n=1, limit=41, settings=Settings(rows=40))
+    assert (len(alone.evaluated), alone.rows) == (1, 40)
+
+
 def test_a_perfect_score_ends_the_search() -> None:
     vectors, _ = hill(40)
     engine = Landscape({}, rest=1.0)

@@ -69,8 +69,11 @@ class Search:
     def run(self) -> Found:
         """Raises UserError where the budget does not pay for one candidate."""
         whole = len(self.candidates) * len(self.rows)
-        self.reserve = self.settings.end_share * self.scorer.left if self.scorer.left < whole else 0.0
-        affordable = int(min(self.scorer.left - self.reserve, whole) // len(self.rows))
+        left = self.scorer.left
+        if self.settings.end_share and math.isfinite(left):  # the race gets what all candidates would leave as well
+            share = max(self.settings.end_share * left, left - whole)
+            self.reserve = max(0.0, min(share, left - len(self.rows)))
+        affordable = int(min(left - self.reserve, whole) // len(self.rows))
         initial = self.settings.initial or max(1, min(affordable, math.ceil(affordable / 4)))
         first = self.rng.sample(range(len(self.candidates)), min(initial, len(self.candidates)))
         self.scorer.prepare([self.candidates[i] for i in first], self.rows)
