@@ -8,7 +8,9 @@ goes on or is cut. What Tune (2.60) does with it, and what follows:
   are paused without a save, and two of four calls to an actor for each rung fall away. A paused trial runs again when
   ``choose_trial_to_run`` returns it.
 * The actor of a paused trial is kept where another was asked for; with nothing asked for it is ended. So a trial that
-  could go on is asked for first, and the one that reported is paused in the controller's next step.
+  could go on is asked for first, and the one that reported is paused in the controller's next step. With nobody to
+  take its place it is not paused but left running without a task: a new process would cost it seconds. So a trial that
+  is certain to go on before it was paused is simply given its next task.
 * A paused trial is ended by ``controller.stop_trial``: no actor is started, the status goes from PAUSED to
   TERMINATED, and the search algorithm hears ``on_trial_complete`` without a result. It happens in
   ``choose_trial_to_run``, which the controller calls in every step.
@@ -38,6 +40,7 @@ allowed. Replayed rungs are harmless.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +53,7 @@ from ray.tune.search import BasicVariantGenerator
 from cluster.trainable import RUNGS_DONE, told_of
 from sweeps.asha import Decision, Rungs
 
+KEPT = 60.0  # seconds for which a trial that waits keeps its process where no other trial asks for its place
 LEAST_ASKED = 16  # actors asked for beyond those that run; more where more run, so that a cluster can double
 
 
@@ -78,7 +82,7 @@ class PromotionScheduler(TrialScheduler):
         self._reached: dict[str, int] = {}  # our id -> its highest rung
         self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
         self._starting: dict[str, Trial] = {}  # returned to the controller, not running yet
-        self._pausing: dict[str, Trial] = {}  # reported; to be paused
+        self._pausing: dict[str, tuple[Trial, float]] = {}  # reported, and when; to be paused or to go on
         self._cut: dict[str, Trial] = {}  # to be ended as soon as they are paused
         self._erred: dict[str, Trial] = {}  # failed; whether for good shows in the next step
         self._controller: Any = None
@@ -116,7 +120,7 @@ class PromotionScheduler(TrialScheduler):
         if "rung_index" in result:
             trial.set_config({**trial.config, RUNGS_DONE: int(result["rung_index"]) + 1})
         if decision.action == "pause":
-            self._pausing[self._names[trial.trial_id]] = trial
+            self._pausing[self._names[trial.trial_id]] = (trial, time.monotonic())
         return {"continue": self.CONTINUE, "pause": self.NOOP}.get(decision.action, self.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
@@ -130,7 +134,7 @@ class PromotionScheduler(TrialScheduler):
         self._fail(self._names[trial.trial_id], "it was removed before its last rung")
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        self._controller = _inner(tune_controller)
         self._erred[self._names[trial.trial_id]] = trial
 
     # -- what the controller asks
@@ -223,13 +227,23 @@ class PromotionScheduler(TrialScheduler):
                 self._cut[name] = self._trials[name]
 
     def _pause(self, tune_controller: Any) -> None:
-        """Frees the places of those that reported; where a trial waits that no actor is asked for, one step later."""
+        """Lets those that reported go on where that is certain, and frees the places of the others: as soon as an
+        actor was asked for that may have them; where nobody waits, at once of the cut and after a while of the rest."""
+        if not self._pausing:
+            return
+        staged = _Places(tune_controller).staged
         others = any(name not in self._pausing for queue in (*self._promoted, self._fresh) for name in queue)
-        if self._pausing and (_Places(tune_controller).staged or not others):
-            for trial in self._pausing.values():
-                if trial.status == Trial.RUNNING:
-                    tune_controller.pause_trial(trial, should_checkpoint=False)
-            self._pausing.clear()
+        for name, (trial, since) in list(self._pausing.items()):
+            promoted = next((queue for queue in self._promoted if name in queue), None)
+            alone = not others and (name in self._cut or time.monotonic() - since > KEPT)
+            if trial.status != Trial.RUNNING:
+                del self._pausing[name]
+            elif promoted is not None:
+                del self._pausing[name], promoted[name]
+                _inner(tune_controller)._schedule_trial_train(trial)
+            elif staged or alone:
+                del self._pausing[name]
+                tune_controller.pause_trial(trial, should_checkpoint=False)
 
     def _end_cut(self, tune_controller: Any) -> None:
         for name, trial in list(self._cut.items()):
@@ -287,7 +301,7 @@ class _Places:
     """What the controller has of actors at this moment."""
 
     def __init__(self, tune_controller: Any):
-        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        controller = _inner(tune_controller)
         manager = controller._actor_manager
         self._actors, self._live = controller._trial_to_actor, manager._live_actors_to_ray_actors_resources
         self.staged = bool(controller._staged_trials)
@@ -301,6 +315,11 @@ class _Places:
     def starts(self, trial: Trial) -> bool:
         """Whether its process starts, or resets."""
         return trial in self._actors and self._actors[trial] in self._live
+
+
+def _inner(tune_controller: Any) -> Any:
+    """The controller itself, where the scheduler is given a part of it."""
+    return getattr(tune_controller, "_tune_controller", tune_controller)
 
 
 def _concurrency_limit(search_alg: Any) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,11 +39,17 @@ class Scripted(tune.Trainable):  # type: ignore[misc, name-defined]
 
     def step(self) -> dict[str, Any]:
         name, value = self.script.get("name", ""), self.value()
+        started = Path(self.script["log"]).with_suffix(".slow")
+        if name == "slow":
+            started.touch()
+            time.sleep(8)  # longer than a process takes to start
+        while name == "second" and not started.exists():
+            time.sleep(0.05)
         with Path(self.script["log"]).open("a") as log:
-            log.write(json.dumps([name, self.rung]) + "\n")
+            log.write(json.dumps([name, self.rung, os.getpid()]) + "\n")
         if value == "raise":
             raise RuntimeError("out of memory, says the script")
-        if value == "once" and sum(json.loads(x) == [name, self.rung] for x in self.log_lines()) == 1:
+        if value == "once" and sum(json.loads(x)[:2] == [name, self.rung] for x in self.log_lines()) == 1:
             raise RuntimeError("a lost node, says the script")
         objective = 0.9 if value == "once" else value
         result = {"rung_index": self.rung, "step": STEPS[self.rung], "objective": objective, "stderr": 0.01}
@@ -124,7 +131,7 @@ def test_eight_trials_on_two_places(cluster: None, tmp_path: Path) -> None:
     assert "out of memory, says the script" in decisions["lost"].reason
 
     # What ran: each rung once, no rung after the cut; a failing rung once more per retry.
-    ran = Counter(tuple(json.loads(line)) for line in log.read_text().splitlines())
+    ran = Counter(tuple(json.loads(line)[:2]) for line in log.read_text().splitlines())
     expected = Counter({(name, 0): 1 for name in names})
     expected.update({(name, 1): 1 for name in ("best", "good", "once", "weak")})
     expected.update({(name, 2): 1 for name in ("best", "good")})
@@ -186,7 +193,8 @@ def test_rays_own_asha_depends_on_the_order_and_ours_does_not() -> None:
 
 
 def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> None:
-    """Also: whoever reported keeps its place until another trial was asked for, and its rungs are in its config."""
+    """Also: whoever reported keeps its place until another trial was asked for, and goes on there at once where that is
+    certain by then; its rungs are in its config."""
     from ray.tune.experiment import Trial
     from ray.tune.search import BasicVariantGenerator
 
@@ -204,6 +212,10 @@ def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> N
             assert not should_checkpoint
             trial.set_status(Trial.PAUSED)
 
+        def _schedule_trial_train(self, trial: Trial) -> None:
+            went_on.append(trial)
+
+    went_on: list[Trial] = []
     controller = Controller()
     scheduler = PromotionScheduler(Rungs(8, 2, 3), identify=lambda config: str(config["name"]))
     trials = {name: Trial("stub", config={"name": name}, stub=True) for name in "abcdefgh"}
@@ -221,12 +233,13 @@ def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> N
     assert [trials[name].config.get(RUNGS_DONE) for name in "abcdh"] == [2, 2, 1, 1, None]
     assert report("g", 0, 6.0) == "NOOP"  # makes c certain, and cuts d; both have their places still
     assert scheduler.choose_trial_to_run(controller) is trials["h"]
-    assert trials["c"].status == trials["d"].status == Trial.RUNNING
+    assert went_on == [trials["c"]]
+    assert trials["c"].status == trials["d"].status == trials["g"].status == Trial.RUNNING
     controller._staged_trials.add(trials["h"])
-    assert scheduler.choose_trial_to_run(controller) is trials["c"]
-    assert trials["c"].status == Trial.PAUSED
-    assert trials["d"].status == Trial.TERMINATED
     assert scheduler.choose_trial_to_run(controller) is trials["h"]  # nothing else waits: the first of those asked for
+    assert trials["d"].status == Trial.TERMINATED
+    assert trials["a"].status == trials["b"].status == trials["g"].status == Trial.PAUSED
+    assert trials["c"].status == Trial.RUNNING
     assert report("c", 1, 1.0) == "STOP"  # behind a and b, so a is certain
     assert report("h", 0, 0.0) == "STOP"  # makes g certain; b waits for it
     assert scheduler.choose_trial_to_run(controller) is trials["a"]  # rung 2 before g
@@ -234,3 +247,20 @@ def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> N
     assert scheduler.choose_trial_to_run(controller) is None  # enough are asked for
     controller._actor_manager.num_pending_actors -= 1
     assert scheduler.choose_trial_to_run(controller) is trials["g"]
+    assert went_on == [trials["c"]]
+
+
+def test_a_trial_that_nobody_waits_for_keeps_its_process(cluster: None, tmp_path: Path) -> None:
+    """A new process would cost it seconds."""
+    values = {"slow": [0.1, 0.1], "second": [0.9, 0.9]}
+    scheduler = PromotionScheduler(Rungs(2, 2, 2), identify=lambda config: str(config["name"]))
+    space = {
+        "name": tune.grid_search([*values]),
+        "log": str(tmp_path / "log"),
+        "values": tune.sample_from(lambda spec: json.dumps(values[spec.config.name])),
+    }
+    run(scheduler, tmp_path, space=space, trials=1)
+    assert {n: d.status for n, d in scheduler.decisions().items()} == {"second": "finished", "slow": "stopped"}
+    ran = {(name, rung): pid for name, rung, pid in map(json.loads, (tmp_path / "log").read_text().splitlines())}
+    assert [*ran] == [("second", 0), ("slow", 0), ("second", 1)]
+    assert ran["second", 0] == ran["second", 1] != ran["slow", 0]
