@@ -29,7 +29,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sweep_makespan import timed, write_study
+from sweep_makespan import SIZES, timed, write_study
 
 from trainer import design
 from trainer.metrics import NO_ANSWER, Grid, grid, grid_objective, sampled
@@ -82,7 +82,7 @@ def main() -> None:
 
 def make_study(folder: Path, quick: bool, share: float) -> None:
     """That of ``sweep_makespan``, its 50 test prompts as the dev pool, with half of its trials and two rungs."""
-    write_study(folder, quick)
+    write_study(folder, SIZES["quick" if quick else "small"], eta=2)
     study = yaml.safe_load((folder / "study.yaml").read_text())
     study["pools"] |= {"dev": "test.yaml", "test": "dev.yaml"}
     study["task"]["rows"]["dev"]["limit"] = 40 if quick else 200

@@ -1,9 +1,9 @@
 """One sweep of 16 trials from start to table, against the plain stack: the same rows, prompts and trials.
 
-    python benchmarks/sweep_makespan.py [--json FILE] [--eta 3] [--quick]
+    python benchmarks/sweep_makespan.py [--size full|small|quick] [--eta 3] [--json FILE]
 
 Template x LoRA rank x PLW x pool under ASHA; 20 dev prompts at each rung, 50 test prompts for the trials that reach
-the end. Ours is ``steadytune run`` on a study whose rungs before the last score a tenth of the dev grid. The peer is
+the end. Ours is ``steadytune run`` on a study whose rungs before the last score a sample of the dev grid. The peer is
 what its users write today: Ray Tune with ASHAScheduler, one process and one core per trial, two at a time;
 transformers, peft and torch in a training loop; evaluation prompt by prompt in batches, answers read from the logits of
 the two label words. Both are started as fresh processes, and what is timed is the whole of each. Afterwards, untimed,
@@ -11,40 +11,63 @@ the study goes on without early stopping until every trial is trained and tested
 has its regret, the distance from the best trial in mean - std. So has ``exhaustive``, the trial that is best on the
 whole dev grid: the regret of a sweep that cuts and samples nothing, as dev prompts are others than test prompts.
 
-Both sides train 120 steps of 8 examples; the wordings are those of the quickstart, in three shapes each.
+Model, rows and wordings are those of the quickstart, the wordings in three shapes each. ``full`` has 1,500 dev rows, as
+real tasks do, of which those beyond the quickstart's 300 come from the grammar that made these; ``small`` is a sweep of
+a minute, most of which is the start of processes. ``--json`` keeps what it finds there of other sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
+import dataclasses
+import itertools
 import json
 import os
 import platform
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sweeps.embedded.make_data import distinct, jsonl
+
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ROOT / "sweeps" / "embedded"
 SHAPES = ("{}", "Read this first.\n{}", "{}\nReply with one word.")
 AXES = {"template": ["plain", "chat"], "r": [8, 16], "plw": [0.0, 0.1], "pool": ["one", "many"]}
-STEPS = 120
+
+
+@dataclass(frozen=True)
+class Size:
+    dev: int  # rows
+    test: int
+    steps: int  # of 8 examples
+    sample: float  # of the dev grid's cells at rungs before the last; the plain stack scores them all
+    prompts: tuple[int, int] = (20, 50)
+
+
+SIZES = {
+    "full": Size(1500, 500, 360, 0.05),
+    "small": Size(300, 200, 120, 0.1),
+    "quick": Size(20, 20, 18, 0.1, (4, 5)),  # does it run, not how fast
+}
 # Shares of the steps after which ASHA compares, the best 1/eta going on, for both sides.
 SCHEDULES = {3: (1 / 9, 1 / 3, 1.0), 2: (0.25, 0.5, 1.0)}
-SAMPLE = 0.1  # of the dev grid's cells at rungs before the last; the plain stack scores them all
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the claims here")
-    parser.add_argument("--quick", action="store_true", help="few steps, rows and prompts: does it run, not how fast")
+    parser.add_argument("--json", type=Path, help="write the claim here")
+    parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--eta", type=int, choices=SCHEDULES, default=3, help="how ASHA cuts (default 3)")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's process: read the study there
@@ -54,14 +77,18 @@ def main() -> None:
     folder = args.keep or Path(tempfile.mkdtemp(prefix="makespan-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        compare(folder, args.quick, args.eta, args.json)
+        compare(folder, args.size, args.eta, args.json)
     finally:
         if not args.keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def compare(folder: Path, quick: bool, eta: int, out: Path | None) -> None:
-    write_study(folder, quick, eta)
+def compare(folder: Path, size: str, eta: int, out: Path | None) -> None:
+    # As installed packages are, the peer's among them: without this every process compiles ours anew where Python is
+    # told to write no bytecode.
+    for package in ("sweeps", "trainer", "cluster"):
+        compileall.compile_dir(ROOT / package, quiet=2)
+    write_study(folder, SIZES[size], eta)
     ours = timed([sys.executable, "-m", "sweeps", "run", "study.yaml", "--out", "ours"], folder)
     theirs = timed([sys.executable, str(Path(__file__).resolve()), "--peer", str(folder)], folder)
     print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s; now every trial to its end", flush=True)
@@ -92,7 +119,8 @@ def compare(folder: Path, quick: bool, eta: int, out: Path | None) -> None:
     if out:
         names = ("torch", "transformers", "peft", "ray", "deepspeed")
         claim = {
-            "claim": f"makespan of a 16-trial ASHA sweep, eta {eta}, against Ray Tune with one process per trial",
+            "claim": f"makespan of a 16-trial ASHA sweep, {size}, eta {eta}, against Ray Tune and a process per trial",
+            "size": dataclasses.asdict(SIZES[size]),
             "ours": round(ours, 1),
             "peer": round(theirs, 1),
             "ratio": round(theirs / ours, 2),
@@ -102,7 +130,9 @@ def compare(folder: Path, quick: bool, eta: int, out: Path | None) -> None:
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "versions": {n: version(n) for n in names} | {"python": platform.python_version()},
         }
-        out.write_text(json.dumps([claim], indent=1) + "\n")
+        others = json.loads(out.read_text()) if out.exists() else []
+        claims = [c for c in others if c["claim"] != claim["claim"]] + [claim]
+        out.write_text(json.dumps(claims, indent=1) + "\n")
 
 
 def timed(command: list[str], folder: Path) -> float:
@@ -114,21 +144,24 @@ def timed(command: list[str], folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def write_study(folder: Path, quick: bool, eta: int) -> None:
-    """The study, with its prompts beside it."""
-    for name, many in (("train", 48), ("dev", 4 if quick else 20), ("test", 5 if quick else 50)):
+def write_study(folder: Path, size: Size, eta: int) -> None:
+    """The study, with its prompts and dev rows beside it."""
+    for name, many in (("train", 48), ("dev", size.prompts[0]), ("test", size.prompts[1])):
         wordings = yaml.safe_load((EMBEDDED / "data" / "pools" / f"{name}.yaml").read_text())
         shapes = SHAPES[:1] if name == "train" else SHAPES
         prompts = {f"{key}{'abc'[i]}": s.format(text) for i, s in enumerate(shapes) for key, text in wordings.items()}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(list(prompts.items())[:many])))
-    limits = (20, 20) if quick else (300, 200)
+    known = {name: (EMBEDDED / "data" / f"{name}.jsonl").read_text() for name in ("train", "dev", "test")}
+    texts = {json.loads(line)["text"].lower() for text in known.values() for line in text.splitlines()}
+    more = itertools.islice(distinct(random.Random(1), texts), max(0, size.dev - known["dev"].count("\n")))
+    (folder / "dev.jsonl").write_text(known["dev"] + jsonl("more", list(more)))
     study = {
         "model": {"path": str(EMBEDDED / "model")},
         "task": {
             "rows": {
                 "train": str(EMBEDDED / "data" / "train.jsonl"),
-                "dev": {"path": str(EMBEDDED / "data" / "dev.jsonl"), "limit": limits[0]},
-                "test": {"path": str(EMBEDDED / "data" / "test.jsonl"), "limit": limits[1]},
+                "dev": {"path": str(folder.resolve() / "dev.jsonl"), "limit": size.dev},
+                "test": {"path": str(EMBEDDED / "data" / "test.jsonl"), "limit": size.test},
             },
             "fields": ["text"],
             "label": "label",
@@ -146,15 +179,15 @@ def write_study(folder: Path, quick: bool, eta: int) -> None:
             "template": AXES["template"],
             "lora": {"r": AXES["r"], "alpha": 16},
             "lr": 4.0e-3,
-            "steps": 18 if quick else STEPS,
+            "steps": size.steps,
             "plw": AXES["plw"],
             "pool": AXES["pool"],
         },
         "training": {"batch_size": 8, "template_tokens": "plw"},
         "scheduler": {"eta": eta, "rungs": list(SCHEDULES[eta])},
         "tables": {"test": "finalists"},
-        "scoring": {"sample": SAMPLE},
-        "resources": {"slots": 4, "cpus": 1},  # two hosts
+        "scoring": {"sample": size.sample},
+        "resources": {"slots": 2, "cpus": 1},  # two hosts
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
@@ -220,8 +253,6 @@ def peer(folder: Path) -> None:
 
 def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
     """One trial: load, train, evaluate on the dev prompts at each rung, on the test prompts at the end."""
-    import random
-
     import peft
     import torch
     from ray import tune

@@ -165,11 +165,12 @@ class Fleet:
 
     def warm(self, trials: int) -> None:
         """Load the base model while the processes of the first of ``trials`` start. Only where it is known which
-        accelerators they will get: on one machine without GPUs."""
+        accelerators they will get: on one machine without GPUs. Returns when Ray has been asked for the hosts, which
+        take longer to start than those processes and so go before them."""
         if self.resources.workers == 1 and not self.resources.gpus and len(ray.nodes()) == 1:
             place = here()
             parts = min(self._room(place), math.ceil(trials / self.resources.slots))
-            self.registry.warm.remote(place, parts, self.arguments)
+            ray.get(self.registry.warm.remote(place, parts, self.arguments))
 
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
         """The score rows and record of ``trial`` at ``rung``: from the run folder when they are there, else made

@@ -43,10 +43,12 @@ class Sweep:
     rungs: Sequence[float]  # shares of a trial's steps
     std_weight: float
     failures: int = 0
+    test: bool = False  # whether a trial that reaches its last rung is scored on the test pool, too
 
 
 class SlotTrainable(tune.Trainable):
-    """One ``step()`` brings the trial to its next rung."""
+    """One ``step()`` brings the trial to its next rung; the last one scores the test prompts as well, while the adapter
+    is at hand and other trials train."""
 
     def setup(self, config: dict[str, Any], sweep: Sweep) -> None:  # type: ignore[override]
         self.sweep = sweep
@@ -63,20 +65,23 @@ class SlotTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         steps = rung_steps(self.sweep.rungs, self.trial.optimization.steps)
-        found = self._ensure(steps[self.rung])
+        found = self._ensure(steps[self.rung], "dev")
         if isinstance(found, str):
             return {"failed": found, "objective": math.nan, "done": True}
         rows, record = found
         told = report_of(self.trial, self.rung, rows, record, self.sweep.std_weight)
         self.rung += 1
+        if self.sweep.test and self.rung == len(steps) and math.isfinite(told["objective"]):
+            self._ensure(steps[-1], "test")  # where this fails it is tried again, and told of, when the sweep is over
         done = self.rung == len(steps) or "nan" in record
         return {"objective": told["objective"], "report": json.dumps(told), "done": done}
 
-    def _ensure(self, rung: int) -> Any:
-        """Rows and record of ``rung``, or why there are none after all attempts. Raises where the place is lost."""
+    def _ensure(self, rung: int, pool: str) -> Any:
+        """Rows and record of ``rung`` under ``pool``, or why there are none after all attempts. Raises where the place
+        is lost."""
         for attempt in range(self.sweep.failures + 1):
             try:
-                return self.sweep.fleet.ensure(self.trial, rung, "dev")
+                return self.sweep.fleet.ensure(self.trial, rung, pool)
             except (PlaceLostError, RayActorError):
                 raise
             except Exception as error:

@@ -298,9 +298,9 @@ def sweep(
 
     study = progress.study
     with connected(study.resources.cpus):
-        from sweeps.tuning import tune_trials  # imports ray, which `connected` must do first
-
         fleet = fleet or start_fleet(study, model, assets, progress.store)
+        from sweeps.tuning import tune_trials  # after `connected`, as it imports ray; slow, while the registry starts
+
         fleet.warm(study.search.trials or 0 if made is None else len(made))
         tune_trials(progress, fleet, made, at, FAILURES)
         progress.write()
@@ -350,12 +350,20 @@ def _setup(study: Study) -> Setup:
 
 
 def _test(progress: Progress, fleet: Any) -> None:
-    """Score the test pool, as Ray tasks that take the same share of an accelerator as a trial does."""
+    """Score the test pool, as Ray tasks that take the same share of an accelerator as a trial does. Trials that reached
+    their last rung have done so themselves."""
     import ray
 
     from cluster.gang import PlaceLostError
 
-    jobs = _to_test(progress.study, progress.trials, progress.decisions)
+    jobs = []
+    for trial, step in _to_test(progress.study, progress.trials, progress.decisions):
+        ended = progress.decisions[trial.id].status == "finished"
+        scored = progress.store.read_scores(trial.id, step, "test") if ended else None
+        if scored is None:
+            jobs.append((trial, step))
+        else:
+            progress.tested(trial.id, *scored)
     with fleet.resources.for_tasks() as options:
         task = ray.remote(_test_rows).options(**options, max_retries=LOSSES, retry_exceptions=[PlaceLostError])
         running = {task.remote(fleet, trial, step): trial for trial, step in jobs}

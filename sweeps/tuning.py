@@ -55,7 +55,7 @@ def tune_trials(
     scheduler = PromotionScheduler(
         Rungs(n, study.scheduler.eta, len(progress.shares)), identify=lambda config: trial_of(config).id
     )
-    sweep = Sweep(fleet, trial_of, progress.shares, study.objective.std_weight, failures)
+    sweep = Sweep(fleet, trial_of, progress.shares, study.objective.std_weight, failures, progress.measured)
     with (
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
         Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet.registry)) as watcher,
