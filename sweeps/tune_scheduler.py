@@ -10,7 +10,8 @@ goes on or is cut. What Tune (2.60) does with it, and what follows:
 * The actor of a paused trial is kept where another was asked for; with nothing asked for it is ended. So a trial that
   could go on is asked for first, and the one that reported is paused in the controller's next step. With nobody to
   take its place it is not paused but left running without a task: a new process would cost it seconds. So a trial that
-  is certain to go on before it was paused is simply given its next task.
+  is certain to go on before it was paused is simply given its next task. STOP ends the actor of whoever is cut in the
+  same way; so that trial, too, is paused first, and its actor goes to those that its report let go on.
 * A paused trial is ended by ``controller.stop_trial``: no actor is started, the status goes from PAUSED to
   TERMINATED, and the search algorithm hears ``on_trial_complete`` without a result. It happens in
   ``choose_trial_to_run``, which the controller calls in every step.
@@ -119,9 +120,11 @@ class PromotionScheduler(TrialScheduler):
         decision = self._report(trial, result)
         if "rung_index" in result:
             trial.set_config({**trial.config, RUNGS_DONE: int(result["rung_index"]) + 1})
-        if decision.action == "pause":
+        if decision.action in ("pause", "stop"):
             self._pausing[self._names[trial.trial_id]] = (trial, time.monotonic())
-        return {"continue": self.CONTINUE, "pause": self.NOOP}.get(decision.action, self.STOP)
+        if decision.action == "stop":
+            self._cut[self._names[trial.trial_id]] = trial
+        return {"continue": self.CONTINUE, "pause": self.NOOP, "stop": self.NOOP}.get(decision.action, self.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A running trial ends: our own STOP, ``done=True``, or someone else's wish."""
@@ -227,13 +230,15 @@ class PromotionScheduler(TrialScheduler):
                 self._cut[name] = self._trials[name]
 
     def _pause(self, tune_controller: Any) -> None:
-        """Lets those that reported go on where that is certain, and frees the places of the others: as soon as an
-        actor was asked for that may have them; where nobody waits, at once of the cut and after a while of the rest."""
+        """Lets those that reported go on where that is certain, and frees the places of the others, of the cut first:
+        of as many as actors were asked for that may have them; where nobody waits, at once of the cut and after a while
+        of the rest."""
         if not self._pausing:
             return
-        staged = _Places(tune_controller).staged
+        wanted = _Places(tune_controller).wanted
         others = any(name not in self._pausing for queue in (*self._promoted, self._fresh) for name in queue)
-        for name, (trial, since) in list(self._pausing.items()):
+        for name in sorted(self._pausing, key=lambda n: n not in self._cut):
+            trial, since = self._pausing[name]
             promoted = next((queue for queue in self._promoted if name in queue), None)
             alone = not others and (name in self._cut or time.monotonic() - since > KEPT)
             if trial.status != Trial.RUNNING:
@@ -241,8 +246,9 @@ class PromotionScheduler(TrialScheduler):
             elif promoted is not None:
                 del self._pausing[name], promoted[name]
                 _inner(tune_controller)._schedule_trial_train(trial)
-            elif staged or alone:
+            elif wanted > 0 or alone:
                 del self._pausing[name]
+                wanted -= 1
                 tune_controller.pause_trial(trial, should_checkpoint=False)
 
     def _end_cut(self, tune_controller: Any) -> None:
@@ -304,8 +310,9 @@ class _Places:
         controller = _inner(tune_controller)
         manager = controller._actor_manager
         self._actors, self._live = controller._trial_to_actor, manager._live_actors_to_ray_actors_resources
-        self.staged = bool(controller._staged_trials)
-        self.idle = controller._actor_cache.num_cached_objects > 0
+        idle = controller._actor_cache.num_cached_objects
+        self.idle = idle > 0
+        self.wanted = len(controller._staged_trials) - idle  # how many more Tune would keep
         self.asked, self.running = manager.num_pending_actors, len(self._live)
 
     def asks(self, trial: Trial) -> bool:

@@ -228,21 +228,23 @@ def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> N
         return scheduler.on_trial_result(controller, trials[name], {"rung_index": rung, "objective": objective})
 
     answers = [report(name, 0, value) for name, value in zip("abcdef", (9.0, 8.0, 7.0, 1.0, 0.5, 0.4), strict=True)]
-    assert answers == ["NOOP"] * 4 + ["STOP"] * 2  # two to come: the fifth and sixth are out, a and b are in
+    assert answers == ["NOOP"] * 6  # two to come: the fifth and sixth are out, a and b are in
     assert report("a", 1, 9.0) == report("b", 1, 8.0) == "NOOP"
     assert [trials[name].config.get(RUNGS_DONE) for name in "abcdh"] == [2, 2, 1, 1, None]
     assert report("g", 0, 6.0) == "NOOP"  # makes c certain, and cuts d; both have their places still
     assert scheduler.choose_trial_to_run(controller) is trials["h"]
     assert went_on == [trials["c"]]
     assert trials["c"].status == trials["d"].status == trials["g"].status == Trial.RUNNING
-    controller._staged_trials.add(trials["h"])
+    controller._staged_trials.update(trials.values())
     assert scheduler.choose_trial_to_run(controller) is trials["h"]  # nothing else waits: the first of those asked for
-    assert trials["d"].status == Trial.TERMINATED
+    assert trials["d"].status == trials["e"].status == trials["f"].status == Trial.TERMINATED
     assert trials["a"].status == trials["b"].status == trials["g"].status == Trial.PAUSED
     assert trials["c"].status == Trial.RUNNING
-    assert report("c", 1, 1.0) == "STOP"  # behind a and b, so a is certain
-    assert report("h", 0, 0.0) == "STOP"  # makes g certain; b waits for it
+    assert report("c", 1, 1.0) == report("h", 0, 0.0) == "NOOP"  # c behind a and b: a is certain; h makes g certain
+    controller._staged_trials.clear()
     assert scheduler.choose_trial_to_run(controller) is trials["a"]  # rung 2 before g
+    assert trials["c"].status == trials["h"].status == Trial.RUNNING  # until a was asked for: one of them has a's place
+    controller._staged_trials.add(trials["a"])
     controller._actor_cache.num_cached_objects, controller._actor_manager.num_pending_actors = 0, LEAST_ASKED
     assert scheduler.choose_trial_to_run(controller) is None  # enough are asked for
     controller._actor_manager.num_pending_actors -= 1
