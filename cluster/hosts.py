@@ -14,12 +14,14 @@ import math
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
 import ray
-from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError
+from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.board import chart
@@ -33,6 +35,7 @@ from trainer.store import Store
 from trainer.trial import Model, Trial
 
 RETRIES = 3  # a trial goes to a new host this often when its host dies under it
+BLOCK = 5000  # cells of a whole grid that one host scores at a time, so that others may help
 IDLE = 60.0  # seconds without a trial after which a host ends
 
 
@@ -67,11 +70,30 @@ class Host:
         dev pool in TensorBoard."""
         from trainer.runner import Job
 
+        await self._do(Job(trial, rung, pool))
+        await self.chart(trial, rung, pool)
+
+    async def train(self, trial: Trial, rung: int, pool: str) -> Any:
+        """Train up to ``rung`` and checkpoint there, for hosts that score ``pool`` in blocks. Training's record; None
+        where its rows are in the run folder after all."""
+        from trainer.runner import NOTHING, Job
+
+        return await self._do(Job(trial, rung, pool, NOTHING))
+
+    async def score(self, trial: Trial, rung: int, pool: str, block: tuple[int, int]) -> Any:
+        """The score rows of a block, and its seconds."""
+        from trainer.runner import Job
+
+        return await self._do(Job(trial, rung, pool, block))
+
+    async def chart(self, trial: Trial, rung: int, pool: str) -> None:
+        if pool == "dev":
+            await asyncio.to_thread(chart, self.store, trial, rung, self.std_weight)
+
+    async def _do(self, job: Any) -> Any:
         self._busy += 1
         try:
-            await asyncio.wrap_future(self.runner.submit(Job(trial, rung, pool)))
-            if pool == "dev":
-                await asyncio.to_thread(chart, self.store, trial, rung, self.std_weight)
+            return await asyncio.wrap_future(self.runner.submit(job))
         finally:
             self._busy, self._since = self._busy - 1, time.monotonic()
 
@@ -94,6 +116,7 @@ class Registry:
     def __init__(self, idle: float) -> None:
         self._hosts: dict[Place, Any] = {}
         self._seats: dict[str, Place] = {}  # where each trial under way is
+        self._served: set[Any] = set()  # ids of hosts that a trial has left: they are up
         threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
     def host(self, place: Place, parts: int, trial: str, dead: Any, arguments: tuple[Any, ...]) -> Any:
@@ -110,7 +133,14 @@ class Registry:
         return self._at(seat, arguments)
 
     def leave(self, trial: str) -> None:
-        self._seats.pop(trial, None)
+        place = self._seats.pop(trial, None)
+        if place in self._hosts:
+            self._served.add(self._hosts[place]._actor_id)
+
+    def idle(self) -> list[Any]:
+        """Hosts that are up and have no trial."""
+        busy = set(self._seats.values())
+        return [h for place, h in list(self._hosts.items()) if place not in busy and h._actor_id in self._served]
 
     def warm(self, place: Place, parts: int, arguments: tuple[Any, ...]) -> None:
         """Start hosts that trials will ask for soon."""
@@ -153,6 +183,7 @@ class Fleet:
     store_uri: str
     resources: Resources
     arguments: tuple[Any, ...]
+    grids: Mapping[str, tuple[int, int]]  # prompts and rows of each pool
 
     @classmethod
     def start(cls, model: Model, setup: Setup, assets: Assets, store: Store, resources: Resources) -> Fleet:
@@ -161,7 +192,8 @@ class Fleet:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
         registry = ray.remote(Registry).options(**options).remote(IDLE)
-        return cls(registry, store.uri, resources, arguments)
+        grids = {pool: (len(prompts), len(assets.rows[pool])) for pool, prompts in assets.pools.items()}
+        return cls(registry, store.uri, resources, arguments, grids)
 
     def warm(self, trials: int) -> None:
         """Load the base model while the processes of the first of ``trials`` start. Only where it is known which
@@ -197,12 +229,18 @@ class Fleet:
             _gang.end()
 
     def _advance(self, trial: Trial, rung: int, pool: str) -> None:
+        """With this place's host, and again with the next one where it dies under the trial."""
+        prompts, rows = self.grids[pool]
+        blocks = min(prompts, prompts * rows // BLOCK) if trial.share_at(rung, pool) == 1 else 1
         place, dead = here(), None
         parts = self._parts(place)
         for attempt in range(RETRIES + 1):
             host = ray.get(self.registry.host.remote(place, parts, trial.id, dead, self.arguments))
             try:
-                ray.get(host.advance.remote(trial, rung, pool))
+                if blocks > 1:
+                    self._together(host, trial, rung, pool, blocks)
+                else:
+                    ray.get(host.advance.remote(trial, rung, pool))
                 return
             except ActorUnschedulableError as error:
                 raise PlaceLostError(f"trial {trial.id}: {place} takes no host any more ({error})") from error
@@ -214,10 +252,45 @@ class Fleet:
                 # A host that cannot be reached may yet live: a second one would take the accelerator's memory twice.
                 dead = None if isinstance(error, ActorUnavailableError) else host._actor_id.hex()
                 time.sleep(0.2 * 2**attempt)
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, UserError) else error) from None
             finally:
                 self.registry.leave.remote(trial.id)
+
+    def _together(self, host: Any, trial: Trial, rung: int, pool: str, blocks: int) -> None:
+        """Train on ``host``; then score the grid there and on all hosts that have nothing to do, block by block. The
+        blocks are the same however many take part, so the rows are. Helpers only help: the block of one that dies, or
+        that takes much longer than others, is done by ``host``."""
+        record = ray.get(host.train.remote(trial, rung, pool))
+        store = Store.open(self.store_uri)
+        if store.read_scores(trial.id, rung, pool) is not None:
+            return  # training broke off, or another process was here first
+        done: dict[int, tuple[pa.Table, float]] = {}
+        todo = deque(range(blocks))
+        under_way: dict[Any, tuple[Any, int]] = {}
+        free = [host, *(h for h in ray.get(self.registry.idle.remote()) if h._actor_id != host._actor_id)]
+        while len(done) < blocks:
+            while free and todo:
+                helper, block = free.pop(0), todo.popleft()
+                under_way[helper.score.remote(trial, rung, pool, (block, blocks))] = (helper, block)
+            patience = 2 * max((spent for _, spent in done.values()), default=0.0) + 1 if host in free else None
+            ready, _ = ray.wait([*under_way], num_returns=1, timeout=patience)
+            if not ready:
+                todo.extend(k for _, k in under_way.values())
+                continue
+            helper, block = under_way.pop(ready[0])
+            try:
+                done[block] = ray.get(ready[0])
+                free.append(helper)
+            except (RayActorError, RayTaskError):
+                if helper is host:
+                    raise
+                todo.append(block)
+            todo = deque(k for k in todo if k not in done)
+        seconds = sum(spent for _, spent in done.values())
+        record |= {"seconds": record["seconds"] + seconds, "score_seconds": record["score_seconds"] + seconds}
+        store.write_scores(trial.id, rung, pool, pa.concat_tables([done[k][0] for k in range(blocks)]), record)
+        ray.get(host.chart.remote(trial, rung, pool))
 
     def _parts(self, place: Place) -> int:
         """How many hosts share the machine of ``place``, on which a trial is."""

@@ -16,7 +16,7 @@ from test_run import write_study
 from cluster.hosts import Fleet
 from cluster.resources import Resources
 from trainer.setup import Setup
-from trainer.store import Store
+from trainer.store import Store, scores_name
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,53 @@ def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_pat
     assert sum(ray.get([h.steps.remote() for h in hosts])) == 6
     assert [len(store.names(f"tensorboard/{t.id}")) for t in trials] == [1, 1]  # the host's, before it said it was done
     assert fleet.ensure(trials[0], 3, "dev")[1]["replayed"]
+    ray.kill(fleet.registry)
+
+
+def test_a_large_grid_is_scored_by_all_hosts_and_outlives_those_that_help(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two hosts helps, then hangs, then is dead. The rows are those of the grid in one piece."""
+    import ray
+
+    from cluster.hosts import here
+
+    assets, model, trials = prepared(tmp_path, steps=3)
+    store = Store.open(tmp_path / "run")
+    fleet = Fleet.start(model, Setup(slots=2, max_r=4, threads=1), assets, store, Resources(2, 2))
+    task = ray.remote(ensure).options(num_cpus=1)
+    ray.get([task.remote(fleet, t, 3) for t in trials])
+    assert not store.rungs(trials[0].id, "test")
+    idle = ray.get(fleet.registry.idle.remote())
+    assert len(idle) == 2
+    whole, record = fleet.ensure(trials[0], 3, "test")
+    prompts, rows = fleet.grids["test"]
+    assert whole.num_rows == prompts * rows
+    own = ray.get(fleet.registry.host.remote(here(), 2, trials[0].id, None, fleet.arguments))
+    helper = next(h for h in idle if h._actor_id != own._actor_id)
+    process = ray.get(helper.process.remote())
+
+    monkeypatch.setattr("cluster.hosts.BLOCK", whole.num_rows // prompts)  # a prompt each
+    at_once: list[int] = []
+    wait = ray.wait
+
+    def counted(references: list[Any], **more: Any) -> Any:
+        at_once.append(len(references))
+        return wait(references, **more)
+
+    monkeypatch.setattr(ray, "wait", counted)
+    for case in ("helped", "stopped", "dead"):
+        store.fs.delete_file(store.path(*scores_name(trials[0].id, 3, "test").split("/")))
+        if case != "helped":
+            os.kill(process, {"stopped": signal.SIGSTOP, "dead": signal.SIGKILL}[case])
+        found, told = fleet.ensure(trials[0], 3, "test")
+        assert found["predicted"].equals(whole["predicted"]), case
+        assert found["prompt_id"].equals(whole["prompt_id"]), case
+        assert np.abs(logprobs(found) - logprobs(whole)).max() < 1e-4, case
+        assert told["tokens"] == record["tokens"] == 0
+        assert told["seconds"] == told["score_seconds"] > 0
+        assert max(at_once) == 2, case
+        at_once.clear()
     ray.kill(fleet.registry)
 
 

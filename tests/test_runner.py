@@ -30,7 +30,7 @@ from trainer.errors import UserError
 from trainer.prompts import Prompt
 from trainer.reports import report_of
 from trainer.rows import Row
-from trainer.runner import Job, Runner
+from trainer.runner import NOTHING, Job, Runner
 from trainer.score_grid import ScoreError
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, checkpoint_name, scores_name
@@ -182,6 +182,22 @@ def test_trials_share_slots_and_leave_whole_tables(start: Start, tmp_path: Path,
             assert row["new_tokens"] is None
     for one, table in all_rows(undisturbed, THREE).items():
         assert_alike(table, all_rows(tmp_path, trials)[one])
+
+
+def test_the_blocks_of_a_grid_that_two_runners_score_are_the_grid(
+    start: Start, tmp_path: Path, undisturbed: Path
+) -> None:
+    """One trains, and says what its training was; both score, the other from the checkpoint. Neither writes rows."""
+    x = THREE[1]
+    first, second = start(tmp_path), start(tmp_path)
+    record = first.submit(Job(x, 6, "test", NOTHING)).result(timeout=120)
+    assert record["curve"]["step"] == [1, 2, 3, 4, 5, 6]
+    assert record["seconds"] == record["train_seconds"] > 0
+    parts = [r.submit(Job(x, 6, "test", (k, 2))).result(timeout=120) for k, r in enumerate((first, second))]
+    assert (first.steps, second.steps) == (6, 0)
+    assert all(seconds > 0 for _, seconds in parts)
+    assert_alike(pa.concat_tables([rows for rows, _ in parts]), scores(undisturbed, x, 6, "test")[0])
+    assert not Store.open(tmp_path).rungs(x.id, "test")
 
 
 def test_the_record_tells_what_the_rung_did(undisturbed: Path) -> None:
@@ -368,7 +384,7 @@ import conftest
 import deepspeed, transformers.models.llama.modeling_llama  # slow: once, before the forks
 from test_runner import ASSETS, THREE, finish
 from trainer import trial as t
-from trainer.runner import Runner
+from trainer.runner import NOTHING, Runner
 from trainer.setup import Setup
 from trainer.store import Store
 

@@ -29,6 +29,8 @@ from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 
 Member = tuple[int, Trial, Renderer, int]  # slot, trial, its renderer, its rung
+Block = tuple[int, int]  # number k of n nearly equal parts of a grid, each with some of its prompts
+WHOLE: Block = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,32 @@ class Asked:
     baseline: Baseline | None
 
 
+def part(prompts: Sequence[Prompt], block: Block) -> Sequence[Prompt]:
+    """The prompts of ``block``."""
+    k, n = block
+    return prompts[k * len(prompts) // n : (k + 1) * len(prompts) // n]
+
+
 class Grids:
     """The dev and test grids of one study's assets."""
 
     def __init__(self, assets: Assets, token_budget: int = TOKEN_BUDGET):
         self.assets, self.token_budget = assets, token_budget
-        self._asked: dict[tuple[Template, Task, str, str, float], Asked] = {}
+        self._asked: dict[tuple[Template, Task, str, str, float, Block], Asked] = {}
         self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
 
-    def score(self, model: SlotModel, pool: str, members: Sequence[Member]) -> list[pa.Table]:
+    def score(self, model: SlotModel, pool: str, members: Sequence[Member], block: Block = WHOLE) -> list[pa.Table]:
         """Score rows of every member, in their order; ``rung`` is 0, the store's caller knows it. Members that
-        compare labels share their batches."""
+        compare labels share their batches. The tables of all blocks, one after the other, are that of the grid."""
+        asked = [self._ask(m, pool, block) for m in members]
         found: dict[int, Answers] = {}
         together = [i for i, (_, t, _, _) in enumerate(members) if t.scoring.scorer == "labels"]
-        found.update(zip(together, self._compare(model, pool, [members[i] for i in together]), strict=True))
+        compared = self._compare(model, [members[i] for i in together], [asked[i] for i in together])
+        found.update(zip(together, compared, strict=True))
         for i, member in enumerate(members):
             if i not in found:
-                found[i] = self._generate(model, pool, member)
-        return [self._table(m[1], pool, self._ask(m, pool), found[i]) for i, m in enumerate(members)]
+                found[i] = self._generate(model, member, asked[i])
+        return [self._table(m[1], pool, asked[i], found[i]) for i, m in enumerate(members)]
 
     def sampled(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
         """What the rung's record says of its ``cells`` cells where they are not the whole grid."""
@@ -90,19 +100,21 @@ class Grids:
             self._pairs[pool, share] = [(prompts[i], rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)]
         return self._pairs[pool, share]
 
-    def _ask(self, member: Member, pool: str) -> Asked:
+    def _ask(self, member: Member, pool: str, block: Block) -> Asked:
         _, trial, renderer, rung = member
         rule = trial.scoring.decision if trial.scoring.scorer == "labels" else "raw"
         share = trial.share_at(rung, pool)
-        key = (trial.template, trial.task, rule, pool, share)
+        key = (trial.template, trial.task, rule, pool, share, block)
         if key not in self._asked:
             pairs = self.cells(pool, share)
+            if block != WHOLE:
+                mine = {p.id for p in part(self.assets.pools[pool], block)}
+                pairs = [(prompt, row) for prompt, row in pairs if prompt.id in mine]
             build = {"pmi": unconditional, "contextual": content_free}.get(rule)
             self._asked[key] = Asked(pairs, renderer.requests(pairs), build(renderer, pairs) if build else None)
         return self._asked[key]
 
-    def _compare(self, model: SlotModel, pool: str, members: Sequence[Member]) -> list[Answers]:
-        asked = [self._ask(m, pool) for m in members]
+    def _compare(self, model: SlotModel, members: Sequence[Member], asked: Sequence[Asked]) -> list[Answers]:
         requests, slots = [], []
         for (slot, *_), a in zip(members, asked, strict=True):
             asks = [*a.requests, *(a.baseline.requests if a.baseline else [])]
@@ -142,9 +154,8 @@ class Grids:
             prior=prior,
         )
 
-    def _generate(self, model: SlotModel, pool: str, member: Member) -> Answers:
+    def _generate(self, model: SlotModel, member: Member, asked: Asked) -> Answers:
         slot, trial, renderer, _ = member
-        asked = self._ask(member, pool)
         words = [renderer.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
         made = answer(

@@ -1,6 +1,7 @@
 """Continuous batching of trials on one engine: trials join and leave between steps, as requests do in a server.
 
-``submit`` asks for a trial at a rung (train up to it, checkpoint it, score it) and returns a future. One thread
+``submit`` asks for a trial at a rung (train up to it, checkpoint it, score it) and returns a future. A large grid is
+asked for in blocks, which other runners may take as well: from the checkpoint, and so after the training. One thread
 turns the crank: put waiting trials into free slots, give every resident one optimizer step, score together the
 ones that reached their rung. A trial that was paused stays in its slot until the slot is needed, so its return
 costs nothing. Everything a trial leaves goes through the store, so a runner may die at any moment.
@@ -29,7 +30,7 @@ from trainer.arms import KEPT, Memory
 from trainer.assets import Assets
 from trainer.batches import stable_hash
 from trainer.engine import Engine, load_base, pick_device
-from trainer.grid import Grids
+from trainer.grid import WHOLE, Block, Grids
 from trainer.render import Renderer, load_tokenizer
 from trainer.resident import Resident
 from trainer.setup import Setup
@@ -38,14 +39,19 @@ from trainer.trial import Model, Template, Trial
 
 log = logging.getLogger("steadytune")
 
+NOTHING: Block = (0, 0)
+
 
 @dataclass(frozen=True)
 class Job:
-    """Train ``trial`` to ``rung`` optimizer steps and score it there on ``pool``."""
+    """Train ``trial`` to ``rung`` optimizer steps and score it there on ``pool``; the score rows are in the store then.
+    Of a ``block`` of that grid the rows are the answer instead, with the seconds they took; of ``NOTHING``, which is
+    to train and no more, it is training's record."""
 
     trial: Trial
     rung: int
     pool: str = "dev"
+    block: Block = WHOLE
 
 
 @dataclass
@@ -70,9 +76,9 @@ class Runner:
         self.engine = self._new_engine()
         self._grids = Grids(assets)
         self._renderers: dict[Any, Renderer] = {}
-        self._waiting: deque[tuple[Job, Future[None]]] = deque()
+        self._waiting: deque[tuple[Job, Future[Any]]] = deque()
         self._residents: dict[int, Resident] = {}  # by slot; idle ones too
-        self._jobs: dict[int, tuple[Job, Future[None]]] = {}  # by slot; what each busy resident is working for
+        self._jobs: dict[int, tuple[Job, Future[Any]]] = {}  # by slot; what each busy resident is working for
         self._last_used = [0.0] * setup.slots
         self._wake = threading.Condition()
         self._closing = False
@@ -81,9 +87,9 @@ class Runner:
 
     # asked from any thread -----------------------------------------------------------------------------------
 
-    def submit(self, job: Job) -> Future[None]:
-        """A future that is done when the job's score rows are in the store; it raises what went wrong. A job that
-        is under way, or done, is not done a second time."""
+    def submit(self, job: Job) -> Future[Any]:
+        """The job's answer; where it is a whole grid, done when its score rows are in the store. It raises what went
+        wrong. A job that is under way, or whose rows are in the store, is not done a second time."""
         with self._wake:
             if self._closing:
                 raise RuntimeError("this runner is closed")
@@ -236,7 +242,7 @@ class Runner:
 
     def _finish(self, done: Sequence[Resident]) -> None:
         """Checkpoint and score together what reached its rung; the score file, written last, completes the rung."""
-        by_pool: dict[str, list[Resident]] = {}
+        together: dict[tuple[str, Block], list[Resident]] = {}
         for r in done:
             job, _ = self._jobs[r.slot]
             if why := r.broken:
@@ -250,19 +256,22 @@ class Runner:
             except Exception as error:
                 self._fail(r.slot, error)
                 continue
-            by_pool.setdefault(job.pool, []).append(r)
-        for pool, residents in by_pool.items():
-            self._score(pool, residents)
+            if job.block == NOTHING:
+                self._leave(r.slot).set_result(r.summary(0.0))
+            else:
+                together.setdefault((job.pool, job.block), []).append(r)
+        for (pool, block), residents in together.items():
+            self._score(pool, block, residents)
 
-    def _score(self, pool: str, residents: Sequence[Resident]) -> None:
+    def _score(self, pool: str, block: Block, residents: Sequence[Resident]) -> None:
         start = time.perf_counter()
         try:
             members = [(r.slot, r.trial, r.renderer, self._jobs[r.slot][0].rung) for r in residents]
-            tables = self._grids.score(self.engine.slot_model, pool, members)
+            tables = self._grids.score(self.engine.slot_model, pool, members, block)
         except Exception as error:  # a row that cannot be rendered, or memory: each is tried on its own
             if len(residents) > 1:
                 for r in residents:
-                    self._score(pool, [r])
+                    self._score(pool, block, [r])
                 return
             self._fail(residents[0].slot, error)
             return
@@ -272,18 +281,19 @@ class Runner:
         share = elapsed / len(residents)
         for r, table in zip(residents, tables, strict=True):
             job = self._jobs[r.slot][0]
+            if block != WHOLE:
+                self._leave(r.slot).set_result((at_rung(table, job.rung), share))
+                continue
             self._write(r, job, table, r.summary(share) | self._grids.sampled(r.trial, job.rung, pool, table.num_rows))
 
     def _write(self, r: Resident, job: Job, table: Any, record: dict[str, Any]) -> None:
         try:
             if self.engine.rank == 0:
-                at = pa.array(np.full(table.num_rows, job.rung, np.int32))
-                table = table.set_column(1, SCORES.field("rung"), at)
-                self.store.write_scores(r.trial.id, job.rung, job.pool, table, record)
+                self.store.write_scores(r.trial.id, job.rung, job.pool, at_rung(table, job.rung), record)
         except Exception as error:
             self._fail(r.slot, error)
             return
-        self._leave(r.slot).set_result(None)
+        self._leave(r.slot).set_result(record if job.block == NOTHING else None)
 
     def _fail(self, slot: int, error: BaseException) -> None:
         """End the job with ``error``; the slot's state is not to be trusted any more."""
@@ -293,7 +303,7 @@ class Runner:
         finally:
             self._leave(slot).set_exception(error)
 
-    def _leave(self, slot: int) -> Future[None]:
+    def _leave(self, slot: int) -> Future[Any]:
         with self._wake:
             self._last_used[slot] = time.monotonic()
             _, future = self._jobs.pop(slot, (None, Future()))
@@ -358,6 +368,10 @@ class Runner:
         if key not in self._renderers:
             self._renderers[key] = Renderer(self.tokenizer, template, trial.task)
         return self._renderers[key]
+
+
+def at_rung(table: pa.Table, rung: int) -> pa.Table:
+    return table.set_column(1, SCORES.field("rung"), pa.array(np.full(table.num_rows, rung, np.int32)))
 
 
 def peft_names(snapshot: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
