@@ -84,6 +84,7 @@ class PromotionScheduler(TrialScheduler):
         self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
         self._starting: dict[str, Trial] = {}  # returned to the controller, not running yet
         self._pausing: dict[str, tuple[Trial, float]] = {}  # reported, and when; to be paused or to go on
+        self._parked: set[str] = set()  # paused, and may yet go on
         self._cut: dict[str, Trial] = {}  # to be ended as soon as they are paused
         self._erred: dict[str, Trial] = {}  # failed; whether for good shows in the next step
         self._controller: Any = None
@@ -223,6 +224,7 @@ class PromotionScheduler(TrialScheduler):
         """Files the trials whose waiting is over."""
         for name in self.rungs.news():
             self._changed[name] = None
+            self._parked.discard(name)
             decision = self.rungs.decide(name)
             if decision.action == "continue" and decision.rung is not None:
                 self._promoted[decision.rung][name] = self._trials[name]
@@ -231,8 +233,8 @@ class PromotionScheduler(TrialScheduler):
 
     def _pause(self, tune_controller: Any) -> None:
         """Lets those that reported go on where that is certain, and frees the places of the others, of the cut first:
-        of as many as actors were asked for that may have them; where nobody waits, at once of the cut and after a while
-        of the rest."""
+        of as many as actors were asked for that may have them; where nobody asks, after a while, and of the cut at once
+        where nobody will."""
         if not self._pausing:
             return
         wanted = _Places(tune_controller).wanted
@@ -240,15 +242,17 @@ class PromotionScheduler(TrialScheduler):
         for name in sorted(self._pausing, key=lambda n: n not in self._cut):
             trial, since = self._pausing[name]
             promoted = next((queue for queue in self._promoted if name in queue), None)
-            alone = not others and (name in self._cut or time.monotonic() - since > KEPT)
+            idle = time.monotonic() - since > KEPT or (name in self._cut and not self._parked)
             if trial.status != Trial.RUNNING:
                 del self._pausing[name]
             elif promoted is not None:
                 del self._pausing[name], promoted[name]
                 _inner(tune_controller)._schedule_trial_train(trial)
-            elif wanted > 0 or alone:
+            elif wanted > 0 or (idle and not others):
                 del self._pausing[name]
                 wanted -= 1
+                if name not in self._cut:
+                    self._parked.add(name)
                 tune_controller.pause_trial(trial, should_checkpoint=False)
 
     def _end_cut(self, tune_controller: Any) -> None:
