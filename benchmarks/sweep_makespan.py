@@ -148,7 +148,7 @@ def write_study(folder: Path, size: Size, eta: int) -> None:
     """The study, with its prompts and dev rows beside it."""
     for name, many in (("train", 48), ("dev", size.prompts[0]), ("test", size.prompts[1])):
         wordings = yaml.safe_load((EMBEDDED / "data" / "pools" / f"{name}.yaml").read_text())
-        shapes = SHAPES[:1] if name == "train" else SHAPES
+        shapes = SHAPES[:1] if name == "train" else SHAPES  # every wording in the first shape before any in the second
         prompts = {f"{key}{'abc'[i]}": s.format(text) for i, s in enumerate(shapes) for key, text in wordings.items()}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(list(prompts.items())[:many])))
     known = {name: (EMBEDDED / "data" / f"{name}.jsonl").read_text() for name in ("train", "dev", "test")}
