@@ -25,12 +25,12 @@ PLACES = 10
 
 
 class Controller:
-    """As much of Tune's as the scheduler asks for; the trials are Tune's own. An actor is idle, and one asked for."""
+    """As much of Tune's as the scheduler asks for; the trials are Tune's own. An actor is idle, and two asked for."""
 
-    def __init__(self, scheduler: PromotionScheduler) -> None:
-        self.scheduler, self.search_alg = scheduler, self
+    def __init__(self, scheduler: PromotionScheduler, running: list[Trial]) -> None:
+        self.scheduler, self.search_alg, self.running = scheduler, self, running
         self._trial_to_actor: dict[Trial, Any] = {}
-        self._staged_trials = {"one"}
+        self._staged_trials = {"one", "two"}
         self._actor_cache = SimpleNamespace(num_cached_objects=1)
         self._actor_manager = SimpleNamespace(num_pending_actors=1, _live_actors_to_ray_actors_resources={})
 
@@ -44,12 +44,16 @@ class Controller:
     def pause_trial(self, trial: Trial, should_checkpoint: bool) -> None:
         trial.set_status(Trial.PAUSED)
 
+    def _schedule_trial_train(self, trial: Trial) -> None:
+        self.running.append(trial)
+
 
 def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, dict[str, Decision], int, int]:
     """``n`` trials through three rungs. The scheduler, what was told of it piece by piece, reports and decisions that
     were put into words."""
     scheduler = PromotionScheduler(Rungs(n, 2, 3), identify=lambda config: str(config["id"]))
-    controller, asked = Controller(scheduler), Counter[str]()
+    running: list[Trial] = []
+    controller, asked = Controller(scheduler, running), Counter[str]()
     decide = Rungs.decide
 
     def counted(self: Rungs, trial: str) -> Decision:
@@ -57,13 +61,14 @@ def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, 
         return decide(self, trial)
 
     monkeypatch.setattr(Rungs, "decide", counted)
-    for i in range(n):
-        scheduler.on_trial_add(controller, Trial("trial", trial_id=f"{i:05d}", stub=True, config={"id": f"t{i:05d}"}))
-    rng, told, running, rung, reports = random.Random(n), {}, [], Counter[str](), 0
+    made = [Trial("trial", trial_id=f"{i:05d}", stub=True, config={"id": f"t{i:05d}"}) for i in range(n)]
+    for trial in made:
+        scheduler.on_trial_add(controller, trial)
+    rng, told, rung, reports = random.Random(n), {}, Counter[str](), 0
     while True:
-        while len(running) < PLACES and (trial := scheduler.choose_trial_to_run(controller)) is not None:
-            trial.set_status(Trial.RUNNING)
-            running.append(trial)
+        while len(running) < PLACES and (chosen := scheduler.choose_trial_to_run(controller)) is not None:
+            chosen.set_status(Trial.RUNNING)
+            running.append(chosen)
         if not running:
             break
         trial = running.pop(rng.randrange(len(running)))
@@ -78,6 +83,7 @@ def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, 
             running.append(trial)
         told |= scheduler.changes()
     told |= scheduler.changes()
+    assert all(trial.is_finished() for trial in made)
     return scheduler, told, reports, asked["decide"]
 
 
