@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -162,6 +163,38 @@ def test_a_large_grid_is_scored_by_all_hosts_and_outlives_those_that_help(
         assert told["seconds"] == told["score_seconds"] > 0
         assert max(at_once) == 2, case
         at_once.clear()
+    ray.kill(fleet.registry)
+
+
+def test_the_last_rung_brings_the_test_rows_and_stands_without_them(cluster: None, tmp_path: Path) -> None:
+    """The first trial's test prompts break, which is left for the end of the sweep; the second's are there with its
+    last report."""
+    import ray
+
+    from cluster.trainable import SlotTrainable, Sweep
+
+    assets, model, trials = prepared(tmp_path, steps=3)
+    store = Store.open(tmp_path / "run")
+    fleet = Fleet.start(model, Setup(slots=2, max_r=4, threads=1), assets, store, Resources(2, 4))
+    asked = []
+
+    class Breaking:
+        def ensure(self, trial: Any, rung: int, pool: str) -> Any:
+            asked.append((trial.id, rung, pool))
+            if (trial.id, pool) == (trials[0].id, "test"):
+                raise MemoryError("not enough for a single row")
+            return fleet.ensure(trial, rung, pool)
+
+    for trial, tested in ((trials[0], []), (trials[1], [3])):
+        process = SlotTrainable.__new__(SlotTrainable)
+        process.setup({}, Sweep(Breaking(), lambda _, t=trial: t, (1 / 3, 1.0), 1.0, test=True))  # type: ignore[arg-type, misc]
+        first, last = process.step(), process.step()
+        assert (first["done"], last["done"]) == (False, True)
+        assert "failed" not in last
+        assert math.isfinite(last["objective"])
+        assert store.rungs(trial.id, "dev") == [1, 3]
+        assert store.rungs(trial.id, "test") == tested
+    assert asked == [(t.id, rung, pool) for t in trials for rung, pool in ((1, "dev"), (3, "dev"), (3, "test"))]
     ray.kill(fleet.registry)
 
 
