@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Literal
 
 from sweeps.findings import Finding, names, split_of
 from trainer.errors import UserError, nearest
-from trainer.prompts import OPTIONS, Prompt, fill, flaws, normal_form, placeholders, shared_prompts
+from trainer.likeness import Likeness, near, normal_form
+from trainer.prompts import OPTIONS, Prompt, fill, flaws, placeholders, shared_prompts
 from trainer.rows import Row
 from trainer.trial import Task, Template
 
@@ -70,6 +72,32 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
             f'{how} prompt "{i}" of pools.{a}',
             "Remove one: what was seen in training or selection measures nothing",
         )
+    yield from _near_findings(pools)
+
+
+def _near_findings(pools: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
+    """One warning for every two pools of different splits that hold near duplicates (``trainer.likeness``)."""
+    likeness = {prompt.text: Likeness.of(prompt.text) for prompts in pools.values() for prompt in prompts}
+    for a, b in combinations(pools, 2):
+        if split_of(a) == split_of(b):
+            continue
+        pairs = [
+            (q.id, p.id)
+            for q in pools[b]
+            for p in pools[a]
+            if likeness[p.text].tokens != likeness[q.text].tokens and near(likeness[p.text], likeness[q.text])
+        ]
+        count = len({q for q, _ in pairs})
+        if pairs:
+            what = f"{count} prompts are near duplicates" if count > 1 else "1 prompt is a near duplicate"
+            some = ", ".join(f'"{q}" of "{p}"' for q, p in pairs[:3]) + (", …" if len(pairs) > 3 else "")
+            yield Finding(
+                "warning",
+                f"pools.{b}",
+                f"{what} of prompts of pools.{a}: {some}",
+                "Reword or remove them, or let `steadytune prompts split` deal the pools: a score on a wording that is "
+                "nearly known says little of unknown ones",
+            )
 
 
 def _fill_findings(where: str, prompt: Prompt, rows: Sequence[Row]) -> Iterator[Finding]:

@@ -76,6 +76,22 @@ def test_no_prompt_may_stand_in_two_pools() -> None:
         ]
 
 
+def test_near_duplicates_in_pools_of_different_splits_are_warned_of() -> None:
+    train = [Prompt("t", "Read the message and say whether its writer is happy: {{ text }}")]
+    near = Prompt("n", "Read the message and say whether its author is happy: {{ text }}")
+    moved = Prompt("m", "{{ text }} Read the message and say whether its writer is happy:")
+    other = Prompt("o", "{{ text }}\n\nWould you call this good news?")
+    report = run(pools={"train.many": train, "train.two": train, "dev": [near, other], "test": [moved]})
+    assert report.errors == []
+    assert [str(f).partition(". ")[0] for f in report.findings] == [
+        'pools.dev: 1 prompt is a near duplicate of prompts of pools.train.many: "n" of "t"',
+        'pools.test: 1 prompt is a near duplicate of prompts of pools.train.many: "m" of "t"',
+        'pools.dev: 1 prompt is a near duplicate of prompts of pools.train.two: "n" of "t"',
+        'pools.test: 1 prompt is a near duplicate of prompts of pools.train.two: "m" of "t"',
+    ], "the train pools may overlap, and dev and test do not here"
+    assert run(pools={"train.many": train, "dev": [other], "test": [Prompt("p", "Good? {{ text }}")]}).findings == []
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -100,6 +100,12 @@ def test_what_generated_prompts_cost_goes_along_with_the_train_pool(tmp_path: Pa
     (tmp_path / "more.usage.csv").write_text("model,total_tokens\nsmall,7\n")
     split_files([pool, str(tmp_path / "more.yaml")], str(tmp_path / "s"), SHARES, 0)
     assert (tmp_path / "s" / "train.usage.csv").read_text() == "model,total_tokens\nbig,5\nsmall,7\n"
+    (tmp_path / "more.usage.csv").unlink()
+    split_files([str(tmp_path / "more.yaml"), pool], str(tmp_path / "s"), SHARES, 1, overwrite=True)
+    assert (tmp_path / "s" / "train.usage.csv").read_text() == "model,total_tokens\nbig,5\n"
+    (tmp_path / "pool.usage.csv").unlink()
+    split_files([pool], str(tmp_path / "s"), SHARES, 2, overwrite=True)
+    assert not (tmp_path / "s" / "train.usage.csv").exists(), "it told the cost of other prompts"
 
 
 def test_pools_that_are_there_are_not_replaced_unasked(tmp_path: Path, pool: str) -> None:

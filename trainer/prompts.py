@@ -42,7 +42,6 @@ __all__ = [
     "fingerprint_prompts",
     "flaws",
     "load_pool",
-    "normal_form",
     "placeholder_uses",
     "placeholders",
     "shared_prompts",

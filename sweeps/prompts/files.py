@@ -100,13 +100,15 @@ def split_files(
         texts[os.path.join(folder, f"{name}.yaml")] = pool_text(header, {"": pool})
     for path, text in texts.items():
         _check_free(path, text, overwrite)
+    spent = [Path(usage_file(p)).read_text().splitlines() for p in paths if os.path.isfile(usage_file(p))]
+    train = os.path.join(folder, "train.yaml")
+    if train in texts and os.path.exists(train) and Path(train).read_bytes() != texts[train].encode():
+        Path(usage_file(train)).unlink(missing_ok=True)  # tokens of the prompts that go
     for path, text in texts.items():
         write_file(path, text)
-    spent = [Path(usage_file(p)) for p in paths if os.path.isfile(usage_file(p))]
-    if spent and "train" in dealt:  # what the prompts cost goes along with those that are trained on
-        lines = [p.read_text().splitlines() for p in spent]
-        kept = [*lines[0], *(line for other in lines[1:] for line in other[1:])]
-        write_file(usage_file(os.path.join(folder, "train.yaml")), "\n".join(kept) + "\n")
+    if spent and train in texts:  # what the prompts cost goes along with those that are trained on
+        lines = [*spent[0], *(line for other in spent[1:] for line in other[1:])]
+        write_file(usage_file(train), "\n".join(lines) + "\n")
     return [*(f"{path}: {len(load_pool(path))} prompts" for path in texts), *_told(prompts, dealt)]
 
 
