@@ -42,7 +42,9 @@ class Scripted(tune.Trainable):  # type: ignore[misc, name-defined]
         started = Path(self.script["log"]).with_suffix(".slow")
         if name == "slow":
             started.touch()
-            time.sleep(8)  # longer than a process takes to start
+            while not Path(self.script["log"]).exists():  # until "second", whose process may start slowly, is through
+                time.sleep(0.05)
+            time.sleep(2)  # and its report has come
         while name == "second" and not started.exists():
             time.sleep(0.05)
         with Path(self.script["log"]).open("a") as log:
