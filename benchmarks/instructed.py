@@ -1,7 +1,7 @@
-"""What a sweep starts from in practice: a model that does the task under some wordings and worse under others.
+"""What a sweep starts from in practice: a model that does the task under most wordings and worse under some.
 
-The embedded model answers by chance. ``instruct`` teaches it the quickstart's question in a few wordings, with rows
-that no split holds: all weights, 100 steps, some seconds.
+The embedded model answers by chance. ``instruct`` teaches it the quickstart's question in the wordings it is given,
+with rows that no split holds: all weights, 400 steps, half a minute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sweeps.embedded.messages import Message
 
-STEPS, BATCH, LR, WARMUP = 100, 16, 1e-3, 30
+STEPS, BATCH, LR, WARMUP = 400, 16, 1e-3, 30
 SHAPES = {"plain": (" no", " yes"), "chat": ("no", "yes")}  # and their answers to label 0 and 1
 
 

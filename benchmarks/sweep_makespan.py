@@ -1,22 +1,26 @@
 """One sweep of 16 trials from start to table, against the plain stack: the same rows, prompts and trials.
 
-    python benchmarks/sweep_makespan.py [--size large|small|quick] [--eta 3] [--json FILE]
+    python benchmarks/sweep_makespan.py [--size large|small|quick] [--json FILE]
 
 Template x LoRA rank x PLW x pool under ASHA; 20 dev prompts at each rung, 50 test prompts for the trials that reach
 the end. Ours is ``steadytune run`` on a study whose rungs before the last score a sample of the dev grid. The peer is
 what its users write today: Ray Tune with ASHAScheduler, one process and one core per trial, two at a time;
 transformers, peft and torch in a training loop; evaluation prompt by prompt in batches, answers read from the logits of
-the two label words. Both are started as fresh processes, and what is timed is the whole of each. Afterwards, untimed,
-the study goes on without early stopping until every trial is trained and tested: in that table the winner of each side
-has its regret, the distance from the best trial in mean - std. So has ``exhaustive``, the trial that is best on the
-whole dev grid: the regret of a sweep that cuts and samples nothing, as dev prompts are others than test prompts.
+the two label words. Both cut at the same steps, our defaults, and both are started as fresh processes; what is timed is
+the whole of each.
 
-The model is the embedded one after a short course in eight wordings of the question (``instructed``): as it is it
-answers by chance, and so do trials at their first rung, where no cut can be right. The pools share the quickstart's 78
-wordings: 8 to train on, in three shapes each, 20 for dev and 50 for test. Rows are the quickstart's; dev rows beyond
-its 300 come from the grammar that made these. ``large`` has a dev set of 8,000 rows (HellaSwag has 10,042), ``small``
-one of 300 and is a sweep of a minute, most of which is the start of processes. ``--json`` keeps what it finds there of
-the other size.
+Afterwards, untimed, every trial is trained to its end and scored on all wordings. A winner's regret is its distance
+there from the best trial, in mean - std over the test prompts. With 20 dev prompts of 70 one regret is luck, so our
+sweep is run again with other wordings as dev and test prompts (``draws``), and beside each stands the regret of
+``exhaustive``, the trial that is best on the whole dev grid (a sweep that cuts and samples nothing; what it lacks is
+that dev prompts are others than test prompts), and of ``blind``, one of the 16 taken without looking.
+
+The model is the embedded one after a course in 40 wordings of the question (``instructed``): as it is it answers by
+chance, afterwards it is right on nine rows of ten in most wordings that it has not seen. ``wordings.yaml`` holds the
+40; pool ``many`` are all of them, ``one`` the first. Dev and test prompts are of the quickstart's 78 wordings. Rows are
+the quickstart's; dev rows beyond its 300 come from the grammar that made these. ``large`` has a dev set of 6,000 rows
+(PIQA has 1,838, HellaSwag 10,042), ``small`` one of 300 and is a sweep of a minute, much of which is the start of
+processes. ``--json`` keeps what it finds there of the other size.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ import os
 import platform
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,8 +50,8 @@ from sweeps.embedded.make_data import distinct, jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ROOT / "sweeps" / "embedded"
-SHAPES = ("{}", "Read this first.\n{}", "{}\nReply with one word.")
 AXES = {"template": ["plain", "chat"], "r": [8, 16], "plw": [0.0, 0.1], "pool": ["one", "many"]}
+Point = tuple[Any, ...]  # a value of each axis
 
 
 @dataclass(frozen=True)
@@ -55,23 +60,23 @@ class Size:
     test: int
     steps: int  # of 8 examples
     sample: float  # of the dev grid's cells at rungs before the last; the plain stack scores them all
+    draws: int = 1  # of dev and test prompts; the first is timed
     prompts: tuple[int, int] = (20, 50)
 
 
 SIZES = {
-    "large": Size(8000, 500, 360, 0.01),
-    "small": Size(300, 200, 120, 0.1),
-    "quick": Size(20, 20, 18, 0.1, (4, 5)),  # does it run, not how fast
+    "large": Size(6000, 500, 180, 0.01),
+    "small": Size(300, 200, 180, 0.1, draws=10),
+    "quick": Size(20, 20, 20, 0.1, draws=2, prompts=(4, 5)),  # does it run, not how fast
 }
-# Shares of the steps after which ASHA compares, the best 1/eta going on, for both sides.
-SCHEDULES = {3: (1 / 9, 1 / 3, 1.0), 2: (0.25, 0.5, 1.0)}
+SPARE = 2  # of the 78 wordings: the other pool of the study in which all others are scored
+KNOWN = 500  # dev rows there, at most
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the claim here")
     parser.add_argument("--size", choices=SIZES, default="large")
-    parser.add_argument("--eta", type=int, choices=SCHEDULES, default=3, help="how ASHA cuts (default 3)")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's process: read the study there
     args = parser.parse_args()
@@ -80,62 +85,67 @@ def main() -> None:
     folder = args.keep or Path(tempfile.mkdtemp(prefix="makespan-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        compare(folder, args.size, args.eta, args.json)
+        compare(folder, args.size, args.json)
     finally:
         if not args.keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def compare(folder: Path, size: str, eta: int, out: Path | None) -> None:
+def compare(folder: Path, name: str, out: Path | None) -> None:
+    size = SIZES[name]
     # As installed packages are, the peer's among them: without this every process compiles ours anew where Python is
     # told to write no bytecode.
     for package in ("sweeps", "trainer", "cluster"):
         compileall.compile_dir(ROOT / package, quiet=2)
-    write_study(folder, SIZES[size], eta)
-    ours = timed([sys.executable, "-m", "sweeps", "run", "study.yaml", "--out", "ours"], folder)
+    write_study(folder, size)
+    ours = sweep(folder, "study", "ours")
     theirs = timed([sys.executable, str(Path(__file__).resolve()), "--peer", str(folder)], folder)
-    print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s; now every trial to its end", flush=True)
-    mine = our_winner(folder / "ours")
-    all_seconds = timed(
-        [
-            sys.executable,
-            "-m",
-            "sweeps",
-            "run",
-            "study.yaml",
-            "scheduler.name=none",
-            "scoring.sample=1",
-            "tables.test=all",
-            "--out",
-            "ours",
-        ],
-        folder,
-    )
-    truth = table(folder / "ours")
-    theirs_won = tuple(json.loads((folder / "peer.json").read_text())["winner"])
-    winners = {"ours": mine, "peer": theirs_won, "exhaustive": our_winner(folder / "ours")}
-    regret = {name: round(100 * (max(truth.values()) - truth[winner]), 2) for name, winner in winners.items()}
-    print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s: {theirs / ours:.1f}x (2 cores, {len(truth)} trials)")
-    for name, winner in winners.items():
-        print(f"  winner of {name}: {winner}, regret {regret[name]:.2f} points of mean - std over the test prompts")
-    print(f"  (all trials to the end on the whole dev grid and tested: {all_seconds:.0f} s more)")
+    print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s: {theirs / ours:.1f}x (2 cores); now the regrets", flush=True)
+    write_truth(folder, size)
+    sweep(folder, "truth", "truth")
+    scored = Scored(folder / "truth")
+    regrets: list[dict[str, float]] = []
+    for draw in range(size.draws):
+        run = f"ours-{draw}" if draw else "ours"
+        if draw:
+            write_pools(folder, size, draw)
+            sweep(folder, "study", run)
+        dev, test = (list(yaml.safe_load((folder / f"{pool}.yaml").read_text())) for pool in ("dev", "test"))
+        winners = {"ours": our_winner(folder / run), "exhaustive": scored.best(dev)}
+        if not draw:
+            winners["peer"] = tuple(json.loads((folder / "peer.json").read_text())["winner"])
+            same = winners["ours"] == winners["peer"]
+        regret = scored.regrets(test)
+        regrets.append(
+            {who: round(regret[winner], 2) for who, winner in winners.items()}
+            | {"blind": round(statistics.mean(regret.values()), 2)}
+        )
+        print(f"  draw {draw}: regret in points of mean - std over the test prompts: {regrets[-1]}", flush=True)
+    over = {who: [r[who] for r in regrets] for who in ("ours", "exhaustive", "blind")}
+    for who, values in over.items():
+        middle, mean = statistics.median(values), statistics.mean(values)
+        print(f"  {who}: median {middle:.2f}, mean {mean:.2f}, at most {max(values):.2f}")
     if out:
         names = ("torch", "transformers", "peft", "ray", "deepspeed")
         claim = {
-            "claim": f"makespan of a 16-trial ASHA sweep, {size}, eta {eta}, against Ray Tune and a process per trial",
-            "size": dataclasses.asdict(SIZES[size]),
+            "claim": f"makespan of a 16-trial ASHA sweep, {name}, against Ray Tune and a process per trial",
+            "size": dataclasses.asdict(size),
             "ours": round(ours, 1),
             "peer": round(theirs, 1),
             "ratio": round(theirs / ours, 2),
             "unit": "s",
-            "regret_points": regret,
-            "same_winner": mine == theirs_won,
+            "regret_points": regrets,
+            "same_winner": same,
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "versions": {n: version(n) for n in names} | {"python": platform.python_version()},
         }
         others = json.loads(out.read_text()) if out.exists() else []
         claims = [c for c in others if c["claim"] != claim["claim"]] + [claim]
         out.write_text(json.dumps(claims, indent=1) + "\n")
+
+
+def sweep(folder: Path, study: str, run: str) -> float:
+    return timed([sys.executable, "-m", "sweeps", "run", f"{study}.yaml", "--out", run], folder)
 
 
 def timed(command: list[str], folder: Path) -> float:
@@ -147,25 +157,20 @@ def timed(command: list[str], folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def write_study(folder: Path, size: Size, eta: int) -> None:
+def write_study(folder: Path, size: Size) -> None:
     """The study, with its model, prompts and dev rows beside it."""
     from instructed import instruct  # torch, which the peer's driver has no need of
 
-    wordings = sorted(
-        item
-        for name in ("train", "dev", "test")
-        for item in yaml.safe_load((EMBEDDED / "data" / "pools" / f"{name}.yaml").read_text()).items()
+    train = yaml.safe_load((ROOT / "benchmarks" / "wordings.yaml").read_text())
+    (folder / "train.yaml").write_text(yaml.safe_dump(train, sort_keys=False))
+    write_pools(folder, size, 0)
+    known, texts = quickstart_rows()
+    instruct(
+        EMBEDDED / "model",
+        folder / "model",
+        list(train.values()),
+        list(itertools.islice(distinct(random.Random(2), texts), 1500)),
     )
-    random.Random(0).shuffle(wordings)
-    taught, others = wordings[:8], wordings[8:]
-    dev, test = others[: size.prompts[0]], others[size.prompts[0] : sum(size.prompts)]
-    train = [(f"{key}{'abc'[i]}", shape.format(text)) for i, shape in enumerate(SHAPES) for key, text in taught]
-    for name, prompts in (("train", train), ("dev", dev), ("test", test)):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(prompts), sort_keys=False))
-    known = {name: (EMBEDDED / "data" / f"{name}.jsonl").read_text() for name in ("train", "dev", "test")}
-    texts = {json.loads(line)["text"].lower() for text in known.values() for line in text.splitlines()}
-    course = list(itertools.islice(distinct(random.Random(2), texts), 1500))
-    instruct(EMBEDDED / "model", folder / "model", [text for _, text in taught], course)
     more = itertools.islice(distinct(random.Random(1), texts), max(0, size.dev - known["dev"].count("\n")))
     (folder / "dev.jsonl").write_text(known["dev"] + jsonl("more", list(more)))
     study = {
@@ -184,7 +189,7 @@ def write_study(folder: Path, size: Size, eta: int) -> None:
         },
         "templates": {"plain": {"marker": "\nAnswer:"}, "chat": {"chat": True}},
         "pools": {
-            "train": {"many": "train.yaml", "one": {"file": "train.yaml", "only": [train[0][0]]}},
+            "train": {"many": "train.yaml", "one": {"file": "train.yaml", "only": [next(iter(train))]}},
             "dev": "dev.yaml",
             "test": "test.yaml",
         },
@@ -197,7 +202,7 @@ def write_study(folder: Path, size: Size, eta: int) -> None:
             "pool": AXES["pool"],
         },
         "training": {"batch_size": 8, "template_tokens": "plw"},
-        "scheduler": {"eta": eta, "rungs": list(SCHEDULES[eta])},
+        "scheduler": {"eta": 2, "rungs": [0.25, 0.5, 1.0]},  # the defaults, said for the peer
         "tables": {"test": "finalists"},
         "scoring": {"sample": size.sample},
         "resources": {"slots": 2, "cpus": 1},  # two hosts
@@ -205,22 +210,80 @@ def write_study(folder: Path, size: Size, eta: int) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
 
-def our_winner(run: Path) -> tuple[Any, ...]:
+def quickstart_rows() -> tuple[dict[str, str], set[str]]:
+    """The splits' files, and their texts in small letters."""
+    known = {name: (EMBEDDED / "data" / f"{name}.jsonl").read_text() for name in ("train", "dev", "test")}
+    return known, {json.loads(line)["text"].lower() for text in known.values() for line in text.splitlines()}
+
+
+def wordings() -> list[tuple[str, str]]:
+    pools = (yaml.safe_load((EMBEDDED / "data" / "pools" / f"{n}.yaml").read_text()) for n in ("train", "dev", "test"))
+    return sorted(item for pool in pools for item in pool.items())
+
+
+def write_pools(folder: Path, size: Size, draw: int) -> None:
+    drawn = wordings()[SPARE:]
+    random.Random(draw).shuffle(drawn)
+    dev, test = drawn[: size.prompts[0]], drawn[size.prompts[0] : sum(size.prompts)]
+    for name, prompts in (("dev", dev), ("test", test)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(prompts), sort_keys=False))
+
+
+def write_truth(folder: Path, size: Size) -> None:
+    """The study without cuts, whose dev grid is all wordings x dev and test rows."""
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    known, texts = quickstart_rows()
+    dev = (folder / "dev.jsonl").read_text()
+    both = dev.splitlines()[: min(size.dev, KNOWN)] + known["test"].splitlines()[: size.test]
+    texts |= {json.loads(line)["text"].lower() for line in dev.splitlines()}
+    (folder / "all.jsonl").write_text("\n".join(both) + "\n")
+    (folder / "spare.jsonl").write_text(jsonl("spare", list(itertools.islice(distinct(random.Random(3), texts), 20))))
+    for name, prompts in (("all", wordings()[SPARE:]), ("spare", wordings()[:SPARE])):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(prompts), sort_keys=False))
+    study["task"]["rows"] |= {"dev": str(folder.resolve() / "all.jsonl"), "test": str(folder.resolve() / "spare.jsonl")}
+    study["pools"] |= {"dev": "all.yaml", "test": "spare.yaml"}
+    study["scheduler"] = {"name": "none"}
+    study["scoring"] = {"sample": 1.0}
+    (folder / "truth.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+
+
+class Scored:
+    """Every trial at its end on every wording: accuracy on the dev rows and on the test rows."""
+
+    def __init__(self, run: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._accuracy: dict[bool, dict[Point, dict[str, float]]] = {True: {}, False: {}}  # test rows?
+        for trial in pq.read_table(run / "trials.parquet").to_pylist():
+            (scores,) = (run / "scores" / trial["trial_id"]).glob("*-dev.parquet")
+            right: dict[bool, dict[str, list[bool]]] = {True: {}, False: {}}
+            table = pq.read_table(scores, columns=["prompt_id", "row_id", "correct"])
+            for prompt, row, correct in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                right[row.startswith("test")].setdefault(prompt, []).append(correct)
+            for test, prompts in right.items():
+                self._accuracy[test][point(trial)] = {name: sum(found) / len(found) for name, found in prompts.items()}
+
+    def best(self, dev: list[str]) -> Point:
+        found = self._objectives(dev, test=False)
+        return max(found, key=found.__getitem__)
+
+    def regrets(self, test: list[str]) -> dict[Point, float]:
+        found = self._objectives(test, test=True)
+        return {point: 100 * (max(found.values()) - value) for point, value in found.items()}
+
+    def _objectives(self, prompts: list[str], test: bool) -> dict[Point, float]:
+        each = {point: [of[name] for name in prompts] for point, of in self._accuracy[test].items()}
+        return {point: statistics.mean(values) - statistics.stdev(values) for point, values in each.items()}
+
+
+def our_winner(run: Path) -> Point:
     import pyarrow.parquet as pq
 
     rows = pq.read_table(run / "tables" / "robustness.parquet").to_pylist()
     return point(next(r for r in rows if r["winner"]))
 
 
-def table(run: Path) -> dict[tuple[Any, ...], float]:
-    """mean - std over the test prompts of every point."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(run / "tables" / "robustness.parquet").to_pylist()
-    return {point(r): r["mean"] - r["std"] for r in rows if r["mean"] is not None}
-
-
-def point(row: dict[str, Any]) -> tuple[Any, ...]:
+def point(row: dict[str, Any]) -> Point:
     return (row["template"], row["r"], float(row["plw"]), row["pool"])
 
 
