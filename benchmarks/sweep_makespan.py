@@ -10,15 +10,16 @@ the two label words. Both cut at the same steps, our defaults, and both are star
 the whole of each.
 
 Afterwards, untimed, every trial is trained to its end and scored on all wordings. A winner's regret is its distance
-there from the best trial, in mean - std over the test prompts. With 20 dev prompts of 70 one regret is luck, so our
-sweep is run again with other wordings as dev and test prompts (``draws``), and beside each stands the regret of
-``exhaustive``, the trial that is best on the whole dev grid (a sweep that cuts and samples nothing; what it lacks is
-that dev prompts are others than test prompts), and of ``blind``, one of the 16 taken without looking.
+there from the best trial, in mean - std over the test prompts; the plain stack's winner is judged by our training of
+the same configuration. With 20 dev prompts of 70 one regret is luck, so our sweep is run again with other wordings as
+dev and test prompts (``draws``), and beside each stands the regret of ``exhaustive``, the trial that is best on the
+whole dev grid (a sweep that cuts and samples nothing; what it lacks is that dev prompts are others than test prompts),
+and of ``blind``, one of the 16 taken without looking.
 
 The model is the embedded one after a course in 40 wordings of the question (``instructed``): as it is it answers by
 chance, afterwards it is right on nine rows of ten in most wordings that it has not seen. ``wordings.yaml`` holds the
 40; pool ``many`` are all of them, ``one`` the first. Dev and test prompts are of the quickstart's 78 wordings. Rows are
-the quickstart's; dev rows beyond its 300 come from the grammar that made these. ``large`` has a dev set of 6,000 rows
+the quickstart's; dev rows beyond its 300 come from the grammar that made these. ``large`` has a dev set of 5,000 rows
 (PIQA has 1,838, HellaSwag 10,042), ``small`` one of 300 and is a sweep of a minute, much of which is the start of
 processes. ``--json`` keeps what it finds there of the other size.
 """
@@ -65,7 +66,7 @@ class Size:
 
 
 SIZES = {
-    "large": Size(6000, 500, 180, 0.01),
+    "large": Size(5000, 500, 180, 0.01, draws=5),
     "small": Size(300, 200, 180, 0.1, draws=10),
     "quick": Size(20, 20, 20, 0.1, draws=2, prompts=(4, 5)),  # does it run, not how fast
 }
