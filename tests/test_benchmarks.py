@@ -19,7 +19,7 @@ def claims(name: str, flags: tuple[str, ...], folder: Path) -> tuple[str, list[d
     out = folder / "claims.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *flags, "--json", str(out)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, env=env, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(out.read_text())
     assert found
