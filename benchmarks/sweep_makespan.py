@@ -12,16 +12,16 @@ the whole of each.
 Afterwards, untimed, every trial is trained to its end and scored on all wordings. A winner's regret is its distance
 there from the best trial, in mean - std over the test prompts; the plain stack's winner is judged by our training of
 the same configuration. With 20 dev prompts of 70 one regret is luck, so our sweep is run again with other wordings as
-dev and test prompts (``draws``), and beside each stands the regret of ``exhaustive``, the trial that is best on the
-whole dev grid (a sweep that cuts and samples nothing; what it lacks is that dev prompts are others than test prompts),
-and of ``blind``, one of the 16 taken without looking.
+dev and test prompts (``draws``), and beside each stands the regret of ``exhaustive``, the trial that is best at its end
+over the dev prompts and the first 500 dev rows (a sweep that cuts nothing; what it lacks is that dev prompts are others
+than test prompts), and of ``blind``, one of the 16 taken without looking.
 
 The model is the embedded one after a course in 40 wordings of the question (``instructed``): as it is it answers by
-chance, afterwards it is right on nine rows of ten in most wordings that it has not seen. ``wordings.yaml`` holds the
-40; pool ``many`` are all of them, ``one`` the first. Dev and test prompts are of the quickstart's 78 wordings. Rows are
-the quickstart's; dev rows beyond its 300 come from the grammar that made these. ``large`` has a dev set of 5,000 rows
-(PIQA has 1,838, HellaSwag 10,042), ``small`` one of 300 and is a sweep of a minute, much of which is the start of
-processes. ``--json`` keeps what it finds there of the other size.
+chance, afterwards it follows the question in most wordings that it has not seen. ``wordings.yaml`` holds the 40; pool
+``many`` are all of them, ``one`` the first. Dev and test prompts are of the quickstart's 78 wordings. Rows are the
+quickstart's; dev rows beyond its 300 come from the grammar that made these. ``large`` has a dev set of 5,000 rows (PIQA
+has 1,838, HellaSwag 10,042), ``small`` one of 300 and is a sweep of a minute, much of which is the start of processes.
+``--json`` keeps what it finds there of the other size.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Size:
     test: int
     steps: int  # of 8 examples
     sample: float  # of the dev grid's cells at rungs before the last; the plain stack scores them all
-    draws: int = 1  # of dev and test prompts; the first is timed
+    draws: int  # of dev and test prompts; the first is timed
     prompts: tuple[int, int] = (20, 50)
 
 
