@@ -1,12 +1,13 @@
-"""Training throughput: 8 trials in 8 slots of one engine against the same 8 trials through peft and a standard loop.
+"""Training throughput: 8 trials in slots against the same 8 trials through peft and a standard loop.
 
     python benchmarks/train_throughput.py [--json FILE] [--quick]
 
-Ours steps all trials together. The peers hold one trial at a time: peft, torch's fused AdamW, right-padded batches,
-masked labels, the loss of transformers; (a) one trial after another on the same number of threads, (b) two processes
-at a time with one thread each. All start from the same tokens and the same initial adapters and take the same number
-of steps; that they end at the same losses is checked. Everything is warmed up, loading is not counted, and the
-contestants take turns several times (A B C A B C …): what is printed is the median.
+Ours steps the trials of a host together; (a) ``cpus: 1``, as a study has it that says nothing: a host for each of two
+cores, 4 slots on each, (b) ``cpus: 2``: one host of 8 slots and two threads. The peers hold one trial at a time: peft,
+torch's fused AdamW, right-padded batches, masked labels, the loss of transformers; (a) one trial after another on two
+threads, (b) two processes at a time with one thread each. All start from the same tokens and the same initial adapters
+and take the same number of steps; that they end at the same losses is checked. Everything is warmed up, loading is not
+counted, and the contestants take turns several times (A B C D A B C D …): what is printed is the median.
 
 Tokens/s are counted twice: supervised (completion) tokens, and all tokens that go through the model.
 
@@ -20,18 +21,19 @@ best float32 matrix product of 1024, 1536 or 2048 squared, measured beside.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Protocol
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -60,6 +62,7 @@ from trainer.trial import Lora, Loss, Model, Optimization, Task, Template
 LORA = Lora(r=8, alpha=16.0)
 EMBEDDED = ROOT / "sweeps" / "embedded"
 Batches = list[list[Example]]  # by step
+Adapter = dict[str, Any]  # arrays by peft's name
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Size:
     trials: int = 8
     batch: int = 8  # a study's default
     steps: int = 4
-    rounds: int = 5
+    rounds: int = 9
     warm: int = 2
     seconds: float = 60.0
 
@@ -104,67 +107,59 @@ def measure(folder: Path, size: Size, threads: int) -> list[dict[str, Any]]:
     model = Model(path=str(folder), fingerprint="")
     data = examples(model, size)
     plan = Optimization(steps=size.warm + size.rounds * size.steps, batch_size=size.batch, lr=1e-3)
-    slots = Slots(model, plan, data, threads)
-    alone = [PeftTrial(model, plan, batches, slots.initial[i]) for i, batches in enumerate(data)]
-    pair = Pair(model, plan, data, slots.initial)
-
-    def in_turn(steps: int) -> None:
-        for trial in alone:
-            trial.run(steps)
-
-    contestants: dict[str, Callable[[int], None]] = {
-        "ours": slots.run,
-        "one after another": in_turn,
-        "two processes": pair.run,
-    }
+    slots = Slots(model, plan, data, range(size.trials), threads)
+    alone = Peft(model, plan, data, slots.initial)
+    hosts = Pair(Slots, model, plan, data, range(size.trials))
+    pair = Pair(Peft, model, plan, data, slots.initial)
+    ours = {"two hosts of one thread": hosts, "one host of two threads": slots}
+    peers = {"one after another": alone, "two processes": pair}
+    contestants: dict[str, Contestant] = {**ours, **peers}
     seconds: dict[str, list[float]] = {key: [] for key in contestants}
     peaks: list[float] = []
     began = time.perf_counter()
     for steps in (size.warm, *[size.steps] * size.rounds):
         if len(peaks) > 1 and time.perf_counter() - began > size.seconds:
             break
-        for key, run in contestants.items():
+        for key, contestant in contestants.items():
             start = time.perf_counter()
-            run(steps)
+            contestant.run(steps)
             seconds[key].append(time.perf_counter() - start)
         peaks.append(gemm_peak())
-    pair.close()
-    for mine, theirs in zip(slots.losses, (t.losses for t in alone), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=2e-3)
-    median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
+    expected = alone.losses
+    for losses in (slots.losses, hosts.close(), pair.close()):
+        np.testing.assert_allclose(losses, expected, rtol=2e-3)
+    timed = {key: values[1:] for key, values in seconds.items()}
     supervised, tokens = counts(data, replace(size, rounds=len(peaks) - 1))
-    share = slots.flops(supervised, tokens) / median["ours"] / max(peaks)
     shape = f"{len(data)} trials, batches of {size.batch} x {tokens / size.steps / len(data) / size.batch:.0f} tokens"
-    print(
-        f"{name} ({slots.weights / 1e6:.2f} M weights in linear layers), {shape}, {threads} threads,"
-        f" median of {len(peaks) - 1}"
-    )
-    print(
-        f"  ours: {supervised / median['ours']:.0f} supervised tokens/s, {tokens / median['ours']:.0f} of all tokens;"
-        f" {100 * share:.0f}% of the measured matmul peak ({max(peaks) / 1e9:.0f} GFLOP/s)"
-    )
+    print(f"{name} ({slots.weights / 1e6:.2f} M weights in linear layers), {shape}, median of {len(peaks) - 1}")
+    rates = {key: (supervised / median(values), tokens / median(values)) for key, values in timed.items()}
+    for key, (useful, all_tokens) in rates.items():
+        print(f"  {key}: {useful:.0f} supervised tokens/s, {all_tokens:.0f} of all tokens")
     claims = []
-    for peer in ("one after another", "two processes"):
-        ratio = median[peer] / median["ours"]
-        print(
-            f"  {peer}: {supervised / median[peer]:.0f} supervised tokens/s, {tokens / median[peer]:.0f} of all tokens;"
-            f" ratio {ratio:.2f}x"
-        )
+    for mine, peer in itertools.product(ours, peers):
+        share = slots.flops(supervised, tokens) / median(timed[mine]) / max(peaks)
+        ratio = rates[mine][0] / rates[peer][0]
+        print(f"  ours, {mine}, against {peer}: ratio {ratio:.2f}x; {100 * share:.0f}% of the matmul peak")
         claims.append(
             {
-                "claim": f"training {shape}, {name}, {threads} threads, against peft {peer}",
-                "ours": round(supervised / median["ours"], 1),
-                "peer": round(supervised / median[peer], 1),
+                "claim": f"training {shape}, {name}, {mine} against peft {peer}",
+                "ours": round(rates[mine][0], 1),
+                "peer": round(rates[peer][0], 1),
                 "ratio": round(ratio, 2),
                 "unit": "supervised tokens/s",
-                "all_tokens_per_s": {"ours": round(tokens / median["ours"]), "peer": round(tokens / median[peer])},
+                "all_tokens_per_s": {"ours": round(rates[mine][1]), "peer": round(rates[peer][1])},
                 "share_of_matmul_peak": round(share, 3),
+                "matmul_peak_gflops": round(max(peaks) / 1e9),
                 "machine": f"{platform.processor() or platform.machine()}, {threads} of {os.cpu_count()} cores",
                 "versions": {n: version(n) for n in ("torch", "transformers", "peft", "deepspeed")}
                 | {"python": platform.python_version()},
             }
         )
     return claims
+
+
+class Contestant(Protocol):
+    def run(self, steps: int) -> None: ...
 
 
 # data ------------------------------------------------------------------------------------------------------------
@@ -200,15 +195,18 @@ def counts(data: Sequence[Batches], size: Size) -> tuple[float, float]:
 
 
 class Slots:
-    """All trials in the slots of one engine."""
+    """All trials in the slots of one engine; ``seeds`` are those of their adapters."""
 
-    def __init__(self, model: Model, plan: Optimization, data: Sequence[Batches], threads: int):
+    def __init__(
+        self, model: Model, plan: Optimization, data: Sequence[Batches], seeds: Sequence[int], threads: int = 1
+    ):
         self.data, self.at = data, 0
         setup = Setup(slots=len(data), max_r=LORA.r, target_modules=LORA.target_modules, threads=threads)
         self.engine = Engine(load_base(model, torch.device("cpu")), setup)
         for slot in range(len(data)):
-            self.engine.place(slot, LORA, plan, seed=slot)
-        self.initial = [self.engine.slot_model.adapter(slot, LORA) for slot in range(len(data))]
+            self.engine.place(slot, LORA, plan, seed=seeds[slot])
+        adapters = (self.engine.slot_model.adapter(slot, LORA) for slot in range(len(data)))
+        self.initial = [{name: value.numpy() for name, value in adapter.items()} for adapter in adapters]
         self.losses: list[list[float]] = [[] for _ in data]
         layers = self.engine.slot_model.layers.values()
         self.weights = sum(layer.base.weight.numel() for layer in layers)
@@ -240,14 +238,14 @@ def samples(slot: int, batch: Sequence[Example]) -> list[Sample]:
 class PeftTrial:
     """One trial as peft's users write it."""
 
-    def __init__(self, model: Model, plan: Optimization, batches: Batches, initial: dict[str, Tensor]):
+    def __init__(self, model: Model, plan: Optimization, batches: Batches, initial: Adapter):
         import peft
 
         config = peft.LoraConfig(
             r=LORA.r, lora_alpha=int(LORA.alpha), target_modules="all-linear", task_type="CAUSAL_LM"
         )
         self.model = peft.get_peft_model(load_base(model, torch.device("cpu")), config)
-        peft.set_peft_model_state_dict(self.model, initial)
+        peft.set_peft_model_state_dict(self.model, {name: torch.from_numpy(value) for name, value in initial.items()})
         self.model.train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
@@ -279,16 +277,44 @@ def padded(batch: Sequence[Example]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-class Pair:
-    """Two processes of one thread each; every one runs half of the trials, one after another."""
+class Peft:
+    """One trial after another."""
 
-    def __init__(self, model: Model, plan: Optimization, data: Sequence[Batches], initial: Sequence[dict[str, Tensor]]):
+    def __init__(self, model: Model, plan: Optimization, data: Sequence[Batches], initial: Sequence[Adapter]):
+        self.trials = [PeftTrial(model, plan, batches, x) for batches, x in zip(data, initial, strict=True)]
+
+    def run(self, steps: int) -> None:
+        for trial in self.trials:
+            trial.run(steps)
+
+    @property
+    def losses(self) -> list[list[float]]:
+        return [t.losses for t in self.trials]
+
+
+Kind = type[Slots] | type[Peft]
+
+
+# two processes of one thread -----------------------------------------------------------------------------------------
+
+
+class Pair:
+    """Every one runs half of the trials; ``starts``: seeds, or initial adapters."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        model: Model,
+        plan: Optimization,
+        data: Sequence[Batches],
+        starts: Sequence[Any],
+    ):
         context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
         for half in range(2):
             here, there = context.Pipe()
-            starts = [{k: v.numpy() for k, v in x.items()} for x in initial[half::2]]
-            process = context.Process(target=serve, args=(there, model, plan, data[half::2], starts), daemon=True)
+            job = (there, kind, model, plan, data[half::2], starts[half::2])
+            process = context.Process(target=serve, args=job, daemon=True)
             process.start()
             self.pipes.append(here)
             self.processes.append(process)
@@ -301,23 +327,33 @@ class Pair:
         for pipe in self.pipes:
             pipe.recv()
 
-    def close(self) -> None:
+    def close(self) -> list[list[float]]:
+        """End both; their trials' losses."""
         for pipe in self.pipes:
             pipe.send(0)
+        halves = [pipe.recv() for pipe in self.pipes]
         for process in self.processes:
             process.join()
+        return [losses for both in zip(*halves, strict=True) for losses in both]
 
 
-def serve(pipe: Any, model: Model, plan: Optimization, data: Sequence[Batches], starts: Sequence[Any]) -> None:
+def serve(
+    pipe: Any,
+    kind: Kind,
+    model: Model,
+    plan: Optimization,
+    data: Sequence[Batches],
+    starts: Sequence[Any],
+) -> None:
     transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    initial = [{k: torch.from_numpy(v) for k, v in x.items()} for x in starts]
-    trials = [PeftTrial(model, plan, batches, x) for batches, x in zip(data, initial, strict=True)]
+    half = kind(model, plan, data, starts)
     pipe.send(None)
     while steps := pipe.recv():
-        for trial in trials:
-            trial.run(steps)
+        half.run(steps)
         pipe.send(None)
+    pipe.send(half.losses)
 
 
 def gemm_peak() -> float:
