@@ -43,6 +43,7 @@ log = logging.getLogger("steadytune")
 FAILURES = 2  # a trial is tried again this often before it counts as failed
 LOSSES = 8  # lost processes and nodes that a trial survives between two rungs
 WRITE_EVERY = 5.0  # seconds between writings of trials.parquet while the study runs
+MOST_WARNINGS = 5  # of the check, that a run prints
 
 
 @dataclass
@@ -194,7 +195,7 @@ def _run(study: Study, store: Store) -> int:
     progress = Progress(study, store, LiveTable(study.name))
     standing = None if made is None else standing_of(progress, made)
     if standing is None:
-        check_wordings(study, assets, model)
+        _warn(check_wordings(study, assets, model))
     store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before anything starts
     keep_prompts(store, assets, {name: pool.file for name, pool in study.pools.train.items()})
     with progress.live:
@@ -213,6 +214,13 @@ def _run(study: Study, store: Store) -> int:
     show_table(store, where, study.tables.thresholds[0])
     failed = [t for t, d in progress.decisions.items() if d.status == "failed"]
     return 1 if failed else 0
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings[:MOST_WARNINGS]:
+        print(f"warning: {warning}", file=sys.stderr)
+    if len(warnings) > MOST_WARNINGS:
+        print(f"warning: {len(warnings) - MOST_WARNINGS} more, which `steadytune check` prints", file=sys.stderr)
 
 
 def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, Any], model: Any, n_rows: int) -> Trial:

@@ -94,7 +94,9 @@ def wait_for(condition: Any, seconds: float = 200) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     folder = tmp_path_factory.mktemp("run")
-    study = write_study(folder)
+    dev = dict(list(yaml.safe_load((EMBEDDED / "data" / "pools" / "dev.yaml").read_text()).items())[:3])
+    (folder / "dev.yaml").write_text(yaml.safe_dump(dev | {"again": dev["d03"].upper().replace("TEXT", "text")}))
+    study = write_study(folder, pools={"dev": str(folder / "dev.yaml")})
     return study, folder / "out", finish(start(study, folder / "out"))
 
 
@@ -118,6 +120,11 @@ def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path,
     assert "Token authentication is enabled" not in text  # Ray says so where it was not given a token of its own
     assert (out / "report.html").stat().st_size > 5000
     assert yaml.safe_load((out / "study.yaml").read_text())["name"] == "small"
+
+
+def test_a_run_prints_what_the_check_warns_of(finished: tuple[Path, Path, str]) -> None:
+    _, _, text = finished
+    assert "warning: pools.dev: prompts again, d03 say the same but for case" in text
 
 
 def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str]) -> None:
