@@ -66,7 +66,7 @@ class Size:
 
 SIZES = {
     "large": Size(5000, 500, 180, 0.01, draws=(20, 10)),
-    "small": Size(300, 200, 180, 0.1, draws=(20, 10)),
+    "small": Size(300, 200, 180, 0.1, draws=(20, 4)),
     "quick": Size(20, 20, 20, 0.1, draws=(2, 1), prompts=(4, 5)),  # does it run, not how fast
 }
 SPARE = 2  # of the 78 wordings: the other pool of the study in which all others are scored
