@@ -66,7 +66,7 @@ class Size:
 
 SIZES = {
     "large": Size(5000, 500, 180, 0.01, draws=(20, 10)),
-    "small": Size(300, 200, 180, 0.1, draws=(20, 4)),
+    "small": Size(300, 200, 180, 0.1, draws=(20, 0)),
     "quick": Size(20, 20, 20, 0.1, draws=(2, 1), prompts=(4, 5)),  # does it run, not how fast
 }
 SPARE = 2  # of the 78 wordings: the other pool of the study in which all others are scored
@@ -148,7 +148,7 @@ def regrets_of(
         blind = {"blind": round(statistics.mean(regret.values()), 2)}
         found.append({who: round(regret[winner], 2) for who, winner in winners.items()} | blind)
         print(f"  draw {draw}: regret in points of {objective} over the test prompts: {found[-1]}", flush=True)
-    for who in ("ours", "exhaustive", "blind"):
+    for who in ("ours", "exhaustive", "blind") if found else ():
         values = [r[who] for r in found]
         middle, mean, near = statistics.median(values), statistics.mean(values), sum(v <= 1 for v in values)
         print(f"  {objective}, {who}: median {middle:.2f}, mean {mean:.2f}, worst {max(values):.2f}; {near} within 1")
