@@ -151,7 +151,8 @@ def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
         optimizer.zero_grad()
         if step in rungs:
             mean, std = evaluate("dev")
-            told = {"step": step, "objective": mean - std, "mean": mean, "std": std, "loss": loss.item()}
+            objective = mean - study["objective"]["std_weight"] * std
+            told = {"step": step, "objective": objective, "mean": mean, "std": std, "loss": loss.item()}
             if step == steps:
                 told["test_mean"], told["test_std"] = evaluate("test")
             tune.report(told)
