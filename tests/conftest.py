@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # tests start their own local Ray
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells leave it for "&"; commands under test inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from local_head import head as head  # one Ray head for all tests that ask for it
