@@ -67,7 +67,7 @@ class Size:
 
 
 SIZES = {
-    "large": Size(5000, 500, 180, 0.01, draws=10),
+    "large": Size(5000, 500, 180, 0.01, draws=20),
     "small": Size(300, 200, 180, 0.1, draws=20),
     "quick": Size(20, 20, 20, 0.1, draws=2, prompts=(4, 5)),  # does it run, not how fast
 }
