@@ -7,8 +7,7 @@ the end. Ours is ``steadytune run`` on a study whose rungs before the last score
 what its users write today (``plain_stack.py``). Both cut at the same steps, our defaults, and both are started as fresh
 processes; what is timed is the whole of each.
 
-Both seek the mean over the prompts, as the plain stack's users do, or with ``--std-weight 1`` mean - std, which our
-studies seek unless told otherwise.
+Both seek what our studies seek unless told otherwise, mean - std over the prompts, or with ``--std-weight 0`` the mean.
 
 Afterwards, untimed, every trial is trained to its end and scored on all wordings. A winner's regret is what it lacks
 there to the best trial in what was sought, over the test prompts; the plain stack's winner is judged by our training of
@@ -79,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the claim here")
     parser.add_argument("--size", choices=SIZES, default="large")
-    parser.add_argument("--std-weight", type=int, choices=(0, 1), default=0, help="of the objective (default 0)")
+    parser.add_argument("--std-weight", type=int, choices=(0, 1), default=1, help="of the objective (default 1)")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it; what it holds is not made again")
     args = parser.parse_args()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="makespan-"))
