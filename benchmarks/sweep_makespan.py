@@ -97,7 +97,9 @@ def compare(folder: Path, name: str, std_weight: int, out: Path | None) -> None:
     for package in ("sweeps", "trainer", "cluster"):
         compileall.compile_dir(ROOT / package, quiet=2)
     seconds = folder / "seconds.json"
-    if not seconds.exists():
+    if seconds.exists():
+        check_kept(folder, size, std_weight)
+    else:
         write_study(folder, size, std_weight)
         ours = sweep(folder, "study", "ours")
         theirs = timed([sys.executable, str(ROOT / "benchmarks" / "plain_stack.py")], folder)
@@ -128,6 +130,17 @@ def compare(folder: Path, name: str, std_weight: int, out: Path | None) -> None:
         key = itemgetter("claim", "sought")
         claims = [c for c in others if key(c) != key(claim)] + [claim]
         out.write_text(json.dumps(claims, indent=1) + "\n")
+
+
+def check_kept(folder: Path, size: Size, std_weight: int) -> None:
+    """Ends where the kept sweeps are others than those asked for: their figures would go under a wrong name."""
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    kept = (study["task"]["rows"]["dev"]["limit"], study["objective"]["std_weight"])
+    if kept != (size.dev, std_weight):
+        sys.exit(
+            f"--keep {folder}: it holds sweeps of {kept[0]} dev rows that sought the {sought(kept[1])}; asked for are "
+            f"{size.dev} and the {sought(std_weight)}. Give the --size and --std-weight of before, or another folder"
+        )
 
 
 def sought(std_weight: int) -> str:
