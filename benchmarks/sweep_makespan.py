@@ -1,6 +1,6 @@
 """One sweep of 16 trials from start to table, against the plain stack: the same rows, prompts and trials.
 
-    python benchmarks/sweep_makespan.py [--size large|small|quick] [--std-weight 0|1] [--json FILE]
+    python benchmarks/sweep_makespan.py [--size large|small|quick] [--std-weight 0|1] [--draws N] [--json FILE]
 
 Template x LoRA rank x PLW x pool under ASHA; 20 dev prompts at each rung, 50 test prompts for the trials that reach
 the end. Ours is ``steadytune run`` on a study whose rungs before the last score a sample of the dev grid. The peer is
@@ -79,19 +79,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the claim here")
     parser.add_argument("--size", choices=SIZES, default="large")
     parser.add_argument("--std-weight", type=int, choices=(0, 1), default=1, help="of the objective (default 1)")
+    parser.add_argument("--draws", type=int, help="of dev and test prompts (default 20)")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it; what it holds is not made again")
     args = parser.parse_args()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="makespan-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        compare(folder, args.size, args.std_weight, args.json)
+        size = SIZES[args.size]
+        size = dataclasses.replace(size, draws=size.draws if args.draws is None else max(1, args.draws))
+        compare(folder, args.size, size, args.std_weight, args.json)
     finally:
         if not args.keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def compare(folder: Path, name: str, std_weight: int, out: Path | None) -> None:
-    size = SIZES[name]
+def compare(folder: Path, name: str, size: Size, std_weight: int, out: Path | None) -> None:
     # As installed packages are, the peer's among them: without this every process compiles ours anew where Python is
     # told to write no bytecode.
     for package in ("sweeps", "trainer", "cluster"):
