@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import itertools
+import math
 import os
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,13 @@ import pytest
 import torch
 from conftest import make_llama
 
+import trainer.engine as engine_module
 from trainer.batches import Sample
 from trainer.engine import Engine, Setup
 from trainer.loss import COMPLETION, CONTENT, normalizer, token_weights
 from trainer.optimizer import learning_rate
+from trainer.render import Request
+from trainer.scoring import score
 from trainer.trial import Lora, Loss, Optimization
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +128,74 @@ def test_many_micro_batches_equal_one() -> None:
         adapters.append(engine.slot_model.adapter(0, LORA))
         engine.close()
     assert_close(adapters[0], adapters[1], 1e-6)
+
+
+@pytest.mark.parametrize(("zero", "offload"), [(0, False), (1, False), (2, False), (3, False), (2, True), (3, True)])
+def test_memory_that_ends_between_two_micro_batches_changes_no_step(
+    zero: int, offload: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(ends: bool) -> dict[str, torch.Tensor]:
+        setup = Setup(max_r=4, target_modules=LORA.target_modules, zero=zero, offload=offload, token_budget=100)
+        engine = Engine(make_llama(), setup)
+        engine.place(0, LORA, PLAN, seed=7)
+        train(engine, 0, PLAN, Loss(), 0, 2)
+        calls, real = itertools.count(), engine_module.token_losses
+
+        def second_breaks(*args: Any) -> Any:
+            if next(calls) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(*args)
+
+        with monkeypatch.context() as m:
+            if ends:
+                m.setattr(engine_module, "token_losses", second_breaks)
+            train(engine, 0, PLAN, Loss(), 2, 5)
+        assert engine.token_budget == (50 if ends else 100)
+        found = engine.snapshot(0, LORA)
+        engine.close()
+        return found
+
+    assert_close(trained(ends=True), trained(ends=False), 1e-5)
+
+
+def test_memory_that_ends_in_the_step_itself_steps_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(make_llama(), Setup(slots=2, max_r=4, target_modules=LORA.target_modules))
+    for slot in (0, 1):
+        engine.place(slot, LORA, PLAN, seed=7)
+    both = [s for slot in (0, 1) for s in make_batch(0, 6, Loss(), slot)]
+    before = engine.snapshot(0, LORA)
+
+    def none_left(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as m:
+        m.setattr(math, "sqrt", none_left)  # of the second moments' correction, late in the step
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.tick(both)
+    after = engine.snapshot(0, LORA)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    engine.tick(both)
+    assert engine.steps == engine.optimizer.steps == [1, 1]
+    engine.close()
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_a_closed_engine_lets_go_of_its_base(zero: int) -> None:
+    """Also once it has scored, which fills a cache of DeepSpeed's that holds the models of ZeRO 3."""
+    bases = []
+    for seed in (1, 2):
+        base = make_llama()
+        bases.append(weakref.ref(base))
+        engine = Engine(base, Setup(max_r=4, target_modules=LORA.target_modules, zero=zero))
+        engine.place(0, LORA, PLAN, seed)
+        train(engine, 0, PLAN, Loss(), 0, 1)
+        ids = np.arange(3, 12, dtype=np.int32)
+        option = (np.array([5], np.int32), np.array([6], np.int32))
+        score(engine.slot_model, [Request("r", "p", "0", ids, option, (1, 1))] * 2, [0, 0])
+        engine.close()
+        del engine, base
+        gc.collect()
+    assert [base() for base in bases] == [None, None]
 
 
 def test_resume_is_exact() -> None:

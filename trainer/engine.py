@@ -8,13 +8,10 @@ boundary (``managed_gradient_accumulation: false``) and every tick ends in exact
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import gc
 import logging
 import math
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer import zero_state
 from trainer.batches import Collated, Sample, collate, families, micro_batches
+from trainer.device import join_workers, keep_memory, out_of_memory
 from trainer.loss import divergence, token_losses, weighted_loss
 from trainer.optimizer import SlotAdamW, learning_rate
 from trainer.setup import Setup
@@ -92,48 +91,6 @@ def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Mod
     return base.eval() if zero == 3 else base.to(device).eval()
 
 
-def pick_device() -> torch.device:
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
-
-
-def join_workers(device: torch.device) -> None:
-    """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; alone without them."""
-    if torch.distributed.is_initialized():
-        return
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    if device.type == "cpu":
-        # This op would be compiled at every start (74 s the first time, needs g++ and ninja); gloo does without.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    alone = "RANK" not in os.environ
-    if alone:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
-    if alone:  # a process started from here must find a port of its own
-        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            del os.environ[name]
-
-
-def _keep_memory() -> None:
-    """Let the C library keep what a step frees for the next one. By default glibc hands large blocks back to the
-    kernel, which then clears the same pages again in every step (measured: 10 to 15 % of a step)."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library
-    for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        mallopt(option, 2**30)
-
-
 class Engine:
     """``tick`` trains, ``slot_model`` scores, ``snapshot``/``restore`` move a trial's state in and out of a slot."""
 
@@ -145,7 +102,7 @@ class Engine:
         if setup.threads:
             torch.set_num_threads(setup.threads)
         if self.device.type == "cpu":
-            _keep_memory()
+            keep_memory()
         join_workers(self.device)
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.slot_model = SlotModel(base, setup.slots, setup.max_r, setup.target_modules, setup.n_labels)
@@ -199,7 +156,7 @@ class Engine:
             self.optimizer.steps[slot] = step
             return
         self._start(clip=plan.clip)  # shards the values that are in place by now
-        self._create_moments(step)
+        zero_state.create_moments(self._ds_optimizer, self.optimizer, step)
         for prefix in ("m.", "v."):
             whole = {name: torch.zeros(value.shape) for name, value in parts.items()}
             _fill(whole, tensors, prefix, slot, lora.r)
@@ -209,37 +166,28 @@ class Engine:
 
     def tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
         """One optimizer step of every trial that has samples here. ``samples`` are the whole effective batches of all
-        of them together; each worker takes its share. Out of memory halves the micro-batch and the tick starts over:
-        nothing has been stepped by then."""
+        of them together; each worker takes its share. Out of memory halves the micro-batch and gathers the gradients
+        again. In the step itself smaller micro-batches are no help: it raises, and no slot has been stepped."""
         self.slot_model.train(False)  # the base stays in eval mode: adapters bring their own dropout
         while True:
             try:
-                return self._tick(samples)
+                sums, tokens, by_prompt = self._gather(samples)
+                break
             except RuntimeError as error:
-                if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
-                    raise
                 longest = max(len(s.ids) for s in samples)
-                if self.token_budget <= longest or self.world > 1:  # one worker alone cannot change its batches
+                # one worker alone cannot change its batches
+                if not out_of_memory(error) or self.token_budget <= longest or self.world > 1:
                     raise
-                self.token_budget = max(longest, self.token_budget // 2)
-                log.warning(
-                    "out of memory: micro-batches of at most %d tokens from here on, same effective batch",
-                    self.token_budget,
-                )
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-
-    def _tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
-        self._clear_grads()
-        # completion nats, count; prompt nats, count. On the device, so that no micro-batch waits for the one before it.
-        sums = torch.zeros(self.setup.slots, 4, dtype=torch.float64, device=self.device)
-        tokens = [0] * self.setup.slots
-        by_prompt = PromptSums(samples, self.device)
-        for group in self._share(samples):
-            work = collate(group, self.pad_id)
-            self._accumulate(work, sums, by_prompt)
-            for s in group:
-                tokens[s.slot] += len(s.ids)
+            # Outside the handler, where the failed batch's tensors are no longer held by the traceback.
+            self.token_budget = max(longest, self.token_budget // 2)
+            log.warning(
+                "out of memory: micro-batches of at most %d tokens from here on, same effective batch",
+                self.token_budget,
+            )
+            if self.setup.zero:
+                zero_state.drop_gradients(self._ds_optimizer, self.slot_model.parameters())
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         active = sorted({s.slot for s in samples})
         self._step(active)
         if self.world > 1:
@@ -268,6 +216,22 @@ class Engine:
                 by_prompt.of(slot),
             )
         return logs
+
+    def _gather(self, samples: Sequence[Sample]) -> tuple[Tensor, list[int], PromptSums]:
+        """Gradients of the whole batch. Completion nats and tokens, prompt nats and tokens of each slot, [S, 4]; its
+        tokens through the model; completion nats by prompt."""
+        if not self.setup.zero:
+            self.optimizer.attach_grads()
+        # On the device, so that no micro-batch waits for the one before it.
+        sums = torch.zeros(self.setup.slots, 4, dtype=torch.float64, device=self.device)
+        tokens = [0] * self.setup.slots
+        by_prompt = PromptSums(samples, self.device)
+        for group in self._share(samples):
+            work = collate(group, self.pad_id)
+            self._accumulate(work, sums, by_prompt)
+            for s in group:
+                tokens[s.slot] += len(s.ids)
+        return sums, tokens, by_prompt
 
     def _share(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """This worker's micro-batches. Every worker runs as many as the busiest: ZeRO 2 and 3 communicate in each,
@@ -334,15 +298,9 @@ class Engine:
         if self._engine is None:
             return
         self._engine.destroy()
-        from deepspeed.runtime.zero import parameter_offload
-
-        parameter_offload.FWD_MODULE_STACK.clear()
+        zero_state.forget_models()
         self._engine = self._ds_optimizer = None
         gc.collect()
-
-    def _clear_grads(self) -> None:
-        if not self.setup.zero:
-            self.optimizer.attach_grads()
 
     def _step(self, active: Sequence[int]) -> None:
         if self.setup.zero:
@@ -371,28 +329,18 @@ class Engine:
 
         found = {}
         for name, p in named.items():
-            value = safe_get_full_fp32_param(p) if key == "values" else safe_get_full_optimizer_state(p, _STATE[key])
+            name_there = zero_state.NAMES.get(key)
+            value = safe_get_full_optimizer_state(p, name_there) if name_there else safe_get_full_fp32_param(p)
             shape = getattr(p, "ds_shape", p.shape)
             found[name] = torch.zeros(shape) if value is None else value.detach().float().view(shape).clone()
         return found
-
-    def _create_moments(self, step: int) -> None:
-        """AdamW makes its state in its first step; a restored trial is past that."""
-        grouped = [p for group in self.optimizer.param_groups for p in group["params"]]
-        shards = getattr(self._ds_optimizer, "fp32_partitioned_groups_flat", grouped)  # ZeRO 3 has its own list
-        for p in shards:
-            moments = {name: torch.zeros_like(p) for name in _STATE.values()}
-            self.optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
-        link = getattr(self._ds_optimizer, "_lazy_init_hp_params_optimizer_state", None)
-        if link is not None:
-            link()  # ZeRO 1 and 2 connect parameters with their state in the first step, too
 
     def _set_moments(self, key: str, values: dict[str, Tensor]) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         named = dict(self.slot_model.slot_parameters())
         for name, value in values.items():
-            safe_set_full_optimizer_state(named[name], value.to(self.device), _STATE[key])
+            safe_set_full_optimizer_state(named[name], value.to(self.device), zero_state.NAMES[key])
 
     def _trained(self, lora: Lora) -> dict[str, torch.nn.Parameter]:
         wanted = set(matching_names(self.slot_model.layers, lora.target_modules)) | {"score"}
@@ -404,7 +352,6 @@ class Engine:
 
 
 _PARTS = {"": "values", "m.": "m", "v.": "v"}  # prefix in a snapshot -> what it holds
-_STATE = {"m": "exp_avg", "v": "exp_avg_sq"}  # torch AdamW's names
 
 
 def _fill(parts: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str, slot: int, r: int) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from trainer.scoring import TOKEN_BUDGET, out_of_memory
+from trainer.device import out_of_memory
+from trainer.scoring import TOKEN_BUDGET
 from trainer.slots import Batch, SlotModel
 
 if TYPE_CHECKING:

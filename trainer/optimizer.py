@@ -51,7 +51,6 @@ class SlotAdamW(torch.optim.Optimizer):
             p.data = view
         self.steps = [0] * self.n_slots
         self.plans: list[Optimization | None] = [None] * self.n_slots
-        self.rates = [0.0] * self.n_slots
         self.norms = torch.zeros(self.n_slots, device=first.device)  # gradient norms of the last step, before clipping
         self.attach_grads()
 
@@ -88,9 +87,8 @@ class SlotAdamW(torch.optim.Optimizer):
         everyone = len(active) == self.n_slots
         take = (lambda t: t) if everyone else (lambda t: t.index_select(0, index))
         g, m, v, x = take(self.grads), take(self.m), take(self.v), take(self.values)
-        for s, plan in zip(active, plans, strict=True):
-            self.rates[s] = learning_rate(plan, self.steps[s])
-            self.steps[s] += 1
+        steps = [self.steps[s] + 1 for s in active]
+        rates = [learning_rate(plan, n - 1) for plan, n in zip(plans, steps, strict=True)]
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=g.dtype, device=g.device)[:, None]
@@ -99,16 +97,19 @@ class SlotAdamW(torch.optim.Optimizer):
         limit = column([p.clip if p.clip > 0 else math.inf for p in plans])[:, 0]
         g = g * (limit / (norm + 1e-6)).clamp(max=1.0)[:, None]
         lr, b1, b2 = (
-            column([self.rates[s] for s in active]),
+            column(rates),
             column([p.beta1 for p in plans]),
             column([p.beta2 for p in plans]),
         )
         x = x * (1 - lr * column([p.weight_decay for p in plans]))
         m = m + (g - m) * (1 - b1)
         v = v * b2 + g * g * (1 - b2)
-        c1 = column([1 - p.beta1 ** self.steps[s] for s, p in zip(active, plans, strict=True)])
-        c2 = column([math.sqrt(1 - p.beta2 ** self.steps[s]) for s, p in zip(active, plans, strict=True)])
+        c1 = column([1 - p.beta1**n for n, p in zip(steps, plans, strict=True)])
+        c2 = column([math.sqrt(1 - p.beta2**n) for n, p in zip(steps, plans, strict=True)])
         x = x - (lr / c1) * m / (v.sqrt() / c2 + column([p.eps for p in plans]))
+        # Nothing is changed before this point, where all memory is had: a step that fails has not been taken.
+        for s, n in zip(active, steps, strict=True):
+            self.steps[s] = n
         self.norms[index] = norm
         for store, new in ((self.m, m), (self.v, v), (self.values, x)):
             if everyone:

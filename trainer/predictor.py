@@ -10,7 +10,8 @@ import torch
 
 from trainer.calibration import content_free, unconditional
 from trainer.decide import compared
-from trainer.engine import load_base, pick_device
+from trainer.device import pick_device
+from trainer.engine import load_base
 from trainer.errors import UserError
 from trainer.generation import answer
 from trainer.prompts import Prompt

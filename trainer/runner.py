@@ -29,7 +29,8 @@ from trainer.architecture import check_architecture
 from trainer.arms import KEPT, Memory
 from trainer.assets import Assets
 from trainer.batches import stable_hash
-from trainer.engine import Engine, load_base, pick_device
+from trainer.device import pick_device
+from trainer.engine import Engine, load_base
 from trainer.grid import WHOLE, Block, Grids
 from trainer.render import Renderer, load_tokenizer
 from trainer.resident import Resident

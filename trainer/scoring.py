@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from trainer.device import out_of_memory
 from trainer.prefill import Line, Wave, lines_of, option_starts, waves
 from trainer.slots import Batch, SlotModel
 
@@ -181,11 +182,6 @@ def _run(model: SlotModel, lines: Sequence[Line], token_budget: int, read: Any, 
         token_budget //= 2
         log.warning("scoring ran out of memory; going on with %d tokens per batch", token_budget)
         pending = [line for line in pending if id(line) not in done]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text
 
 
 @torch.inference_mode()

@@ -88,7 +88,8 @@ class LabelEngine:
     def slots(self) -> SlotModel:
         """The model in evaluation mode, with one slot of zeros."""
         if self._model is None:
-            from trainer.engine import load_base, pick_device
+            from trainer.device import pick_device
+            from trainer.engine import load_base
             from trainer.slots import SlotModel
 
             quiet()

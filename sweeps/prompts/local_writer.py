@@ -93,7 +93,8 @@ class LocalModel:
         if self._loaded is None:
             import torch
 
-            from trainer.engine import load_base, pick_device
+            from trainer.device import pick_device
+            from trainer.engine import load_base
             from trainer.render import load_tokenizer
             from trainer.trial import Model
 
