@@ -56,7 +56,7 @@ class Worker:
         from trainer.runner import Job
 
         self.runner.submit(Job(trial, rung, pool)).result()
-        if pool == "dev" and self.runner.engine.rank == 0:
+        if pool == "dev" and self.runner.rank == 0:
             chart(self.store, trial, rung, self.std_weight)
 
     def process(self) -> int:

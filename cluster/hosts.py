@@ -10,6 +10,7 @@ driver's node, so that no other node's death takes it along; killed alone, it st
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import threading
@@ -33,6 +34,8 @@ from trainer.errors import UserError
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial
+
+log = logging.getLogger("steadytune")
 
 RETRIES = 3  # a trial goes to a new host this often when its host dies under it
 BLOCK = 5000  # cells of a whole grid that one host scores at a time, so that others may help
@@ -91,9 +94,16 @@ class Host:
             await asyncio.to_thread(chart, self.store, trial, rung, self.std_weight)
 
     async def _do(self, job: Any) -> Any:
+        from trainer.device import device_lost
+
         self._busy += 1
         try:
             return await asyncio.wrap_future(self.runner.submit(job))
+        except Exception as error:
+            if device_lost(error):  # and with it all that comes here; a new process can use it again
+                log.error("this host ends, and another takes its place: %s", error)
+                os._exit(1)
+            raise
         finally:
             self._busy, self._since = self._busy - 1, time.monotonic()
 
@@ -280,7 +290,10 @@ class Fleet:
                 continue
             helper, block = under_way.pop(ready[0])
             try:
-                done[block] = ray.get(ready[0])
+                answer = ray.get(ready[0])
+                if answer is None:
+                    return  # another process has written the rows meanwhile
+                done[block] = answer
                 free.append(helper)
             except (RayActorError, RayTaskError):
                 if helper is host:

@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -23,6 +24,8 @@ from conftest import make_llama
 from safetensors.torch import load
 from small_tokenizers import WORDS, word_level
 
+import trainer.engine as engine_module
+import trainer.runner as runner_module
 from trainer import trial as t
 from trainer.assets import Assets
 from trainer.decide import decide
@@ -383,6 +386,8 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import conftest
 import deepspeed, transformers.models.llama.modeling_llama  # slow: once, before the forks
 from test_runner import ASSETS, THREE, finish
+import trainer.engine as engine_module
+import trainer.runner as runner_module
 from trainer import trial as t
 from trainer.runner import NOTHING, Runner
 from trainer.setup import Setup
@@ -523,6 +528,62 @@ def test_a_damaged_earlier_rung_is_made_again_and_the_adapter_stays_the_last(
     assert scores(tmp_path, x, 2)[0].equals(scores(undisturbed, x, 2)[0])
     theirs = adapter(undisturbed, x)
     assert all(torch.equal(value, theirs[name]) for name, value in adapter(tmp_path, x).items())
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_trial_that_was_elsewhere_meanwhile_goes_on_from_its_newest_checkpoint(
+    start: Start, tmp_path: Path, undisturbed: Path, slots: int
+) -> None:
+    x, first = THREE[1], start(tmp_path, slots=slots)
+    finish(first, [x], [2])
+    finish(start(tmp_path, slots=slots), [x], [4])
+    finish(first, [x], [6])
+    assert first.steps == 4
+    table, record = scores(tmp_path, x, 6)
+    assert record["curve"]["step"] == [5, 6]
+    assert table.equals(scores(undisturbed, x, 6)[0])
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_under_zero_a_base_is_let_go_before_the_next_is_loaded(
+    start: Start, tmp_path: Path, zero: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    bases: list[weakref.ref[Any]] = []
+    load_base = runner_module.load_base
+
+    def counted(*args: Any) -> Any:
+        alive.append(sum(base() is not None for base in bases))
+        base = load_base(*args)
+        bases.append(weakref.ref(base))
+        return base
+
+    monkeypatch.setattr(runner_module, "load_base", counted)
+    finish(start(tmp_path, zero=zero), THREE, [2])
+    assert alive == [0, 0, 0]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_a_checkpoint_that_finds_no_memory_is_not_taken_for_damaged_and_costs_no_other_trial(
+    start: Start, tmp_path: Path, zero: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, other = THREE[:2]
+    finish(start(tmp_path, zero=zero), [x], [2])
+    runner = start(tmp_path, zero=zero)
+    fill, full = engine_module._fill, ["once"]
+
+    def none_left(*args: Any) -> None:
+        if full:
+            raise torch.OutOfMemoryError(f"CUDA out of memory {full.pop()}")
+        fill(*args)
+
+    monkeypatch.setattr(engine_module, "_fill", none_left)
+    with pytest.raises(torch.OutOfMemoryError), caplog.at_level(logging.WARNING, "steadytune"):
+        runner.submit(Job(x, 4)).result(timeout=60)
+    assert "not readable" not in caplog.text
+    finish(runner, [other], [2])
+    finish(runner, [x], [4])
+    assert scores(tmp_path, x, 4)[1]["curve"]["step"] == [3, 4]
 
 
 # one trial's trouble ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ costs nothing. Everything a trial leaves goes through the store, so a runner may
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import re
@@ -29,7 +30,7 @@ from trainer.architecture import check_architecture
 from trainer.arms import KEPT, Memory
 from trainer.assets import Assets
 from trainer.batches import stable_hash
-from trainer.device import pick_device
+from trainer.device import device_lost, out_of_memory, pick_device
 from trainer.engine import Engine, load_base
 from trainer.grid import WHOLE, Block, Grids
 from trainer.render import Renderer, load_tokenizer
@@ -74,7 +75,7 @@ class Runner:
         self.tokenizer = load_tokenizer(model)
         pad = self.tokenizer.pad_token_id
         self._pad_id = 0 if pad is None else pad
-        self.engine = self._new_engine()
+        self._engine: Engine | None = None
         self._grids = Grids(assets)
         self._renderers: dict[Any, Renderer] = {}
         self._waiting: deque[tuple[Job, Future[Any]]] = deque()
@@ -85,6 +86,15 @@ class Runner:
         self._closing = False
         self._thread: threading.Thread | None = None
         self.counters = Counters()
+        self.rank = self.engine.rank  # of this process among a trial's workers; the first writes
+
+    @property
+    def engine(self) -> Engine:
+        """With a base in it: loaded where the last one was let go."""
+        if self._engine is None:
+            base = load_base(self.model, pick_device(), self.setup.zero)
+            self._engine = Engine(base, self.setup, self._pad_id)
+        return self._engine
 
     # asked from any thread -----------------------------------------------------------------------------------
 
@@ -126,7 +136,8 @@ class Runner:
             future.cancel()
         for slot in list(self._jobs):
             self._leave(slot).set_exception(CancelledError())
-        self.engine.close()
+        if self._engine is not None:
+            self._engine.close()
 
     # the crank -------------------------------------------------------------------------------------------------
 
@@ -171,7 +182,6 @@ class Runner:
                 else:
                     self._take(slot, job)
             except Exception as error:  # whatever a single trial breaks on is that trial's failure, not its host's
-                self._residents.pop(slot, None)
                 self._fail(slot, error)
 
     def _slot_for(self, job: Job) -> int | None:
@@ -185,20 +195,25 @@ class Runner:
         return min(idle, key=lambda s: (s in self._residents, self._last_used[s]), default=None)
 
     def _take(self, slot: int, job: Job) -> None:
-        resident = self._residents.get(slot)
-        if resident is not None and resident.trial.id == job.trial.id and resident.step <= job.rung:
+        trial, resident = job.trial, self._residents.get(slot)
+        if resident is not None and resident.trial.id == trial.id and self._newest(resident, job.rung):
             resident.target = job.rung
             return
         if resident is not None:
             self._residents.pop(slot)
             self._vacate(slot)
-        trial = job.trial
         formats = [self._renderer_for(f, trial) for f in trial.arm.formats]
         resident = Resident(
             trial, self.assets, self._renderer_for(trial.template, trial), slot, 0, job.rung, formats=formats
         )
         resident.step = self._restore(slot, trial, job.rung, resident.memory)
         self._residents[slot] = resident
+
+    def _newest(self, resident: Resident, rung: int) -> bool:
+        """Whether nothing is nearer to ``rung`` than what is in the slot: the trial may have been elsewhere since."""
+        if resident.step >= rung:
+            return resident.step == rung
+        return not any(resident.step < step <= rung for step in self._checkpoints(resident.trial))
 
     def _step(self, training: Sequence[Resident]) -> None:
         start = time.perf_counter()
@@ -289,7 +304,7 @@ class Runner:
 
     def _write(self, r: Resident, job: Job, table: Any, record: dict[str, Any]) -> None:
         try:
-            if self.engine.rank == 0:
+            if self.rank == 0:
                 self.store.write_scores(r.trial.id, job.rung, job.pool, at_rung(table, job.rung), record)
         except Exception as error:
             self._fail(r.slot, error)
@@ -299,8 +314,8 @@ class Runner:
     def _fail(self, slot: int, error: BaseException) -> None:
         """End the job with ``error``; the slot's state is not to be trusted any more."""
         try:
-            if self._residents.pop(slot, None) is not None:
-                self._vacate(slot)
+            self._residents.pop(slot, None)
+            self._vacate(slot)
         finally:
             self._leave(slot).set_exception(error)
 
@@ -310,16 +325,17 @@ class Runner:
             _, future = self._jobs.pop(slot, (None, Future()))
             return future
 
-    def _new_engine(self) -> Engine:
-        return Engine(load_base(self.model, pick_device(), self.setup.zero), self.setup, self._pad_id)
-
     def _vacate(self, slot: int) -> None:
-        """Free ``slot``. The shards of ZeRO 1 to 3 cannot be handed on: the next trial gets a fresh base."""
-        if self.setup.zero:
-            self.engine.close()
-            self.engine = self._new_engine()
-        else:
+        """Free ``slot``. The shards of ZeRO 1 to 3 cannot be handed on: the next trial gets a fresh base, for which
+        this one makes room first."""
+        if not self.setup.zero:
             self.engine.release(slot)
+        elif self._engine is not None:
+            self._engine.close()
+            self._engine = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     # state on disk ------------------------------------------------------------------------------------------------
 
@@ -328,7 +344,7 @@ class Runner:
         from safetensors.torch import save
 
         tensors = self.engine.snapshot(r.slot, r.trial.lora)
-        if self.engine.rank == 0:
+        if self.rank == 0:
             if not any(step > r.step for step in self._checkpoints(r.trial)):  # an earlier rung that is made again
                 write_adapter(self.store, r.trial, peft_names(tensors))
             if r.memory.remembers:
@@ -357,6 +373,9 @@ class Runner:
                 self.engine.restore(slot, trial.lora, trial.optimization, step, tensors)
                 return step
             except (SafetensorError, StoreError, ValueError, KeyError, RuntimeError) as error:
+                if out_of_memory(error) or device_lost(error):  # which say nothing of the checkpoint
+                    raise
+                self._vacate(slot)
                 log.warning(
                     "%s/%s: not readable (%s); going on from the checkpoint before it", self.store.uri, name, error
                 )
