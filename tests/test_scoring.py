@@ -200,6 +200,62 @@ def test_other_architectures_are_exact_too(family: str) -> None:
     assert_close(score(model, requests, [0] * len(requests)).logprobs, expected, 1e-3)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+@pytest.mark.parametrize("first", ["short", "tight"])
+def test_no_position_is_beyond_those_that_the_model_has(family: str, first: str) -> None:
+    """Learned positions, 64; every sequence has at most 62 tokens, but options side by side and heads before other
+    tails have more. Whether it is the tight ones on which sharing is tried, or short ones before."""
+    from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig
+
+    torch.manual_seed(0)
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64}
+    config: Any = {
+        "gpt2": lambda: GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+        "opt": lambda: OPTConfig(vocab_size=256, max_position_embeddings=64, word_embed_proj_dim=32, **common),
+    }[family]()
+    base = AutoModelForCausalLM.from_config(config).eval()
+    rng = np.random.default_rng(0)
+
+    def some(n: int) -> list[int]:
+        return rng.integers(3, 250, n).tolist()
+
+    head, short = some(44), some(20)
+    tight = [
+        *(request(rng, some(n), [some(8) for _ in range(4)]) for n in (50, 48)),
+        *(request(rng, some(n), [some(k) for _ in range(5)]) for n, k in ((40, 7), (44, 6))),
+        *(request(rng, head + some(n), [some(1), some(1)]) for n in (2, 3)),
+        *(request(rng, short + some(n), [some(1), some(1)]) for n in (40, 38)),
+    ]
+    expected = brute_force(copy.deepcopy(base), tight)
+    model = SlotModel(base, 1, 2, []).eval()
+    if first == "short":
+        score(model, [request(rng, some(10), [some(1), some(1)])], [0])
+    assert_close(score(model, tight, [0] * len(tight)).logprobs, expected, 1e-4)
+    assert sharing_is_exact(model, tight, [0] * len(tight))
+
+
+@pytest.mark.parametrize("mask", ["right", "wrong"])
+def test_bfloat16_rounding_of_large_logits_is_told_from_a_wrong_mask(
+    mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    real = scoring._tree_mask
+    if mask == "wrong":  # an option sees those beside it
+        monkeypatch.setattr(scoring, "_tree_mask", lambda branch, *rest: real(torch.zeros_like(branch), *rest))
+    sizes = {"intermediate_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=256, hidden_size=128, initializer_range=0.08, **sizes)
+    requests = some_requests("several tokens")
+    context = torch.from_numpy(requests[0].context.astype(np.int64))[None]
+    for seed, largest in enumerate((8, 16, 24, 32)):
+        torch.manual_seed(seed)
+        base = LlamaForCausalLM(config)
+        with torch.no_grad():
+            base.lm_head.weight.mul_(largest / float(base(context).logits.abs().amax(-1).median()))
+        model = SlotModel(base.bfloat16().eval(), 1, 2, []).eval()
+        assert sharing_is_exact(model, requests, [0] * len(requests)) == (mask == "right"), f"logits up to {largest}"
+
+
 def test_scores_equal_lm_eval(shared: Path) -> None:
     import transformers
 
@@ -241,6 +297,7 @@ def test_classification_heads_of_all_slots() -> None:
             alone = slotted(make_llama())
             for i, r in enumerate(requests):
                 alone.routing.slots, alone.routing.only = torch.tensor([slot]), None
+                alone.routing.length = len(r.context)
                 hidden = alone.base.model(input_ids=torch.tensor(r.context[None].astype(np.int64))).last_hidden_state[
                     0, -1
                 ]  # type: ignore[union-attr]
