@@ -56,8 +56,8 @@ def slot_model(model: Any, targets: tuple[str, ...], dropout: float = 0.0, n_lab
     generator = torch.Generator().manual_seed(1)
     for _, p in found.slot_parameters():
         p.data += 0.2 * torch.randn(p.shape, generator=generator) * (p.data.abs().sum(dim=(1, 2), keepdim=True) > 0)
-    for layer in found.layers.values():
-        layer.B.data += 0.2 * torch.randn(layer.B.shape, generator=torch.Generator().manual_seed(layer.index))
+    for index, layer in enumerate(found.layers.values()):
+        layer.B.data += 0.2 * torch.randn(layer.B.shape, generator=torch.Generator().manual_seed(index))
     return found.train(False)
 
 

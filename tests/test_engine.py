@@ -130,6 +130,60 @@ def test_many_micro_batches_equal_one() -> None:
     assert_close(adapters[0], adapters[1], 1e-6)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("family", ["opt", "qwen2_moe", "deepseek_v3"])
+def test_layers_that_get_their_tokens_in_another_shape_serve_each_slot_its_own(family: str, dropout: float) -> None:
+    """[B L, H] and [B, 1, L, H], where most give [B, L, H]."""
+    import transformers as hf
+
+    common = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"intermediate_size": 64, "moe_intermediate_size": 16, "num_key_value_heads": 4, "num_experts_per_tok": 2}
+    latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    groups = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0}
+    config: Any = {
+        "opt": lambda: hf.OPTConfig(ffn_dim=64, max_position_embeddings=64, word_embed_proj_dim=32, **common),
+        "qwen2_moe": lambda: hf.Qwen2MoeConfig(shared_expert_intermediate_size=32, num_experts=4, **experts, **common),
+        "deepseek_v3": lambda: hf.DeepseekV3Config(**groups, **latent, **experts, **common),
+    }[family]()
+    lora, found = Lora(r=4, dropout=dropout), []
+    for slots in (1, 2):
+        torch.manual_seed(0)
+        engine = Engine(hf.AutoModelForCausalLM.from_config(config).eval(), Setup(slots=slots, max_r=4))
+        for slot in range(slots):
+            engine.place(slot, lora, PLAN, seed=slot)
+        for t in range(3):
+            engine.tick([x for slot in range(slots) for x in make_batch(t, 4, Loss(), slot, slot)])
+        found.append(engine.slot_model.adapter(0, lora))
+        engine.close()
+    assert_close(found[1], found[0], 1e-4)
+
+
+def test_a_layer_that_gets_some_tokens_only_is_refused_by_name() -> None:
+    """As an expert does, to which a router sends every other token."""
+    base = make_llama()
+    base.set_attn_implementation("eager")  # else up and gate go through one product
+    engine = Engine(base, Setup(slots=2, max_r=4))
+    layer = engine.slot_model.layers["model.layers.0.mlp.up_proj"]
+    layer.register_forward_pre_hook(lambda module, args: (args[0].reshape(-1, args[0].shape[-1])[::2],))
+    engine.place(0, Lora(r=4), PLAN, seed=0)
+    engine.place(1, Lora(r=4), PLAN, seed=0)
+    with pytest.raises(ValueError, match=r"layer model.layers.0.mlp.up_proj gets \d+ of \d+ tokens"):
+        engine.tick([x for slot in (0, 1) for x in make_batch(0, 5, Loss(), slot)])
+    engine.close()
+
+
+def test_dropout_is_the_same_whatever_layers_other_trials_train() -> None:
+    lora = Lora(r=4, dropout=0.2, target_modules=("v_proj",))
+    found = []
+    for targets in (("v_proj",), ("q_proj", "v_proj")):
+        engine = Engine(make_llama(), Setup(max_r=4, target_modules=targets))
+        engine.place(0, lora, PLAN, seed=7)
+        train(engine, 0, PLAN, Loss(), 0, 4)
+        found.append(engine.slot_model.adapter(0, lora))
+        engine.close()
+    assert_close(found[1], found[0], 1e-6)
+
+
 @pytest.mark.parametrize(("zero", "offload"), [(0, False), (1, False), (2, False), (3, False), (2, True), (3, True)])
 def test_memory_that_ends_between_two_micro_batches_changes_no_step(
     zero: int, offload: bool, monkeypatch: pytest.MonkeyPatch

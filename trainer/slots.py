@@ -10,6 +10,7 @@ and nowhere else. Adapters are float32 whatever the base's dtype, as in mixed-pr
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from trainer.block_linear import block_linears
 from trainer.decoder import speed_up
+from trainer.errors import UserError, nearest
 from trainer.trial import Lora
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Routing:
 
     slots: Tensor | None = None
     only: int | None = None  # the slot, when all rows share it
+    length: int = 0  # positions of each row
     rows: Tensor | None = None
     cols: Tensor | None = None
     dropout_keys: Tensor | None = None
@@ -79,7 +82,7 @@ class Routing:
         """Begin a pass over ``batch``."""
         for name in ("slots", "rows", "cols", "blocks", "most_in_row", "wanted_blocks"):
             setattr(self, name, getattr(batch, name))
-        self.only = 0 if n_slots == 1 else batch.only
+        self.only, self.length = 0 if n_slots == 1 else batch.only, batch.input_ids.shape[1]
         dropping = batch.dropout_keys is not None and any(self.dropout)
         self.dropout_keys = batch.dropout_keys if dropping else None
         self.wanted_only = False
@@ -93,14 +96,14 @@ class Routing:
         """While the wanted positions, and not the batch's rows, are what layers see: [N, 1, features]."""
         assert self.slots is not None
         assert self.rows is not None
-        before = (self.slots, self.blocks, self.dropout_keys, self.columns)
-        self.slots, self.columns = self.slots[self.rows], self.cols
+        before = (self.slots, self.length, self.blocks, self.dropout_keys, self.columns)
+        self.slots, self.length, self.columns = self.slots[self.rows], 1, self.cols
         self.blocks = self.wanted_blocks if self.blocks is not None else None
         self.dropout_keys = None if self.dropout_keys is None else self.dropout_keys[self.rows]
         try:
             yield
         finally:
-            self.slots, self.blocks, self.dropout_keys, self.columns = before
+            self.slots, self.length, self.blocks, self.dropout_keys, self.columns = before
         self.wanted_only = True
 
 
@@ -109,9 +112,10 @@ class SlotLinear(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, base: nn.Linear, name: str, index: int, n_slots: int, max_r: int, routing: Routing):
+    def __init__(self, base: nn.Linear, name: str, n_slots: int, max_r: int, routing: Routing):
         super().__init__()
-        self.base, self.name, self.index, self.routing = base, name, index, routing
+        self.base, self.name, self.routing = base, name, routing
+        self.key = zlib.crc32(name.encode())  # of dropout: the same whatever other layers carry adapters
         place: dict[str, Any] = {"device": base.weight.device, "dtype": torch.float32}
         self.A = nn.Parameter(torch.zeros(n_slots, max_r, base.in_features, **place))
         self.B = nn.Parameter(torch.zeros(n_slots, base.out_features, max_r, **place))
@@ -121,6 +125,9 @@ class SlotLinear(nn.Module):
         route = self.routing
         if route.slots is None:
             return self.base(x)
+        alike = route.only is not None and route.dropout_keys is None  # then no token needs to know its row
+        if not alike and x.shape[:-1] != (len(route.slots), route.length):
+            return self.forward(self._by_row(x)).view(*x.shape[:-1], -1)
         z = self._dropped(x) if route.dropout_keys is not None else x
         if route.only is not None:
             s = route.only
@@ -140,11 +147,24 @@ class SlotLinear(nn.Module):
         h = torch.bmm(z, A.transpose(1, 2)) * self.scale[route.slots].to(z.dtype)[:, None, None]
         return torch.baddbmm(y, h, B.transpose(1, 2)) if y.dtype == h.dtype else y + torch.bmm(h, B.transpose(1, 2))
 
+    def _by_row(self, x: Tensor) -> Tensor:
+        """[B, L, in] of all tokens in another shape: some models run them as one row, [B L, in]."""
+        route = self.routing
+        assert route.slots is not None
+        rows = (len(route.slots), route.length)
+        if x.numel() != math.prod(rows) * x.shape[-1]:
+            raise ValueError(
+                f"layer {self.name} gets {x.numel() // x.shape[-1]} of {math.prod(rows)} tokens, and not which: it can "
+                "carry no adapter with several slots or dropout. Take it out of axes.lora.target_modules, or set "
+                "resources.slots=1 and axes.lora.dropout=0"
+            )
+        return x.reshape(*rows, -1)
+
     def _merging_pays(self, x: Tensor) -> bool:
         """Whether W + scale B A costs less than taking every token of ``x`` through A and B. Float32 only: in
         bfloat16 the sum would round the adapter away."""
         weight = self.base.weight
-        tokens = x.shape[0] * x.shape[1]
+        tokens = x.numel() // x.shape[-1]
         return weight.dtype == x.dtype == torch.float32 and tokens * sum(weight.shape) > weight.numel() > 0
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -156,7 +176,7 @@ class SlotLinear(nn.Module):
         place = torch.arange(x.shape[1] * x.shape[2], device=x.device, dtype=torch.int32)[None, :]
         if route.columns is not None:
             place = place + (route.columns * x.shape[2]).int()[:, None]
-        key = _mix(route.dropout_keys + self.index * 0x9E3779B9)
+        key = _mix(route.dropout_keys + self.key)
         key = torch.where(key > 0x7FFFFFFF, key - (1 << 32), key).int()  # the same 32 bits, at half the traffic
         bits = _mix_(key[:, None] ^ place).bitwise_and_(0xFFFFFF)
         keep = (bits.view(x.shape).float() / 0x1000000) >= p[:, None, None]
@@ -214,10 +234,10 @@ class SlotModel(nn.Module):
         self.n_slots, self.max_r, self.n_labels = n_slots, max_r, n_labels
         self.base: Any = base
         self.layers: dict[str, SlotLinear] = {}
-        for index, name in enumerate(matching_layers(base, target_modules)):
+        for name in matching_layers(base, target_modules):
             parent, _, leaf = name.rpartition(".")
             holder = base.get_submodule(parent)
-            layer = SlotLinear(getattr(holder, leaf), name, index, n_slots, max_r, self.routing)
+            layer = SlotLinear(getattr(holder, leaf), name, n_slots, max_r, self.routing)
             setattr(holder, leaf, layer)
             self.layers[name] = layer
         if n_labels:
@@ -292,16 +312,23 @@ def linear_layers(base: nn.Module) -> list[str]:
 
 
 def matching_layers(base: nn.Module, target_modules: Iterable[str]) -> list[str]:
+    """The layers that shall carry adapters. Raises ``UserError`` where a target is none of the model's, or it has
+    none."""
     names = linear_layers(base)
-    found = matching_names(names, target_modules)
-    missing = [t for t in target_modules if t != "all-linear" and not matching_names(names, [t])]
+    targets = list(target_modules)
+    if targets and not names:
+        raise UserError(
+            f"this {type(base).__name__} has no linear layers that can carry an adapter: "
+            "its products are of another kind. Take another base model"
+        )
+    missing = [t for t in targets if t != "all-linear" and not matching_names(names, [t])]
     if missing:
         known = sorted({n.rsplit(".", 1)[-1] for n in names})
-        raise ValueError(
-            f"lora.target_modules = {missing[0]!r} is no linear layer of this model."
-            f" Known: {', '.join(known)}, all-linear"
+        raise UserError(
+            f'axes.lora.target_modules = "{missing[0]}" is no linear layer of this model.'
+            + nearest(missing[0], [*known, "all-linear"])
         )
-    return found
+    return matching_names(names, targets)
 
 
 def matching_names(names: Iterable[str], target_modules: Sequence[str] | Iterable[str]) -> list[str]:
