@@ -255,10 +255,12 @@ class Fleet:
             except ActorUnschedulableError as error:
                 raise PlaceLostError(f"trial {trial.id}: {place} takes no host any more ({error})") from error
             except RayActorError as error:
+                where = f"trial {trial.id}: its host on {place.device} of node {place.node[:8]}"
+                if error.actor_init_failed:  # as it would another time; the trial itself may be tried again
+                    told = str(error).strip().splitlines()[-1].removeprefix("trainer.errors.UserError: ")
+                    raise HostError(f"{where} cannot start: {told}") from error
                 if attempt == RETRIES:
-                    raise HostError(
-                        f"trial {trial.id}: the host on {place} died {RETRIES + 1} times ({error})"
-                    ) from error
+                    raise HostError(f"{where} died {RETRIES + 1} times ({error})") from error
                 # A host that cannot be reached may yet live: a second one would take the accelerator's memory twice.
                 dead = None if isinstance(error, ActorUnavailableError) else host._actor_id.hex()
                 time.sleep(0.2 * 2**attempt)

@@ -19,9 +19,9 @@ from sweeps.wording_checks import pool_findings, word_findings
 from trainer.errors import UserError
 from trainer.prompts import Prompt, fill
 from trainer.rows import Row
-from trainer.trial import Task, Template
+from trainer.trial import Model, Task, Template
 
-__all__ = ["Finding", "Length", "Report", "check", "preflight", "sample_rows"]
+__all__ = ["Finding", "Length", "Report", "check", "checked_tokenizer", "preflight", "sample_rows"]
 
 SAMPLED_ROWS = 12  # rows with which every prompt is rendered
 
@@ -42,6 +42,19 @@ def preflight(
         report.findings.extend(word_findings(template, task, rows))
         _check_template(template, task, rows, pools, tokenizer, report, skip_unfilled=filled_wrongly)
     return Report(list(dict.fromkeys(report.findings)), report.lengths)
+
+
+def checked_tokenizer(model: Model, target_modules: Sequence[str]) -> Any:
+    """The tokenizer of a model that can be loaded and can carry the study's adapters, with the longest sequence that
+    this model takes. Raises ``UserError``."""
+    from trainer.architecture import check_architecture, check_layers, positions
+    from trainer.render import load_tokenizer
+
+    check_architecture(model)
+    check_layers(model, target_modules)
+    tokenizer = load_tokenizer(model)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions(model) or tokenizer.model_max_length)
+    return tokenizer
 
 
 def _check_template(
@@ -109,14 +122,12 @@ def check(study: Any, console: Any) -> int:
     from sweeps.assets import load_assets, pools_by_place, task, templates_read
     from sweeps.base_model import model_of
     from sweeps.mask import print_masks
-    from trainer.architecture import check_architecture
-    from trainer.render import load_tokenizer
+    from sweeps.trials import target_modules
 
     try:
         assets = load_assets(study)
         model = model_of(study)
-        check_architecture(model)
-        tokenizer = load_tokenizer(model)
+        tokenizer = checked_tokenizer(model, target_modules(study))
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)

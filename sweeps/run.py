@@ -29,7 +29,7 @@ from sweeps.kept_prompts import keep_prompts
 from sweeps.lease import Lease
 from sweeps.live import LiveTable
 from sweeps.study import Range, Study, dump_yaml, resolved
-from sweeps.trials import axes_of, make_trial, make_trials, points_of, pool_of
+from sweeps.trials import axes_of, make_trial, make_trials, points_of, pool_of, target_modules
 from trainer.assets import Assets
 from trainer.errors import UserError
 from trainer.metrics import Objective, objective
@@ -235,13 +235,10 @@ def check_wordings(study: Study, assets: Assets, model: Model) -> list[str]:
     """Preflight, before anything is asked of the cluster. The warnings; raises ``UserError`` with every finding that is
     an error."""
     from sweeps.assets import pools_by_place, task, templates_read
-    from sweeps.preflight import preflight
-    from trainer.architecture import check_architecture
-    from trainer.render import load_tokenizer
+    from sweeps.preflight import checked_tokenizer, preflight
 
-    check_architecture(model)
     templates = templates_read(study)
-    tokenizer = load_tokenizer(model)
+    tokenizer = checked_tokenizer(model, target_modules(study))
     found = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer)
     if found.errors:
         raise UserError("\n".join(str(f) for f in found.errors))
@@ -343,12 +340,12 @@ def start_fleet(study: Study, model: Model, assets: Assets, store: Store) -> Any
 
 def _setup(study: Study) -> Setup:
     """The engine's shape: large enough for every value of the axes."""
-    r, modules = study.axes.lora.r, study.axes.lora.target_modules
+    r = study.axes.lora.r
     res = study.resources
     return Setup(
         slots=res.slots,
         max_r=int(r.high if isinstance(r, Range) else max(r)),
-        target_modules=tuple(sorted({m for group in modules for m in group})),
+        target_modules=target_modules(study),
         n_labels=len(study.task.names) if study.model.head == "classifier" else 0,
         zero=res.zero,
         offload=res.offload,

@@ -33,6 +33,11 @@ __all__ = [
 ]
 
 
+def target_modules(study: Study) -> tuple[str, ...]:
+    """The layers to which any of the study's trials may add an adapter."""
+    return tuple(sorted({name for group in study.axes.lora.target_modules for name in group}))
+
+
 def axes_of(study: Study) -> dict[str, Values]:
     """Flat axis name -> its values; ``steps`` or ``epochs``, whichever the study gives. A value of
     ``target_modules`` is a tuple of module names."""

@@ -298,6 +298,25 @@ def test_a_known_model_passes_whatever_code_lies_beside_it(place: Path) -> None:
     check_architecture(Model(str(place / "model"), "fingerprint"))
 
 
+def test_a_model_that_cannot_carry_the_adapters(place: Path, go: Go) -> None:
+    code, told = go("run", "s.yaml", "axes.lora.target_modules=[q_porj]")
+    assert code == 2
+    assert f'error: model.path = "{place}/model": axes.lora.target_modules = "q_porj" is no linear layer' in told
+    assert 'Did you mean "q_proj"? Known: down_proj, ' in told
+    config = json.loads((place / "model" / "config.json").read_text())
+    small = {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_embd": 8, "n_layer": 1, "n_head": 2}
+    (place / "model" / "config.json").write_text(json.dumps(small))
+    told = in_both(go)
+    assert "this GPT2LMHeadModel has no linear layers that can carry an adapter" in told
+
+
+def test_a_model_with_fewer_positions_than_the_longest_sequence(place: Path, go: Go) -> None:
+    path = place / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 6}))
+    told = in_both(go)
+    assert re.search(r"error: .*the longest sequence has \d+ tokens \(.*\), the model takes 6", told)
+
+
 # the run folder ----------------------------------------------------------------------------------------------------
 
 

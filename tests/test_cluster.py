@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_run import write_study
 
-from cluster.hosts import Fleet
+from cluster.hosts import Fleet, Host, HostError
 from cluster.resources import Resources
 from trainer.setup import Setup
 from trainer.store import Store, scores_name
@@ -87,6 +91,55 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
     for whole, torn in zip(found["whole"], found["torn"], strict=True):
         assert torn["predicted"].equals(whole["predicted"])
         assert np.abs(logprobs(torn) - logprobs(whole)).max() < 1e-3  # who shares a batch moves the last digits
+
+
+def test_a_host_that_cannot_start_says_why_in_a_line_and_is_not_tried_for_ever(cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    assets, model, trials = prepared(tmp_path, steps=3)
+    setup = Setup(slots=1, max_r=4, target_modules=("q_porj",), threads=1)
+    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "run"), Resources(1, 1))
+    with pytest.raises(HostError) as error:
+        fleet.ensure(trials[0], 3, "dev")
+    assert re.fullmatch(
+        rf"trial {trials[0].id}: its host on cpu\d? of node \w{{8}} cannot start: "
+        r'axes.lora.target_modules = "q_porj" is no linear layer of this model. Did you mean "q_proj"\? Known: .*',
+        str(error.value),
+    )
+    ray.kill(fleet.registry)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (ValueError("a row that cannot be rendered"), False),
+    ],
+)
+def test_a_host_whose_accelerator_is_lost_ends_and_any_other_goes_on(
+    error: Exception, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: an accelerator cannot be broken at will."""
+
+    class Ended(BaseException):
+        pass
+
+    class Broken:
+        def submit(self, job: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(error)
+            return future
+
+    def end(code: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+    host = Host.__new__(Host)
+    host.runner, host._busy = Broken(), 0  # type: ignore[assignment]
+    with pytest.raises(Ended if ends else type(error)):
+        asyncio.run(host._do(None))
 
 
 def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_path: Path) -> None:

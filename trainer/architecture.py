@@ -1,6 +1,9 @@
-"""Is the base model one that can be loaded here, without running code that comes with it? Reads its config alone."""
+"""Is the base model one that can be loaded and trained here, without running code that comes with it? Reads its config
+alone."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from trainer.errors import UserError
 from trainer.trial import Model
@@ -30,8 +33,40 @@ def check_architecture(model: Model) -> None:
         raise _brings_code(model)
     raise UserError(
         f'model.path = "{model.path}" is a {config.model_type} model, which is no causal language model. '
-        "Give one that writes text, such as a Llama, Qwen or GPT-2"
+        "Give one that writes text, such as a Llama, Qwen or Mistral"
     )
+
+
+def check_layers(model: Model, target_modules: Iterable[str]) -> None:
+    """Raises ``UserError`` where no adapter can be put on the model as ``target_modules`` say. ``check_architecture``
+    came before. A model that cannot be built without weights is looked at when it is loaded."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from trainer.slots import matching_layers
+
+    leave = {"trust_remote_code": model.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(model.path, revision=model.revision, **leave)
+        with torch.device("meta"):
+            base = AutoModelForCausalLM.from_config(config, **leave)
+    except Exception:  # code that comes with a model may raise anything
+        return
+    try:
+        matching_layers(base, target_modules)
+    except UserError as error:
+        raise UserError(f'model.path = "{model.path}": {error}') from None
+
+
+def positions(model: Model) -> int | None:
+    """The longest sequence that the model was made for, in tokens; None where its config does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+    ).get_text_config()
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _brings_code(model: Model) -> UserError:

@@ -86,7 +86,6 @@ def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Mod
         dtype=getattr(torch, model.dtype),
         trust_remote_code=model.trust_remote_code,
         use_safetensors=True,
-        attn_implementation="sdpa",
     )
     return base.eval() if zero == 3 else base.to(device).eval()
 
