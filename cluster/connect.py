@@ -53,11 +53,12 @@ def set_auth_mode() -> None:
 
 
 @contextmanager
-def connected(cpus: float) -> Iterator[None]:
+def connected(cpus: float, gpus: int = 0) -> Iterator[None]:
     """RAY_ADDRESS names a cluster (``ray job submit`` sets it); without it a local one starts, without
     dashboard, under a token that is made for it and dies with it: Ray's own ports listen on every interface, and
-    answer to who has the token. A connection that exists already is used and
-    left alone."""
+    answer to who has the token. A connection that exists already is used and left alone. ``cpus`` and ``gpus`` of
+    one host: a local Ray gets no node beside its own, so what this machine lacks is refused; a cluster may yet grow.
+    Raises ``UserError``."""
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local" and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         # Ray reads these when it is first imported, and not again
@@ -87,6 +88,11 @@ def connected(cpus: float) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place, which ends the process without a word
     try:
+        if address == "local" and gpus and not ray.cluster_resources().get("GPU"):
+            raise UserError(
+                f"resources.gpus = {gpus}, but this machine has no GPU. Set resources.gpus=0, or name a cluster that "
+                "has GPUs in RAY_ADDRESS"
+            )
         yield
     finally:
         ray.shutdown()

@@ -23,6 +23,18 @@ class Resources:
         parts = {"CPU": self.cpus / self.slots, "GPU": self.gpus / self.slots}
         return {name: max(1, int(part * 10_000)) / 10_000 for name, part in parts.items() if part}
 
+    def lacking(self) -> str:
+        """What keeps a trial, or a worker of its gang, from every node that the cluster has now; "" where one could
+        take it. An autoscaler may bring such a node."""
+        import ray
+
+        share = self.share()
+        if any(all(n["Resources"].get(k, 0) >= v for k, v in share.items()) for n in ray.nodes() if n["Alive"]):
+            return ""
+        asked = " and ".join(f"{amount:g} {name}" for name, amount in sorted(share.items()))
+        have = ray.cluster_resources()
+        return f"no node has {asked} (cluster: {', '.join(f'{have.get(name, 0):g} {name}' for name in sorted(share))})"
+
     def for_tune(self) -> Any:
         from ray import tune
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from typing import Any
 
+from cluster.hosts import Fleet
 from cluster.metrics import Publisher
 from sweeps.live import ORDER
 from sweeps.run import Progress
@@ -18,8 +19,8 @@ WINDOW = 60.0  # seconds over which the speed is measured, so that training and 
 
 
 class Heartbeat:
-    def __init__(self, progress: Progress, registry: Any):
-        self.progress, self.registry = progress, registry
+    def __init__(self, progress: Progress, fleet: Fleet):
+        self.progress, self.fleet = progress, fleet
         self.retries = 0  # trials started again after a failure
         self._publisher = Publisher(study=progress.study.name)
         self._speed = Speed()
@@ -27,8 +28,8 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Ask the hosts, and tell the live table and Prometheus."""
-        self.progress.steps_per_s = self._speed.after(time.monotonic(), steps_by_host(self.registry))
-        self.progress.live.pulse(self.progress.steps_per_s)
+        self.progress.steps_per_s = self._speed.after(time.monotonic(), steps_by_host(self.fleet.registry))
+        self.progress.live.pulse(self.progress.steps_per_s, self.fleet.resources.lacking())
         self.publish()
 
     def publish(self) -> None:

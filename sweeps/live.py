@@ -86,6 +86,7 @@ class LiveTable:
         self._took: dict[int, Took] = {}
         self._values: dict[str, set[str | None]] = {}  # of every axis; kept, as thousands of trials are looked through
         self._steps_per_s: float | None = None  # of all hosts together
+        self._lacking = ""  # what no node has that trials wait for
         self._notes: list[str] = []
         self._announced = 0
         self._began = self.clock()
@@ -173,10 +174,11 @@ class LiveTable:
             self._notes = [*self._notes, _clean(text)][-3:]
             self._say("", text)
 
-    def pulse(self, steps_per_s: float | None) -> None:
-        """A sign of life between events: optimizer steps a second of all hosts; None where they did not answer."""
+    def pulse(self, steps_per_s: float | None, lacking: str = "") -> None:
+        """A sign of life between events: optimizer steps a second of all hosts, None where they did not answer, and
+        what no node has that trials wait for."""
         with self._lock:
-            self._steps_per_s = steps_per_s
+            self._steps_per_s, self._lacking = steps_per_s, lacking
             if not self.terminal and self.clock() - self._said_at >= self.silence:
                 self._announce()
                 self._progress()
@@ -227,7 +229,8 @@ class LiveTable:
 
     def _header(self) -> str:
         states = [row.state for row in self._rows.values()]
-        counts = [f"{states.count(s)} {s}" for s in dict.fromkeys([*ORDER, *states]) if s in states]
+        why = {"waiting": f": {self._lacking}"} if self._lacking else {}
+        counts = [f"{states.count(s)} {s}{why.get(s, '')}" for s in dict.fromkeys([*ORDER, *states]) if s in states]
         over = sum(s in OVER for s in states)
         parts = [f"{over} of {len(states)} trials done", *counts, f"elapsed {_time(self.clock() - self._began)}"]
         if self._steps_per_s is not None and "running" in states:

@@ -13,7 +13,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -196,18 +197,19 @@ def _run(study: Study, store: Store) -> int:
     standing = None if made is None else standing_of(progress, made)
     if standing is None:
         _warn(check_wordings(study, assets, model))
-    store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before anything starts
-    keep_prompts(store, assets, {name: pool.file for name, pool in study.pools.train.items()})
-    with progress.live:
-        for trial in made or []:
-            progress.add(trial)
-        progress.write()
-        if standing is not None:
-            standing()
-        else:
-            at = partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"]))
-            sweep(progress, model, assets, made, at)
-        progress.write(over=True)
+    with on_ray(study) if standing is None else nullcontext():
+        store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before any trial
+        keep_prompts(store, assets, {name: pool.file for name, pool in study.pools.train.items()})
+        with progress.live:
+            for trial in made or []:
+                progress.add(trial)
+            progress.write()
+            if standing is not None:
+                standing()
+            else:
+                at = partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"]))
+                sweep(progress, model, assets, made, at)
+            progress.write(over=True)
     from sweeps.report import write_report
 
     where = write_report(store.uri)
@@ -297,24 +299,31 @@ def _to_test(study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, 
 def sweep(
     progress: Progress, model: Model, assets: Assets, made: Sequence[Trial] | None, at: Any, fleet: Any = None
 ) -> None:
-    """Train under Ray Tune, then score the test pool; both on the same hosts: those of ``fleet``, where it is given."""
-    quiet()
-    from cluster.connect import connected
-
+    """Train under Ray Tune, then score the test pool; both on the same hosts: those of ``fleet``, where it is given.
+    Within ``on_ray``."""
     study = progress.study
-    with connected(study.resources.cpus):
-        fleet = fleet or start_fleet(study, model, assets, progress.store)
-        from sweeps.tuning import tune_trials  # after `connected`, as it imports ray; slow, while the registry starts
+    fleet = fleet or start_fleet(study, model, assets, progress.store)
+    from sweeps.tuning import tune_trials  # after `on_ray`, as it imports ray; slow, while the registry starts
 
-        fleet.warm(study.search.trials or 0 if made is None else len(made))
-        tune_trials(progress, fleet, made, at, FAILURES)
-        progress.write()
-        if progress.measured:
-            _test(progress, fleet)
+    fleet.warm(study.search.trials or 0 if made is None else len(made))
+    tune_trials(progress, fleet, made, at, FAILURES)
+    progress.write()
+    if progress.measured:
+        _test(progress, fleet)
     from cluster.board import write_ends
 
     ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
     write_ends(progress.store, ends)
+
+
+@contextmanager
+def on_ray(study: Study) -> Iterator[None]:
+    """With the cluster that ``study`` runs on. Raises ``UserError`` where it cannot be had, or can never do it."""
+    quiet()
+    from cluster.connect import connected
+
+    with connected(study.resources.cpus, study.resources.gpus):
+        yield
 
 
 def quiet() -> None:

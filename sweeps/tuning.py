@@ -58,7 +58,7 @@ def tune_trials(
     sweep = Sweep(fleet, trial_of, progress.shares, study.objective.std_weight, failures, progress.measured)
     with (
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
-        Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet.registry)) as watcher,
+        Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet)) as watcher,
     ):
         tune.Tuner(
             tune.with_resources(tune.with_parameters(SlotTrainable, sweep=sweep), fleet.resources.for_tune()),

@@ -30,7 +30,7 @@ def cluster() -> Iterator[None]:
 
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)])
     env = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=env)
+    ray.init(address="local", num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False, runtime_env=env)
     yield
     ray.shutdown()
 
@@ -68,6 +68,12 @@ def test_all_slots_fit_one_accelerator(slots: int) -> None:
     assert slots * share["GPU"] <= 1
     assert (slots + 1) * share["GPU"] > 1
     assert slots * share["CPU"] <= 2
+
+
+def test_what_no_node_of_the_cluster_has_is_named(cluster: None) -> None:
+    assert Resources(slots=2, cpus=8).lacking() == ""
+    assert Resources(cpus=5).lacking() == "no node has 5 CPU (cluster: 4 CPU)"
+    assert Resources(slots=2, cpus=2, gpus=1).lacking() == "no node has 1 CPU and 0.5 GPU (cluster: 4 CPU, 0 GPU)"
 
 
 def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_path: Path) -> None:

@@ -135,6 +135,15 @@ def test_a_silent_log_gets_a_line_a_minute_with_the_speed_of_the_hosts() -> None
     ]
 
 
+def test_the_header_says_what_trials_wait_for_that_no_node_has() -> None:
+    table, _, _ = plain()
+    table.trial_added("aa", {}, 1)
+    table.pulse(None, "no node has 1 GPU (cluster: 0 GPU)")
+    assert "1 waiting: no node has 1 GPU (cluster: 0 GPU), elapsed" in table.frame().header
+    table.pulse(None)
+    assert "1 waiting, elapsed" in table.frame().header
+
+
 def test_time_left_is_told_before_any_rung_by_the_steps_of_the_hosts() -> None:
     table, _, clock = plain()
     for name in ("aa", "bb", "cc"):

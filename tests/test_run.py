@@ -65,8 +65,9 @@ def write_study(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def start(study: Path, out: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(study: Path, out: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}  # as a user has it: token authentication
+    env |= environment
     command = [sys.executable, "-m", "sweeps", "run", str(study), *overrides, "--out", str(out)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -159,6 +160,17 @@ def test_a_wider_study_reuses_the_finished_trials(finished: tuple[Path, Path, st
     finish(start(study, out, "axes.plw=[0, 0.1, 0.5]"))
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert pq.read_table(out / "trials.parquet").num_rows == 6
+
+
+def test_a_local_run_that_asks_for_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    process = start(write_study(tmp_path), tmp_path / "out", "resources.gpus=1", CUDA_VISIBLE_DEVICES="")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert text.splitlines()[-1] == (
+        "error: resources.gpus = 1, but this machine has no GPU. Set resources.gpus=0, or name a cluster that has GPUs "
+        "in RAY_ADDRESS"
+    )
+    assert not (tmp_path / "out" / "study.yaml").exists()
 
 
 @pytest.mark.parametrize("files", [[1], pytest.param([1, 2, 3], marks=pytest.mark.long)], ids=["once", "thrice"])

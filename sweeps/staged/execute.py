@@ -38,10 +38,7 @@ class OnRay:
 
     def _fleet(self, study: Study, model: Model) -> Any:
         if not self._fleets:
-            from cluster.connect import connected
-
-            run.quiet()
-            self._open.enter_context(connected(self.study.resources.cpus))
+            self._open.enter_context(run.on_ray(self.study))
         if model.head not in self._fleets:
             self._fleets[model.head] = run.start_fleet(study, model, self.assets, self.store)
         return self._fleets[model.head]
