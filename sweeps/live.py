@@ -166,7 +166,9 @@ class LiveTable:
             row = self._row(trial_id)
             if row.since is not None:
                 row.seconds += self.clock() - row.since
-            row.state, row.since, row.test = row.before_test, None, (mean, std)
+            if row.state == "testing":  # else its scores were in the run folder already
+                row.state = row.before_test
+            row.since, row.test = None, (mean, std)
             self._say(trial_id, f"test prompts: mean {_number(mean)}, std {_number(std)}")
 
     def note(self, text: str) -> None:

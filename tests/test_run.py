@@ -85,6 +85,11 @@ def score_files(out: Path) -> dict[str, Any]:
     }
 
 
+def standing(out: Path) -> list[dict[str, Any]]:
+    """The rows of trials.parquet; seconds are sums, whose last digits depend on their order."""
+    return [{**t, "seconds": round(t["seconds"], 6)} for t in pq.read_table(out / "trials.parquet").to_pylist()]
+
+
 def wait_for(condition: Any, seconds: float = 200) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -148,10 +153,13 @@ def test_a_finished_study_runs_again_without_training(finished: tuple[Path, Path
         for p in [*out.glob("scores/*/*"), *out.glob("checkpoints/*/*"), *out.glob("adapters/*/*")]
     }
     table = (out / "tables" / "robustness.csv").read_bytes()
+    trials = standing(out)
     text = finish(start(study, out))
     assert "nothing to train" in text
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert (out / "tables" / "robustness.csv").read_bytes() == table
+    assert standing(out) == trials
+    assert sorted(t["state"] for t in trials) == ["finished", "finished", "stopped", "stopped"]
 
 
 def test_a_wider_study_reuses_the_finished_trials(finished: tuple[Path, Path, str]) -> None:
