@@ -25,6 +25,7 @@ from sweeps.model_card import Measured, card
 from sweeps.report import read_study
 from sweeps.schema import Study
 from sweeps.study import resolved
+from sweeps.verdict import why_no_winner
 from trainer import metrics
 from trainer.errors import UserError, nearest
 from trainer.prompts import Prompt, fingerprint_prompts
@@ -159,7 +160,7 @@ def _winner(store: Store, study: Study, listed: Mapping[str, Mapping[str, Any]])
     if winner is None:
         statuses = [f"{i} ({row['status']}{', degenerate' if row['degenerate'] else ''})" for i, row in rows.items()]
         raise UserError(
-            f"{store.uri}: there is no winner, since no trial both finished and gave more than one answer. "
+            f"{store.uri}: there is no winner: {why_no_winner(list(rows.values()))}. "
             f"Name one with --trial: {', '.join(statuses[:20])}"
         )
     return winner

@@ -423,6 +423,10 @@ def show_table(store: Store, where: str, threshold: float) -> None:
         table.add_row(str(r["rank"] or "-"), r["trial_id"], *(str(r[a]) for a in axes), *numbers, ", ".join(marks))
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table)
+    if not any(r["winner"] for r in rows):
+        from sweeps.verdict import why_no_winner
+
+        console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False)
     console.print(
         f"with intervals, differences and reasons: {store.uri}/tables/robustness.md\nreport: {where}",
         soft_wrap=True,

@@ -6,7 +6,8 @@ The winner is the best trial by the dev objective, as in ``sweeps.tables``; test
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sweeps.evidence import DRAWN, Entry, Evidence
 from sweeps.schema import Study
@@ -25,8 +26,8 @@ def question(found: Evidence) -> str:
 def notices(found: Evidence) -> list[str]:
     """What a reader must know before the numbers."""
     said = []
-    over = sum(e.status in _OVER for e in found.entries)
-    if over < len(found.entries) or not found.entries or not found.listed:
+    if not _over(found):
+        over = sum(e.status in _OVER for e in found.entries)
         known = (
             f"{over} of {len(found.entries)} trials known so far are done" if found.entries else "no trial has a score"
         )
@@ -45,9 +46,25 @@ def notices(found: Evidence) -> list[str]:
     return said
 
 
+def _over(found: Evidence) -> bool:
+    """Whether every trial of the study is done."""
+    return found.listed and bool(found.entries) and all(e.status in _OVER for e in found.entries)
+
+
+def why_no_winner(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of a study whose trials are all done, none of which won: why, and what to do. ``rows``: of tables/robustness."""
+    ended = sum(row.get("status") == "finished" for row in rows)
+    if not ended:
+        return f"of {_count(len(rows), 'trial')} none finished. The report lists the reason of each"
+    all_of = "the one trial that finished gives" if ended == 1 else f"all {ended} trials that finished give"
+    return f"{all_of} one label nearly always. Train longer (axes.steps or axes.epochs), or raise axes.lr"
+
+
 def summary(found: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
     """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
     best = found.winner or next((e for e in found.entries if math.isfinite(e.number("mean"))), None)
+    if not found.winner and _over(found):
+        return f"No winner: {why_no_winner([{'status': e.status} for e in found.entries])}."
     if best is None:
         return "No trial was scored yet."
     said = [f"{best.label} {'is the winner, chosen by the dev prompts' if found.winner else 'leads so far'}."]

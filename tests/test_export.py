@@ -17,6 +17,8 @@ import yaml
 
 from sweeps import tables
 from sweeps.export import export, read_exported
+from sweeps.report import write_report
+from sweeps.run import show_table
 from sweeps.study import load_study
 from trainer.errors import UserError
 from trainer.render import Renderer, load_tokenizer
@@ -309,14 +311,17 @@ def test_the_winner_of_an_unfinished_run_is_not_guessed(copy: Run, tmp_path: Pat
     assert "**This trial is running" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_run_of_constant_answers_has_no_winner(copy: Run, tmp_path: Path) -> None:
+def test_a_run_of_constant_answers_has_no_winner(copy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri, trials = copy
     rows = pq.read_table(f"{uri}/tables/robustness.parquet").to_pylist()
     constant = next(r["trial_id"] for r in rows if r["degenerate"])
     tiny_run.write_trials(Store.open(uri), [t for t in trials if t.id == constant])
     told = refusal(uri, None, tmp_path / "out")
-    assert "there is no winner" in told
+    assert "there is no winner: the one trial that finished gives one label nearly always. Train longer" in told
     assert f"Name one with --trial: {constant} (finished, degenerate)" in told
+    write_report(uri)
+    show_table(Store.open(uri), "report.html", 0.85)
+    assert "no winner: the one trial that finished gives one label nearly always." in capsys.readouterr().out
 
 
 def test_an_adapter_that_is_newer_than_its_scores_is_refused(copy: Run, tmp_path: Path) -> None:

@@ -99,6 +99,17 @@ def test_trials_of_another_pool_of_that_name_are_left_out(run: str, tmp_path: Pa
         scored_pool(store)
 
 
+def test_without_a_winner_a_trial_must_be_named(run: str, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    table = pq.read_table(copy / "tables" / "robustness.parquet")
+    lost = table.set_column(table.schema.get_field_index("winner"), "winner", [[False] * table.num_rows])
+    pq.write_table(lost, copy / "tables" / "robustness.parquet")
+    store, trials = Store.open(str(copy)), sorted(p.name for p in copy.glob("scores/*"))
+    with pytest.raises(UserError, match=f"no winner with scores on the test pool is known.*--trial: {trials[0]}, "):
+        scored_pool(store)
+    assert scored_pool(store, trial=trials[1]).trial == trials[1]
+
+
 @pytest.mark.parametrize(("right", "rows"), [(0, 5), (5, 5), (3, 7), (180, 200)])
 def test_the_interval_is_wilsons(right: int, rows: int) -> None:
     ours = Accuracy(right / rows, rows, 0.5, 0.5, 1).interval

@@ -246,6 +246,30 @@ def test_an_unfinished_run_says_so_and_shows_the_dev_prompts(tmp_path: Path) -> 
     assert f"{trials[0].id[:8]} lr=0.001 leads so far. Over 6 dev prompts" in page.words
 
 
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ("finished", "all 2 trials that finished give one label nearly always. Train longer (axes.steps or"),
+        ("failed", "of 2 trials none finished. The report lists the reason of each"),
+    ],
+)  # fmt: skip
+def test_a_finished_study_without_a_winner_says_so_first(end: str, why: str, tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    trials = [make_trial(1e-3), make_trial(3e-3)]
+    for trial in trials:
+        add_trial(store, trial, 0.5)
+        for pool in ("dev", "test"):
+            rows, about = store.read_scores(trial.id, 40, pool) or pytest.fail("no scores")
+            constant = rows.set_column(rows.schema.get_field_index("predicted"), "predicted", [["no"] * rows.num_rows])
+            right = [label == "no" for label in rows["label"].to_pylist()]
+            constant = constant.set_column(rows.schema.get_field_index("correct"), "correct", [right])
+            store.write_scores(trial.id, 40, pool, constant, about)
+    add_list(store, [(trial, end, 40, "") for trial in trials])
+    _, page = page_of(tmp_path)
+    assert f"No winner: {why}" in page.words
+    assert "leads so far" not in page.words
+
+
 def test_before_trials_are_listed_the_score_files_are_enough(tmp_path: Path) -> None:
     store = make_run(tmp_path)
     trials = [make_trial(1e-3), make_trial(3e-3)]

@@ -83,8 +83,8 @@ def listed(prompts: Sequence[Prompt], scored: Scored | None = None) -> list[Show
 
 
 def scored_pool(store: Store, pool: str = "test", trial: str | None = None) -> Scored:
-    """Accuracies under a pool of the run folder, of ``trial`` (the start of an id; default: the winner, before tables
-    were made the first). Raises UserError."""
+    """Accuracies under a pool of the run folder, of ``trial`` (the start of an id; default: the winner). Raises
+    UserError."""
     tables = {
         name: found for name in store.folders("scores") if (found := _last(store, name, pool)) is not None and found[2]
     }
@@ -141,7 +141,10 @@ def _chosen(store: Store, tables: Mapping[str, object], trial: str | None, pool:
         for row in rows:
             if row.get("winner") is True and row["trial_id"] in tables:
                 return str(row["trial_id"])
-    return sorted(tables)[0]
+    raise UserError(
+        f"{store.uri}: no winner with scores on the {pool} pool is known. Name a trial with --trial: "
+        f"{', '.join(sorted(tables)[:20])}"
+    )
 
 
 # as text --------------------------------------------------------------------------------------------------------
