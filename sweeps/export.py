@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -227,8 +227,12 @@ def _measured(
     grid = metrics.grid(rows, trial.task.labels, f"{store.uri}: trial {trial_id}, dev", record.get("sample"))
     dev = dict(zip(grid.prompts, metrics.per_prompt(grid, trial.task.metric).tolist(), strict=True))
     counts = {label: int((grid.label == k).sum()) for k, label in enumerate(trial.task.labels)}
-    row = _robustness(store, study, listed).get(trial_id, {}) if listed else {}
-    status = str(listed.get(trial_id, {}).get("status") or "running")
+    if trial_id in listed:
+        row, status = _robustness(store, study, listed).get(trial_id, {}), str(listed[trial_id]["status"])
+    else:
+        settings = replace(tables.Settings.of(resolved(study)), metric=trial.task.metric)
+        row = tables.of_one_trial(store, trial_id, settings)
+        status = "of an earlier study in its run folder" if listed else "running"
     objective = metrics.grid_objective(grid, trial.task.metric, study.objective.std_weight)
     return trial, Measured(rung, status, dev, len(grid.rows), objective, row), counts
 
@@ -244,7 +248,7 @@ def _prompts(store: Store, study: Study, trial: Trial) -> dict[str, Sequence[Pro
     except UserError as error:
         log.warning("the prompts' texts are left out: %s", error)
         return {"train": (), "dev": ()}
-    found: dict[str, Sequence[Prompt]] = {"train": train[trial.pool], "dev": scored["dev"]}
+    found: dict[str, Sequence[Prompt]] = {"train": train.get(trial.pool, ()), "dev": scored["dev"]}
     for pool, expected in (("train", trial.data.train_prompts), ("dev", trial.data.dev_prompts)):
         if fingerprint_prompts(found[pool]) != expected:
             log.warning("the %s pool's files have changed since the run: its prompts' texts are left out", pool)

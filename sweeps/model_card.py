@@ -25,11 +25,11 @@ class Measured:
     """What the run folder says of one trial."""
 
     rung: int  # optimizer steps behind its last dev scores
-    status: str  # finished | stopped | failed | running
+    status: str  # finished | stopped | failed | running | of an earlier study in its run folder
     dev: Mapping[str, float]  # prompt id -> metric at that rung
     n_rows: int  # of dev
     objective: Objective  # on dev
-    row: Mapping[str, Any]  # of tables/robustness; empty before trials.parquet is written
+    row: Mapping[str, Any]  # as in tables/robustness
 
     @property
     def degenerate(self) -> bool:

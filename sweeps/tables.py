@@ -58,6 +58,15 @@ def groups(store: Store, study: Mapping[str, Any]) -> pa.Table:
     return _summarise(store, study)[1]
 
 
+def of_one_trial(store: Store, trial_id: str, settings: Settings) -> dict[str, Any]:
+    """The columns that one trial's own score files decide, whether or not ``trials.parquet`` lists it; its adapter may
+    be of an earlier study in the folder."""
+    row = _dev_row(store, {"trial_id": trial_id}, settings)
+    with threadpool_limits(1, "blas"):
+        _add_test(store, row, (), settings)
+    return row
+
+
 def write_tables(store: Store, study: Mapping[str, Any]) -> list[str]:
     """Write ``tables/robustness`` and ``tables/groups`` as md, csv and parquet; returns the names written."""
     settings = Settings.of(study)

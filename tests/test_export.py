@@ -311,6 +311,20 @@ def test_the_winner_of_an_unfinished_run_is_not_guessed(copy: Run, tmp_path: Pat
     assert "**This trial is running" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_trial_of_an_earlier_study_in_the_folder_brings_its_own_numbers(copy: Run, tmp_path: Path) -> None:
+    uri, trials = copy
+    rows = pq.read_table(f"{uri}/tables/robustness.parquet").to_pylist()
+    old = next(r for r in rows if r["degenerate"])
+    tiny_run.write_trials(Store.open(uri), [t for t in trials if t.id != old["trial_id"]])
+    write_report(uri)
+    export(uri, old["trial_id"], str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "**Degenerate: one answer takes more than" in card
+    assert "**This trial is of an earlier study in its run folder: it was trained for 30 of its 30 steps.**" in card
+    assert f"accuracy on {old['n_prompts']} test prompts x {old['n_rows']} test rows" in card
+    assert f"| {100 * old['mean']:.1f} ({100 * old['mean_low']:.1f} to {100 * old['mean_high']:.1f}) |" in card
+
+
 def test_a_run_of_constant_answers_has_no_winner(copy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri, trials = copy
     rows = pq.read_table(f"{uri}/tables/robustness.parquet").to_pylist()
