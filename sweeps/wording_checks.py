@@ -10,7 +10,7 @@ from typing import Literal
 from sweeps.findings import Finding, names, split_of
 from trainer.errors import UserError, nearest
 from trainer.likeness import Likeness, near, normal_form
-from trainer.prompts import OPTIONS, Prompt, fill, flaws, placeholders, shared_prompts
+from trainer.prompts import OPTIONS, Prompt, conditions, fill, flaws, placeholders, shared_prompts
 from trainer.rows import Row
 from trainer.trial import Task, Template
 
@@ -60,6 +60,8 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
                 f"prompts {', '.join(ids)} say the same but for case, spaces or punctuation",
                 "Keep one: it counts more than the others",
             )
+    for name, split in rows.items():
+        yield from _empty_findings(name, split, [p for pool in pools if split_of(pool) == name for p in pools[pool]])
     groups = {pool: list(prompts) for pool, prompts in pools.items()}
     for shared in shared_prompts(groups):
         if split_of(shared.pools[0]) == split_of(shared.pools[1]):
@@ -73,6 +75,34 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
             "Remove one: what was seen in training or selection measures nothing",
         )
     yield from _near_findings(pools)
+
+
+def _empty_findings(split: str, rows: Sequence[Row], prompts: Sequence[Prompt]) -> Iterator[Finding]:
+    """Fields that are empty in some rows although prompts show them: one finding for each such set of fields."""
+    empty: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        blank = tuple(name for name, text in row.fields.items() if not text.strip())
+        if blank:
+            empty.setdefault(blank, []).append(row.id)
+    asked = [(p, placeholders(p) & {OPTIONS, *(rows[0].fields if rows else ())}) for p in prompts]
+    for blank, ids in empty.items():
+        some = f'row "{ids[0]}"' + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
+        silent = [p.id for p, names in asked if names and names <= set(blank)]
+        shown = sorted({n for p, names in asked for n in names & set(blank) - conditions(p)})
+        if silent:
+            yield Finding(
+                "error",
+                f"task.rows.{split}",
+                f'{" and ".join(blank)} of {some} is empty, so prompt "{silent[0]}" shows nothing of the row',
+                "Fill it in the data, or remove the row",
+            )
+        elif shown:
+            yield Finding(
+                "warning",
+                f"task.rows.{split}",
+                f"{' and '.join(shown)} of {some} is empty, and prompts show it",
+                f"Fill it in the data, remove the row, or write the prompts for that: {{% if {shown[0]} %}}",
+            )
 
 
 def _near_findings(pools: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:

@@ -108,6 +108,28 @@ def test_wordings_that_lose_the_row(text: str, expected: str) -> None:
     assert {n.pool for n in report.lengths} >= {"train.many", "train.one", "dev"}  # the rest was still checked
 
 
+def test_an_empty_field_that_prompts_show_is_named_with_its_row() -> None:
+    rows = [
+        Row(f"r{i}", {"text": "it" * (i not in (2, 5)), "note": " good"[: 1 if i < 2 else 5]}, "no") for i in range(9)
+    ]
+    pools = {pool: [Prompt(p.id, f"{p.text} {{{{ note }}}}") for p in prompts] for pool, prompts in POOLS.items()}
+    split = {"train": rows, "dev": ROWS, "test": ROWS}
+    said = 'task.rows.train: text of row "r2" and 1 more is empty, so prompt "a" shows nothing of the row. Fill it in'
+    for template in (PLAIN, CHATTY):  # a chat template of which nothing is left to find is not to blame
+        report = run([template], rows=split, **{"train.one": [Prompt("a", "{{ text }}")]})
+        assert only_error(report).startswith(said)
+    full = [Row(r.id, {**r.fields, "note": "good"}, r.label) for r in ROWS]
+    split = {"train": rows, "dev": full, "test": full}
+    assert [str(f) for f in run(rows=split, pools=pools).findings] == [
+        f'task.rows.train: {name} of row "{row}" and 1 more is empty, and prompts show it. Fill it in the data, remove '
+        f"the row, or write the prompts for that: {{% if {name} %}}"
+        for name, row in (("note", "r0"), ("text", "r2"))
+    ]
+    careful = "{{ text }}{% if text %}.{% endif %} {{ 'Note: ' + note if note else '' }} "
+    pools = {pool: [Prompt(p.id, careful + p.text) for p in prompts] for pool, prompts in POOLS.items()}
+    assert not [f for f in run(rows=split, pools=pools).findings if f.where == "task.rows.train"]
+
+
 def test_a_prompt_that_leaves_out_what_others_show() -> None:
     rows = {s: [Row(r.id, {**r.fields, "title": "A"}, r.label) for r in ROWS] for s in ("train", "dev", "test")}
     pools = {name: [Prompt(p.id, p.text + " {{ title }}") for p in prompts] for name, prompts in POOLS.items()}

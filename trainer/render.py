@@ -242,7 +242,9 @@ class Renderer:
         return head, tail + ("" if self.template.marker == PLAIN_MARKER else self.template.marker)
 
     def _placed(self, chat: str, text: str, spans: list[tuple[int, int]], pair: Pair) -> Context:
-        """The chat text with ``spans`` moved to where the filled prompt stands in it."""
+        """The chat text with ``spans`` moved to where the filled prompt stands in it. An empty one stands nowhere."""
+        if not text.strip():
+            return Context(chat, [])
         at = len(self._head)
         for candidate in (text, text.strip()):
             cut = len(text) - len(text.lstrip()) if candidate != text else 0

@@ -88,6 +88,13 @@ def placeholders(prompt: Prompt) -> set[str]:
     return set(_names(prompt.text))
 
 
+def conditions(prompt: Prompt) -> set[str]:
+    """Names that the wording asks about, as in ``{% if name %}``: it knows what to say where one is empty."""
+    tree = _parsed(prompt.text)
+    tests = [*(n.test for n in tree.find_all(nodes.If)), *(n.test for n in tree.find_all(nodes.CondExpr))]
+    return {name.name for test in tests for name in [test, *test.find_all(nodes.Name)] if isinstance(name, nodes.Name)}
+
+
 def placeholder_uses(prompt: Prompt) -> dict[str, int]:
     """How many times the wording reads each placeholder."""
     names = [n.name for n in _parsed(prompt.text).find_all(nodes.Name) if n.ctx == "load"]
