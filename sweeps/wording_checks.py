@@ -152,7 +152,32 @@ def _level(text: str) -> Literal["error", "warning"]:
     return "error" if text == "error" else "warning"
 
 
+def _label_findings(task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+    """Labels that do not occur: a mistake where no split has them, a loss where one is without."""
+    found = {split: {row.label for row in some} for split, some in rows.items()}
+    for label in task.labels:
+        without = [split for split in rows if label not in found[split]]
+        if len(without) == len(rows):
+            yield Finding(
+                "error",
+                "task.labels",
+                f'label "{label}" occurs in no row (found: {", ".join(sorted(set().union(*found.values())))})',
+                "Take it out of `labels`, or check `where`, `limit` and the data",
+            )
+            continue
+        for split in without:
+            measured = "macro-F1 counts it as 0 there" if task.metric == "macro_f1" else "it is not measured there"
+            yield Finding(
+                "warning",
+                f"task.rows.{split}",
+                f'label "{label}" never occurs among {len(rows[split])} rows: '
+                + ("no trial learns it" if split == "train" else measured),
+                "Give more rows (`limit`, `where` or the data)",
+            )
+
+
 def word_findings(template: Template, task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+    yield from _label_findings(task, rows)
     where = f"templates.{template.name}"
     if not task.labels:
         if template.words:

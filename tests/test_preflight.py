@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_wordings_that_lose_the_row(text: str, expected: str) -> None:
 
 def test_an_empty_field_that_prompts_show_is_named_with_its_row() -> None:
     rows = [
-        Row(f"r{i}", {"text": "it" * (i not in (2, 5)), "note": " good"[: 1 if i < 2 else 5]}, "no") for i in range(9)
+        Row(f"r{i}", {"text": "it" * (i not in (2, 5)), "note": " good"[: 1 if i < 2 else 5]}, ("no", "yes")[i % 2])
+        for i in range(9)
     ]
     pools = {pool: [Prompt(p.id, f"{p.text} {{{{ note }}}}") for p in prompts] for pool, prompts in POOLS.items()}
     split = {"train": rows, "dev": ROWS, "test": ROWS}
@@ -230,6 +232,24 @@ def test_a_chat_template_that_writes_answers_differently_is_warned_of() -> None:
         "{{ m.content | trim }}", "{% if m.role == 'assistant' %}\n\n{% endif %}{{ m.content | trim }}"
     )
     assert ["writes a finished answer" in str(f) for f in run([CHATTY], tokenizer=tokenizer).findings] == [True]
+
+
+def test_a_label_is_refused_where_no_split_has_it_and_warned_of_where_one_has_not() -> None:
+    few = [row for row in ROWS if row.label == "yes"][:3]
+    report = run([PLAIN, CHATTY], rows={"train": ROWS, "dev": few, "test": ROWS})
+    assert [str(f) for f in report.findings] == [
+        'task.rows.dev: label "no" never occurs among 3 rows: it is not measured there. Give more rows (`limit`, '
+        "`where` or the data)"
+    ]
+    report = run(task=dataclasses.replace(TASK, metric="macro_f1"), rows={"train": few, "dev": ROWS, "test": few})
+    assert [f.what.partition(": ")[2] for f in report.findings] == [
+        "no trial learns it",
+        "macro-F1 counts it as 0 there",
+    ]
+    assert only_error(run(rows=dict.fromkeys(("train", "dev", "test"), few))) == (
+        'task.labels: label "no" occurs in no row (found: yes). Take it out of `labels`, or check `where`, `limit` and '
+        "the data"
+    )
 
 
 def test_special_tokens_in_rows_are_warned_of() -> None:

@@ -79,8 +79,6 @@ def load_rows(source: Source, split: str, at: str = "") -> list[Row]:
     reader = _Reader(source, split, at, names)
     rows = [reader.row(position, values) for position, values in zip(keep, part, strict=True)]
     _check_ids(source, rows, at)
-    if source.labels:
-        _check_labels_occur(source, rows, at)
     return rows
 
 
@@ -255,17 +253,6 @@ def _check_ids(source: Source, rows: Sequence[Row], at: str) -> None:
                 "or leave `id` out"
             )
         seen.add(row.id)
-
-
-def _check_labels_occur(source: Source, rows: Sequence[Row], at: str) -> None:
-    found = {row.label for row in rows}
-    for name in source.labels.values():
-        if name not in found:
-            hint = "Raise `limit`" if source.limit else "Check `where` and the data"
-            raise UserError(
-                f'{at}: label "{name}" never occurs among {len(rows)} rows (found: '
-                f"{', '.join(sorted(found))}). {hint}, or take it out of `labels`"
-            )
 
 
 def _table(source: Source, split: str, at: str) -> Any:
