@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -175,6 +175,11 @@ def predict_command(
     ] = False,
 ) -> None:
     """Answer rows with an exported adapter."""
+    if not os.path.exists(folder) and os.path.isdir(os.path.join("runs", folder)):
+        raise StudyError(
+            f'DIR = "{folder}" does not exist, and runs/{folder} is a run folder. '
+            f"Export a trial of it first: steadytune export {folder} --to NEW"
+        )
     for name, path in (("DIR", folder), ("--rows", rows)):
         if "://" not in path and not os.path.exists(path):
             raise StudyError(f'{name} = "{path}" does not exist.{_beside(path)}')
@@ -213,15 +218,15 @@ def find_run(name: str) -> str:
         return name
     if os.path.isdir(os.path.join("runs", name)):
         return os.path.join("runs", name)
-    raise StudyError(f'run folder "{name}" does not exist.{_beside(name)}')
+    runs = sorted(os.listdir("runs")) if os.path.isdir("runs") and not os.path.dirname(name) else []
+    raise StudyError(f'run folder "{name}" does not exist.{_beside(name, runs)}')
 
 
-def _beside(path: str) -> str:
-    """The nearest name in the folder where ``path`` would be, or among the runs."""
+def _beside(path: str, others: Sequence[str] = ()) -> str:
+    """The nearest name in the folder where ``path`` would be, or among ``others``."""
     folder = os.path.dirname(path) or "."
     names = sorted(n for n in os.listdir(folder) if not n.startswith(".")) if os.path.isdir(folder) else []
-    runs = sorted(os.listdir("runs")) if os.path.isdir("runs") and folder == "." else []
-    near = closest(os.path.basename(path.rstrip("/")), [*names, *runs])
+    near = closest(os.path.basename(path.rstrip("/")), [*names, *others])
     return f' Did you mean "{near}"?' if near else ""
 
 

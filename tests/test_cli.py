@@ -102,6 +102,16 @@ def test_a_wrong_command_line_says_what_and_ends_with_2(place: Path, arguments: 
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_where_an_export_is_asked_for_is_told_apart_from_one(place: Path) -> None:
+    (place / "runs" / "support").mkdir(parents=True)
+    done = command("predict", "support", "--rows", "x.yaml", where=place)
+    assert (done.returncode, done.stderr) == (
+        2,
+        'error: DIR = "support" does not exist, and runs/support is a run folder. Export a trial of it first: '
+        "steadytune export support --to NEW\n",
+    )
+
+
 def test_no_command_shows_the_help(place: Path) -> None:
     done = command(where=place)
     assert done.returncode == 2
