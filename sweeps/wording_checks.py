@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -13,6 +14,8 @@ from trainer.likeness import Likeness, near, normal_form
 from trainer.prompts import OPTIONS, Prompt, conditions, fill, flaws, placeholders, shared_prompts
 from trainer.rows import Row
 from trainer.trial import Task, Template
+
+_IN_ONE_BRACE = r"(?<!\{)\{\s*%s\s*\}(?!\})"  # a field, as Python's str.format has it
 
 
 def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
@@ -29,13 +32,24 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
                 Finding(_level(level), where, what, f"{fix[:1].upper()}{fix[1:]}") for level, what, fix in flaws(prompt)
             )
             asked = placeholders(prompt)
-            for name in sorted(asked - set(known)):
+            unknown = sorted(asked - set(known))
+            bare = [name for name in known if re.search(_IN_ONE_BRACE % re.escape(name), prompt.text)]
+            for name in bare:
+                yield Finding(
+                    "error",
+                    where,
+                    f"has {{{name}}} in single braces, which stands there as it is",
+                    f"Placeholders have two: {{{{ {name} }}}}",
+                )
+            for name in unknown:
                 yield Finding(
                     "error",
                     where,
                     f'placeholder "{name}" is no field of the rows.{nearest(name, known)}',
                     "Rename it, or add the column to task.fields",
                 )
+            if unknown or bare:
+                continue  # what it shows of the row is known when these are mended
             if not asked & set(fields):
                 yield Finding(
                     "error",
@@ -43,7 +57,7 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
                     "shows nothing of the row: no field is used",
                     f"Put a placeholder into it, such as {{{{ {(fields or ['text'])[0]} }}}}",
                 )
-            elif asked <= set(known):
+            else:
                 for name in sorted(usual - asked):
                     yield Finding(
                         "error",

@@ -166,7 +166,7 @@ def in_both(go: Go, *overrides: str) -> str:
         (["task.fields=[txt]"], ['task.rows.train: fields = "txt" is no column of', 'Did you mean "text"? Known: text, y']),
         (["task.label=lable"], ['task.rows.dev: label = "lable" is no column of', "Known: text, y"]),
         (['task.labels={0: "no", 1: "yes", 2: "maybe"}'], ['task.labels: label "maybe" occurs in no row (found: no, yes). Take it out of `labels`']),
-        (['task.labels={0: "no", 3: "yes"}'], ['task.rows.train: row 1: y = "1" is not in `labels`', "Add it there, or leave such rows out with `where`"]),
+        (['task.labels={0: "no", 3: "yes"}'], ['rows.jsonl, row 2 (id "train-1"): y = "1" is not in `labels`. Known: 0, 3', "Add it there, or leave such rows out with `where`"]),
         (["task.max_length=13"], ['templates.plain, pools.train.many: the longest sequence has 14 tokens (prompt "t1", row "train-0"), task.max_length is 13', "Set task.max_length=14"]),
     ],
 )  # fmt: skip

@@ -230,7 +230,7 @@ def test_a_broken_file_of_rows(labels: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     assert refusal(labels[1], str(tmp_path / "empty.jsonl")).endswith("empty.jsonl has no rows")
     (tmp_path / "null.jsonl").write_text('{"text": null}\n')
-    assert 'row 0: column "text" is null' in refusal(labels[1], str(tmp_path / "null.jsonl"))
+    assert 'null.jsonl, row 1 (id "row-0"): column "text" is null' in refusal(labels[1], str(tmp_path / "null.jsonl"))
 
 
 def test_another_base_is_refused_with_both_sizes(labels: tuple[str, str], tmp_path: Path) -> None:

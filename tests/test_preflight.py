@@ -97,6 +97,10 @@ def test_near_duplicates_in_pools_of_different_splits_are_warned_of() -> None:
     ("text", "expected"),
     [
         ("Is it good?", "shows nothing of the row: no field is used"),
+        (
+            "Is it {text}?",
+            "has {text} in single braces, which stands there as it is. Placeholders have two: {{",
+        ),
         ("Is it {{ txt }}?", 'placeholder "txt" is no field of the rows. Did you mean "text"? Known: text'),
         ("Is it\\n{{ text }}?", "contains a backslash"),
         ("{{ text[0].x }}", "has no attribute 'x'"),
@@ -106,6 +110,7 @@ def test_near_duplicates_in_pools_of_different_splits_are_warned_of() -> None:
 def test_wordings_that_lose_the_row(text: str, expected: str) -> None:
     report = run(test=[Prompt("bad", text)])
     assert any(expected in str(f) and 'pools.test: prompt "bad"' in str(f) for f in report.errors)
+    assert len(report.errors) == 1, "one fault is told once"
     assert {n.pool for n in report.lengths} >= {"train.many", "train.one", "dev"}  # the rest was still checked
 
 

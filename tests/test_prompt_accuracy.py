@@ -62,8 +62,8 @@ def test_a_trial_by_the_start_of_its_id(run: str) -> None:
         scored_pool(store, "test", "zzz")
     with pytest.raises(UserError, match="is the start of several ids"):
         scored_pool(store, "test", "")
-    with pytest.raises(UserError, match="no trial has scores on the benchmark pool"):
-        scored_pool(store, "benchmark")
+    with pytest.raises(UserError, match=r'--pool = "tset": .* has no scores on it. Did you mean "test"\?'):
+        scored_pool(store, "tset")
 
 
 def test_wordings_are_matched_by_text_and_listed_from_worst_to_best(run: str) -> None:

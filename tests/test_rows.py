@@ -150,6 +150,25 @@ def test_value_key() -> None:
 # refusing ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,y\ncaf\u00e9,0\nb,1\n".encode("latin-1"), " is not UTF-8 text ('utf-8' codec can't decode byte 0xe9"),
+        (b"text,y\n", " has no rows"),
+        (b"text,y\n\n", " has no rows"),
+        (b"", " has no rows"),
+        (
+            b"text;y\na;0\nb;1\n",
+            " has a single column, \"text;y\", and seems to be separated by ';'. Save it with commas",
+        ),
+    ],
+    ids=["latin-1", "header", "header and blank", "empty", "semicolons"],
+)
+def test_a_csv_file_that_is_not_one(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(content)
+    assert f"{tmp_path / 'rows.csv'}{message}" in failure(source(str(tmp_path / "rows.csv")))
+
+
 def test_names_that_are_not_there(tmp_path: Path) -> None:
     path = jsonl(tmp_path, RECORDS)
     assert 'path = "' in (text := failure(source(str(tmp_path / "row.jsonl"))))
@@ -170,29 +189,49 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
 
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     path = jsonl(tmp_path, RECORDS)
-    assert 'row 1: y = "1" is not in `labels`' in failure(source(path, labels={0: "no"}))
+    assert 'row 2 (id "dev-1"): y = "1" is not in `labels`' in failure(source(path, labels={0: "no"}))
+    assert 'rows.jsonl, row 1 (id "k0"): y = "0" is not in `labels`. Known: 5, 50. Add' in failure(
+        source(path, labels={5: "no", 50: "yes"}, id="key")
+    ), "a number is near to none"
+    letters = jsonl(tmp_path, [{"text": "a", "y": "N"}, {"text": "b", "y": "yess"}], "letters.jsonl")
+    assert '"N" is not in `labels`. Known: Y, no. Add' in failure(source(letters, labels={"Y": "yes", "no": "no"}))
+    assert '"yess" is not in `labels`. Did you mean "yes"? Known: N, yes. Add' in failure(
+        source(letters, labels={"N": "no", "yes": "yes"})
+    )
     assert 'id column "split" has "dev" more than once' in failure(source(path, id="split"))
 
 
 @pytest.mark.parametrize(
     ("record", "changes", "message"),
     [
-        ({"text": None, "y": 1}, {}, 'row 1: column "text" is null'),
-        ({"text": "b", "y": None}, {}, 'row 1: label column "y" is null'),
-        ({"text": "b", "y": 1, "choices": None}, {"options": "choices", "labels": {}}, "row 1: options column"),
+        ({"text": None, "y": 1}, {}, '"dev-1"): column "text" is null'),
+        ({"text": "b", "y": None}, {}, '"dev-1"): label column "y" is null'),
+        (
+            {"text": "b", "y": 1, "choices": None},
+            {"options": "choices", "labels": {}},
+            '"dev-1"): options column',
+        ),
         ({"text": "b", "y": 1, "choices": ["only"]}, {"options": "choices", "labels": {}}, "needs at least two"),
         ({"text": "b", "y": 1, "choices": ["a", " "]}, {"options": "choices", "labels": {}}, "none of them empty"),
         (
             {"text": "b", "y": 2, "choices": ["a", "b"]},
             {"options": "choices", "labels": {}},
-            "row 1: y = 2, but the row has 2 options (0 to 1)",
+            '"dev-1"): y = 2, but the row has 2 options (0 to 1)',
         ),
-        ({"text": "b", "y": -1, "choices": ["a", "b"]}, {"options": "choices", "labels": {}}, "row 1: y = -1, but"),
-        ({"text": "b", "y": 1, "choices": ["a", "b"]}, {"fields": ("choices",)}, 'row 0: column "choices" is a list'),
+        (
+            {"text": "b", "y": -1, "choices": ["a", "b"]},
+            {"options": "choices", "labels": {}},
+            '"dev-1"): y = -1, but',
+        ),
+        (
+            {"text": "b", "y": 1, "choices": ["a", "b"]},
+            {"fields": ("choices",)},
+            '"dev-0"): column "choices" is a list',
+        ),
         (
             {"text": "b", "y": 1, "choices": ["a", "b"]},
             {"options": "text", "labels": {}},
-            'row 0: options column "text" holds str',
+            '"dev-0"): options column "text" holds str',
         ),
     ],
 )

@@ -27,10 +27,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`` Did you mean "x"? Known: x, y``, to follow a sentence that ends with a full stop."""
     names = list(dict.fromkeys(known))
     near = closest(name, names)
-    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return (f' Did you mean "{near}"?' if near is not None else "") + (
-        f" Known: {listed}" if names else " None is known"
-    )
+    return (f' Did you mean "{near}"?' if near is not None else "") + listed(names)
+
+
+def listed(known: Iterable[str]) -> str:
+    """`` Known: x, y``, to follow a sentence that ends with a full stop."""
+    names = list(dict.fromkeys(known))
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f" Known: {', '.join(names[:20])}{more}" if names else " None is known"
 
 
 def _one_edit(a: str, b: str) -> bool:

@@ -8,14 +8,15 @@ options) stops here, with the row that has it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError, listed, nearest
 from trainer.trial import digest
 
 SHUFFLE_SEED = 0  # of ``limit``: the same rows for every trial and every study
@@ -90,12 +91,12 @@ def load_questions(path: str, fields: Sequence[str], options: str | None = None,
     columns = list(table.column_names)
     for key, column in [*(("fields", f) for f in fields), *([("options", options)] if options else [])]:
         if column not in columns:
-            raise UserError(f'rows: {key} = "{column}" is no column of {path}.{nearest(column, columns)}')
+            raise UserError(f"rows: {_no_column(key, column, path, columns)}")
     if not len(table):
         raise UserError(f"rows: {path} has no rows")
     own_id = id if id in columns else None
     source = Source(path, tuple(fields), "", options=options, id=own_id)
-    reader = _Reader(source, "row", f"rows: {path}", {})
+    reader = _Reader(source, "row", "rows", {})
     wanted = [*fields, *(c for c in (options, own_id) if c)]
     part = table.select_columns(list(dict.fromkeys(wanted)))
     rows = [reader.question(position, values) for position, values in enumerate(part)]
@@ -118,6 +119,12 @@ def value_key(value: Any) -> str:
     return text.lower() if text in ("True", "False") else text
 
 
+def _near_value(value: str, known: Iterable[str]) -> str:
+    """``nearest`` of data: 5 is no misspelt 0, and N no misspelt Y."""
+    misspelt = len(value) > 1 and any(character.isalpha() for character in value)
+    return nearest(value, known) if misspelt else listed(known)
+
+
 @dataclass
 class _Reader:
     """Makes one ``Row`` of one record, or says which record cannot be one."""
@@ -129,17 +136,23 @@ class _Reader:
 
     def row(self, position: int, values: dict[str, Any]) -> Row:
         asked = self.question(position, values)
-        place, value = f"{self.at}: row {position}", values[self.source.label]
+        place, value = self._place(position, values), values[self.source.label]
         right = self._label(value, place) if self.source.labels else self._number(value, len(asked.options), place)
         return replace(asked, label=right)
 
     def question(self, position: int, values: dict[str, Any]) -> Row:
         """The row without its answer."""
         s = self.source
-        place = f"{self.at}: row {position}"
+        place = self._place(position, values)
         fields = {f: self._text(values[f], f, place) for f in s.fields}
         row_id = f"{self.split}-{position}" if s.id is None else self._text(values[s.id], s.id, place)
         return Row(row_id, fields, "", self._options(values[s.options], place) if s.options else ())
+
+    def _place(self, position: int, values: dict[str, Any]) -> str:
+        """Where a reader of the file finds the row: counted from 1, and by its id."""
+        own = values[self.source.id] if self.source.id else f"{self.split}-{position}"
+        known = "" if own is None else f' (id "{own}")'
+        return f"{self.at}: {self.source.path}, row {position + 1}{known}"
 
     def _text(self, value: Any, column: str, place: str) -> str:
         if value is None:
@@ -163,7 +176,7 @@ class _Reader:
         key = value_key(value)
         if key not in self.names:
             raise UserError(
-                f'{place}: {s.label} = "{value}" is not in `labels`.{nearest(key, self.names)}. Add it there, '
+                f'{place}: {s.label} = "{value}" is not in `labels`.{_near_value(key, self.names)}. Add it there, '
                 "or leave such rows out with `where`"
             )
         return self.names[key]
@@ -214,7 +227,17 @@ def _check_columns(source: Source, columns: Sequence[str], at: str) -> None:
     ]
     for key, column in [*asked, *(("where", w) for w in source.where)]:
         if column is not None and column not in columns:
-            raise UserError(f'{at}: {key} = "{column}" is no column of {source.path}.{nearest(column, columns)}')
+            raise UserError(f"{at}: {_no_column(key, column, source.path, columns)}")
+
+
+def _no_column(key: str, column: str, path: str, columns: Sequence[str]) -> str:
+    other = next((mark for mark in ";\t|" if mark in columns[0]), None) if len(columns) == 1 else None
+    if other is not None:
+        return (
+            f'{key} = "{column}": {path} has a single column, "{columns[0]}", and seems to be separated by {other!r}. '
+            "Save it with commas, or with tabs as .tsv"
+        )
+    return f'{key} = "{column}" is no column of {path}.{nearest(column, columns)}'
 
 
 def _selected(source: Source, table: Any, at: str) -> list[int]:
@@ -227,7 +250,7 @@ def _selected(source: Source, table: Any, at: str) -> list[int]:
         allowed = {value_key(w) for w in (wanted if isinstance(wanted, list | tuple) else [wanted])}
         known = sorted(set(values))
         for value in sorted(allowed - set(known)):
-            raise UserError(f'{at}: where {column} = "{value}" matches no row.{nearest(value, known[:20])}')
+            raise UserError(f'{at}: where {column} = "{value}" matches no row.{_near_value(value, known[:20])}')
         keep = [i for i in keep if values[i] in allowed]
     if not keep:
         raise UserError(f"{at}: no row of {source.path} meets all of where = {dict(source.where)}. Drop a condition")
@@ -278,6 +301,8 @@ def _table(source: Source, split: str, at: str) -> Any:
             detail = " ".join(str(cause).split())[:300]
             if _holds_nothing(path):
                 raise UserError(f"{at}: {source.path} has no rows") from None
+            if isinstance(cause, UnicodeDecodeError):
+                raise UserError(f"{at}: {source.path} is not UTF-8 text ({detail}). Save it as UTF-8") from None
             if path.exists():
                 fix = "The file may be half written or in another format: make it again, or check it with pyarrow"
             else:
@@ -291,9 +316,12 @@ def _table(source: Source, split: str, at: str) -> Any:
 
 
 def _holds_nothing(path: Path) -> bool:
-    """Whether a file that ``datasets`` refuses is only empty: it has no message for that."""
+    """Whether a file that ``datasets`` refuses holds no rows: it has no message for that."""
     if not path.is_file():
         return False
+    if FORMATS.get(path.suffix.lower()) == "csv":
+        with path.open(errors="replace") as f:
+            return sum(bool(line.strip()) for line in itertools.islice(f, 1000)) <= 1  # the names of the columns
     if path.suffix.lower() != ".parquet" or not path.stat().st_size:
         return path.stat().st_size == 0
     import pyarrow.parquet as pq

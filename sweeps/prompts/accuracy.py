@@ -88,6 +88,8 @@ def scored_pool(store: Store, pool: str = "test", trial: str | None = None) -> S
     tables = {
         name: found for name in store.folders("scores") if (found := _last(store, name, pool)) is not None and found[2]
     }
+    if not tables and pool not in ("test", "dev"):
+        raise UserError(f'--pool = "{pool}": {store.uri} has no scores on it.{nearest(pool, ("test", "dev"))}')
     if not tables:
         raise UserError(
             f"{store.uri}: no trial has scores on the {pool} pool. The {pool} rows come at a trial's last rung; "
