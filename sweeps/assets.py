@@ -113,7 +113,7 @@ def _read(pool: Pool, at: str) -> list[Prompt]:
     try:
         prompts = load_pool(pool.file, pool.only)
     except UserError as error:
-        raise UserError(f"{at}: {error}") from error
+        raise UserError("\n".join(f"{at}: {line}" for line in str(error).splitlines())) from error
     return prompts[: pool.limit]
 
 

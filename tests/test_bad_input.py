@@ -213,6 +213,17 @@ def test_prompts_of_strangers(place: Path, go: Go, pool: str, texts: dict[str, s
     assert message in in_both(go)
 
 
+def test_every_broken_prompt_of_every_pool_is_told_with_its_place(place: Path, go: Go) -> None:
+    prompts(place, "train", {"t1": "{{ text", "t2": "A: {{ text }}", "t3": "{{ text.x() }}"})
+    prompts(place, "dev", {"d1": ""})
+    lines = in_both(go).splitlines()
+    assert [line.partition(": is not")[0].partition(": uses")[0] for line in lines] == [
+        f'error: pools.train.many: {place}/train.yaml: prompt "t1"',
+        f'error: pools.train.many: {place}/train.yaml: prompt "t3"',
+        f'error: pools.dev: {place}/dev.yaml: prompt "d1" is empty',
+    ]
+
+
 def test_a_template_that_the_tokenizer_cannot_render(place: Path, go: Go) -> None:
     (place / "model" / "chat_template.jinja").unlink()
     told = in_both(go)

@@ -86,6 +86,27 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, text: str,
     assert path in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "p.yaml",
+            "a: ''\nb: '{{ text '\nc: fine {{ text }}\nd: '{{ text.x() }}'\nc: x\n",
+            ['prompt "a" is empty', 'prompt "b": is not', 'prompt "d": uses', 'prompt id "c" occurs'],
+        ),
+        ("p.yaml", "a: {{ text }}\nb: x {{ text }}\nc: {{ text }}\n", ['line 1: prompt "a"', 'line 3: prompt "c"']),
+        ("p.jsonl", '{"id": "a"}\n{"text": "x {{ text }}"}\n{"text": 3}\n', ["line 1 is not", "line 3: text"]),
+    ],
+)
+def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path, name: str, text: str, told: list[str]) -> None:
+    path = write(tmp_path, name, text)
+    with pytest.raises(UserError) as caught:
+        load_pool(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(told)
+    assert all(line.startswith(f"{path}: {start}") for line, start in zip(lines, told, strict=True))
+
+
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     write(tmp_path, "train.yaml", "a: x")
     with pytest.raises(UserError, match=r'no such file. Did you mean "train.yaml"'):

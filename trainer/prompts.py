@@ -202,20 +202,25 @@ def _content_id(text: str) -> str:
 
 
 def _check_pool(prompts: Sequence[Prompt], path: str) -> None:
+    """Raises one ``PromptError`` that lists all that is wrong, a line each."""
     if not prompts:
         raise PromptError(f"{path}: holds no prompt")
     seen: dict[str, str] = {}
+    wrong: list[str] = []
     for prompt in prompts:
         if not prompt.text.strip():
-            raise PromptError(f'{path}: prompt "{prompt.id}" is empty')
+            wrong.append(f'{path}: prompt "{prompt.id}" is empty')
+            continue
         if prompt.id in seen:
             why = "the same text stands there twice" if seen[prompt.id] == prompt.text else "ids must be unique"
-            raise PromptError(f'{path}: prompt id "{prompt.id}" occurs more than once: {why}')
+            wrong.append(f'{path}: prompt id "{prompt.id}" occurs more than once: {why}')
         seen[prompt.id] = prompt.text
         try:
             check_wording(prompt.text)
         except PromptError as error:
-            raise PromptError(f'{path}: prompt "{prompt.id}": {error}') from None
+            wrong.append(f'{path}: prompt "{prompt.id}": {error}')
+    if wrong:
+        raise PromptError("\n".join(wrong))
 
 
 def _read_yaml(content: str, path: str) -> list[tuple[str, str]]:
@@ -235,13 +240,14 @@ def _read_yaml(content: str, path: str) -> list[tuple[str, str]]:
         pairs = [("", value) for value in root.value]
     else:
         raise PromptError(f"{path}: holds neither id: text pairs nor a list of texts")
-    for key, value in pairs:
-        if not isinstance(value, yaml.ScalarNode):
-            # An unquoted {{ text }} is a yaml mapping, the commonest slip here.
-            raise PromptError(
-                f'{path}: line {value.start_mark.line + 1}: prompt "{key}" is no text. Quote it, or use a | '
-                f"block ({{{{ … }}}} at the start needs quotes)"
-            )
+    wrong = [  # an unquoted {{ text }} is a yaml mapping, the commonest slip here
+        f'{path}: line {value.start_mark.line + 1}: prompt "{key}" is no text. Quote it, or use a | '
+        f"block ({{{{ … }}}} at the start needs quotes)"
+        for key, value in pairs
+        if not isinstance(value, yaml.ScalarNode)
+    ]
+    if wrong:
+        raise PromptError("\n".join(wrong))
     return [(key, value.value) for key, value in pairs]
 
 
@@ -250,7 +256,7 @@ def _read_txt(content: str, path: str) -> list[tuple[str, str]]:
 
 
 def _read_jsonl(content: str, path: str) -> list[tuple[str, str]]:
-    pairs = []
+    pairs, wrong = [], []
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
@@ -258,8 +264,11 @@ def _read_jsonl(content: str, path: str) -> list[tuple[str, str]]:
             record = json.loads(line)
             text = record["text"]
         except (ValueError, KeyError, TypeError):
-            raise PromptError(f'{path}: line {number} is not of the form {{"id": "p1", "text": "…"}}') from None
+            wrong.append(f'{path}: line {number} is not of the form {{"id": "p1", "text": "…"}}')
+            continue
         if not isinstance(text, str):
-            raise PromptError(f"{path}: line {number}: text = {text!r:.40} is no text")
+            wrong.append(f"{path}: line {number}: text = {text!r:.40} is no text")
         pairs.append((str(record.get("id") or ""), text))
+    if wrong:
+        raise PromptError("\n".join(wrong))
     return pairs
