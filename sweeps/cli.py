@@ -19,6 +19,7 @@ import typer
 
 from sweeps.cluster_commands import cluster_app
 from sweeps.job_commands import register as register_jobs
+from sweeps.live import unwrapped
 from sweeps.plw.commands import register as register_plw
 from sweeps.prompt_search.command import register as register_search
 from sweeps.prompts.commands import prompts_app
@@ -270,8 +271,7 @@ def guarded(command: Callable[[], Any]) -> int:
 
 
 def _told(error: BaseException) -> int:
-    while isinstance(error, SystemError) and error.__cause__ is not None:
-        error = error.__cause__  # a signal that came while Ray's compiled code waited
+    error = unwrapped(error)
     if isinstance(error, Terminated) or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
         return _say(INTERRUPTED, 143)  # once Ray runs, its own handler leaves with the signal's number
     if isinstance(error, KeyboardInterrupt | typer.Abort):

@@ -316,8 +316,8 @@ class LiveTable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            if kind is not None:
-                self._ending = " (interrupted)" if issubclass(kind, KeyboardInterrupt) else " (ended by an error)"
+            if error is not None:
+                self._ending = " (ended by an error)" if isinstance(unwrapped(error), Exception) else " (interrupted)"
             for row in self._rows.values():
                 row.seconds, row.since = self._spent(row), None
         if self._live is not None:
@@ -384,6 +384,13 @@ class LiveTable:
             self._rows[trial_id] = Row(trial_id, {}, 1)
             self._note_axes({})
         return self._rows[trial_id]
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """What a signal raised; Ray's compiled code wraps it where it came while that waited."""
+    while isinstance(error, SystemError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 class _Unbreakable(io.TextIOBase):

@@ -230,4 +230,6 @@ def test_an_interrupt_ends_the_run_with_a_word_and_the_next_goes_on(sent: int, c
     text, _ = process.communicate(timeout=60)
     assert process.returncode == code, text[-2000:]
     assert "run the same command again to continue" in text
+    assert "small (interrupted): 0 of 1 trials done" in text
+    assert "ended by an error" not in text
     assert "Traceback" not in text
