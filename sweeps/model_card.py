@@ -135,13 +135,14 @@ def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]
 def _input(found: Exported, measured: Measured) -> Iterator[str]:
     template = found.trial.template
     if template.chat:
-        prefill = "" if template.marker == type(template)("").marker else f", then {_code(template.marker)}"
+        prefill = "" if template.marker in ("", type(template)("").marker) else f", then {_code(template.marker)}"
         system = f"system text {_code(template.system)}, " if template.system else ""
         turns = "the filled prompt as the user's turn, the assistant's turn opened"
         yield f"The tokenizer's chat template: {system}{turns}{prefill}."
     else:
         lead = f"{_code(template.system)}, a blank line, " if template.system else ""
-        yield f"Plain text: {lead}the filled prompt, then {_code(template.marker)}."
+        marker = f", then {_code(template.marker)}" if template.marker else ""
+        yield f"Plain text: {lead}the filled prompt{marker}."
     if found.trial.model.head == "classifier":
         yield "The label is read from a linear layer on the last token; its outputs are in the labels' order."
     elif found.trial.scoring.scorer == "labels":
@@ -186,6 +187,12 @@ def _use(trial: Trial) -> Iterator[str]:
     yield f"base = {kind}.from_pretrained({trial.model.path!r}{revision}, dtype={trial.model.dtype!r}{labels}{remote})"
     yield 'model = PeftModel.from_pretrained(base, "FOLDER")'
     yield "```"
+    if not classifier and trial.scoring.scorer == "labels":
+        yield ""
+        yield (
+            "A label's log-probability is the sum over its own tokens behind the input; the end token, which was "
+            "trained behind them, does not count."
+        )
 
 
 def _limits(trial: Trial, measured: Measured) -> Iterator[str]:

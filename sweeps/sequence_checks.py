@@ -106,7 +106,8 @@ def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: st
     level: Literal["error", "warning"] = (
         "error" if renderer.task.labels else "warning"
     )  # of options only that row suffers
-    at = where if renderer.task.labels else f'{where}, row "{row.id}"'
+    # labels are the same for every prompt and row, so they are told once for a template
+    at = f"templates.{renderer.template.name}" if renderer.task.labels else f'{where}, row "{row.id}"'
     for i, a in enumerate(tokens):
         for j, b in enumerate(tokens):
             shown = renderer.token_texts(list(a))

@@ -25,9 +25,9 @@ def robustness_page(table: pa.Table, settings: Settings) -> str:
 
 
 def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) -> list[str]:
-    marks = [row["status"] or "", "**winner**" if row["winner"] else "", "degenerate" if row["degenerate"] else ""]
-    if row["status"] in ("failed", "stopped") and row["reason"]:
-        marks.append(row["reason"])
+    status, reason = row["status"] or "", row["reason"] if row["status"] in ("failed", "stopped") else ""
+    ended = [reason] if reason and reason.startswith(status) else [status, reason or ""]  # most reasons begin with it
+    marks = [*ended, "**winner**" if row["winner"] else "", "degenerate" if row["degenerate"] else ""]
     p = row["p_best_holm"]
     gap = ""
     if row["diff_best"] is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ import torch
 import yaml
 
 from sweeps import tables
-from sweeps.export import export, read_exported
+from sweeps.export import Exported, export, read_exported
+from sweeps.model_card import Measured, card
 from sweeps.report import write_report
 from sweeps.run import show_table
 from sweeps.study import load_study
 from trainer.errors import UserError
+from trainer.metrics import Objective
 from trainer.render import Renderer, load_tokenizer
 from trainer.rows import load_questions
 from trainer.store import Store
-from trainer.trial import Trial
+from trainer.trial import Template, Trial
 from trainer.wording import Prompt
 
 Run = tuple[str, list[Trial]]
@@ -174,6 +177,24 @@ def test_the_card_says_what_the_table_says(run: Run, tmp_path: Path) -> None:
     assert f"| target_modules | {row['target_modules']} |" in text
     assert "t1, t2" in text
     assert "Degenerate" not in text
+    assert "the end token, which was trained behind them, does not count" in text
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (Template("chat", chat=True), "the filled prompt as the user's turn, the assistant's turn opened."),
+        (Template("chat", chat=True, marker=""), "the filled prompt as the user's turn, the assistant's turn opened."),
+        (Template("chat", chat=True, marker="So:"), "the assistant's turn opened, then `So:`."),
+        (Template("plain", marker=""), "Plain text: the filled prompt."),
+        (Template("plain", marker="So:"), "Plain text: the filled prompt, then `So:`."),
+    ],
+)
+def test_the_card_says_what_stands_before_the_answer(run: Run, template: Template, said: str) -> None:
+    uri, trials = run
+    found = Exported(replace(trials[0], template=template), "s", ("text",), None, None, None, {}, {})
+    measured = Measured(1, "finished", {}, 1, Objective(0.5, 0.1, 0.6, 0.1, 0.4, 1, 1, False, 0.5, 0.0), {})
+    assert said in card(found, load_study(Path(uri).parent / "tiny.yaml"), measured)
 
 
 def test_a_degenerate_trial_is_exported_only_by_its_id_and_is_marked(run: Run, tmp_path: Path) -> None:

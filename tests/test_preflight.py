@@ -175,6 +175,7 @@ def test_words_that_cannot_be_told_apart_or_contradict(words: dict[str, str], ex
     report = run([Template("t", words=tuple(words.items()))])
     assert any(expected in str(f) for f in report.errors), [str(f) for f in report.findings]
     assert all(str(f).startswith("templates.t") for f in report.errors)
+    assert len({f.what for f in report.errors}) == len(report.errors), "one cause is told once, not for every pool"
 
 
 def test_words_with_a_common_beginning_are_fine_when_neither_is_the_other() -> None:

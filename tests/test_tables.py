@@ -80,7 +80,7 @@ def folder(path: Path) -> Store:
             write(store, trial_id, rung, "test", test)
         axes = {"template": template, "r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": "all-linear"}
         axes |= {"rslora": False, "lr": 1e-3, "steps": 40, "plw": plw, "pool": "many", "seed": 0}
-        reason = {"failed": "loss is NaN at step 3", "stopped": "rung 10: 0.5 < 0.6"}.get(status, "")
+        reason = {"failed": "loss is NaN at step 3", "stopped": "stopped at rung 1 of 2: 0.5 < 0.6"}.get(status, "")
         rows.append({"trial_id": trial_id, **axes, "status": status, "rung": rung, "reason": reason})
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink)
@@ -198,6 +198,8 @@ def test_the_page_says_what_a_reader_must_know(store: Store) -> None:
     assert "constant answer, not robustness" in page
     assert "| template |" in page.splitlines()[2]
     assert "rslora" not in page  # axes with one value only widen the page
+    assert "| stopped at rung 1 of 2: 0.5 < 0.6 |" in page
+    assert "| failed, loss is NaN at step 3 |" in page
     loose = {**STUDY, "tables": {"thresholds": [0.75], "strict": False}}
     tables.write_tables(store, loose)
     assert "at or above (`>=`) 75 %" in store.read("tables/robustness.md").decode()
