@@ -21,12 +21,12 @@ from conftest import make_llama
 
 import trainer.engine as engine_module
 from trainer.batches import Sample
-from trainer.engine import Engine, Setup
+from trainer.engine import Engine, Setup, load_base
 from trainer.loss import COMPLETION, CONTENT, normalizer, token_weights
 from trainer.optimizer import learning_rate
 from trainer.render import Request
 from trainer.scoring import score
-from trainer.trial import Lora, Loss, Optimization
+from trainer.trial import Lora, Loss, Model, Optimization
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -156,6 +156,20 @@ def test_layers_that_get_their_tokens_in_another_shape_serve_each_slot_its_own(f
         found.append(engine.slot_model.adapter(0, lora))
         engine.close()
     assert_close(found[1], found[0], 1e-4)
+
+
+def test_a_model_without_sdpa_attention_trains_with_the_attention_it_has(tmp_path: Path) -> None:
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    config = GPTJConfig(vocab_size=256, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=8)
+    GPTJForCausalLM(config).save_pretrained(tmp_path)
+    base = load_base(Model(str(tmp_path), "fingerprint"), torch.device("cpu"))
+    assert base.config._attn_implementation == "eager"
+    engine = Engine(base, Setup(max_r=4))
+    engine.place(0, Lora(r=4), dataclasses.replace(PLAN, warmup=0.0), seed=0)
+    same = [engine.tick(make_batch(0, 6, Loss()))[0].completion_loss for _ in range(5)]
+    assert same == sorted(same, reverse=True)
+    engine.close()
 
 
 def test_a_layer_that_gets_some_tokens_only_is_refused_by_name() -> None:
