@@ -133,14 +133,18 @@ class Registry:
         """A host at ``place``, made with the fleet's ``arguments``: of its ``parts`` the one with the fewest trials.
         ``trial`` counts there until it leaves. ``dead``: the actor id of a host that the caller saw die, so that two
         callers who saw the same death get the same new host."""
-        for known, host in list(self._hosts.items()):
-            if host._actor_id.hex() == dead:
-                self._hosts.pop(known, None)  # unless `_retire`, on its thread, came first
+        self.forget(dead)
         self._seats.pop(trial, None)
         busy = Counter(self._seats.values())
         seat = min((replace(place, part=i) for i in range(parts)), key=lambda p: (busy[p], p.part))
         self._seats[trial] = seat
         return self._at(seat, arguments)
+
+    def forget(self, dead: Any) -> None:
+        """The next trial at the place of the host with the actor id ``dead`` gets a new one."""
+        for known, host in list(self._hosts.items()):
+            if host._actor_id.hex() == dead:
+                self._hosts.pop(known, None)  # unless `_retire`, on its thread, came first
 
     def leave(self, trial: str) -> None:
         place = self._seats.pop(trial, None)
@@ -256,7 +260,8 @@ class Fleet:
                 raise PlaceLostError(f"trial {trial.id}: {place} takes no host any more ({error})") from error
             except RayActorError as error:
                 where = f"trial {trial.id}: its host on {place.device} of node {place.node[:8]}"
-                if error.actor_init_failed:  # as it would another time; the trial itself may be tried again
+                if error.actor_init_failed:  # most likely it would again, so whoever tries the trial again decides
+                    ray.get(self.registry.forget.remote(host._actor_id.hex()))
                     told = str(error).strip().splitlines()[-1].removeprefix("trainer.errors.UserError: ")
                     raise HostError(f"{where} cannot start: {told}") from error
                 if attempt == RETRIES:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -112,6 +114,23 @@ def test_a_host_that_cannot_start_says_why_in_a_line_and_is_not_tried_for_ever(c
         r'axes.lora.target_modules = "q_porj" is no linear layer of this model. Did you mean "q_proj"\? Known: .*',
         str(error.value),
     )
+    ray.kill(fleet.registry)
+
+
+def test_a_place_whose_host_could_not_start_gets_a_new_one(cluster: None, tmp_path: Path) -> None:
+    """The weights are away for a moment, as on storage that other nodes see late."""
+    import ray
+
+    assets, model, trials = prepared(tmp_path, steps=3)
+    model = dataclasses.replace(model, path=str(shutil.copytree(model.path, tmp_path / "model")))
+    weights = tmp_path / "model" / "model.safetensors"
+    away = weights.rename(weights.with_suffix(".away"))
+    setup = Setup(slots=1, max_r=4, threads=1)
+    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "run"), Resources(1, 1))
+    with pytest.raises(HostError, match="cannot start: "):
+        fleet.ensure(trials[0], 3, "dev")
+    away.rename(weights)
+    assert fleet.ensure(trials[0], 3, "dev")[0].num_rows == 96
     ray.kill(fleet.registry)
 
 
