@@ -52,6 +52,13 @@ def set_auth_mode() -> None:
         os.environ["RAY_AUTH_MODE"] = "token" if token_source() else "disabled"
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """What a signal raised; Ray's compiled code wraps it where it came while that waited."""
+    while isinstance(error, SystemError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 @contextmanager
 def connected(cpus: float, gpus: int = 0) -> Iterator[None]:
     """RAY_ADDRESS names a cluster (``ray job submit`` sets it); without it a local one starts, without

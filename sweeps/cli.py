@@ -17,9 +17,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from cluster.connect import unwrapped
 from sweeps.cluster_commands import cluster_app
 from sweeps.job_commands import register as register_jobs
-from sweeps.live import unwrapped
 from sweeps.plw.commands import register as register_plw
 from sweeps.prompt_search.command import register as register_search
 from sweeps.prompts.commands import prompts_app

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, TextIO, cast
 
+from cluster.connect import unwrapped
+
 ORDER = ("running", "testing", "waiting", "finished", "stopped", "failed")  # of the table's rows, top to bottom
 OVER = ("finished", "stopped", "failed")
 END_ROWS = 20  # rows of the table at the end of a log
@@ -384,13 +386,6 @@ class LiveTable:
             self._rows[trial_id] = Row(trial_id, {}, 1)
             self._note_axes({})
         return self._rows[trial_id]
-
-
-def unwrapped(error: BaseException) -> BaseException:
-    """What a signal raised; Ray's compiled code wraps it where it came while that waited."""
-    while isinstance(error, SystemError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 class _Unbreakable(io.TextIOBase):
