@@ -15,7 +15,7 @@ from typing import Any
 from sweeps.findings import Finding, Length, Report, split_of
 from sweeps.lengths import Sizes, length_findings, longest
 from sweeps.sequence_checks import chat_findings, render_findings, special_text_findings
-from sweeps.wording_checks import pool_findings, word_findings
+from sweeps.wording_checks import label_findings, pool_findings, word_findings
 from trainer.errors import UserError
 from trainer.prompts import Prompt, fill
 from trainer.rows import Row
@@ -38,6 +38,7 @@ def preflight(
     report = Report()
     report.findings.extend(pool_findings(rows, pools))
     filled_wrongly = bool(report.errors)
+    report.findings.extend(label_findings(task, rows))
     for template in templates:
         report.findings.extend(word_findings(template, task, rows))
         _check_template(template, task, rows, pools, tokenizer, report, skip_unfilled=filled_wrongly)

@@ -166,7 +166,7 @@ def _level(text: str) -> Literal["error", "warning"]:
     return "error" if text == "error" else "warning"
 
 
-def _label_findings(task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+def label_findings(task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
     """Labels that do not occur: a mistake where no split has them, a loss where one is without."""
     found = {split: {row.label for row in some} for split, some in rows.items()}
     for label in task.labels:
@@ -191,7 +191,6 @@ def _label_findings(task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[F
 
 
 def word_findings(template: Template, task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
-    yield from _label_findings(task, rows)
     where = f"templates.{template.name}"
     if not task.labels:
         if template.words:
