@@ -4,6 +4,7 @@ alone."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from trainer.errors import UserError
 from trainer.trial import Model
@@ -12,12 +13,10 @@ from trainer.trial import Model
 def check_architecture(model: Model) -> None:
     """Raises ``UserError`` where the config is of no causal language model that transformers knows, or asks for code
     of its own that the study has not allowed. Loads no weights and runs no foreign code without that leave."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig  # slow to import
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING  # slow to import
 
     try:
-        config = AutoConfig.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
+        config = _config(model)
     except Exception as error:  # transformers raises many kinds
         if "trust_remote_code" in str(error):
             raise _brings_code(model) from error
@@ -41,15 +40,13 @@ def check_layers(model: Model, target_modules: Iterable[str]) -> None:
     """Raises ``UserError`` where no adapter can be put on the model as ``target_modules`` say. ``check_architecture``
     came before. A model that cannot be built without weights is looked at when it is loaded."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from trainer.slots import matching_layers
 
-    leave = {"trust_remote_code": model.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(model.path, revision=model.revision, **leave)
         with torch.device("meta"):
-            base = AutoModelForCausalLM.from_config(config, **leave)
+            base = AutoModelForCausalLM.from_config(_config(model), trust_remote_code=model.trust_remote_code)
     except Exception:  # code that comes with a model may raise anything
         return
     try:
@@ -60,13 +57,14 @@ def check_layers(model: Model, target_modules: Iterable[str]) -> None:
 
 def positions(model: Model) -> int | None:
     """The longest sequence that the model was made for, in tokens; None where its config does not say."""
+    found = getattr(_config(model).get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _config(model: Model) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
-        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-    ).get_text_config()
-    found = getattr(config, "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+    return AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def _brings_code(model: Model) -> UserError:

@@ -10,6 +10,7 @@ import torch
 
 
 def pick_device() -> torch.device:
+    """The GPU of this process's rank on its node; the CPU where there is none."""
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if torch.cuda.is_available()
