@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the claim here")
     parser.add_argument("--size", choices=SIZES, default="large")
     parser.add_argument("--std-weight", type=int, choices=(0, 1), default=1, help="of the objective (default 1)")
-    parser.add_argument("--draws", type=int, help="of dev and test prompts (default 20)")
+    parser.add_argument("--draws", type=int, help="how many of dev and test prompts (default 20; quick: 2)")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it; what it holds is not made again")
     args = parser.parse_args()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="makespan-"))
