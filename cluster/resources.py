@@ -24,16 +24,18 @@ class Resources:
         return {name: max(1, int(part * 10_000)) / 10_000 for name, part in parts.items() if part}
 
     def lacking(self) -> str:
-        """What keeps a trial, or a worker of its gang, from every node that the cluster has now; "" where one could
-        take it. An autoscaler may bring such a node."""
+        """What keeps a trial from the cluster as it is now: no node that could take it, or too little for all of its
+        gang; "" where it could run. An autoscaler may bring what is missing."""
         import ray
 
-        share = self.share()
-        if any(all(n["Resources"].get(k, 0) >= v for k, v in share.items()) for n in ray.nodes() if n["Alive"]):
-            return ""
+        share, have = self.share(), ray.cluster_resources()
         asked = " and ".join(f"{amount:g} {name}" for name, amount in sorted(share.items()))
-        have = ray.cluster_resources()
-        return f"no node has {asked} (cluster: {', '.join(f'{have.get(name, 0):g} {name}' for name in sorted(share))})"
+        known = f"(cluster: {', '.join(f'{have.get(name, 0):g} {name}' for name in sorted(share))})"
+        if not any(all(n["Resources"].get(k, 0) >= v for k, v in share.items()) for n in ray.nodes() if n["Alive"]):
+            return f"no node has {asked} {known}"
+        if any(have.get(k, 0) < self.workers * v for k, v in share.items()):
+            return f"no room for {self.workers} workers of {asked} {known}"
+        return ""
 
     def for_tune(self) -> Any:
         from ray import tune

@@ -76,6 +76,8 @@ def test_what_no_node_of_the_cluster_has_is_named(cluster: None) -> None:
     assert Resources(slots=2, cpus=8).lacking() == ""
     assert Resources(cpus=5).lacking() == "no node has 5 CPU (cluster: 4 CPU)"
     assert Resources(slots=2, cpus=2, gpus=1).lacking() == "no node has 1 CPU and 0.5 GPU (cluster: 4 CPU, 0 GPU)"
+    assert Resources(cpus=2, workers=2).lacking() == ""
+    assert Resources(cpus=2, workers=3).lacking() == "no room for 3 workers of 2 CPU (cluster: 4 CPU)"
 
 
 def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_path: Path) -> None:
