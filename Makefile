@@ -13,7 +13,7 @@ test: $(VENV)/.dev lint types  ## everything that CI checks
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-demo: $(VENV)/.dev  ## what `make demo` shows is what the README says
-	$(RUN) python -m pytest -q -m long tests/test_quickstart.py
+	$(RUN) python -m pytest -q -m long tests/sweeps/test_quickstart.py
 
 test-long: $(VENV)/.dev  ## the checks that take minutes each
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m long

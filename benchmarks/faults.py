@@ -2,9 +2,9 @@
 
     sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 48] [--steps 240]
 
-The nodes are network namespaces on this machine (tests/nodes.py), so it needs root. A study runs undisturbed, and again
-under faults drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the driver killed and
-started again, a disk that takes no writes, a node that stops for some seconds. A killed node is replaced at once.
+The nodes are network namespaces on this machine (tests/support/nodes.py), so it needs root. A study runs undisturbed,
+and again under faults drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the driver killed
+and started again, a disk that takes no writes, a node that stops for some seconds. A killed node is replaced at once.
 Every optimizer step sends a datagram to this process, which is how it knows when a trial goes on: the recovery time is
 from the node's death to the first step of a trial that was on it, anywhere else. ASHA is off and every host has one
 slot, so the rows of both runs must be equal to the last bit; the exit code is 1 where one is lost, twice there or

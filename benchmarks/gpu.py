@@ -37,13 +37,13 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainer.batches import Sample, collate, micro_batches
-from trainer.loss import COMPLETION, CONTENT, token_losses, weighted_loss
-from trainer.optimizer import SlotAdamW
-from trainer.render import Request
-from trainer.scoring import score
+from trainer.data.render import Request
+from trainer.model.slots import SlotModel
+from trainer.score.logprobs import score
 from trainer.setup import Setup
-from trainer.slots import SlotModel
+from trainer.train.batches import Sample, collate, micro_batches
+from trainer.train.loss import COMPLETION, CONTENT, token_losses, weighted_loss
+from trainer.train.optimizer import SlotAdamW
 from trainer.trial import Lora, Optimization
 
 LORA = Lora(r=8, alpha=16.0)
@@ -150,7 +150,7 @@ def trainer(shape: Shape, slots: int, device: torch.device) -> tuple[Callable[[l
     """One step of all trials: through the engine, or as the engine would do it where there is no deepspeed."""
     base = llama(shape, device)
     if importlib.util.find_spec("deepspeed"):
-        from trainer.engine import Engine
+        from trainer.train.engine import Engine
 
         engine = Engine(base, Setup(slots, LORA.r, LORA.target_modules, token_budget=shape.token_budget))
         for slot in range(slots):

@@ -47,7 +47,6 @@ import pyarrow.parquet as pq
 import scipy.stats
 import torch
 
-from sweeps.base_model import fingerprint_model
 from sweeps.prompt_search import batprompt as bat
 from sweeps.prompt_search import zopo as zo
 from sweeps.prompt_search.candidates import grown
@@ -60,8 +59,10 @@ from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Scorer
 from sweeps.prompt_search.similarity import Gate
-from trainer.prompts import Prompt, load_pool
-from trainer.rows import Row
+from sweeps.trials.base_model import fingerprint_model
+from trainer.data.pools import load_pool
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
 from trainer.store import Store
 from trainer.trial import Model, Task, Template
 

@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from sweep_makespan import SIZES, timed, write_study
 
-from trainer import design
-from trainer.metrics import NO_ANSWER, Grid, grid, grid_objective, sampled
+from trainer.measure import design
+from trainer.measure.grid import NO_ANSWER, Grid, grid
+from trainer.measure.metrics import grid_objective, sampled
 from trainer.store import Store
 
 DRAWS = 20

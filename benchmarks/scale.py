@@ -48,7 +48,7 @@ os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from cluster.hosts import Fleet  # noqa: E402
+from cluster.hosting.hosts import Fleet  # noqa: E402
 from trainer.store import SCORES, Store  # noqa: E402
 
 EMBEDDED = ROOT / "sweeps" / "embedded"
@@ -147,7 +147,7 @@ def resident_mb() -> float:
 
 
 def study_of(n: int, folder: Path) -> Any:
-    from sweeps.study import load_study
+    from sweeps.study.load import load_study
 
     data = EMBEDDED / "data"
     (folder / "study.yaml").write_text(
@@ -180,11 +180,11 @@ def study_of(n: int, folder: Path) -> Any:
 def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     """The sweep, and the seconds it takes to have all of its trials scored on the test pool."""
     from sweeps import run as sweep
-    from sweeps.assets import data_of, load_assets
-    from sweeps.base_model import model_of
-    from sweeps.live import LiveTable
-    from sweeps.trials import make_trials, points_of
-    from sweeps.tuning import tune_trials
+    from sweeps.driver.tuning import tune_trials
+    from sweeps.live.table import LiveTable
+    from sweeps.trials.assets import data_of, load_assets
+    from sweeps.trials.base_model import model_of
+    from sweeps.trials.make import make_trials, points_of
 
     study = study_of(n, folder)
     assets, model = load_assets(study), model_of(study)
@@ -270,7 +270,7 @@ def peer(n: int, folder: Path, slots: int) -> Cost:
 
 def rule(n: int) -> float:
     """Decisions per second of the promotion rule by itself."""
-    from sweeps.asha import Rungs
+    from sweeps.schedule.asha import Rungs
 
     rng = np.random.default_rng(0)
     rungs, made = Rungs(n, 2, len(SHARES)), 0
@@ -294,7 +294,7 @@ def rule(n: int) -> float:
 TABLES = """
 import json, resource, sys, time
 import yaml
-from sweeps import tables
+from sweeps.tables import robustness as tables
 from trainer.store import Store
 store, study = Store.open(sys.argv[1]), yaml.safe_load(open(sys.argv[2]))
 began, used = time.perf_counter(), time.process_time()

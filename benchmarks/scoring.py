@@ -36,11 +36,12 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-from trainer.prompts import Prompt, load_pool
-from trainer.render import Renderer
-from trainer.rows import Row
-from trainer.scoring import score
-from trainer.slots import SlotModel
+from trainer.data.pools import load_pool
+from trainer.data.render import Renderer
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
+from trainer.model.slots import SlotModel
+from trainer.score.logprobs import score
 from trainer.trial import Lora, Task, Template
 
 LORA = Lora(r=8, alpha=16.0)

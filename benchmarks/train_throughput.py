@@ -49,14 +49,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from trainer.batches import Sample
-from trainer.engine import Engine, load_base
-from trainer.loss import COMPLETION, normalizer, token_weights
-from trainer.optimizer import learning_rate
-from trainer.prompts import load_pool
-from trainer.render import Example, Renderer, load_tokenizer
-from trainer.rows import Row
+from trainer.data.pools import load_pool
+from trainer.data.render import Example, Renderer, load_tokenizer
+from trainer.data.rows import Row
 from trainer.setup import Setup
+from trainer.train.batches import Sample
+from trainer.train.engine import Engine, load_base
+from trainer.train.loss import COMPLETION, normalizer, token_weights
+from trainer.train.optimizer import learning_rate
 from trainer.trial import Lora, Loss, Model, Optimization, Task, Template
 
 LORA = Lora(r=8, alpha=16.0)

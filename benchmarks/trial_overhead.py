@@ -63,9 +63,9 @@ def main() -> None:
 def ours(n: int, folder: Path) -> tuple[list[float], float]:
     """(each trial's seconds from start to its first step's checkpoint, seconds per trial beside training and
     scoring)."""
-    from sweeps import live
+    from sweeps.live import table as live
     from sweeps.run import run
-    from sweeps.study import load_study
+    from sweeps.study.load import load_study
     from trainer.store import Store, checkpoint_name
 
     started: dict[str, float] = {}

@@ -22,19 +22,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.asha import Decision, Rungs
-from sweeps.assets import data_of, load_assets
-from sweeps.base_model import model_of
-from sweeps.columns import AXES
-from sweeps.kept_prompts import keep_prompts
-from sweeps.lease import Lease
-from sweeps.live import LiveTable
-from sweeps.study import Range, Study, dump_yaml, resolved
-from sweeps.trials import axes_of, make_trial, make_trials, points_of, pool_of, target_modules
-from trainer.assets import Assets
+from sweeps.live.table import LiveTable
+from sweeps.run_folder.lease import Lease
+from sweeps.run_folder.prompts import keep_prompts
+from sweeps.schedule.asha import Decision, Rungs
+from sweeps.study.load import resolved
+from sweeps.study.overlay import dump_yaml
+from sweeps.study.schema import Study
+from sweeps.study.values import Range
+from sweeps.tables.columns import AXES
+from sweeps.trials.assets import data_of, load_assets
+from sweeps.trials.base_model import model_of
+from sweeps.trials.make import axes_of, make_trial, make_trials, points_of, pool_of, target_modules
+from trainer.data.assets import Assets
 from trainer.errors import UserError
-from trainer.metrics import Objective, objective
-from trainer.reports import report_of
+from trainer.measure.metrics import Objective, objective
+from trainer.measure.rung import report_of
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial, axis_columns, rung_steps
@@ -210,7 +213,7 @@ def _run(study: Study, store: Store) -> int:
                 at = partial(make_trial_at, study=study, data=data, model=model, n_rows=len(assets.rows["train"]))
                 sweep(progress, model, assets, made, at)
             progress.write(over=True)
-    from sweeps.report import write_report
+    from sweeps.report.write import write_report
 
     where = write_report(store.uri)
     show_table(store, where, study.tables.thresholds[0])
@@ -227,7 +230,7 @@ def _warn(warnings: Sequence[str]) -> None:
 
 def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, Any], model: Any, n_rows: int) -> Trial:
     """The trial at the point that Optuna suggested, from Tune's parameters."""
-    from sweeps.search import decode
+    from sweeps.search.points import decode
 
     point = decode(config, axes_of(study))
     return make_trial(study, point, data[pool_of(study, point)], model, n_rows)
@@ -236,8 +239,8 @@ def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, An
 def check_wordings(study: Study, assets: Assets, model: Model) -> list[str]:
     """Preflight, before anything is asked of the cluster. The warnings; raises ``UserError`` with every finding that is
     an error."""
-    from sweeps.assets import pools_by_place, task, templates_read
-    from sweeps.preflight import checked_tokenizer, preflight
+    from sweeps.checks.preflight import checked_tokenizer, preflight
+    from sweeps.trials.assets import pools_by_place, task, templates_read
 
     templates = templates_read(study)
     tokenizer = checked_tokenizer(model, target_modules(study))
@@ -303,14 +306,14 @@ def sweep(
     Within ``on_ray``."""
     study = progress.study
     fleet = fleet or start_fleet(study, model, assets, progress.store)
-    from sweeps.tuning import tune_trials  # after `on_ray`, as it imports ray; slow, while the registry starts
+    from sweeps.driver.tuning import tune_trials  # after `on_ray`, as it imports ray; slow, while the registry starts
 
     fleet.warm(study.search.trials or 0 if made is None else len(made))
     tune_trials(progress, fleet, made, at, FAILURES)
     progress.write()
     if progress.measured:
         _test(progress, fleet)
-    from cluster.board import write_ends
+    from cluster.hosting.tensorboard import write_ends
 
     ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
     write_ends(progress.store, ends)
@@ -339,7 +342,7 @@ def quiet() -> None:
 
 def start_fleet(study: Study, model: Model, assets: Assets, store: Store) -> Any:
     """The hosts of a study, on the cluster that is connected."""
-    from cluster.hosts import Fleet
+    from cluster.hosting.hosts import Fleet
     from cluster.resources import Resources
 
     res = study.resources
@@ -368,7 +371,7 @@ def _test(progress: Progress, fleet: Any) -> None:
     their last rung have done so themselves."""
     import ray
 
-    from cluster.gang import PlaceLostError
+    from cluster.hosting.gang import PlaceLostError
 
     jobs = []
     for trial, step in _to_test(progress.study, progress.trials, progress.decisions):
@@ -424,7 +427,7 @@ def show_table(store: Store, where: str, threshold: float) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table)
     if not any(r["winner"] for r in rows):
-        from sweeps.verdict import why_no_winner
+        from sweeps.report.verdict import why_no_winner
 
         console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False)
     console.print(

@@ -25,18 +25,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from trainer.adapters import write_adapter
-from trainer.architecture import check_architecture
-from trainer.arms import KEPT, Memory
-from trainer.assets import Assets
-from trainer.batches import stable_hash
-from trainer.device import device_lost, out_of_memory, pick_device
-from trainer.engine import Engine, load_base
-from trainer.grid import WHOLE, Block, Grids
-from trainer.render import Renderer, load_tokenizer
-from trainer.resident import Resident
+from trainer.data.assets import Assets
+from trainer.data.render import Renderer, load_tokenizer
+from trainer.model.adapters import write_adapter
+from trainer.model.architecture import check_architecture
+from trainer.model.device import device_lost, out_of_memory, pick_device
+from trainer.score.pool import WHOLE, Block, Grids
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, StoreError, checkpoint_name
+from trainer.train.arms import KEPT, Memory
+from trainer.train.batches import stable_hash
+from trainer.train.engine import Engine, load_base
+from trainer.train.resident import Resident
 from trainer.trial import Model, Template, Trial
 
 log = logging.getLogger("steadytune")

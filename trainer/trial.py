@@ -100,7 +100,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Arm:
-    """What training does for robustness beyond drawing prompts at random (``trainer.arms``); as it stands, nothing.
+    """What training does for robustness beyond drawing prompts at random (``trainer.train.arms``); as it stands,
+    nothing.
 
     Every arm trains on as many sequences a step as every other: ``views`` wordings of a row take the place of as many
     rows."""

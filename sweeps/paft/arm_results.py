@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from sweeps import statistics as st
-from sweeps.columns import AXES, SAME
-from sweeps.evidence import shown
-from sweeps.kept_prompts import kept_prompts
-from sweeps.schema import Study
-from trainer import metrics
-from trainer.metrics import Floats
+from sweeps.report.evidence import shown
+from sweeps.run_folder.prompts import kept_prompts
+from sweeps.statistics import intervals as st
+from sweeps.study.schema import Study
+from sweeps.tables.columns import AXES, SAME
+from trainer.measure import metrics
+from trainer.measure.grid import Floats
 from trainer.store import Store
 from trainer.trial import Trial, digest
 

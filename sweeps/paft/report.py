@@ -9,7 +9,7 @@ import importlib.resources
 
 from sweeps.paft import tables
 from sweeps.paft.arm_results import results
-from sweeps.schema import Study
+from sweeps.study.schema import Study
 from trainer.store import Store
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.figures import Curve, Strip, curves, strips
-from sweeps.kept_prompts import kept_usage
+from sweeps.display.figures import Curve, Strip, curves, strips
+from sweeps.display.table_files import markdown_rows, tex, write_table
 from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base
-from sweeps.schema import Study
-from sweeps.table_files import markdown_rows, tex, write_table
+from sweeps.run_folder.prompts import kept_usage
+from sweeps.study.schema import Study
 from trainer.store import Store
 
 TITLES = {

@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 from sweeps.plw import models as m
 from sweeps.plw.models import LINEAR, SQUARE, Axis, Fit, Mixed, Turning
 from sweeps.plw.scores import PlwScores
-from sweeps.statistics import Estimate, holm
+from sweeps.statistics.intervals import Estimate, holm
 from trainer.errors import UserError
-from trainer.metrics import Floats
+from trainer.measure.grid import Floats
 
 ALPHA = 0.05
 ANALYSES = ("ols", "beta", "mixed")

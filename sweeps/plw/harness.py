@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.report import read_study
-from sweeps.schema import Study
+from sweeps.report.write import read_study
+from sweeps.study.schema import Study
 from trainer.errors import UserError, nearest
 from trainer.store import SCORES, Store
 

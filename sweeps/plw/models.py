@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from sweeps.plw.axis import POWER, weight_of_power
-from sweeps.statistics import LEVEL, Estimate
+from sweeps.statistics.intervals import LEVEL, Estimate
+from sweeps.study.weights import POWER, weight_of_power
 from trainer.errors import UserError
-from trainer.metrics import Floats
+from trainer.measure.grid import Floats
 
 LINEAR, SQUARE = "weight", "weight^2"
 

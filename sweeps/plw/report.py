@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sweeps.plw import analysis, tables
 from sweeps.plw.analysis import FEWEST, Analysis, analyse
 from sweeps.plw.scores import scores_of, weights_of
-from sweeps.schema import Study
+from sweeps.study.schema import Study
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
 
@@ -44,7 +44,7 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     """Analyse ``runs`` together, write ``tables/plw_*`` and ``plw.html`` into ``out`` (default: the first run folder)
     and return what to say: a sentence for each data set, notices, and where it was written. UserError where the runs
     allow no analysis."""
-    from sweeps.report import read_study
+    from sweeps.report.write import read_study
 
     stores = [Store.open(run) for run in runs]
     found = analyse(scores_of([(store, read_study(store)[0]) for store in stores]))
@@ -56,7 +56,7 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
 
 
 def fragment(found: Analysis) -> str:
-    """The part as HTML. Texts are escaped by Jinja2, figures by ``sweeps.figures``."""
+    """The part as HTML. Texts are escaped by Jinja2, figures by ``sweeps.display.figures``."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -81,7 +81,7 @@ def fragment(found: Analysis) -> str:
 
 def _page(found: Analysis) -> str:
     """The part as a page of its own, in the report's style."""
-    source = importlib.resources.files("sweeps").joinpath("report.html.j2").read_text(encoding="utf-8")
+    source = importlib.resources.files("sweeps.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     style = re.search(r"<style>(.*?)</style>", source, re.DOTALL)
     css = re.sub(r"\{% for i in range\(6\) %\}.*?\{% endfor %\}", _colours(), style[1] if style else "")
     return (

@@ -19,11 +19,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.columns import AXES
-from sweeps.evidence import shown
-from sweeps.schema import Study
-from trainer import metrics
+from sweeps.report.evidence import shown
+from sweeps.study.schema import Study
+from sweeps.tables.columns import AXES
 from trainer.errors import UserError
+from trainer.measure import metrics
 from trainer.store import Store, scores_name
 
 SCHEMA = pa.schema(

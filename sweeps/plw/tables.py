@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps.figures import COLOURS, Curve, curves
+from sweeps.display.figures import COLOURS, Curve, curves
+from sweeps.display.table_files import markdown_rows, tex, write_table
 from sweeps.plw import analysis as a
-from sweeps.statistics import LEVEL
-from sweeps.table_files import markdown_rows, tex, write_table
+from sweeps.statistics.intervals import LEVEL
 from trainer.store import Store
 
 TITLES = {

@@ -25,11 +25,10 @@ from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
 from sweeps.prompt_search.scorer import BudgetSpent, Scorer
 from sweeps.prompt_search.similarity import Gate
 from sweeps.prompt_search.writers import Writer
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt, PromptError, check_wording, placeholders
 from trainer.errors import UserError, nearest
-from trainer.prompts import Prompt, PromptError, placeholders
-from trainer.rows import Row
 from trainer.trial import digest
-from trainer.wording import check_wording
 
 CHARACTERS = tuple(PERTURBATIONS)  # applied one after the other (the paper's `mix`)
 WORDS = ("W1", "W2", "W3", "S2", "S3")  # each by itself (the paper's `combine`)

@@ -7,13 +7,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from sweeps.prompt_search.rule_writer import RuleWriter
+from trainer.data.pools import load_pool, split_pool
+from trainer.data.wording import Prompt, PromptError, check_wording, placeholders
 from trainer.errors import UserError, nearest
-from trainer.prompts import Prompt, PromptError, load_pool, placeholders, split_pool
 from trainer.trial import digest
-from trainer.wording import check_wording
 
 if TYPE_CHECKING:
-    from sweeps.study import Study
+    from sweeps.study.schema import Study
 
 
 def train_pool(study: Study, name: str | None = None) -> list[Prompt]:

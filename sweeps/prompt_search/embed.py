@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from sweeps.prompt_search.label_engine import LabelEngine, quiet
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
-from trainer.prompts import Prompt
-from trainer.rows import Row
 
 BATCH = 32
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sweeps.prompt_search.scorer import Scorer
-from trainer.prompts import Prompt
-from trainer.rows import Row
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
 
 METHODS = ("top-accuracy", "batprompt", "zopo", "random")  # as the command line names the searches
 LEAST = 4  # rows that a prompt is scored on in a race

@@ -16,8 +16,8 @@ from trainer.trial import Model, Task, Template, digest
 
 if TYPE_CHECKING:
     from sweeps.prompt_search.scorer import Pair
-    from trainer.render import Renderer
-    from trainer.slots import SlotModel
+    from trainer.data.render import Renderer
+    from trainer.model.slots import SlotModel
 
 RULES = ("raw", "per_token", "per_byte", "pmi", "contextual", "batch")
 
@@ -48,15 +48,15 @@ class LabelEngine:
         self._model: SlotModel | None = None
 
     def load(self) -> None:
-        import trainer.scoring  # noqa: F401  (torch, and what the scorer reads)
+        import trainer.score.logprobs  # noqa: F401  (torch, and what the scorer reads)
 
         self.renderer()
         self.slots()
 
     def __call__(self, pairs: Sequence[Pair]) -> list[tuple[tuple[float, ...], int]]:
-        from trainer.calibration import content_free, unconditional
-        from trainer.decide import compared
-        from trainer.scoring import score
+        from trainer.score.calibration import content_free, unconditional
+        from trainer.score.decide import compared
+        from trainer.score.logprobs import score
 
         renderer = self.renderer()
         requests = renderer.requests(pairs)
@@ -80,7 +80,7 @@ class LabelEngine:
 
     def renderer(self) -> Renderer:
         if self._renderer is None:
-            from trainer.render import Renderer, load_tokenizer
+            from trainer.data.render import Renderer, load_tokenizer
 
             self._renderer = Renderer(load_tokenizer(self.model), self.template, self.task)
         return self._renderer
@@ -88,9 +88,9 @@ class LabelEngine:
     def slots(self) -> SlotModel:
         """The model in evaluation mode, with one slot of zeros."""
         if self._model is None:
-            from trainer.device import pick_device
-            from trainer.engine import load_base
-            from trainer.slots import SlotModel
+            from trainer.model.device import pick_device
+            from trainer.model.slots import SlotModel
+            from trainer.train.engine import load_base
 
             quiet()
             try:

@@ -15,7 +15,7 @@ import re
 import string
 from collections.abc import Callable
 
-from trainer.typos import beside, changed
+from trainer.data.typos import beside, changed
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
@@ -56,7 +56,8 @@ def _in_words(text: str, rng: random.Random, share: float, change: Callable[[str
 
 
 def _typo(word: str, rng: random.Random) -> str:
-    """Unlike ``trainer.typos.slip``: equal letters may be swapped, and where no key is beside any letter comes in."""
+    """Unlike ``trainer.data.typos.slip``: equal letters may be swapped, and where no key is beside any letter comes
+    in."""
     i = rng.randrange(1, len(word) - 1)  # not the first or last letter: those are rarely missed
     kind = rng.choice(("drop", "double", "swap", "beside"))
     if kind == "drop":

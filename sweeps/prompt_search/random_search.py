@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from sweeps.prompt_search.found import Evaluated, Found, best_of, spread_rows
 from sweeps.prompt_search.scorer import Scorer
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
 from trainer.errors import UserError
-from trainer.prompts import Prompt
-from trainer.rows import Row
 
 
 def random_search(

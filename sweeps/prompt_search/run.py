@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from sweeps.prompt_search.label_engine import LabelEngine
     from sweeps.prompt_search.scorer import Scorer
     from sweeps.prompt_search.writers import Writer
-    from sweeps.study import Study
-    from trainer.prompts import Prompt
-    from trainer.rows import Row
+    from sweeps.study.schema import Study
+    from trainer.data.rows import Row
+    from trainer.data.wording import Prompt
 
 BUDGET = 4000  # scorings; about 20 full passes over the rows of a small task
 ROWS = {"zopo": 50, "random": 100}  # a candidate is scored on
@@ -51,13 +51,13 @@ class Order:
 
 def search(study: Study, order: Order, out: str) -> Iterator[str]:
     """Lines that say what was found and where it is. Raises UserError."""
-    from sweeps.assets import source, task, template
-    from sweeps.base_model import model_of
     from sweeps.prompt_search.found import spread_rows
     from sweeps.prompt_search.journal import FolderJournal
     from sweeps.prompt_search.label_engine import LabelEngine
     from sweeps.prompt_search.scorer import Scorer
-    from trainer.rows import load_rows
+    from sweeps.trials.assets import source, task, template
+    from sweeps.trials.base_model import model_of
+    from trainer.data.rows import load_rows
     from trainer.store import Store
 
     order = _checked(study, order)

@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 
 from sweeps.prompt_search.journal import Cell, Journal, Written
-from trainer.decide import decide
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
 from trainer.errors import UserError
-from trainer.prompts import Prompt
-from trainer.rows import Row
+from trainer.score.decide import decide
 from trainer.trial import digest
 
 BATCH = 512  # cells that are paid for, and kept, together

@@ -21,8 +21,8 @@ from sweeps.prompt_search.found import Evaluated, Found, final_race, spread_rows
 from sweeps.prompt_search.neural_kernel import NeuralKernel, Posterior, normalised
 from sweeps.prompt_search.random_search import require_one
 from sweeps.prompt_search.scorer import Scorer
-from trainer.prompts import Prompt
-from trainer.rows import Row
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
 
 
 @dataclass(frozen=True)

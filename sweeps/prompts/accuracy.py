@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps.kept_prompts import kept_prompts
+from sweeps.run_folder.prompts import kept_prompts
+from trainer.data.likeness import clusters
+from trainer.data.pools import flaws
+from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
-from trainer.likeness import clusters
-from trainer.prompts import Prompt, flaws
 from trainer.store import Store
 
 _Z = 1.959963984540054  # of a 95 % interval

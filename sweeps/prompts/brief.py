@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from sweeps.layers import parse_yaml
-from sweeps.problems import Problems, line, problems_of
-from sweeps.values import Count, Name, Section, Text
+from sweeps.study.overlay import parse_yaml
+from sweeps.study.problems import Problems, line, problems_of
+from sweeps.study.values import Count, Name, Section, Text
 from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from sweeps.study import Study
-    from trainer.prompts import Prompt
+    from sweeps.study.schema import Study
+    from trainer.data.wording import Prompt
 
 FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 STRATEGIES = (FEW_SHOT, ZERO_SHOT)  # PAFT: one for quality, one for diversity
@@ -104,7 +104,7 @@ def read_brief(
 ) -> Brief:
     """The brief of a TASK file or a study at ``path``. Its own pools and those in ``apart`` are known; ``out``, which
     may be one of them, is not. Raises UserError."""
-    from trainer.prompts import load_pool
+    from trainer.data.pools import load_pool
 
     brief = _of_file(path, out)
     if about is not None:
@@ -131,14 +131,14 @@ def _of_file(path: str, out: str) -> Brief:
     if not isinstance(value, dict):
         raise UserError(f"{path}: is neither a TASK file nor a study: it must be a mapping of keys such as fields")
     if "task" in value or "model" in value:
-        from sweeps.study import load_study
+        from sweeps.study.load import load_study
 
         return _of_study(load_study(path, files=False), out)
     return _of_task_file(path, value)
 
 
 def _of_task_file(path: str, value: dict[str, Any]) -> Brief:
-    from trainer.prompts import load_pool
+    from trainer.data.pools import load_pool
 
     try:
         task = TaskFile.model_validate(value)
@@ -156,7 +156,7 @@ def _of_task_file(path: str, value: dict[str, Any]) -> Brief:
 
 def _of_study(study: Study, out: str) -> Brief:
     """The task of a study; the examples are prompts of its train pools, and the prompts of all its pools are known."""
-    from trainer.prompts import load_pool, split_pool
+    from trainer.data.pools import load_pool, split_pool
 
     def read(file: str | None, only: Sequence[str] = ()) -> list[Prompt]:
         there = file is not None and os.path.exists(file) and os.path.abspath(file) != os.path.abspath(out)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from sweeps.kept_prompts import usage_file
+from sweeps.run_folder.prompts import usage_file
+from trainer.data.likeness import Likeness, clusters, similarity
+from trainer.data.pools import load_pool, split_pool
+from trainer.data.wording import Prompt
 from trainer.errors import UserError
-from trainer.likeness import Likeness, clusters, similarity
-from trainer.prompts import Prompt, load_pool, split_pool
 
 
 class PoolFileError(UserError):

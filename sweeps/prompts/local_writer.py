@@ -34,8 +34,8 @@ class LocalModel:
 
     def fingerprint(self) -> str:
         """Stands for the weights of a folder, the name of a hub model. Raises UserError where there is no model."""
-        from sweeps.base_model import fingerprint_model
-        from sweeps.layers import StudyError
+        from sweeps.study.overlay import StudyError
+        from sweeps.trials.base_model import fingerprint_model
 
         if not os.path.isdir(self.name):
             if os.path.isabs(self.name) or self.name.startswith((".", "~")):
@@ -93,9 +93,9 @@ class LocalModel:
         if self._loaded is None:
             import torch
 
-            from trainer.device import pick_device
-            from trainer.engine import load_base
-            from trainer.render import load_tokenizer
+            from trainer.data.render import load_tokenizer
+            from trainer.model.device import pick_device
+            from trainer.train.engine import load_base
             from trainer.trial import Model
 
             device = pick_device()

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sweeps.prompts.brief import Brief
+from trainer.data.likeness import Likeness, near, normal_form
+from trainer.data.pools import flaws
+from trainer.data.wording import OPTIONS, Prompt, fill, placeholders
 from trainer.errors import UserError
-from trainer.likeness import Likeness, near, normal_form
-from trainer.prompts import OPTIONS, Prompt, fill, flaws, placeholders
 
 ACCEPTED = "accepted"
 REASONS = {  # in the order in which they are asked; a wording is counted under the first

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps import interaction as ia
-from sweeps.search import combinations
-from sweeps.staged import record
+from sweeps.run_folder import stages as record
+from sweeps.search.points import combinations
 from sweeps.staged.points import Standing, axis_values, value_text, varied_text
-from sweeps.statistics import LEVEL, Estimate
-from sweeps.study import Study
-from sweeps.trials import axes_of
+from sweeps.statistics import interaction as ia
+from sweeps.statistics.intervals import LEVEL, Estimate
+from sweeps.study.schema import Study
+from sweeps.trials.make import axes_of
 
 FACTORS = ("template", "lora", "plw", "pool")
 MOST_POINTS = 64  # of a full factorial that is still proposed

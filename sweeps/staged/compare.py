@@ -4,9 +4,9 @@ All candidates are measured on the same dev prompts and rows. The objective, mea
 of cells, so each cell is replaced by its pseudo-value: the objective plus the cell's influence on it (infinitesimal
 jackknife over prompts and rows). The difference of two candidates' pseudo-values is a grid whose mean is the difference
 of their objectives; its interval for new prompts and new rows is that of the two-way analysis of variance, with
-Student's t on the number of prompts less one. (The bootstrap of ``sweeps.statistics`` is meant for means: with the std
-in the objective and 8 prompts it told equal candidates apart in 11 % of the cases, this does in 4 %.) With more than
-one seed, what the difference varies by between seeds is added to it.
+Student's t on the number of prompts less one. (The bootstrap of ``sweeps.statistics.intervals`` is meant for means:
+with the std in the objective and 8 prompts it told equal candidates apart in 11 % of the cases, this does in 4 %.) With
+more than one seed, what the difference varies by between seeds is added to it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from sweeps import statistics as st
 from sweeps.staged.points import Candidate
-from trainer import metrics
-from trainer.metrics import Floats
-from trainer.score_grid import COLUMNS
+from sweeps.statistics import intervals as st
+from trainer.measure import metrics
+from trainer.measure.grid import COLUMNS, Floats
 from trainer.store import Store
 from trainer.trial import Trial, digest
 

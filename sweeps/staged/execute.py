@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sweeps import run
-from trainer.assets import Assets
+from trainer.data.assets import Assets
 from trainer.store import Store
 from trainer.trial import Model, Trial
 
 if TYPE_CHECKING:
-    from sweeps.study import Study
+    from sweeps.study.schema import Study
 
 
 class OnRay:

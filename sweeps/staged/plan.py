@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan import ModelSize, Plan, Sizes, amount, duration, model_size, plan
+from sweeps.plan.cost import ModelSize, Plan, Sizes, amount, duration, model_size, plan
 from sweeps.staged import points
-from sweeps.staged.section import FEW_TEMPLATES
-from sweeps.study import Study
+from sweeps.study.schema import Study
+from sweeps.study.stages import FEW_TEMPLATES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,8 +50,8 @@ def plan_stages(
 ) -> StagesPlan:
     """The cost of a study with stages. ``sizes`` and ``model`` are read from the study's when not given."""
     if sizes is None:
-        from sweeps.assets import load_assets
-        from sweeps.plan import sizes_of
+        from sweeps.plan.cost import sizes_of
+        from sweeps.trials.assets import load_assets
 
         sizes = sizes_of(study, load_assets(study))
     model, seen = model or model_size(study), set[str]()

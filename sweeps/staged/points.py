@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sweeps.search import Point
-from sweeps.study import Study
-from sweeps.trials import axes_of
+from sweeps.search.points import Point
+from sweeps.study.schema import Study
+from sweeps.trials.make import axes_of
 from trainer.trial import modules_text
 
 LORA = ("lr", "steps", "epochs", "target_modules", "r", "alpha", "rslora", "dropout")

@@ -14,20 +14,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps import run
-from sweeps.assets import data_of, pools_by_place, task, templates_read
-from sweeps.live import LiveTable
-from sweeps.staged import answer, compare, points, record
-from sweeps.staged.meaning import meaning_findings
+from sweeps.checks.meaning import meaning_findings
+from sweeps.live.table import LiveTable
+from sweeps.run_folder import stages as record
+from sweeps.staged import answer, compare, points
 from sweeps.staged.points import Candidate
-from sweeps.study import Study, StudyError, dump_yaml, resolved
-from sweeps.trials import make_trial, pool_of, rungs_of
-from trainer.assets import Assets
+from sweeps.study.load import resolved
+from sweeps.study.overlay import StudyError, dump_yaml
+from sweeps.study.schema import Study
+from sweeps.trials.assets import data_of, pools_by_place, task, templates_read
+from sweeps.trials.make import make_trial, pool_of, rungs_of
+from trainer.data.assets import Assets
 from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Model, Trial, digest
 
 if TYPE_CHECKING:
-    from sweeps.search import Point
+    from sweeps.search.points import Point
 
 STAGES = ("format", "head", "templates", "lora", "interaction")
 Execute = Callable[[run.Progress, Sequence[Trial]], None]
@@ -35,7 +38,7 @@ Execute = Callable[[run.Progress, Sequence[Trial]], None]
 
 def run_stages(study: Study, store: Store, assets: Assets, model: Model) -> int:
     """Run all stages in the folder of ``store``, which is leased already; 0, or 1 where a trial failed."""
-    from sweeps.report import write_report
+    from sweeps.report.write import write_report
     from sweeps.staged.execute import OnRay
 
     with OnRay(study, store, assets) as on_ray:

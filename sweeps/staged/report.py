@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.schema import Study
-from sweeps.staged import record, tables
+from sweeps.run_folder import stages as record
+from sweeps.staged import tables
+from sweeps.study.schema import Study
 from trainer.store import Store
 
 
@@ -28,7 +29,7 @@ def fragment(found: Mapping[str, Any], made: Mapping[str, pa.Table]) -> str:
     """The part as HTML. Texts are escaped by Jinja2."""
     from jinja2 import Environment, StrictUndefined
 
-    source = importlib.resources.files("sweeps").joinpath("staged.html.j2").read_text(encoding="utf-8")
+    source = importlib.resources.files("sweeps.staged").joinpath("staged.html.j2").read_text(encoding="utf-8")
     shown = [
         {
             "title": tables.TITLES[name],

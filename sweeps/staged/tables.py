@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps import binary
-from sweeps.schema import Study
-from sweeps.table_files import markdown_rows, tex, write_table
+from sweeps.display.table_files import markdown_rows, tex, write_table
+from sweeps.statistics import binary
+from sweeps.study.schema import Study
 from trainer.store import Store
 
 TITLES = {

@@ -1,0 +1,1 @@
+"""The files that describe a cluster: checked, and written for a study."""

@@ -1,0 +1,102 @@
+"""A gang: one trial over W workers, for a model too large for one accelerator.
+
+Tune reserves all workers at once, in the trial's own placement group, so nothing waits half-placed and nothing
+leaks (a Ray Train job nested in a Tune trial costs 20 to 30 s a start and can leak its group). Every worker runs the
+same engine code with one slot; rank 0 writes. A worker that dies fails the trial at once: the others, which would
+wait for it in a collective, are ended.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.hosting.prometheus import publish_host
+from cluster.hosting.tensorboard import chart
+from trainer.errors import UserError
+from trainer.store import Store
+from trainer.trial import Trial
+
+
+class PlaceLostError(UserError):
+    """Where a trial ran is gone. No fault of the trial's: it is tried again elsewhere, and that is not counted."""
+
+
+class GangError(PlaceLostError):
+    """A worker of a gang was lost."""
+
+
+class Worker:
+    """One rank."""
+
+    def address(self) -> tuple[str, int]:
+        """This worker's address and a port that is free on it."""
+        with socket.socket() as s:
+            s.bind(("", 0))
+            return ray.util.get_node_ip_address(), s.getsockname()[1]
+
+    def join(self, rank: int, world: int, address: tuple[str, int], arguments: tuple[Any, ...]) -> None:
+        """Meet the other ranks and load the base. Each worker sees one device, so its local rank is 0."""
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world), MASTER_ADDR=address[0], MASTER_PORT=str(address[1])
+        )
+        from trainer.runner import Runner
+
+        model, setup, assets, store_uri = arguments
+        self.store, self.std_weight = Store.open(store_uri), setup.std_weight
+        self.runner = Runner(model, setup, ray.get(assets[0]), self.store)
+        if rank == 0:  # its counts are of all ranks together
+            publish_host(self.runner, "gang")
+
+    def advance(self, trial: Trial, rung: int, pool: str) -> None:
+        from trainer.runner import Job
+
+        self.runner.submit(Job(trial, rung, pool)).result()
+        if pool == "dev" and self.runner.rank == 0:
+            chart(self.store, trial, rung, self.std_weight)
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+class Gang:
+    """The workers of the placement group that this process runs in; kept for the next trial in this process."""
+
+    def __init__(self, workers: int, cpus: float, gpus: int, arguments: tuple[Any, ...]):
+        group = ray.util.get_current_placement_group()
+        if group is None:
+            raise GangError(f"resources.workers = {workers} needs a placement group, and this trial has none")
+        strategy = PlacementGroupSchedulingStrategy(group)
+        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
+        self.ended = False
+        self.workers: list[Any] = [ray.remote(Worker).options(**options).remote() for _ in range(workers)]
+        address = self._all([self.workers[0].address.remote()])[0]
+        self._all([w.join.remote(rank, workers, address, arguments) for rank, w in enumerate(self.workers)])
+
+    def advance(self, trial: Trial, rung: int, pool: str) -> None:
+        self._all([w.advance.remote(trial, rung, pool) for w in self.workers])
+
+    def _all(self, references: list[Any]) -> list[Any]:
+        """Every result; the first failure ends the gang and is raised."""
+        waiting = list(references)
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1)
+                ray.get(done)
+        except ray.exceptions.RayActorError as error:
+            self.end()
+            raise GangError(f"a worker of this trial's gang was lost ({error})") from error
+        except ray.exceptions.RayTaskError as error:
+            self.end()
+            raise (error.cause if isinstance(error.cause, UserError) else error) from None
+        found: list[Any] = ray.get(references)
+        return found
+
+    def end(self) -> None:
+        self.ended = True
+        for worker in self.workers:
+            ray.kill(worker)

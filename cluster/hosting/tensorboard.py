@@ -1,0 +1,281 @@
+"""What TensorBoard shows of a sweep: a run per trial with scalars, histograms and hparams from its first rung on, and
+the prompts by name.
+
+``tensorboard --logdir <run folder>/tensorboard`` reads it. The files are written here, with the ``tensorboard``
+package's own records and messages and without torch or tensorflow, for two reasons: Tune's logger writes hparams only
+when a trial ends, so a sweep that is running shows none; and a resumed sweep would write every point twice.
+
+A trial's points of one rung go into one file named by trial and rung, written whole through ``Store.write`` by the host
+that scored it: over thousands of trials this would be a third of the driver's work. So the
+run folder may be remote (the upload is that one write), and a rung that is replayed after a resume finds its file and
+is left alone. A rung between two others (the study was run again with other rungs) brings its objective only: the
+later rung's file holds those training steps already. How a trial ended, with its test scores, is one more file, written
+when the sweep is over. TensorBoard reads on from where it was in a file, so none is written with other content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from trainer.data.wording import Prompt
+from trainer.measure.grid import COLUMNS, grid
+from trainer.measure.metrics import Objective, grid_objective, per_prompt
+from trainer.store import Store, StoreError
+from trainer.trial import Trial, axis_columns
+
+log = logging.getLogger("steadytune")
+
+FOLDER = "tensorboard"
+# names in a rung record's curve -> names in TensorBoard; the two losses stay apart, their sum changes with PLW
+CURVE = {
+    "completion_loss": "loss/completion",
+    "prompt_loss": "loss/prompt",
+    "lr": "lr",
+    "tokens_per_s": "tokens_per_s",
+    "grad_norm": "grad_norm",
+}
+METRICS = ("objective", "objective_stderr", "rung/mean", "rung/std", "rung/min")
+FINAL = ("test/mean", "test/std", "test/min")
+BUCKETS = 20  # of a histogram over prompts
+MOST_PROMPTS = 500  # of a pool that are listed
+_PREFIX = "events.out.tfevents."  # TensorBoard reads files with "tfevents" in their name, in the order of names
+_MOST_VALUES = 50  # an axis with more values than this (a random search) is described by its interval alone
+
+
+class Board:
+    """Writes TensorBoard files into ``store``. A file that cannot be written is a warning, never the end of a sweep:
+    everything in it can be read from the score files."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def study(self, axes: Mapping[str, Iterable[Any] | None], ranges: Mapping[str, tuple[float, float]]) -> None:
+        """Describe the axes and the metrics of the hparams page: an axis by its values or, in ``ranges``, by its ends;
+        one of None is left to TensorBoard."""
+        from tensorboard.plugins.hparams import summary_v2 as hp
+
+        domains = {
+            name: None if values is None else _domain([_plain(v) for v in values]) for name, values in axes.items()
+        }
+        domains |= {name: hp.RealInterval(float(low), float(high)) for name, (low, high) in ranges.items()}
+        params = [hp.HParam(name, domain) for name, domain in domains.items()]
+        metrics = [hp.Metric(name, display_name=name) for name in (*METRICS, *FINAL)]
+        summary = hp.hparams_config_pb(hparams=params, metrics=metrics, time_created_secs=0.0)
+        self._only("study", _events([(0, 0.0, summary)]))
+
+    def prompts(self, pools: Mapping[str, Sequence[Prompt]]) -> None:
+        """List the wordings of every pool (train.<name>, dev, test) by name, on TensorBoard's text page."""
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
+        events = [(0, 0.0, text_pb(f"prompts/{pool}", _listed(wordings))) for pool, wordings in pools.items()]
+        self._only("prompts", _events(events))
+
+    def rung(
+        self,
+        trial_id: str,
+        axes: Mapping[str, Any],
+        record: Mapping[str, Any],
+        objective: Objective,
+        by_prompt: ArrayLike = (),
+    ) -> None:
+        """Write one rung of one trial: its ``record`` (``rung``, ``seconds``, ``curve``), the dev objective and the
+        metric of each dev prompt as a histogram. ``axes`` become the hparams; values other than text, numbers and truth
+        values are shown as text."""
+        from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+        from tensorboard.plugins.hparams import summary_v2 as hp
+
+        rung = int(record["rung"])
+        others = self._rungs(trial_id)
+        if rung in others:
+            return
+        now = time.time()
+        began = now - float(record.get("seconds") or 0.0)
+        hparams = {name: _plain(value) for name, value in axes.items()}
+        # in every rung's file: each file can be read alone, and the first report already shows the hparams
+        events = [(0, began, hp.hparams_pb(hparams, trial_id=trial_id, start_time_secs=began))]
+        after = rung if any(r > rung for r in others) else max(others, default=0)
+        points = _curve_points(record.get("curve") or {}, after)
+        for i, (step, values) in enumerate(points):
+            events.append((step, began + (now - began) * (i + 1) / len(points), _scalars(values)))
+        events.append((rung, now, _scalars(_objective_values(objective))))
+        each = np.asarray(by_prompt, np.float64)
+        if each.size and np.isfinite(each).all():
+            events.append((rung, now, histogram_pb("rung/prompts", each, buckets=BUCKETS)))
+        self._write(f"{FOLDER}/{trial_id}/{_name(rung)}", _events(events))
+
+    def end(self, trial_id: str, status: str, rung: int, test: Objective | None) -> None:
+        """Write how the trial ended: ``status`` (finished, stopped, failed) and its result on the test prompts."""
+        now = time.time()
+        events = [(rung, now, _session_end(status == "failed", now))]
+        if test is not None:
+            values = dict(zip(FINAL, (test.mean, test.std, test.min), strict=True))
+            events.append((rung, now, _scalars({t: v for t, v in values.items() if math.isfinite(v)})))
+        name = f"{FOLDER}/{trial_id}/{_name(rung)}.{status}"
+        if not self._exists(name):
+            self._write(name, _events(events))
+
+    def _only(self, what: str, data: bytes) -> None:
+        """Have ``data`` in the one file of its kind. Of two, TensorBoard would believe the older."""
+        name = f"{what}.{hashlib.sha256(data).hexdigest()[:8]}"
+        here = [n for n in self._names(FOLDER) if n.startswith(_PREFIX) and f".{what}" in n]
+        if any(n.endswith(name) for n in here):
+            return
+        self._write(f"{FOLDER}/{_PREFIX}{int(time.time()):010d}.{name}", data)
+        for old in here:
+            try:
+                self._store.fs.delete_file(self._store.path(FOLDER, old))
+            except OSError as error:
+                log.warning("TensorBoard: %s of an earlier study stays (%s)", old, error)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            return self._store.exists(name)
+        except StoreError:
+            return False
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return self._store.names(folder)
+        except (OSError, StoreError):
+            return []
+
+    def _rungs(self, trial_id: str) -> list[int]:
+        """Rungs of the trial that have a file."""
+        names = self._names(f"{FOLDER}/{trial_id}")
+        return [int(n.rsplit(".", 1)[1]) for n in names if n.startswith(_PREFIX) and n.rsplit(".", 1)[1].isdigit()]
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            self._store.write(name, data)
+        except StoreError as error:
+            log.warning("TensorBoard: %s. The sweep goes on; the score files hold the same numbers", error)
+
+
+def chart(store: Store, trial: Trial, rung: int, std_weight: float) -> None:
+    """Write the event file of one rung whose score rows are there. Never the end of a trial: a warning."""
+    try:
+        found = store.read_scores(trial.id, rung, "dev", COLUMNS)
+        if found is None or "nan" in found[1]:
+            return
+        rows, record = found
+        scores = grid(rows, trial.task.labels, sample=record.get("sample"))
+        scored = grid_objective(scores, trial.task.metric, std_weight)
+        Board(store).rung(trial.id, axis_columns(trial), record, scored, per_prompt(scores, trial.task.metric))
+    except Exception as error:  # what is only shown must not end a trial
+        log.warning("TensorBoard, trial %s, rung %d: %s", trial.id, rung, error)
+
+
+def write_ends(store: Store, ends: Iterable[tuple[str, str, int, Objective | None]]) -> None:
+    """How every trial ended: id, status, rung and test result. Side by side, since each is a file of its own."""
+    board = Board(store)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda end: board.end(*end), ends))
+    except Exception as error:  # a chart that cannot be drawn must not end a sweep
+        log.warning("TensorBoard: %s. The sweep goes on", error)
+
+
+def _name(rung: int) -> str:
+    """Padded, so that the order of names is the order of steps: TensorBoard reads a run's files in that order."""
+    return f"{_PREFIX}{rung:010d}.{rung}"
+
+
+def _curve_points(curve: Mapping[str, Sequence[Any]], after: int) -> list[tuple[int, dict[str, float]]]:
+    """(step, tag -> value) of the curve's steps beyond ``after``; a value that is missing (null) is left out."""
+    points = []
+    for i, step in enumerate(curve.get("step", ())):
+        if step <= after:
+            continue
+        found = {tag: curve[key][i] for key, tag in CURVE.items() if key in curve and i < len(curve[key])}
+        values = {tag: float(value) for tag, value in found.items() if value is not None}
+        if values:
+            points.append((int(step), values))
+    return points
+
+
+def _objective_values(objective: Objective) -> dict[str, float]:
+    """A NaN objective is shown, it is news; an error that cannot be known is left out."""
+    found = (objective.value, objective.stderr, objective.mean, objective.std, objective.min)
+    values = dict(zip(METRICS, found, strict=True))
+    if not math.isfinite(objective.stderr):
+        del values["objective_stderr"]
+    return values
+
+
+def _session_end(failed: bool, now: float) -> Any:
+    """What TensorBoard's hparams page shows as status. Its own function for this asks for tensorflow."""
+    from tensorboard.compat.proto import summary_pb2
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
+    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=now)
+    about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=info))
+    value = summary_pb2.Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
+    return summary_pb2.Summary(value=[value])
+
+
+def _listed(prompts: Sequence[Prompt]) -> str:
+    """A table of names and wordings in Markdown, in which a wording is shown as it stands."""
+    lines = ["| prompt | wording |", "| --- | --- |"]
+    lines += [f"| {_literal(p.id)} | {_literal(p.text)} |" for p in prompts[:MOST_PROMPTS]]
+    more = len(prompts) - MOST_PROMPTS
+    return "\n".join([*lines, *([f"\nand {more} more"] if more > 0 else [])])
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown and HTML leave alone: TensorBoard would follow a wording's image link, say."""
+    lines = re.split(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text)
+    return "<br>".join(re.sub(r"[^\w ]|_", lambda m: f"&#{ord(m[0])};", line) for line in lines)
+
+
+def _scalars(values: Mapping[str, float]) -> Any:
+    from tensorboard.compat.proto import summary_pb2
+
+    return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=t, simple_value=v) for t, v in values.items()])
+
+
+def _events(summaries: Sequence[tuple[int, float, Any]]) -> bytes:
+    """The bytes of an event file: its version, then (step, wall time, summary) each as one record."""
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    sink = io.BytesIO()
+    writer = RecordWriter(sink)
+    start = summaries[0][1] if summaries else 0.0
+    writer.write(event_pb2.Event(wall_time=start, file_version="brain.Event:2").SerializeToString())
+    for step, wall_time, summary in summaries:
+        writer.write(event_pb2.Event(step=step, wall_time=wall_time, summary=summary).SerializeToString())
+    return sink.getvalue()
+
+
+def _plain(value: Any) -> bool | float | str:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(str(v) for v in value)
+    return "none" if value is None else str(value)
+
+
+def _domain(values: list[Any]) -> Any:
+    """The values of an axis as TensorBoard's filter offers them."""
+    from tensorboard.plugins.hparams import summary_v2 as hp
+
+    kinds = {type(v) for v in values}
+    if kinds == {float} and len(values) > _MOST_VALUES:
+        return hp.RealInterval(min(values), max(values))
+    if len(kinds) == 1 and len(values) <= _MOST_VALUES:
+        return hp.Discrete(sorted(set(values)))
+    return None  # mixed kinds or many texts: TensorBoard collects them itself

@@ -1,0 +1,54 @@
+"""What a check of a study reports: findings, each with its place and remedy, and the longest sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainer.data.rows import Row
+from trainer.data.wording import OPTIONS
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: Literal["error", "warning"]
+    where: str  # the study's key, and the prompt or row
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. {self.fix}"
+
+
+@dataclass(frozen=True)
+class Length:
+    """The longest sequence of one template and pool, in tokens: context, longest answer and stop token."""
+
+    template: str
+    pool: str
+    longest: int
+    prompt_id: str
+    row_id: str
+
+
+@dataclass(frozen=True)
+class Report:
+    findings: list[Finding] = field(default_factory=list)
+    lengths: list[Length] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [f for f in self.findings if f.level == "error"]
+
+
+def split_of(pool: str) -> str:
+    return pool if pool in ("dev", "test") else "train"
+
+
+def names(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What a prompt may name: the rows' fields, and ``options`` where rows bring their own."""
+    first = next((r for split in rows.values() for r in split), None)
+    return (
+        [] if first is None else [*first.fields, *([OPTIONS] if first.options and OPTIONS not in first.fields else [])]
+    )

@@ -1,0 +1,78 @@
+"""The longest sequence of a pool and a split, without rendering every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeps.checks.findings import Finding, Length, names, split_of
+from trainer.data.rows import Row
+from trainer.data.wording import OPTIONS, Prompt, placeholder_uses
+from trainer.trial import Task
+
+if TYPE_CHECKING:
+    from trainer.data.render import Renderer
+
+Sizes = dict[tuple[str, str], list[int]]  # (template, split) -> tokens of each row under a wording of all its fields
+TOP_ROWS = 8  # longest rows with which every prompt is measured
+MOST_EXACT = 20_000  # pairs measured exactly because their estimate comes near the limit
+
+
+def longest(
+    renderer: Renderer,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Row],
+    limit: int,
+    template: str,
+    pool: str,
+    sizes: Sizes | None = None,
+) -> Length:
+    """The longest sequence of ``prompts`` x ``rows``.
+
+    Every prompt is measured with a middling row and with the ``TOP_ROWS`` longest rows, every row with a wording of
+    all fields. From these comes an estimate for each pair: the prompt's own length and the row's surplus, once for
+    each time the prompt reads a field. Pairs whose estimate comes near the limit are measured exactly.
+    ``sizes`` keeps the rows' own lengths for the next pool that meets the same rows.
+    """
+    sizes = {} if sizes is None else sizes
+    key = (template, split_of(pool))
+    fields = [f"{{{{ {name} }}}}" for name in names({"": rows}) if name != OPTIONS]
+    everything = Prompt("all fields", "\n".join([*fields, *(["{{ options|join(' ') }}"] if rows[0].options else [])]))
+    if key not in sizes:
+        sizes[key] = renderer.lengths([(everything, r) for r in rows])
+    size = sizes[key]
+    order = sorted(range(len(rows)), key=lambda i: -size[i])
+    middle = order[len(order) // 2]
+    own = renderer.lengths([(p, rows[middle]) for p in prompts])
+    uses = [max([0, *placeholder_uses(p).values()]) for p in prompts]
+    pairs = {(p, r) for p in range(len(prompts)) for r in order[:TOP_ROWS]}
+    near = limit - 8 - limit // 20
+    for p in sorted(range(len(prompts)), key=lambda p: -own[p]):
+        for r in order:
+            if own[p] + uses[p] * (size[r] - size[middle]) <= near or len(pairs) >= MOST_EXACT:
+                break  # rows come longest first
+            pairs.add((p, r))
+    listed = sorted(pairs)
+    exact = renderer.lengths([(prompts[p], rows[r]) for p, r in listed])
+    best = max(range(len(exact)), key=lambda i: exact[i])
+    return Length(template, pool, exact[best], prompts[listed[best][0]].id, rows[listed[best][1]].id)
+
+
+def length_findings(length: Length, task: Task, tokenizer: Any) -> Iterator[Finding]:
+    where = f"templates.{length.template}, pools.{length.pool}"
+    pair = f'prompt "{length.prompt_id}", row "{length.row_id}"'
+    context = getattr(tokenizer, "model_max_length", None) or 10**9
+    if task.max_length < length.longest <= context:
+        yield Finding(
+            "error",
+            where,
+            f"the longest sequence has {length.longest} tokens ({pair}), task.max_length is {task.max_length}",
+            f"Set task.max_length={length.longest}, or shorten the field in the prompts: {{{{ text[:500] }}}}",
+        )
+    if length.longest > context:
+        yield Finding(
+            "error",
+            where,
+            f"the longest sequence has {length.longest} tokens ({pair}), the model takes {context}",
+            "Shorten the field in the prompts: {{ text[:500] }}",
+        )

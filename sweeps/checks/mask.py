@@ -1,0 +1,70 @@
+"""What the loss sees of a sequence: each token's text, coloured by kind, with the weight that kind gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from trainer.data.assets import Assets
+    from trainer.data.render import Example, Renderer
+    from trainer.trial import Template
+
+NAMES = ("template", "content", "completion")  # by kind
+STYLES = ("dim", "black on cyan", "bold white on green")
+
+
+def mask(renderer: Renderer, example: Example, colour: bool) -> Text:
+    """The sequence with its kinds as colours, or as brackets: ``template [content:…] [completion:…]``."""
+    tokens = zip(example.kinds.tolist(), example.ids.tolist(), renderer.token_texts(example), strict=True)
+    out = Text()
+    for kind, group in groupby(tokens, key=lambda t: t[0]):
+        pieces = list(group)
+        text = "".join(piece for _, _, piece in pieces)
+        if "\ufffd" in text:  # a character split over tokens: read them together
+            whole = renderer.tokenizer.decode([i for _, i, _ in pieces])
+            text = whole if whole.startswith(" ") or not text.startswith(" ") else f" {whole}"
+        out.append(text if colour or kind == 0 else f"[{NAMES[kind]}:{text}]", style=STYLES[kind] if colour else "")
+    return out
+
+
+def weights(plw: Sequence[float] | str, template_tokens: str) -> tuple[str, str, str]:
+    """The weight of each kind as text; ``plw`` are the study's values."""
+    content = plw if isinstance(plw, str) else ", ".join(f"{v:g}" for v in plw)
+    return ("0" if template_tokens == "zero" else content, content, "1")
+
+
+def print_masks(
+    console: Any, templates: Sequence[Template], assets: Assets, tokenizer: Any, study: Any, rows: int = 2
+) -> None:
+    """A few training rows under each template, with the first train pool's prompts."""
+    from sweeps.trials.assets import task
+    from trainer.data.render import Renderer
+
+    colour = bool(console.color_system)
+    axis = study.axes.plw
+    plw = axis if isinstance(axis, tuple) else f"{axis.low:g} to {axis.high:g}"
+    given = weights(plw, study.training.template_tokens)
+    legend = Text("weights: ")
+    for kind, name in enumerate(NAMES):
+        legend.append(f"{name} {given[kind]}", style=STYLES[kind] if colour else "")
+        legend.append("  ")
+    console.print(legend)
+    prompts = next(iter(assets.train_pools.values()))
+    for template in templates:
+        renderer = Renderer(tokenizer, template, task(study))
+        for i, row in enumerate(_short_by_label(assets.rows["train"])[:rows]):
+            prompt = prompts[i % len(prompts)]
+            console.print(Text(f"\ntemplates.{template.name}, prompt {prompt.id}, row {row.id}", style="bold"))
+            console.print(mask(renderer, renderer.example(prompt, row), colour), soft_wrap=True)
+
+
+def _short_by_label(rows: Sequence[Any]) -> list[Any]:
+    """One short row per label: a screenful shows more of the template than of one long text."""
+    found: dict[str, Any] = {}
+    for row in sorted(rows, key=lambda r: abs(sum(map(len, r.fields.values())) - 60)):
+        found.setdefault(row.label, row)
+    return list(found.values())

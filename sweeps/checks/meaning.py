@@ -1,0 +1,91 @@
+"""Stage 1's guard: a wording that changes what the task asks is no template of it.
+
+"Is this misogyny?" asks for less than "Is this sexist?": the labels of the data answer the second. Such a wording can
+win or lose for the wrong reason, so it is refused here, and enters only as a task of its own: a study whose
+``stages.meaning`` and labels are that task's. The study says what it asks (``terms``) and what its neighbours are
+called (``other``); this compares every prompt, system text, marker and label word with them. Words are compared by how
+they begin, without regard to case; ``_`` and punctuation end a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from sweeps.checks.findings import Finding
+from sweeps.study.stages import Meaning
+from trainer.data.wording import Prompt
+from trainer.trial import Template
+
+# answers that mean nothing of their own, so that only the prompt says what is asked
+NEUTRAL = frozenset(
+    [*"0123456789abcdefnty", "yes", "no", "true", "false", "positive", "negative", "correct", "incorrect"]
+)
+_HOLDER = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+
+
+def meaning_findings(
+    meaning: Meaning, templates: Sequence[Template], pools: Mapping[str, Sequence[Prompt]], labels: Sequence[str]
+) -> Iterator[Finding]:
+    """Everything in the study's wordings that asks something else, or does not say what it asks."""
+    for template in templates:
+        yield from _template_findings(meaning, template, labels)
+    for pool, prompts in pools.items():
+        for prompt in prompts:
+            where, text = f'pools.{pool}: prompt "{prompt.id}"', _HOLDER.sub(" ", prompt.text)
+            yield from _other_task(meaning, where, text)
+            if meaning.terms and not any(says(text, term) for term in meaning.terms):
+                yield Finding(
+                    "error",
+                    where,
+                    f"names none of the task's terms ({', '.join(meaning.terms)}): it asks something else or nothing",
+                    "Say what is asked, remove it, or add its word to stages.meaning.terms if that means the same",
+                )
+
+
+def _template_findings(meaning: Meaning, template: Template, labels: Sequence[str]) -> Iterator[Finding]:
+    where = f"templates.{template.name}"
+    for key, text in (("system", template.system), ("marker", template.marker)):
+        yield from _other_task(meaning, f"{where}.{key}", text)
+    if template.system.strip() and meaning.terms and not any(says(template.system, t) for t in meaning.terms):
+        yield Finding(
+            "warning",
+            f"{where}.system",
+            f'"{template.system}" names none of the task\'s terms ({", ".join(meaning.terms)})',
+            "Nothing to mend where it only sets the tone; a task in other words belongs in a study of its own",
+        )
+    for label, word in template.words:
+        at = f"{where}.words.{label}"
+        other = list(_other_task(meaning, at, word))
+        yield from other
+        if not other and not _says_label(word, label, meaning, labels):
+            yield Finding(
+                "error",
+                at,
+                f'answers "{label}" with "{word.strip()}", which is neither the label, nor yes or no, nor one of the '
+                f"task's terms ({', '.join(meaning.terms)})",
+                "It asks for something else. Take the label's, or add it to stages.meaning.terms if it means the same",
+            )
+
+
+def _other_task(meaning: Meaning, where: str, text: str) -> Iterator[Finding]:
+    for task, terms in meaning.other.items():
+        said = [term for term in terms if says(text, term)]
+        if said:
+            yield Finding(
+                "error",
+                where,
+                f'says "{said[0]}", which asks for {task} and not: {meaning.about.strip().rstrip(".?")}',
+                f"The labels do not answer that. Reword it, or make {task} a study of its own with its own labels",
+            )
+
+
+def _says_label(word: str, label: str, meaning: Meaning, labels: Sequence[str]) -> bool:
+    plain = " ".join(re.findall(r"\w+", word.casefold()))
+    named = {" ".join(re.findall(r"\w+", name.casefold())) for name in (label, *labels)}
+    return not plain or plain in NEUTRAL or plain in named or any(says(word, term) for term in meaning.terms)
+
+
+def says(text: str, term: str) -> bool:
+    """Whether a word of ``text`` begins with ``term``."""
+    return re.search(rf"(?<![^\W_]){re.escape(term)}", text, re.IGNORECASE) is not None

@@ -1,0 +1,156 @@
+"""Checks of rendered sequences: boundaries, stop token, BOS, and whether the answers can be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from sweeps.checks.findings import Finding
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.data.render import Renderer, Request
+
+
+def render_findings(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequence[Row], where: str) -> list[Finding]:
+    pairs = [(p, r) for p in prompts for r in rows]
+    try:
+        examples, requests = renderer.examples(pairs), renderer.requests(pairs)
+    except UserError:
+        return _first_failures(renderer, prompts, rows, where)
+    found: list[Finding] = []
+    for (prompt, row), example, request in zip(pairs, examples, requests, strict=True):
+        at = f'{where}, prompt "{prompt.id}", row "{row.id}"'
+        n = len(request.context)
+        answer = request.options[renderer.right(row)]
+        trained = example.ids[example.kinds == 2]
+        if example.ids[:n].tolist() != request.context.tolist() or example.ids[n:-1].tolist() != answer.tolist():
+            found.append(
+                Finding(
+                    "error",
+                    at,
+                    "training and scoring see different token ids",
+                    "Report this with the tokenizer's name: it is not deterministic",
+                )
+            )
+        if len(trained) < 2 or trained[-1] != renderer.stop_id:
+            found.append(
+                Finding(
+                    "error",
+                    at,
+                    "the answer's tokens and the stop token are not all trained (kinds end with "
+                    f"{example.kinds[-4:].tolist()})",
+                    "Give the label a word",
+                )
+            )
+        found += _bos_findings(renderer, request, where)
+        found += _distinct_findings(renderer, request, row, where)
+    return list(dict.fromkeys(found))
+
+
+def _first_failures(
+    renderer: Renderer, prompts: Sequence[Prompt], rows: Sequence[Row], where: str, most: int = 3
+) -> list[Finding]:
+    """One finding per prompt that fails, the first few in full."""
+    failures: list[str] = []
+    for prompt in prompts:
+        for row in rows:
+            try:
+                renderer.example(prompt, row)
+                renderer.request(prompt, row)
+            except UserError as error:
+                failures.append(str(error))
+                break
+    found = [Finding("error", where, text, "Nothing was trained") for text in failures[:most]]
+    if len(failures) > most:
+        found.append(
+            Finding(
+                "error",
+                where,
+                f"{len(failures) - most} more prompts fail in the same way",
+                "Mend the first ones and check again",
+            )
+        )
+    return found
+
+
+def _bos_findings(renderer: Renderer, request: Request, where: str) -> Iterator[Finding]:
+    bos = renderer.tokenizer.bos_token_id
+    if bos is None:
+        return
+    ids = request.context.tolist()
+    count = ids.count(bos) if bos not in renderer.stop_ids else int(ids[:1] == [bos]) + int(ids[:2] == [bos, bos])
+    name = renderer.tokenizer.bos_token
+    if count > 1:
+        yield Finding(
+            "error",
+            where,
+            f"the sequence has {count} beginning-of-sequence tokens ({name})",
+            f"Remove {name} from the system text, prompts and rows: it is added already",
+        )
+    elif not count and renderer.template.chat and renderer.tokenizer("a").input_ids[:1] == [bos]:
+        yield Finding(
+            "warning",
+            where,
+            f"the chat template does not begin with {name}, which this tokenizer otherwise adds",
+            "Check the model's own chat template",
+        )
+
+
+def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: str) -> Iterator[Finding]:
+    """Labels are compared by their tokens without the stop token: equal ones tie, and a prefix can never lose."""
+    tokens = [tuple(o.tolist()) for o in request.options]
+    names = list(renderer.task.labels) or [f"{i} ({text!r:.30})" for i, text in enumerate(renderer.words(row))]
+    level: Literal["error", "warning"] = (
+        "error" if renderer.task.labels else "warning"
+    )  # of options only that row suffers
+    # labels are the same for every prompt and row, so they are told once for a template
+    at = f"templates.{renderer.template.name}" if renderer.task.labels else f'{where}, row "{row.id}"'
+    for i, a in enumerate(tokens):
+        for j, b in enumerate(tokens):
+            shown = renderer.token_texts(list(a))
+            if i < j and a == b:
+                yield Finding(
+                    level,
+                    at,
+                    f"answers {names[i]} and {names[j]} have the same tokens {shown}",
+                    "Give them different words",
+                )
+            elif len(a) < len(b) and b[: len(a)] == a:
+                yield Finding(
+                    level,
+                    at,
+                    f"the tokens of answer {names[i]}, {shown}, begin those of {names[j]}: the shorter one "
+                    "would always score higher",
+                    "Give words of which none begins another",
+                )
+
+
+def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
+    user = [{"role": "user", "content": "a"}]
+    asked = renderer.tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False)
+    whole = renderer.tokenizer.apply_chat_template([*user, {"role": "assistant", "content": "b"}], tokenize=False)
+    if not whole.startswith(asked + "b"):
+        yield Finding(
+            "warning",
+            where,
+            f"the chat template writes a finished answer ({whole[-60:]!r}) differently from a question plus "
+            f"answer ({(asked + 'b')[-60:]!r})",
+            "Training and scoring both use the second form; a model tuned elsewhere may expect the first",
+        )
+
+
+def special_text_findings(renderer: Renderer, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+    special = [t for t in renderer.tokenizer.all_special_tokens if t]
+    for split, some in rows.items():
+        hit = [(r.id, t) for r in some for text in (*r.fields.values(), *r.options) for t in special if t in text]
+        if hit:
+            yield Finding(
+                "warning",
+                f"task.rows.{split}",
+                f'{len(hit)} texts contain a special token, such as {hit[0][1]} in row "{hit[0][0]}": the '
+                "model would read it as one",
+                "Remove it from the data",
+            )

@@ -1,0 +1,131 @@
+"""``steadytune cluster``: check the files that describe a cluster, and write one that is sized for a study."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeps.study.overlay import StudyError
+from sweeps.study.schema import Study
+
+if TYPE_CHECKING:
+    from cluster.files.capacity import Need
+
+cluster_app = typer.Typer(
+    help="Check the files that describe a cluster, or write one for a study.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the study, such as resources.slots=4.")
+]
+
+
+@cluster_app.command("check")
+def check_command(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="ray up and KubeRay YAML, Slurm script, DeepSpeed JSON, Dockerfile."),
+    ],
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="The study that shall run there.")] = None,
+    crd: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="KubeRay's CRD. Default: that of the cluster of kubectl.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
+) -> None:
+    """Say what is wrong with cluster files before anything is paid."""
+    from cluster.files.check import check
+    from cluster.files.crd import from_files
+    from sweeps.cli.exit_codes import open_study
+
+    need = None if study is None else need_of(open_study(study, None))
+    schemas = from_files(crd) if crd else None
+    failed = False
+    for file in files:
+        found = check(file, need, schemas)
+        for item in sorted(found.items, key=lambda f: ("error", "warning", "note").index(f.level)):
+            typer.echo(f"{item.level}: {item}")
+        counts = {level: sum(f.level == level for f in found.items) for level in ("error", "warning")}
+        failed = failed or counts["error"] > 0 or (strict and counts["warning"] > 0)
+        words = [f"{n} {level}{'s' * (n != 1)}" for level, n in counts.items() if n]
+        typer.echo(f"{file}: {', '.join(words) or 'in order'}")
+    raise typer.Exit(2 if failed else 0)
+
+
+@cluster_app.command("render")
+def render_command(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")],
+    overrides: Overrides = None,
+    provider: Annotated[str, typer.Option(metavar="NAME", help="aws, gcp, kuberay, slurm or local.")] = "local",
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write it. Default: the screen.")] = None,
+    hosts: Annotated[
+        int | None, typer.Option(min=1, help="At most so many. Default: every trial runs at once.")
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The GPU, such as l40s. Default: the cheapest that is large enough."),
+    ] = None,
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--on-demand", help="How to pay. Default: spot, and gangs on demand.")
+    ] = None,
+    run_folder: Annotated[
+        str | None, typer.Option(metavar="URI", help="The run folder: s3://…, gs://… or a path.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(metavar="NAME", help="Your image of ray_configs/Dockerfile.")] = None,
+) -> None:
+    """Write a cluster file that is sized for a study."""
+    from cluster.files.check import check_text
+    from cluster.files.render import PROVIDERS, Choices, RenderError, render
+    from sweeps.cli.exit_codes import open_study
+    from trainer.errors import nearest
+
+    if provider not in PROVIDERS:
+        raise RenderError(f'--provider = "{provider}" is not known.{nearest(provider, PROVIDERS)}')
+    if out is not None and os.path.exists(out):
+        raise RenderError(f'--out = "{out}" exists. Remove it first, or write another file')
+    loaded = open_study(study, overrides)
+    need, time = sized(loaded, gpu, provider)
+    suffix = ".sh" if provider == "slurm" else ".yaml"
+    name = out or f"{loaded.name}-{provider}{suffix}"
+    text, said = render(provider, need, Choices(study, name, hosts, gpu, spot, run_folder, image, overrides or ()))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        with open(out, "w") as file:
+            file.write(text)
+    typer.echo(f"{name}: {said}", err=True)
+    if time:
+        typer.echo(f"time: {time}", err=True)
+    for item in check_text(text, name, need, {}).items:
+        if "KubeRay's schema" not in item.what:  # it was made from a file that a test holds against the schema
+            typer.echo(f"{item.level}: {item}", err=True)
+
+
+def need_of(study: Study, gpu_bytes: float | None = None) -> Need:
+    """What the study asks of a cluster. ``gpu_bytes``: of one GPU."""
+    from cluster.files.capacity import Need
+    from sweeps.plan.cost import count_trials
+
+    r = study.resources
+    return Need(study.name, count_trials(study), r.slots, r.cpus, r.gpus, r.workers, r.zero, r.offload, gpu_bytes)
+
+
+def sized(study: Study, gpu: str | None, provider: str) -> tuple[Need, str]:
+    """The need with an estimate of the GPU's memory, and a line on time. Without the model's sizes (``--gpu`` names
+    the GPU, or none is chosen) a model that cannot be reached from here is no error."""
+    from sweeps.plan.cost import duration, plan
+
+    try:
+        made = plan(study)
+    except StudyError as error:
+        if gpu is not None or not study.resources.gpus or provider in ("slurm", "local"):
+            return need_of(study), ""
+        raise StudyError(f"{error}\nName the GPU where the model cannot be read from here: --gpu l40s") from None
+    r, m = study.resources, made.memory
+    base = m.base * 0.1 if r.zero == 3 and r.offload else m.base  # offloaded, it comes in layer by layer
+    need = need_of(study, (base + m.adapters + m.activations) if r.gpus else None)
+    whole = duration(made.seconds)
+    return need, f"about {whole} of one {'gang' if r.workers > 1 else 'host'} ({made.rate_source})"

@@ -1,0 +1,216 @@
+"""``steadytune submit``, ``status``, ``logs``, ``stop``, ``results``: a study as a job on a Ray cluster.
+
+A submitted study runs on the cluster whether this client lives or not. Its job's id derives from its content and its
+run folder: the same study sent again finds its job, and goes on in its folder after that has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from cluster.jobs.server import Cluster
+    from sweeps.study.schema import Study
+
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The head's dashboard, such as http://localhost:8265. Default: RAY_ADDRESS."),
+]
+JobArgument = Annotated[str, typer.Argument(metavar="RUN|ID", help="A job's id, its study's name, or its run folder.")]
+
+SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss", "file")
+DIGITS = 8  # of the fingerprint in a job's id
+TABLES = ("study.yaml", "trials.parquet", "report.html", "tables", "prompts")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("submit")(submit_command)
+    app.command("status")(status_command)
+    app.command("logs")(logs_command)
+    app.command("stop")(stop_command)
+    app.command("results")(results_command)
+
+
+# commands -------------------------------------------------------------------------------------------------------
+
+
+def submit_command(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the study, such as axes.lr=1e-3.")
+    ] = None,
+    address: Address = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="The run folder, where every node sees it: s3://…, gs://… or the path of a shared disk."),
+    ] = None,
+    shared: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="A folder that every node sees at the same path: what is in it is not sent."),
+    ] = None,
+) -> None:
+    """Run a study as a job on a cluster, or find the job that runs it."""
+    loaded = _open(study, overrides, shared or [])
+    from cluster.jobs.parcel import check_size, code, fingerprint, pack
+    from sweeps.submit import FILE, travelling
+
+    own = travelling(loaded, shared or [])
+    parcel = {**code(), **own}
+    check_size(parcel)
+    cluster = _cluster(address)
+    run = run_folder(out, loaded.name, cluster)
+    base = f"{_plain(loaded.name)}-{fingerprint({**own, 'out': run.encode()})[:DIGITS]}"
+    command = f"python -m sweeps run {FILE} --out {shlex.quote(run)}"
+    with tempfile.TemporaryDirectory(prefix="steadytune-job-") as folder:
+        pack(parcel, Path(folder))
+        about = {"study": loaded.name, "run": run}
+        job, new = cluster.submit(base, command, folder, about, {"TOKENIZERS_PARALLELISM": "false"})
+    at = "" if address is None else f" --address {cluster.address}"
+    if not new:
+        typer.echo(f"{job.id}: this study runs there already ({job.status}): nothing was sent")
+    elif job.attempt > 1:
+        typer.echo(f"{job.id}: submitted; goes on in {run} from what attempt {job.attempt - 1} left")
+    else:
+        typer.echo(f"{job.id}: submitted; run folder {run}")
+    typer.echo(f"It runs without this client. Follow it: steadytune logs -f {job.id}{at}")
+
+
+def status_command(
+    job: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN|ID]", help="A job's id, its study's name, or its run folder. Default: all."),
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Show the jobs of a cluster."""
+    cluster = _cluster(address)
+    jobs = cluster.find(job) if job is not None else [j for j in cluster.jobs() if j.run]
+    if not jobs:
+        typer.echo(f"no study was submitted to {cluster.address}")
+        return
+    lines = [("job", "status", "started", "took", "run folder")]
+    for j in jobs:
+        took = (j.ended or time.time()) - j.started
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(j.started))
+        lines.append((j.id, j.status, started, f"{took:.0f} s", j.run or j.entrypoint))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        typer.echo("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    if len(jobs) == 1 and jobs[0].status == "FAILED":
+        typer.echo(_end_of(jobs[0].message))
+
+
+def logs_command(
+    job: JobArgument,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+) -> None:
+    """Show what a job prints."""
+    cluster = _cluster(address)
+    found = cluster.newest(job)
+    if not follow:
+        typer.echo(cluster.logs(found.id), nl=False)
+        return
+    ended = cluster.follow(found.id, lambda text: typer.echo(text, nl=False))
+    if ended.status != "SUCCEEDED":
+        typer.echo(f"job {ended.id}: {ended.status}", err=True)
+        raise typer.Exit(1)
+
+
+def stop_command(job: JobArgument, address: Address = None) -> None:
+    """End a job; its run folder keeps what is done."""
+    cluster = _cluster(address)
+    found = cluster.newest(job)
+    if found.over:
+        typer.echo(f"{found.id} has ended already: {found.status}")
+        return
+    typer.echo(f"{found.id}: {cluster.stop(found.id).status}. Submit the study again to go on from what is done")
+
+
+def results_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the job's id or study with --address.")],
+    to: Annotated[str, typer.Option(metavar="DIR", help="The folder to write.")],
+    address: Address = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Scores, adapters, checkpoints and TensorBoard's files too.")
+    ] = False,
+) -> None:
+    """Fetch tables and report of a run folder."""
+    folder = run
+    if "://" not in run and not os.path.isdir(run):
+        folder = run if os.path.isabs(run) else _cluster(address).newest(run).run
+    from sweeps.run_folder.fetch import fetch
+
+    typer.echo(fetch(folder, to, None if everything else TABLES))
+
+
+# the run folder -------------------------------------------------------------------------------------------------
+
+
+def run_folder(out: str | None, name: str, cluster: Cluster) -> str:
+    """``out`` as every node of the cluster can use it; UserError where it cannot be known that they can."""
+    if out is not None and "://" in out:
+        scheme, _, rest = out.partition("://")
+        if scheme not in SCHEMES:
+            raise UserError(f'--out = "{out}": {scheme}:// is not known. Known: {", ".join(SCHEMES)}, or a path')
+        if "@" in rest:
+            raise UserError("--out carries a password, which the job's page would show. Set it on the nodes instead")
+        return out.rstrip("/")
+    nodes = cluster.nodes()
+    if out is not None and os.path.isabs(out):
+        if len(nodes) > 1:
+            typer.echo(f"{out} must be a disk that all {len(nodes)} nodes share, at this path on each", err=True)
+        return os.path.normpath(out)
+    given = f'--out = "{out}" is a relative path' if out is not None else "--out is missing"
+    example = f"--out s3://BUCKET/{name}, gs://BUCKET/{name}, or a shared disk's path such as /SHARED/{name}"
+    if len(nodes) != 1:
+        raise UserError(f"{given}: {len(nodes)} nodes must see the run folder. Name storage that they share: {example}")
+    if nodes[0].host != socket.gethostname():
+        raise UserError(f"{given}, and the cluster is another machine ({nodes[0].host}). Say where on it: {example}")
+    return os.path.abspath(out or f"runs/{name}")
+
+
+# parts ----------------------------------------------------------------------------------------------------------
+
+
+def _open(name: str, overrides: list[str] | None, shared: Sequence[str]) -> Study:
+    from sweeps.cli.exit_codes import open_study, study_path
+    from sweeps.study.load import load_study
+
+    if not shared:
+        return open_study(name, overrides)
+    return load_study(study_path(name), overrides or [], files=False)  # `travelling` asks for those that are sent
+
+
+def _cluster(address: str | None) -> Cluster:
+    from cluster.jobs.server import Cluster
+
+    cluster = Cluster(address)
+    if cluster.unguarded:
+        typer.echo(
+            f"warning: {cluster.address} asks for no token: whoever reaches it can run code there. "
+            "Start its nodes with RAY_AUTH_MODE=token",
+            err=True,
+        )
+    return cluster
+
+
+def _plain(name: str) -> str:
+    """A study's name as part of a job's id, which stands in URLs and file names."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:40] or "study"
+
+
+def _end_of(message: str, lines: int = 8) -> str:
+    return "\n".join(message.strip().splitlines()[-lines:])

@@ -1,0 +1,62 @@
+"""``steadytune prompts search``: one prompt for a study, found by one of four searches on one scorer and budget."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the group ``prompts``."""
+    app.command("search")(search_command)
+
+
+def search_command(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")],
+    method: Annotated[str, typer.Option(metavar="NAME", help="top-accuracy, batprompt, zopo or random.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="The folder for results and journal; methods may share one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the study, such as model.path=DIR.")
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Scorings: a prompt on a row each. Default: 4000; top-accuracy: no end."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Training rows: for a candidate (zopo 50, random 100) or in all (others).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of rows, order and rewrites.")] = 0,
+    pool: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The train pool of candidates. Default: the largest.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The study's template. Default: its first.")
+    ] = None,
+    grow: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Candidates in all: the pool and rule-based rewrites of it.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="ID", help="batprompt: where to start. Default: a race between candidates.")
+    ] = None,
+    family: Annotated[
+        str, typer.Option(metavar="NAME", help="batprompt: mix (characters), combine (words) or both.")
+    ] = "mix",
+    writer: Annotated[
+        str, typer.Option(metavar="MODEL", help="batprompt: rules, a model's folder or hub name, or MODEL@URL.")
+    ] = "rules",
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST=NAME", help="The environment variable that holds the key for a host."),
+    ] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A sentence-embedding model. Default: the base model's states.")
+    ] = None,
+) -> None:
+    """Find one good prompt on training rows, before any fine-tuning."""
+    from sweeps.cli.exit_codes import open_study
+    from sweeps.prompt_search.run import Order, search
+
+    order = Order(method, budget, rows, seed, pool, template, grow, start, family, writer, tuple(key or ()), embeddings)
+    for line in search(open_study(study, overrides), order, out):
+        typer.echo(line)

@@ -1,0 +1,1 @@
+"""How numbers, tables and figures look, and the page that the reports extend."""

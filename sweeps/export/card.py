@@ -1,0 +1,236 @@
+"""The README.md of an export: what the adapter is, what is known of it, how to load it, and its limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sweeps.study.schema import Study
+from sweeps.tables.columns import Settings
+from trainer.measure.grid import DEGENERATE_SHARE
+from trainer.measure.metrics import Objective
+from trainer.trial import Trial, axis_columns
+
+if TYPE_CHECKING:
+    from sweeps.export.export import Exported
+
+METRIC = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the run folder says of one trial."""
+
+    rung: int  # optimizer steps behind its last dev scores
+    status: str  # finished | stopped | failed | running | of an earlier study in its run folder
+    dev: Mapping[str, float]  # prompt id -> metric at that rung
+    n_rows: int  # of dev
+    objective: Objective  # on dev
+    row: Mapping[str, Any]  # as in tables/robustness
+
+    @property
+    def degenerate(self) -> bool:
+        return bool(self.row.get("degenerate") or self.objective.degenerate)
+
+    @property
+    def tested(self) -> bool:
+        return self.row.get("mean") is not None
+
+
+def card(found: Exported, study: Study, measured: Measured) -> str:
+    """Markdown with the YAML header that peft's own cards have; the license is left to whoever publishes it."""
+    trial = found.trial
+    classifier = trial.model.head == "classifier"
+    header = {
+        "base_model": trial.model.path,
+        "library_name": "peft",
+        "pipeline_tag": "text-classification" if classifier else "text-generation",
+        "tags": ["lora", "steadytune"],
+    }
+    lines = ["---", yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), "---", ""]
+    lines += [f"# Trial {trial.id} of the study {study.name}", "", *_warnings(trial, measured)]
+    lines += ["A LoRA adapter, chosen for how it holds up when the prompt is worded differently.", ""]
+    for title, part in (
+        ("Trained on", _training(found, study)),
+        ("Measured", _numbers(found, study, measured)),
+        ("Input", _input(found, measured)),
+        ("Use", _use(trial)),
+        ("Limits", _limits(trial, measured)),
+    ):
+        lines += [f"## {title}", "", *part, ""]
+    return "\n".join(lines)
+
+
+def _warnings(trial: Trial, measured: Measured) -> Iterator[str]:
+    steps = trial.optimization.steps
+    if measured.degenerate:
+        yield (
+            f"**Degenerate: one answer takes more than {100 * DEGENERATE_SHARE:g} % of what it was scored on. "
+            "Its steadiness is that of a constant; do not use it.**"
+        )
+        yield ""
+    if measured.status != "finished":
+        yield f"**This trial is {measured.status}: it was trained for {measured.rung} of its {steps} steps.**"
+        yield ""
+
+
+def _training(found: Exported, study: Study) -> Iterator[str]:
+    trial = found.trial
+    columns = ", ".join(map(_code, found.fields))
+    yield f"- Rows: {_code(study.task.rows.train.path)}, columns {columns}; the answer: {_code(study.task.label)}"
+    if trial.task.labels:
+        words = dict(trial.template.words)
+        yield "- Labels and what the model answers for them: " + ", ".join(
+            f"{name} ({_code(words.get(name, name))})" for name in trial.task.labels
+        )
+    else:
+        yield f"- Answers: the options in each row's column {_code(str(found.options))}"
+    seen = found.train_prompts
+    if seen:
+        yield f"- Prompts: {len(seen)}, the train pool {_code(trial.pool)}; texts in template.json: {', '.join(seen)}"
+    else:
+        yield f"- Prompts: the train pool {_code(trial.pool)}; its texts were not to be had when this was written"
+    yield ""
+    yield "| axis | value |"
+    yield "| --- | --- |"
+    for axis, value in axis_columns(trial).items():
+        yield f"| {axis} | {f'{value:g}' if isinstance(value, float) else value} |"
+
+
+def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]:
+    trial, row = found.trial, measured.row
+    settings = Settings.of({"task": {}, "tables": study.tables.model_dump(mode="json")})
+    name = METRIC[trial.task.metric]
+    if measured.tested:
+        yield (
+            f"{name} on {row['n_prompts']} test prompts x {row['n_rows']} test rows, percent; no trial had seen or "
+            "been chosen by these prompts. Intervals are of 95 %, for new prompts and new rows."
+        )
+        yield ""
+        yield "| mean | std over prompts | std, noise removed | worst prompt |" + "".join(
+            f" prompts {'>' if settings.strict else '≥'} {100 * x:g} % |" for x in settings.thresholds
+        )
+        yield "|" + " --- |" * (4 + len(settings.thresholds))
+        shares = (_with_interval(row, top) for top in settings.top_names())
+        noise_free = f"{_percent(row['std_corrected'])}{_interval(row, 'std')}"
+        cells = [_with_interval(row, "mean"), _percent(row["std"]), noise_free, _with_interval(row, "min"), *shares]
+        yield "| " + " | ".join(cells) + " |"
+        yield ""
+    else:
+        yield "It has no test scores. The dev scores below chose between trials, so they flatter it."
+        yield ""
+    dev = measured.objective
+    weight = f"{study.objective.std_weight:g}"
+    sample = f", estimated from {dev.n_cells} of its cells" if dev.n_cells < dev.n_prompts * dev.n_rows else ""
+    yield (
+        f"On {dev.n_prompts} dev prompts x {dev.n_rows} dev rows after {measured.rung} steps{sample}: "
+        f"mean {_percent(dev.mean)}, std {_percent(dev.std)}, worst prompt {_percent(dev.min)}; "
+        f"mean - {weight} x std = {_percent(dev.value)}."
+    )
+
+
+def _input(found: Exported, measured: Measured) -> Iterator[str]:
+    template = found.trial.template
+    if template.chat:
+        prefill = "" if template.marker in ("", type(template)("").marker) else f", then {_code(template.marker)}"
+        system = f"system text {_code(template.system)}, " if template.system else ""
+        turns = "the filled prompt as the user's turn, the assistant's turn opened"
+        yield f"The tokenizer's chat template: {system}{turns}{prefill}."
+    else:
+        lead = f"{_code(template.system)}, a blank line, " if template.system else ""
+        marker = f", then {_code(template.marker)}" if template.marker else ""
+        yield f"Plain text: {lead}the filled prompt{marker}."
+    if found.trial.model.head == "classifier":
+        yield "The label is read from a linear layer on the last token; its outputs are in the labels' order."
+    elif found.trial.scoring.scorer == "labels":
+        rule = _code(found.trial.scoring.decision)
+        yield f"The answer is the label with the highest log-probability (decision {rule})."
+    else:
+        yield f"The answer is generated, at most {found.trial.scoring.max_new_tokens} tokens, and read off the text."
+    yield ""
+    if found.prompt is None:
+        yield "No default prompt is stored: the prompt files were gone or had changed. Give one with `--prompt`."
+        return
+    best, name = measured.dev[found.prompt.id], METRIC[found.trial.task.metric]
+    yield (
+        f"Default prompt: {_code(found.prompt.id)}, the best of the dev prompts ({_percent(best)} % {name}). It was "
+        "chosen by that number, so expect less of it on new rows; the train prompts were not scored. `--prompt` "
+        "takes another wording."
+    )
+    yield ""
+    fence = _fence(found.prompt.text)
+    yield fence
+    yield found.prompt.text
+    yield fence
+
+
+def _use(trial: Trial) -> Iterator[str]:
+    classifier = trial.model.head == "classifier"
+    kind = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
+    revision = f", revision={trial.model.revision!r}" if trial.model.revision else ""
+    labels = f", num_labels={len(trial.task.labels)}" if classifier else ""
+    remote = ", trust_remote_code=True" if trial.model.trust_remote_code else ""
+    yield "```sh"
+    consent = " --trust-remote-code" if trial.model.trust_remote_code else ""
+    yield f"steadytune predict FOLDER --rows rows.jsonl --out answers.jsonl{consent}"
+    yield "```"
+    yield ""
+    yield "or with peft alone:"
+    yield ""
+    yield "```python"
+    yield "from peft import PeftModel"
+    yield f"from transformers import {kind}"
+    yield ""
+    yield f"base = {kind}.from_pretrained({trial.model.path!r}{revision}, dtype={trial.model.dtype!r}{labels}{remote})"
+    yield 'model = PeftModel.from_pretrained(base, "FOLDER")'
+    yield "```"
+    if not classifier and trial.scoring.scorer == "labels":
+        yield ""
+        yield (
+            "A label's log-probability is the sum over its own tokens behind the input; the end token, which was "
+            "trained behind them, does not count."
+        )
+
+
+def _limits(trial: Trial, measured: Measured) -> Iterator[str]:
+    yield f"- Prompt and answer together take at most {trial.task.max_length} tokens; on more it is untested."
+    yield "- It answers the labels it was trained on, for rows and languages like its own; everything else is untested."
+    yield "- The adapter needs exactly this base model: another of the same shape loads and answers wrongly."
+    if measured.degenerate:
+        yield "- It is degenerate (see above)."
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    return f"{_percent(row.get(name))}{_interval(row, name)}"
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
+
+
+def _code(text: str) -> str:
+    """Inline code; line breaks and edge spaces are made visible by quotes."""
+    shown = repr(text) if text != text.strip() or "\n" in text else text
+    ticks = "`" * (_longest_ticks(shown) + 1)
+    return f"{ticks} {shown} {ticks}" if "`" in shown else f"{ticks}{shown}{ticks}"
+
+
+def _fence(text: str) -> str:
+    return "`" * max(3, _longest_ticks(text) + 1)
+
+
+def _longest_ticks(text: str) -> int:
+    longest = run = 0
+    for character in text:
+        run = run + 1 if character == "`" else 0
+        longest = max(longest, run)
+    return longest

@@ -1,0 +1,214 @@
+"""``steadytune predict``: answer rows with an exported adapter.
+
+One record per row, in the file's order: ``id``, ``label`` (of options: the number of the one taken, from 0),
+``probabilities``: the softmax of what the trial's decision rule compares (with ``raw``, of the labels' summed
+log-probabilities), so that the label is always the most probable; they sum to 1 over the labels and are not
+calibrated. Rows of options bring ``answer``, the option's text; generated answers bring ``text`` and no
+probabilities. In csv and parquet each label has a column ``p_<label>``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sweeps.export.export import ADAPTER, TEMPLATE, Exported, read_exported
+from sweeps.trials.base_model import fingerprint_model
+from trainer.data.rows import Row, load_questions
+from trainer.data.wording import OPTIONS, Prompt, PromptError, placeholders
+from trainer.errors import UserError, closest, nearest
+from trainer.store import Store
+
+if TYPE_CHECKING:
+    from trainer.predictor import Answer
+
+log = logging.getLogger("steadytune")
+
+FEW = 20  # rows below which decision "batch" has no mean to speak of
+Record = dict[str, Any]
+
+
+def predict(
+    folder: str,
+    rows: str,
+    out: str | None,
+    prompt: str | None = None,
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> int:
+    """Answer the rows in the file ``rows`` with the adapter in ``folder``; 0. ``prompt`` is a wording, or the id of a
+    train prompt; ``base`` the base model where it has moved. Raises UserError."""
+    write = _writer(out, rows)
+    store = Store.open(folder)
+    exported = _located(read_exported(store), store, base, trust_remote_code)
+    wording = _wording(exported, store, prompt)
+    names = placeholders(wording)
+    options = exported.options
+    asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id)
+    _check_base(exported, store, base)
+    tensors = _tensors(store)
+    from trainer.predictor import Predictor
+
+    trial = exported.trial
+    if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and len(asked) < FEW:
+        log.warning('decision "batch" takes off the mean over the rows given, and %d are few for a mean', len(asked))
+    counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
+    answers = Predictor(trial, tensors).answer(wording, asked, counts)
+    write(exported, [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)])
+    return 0
+
+
+# what to ask, and of which model ---------------------------------------------------------------------------------
+
+
+def _located(exported: Exported, store: Store, base: str | None, trust: bool) -> Exported:
+    """With the base model where it is now. An export from anywhere must not be able to run code by itself."""
+    model = exported.trial.model
+    if model.trust_remote_code and not trust:
+        raise UserError(
+            f'{store.uri}/{TEMPLATE}: the base model "{base or model.path}" brings its own code. '
+            "If you trust it, say so with --trust-remote-code"
+        )
+    if base is not None:
+        path = os.path.abspath(base) if os.path.isdir(base) else base
+        model = replace(model, path=path, revision=None)
+    return replace(exported, trial=replace(exported.trial, model=model))
+
+
+def _wording(exported: Exported, store: Store, given: str | None) -> Prompt:
+    if given is None:
+        if exported.prompt is None:
+            raise UserError(
+                f"{store.uri}/{TEMPLATE}: holds no default prompt. "
+                f"Give one: --prompt '{{{{ {exported.fields[0]} }}}} …', or the id of a train prompt"
+            )
+        return exported.prompt
+    known = {**exported.train_prompts, **({exported.prompt.id: exported.prompt.text} if exported.prompt else {})}
+    if given in known:
+        return Prompt(given, known[given])
+    wording = Prompt("given", given)
+    try:
+        reads = placeholders(wording)
+    except PromptError as error:
+        raise UserError(f"--prompt: {error}") from None
+    if not reads:
+        near = closest(given, known)
+        meant = f' Did you mean the prompt "{near}"?' if near else ""
+        raise UserError(
+            f'--prompt = "{given}" reads no column of the rows, so every row would be asked the same.{meant} '
+            f"Write the column into it: {{{{ {exported.fields[0]} }}}}"
+        )
+    return wording
+
+
+def _check_base(exported: Exported, store: Store, base: str | None) -> None:
+    """UserError where there is no such model; a warning where its files are not those of training."""
+    model = exported.trial.model
+    try:
+        found = fingerprint_model(model.path, model.revision)
+    except UserError as error:
+        at = "--base" if base is not None else f"{store.uri}/{TEMPLATE}"
+        raise UserError(f"{at}: {error}. The base model may have moved: give it with --base DIR") from None
+    if found != model.fingerprint:
+        log.warning(
+            'the files of base model "%s" are not those that the adapter was trained on; '
+            "if it is another model, the answers mean nothing",
+            model.path,
+        )
+
+
+def _tensors(store: Store) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(store.read(ADAPTER[1]))
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{store.uri}/{ADAPTER[1]}: is damaged ({error}). Export the trial again") from None
+
+
+# what comes out ---------------------------------------------------------------------------------------------------
+
+
+def _record(labels: Sequence[str], row: Row, answer: Answer) -> Record:
+    record: Record = {"id": row.id, "label": None}
+    if answer.index is not None:
+        record["label"] = labels[answer.index] if labels else str(answer.index)
+    if not labels:
+        record["answer"] = None if answer.index is None else row.options[answer.index]
+    if answer.text is not None:
+        return record | {"text": answer.text}
+    p = None if answer.probabilities is None else answer.probabilities.tolist()
+    if labels:
+        return record | {"probabilities": dict(zip(labels, p or [None] * len(labels), strict=True))}
+    return record | {"probabilities": p}
+
+
+Writer = Callable[[Exported, list[Record]], None]
+
+
+def _writer(out: str | None, rows: str) -> Writer:
+    """What writes the records. UserError, before any work, where ``out`` cannot be meant."""
+    if out is None:
+        return lambda _, records: print(_jsonl(records), end="")
+    ending = os.path.splitext(out)[1].lower()
+    if ending not in FORMATS:
+        raise UserError(f'--out = "{out}" has the ending "{ending}", which is not known.{nearest(ending, FORMATS)}')
+    if os.path.isdir(out):
+        raise UserError(f'--out = "{out}" is a folder. Give a file')
+    if os.path.exists(out) and os.path.exists(rows) and os.path.samefile(out, rows):
+        raise UserError(f'--out = "{out}" is the file of the rows, which would be lost. Give another file')
+    folder, name = os.path.split(out)
+    if "://" not in out and not os.path.isdir(folder or "."):
+        raise UserError(f'--out = "{out}": the folder "{folder}" does not exist. Make it first')
+    return lambda exported, records: Store.open(folder or ".").write(name, FORMATS[ending](exported, records))
+
+
+def _jsonl(records: list[Record]) -> str:
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+
+
+def _csv(exported: Exported, records: list[Record]) -> bytes:
+    text = io.StringIO(newline="")
+    flat = [_flat(r) for r in records]
+    writer = csv.DictWriter(text, list(flat[0]))
+    writer.writeheader()
+    writer.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in flat)
+    return text.getvalue().encode()
+
+
+def _parquet(exported: Exported, records: list[Record]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([_flat(r) for r in records], schema=_schema(exported, records)), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _schema(exported: Exported, records: list[Record]) -> Any:
+    """Columns of the parquet file, whatever is null in it."""
+    import pyarrow as pa
+
+    kinds = {"probabilities": pa.list_(pa.float64()), **{f"p_{x}": pa.float64() for x in exported.trial.task.labels}}
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in _flat(records[0])])
+
+
+def _flat(record: Record) -> Record:
+    p = record.get("probabilities")
+    if not isinstance(p, dict):
+        return record
+    return {k: v for k, v in record.items() if k != "probabilities"} | {f"p_{x}": v for x, v in p.items()}
+
+
+FORMATS: dict[str, Callable[[Exported, list[Record]], bytes]] = {
+    ".jsonl": lambda _, records: _jsonl(records).encode(),
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

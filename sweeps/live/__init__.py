@@ -1,0 +1,1 @@
+"""The table that a terminal shows while a study runs."""

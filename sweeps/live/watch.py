@@ -1,0 +1,176 @@
+"""``steadytune watch RUN``: the live table of a run, from its folder alone, on any machine that reads it.
+
+The driver writes ``trials.parquet`` a few seconds after each change, and once a minute without one. That file has all
+that the table shows, so a look costs one small read, of thousands of trials and on S3 too. Nothing is written, and a
+watcher that is ended or out of reach changes nothing for the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import yaml
+
+from sweeps.live.table import LiveTable, Row, text_of
+from sweeps.tables.columns import AXES
+from trainer.errors import UserError
+from trainer.store import Store, StoreError
+from trainer.trial import rung_steps
+
+LATE = 150.0  # seconds without a word of the driver after which that is said: two of its writings and a half
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the run folder says."""
+
+    title: str
+    rows: Mapping[str, Row]
+    reasons: Mapping[str, str]
+    elapsed: float  # seconds since the driver began, to its last word where the study is over
+    silent: float  # seconds since the driver wrote last
+    steps_per_s: float | None
+    over: bool
+
+
+def watch(
+    run: str, every: float, once: bool, stream: TextIO | None = None, pause: Callable[[float], None] = time.sleep
+) -> int:
+    """Show the run until it is over, looking every so many seconds; with ``once`` only as it stands now."""
+    out = stream or sys.stdout
+    store = Store.open(run)
+    if store.fs.get_file_info(store.root).type == pafs.FileType.NotFound:
+        raise UserError(f'run folder "{store.uri}" does not exist. `steadytune run STUDY --out {run}` makes it')
+    standing = look(store)
+    if once:
+        if standing is None:
+            raise UserError(f"{store.uri}: no study has started here yet. Without --once, watch waits for it")
+        print("\n".join(text_of(_table(standing, out).frame())), file=out, flush=True)
+        return 0
+    if standing is None:
+        print(f"{store.uri}: no study has started here yet; waiting for it", file=out, flush=True)
+    try:
+        while standing is None:
+            pause(every)
+            standing = look(store)
+        _follow(store, standing, every, out, pause)
+    except KeyboardInterrupt:  # the way to leave; the run goes on
+        return 0
+    return 0
+
+
+def _follow(store: Store, standing: Standing, every: float, out: TextIO, pause: Callable[[float], None]) -> None:
+    with LiveTable(standing.title, out) as table:
+        _show(table, standing)
+        if not table.terminal:
+            print("\n".join(text_of(table.frame())), file=out, flush=True)
+        while not standing.over:
+            try:
+                pause(every)
+            except KeyboardInterrupt:
+                table.title = f"{standing.title} (goes on, no longer watched)"
+                break
+            try:
+                standing = look(store) or standing
+            except StoreError as error:  # out of reach for a moment, or replaced by something else
+                table.title = f"{standing.title} (cannot be read: {error})"
+                continue
+            tell(table, standing)
+            _show(table, standing)
+    if standing.over:
+        print(f"over; its report: {store.uri}/report.html", file=out, flush=True)
+
+
+def _table(standing: Standing, out: TextIO) -> LiveTable:
+    table = LiveTable(standing.title, out, terminal=False)
+    _show(table, standing)
+    return table
+
+
+def _show(table: LiveTable, standing: Standing) -> None:
+    late = standing.silent > LATE and not standing.over
+    table.title = standing.title + (f" (its driver has said nothing for {standing.silent:.0f} s)" if late else "")
+    table.restore(standing.rows.values(), standing.elapsed)
+    table.pulse(None if late else standing.steps_per_s)
+
+
+def tell(table: LiveTable, standing: Standing) -> None:
+    """What changed since the last look, as events: the lines of a log, and what a terminal says of failures."""
+    before = table.rows()
+    for trial_id, now in standing.rows.items():
+        if trial_id not in before:
+            table.trial_added(trial_id, now.axes, now.n_rungs, now.rungs)
+        was = before.get(trial_id) or Row(trial_id, {}, now.n_rungs)
+        if now.rung > was.rung and now.objective is not None:
+            seconds = max(now.seconds - was.seconds, 0.0)
+            table.report(trial_id, now.rung - 1, now.step, now.objective, now.stderr, now.degenerate, seconds)
+        if now.test and not was.test:
+            table.tested(trial_id, *now.test)
+        elif now.state != was.state:
+            if now.state == "running":
+                table.started(trial_id)
+            elif now.state == "testing":
+                table.testing(trial_id)
+            else:
+                table.decided(trial_id, now.state, standing.reasons[trial_id])
+
+
+def look(store: Store) -> Standing | None:
+    """The folder as it is now; None while no study has begun in it."""
+    try:
+        study = yaml.safe_load(store.read("study.yaml"))
+        table = store.read_table("trials.parquet")
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    except (pa.ArrowException, yaml.YAMLError) as error:
+        raise StoreError(f"{store.uri}: study.yaml or trials.parquet is damaged ({error})") from error
+    told = json.loads((table.schema.metadata or {}).get(b"steadytune", b"{}"))
+    began, written = (float(told.get(name) or 0.0) for name in ("began", "written"))
+    over, now = bool(told.get("over", True)), time.time()  # a folder that does not say so is no sweep's
+    scheduler = study.get("scheduler") or {}
+    shares = scheduler.get("rungs") or (1.0,) if scheduler.get("name") == "asha" else (1.0,)
+    trials = table.to_pylist()
+    return Standing(
+        title=str(study.get("name")),
+        rows={t["trial_id"]: _row(t, shares) for t in trials},
+        reasons={t["trial_id"]: t.get("reason") or "" for t in trials},
+        elapsed=max((written if over else now) - began, 0.0) if began else 0.0,  # clocks of two machines may differ
+        silent=max(now - written, 0.0) if written else 0.0,
+        steps_per_s=told.get("steps_per_s"),
+        over=over,
+    )
+
+
+def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> Row:
+    rungs = rung_steps(shares, int(trial["steps"]))
+    step = int(trial.get("rung") or 0)
+    mean, std = trial.get("test_mean"), trial.get("test_std")
+    return Row(
+        id=trial["trial_id"],
+        axes={name: _shown(trial[name]) for name in AXES if trial.get(name) is not None},
+        n_rungs=len(rungs),
+        rungs=rungs,
+        state=trial.get("state") or trial.get("status") or "waiting",
+        rung=sum(r <= step for r in rungs),
+        step=step,
+        objective=trial.get("objective"),
+        stderr=math.nan if trial.get("stderr") is None else trial["stderr"],
+        degenerate=bool(trial.get("degenerate")),
+        seconds=trial.get("seconds") or 0.0,
+        reason=trial.get("reason") or "",
+        test=None if mean is None or std is None else (mean, std),
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

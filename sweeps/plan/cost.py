@@ -1,0 +1,398 @@
+"""What a study will cost before anything runs: trials at each rung, tokens, scoring passes, time and memory.
+
+Counts of trials, steps and passes are exact (for random steps: their mean). Tokens rest on average lengths, which
+the caller may count with the tokenizer; else characters / 4. Time is operations over a stated rate, so it is right
+about what ASHA saves and only roughly right about hours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sweeps.schedule.asha import rung_quotas
+from sweeps.search.points import Range as Drawn
+from sweeps.search.points import combinations
+from sweeps.study.overlay import StudyError
+from sweeps.study.schema import Study
+from sweeps.study.values import Range
+from sweeps.trials.base_model import tensor_shapes
+from sweeps.trials.make import axes_of, rungs_of, steps_of
+from trainer.measure import design
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from trainer.data.assets import Assets
+
+CHARACTERS_PER_TOKEN = 4.0  # English text under the usual vocabularies of 32 to 128 thousand tokens
+CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrices reach; tiny models reach less
+GPU_RATE = {"float32": 2e13, "bfloat16": 1e14}  # a third of what current data-centre cards are rated at
+ADAPTER_BYTES = 16  # float32 weight, gradient and AdamW's two moments
+ACTIVATION_BYTES = 34  # per token, layer and hidden unit at 2 bytes a number (Korthikanti et al. 2022, section 4)
+SAMPLE = 64  # rows and prompts from which the average length is taken
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much data a study has. Lengths are tokens, averaged over prompts and rows."""
+
+    train_rows: int
+    dev_rows: int
+    test_rows: int
+    dev_prompts: int
+    test_prompts: int
+    prompt_tokens: float
+    answer_tokens: float  # one label or option
+    answers: float  # labels, or options of a row
+    longest: float  # prompt and answer
+    source: str = "counted with the tokenizer"
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Counts of parameters; ``linear`` is (name, inputs + outputs) of each layer that may carry an adapter."""
+
+    parameters: int
+    body: int  # without embedding and output layer
+    layers: int
+    hidden: int
+    vocabulary: int
+    linear: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Rung:
+    share: float
+    steps: float  # optimizer steps of a trial so far, mean over trials
+    trials: int  # that reach it
+    tokens: float  # trained between the rung before and this one, all trials
+    passes: int  # cells of the dev grid that are scored, all trials
+    cells: int  # of them a trial's
+
+
+@dataclass(frozen=True)
+class Cost:
+    tokens: float  # trained
+    dev_passes: int
+    test_passes: int
+    operations: float
+
+    @property
+    def passes(self) -> int:
+        return self.dev_passes + self.test_passes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one host."""
+
+    base: float
+    adapters: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.base + self.adapters + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    name: str
+    trials: int
+    rungs: tuple[Rung, ...]
+    cost: Cost
+    full: Cost  # every trial trained to the end and scored once
+    rate: float  # operations per second of one host
+    rate_source: str
+    memory: Memory
+    sizes: Sizes
+    model: ModelSize
+    notes: tuple[str, ...] = field(default=())
+    unsampled: int = 0  # dev passes if every rung scored the whole grid
+
+    @property
+    def seconds(self) -> float:
+        return self.cost.operations / self.rate
+
+    @property
+    def full_seconds(self) -> float:
+        return self.full.operations / self.rate
+
+
+def plan(study: Study, sizes: Sizes | None = None, model: ModelSize | None = None, rate: float | None = None) -> Plan:
+    """The study's cost. ``sizes`` and ``model`` are read from the study's data and model when not given; ``rate``
+    is a host's operations per second, assumed from its resources when not given."""
+    if sizes is None:
+        from sweeps.trials.assets import load_assets
+
+        sizes = sizes_of(study, load_assets(study))
+    model = model_size(study) if model is None else model
+    trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
+    asha = study.scheduler.name == "asha"
+    shares = study.scheduler.rungs if asha else (1.0,)
+    quotas = rung_quotas(trials, study.scheduler.eta, len(shares))
+    per_step = study.training.batch_size * study.training.accumulation * (sizes.prompt_tokens + sizes.answer_tokens)
+    grid = sizes.dev_prompts * sizes.dev_rows
+    sample = design.size(study.scoring.sample, sizes.dev_prompts, sizes.dev_rows).cells
+    cells = [sample] * (len(shares) - 1) + [grid]
+    at = [share * steps for share in shares]
+    rungs = tuple(
+        Rung(share, now, n, n * (now - before) * per_step, n * scored, scored)
+        for share, now, before, n, scored in zip(shares, at, [0.0, *at], quotas, cells, strict=False)
+    )
+    tested = quotas[-1] if asha and study.tables.test == "finalists" else trials
+    test_grid = sizes.test_prompts * sizes.test_rows
+    tokens, passes = sum(r.tokens for r in rungs), sum(r.passes for r in rungs)
+    chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
+    return Plan(
+        name=study.name,
+        trials=trials,
+        rungs=rungs,
+        cost=_cost(study, sizes, model, tokens, passes, tested * test_grid),
+        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * test_grid),
+        rate=chosen,
+        rate_source=source,
+        memory=memory_of(study, sizes, model),
+        sizes=sizes,
+        model=model,
+        notes=tuple(_notes(study, sizes, trials)),
+        unsampled=sum(r.trials for r in rungs) * grid,
+    )
+
+
+# counts -------------------------------------------------------------------------------------------------------
+
+
+def count_trials(study: Study) -> int:
+    if study.search.trials is not None:
+        return study.search.trials
+    return combinations(axes_of(study)) or 0  # a grid has no ranges
+
+
+def mean_steps(study: Study, train_rows: int) -> float:
+    steps = _all_steps(study, train_rows)
+    return sum(steps) / len(steps)
+
+
+def _all_steps(study: Study, train_rows: int) -> list[int]:
+    """Of every length and arm; of a range, its two ends."""
+    axes = axes_of(study)
+    name = "steps" if "steps" in axes else "epochs"
+    arms: list[dict[str, Any]] = [{"arm": a} for a in study.axes.arm] or [{}]
+    return [steps_of(study, {name: v, **arm}, train_rows) for v in _values(axes[name]) for arm in arms]
+
+
+def _values(values: Any) -> tuple[Any, ...]:
+    """The values of an axis, or the two ends of its range."""
+    return (values.low, values.high) if isinstance(values, Range | Drawn) else tuple(values)
+
+
+def _notes(study: Study, sizes: Sizes, trials: int) -> list[str]:
+    notes = []
+    shortest = min(_all_steps(study, sizes.train_rows))
+    grid, share = sizes.dev_prompts * sizes.dev_rows, study.scoring.sample
+    least = design.size(share, sizes.dev_prompts, sizes.dev_rows).cells
+    if least >= share * grid + 1:
+        notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: {design.LEAST} a prompt are the least")
+    if study.scheduler.name == "asha":
+        rungs_of(study, shortest)  # StudyError where rungs fall together
+        if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
+            notes.append(
+                f"The first rung ({study.scheduler.rungs[0]:g}) lies within the warm-up ({study.training.warmup:g}): "
+                "learning rates cannot be told apart there. Raise scheduler.rungs or lower training.warmup"
+            )
+        if trials < study.scheduler.eta:
+            few = f"{trials} trial{'s' * (trials != 1)}"
+            notes.append(f"With {few} there is nothing to stop early: scheduler.name = none saves the rungs")
+    return notes
+
+
+# operations, time, memory -------------------------------------------------------------------------------------
+
+
+def _cost(study: Study, sizes: Sizes, model: ModelSize, tokens: float, dev: int, test: int) -> Cost:
+    """A forward pass takes 2 operations per parameter and token, and attention its share; training twice that, as
+    frozen weights need no gradient of their own. The output layer runs only where it is read."""
+    forward = 2.0 * model.body + 4.0 * model.layers * model.hidden * sizes.prompt_tokens
+    output = 2.0 * model.vocabulary * model.hidden
+    length = sizes.prompt_tokens + sizes.answer_tokens
+    heavy = any(v > 0 for v in _values(study.axes.plw)) and study.model.head == "lm"
+    read = 1.0 if heavy else sizes.answer_tokens / length  # share of training tokens that reach the output layer
+    answered = (
+        study.scoring.max_new_tokens if study.scoring.scorer == "generate" else sizes.answers * sizes.answer_tokens
+    )
+    scoring = (dev + test) * ((sizes.prompt_tokens + answered) * forward + answered * output)
+    return Cost(tokens, dev, test, 2.0 * tokens * (forward + read * output) + scoring)
+
+
+def _assumed_rate(study: Study) -> tuple[float, str]:
+    res = study.resources
+    if res.gpus:
+        rate = GPU_RATE[study.model.dtype] * res.workers
+        return rate, f"assumed: {rate / 1e12:g} TFLOP/s of a host with {res.workers} GPU{'s' * (res.workers > 1)}"
+    rate = CPU_RATE * res.cpus * res.workers
+    return (
+        rate,
+        f"assumed: {rate / 1e9:g} GFLOP/s of a host with {res.cpus * res.workers:g} CPU cores; small models reach less",
+    )
+
+
+def memory_of(study: Study, sizes: Sizes, model: ModelSize) -> Memory:
+    """Of one host, its slots all taken by trials of the largest rank."""
+    width = 2 if study.model.dtype == "bfloat16" else 4
+    res, axes = study.resources, study.axes
+    targets = {m for choice in axes.lora.target_modules for m in choice}
+    adapted = [
+        n for name, n in model.linear if "all-linear" in targets or any(("." + name).endswith("." + m) for m in targets)
+    ]
+    rank = max(_values(axes.lora.r))
+    rows = res.slots * study.training.batch_size
+    read = sizes.longest if any(v > 0 for v in _values(axes.plw)) else sizes.answer_tokens
+    layers = sizes.longest * model.layers * model.hidden * ACTIVATION_BYTES * width / 2
+    return Memory(
+        base=model.parameters * width / (res.workers if res.zero == 3 else 1),
+        adapters=res.slots * rank * sum(adapted) * ADAPTER_BYTES,
+        activations=rows * (layers + read * model.vocabulary * 12),  # logits: float32, their gradient, the softmax
+    )
+
+
+def model_size(study: Study) -> ModelSize:
+    """From the weights' headers of a local folder; of a hub model from its config, built without weights."""
+    import os
+
+    path = study.model.path
+    if os.path.isabs(path) or os.path.isdir(path):
+        shapes = tensor_shapes(path)
+        if not shapes:
+            raise StudyError(f'model.path = "{path}" has no weights: no *.safetensors file is in it')
+        return _measured(shapes)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = {"revision": study.model.revision, "trust_remote_code": study.model.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(path, **trust)
+    except OSError as error:
+        raise StudyError(
+            f'model.path = "{path}" is no folder, and cannot be had from the hub ({str(error).splitlines()[0]})'
+        ) from None
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(config, trust_remote_code=study.model.trust_remote_code)
+    return _measured({name: tuple(p.shape) for name, p in built.named_parameters()})
+
+
+def _measured(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
+    """Embedding and output layer are the tables of the vocabulary: the embedding's, and whatever has its shape."""
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    embedding = next(
+        (s for n, s in matrices.items() if "embed_tokens" in n or n.endswith(("wte.weight", "embed_in.weight"))), None
+    )
+    embedding = embedding or max(matrices.values(), key=math.prod)
+    linear = tuple(
+        (n.removesuffix(".weight"), sum(s)) for n, s in matrices.items() if s != embedding and "embed" not in n
+    )
+    tables = sum(math.prod(s) for s in matrices.values() if s == embedding)
+    total = sum(math.prod(s) for s in shapes.values())
+    numbers = {int(part) for name in shapes for part in name.split(".") if part.isdigit()}
+    return ModelSize(total, total - tables, len(numbers), embedding[1], embedding[0], linear)
+
+
+def sizes_of(study: Study, assets: Assets) -> Sizes:
+    """The data's size, lengths estimated from characters of a sample of prompts and rows."""
+    from trainer.data.wording import fill
+
+    def spread(things: Sequence[Any]) -> Sequence[Any]:
+        return things[:: max(1, len(things) // SAMPLE)][:SAMPLE]
+
+    rows, prompts = spread(assets.rows["dev"]), spread(assets.pools["dev"])
+    templates = [study.templates[name] for name in study.axes.template]
+    frames = [len(t.system) + len(t.marker) for t in templates]
+    sizes = [
+        len(fill(p, rows[i % len(rows)].fields, rows[i % len(rows)].options).text) for i, p in enumerate([*prompts] * 4)
+    ]
+    words = [w for t in templates for w in t.words.values()] or [o for r in rows for o in r.options]
+    prompt = (sum(sizes) / len(sizes) + sum(frames) / len(frames)) / CHARACTERS_PER_TOKEN
+    answer = max(1.0, sum(map(len, words)) / len(words) / CHARACTERS_PER_TOKEN)
+    longest = min(float(study.task.max_length), max(sizes) / CHARACTERS_PER_TOKEN + answer)
+    return Sizes(
+        train_rows=len(assets.rows["train"]),
+        dev_rows=len(assets.rows["dev"]),
+        test_rows=len(assets.rows["test"]),
+        dev_prompts=len(assets.pools["dev"]),
+        test_prompts=len(assets.pools["test"]),
+        prompt_tokens=prompt,
+        answer_tokens=answer,
+        answers=float(len(study.task.names)) or sum(len(r.options) for r in rows) / len(rows),
+        longest=max(longest, prompt + answer),
+        source="estimated as characters / 4",
+    )
+
+
+# text ---------------------------------------------------------------------------------------------------------
+
+
+def render(p: Plan) -> RenderableType:
+    """The plan as a table of rungs and lines of totals."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("rung", title=f"{p.name}: {p.trials} trial{'s' * (p.trials != 1)}", title_justify="left")
+    for heading in ("steps", "trials", "tokens trained", "scoring passes"):
+        table.add_column(heading, justify="right")
+    for rung in p.rungs:
+        table.add_row(
+            f"{rung.share:g}", f"{rung.steps:.0f}", str(rung.trials), amount(rung.tokens), amount(rung.passes)
+        )
+    table.add_row("test pool", "", "", "", amount(p.cost.test_passes), end_section=True)
+    table.add_row("all", "", str(p.trials), amount(p.cost.tokens), amount(p.cost.passes))
+    table.add_row("without stopping", "", str(p.trials), amount(p.full.tokens), amount(p.full.passes))
+    m, s = p.memory, p.sizes
+    lines = [
+        f"time      about {duration(p.seconds)} on one host, {duration(p.full_seconds)} without stopping",
+        f"rate      {p.rate_source}",
+        f"memory    about {size(m.total)} a host: base {size(m.base)}, adapters {size(m.adapters)}, "
+        f"activations {size(m.activations)}",
+        f"model     {amount(p.model.parameters)} parameters",
+        f"lengths   {s.prompt_tokens:.0f} tokens a prompt, {s.answer_tokens:.1f} an answer ({s.source})",
+        *_sampling(p),
+        *(f"note      {note}" for note in p.notes),
+    ]
+    return Group(table, *(Text(text) for text in lines))
+
+
+def _sampling(p: Plan) -> list[str]:
+    """What the sampled rungs save; nothing where all rungs score the whole grid."""
+    saved = p.unsampled - p.cost.dev_passes
+    if not saved:
+        return []
+    grid = p.sizes.dev_prompts * p.sizes.dev_rows
+    return [
+        f"sample    {amount(p.rungs[0].cells)} of {amount(grid)} cells of the dev grid at rungs before the last: "
+        f"{amount(saved)} of {amount(p.unsampled)} passes over the dev pool saved"
+    ]
+
+
+def amount(n: float) -> str:
+    """1234567 as ``1.23 million``."""
+    for limit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if n >= limit:
+            return f"{n / limit:.3g} {name}"
+    return f"{n:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    for limit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * limit:
+            return f"{seconds / limit:.3g} {name}"
+    return f"{max(seconds, 1):.0f} seconds" if seconds >= 1.5 else "1 second"
+
+
+def size(n: float) -> str:
+    for limit, name in ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
+        if n >= limit:
+            return f"{n / limit:.3g} {name}"
+    return f"{n:.0f} B"

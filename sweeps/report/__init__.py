@@ -1,0 +1,1 @@
+"""The report of a run folder: one page, from files alone."""

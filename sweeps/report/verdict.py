@@ -1,0 +1,247 @@
+"""The report's sentences, made from the numbers: who wins, how surely, and how it was measured.
+
+The winner is the best trial by the dev objective, as in ``sweeps.tables.robustness``; test prompts only measure it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeps.report.evidence import DRAWN, Entry, Evidence
+from sweeps.statistics.intervals import LEVEL
+from sweeps.study.schema import Study
+
+ALPHA = 0.05  # a difference is called clear below this corrected p-value
+_OVER = ("finished", "stopped", "failed")
+
+
+def question(found: Evidence) -> str:
+    varied = [f"{axis} ({len({e.axes.get(axis) for e in found.entries})})" for axis in found.differing]
+    over = f" Varied here: {', '.join(varied)}." if varied else ""
+    return f"Which fine-tune keeps working when the prompt is worded differently?{over}"
+
+
+def notices(found: Evidence) -> list[str]:
+    """What a reader must know before the numbers."""
+    said = []
+    if not _over(found):
+        over = sum(e.status in _OVER for e in found.entries)
+        known = (
+            f"{over} of {len(found.entries)} trials known so far are done" if found.entries else "no trial has a score"
+        )
+        said.append(
+            f"This run is not finished: {known}. "
+            "Run the same command again to go on; rungs that are done are not repeated."
+        )
+    if found.pool == "dev" and found.entries:
+        said.append(
+            "There are no test scores yet: the numbers below are of the dev prompts, which early stopping reads, "
+            "so they flatter the best trials."
+        )
+    failed = sum(e.status == "failed" for e in found.entries)
+    if failed:
+        said.append(f"{failed} trial{'s' * (failed > 1)} failed; the reasons are listed below.")
+    return said
+
+
+def _over(found: Evidence) -> bool:
+    """Whether every trial of the study is done."""
+    return found.listed and bool(found.entries) and all(e.status in _OVER for e in found.entries)
+
+
+def why_no_winner(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of a study whose trials are all done, none of which won: why, and what to do. ``rows``: of tables/robustness."""
+    ended = sum(row.get("status") == "finished" for row in rows)
+    if not ended:
+        return f"of {_count(len(rows), 'trial')} none finished. The report lists the reason of each"
+    all_of = "the one trial that finished gives" if ended == 1 else f"all {ended} trials that finished give"
+    return f"{all_of} one label nearly always. Train longer (axes.steps or axes.epochs), or raise axes.lr"
+
+
+def summary(found: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
+    """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
+    best = found.winner or next((e for e in found.entries if math.isfinite(e.number("mean"))), None)
+    if not found.winner and _over(found):
+        return f"No winner: {why_no_winner([{'status': e.status} for e in found.entries])}."
+    if best is None:
+        return "No trial was scored yet."
+    said = [f"{best.label} {'is the winner, chosen by the dev prompts' if found.winner else 'leads so far'}."]
+    if math.isnan(best.number("mean")):
+        return f"{said[0]} It has no {found.pool} scores yet."
+    said.append(
+        f"Over {_count(best.number('n_prompts'), f'{found.pool} prompt')} its mean {metric(found.study)} is "
+        f"{_interval(best, 'mean')}, with a standard deviation of {percent(best.number('std'))} between "
+        f"prompts{_without_noise(best)}."
+    )
+    worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
+    if worst is not None:
+        said.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])}.")
+    if best.row.get("degenerate"):
+        said.append("Beware: it gives one label nearly always, so its steadiness means nothing.")
+    return " ".join([*said, *_compared(found, best)])
+
+
+def _compared(found: Evidence, best: Entry) -> list[str]:
+    """How the winner stands against the second, and how many others it cannot be told apart from."""
+    others = [e for e in found.entries if e is not best and math.isfinite(e.number("mean"))]
+    if found.winner:
+        others = [e for e in others if e.status == "finished" and not e.row.get("degenerate")]
+    second = max(others, key=_dev_objective, default=None)
+    if second is None:
+        return ["There is no other trial to compare it with that came to its end and was scored."]
+    mean, std = percent(second.number("mean")), percent(second.number("std"))
+    said = [f"Second on the dev prompts is {second.label}: mean {mean}, standard deviation {std}."]
+    gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
+    if math.isnan(gap):
+        return said
+    p = second.number("p_best_holm")
+    corrected = "" if math.isnan(p) else f"; corrected p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    said.append(
+        f"The winner's mean is {100 * abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
+        f"{100 * low:+.1f} to {100 * high:+.1f}{corrected}): {'' if _clear(second) else 'not '}a clear difference."
+    )
+    compared = [e for e in found.entries if math.isfinite(e.number("diff_best"))]
+    if len(compared) > 1:
+        unclear = sum(not _clear(e) for e in compared)
+        said.append(
+            f"Of all {len(compared)} other tested trials, {unclear} cannot be told apart from it by the mean."
+            if unclear
+            else f"All {len(compared)} other tested trials differ clearly from it by the mean."
+        )
+    return said
+
+
+def _clear(entry: Entry) -> bool:
+    """Whether the paired difference to the winner is more than chance."""
+    p, low, high = (entry.number(name) for name in ("p_best_holm", "diff_best_low", "diff_best_high"))
+    return low > 0 or high < 0 if math.isnan(p) else p < ALPHA
+
+
+def _dev_objective(entry: Entry) -> float:
+    value = entry.number("dev_objective")
+    return -math.inf if math.isnan(value) else value
+
+
+def _without_noise(entry: Entry) -> str:
+    """The corrected standard deviation; its interval is the one that the tables give."""
+    value, low, high = (entry.number(name) for name in ("std_corrected", "std_low", "std_high"))
+    if math.isnan(value):
+        return ""
+    known = math.isfinite(low) and math.isfinite(high)
+    interval = f", {level()} interval {100 * low:.1f} to {100 * high:.1f}" if known else ""
+    return f" ({percent(value)} without the noise of finite rows{interval})"
+
+
+def _interval(entry: Entry, name: str) -> str:
+    low, high = entry.number(f"{name}_low"), entry.number(f"{name}_high")
+    text = percent(entry.number(name))
+    if math.isnan(low) or math.isnan(high):
+        return text
+    return f"{text} ({level()} interval {100 * low:.1f} to {100 * high:.1f})"
+
+
+# how it was measured ---------------------------------------------------------------------------------------------
+
+
+def facts(found: Evidence) -> list[str]:
+    study = found.study
+    return [
+        f"Metric: {metric(study)}, for each prompt over all rows; then mean and standard deviation over prompts.",
+        "Three pools of prompts that share none: one to train on, one that early stopping reads (dev), "
+        "and one that only measures (test).",
+        *_grid(found),
+        *_intervals(found),
+        _share(study),
+        f"Early stopping: {_stopping(study)}",
+        *_sampling(study),
+        _answering(study),
+        f"Model: {study.model.path}, {study.model.dtype}; prompt and answer together take at most "
+        f"{study.task.max_length} tokens.",
+        f"Cost: {_duration(sum(e.seconds for e in found.entries))} of training and scoring, summed over trials; "
+        f"{sum(e.tokens for e in found.entries):,} tokens trained on.",
+    ]
+
+
+def _grid(found: Evidence) -> list[str]:
+    sizes = {(e.number("n_prompts"), e.number("n_rows")) for e in found.entries if math.isfinite(e.number("n_rows"))}
+    grids = [f"{_count(p, f'{found.pool} prompt')} on {_count(r, 'row')}" for p, r in sorted(sizes)]
+    return [f"Measured on {' or '.join(grids)}."] if grids else []
+
+
+def _intervals(found: Evidence) -> list[str]:
+    if found.pool != "test":
+        return []
+    return [
+        f"{level()} intervals hold for new prompts and new rows alike: both count as drawn at random. The interval "
+        "beside the corrected standard deviation is for the part that prompts make, without the noise of finite rows.",
+        "Differences are to the best trial by the dev objective, paired on the same prompts and rows; their p-values "
+        "are corrected for the number of comparisons (Holm).",
+    ]
+
+
+def _share(study: Study) -> str:
+    limits = " and ".join(f"{100 * t:g} %" for t in study.tables.thresholds)
+    rule = "strictly above" if study.tables.strict else "at or above"
+    return f"The share of prompts counts those {rule} {limits}."
+
+
+def _stopping(study: Study) -> str:
+    if study.scheduler.name == "none":
+        return "none, every trial trains to its end."
+    rungs = ", ".join(f"{share:g}" for share in study.scheduler.rungs)
+    return (
+        f"ASHA at {rungs} of a trial's steps; the best 1/{study.scheduler.eta} go on, by mean - "
+        f"{study.objective.std_weight:g} x standard deviation over the dev prompts."
+    )
+
+
+def _sampling(study: Study) -> list[str]:
+    if study.scoring.sample == 1:
+        return []
+    return [
+        f"Rungs before the last score {100 * study.scoring.sample:g} % of the dev prompts x rows, the same cells for "
+        "every trial; the values there are estimates of what the whole grid would give."
+    ]
+
+
+def _answering(study: Study) -> str:
+    if study.scoring.scorer == "generate":
+        return f"Answers: generated, at most {study.scoring.max_new_tokens} tokens, and parsed."
+    return f"Answers: the label with the highest log-probability (decision {study.scoring.decision})."
+
+
+def drawn(found: Evidence) -> str:
+    """Which trials the figures leave out."""
+    rest = found.entries[DRAWN:]
+    if not rest:
+        return ""
+    means = [e.number("mean") for e in rest if math.isfinite(e.number("mean"))]
+    span = f", with means from {percent(min(means))} to {percent(max(means))}" if means else ""
+    return (
+        f"Only the best {DRAWN} of {len(found.entries)} trials are drawn; "
+        f"the other {len(rest)}{span}, are in the table only."
+    )
+
+
+def metric(study: Study) -> str:
+    return {"accuracy": "accuracy", "macro_f1": "macro-F1"}[study.task.metric]
+
+
+def level() -> str:
+    return f"{100 * LEVEL:g} %"
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _count(n: float, what: str) -> str:
+    return f"{n:.0f} {what}{'' if n == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,271 @@
+"""``report.html`` of a run folder: one file without external parts, made again at any time from what is stored.
+
+The page says in plain words which trial holds best over unseen prompts and how sure that is, then shows the table, the
+distributions, the curves, the cuts with their reasons, and how everything was measured. Text from data, prompts and
+the study is escaped by Jinja2 and by ``sweeps.display.figures``. Neither torch nor ray nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+from pydantic import ValidationError
+
+from sweeps.display.figures import COLOURS, Curve, Strip, curves, strips
+from sweeps.paft import report as paft_report
+from sweeps.plw import report as plw_report
+from sweeps.report import verdict
+from sweeps.report.evidence import Entry, Evidence, gather
+from sweeps.staged import report as staged_report
+from sweeps.study.load import resolved
+from sweeps.study.schema import Study
+from sweeps.tables import robustness as tables
+from trainer.errors import UserError
+from trainer.store import Store, StoreError
+
+_MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
+
+Prompts = Mapping[str, Mapping[str, float]]  # trial id -> prompt id -> metric
+
+
+def write_report(run_uri: str) -> str:
+    """Write the tables and ``report.html`` of the run folder and return the page's place. Raises UserError where
+    ``run_uri`` is no run folder."""
+    try:
+        store = Store.open(run_uri)
+    except StoreError as error:
+        raise UserError(str(error)) from error
+    study, text = read_study(store)
+    weights, arms, stages = None, "", ""
+    if store.exists("trials.parquet"):  # else the sweep is at its very start
+        tables.write_tables(store, resolved(study))
+        if study.stages is None:  # stages change one thing after the other: no grid over the weights
+            weights = plw_report.part_of_run(store, study)
+        arms = paft_report.part_of_run(store, study)
+        stages = staged_report.part_of_run(store, study)
+    parts = stages + (weights.html if weights else "") + arms
+    store.write("report.html", render(gather(store, study), text, parts).encode())
+    return f"{store.uri.rstrip('/')}/report.html"
+
+
+def read_study(store: Store) -> tuple[Study, str]:
+    """The resolved study of a run folder, and its text."""
+    try:
+        text = store.read("study.yaml").decode()
+        return Study.model_validate(yaml.safe_load(text)), text
+    except StoreError as error:
+        raise UserError(
+            f"{store.uri} is no run folder: it holds no study.yaml. "
+            "Give the folder that `steadytune run` wrote, such as runs/<study>"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise UserError(
+            f"{store.uri}/study.yaml: is not a resolved study ({str(error).splitlines()[0]}). "
+            "Run the study again to write it anew; rungs that are done are kept"
+        ) from error
+
+
+def render(found: Evidence, study_text: str, weights: str = "") -> str:
+    """The page. ``weights``: the parts about stages, weights and training arms, as safe markup; "" without."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    source = importlib.resources.files("sweeps.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    study = found.study
+    prompts = {e.id: found.prompts(e) for e in found.drawn}
+    columns = _columns(found)
+    page = {
+        "name": study.name,
+        "question": verdict.question(found),
+        "notices": verdict.notices(found),
+        "summary": verdict.summary(found, prompts),
+        "pool": found.pool,
+        "metric": verdict.metric(study),
+        "columns": columns,
+        "rows": [{"winner": e is found.winner, "cells": [_cell(e, c.key) for c in columns]} for e in found.entries],
+        "order": "The winner first, then by rank on the test prompts." if found.winner else "Best first.",
+        "level": verdict.level() if found.pool == "test" else "",
+        "std_weight": f"{study.objective.std_weight:g}",
+        "thresholds": " and ".join(f"{100 * t:g} %" for t in study.tables.thresholds),
+        "drawn": verdict.drawn(found),
+        "strips": Markup(_strips(found, prompts)),
+        "losses": Markup(_losses(found)),
+        "objectives": Markup(_objectives(found)),
+        "cuts": [e for e in found.entries if e.status in ("stopped", "failed")],
+        "groups": [{"axis": axis, "figure": Markup(figure)} for axis, figure in _groups(found)],
+        "weights": Markup(weights),
+        "facts": verdict.facts(found),
+        "study": study_text,
+    }
+    return template.render(r=page)
+
+
+# the table ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str  # of the robustness table, or ``axis:<name>``
+    title: str
+    says: str
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    key: str  # what the column is sorted by
+    number: bool = True
+    small: str = ""  # the interval
+
+
+_BEFORE = (
+    Column("mean", "mean", "mean over prompts"),
+    Column("std", "std", "standard deviation over prompts, as observed"),
+    Column("std_corrected", "std, noise removed", "standard deviation over prompts without the noise of finite rows"),
+    Column("min", "worst", "the worst prompt"),
+)
+_AFTER = (
+    Column("accuracy", "accuracy", "mean accuracy"),
+    Column("macro_f1", "macro-F1", "mean macro-F1"),
+    Column("roc_auc", "ROC AUC", "mean area under the ROC curve"),
+    Column("diff_best", "to best", "paired difference to the mean of the best trial by the dev objective"),
+    Column("p_best_holm", "p", "p-value of that difference, corrected for the number of comparisons"),
+    Column("dev_objective", "dev objective", "what early stopping compared, with its standard error"),
+)
+
+
+def _columns(found: Evidence) -> list[Column]:
+    """Columns that have a value for some trial; the metric itself stands once, as the mean."""
+    known = {key for e in found.entries for key in e.row if math.isfinite(e.number(key))}
+    study, sign = found.study, ">" if found.study.tables.strict else "≥"
+    tops = [
+        Column(key, f"{sign} {100 * t:g} %", f"share of prompts {sign} {100 * t:g} %")
+        for key, t in zip(tables.Settings.of(resolved(study)).top_names(), study.tables.thresholds, strict=True)
+    ]
+    numbers = [c for c in (*_BEFORE, *tops, *_AFTER) if c.key in known and c.key != study.task.metric]
+    rank = [Column("rank", "rank", "by the objective on the test prompts, for reading only")] if "rank" in known else []
+    axes = [Column(f"axis:{name}", name, f"axis {name}", False) for name in found.differing]
+    ends = Column("status", "status", "how the trial ended", False)
+    return [*rank, Column("id", "trial", "trial id", False), *axes, *numbers, ends]
+
+
+def _cell(entry: Entry, key: str) -> Cell:
+    if key == "id":
+        return Cell(entry.id, entry.id, False)
+    if key == "status":
+        text = entry.status + (", one label" if entry.row.get("degenerate") else "")
+        return Cell(text, text, False)
+    if key.startswith("axis:"):
+        value = entry.axes.get(key[5:], "")
+        return Cell(value, value, False)
+    number = entry.number(key)
+    if math.isnan(number):
+        return Cell("", "")
+    if key == "rank":
+        return Cell(f"{number:.0f}", repr(number))
+    if key == "p_best_holm":
+        return Cell("< 0.001" if number < 0.001 else f"{number:.3f}", repr(number))
+    sign = "+" if key == "diff_best" else ""
+    return Cell(f"{100 * number:{sign}.1f}", repr(number), small=_error(entry, key))
+
+
+def _error(entry: Entry, key: str) -> str:
+    if key == "dev_objective":
+        error = entry.number("dev_stderr")
+        return "" if math.isnan(error) else f"± {100 * error:.1f}"
+    if key == "std":
+        return ""  # its interval is for the corrected one
+    name = "std" if key == "std_corrected" else key
+    low, high = entry.number(f"{name}_low"), entry.number(f"{name}_high")
+    return "" if math.isnan(low) or math.isnan(high) else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+# figures --------------------------------------------------------------------------------------------------------
+
+
+def _strips(found: Evidence, prompts: Prompts) -> str:
+    rows = [
+        Strip(e.label, tuple(100 * v for v in prompts[e.id].values()), tuple(prompts[e.id]), e is found.winner)
+        for e in found.drawn
+        if prompts[e.id]
+    ]
+    thresholds = [100 * t for t in found.study.tables.thresholds]
+    return strips(rows, f"{verdict.metric(found.study)} under one prompt, percent", thresholds, 100.0, 1)
+
+
+def _losses(found: Evidence) -> str:
+    series = []
+    for i, e in enumerate(found.drawn):
+        steps, losses = found.losses(e)
+        marks = tuple(float(rung) for rung in found.rungs[e.id])
+        series.append(Curve(e.label, steps, losses, marks=marks, colour=i if i < COLOURS else None))
+    return curves([s for s in series if s.x], "optimizer steps", "loss on the answer, nats")
+
+
+def _objectives(found: Evidence) -> str:
+    series = []
+    for i, e in enumerate(found.drawn):
+        scored = found.objectives(e)
+        x, y = tuple(float(rung) for rung in scored), tuple(100 * o.value for o in scored.values())
+        coloured = i < COLOURS
+        errors = tuple(100 * o.stderr for o in scored.values()) if coloured else ()
+        cut = (e.reason or "stopped") if e.status == "stopped" else None
+        series.append(Curve(e.label, x, y, errors, x, cut, i if coloured else None))
+    return curves([s for s in series if s.x], "optimizer steps", "objective on the dev prompts, percent", 1)
+
+
+def _groups(found: Evidence) -> list[tuple[str, str]]:
+    """(axis, figure) of every axis that varies: a strip per value, a dot per scored trial."""
+    scored = [e for e in found.entries if math.isfinite(e.number("mean"))]
+    figures = []
+    for axis in found.differing:
+        rows = []
+        for name, members in _by_value(scored, axis):
+            label = f"{name} ({len(members)} trial{'s' * (len(members) != 1)}{_average(found, axis, name)})"
+            rows.append(Strip(label, tuple(100 * e.number("mean") for e in members), tuple(e.label for e in members)))
+        if len(rows) > 1:
+            title = f"mean {verdict.metric(found.study)} of one trial, percent"
+            figures.append((axis, strips(rows, title, (), 100.0, 1)))
+    return figures
+
+
+def _average(found: Evidence, axis: str, value: str) -> str:
+    """What tables/groups says of an axis value."""
+    row = found.averages.get((axis, value)) or {}
+    mean, low, high = (row.get(name) for name in ("mean", "mean_low", "mean_high"))
+    if mean is None:
+        return ""
+    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"; average of {row['n_averaged']} finished {100 * mean:.1f}{interval}"
+
+
+def _by_value(entries: Sequence[Entry], axis: str) -> list[tuple[str, list[Entry]]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.axes.get(axis, "-"), []).append(entry)
+    if not all(_is_number(value) for value in groups):
+        return sorted(groups.items())
+    if len(groups) > _MOST_GROUPS:
+        return _thirds(entries, axis)
+    return sorted(groups.items(), key=lambda item: float(item[0]))
+
+
+def _thirds(entries: Sequence[Entry], axis: str) -> list[tuple[str, list[Entry]]]:
+    ordered = sorted(entries, key=lambda e: float(e.axes[axis]))
+    ends = itertools.pairwise(len(ordered) * i // 3 for i in range(4))
+    parts = [ordered[a:b] for a, b in ends]
+    return [(f"{part[0].axes[axis]} to {part[-1].axes[axis]}", part) for part in parts]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""The run folder: who may write in it, how it is read, found and fetched."""

@@ -1,0 +1,66 @@
+"""The prompts' texts in the run folder, ``prompts/<fingerprint>.json``: a file per pool, named by what it holds.
+
+A study names files that may be gone when its results are used: edited since, on another machine, or in the temporary
+folder of a Ray job. A trial knows its pools by fingerprint, and finds their texts here; and what a generated pool cost,
+where its file has the tokens beside it, in ``prompts/<fingerprint>.usage.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping
+
+from trainer.data.assets import Assets
+from trainer.data.pools import fingerprint_prompts
+from trainer.data.wording import Prompt
+from trainer.store import Store
+
+log = logging.getLogger("steadytune")
+
+
+def usage_file(pool_file: str) -> str:
+    """Where ``prompts generate`` and ``prompts split`` leave the tokens spent on the prompts of ``pool_file``."""
+    return os.path.splitext(pool_file)[0] + ".usage.csv"
+
+
+def keep_prompts(store: Store, assets: Assets, files: Mapping[str, str | None] | None = None) -> None:
+    """Write every pool that is not there yet. ``files``: train pool -> its file, for the tokens beside it."""
+    kept = set(store.names("prompts"))
+    for pool in (*assets.train_pools.values(), *assets.pools.values()):
+        name = f"{fingerprint_prompts(pool)}.json"
+        if name not in kept:
+            texts = [{"id": p.id, "text": p.text} for p in pool]
+            store.write(f"prompts/{name}", (json.dumps(texts, indent=1, ensure_ascii=False) + "\n").encode())
+
+    for train_pool, file in (files or {}).items():
+        if file and train_pool in assets.train_pools and os.path.isfile(usage_file(file)):
+            with open(usage_file(file), "rb") as spent:
+                fingerprint = fingerprint_prompts(assets.train_pools[train_pool])
+                store.write(f"prompts/{fingerprint}.usage.csv", spent.read())
+
+
+def kept_usage(store: Store, fingerprint: str) -> list[dict[str, str]]:
+    """Tokens spent by model and strategy on the pool with this fingerprint, as CSV has them; [] where none are kept."""
+    name = f"prompts/{fingerprint}.usage.csv"
+    if not store.exists(name):
+        return []
+    return list(csv.DictReader(io.StringIO(store.read(name).decode("utf-8", "replace"))))
+
+
+def kept_prompts(store: Store, fingerprint: str) -> list[Prompt] | None:
+    """The pool with this fingerprint; None where the folder does not hold it (whole and unchanged)."""
+    name = f"prompts/{fingerprint}.json"
+    if not store.exists(name):
+        return None
+    try:
+        found = [Prompt(str(p["id"]), str(p["text"])) for p in json.loads(store.read(name))]
+    except (ValueError, KeyError, TypeError):
+        found = []
+    if fingerprint_prompts(found) != fingerprint:
+        log.warning("%s/%s: is not what its name says, and is not used", store.uri, name)
+        return None
+    return found

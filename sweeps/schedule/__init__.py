@@ -1,0 +1,1 @@
+"""Early stopping: ASHA's rule, and its scheduler for Tune."""

@@ -1,0 +1,1 @@
+"""Which points of the axes are trials: grid, random, TPE."""

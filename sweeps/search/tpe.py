@@ -1,0 +1,171 @@
+"""``sweeps.search.points`` for Ray Tune: fixed points through Tune's own generator, TPE through Optuna.
+
+Neither limits concurrency: a limit would count paused trials (``sweeps/schedule/tune_scheduler.py``). Tune asks a
+searcher like ``RungSearch`` for one trial at a time unless ``TUNE_MAX_PENDING_TRIALS_PG`` says more, so on a
+cluster that scales up set it to the number of places.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from ray import tune
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from cluster.hosting.trainable import told_of
+from sweeps.search.points import (
+    Axes,
+    Point,
+    Range,
+    check_axes,
+    combinations,
+    decode,
+    encode,
+    encode_value,
+    point_key,
+    unseen_points,
+)
+
+METRIC = "objective"
+REDRAWS = 20  # suggestions of a point that exists already before a random new one is taken
+
+
+@dataclass(frozen=True)
+class TuneSearch:
+    """``Tuner(trainable, param_space=space, tune_config=TuneConfig(search_alg=algorithm, num_samples=trials))``."""
+
+    algorithm: SearchAlgorithm | Searcher
+    space: dict[str, Any]
+    trials: int
+    points: tuple[Point, ...] = ()  # known up front for grid and random
+
+
+def fixed(axes: Axes, points: list[Point]) -> TuneSearch:
+    """Tune runs ``points`` in their order."""
+    domains = {name: _domain(values) for name, values in axes.items()}
+    free = [name for name in axes if isinstance(domains[name], tune.search.sample.Domain)]
+    presets = [{name: encode(point)[name] for name in free} for point in points] if free else []
+    return TuneSearch(BasicVariantGenerator(points_to_evaluate=presets), domains, len(points), tuple(points))
+
+
+def tpe(axes: Axes, trials: int, seed: int, rungs: int = 1, first: Sequence[Point] = ()) -> TuneSearch:
+    """A tree-structured Parzen estimator (Bergstra et al., 2011) with Optuna's defaults; ``first`` are suggested
+    before it is asked."""
+    total = combinations(axes)
+    return TuneSearch(RungSearch(axes, seed, rungs, first), {}, trials if total is None else min(trials, total))
+
+
+class RungSearch(OptunaSearch):
+    """Optuna's TPE that learns from rungs and never suggests a point twice.
+
+    ``OptunaSearch`` tells Optuna about a trial when it ends. With promotion most trials wait for each other for
+    long, so it would draw blindly; it also ranks a trial that is cut while it runs as complete, above one that
+    is cut while paused at a higher rung. Here a trial counts from its first rung on, with its last objective at
+    the highest rung reached: as complete at the last rung, else as pruned, which TPE ranks by rung, then by
+    objective. A degenerate trial ranks below all of these; NaN and failures are left out. The suggestions are
+    the same for the same seed and the same order of results.
+    """
+
+    def __init__(self, axes: Axes, seed: int, rungs: int = 1, first: Sequence[Point] = ()) -> None:
+        check_axes(axes)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line per suggestion otherwise
+        self._axes = dict(axes)
+        self._rungs = rungs
+        self._first = list(first)
+        self._rng = random.Random(seed)
+        self._distributions = {n: d for n, v in axes.items() if (d := _distribution(v)) is not None}
+        self._suggested: dict[str, dict[str, Any]] = {}  # Tune's trial id -> encoded point
+        self._keys: set[tuple[Any, ...]] = set()
+        self._reached: dict[str, dict[int, float]] = {}  # Tune's trial id -> rung -> objective
+        self._seen: dict[str, FrozenTrial] = {}  # what TPE learns from
+        super().__init__(space=None, metric=METRIC, mode="max", sampler=optuna.samplers.TPESampler(seed=seed))
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return metric in (None, METRIC) and mode in (None, "max")
+
+    def suggest(self, trial_id: str) -> Any:
+        """The encoded point, or ``Searcher.FINISHED`` when every point has been suggested."""
+        if trial_id not in self._suggested:
+            total = combinations(self._axes)
+            if total is not None and len(self._keys) >= total:
+                return Searcher.FINISHED
+            point = self._new_point()
+            self._keys.add(point_key(point))
+            self._suggested[trial_id] = encode(point)
+        return dict(self._suggested[trial_id])
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        result = told_of(result)
+        if "rung_index" not in result:
+            return
+        rung, value = int(result["rung_index"]), result.get(METRIC)
+        reached = self._reached.setdefault(trial_id, {})
+        reached[rung] = math.nan if value is None else float(value)
+        if not all(math.isfinite(v) for v in reached.values()):
+            self._seen.pop(trial_id, None)
+            return
+        complete = rung == self._rungs - 1 and not result.get("degenerate")
+        params = self._suggested[trial_id]
+        self._seen[trial_id] = create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+            value=reached[rung] if complete else None,
+            params={name: params[name] for name in self._distributions},
+            distributions=self._distributions,
+            intermediate_values={} if result.get("degenerate") else {rung: reached[rung]},
+        )
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        if error:
+            self._seen.pop(trial_id, None)
+        elif result:  # a trial that is stopped while it runs reports its last rung only here
+            self.on_trial_result(trial_id, result)
+
+    def observations(self) -> dict[str, FrozenTrial]:
+        """Tune's trial id -> what TPE has learnt from that trial."""
+        return dict(self._seen)
+
+    def _new_point(self) -> Point:
+        while self._first:
+            if point_key(point := self._first.pop(0)) not in self._keys:
+                return point
+        study = self._study()
+        constants = {n: v[0] for n, v in self._axes.items() if not isinstance(v, Range) and len(v) == 1}
+        for _ in range(REDRAWS if self._distributions else 1):
+            asked = study.ask(fixed_distributions=self._distributions).params
+            point = decode({**encode(constants), **asked}, self._axes)
+            if point_key(point) not in self._keys:
+                return point
+        return next(unseen_points(self._axes, self._keys, self._rng))
+
+    def _study(self) -> optuna.Study:
+        """Made anew for each suggestion: what Optuna was told of a trial once cannot be replaced by its next rung."""
+        study = optuna.create_study(direction="maximize", sampler=self._sampler)
+        study.add_trials(self._seen.values())
+        return study
+
+
+def _domain(values: Any) -> Any:
+    if not isinstance(values, Range):
+        keys = [encode_value(value) for value in values]
+        return keys[0] if len(keys) == 1 else tune.choice(keys)
+    if values.kind == "int":
+        return tune.randint(int(values.low), int(values.high) + 1)  # Tune leaves the upper end out
+    return (tune.uniform if values.kind == "uniform" else tune.loguniform)(values.low, values.high)
+
+
+def _distribution(values: Any) -> BaseDistribution | None:
+    """None for an axis with a single value: there is nothing to learn about it."""
+    if not isinstance(values, Range):
+        keys = [encode_value(value) for value in values]
+        return None if len(keys) == 1 else CategoricalDistribution(keys)
+    if values.kind == "int":
+        return IntDistribution(int(values.low), int(values.high))
+    return FloatDistribution(values.low, values.high, log=values.kind == "loguniform")

@@ -1,0 +1,167 @@
+"""Metrics of a task with two labels, where one label is rare: at a threshold, over all thresholds, and as chances.
+
+The chance of the positive label, the second in the study, is its share of the two labels' probability. One threshold
+for all prompts is tuned on the dev prompts (largest mean macro-F1) and then held on the test prompts; a threshold of
+its own for each test prompt is an oracle that no user has. What the oracle gains is the threshold drift: how far
+prompts push the chances up or down together. Generated text has no chances, and so none of this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sweeps.statistics.intervals import roc_auc
+from trainer.measure import metrics
+from trainer.measure.grid import COLUMNS, Floats, Grid
+from trainer.store import Store, scores_name
+
+Bools = NDArray[np.bool_]
+BINS = 10  # of the calibration error, equally wide
+CANDIDATES = 512  # thresholds that are tried; more tell apart what a few hundred rows do not
+NUMBERS = (
+    "f1_half", "threshold", "f1_tuned", "f1_own", "drift", "threshold_std", "roc_auc", "pr_auc", "brier", "ece",
+    "positive_share", "chance_mean",
+)  # fmt: skip
+SAYS = {
+    "f1_half": "macro-F1 at a threshold of 0.5",
+    "threshold": "the one threshold that is best on the dev prompts",
+    "f1_tuned": "macro-F1 on the test prompts at that threshold",
+    "f1_own": "macro-F1 if every test prompt had its own best threshold: an oracle",
+    "drift": "f1_own less f1_tuned: the threshold drift across prompts",
+    "threshold_std": "standard deviation over test prompts of their own best thresholds",
+    "roc_auc": "area under the ROC curve",
+    "pr_auc": "average precision of the positive label",
+    "brier": "mean squared error of the chance",
+    "ece": f"expected calibration error, {BINS} bins",
+    "positive_share": "rows with the positive label",
+    "chance_mean": "mean chance given to it",
+}
+
+
+def table(store: Store, trials: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> pa.Table | None:
+    """One row per trial of ``trials.parquet`` that was scored on both pools, metrics averaged over the test prompts;
+    None where no trial has two labels with log-probabilities."""
+    rows = []
+    for trial in trials:
+        dev, test = (_last_grid(store, trial["trial_id"], pool, labels) for pool in ("dev", "test"))
+        if dev is not None and test is not None:
+            rows.append({"trial_id": trial["trial_id"], **measure(dev, test)})
+    if not rows:
+        return None
+    schema = pa.schema([("trial_id", pa.string()), *((name, pa.float64()) for name in NUMBERS)])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def measure(dev: Grid, test: Grid) -> dict[str, float | None]:
+    """The numbers of one trial; both grids whole, with two labels."""
+    tuned = common_threshold(chances(dev), dev.label == 1)
+    p, positive = chances(test), test.label == 1
+    own = [own_threshold(each, positive) for each in p]
+    at_tuned = float(np.mean([macro_f1(each, positive, tuned) for each in p]))
+    at_own = float(np.mean([value for _, value in own]))
+    found = {
+        "f1_half": float(np.mean([macro_f1(each, positive, 0.5) for each in p])),
+        "threshold": tuned,
+        "f1_tuned": at_tuned,
+        "f1_own": at_own,
+        "drift": at_own - at_tuned,
+        "threshold_std": float(np.std([t for t, _ in own], ddof=1)) if len(own) > 1 else math.nan,
+        "roc_auc": float(np.mean([roc_auc(positive, each) for each in p])),
+        "pr_auc": float(np.mean([average_precision(positive, each) for each in p])),
+        "brier": float(((p - positive) ** 2).mean()),
+        "ece": float(np.mean([calibration_error(positive, each) for each in p])),
+        "positive_share": float(positive.mean()),
+        "chance_mean": float(p.mean()),
+    }
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def chances(grid: Grid) -> Floats:
+    """[P, R] chance of the second label, of the two labels' log-probabilities."""
+    assert grid.label_logprobs is not None
+    return np.asarray(1.0 / (1.0 + np.exp(grid.label_logprobs[:, :, 0] - grid.label_logprobs[:, :, 1])))
+
+
+def macro_f1(p: Floats, positive: Bools, threshold: float) -> float:
+    """Of the rows [R] of one prompt; positive where the chance is above the threshold."""
+    return float(_macro_f1_at(p, positive, np.array([threshold]))[0])
+
+
+def _macro_f1_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
+    """[T] macro-F1 at each threshold; a label that neither occurs nor is answered counts 0, as in scikit-learn."""
+    n_pos, n = int(positive.sum()), positive.size
+    true = n_pos - np.searchsorted(np.sort(p[positive]), thresholds, "right")  # positives above the threshold
+    false = (n - n_pos) - np.searchsorted(np.sort(p[~positive]), thresholds, "right")
+    size = true + false + n_pos
+    of_positive = np.where(size > 0, 2.0 * true / np.maximum(size, 1), 0.0)
+    kept = (n - n_pos) - false  # negatives not above it
+    size = (n - true - false) + (n - n_pos)
+    of_negative = np.where(size > 0, 2.0 * kept / np.maximum(size, 1), 0.0)
+    return np.asarray((of_positive + of_negative) / 2.0)
+
+
+def common_threshold(p: Floats, positive: Bools) -> float:
+    """The threshold with the largest mean macro-F1 over the prompts of ``p`` [P, R]; of equals the nearest to 0.5."""
+    tried = _between(p)
+    mean = np.mean([_macro_f1_at(each, positive, tried) for each in p], axis=0)
+    return _best(tried, mean)[0]
+
+
+def own_threshold(p: Floats, positive: Bools) -> tuple[float, float]:
+    """(best threshold of one prompt's rows, its macro-F1)."""
+    tried = _between(p)
+    return _best(tried, _macro_f1_at(p, positive, tried))
+
+
+def _between(p: Floats) -> Floats:
+    """Thresholds that tell apart: half way between neighbouring chances, thinned to ``CANDIDATES``; and 0.5."""
+    values = np.unique(p)
+    middles = (values[1:] + values[:-1]) / 2.0
+    if middles.size > CANDIDATES:
+        middles = middles[np.linspace(0, middles.size - 1, CANDIDATES).round().astype(int)]
+    return np.unique(np.append(middles, 0.5))
+
+
+def _best(tried: Floats, value: Floats) -> tuple[float, float]:
+    top = np.flatnonzero(value >= value.max() - 1e-12)
+    at = top[np.argmin(np.abs(tried[top] - 0.5))]
+    return float(tried[at]), float(value[at])
+
+
+def average_precision(positive: Bools, p: Floats) -> float:
+    """Precision at each chance that occurs, weighted by the recall gained there (scikit-learn's); NaN without
+    positives."""
+    n_pos = int(positive.sum())
+    if n_pos == 0 or np.isnan(p).any():
+        return math.nan
+    order = np.argsort(-p, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(p[order])), p.size - 1)  # the last row of each chance that occurs
+    hits = np.cumsum(positive[order])[last]
+    return float((hits / (last + 1) * np.diff(hits, prepend=0)).sum() / n_pos)
+
+
+def calibration_error(positive: Bools, p: Floats) -> float:
+    """Mean over rows of how far the bin's share of positives lies from its mean chance (Naeini et al. 2015)."""
+    bins = np.minimum((p * BINS).astype(int), BINS - 1)
+    off = np.bincount(bins, weights=p - positive, minlength=BINS)
+    return float(np.abs(off).sum() / p.size)
+
+
+def _last_grid(store: Store, trial_id: str, pool: str, labels: Sequence[str]) -> Grid | None:
+    """The trial's last whole grid with two labels' log-probabilities; None where there is none."""
+    for rung in reversed(store.rungs(trial_id, pool)):
+        found = store.read_scores(trial_id, rung, pool, COLUMNS)
+        if found is None or not found[0].num_rows:
+            return None
+        named = ((found[1].get("trial") or {}).get("task") or {}).get("labels") or labels
+        where = f"{store.uri}/{scores_name(trial_id, rung, pool)}"
+        grid = metrics.grid(found[0], tuple(named), where, found[1].get("sample"))
+        two = grid.label_logprobs is not None and grid.label_logprobs.shape[2] == 2 and len(grid.labels) == 2
+        return grid if two and grid.seen is None and not grid.nan else None
+    return None

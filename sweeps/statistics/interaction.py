@@ -1,0 +1,274 @@
+"""Do the factors of a crossed study act on their own, or does one's best value depend on another's?
+
+Every combination of the factors' values was trained under the same seeds: a balanced layout with the seed as a block.
+What combinations cannot explain beyond single factors is their interaction; what differs between trials that are equal
+in all but the seed is chance, and all tests are against it.
+
+- The test is the F test of the interaction (exact for normal errors) and, beside it, a permutation test on the
+  residuals of the model without it (Freedman and Lane 1983), which asks for no distribution.
+- Shares of variance are those of the layout's cells: of each effect, SS - df x MS_residual over N, not below 0
+  (the omega-squared of Hays 1963); together they are 1.
+- Their intervals are generalised ones (Weerahandi 1993): each sum of squares is inverted through its own chi-square,
+  the non-central one for effects, given a draw of the residual variance. With two seeds those of 95 % hold the truth in
+  87 % of studies at worst, with three or more in over 90 %. tests/sweeps/statistics/test_interaction.py measures
+  coverage, the rate of false alarms, and power.
+
+numpy and scipy only; the same values always give the same numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from sweeps.statistics.intervals import LEVEL, Estimate, holm
+from trainer.measure.grid import Floats
+
+ALPHA = 0.05
+PERMUTATIONS = 1999
+DRAWS = 4000  # of the residual variance, for the intervals of shares
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The layout: ``values[i, j, ..., s]`` is the result at level i of the first factor, j of the second, seed s."""
+
+    factors: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+    values: Floats
+
+    def __post_init__(self) -> None:
+        shape = tuple(len(level) for level in self.levels)
+        if len(self.factors) != len(self.levels) or self.values.shape[:-1] != shape or min(shape, default=0) < 2:
+            raise ValueError(f"a crossing of {self.factors} needs two or more levels each; got {self.values.shape}")
+        if self.values.shape[-1] < 2:
+            raise ValueError("a crossing needs two or more seeds: without repeats chance cannot be told from effects")
+        if not np.isfinite(self.values).all():
+            raise ValueError("a crossing needs a value in every cell")
+
+
+@dataclass(frozen=True)
+class Test:
+    """One interaction of two factors. ``p_permutation`` is of the same F; ``p_holm`` over all pairs of the study."""
+
+    __test__ = False  # pytest: no test class
+
+    factors: tuple[str, str]
+    f: float
+    df: int
+    df_residual: int
+    p: float
+    p_permutation: float
+    p_holm: float
+
+    @property
+    def found(self) -> bool:
+        return self.p < ALPHA
+
+
+@dataclass(frozen=True)
+class Analysis:
+    crossing: Crossing
+    tests: tuple[Test, ...]  # all pairs of factors, in the factors' order
+    shares: Mapping[str, Estimate]  # factor -> share of variance; "interaction", all orders together; "seed"
+    seed_std: float  # of one trial over seeds, the block and the rest together
+
+    def test(self, a: str, b: str) -> Test:
+        return next(t for t in self.tests if set(t.factors) == {a, b})
+
+    def means(self, a: str, b: str) -> Floats:
+        """[levels of a, levels of b] averages over everything else."""
+        i, j = self.crossing.factors.index(a), self.crossing.factors.index(b)
+        values = self.crossing.values
+        rest = tuple(k for k in range(values.ndim) if k not in (i, j))
+        table: Floats = values.mean(axis=rest)
+        return table if i < j else table.T
+
+    def flips(self, a: str, b: str) -> bool:
+        """Whether the best value of one of the two changes with the other's."""
+        table = self.means(a, b)
+        return len(set(table.argmax(axis=0).tolist())) > 1 or len(set(table.argmax(axis=1).tolist())) > 1
+
+
+def crossing(rows: Sequence[Mapping[str, Any]], factors: Sequence[str], value: str) -> tuple[Crossing, tuple[str, ...]]:
+    """The layout of ``rows``, each with a level (text) of every factor, a ``seed`` and a value (None: no result), and
+    the seeds left out because a combination has no result under them. Factors with one level are left out. Raises
+    ValueError where no layout of two seeds and one factor is left."""
+    levels = {f: tuple(dict.fromkeys(str(r[f]) for r in rows)) for f in factors}
+    used = [f for f in factors if len(levels[f]) > 1]
+    if not used:
+        raise ValueError("no factor has two values")
+    found = {(*(str(r[f]) for f in used), str(r[SEED])): r[value] for r in rows}
+    seeds = tuple(dict.fromkeys(str(r[SEED]) for r in rows))
+    cells = list(itertools.product(*(levels[f] for f in used)))
+
+    def known(cell: tuple[str, ...], seed: str) -> bool:
+        number = found.get((*cell, seed))
+        return number is not None and math.isfinite(number)
+
+    whole = [s for s in seeds if all(known(c, s) for c in cells)]
+    values = np.array([[found[(*c, s)] for s in whole] for c in cells], dtype=np.float64)
+    shape = (*(len(levels[f]) for f in used), len(whole))
+    made = Crossing(tuple(used), tuple(levels[f] for f in used), values.reshape(shape))
+    return made, tuple(s for s in seeds if s not in whole)
+
+
+def analyse(layout: Crossing) -> Analysis:
+    """Tests of all pairs, and the split of variance."""
+    sums, df = sums_of_squares(layout.values)
+    residual, df_residual = sums.pop("residual"), df.pop("residual")
+    block, df_block = sums.pop(SEED), df.pop(SEED)
+    names = {axes: tuple(layout.factors[i] for i in axes) for axes in sums if isinstance(axes, tuple)}
+    pairs = [axes for axes in names if len(axes) == 2]
+    raw = []
+    for axes in pairs:
+        f = _ratio(sums[axes] / df[axes], residual / df_residual)
+        p = float(special.fdtrc(df[axes], df_residual, f)) if math.isfinite(f) else (1.0 if math.isnan(f) else 0.0)
+        raw.append((names[axes], f, df[axes], p, permutation_p(layout.values, axes)))
+    corrected = holm([r[3] for r in raw])
+    tests = tuple(
+        Test((n[0], n[1]), f, d, df_residual, p, q, adjusted)
+        for (n, f, d, p, q), adjusted in zip(raw, corrected, strict=True)
+    )
+    groups = {names[axes][0] if len(axes) == 1 else "interaction": [] for axes in names}  # type: dict[str, list[Any]]
+    for axes, name in names.items():
+        groups[name[0] if len(axes) == 1 else "interaction"].append((sums[axes], df[axes]))
+    cells, n = math.prod(layout.values.shape[:-1]), layout.values.size
+    shares = _shares(groups, (block, df_block), (residual, df_residual), cells, n)
+    noise = residual / df_residual
+    seed_std = math.sqrt(noise + max(block / df_block - noise, 0.0) / cells)
+    return Analysis(layout, tests, shares, seed_std)
+
+
+def sums_of_squares(values: Floats) -> tuple[dict[Any, float], dict[Any, int]]:
+    """Sum of squares and degrees of freedom by effect: a tuple of axes, ``seed`` (the block) and ``residual``."""
+    n, seeds = values.size, values.shape[-1]
+    axes = range(values.ndim - 1)
+    sums: dict[Any, float] = {}
+    df: dict[Any, int] = {}
+    for order in range(1, values.ndim):
+        for effect in itertools.combinations(axes, order):
+            part = _effect(values, effect)
+            sums[effect] = float((part**2).sum()) * n / part.size
+            df[effect] = math.prod(values.shape[i] - 1 for i in effect)
+    by_seed = values.mean(axis=tuple(axes)) - values.mean()
+    sums[SEED], df[SEED] = float((by_seed**2).sum()) * n / seeds, seeds - 1
+    total = float(((values - values.mean()) ** 2).sum())
+    left = total - sum(sums.values())
+    sums["residual"] = 0.0 if left <= 1e-12 * total else left  # what rounding leaves is no variance
+    df["residual"] = (n // seeds - 1) * (seeds - 1)
+    return sums, df
+
+
+def _effect(values: Floats, effect: tuple[int, ...]) -> Floats:
+    """The effect of some axes beyond all effects of fewer of them, by inclusion and exclusion of means."""
+    part = values.mean(axis=tuple(i for i in range(values.ndim) if i not in effect), keepdims=True)
+    for i in effect:
+        part = part - part.mean(axis=i, keepdims=True)
+    return part
+
+
+def permutation_p(values: Floats, effect: tuple[int, ...], permutations: int = PERMUTATIONS) -> float:
+    """Chance of an F as large as the one found when the residuals of the model without ``effect`` (all other effects
+    and the seeds stay in it) are dealt to the trials anew. The layout found counts as one of the deals."""
+    shape, n = values.shape, values.size
+    contrast = _basis(shape, effect)  # [N, df]
+    rest = [_basis(shape, other) for other in _effects(values.ndim - 1) if other != effect]
+    blocks = _basis(shape, (values.ndim - 1,))
+    others = np.concatenate([np.full((n, 1), n**-0.5), *rest, blocks], axis=1)  # orthonormal
+    y = values.ravel()
+    residual = y - others @ (others.T @ y)
+    if float(residual @ residual) <= 1e-12 * float(((y - y.mean()) ** 2).sum()):
+        return 1.0  # nothing is left to explain
+    rng = np.random.default_rng([n, *shape, *effect])
+    dealt = np.concatenate([residual[None], rng.permuted(np.tile(residual, (permutations, 1)), axis=1)])
+    explained = ((dealt @ contrast) ** 2).sum(axis=1)
+    left = (dealt**2).sum(axis=1) - ((dealt @ others) ** 2).sum(axis=1) - explained
+    f = explained / np.maximum(left, 1e-300)
+    return float((f >= f[0] * (1 - 1e-9)).mean())
+
+
+def _effects(factors: int) -> list[tuple[int, ...]]:
+    return [e for order in range(1, factors + 1) for e in itertools.combinations(range(factors), order)]
+
+
+def _basis(shape: tuple[int, ...], effect: tuple[int, ...]) -> Floats:
+    """[N, df] orthonormal contrasts of one effect of the layout."""
+    found = np.ones((1, 1))
+    for axis, size in enumerate(shape):
+        if axis in effect:
+            part = np.linalg.qr(np.column_stack([np.ones(size), np.eye(size)[:, : size - 1]]))[0][:, 1:]
+        else:
+            part = np.full((size, 1), size**-0.5)
+        found = np.kron(found, part)
+    return found
+
+
+# shares -----------------------------------------------------------------------------------------------------------
+
+
+def _shares(
+    groups: Mapping[str, list[tuple[float, int]]],
+    block: tuple[float, int],
+    residual: tuple[float, int],
+    cells: int,
+    n: int,
+) -> dict[str, Estimate]:
+    """Share of each group and of the seed, with generalised intervals. All 0 where nothing varies."""
+    noise = residual[0] / residual[1]
+    point = {name: sum(max(s - d * noise, 0.0) for s, d in parts) / n for name, parts in groups.items()}
+    point[SEED] = noise + max(block[0] / block[1] - noise, 0.0) / cells
+    total = sum(point.values())
+    if total == 0.0:
+        return {name: Estimate(0.0, math.nan, math.nan) for name in point}
+    rng = np.random.default_rng([n, cells])
+    drawn_noise = residual[0] / rng.chisquare(residual[1], DRAWS)
+    drawn = {
+        name: np.sum([_non_central(s, d, drawn_noise, rng) for s, d in parts], axis=0) / n
+        for name, parts in groups.items()
+    }
+    of_block = block[0] / rng.chisquare(block[1], DRAWS)
+    drawn[SEED] = drawn_noise + np.maximum(of_block - drawn_noise, 0.0) / cells
+    totals = np.maximum(np.sum(list(drawn.values()), axis=0), 1e-300)
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    found = {}
+    for name, value in point.items():
+        low, high = np.quantile(drawn[name] / totals, tails)
+        share = value / total
+        found[name] = Estimate(share, min(float(low), share), max(float(high), share))
+    return found
+
+
+def _non_central(square: float, df: int, noise: Floats, rng: np.random.Generator) -> Floats:
+    """[B] draws of an effect's true sum of squares: noise x the non-centrality under which a chi-square of ``df`` would
+    fall below ``square`` / noise with a chance drawn at random; 0 where even no effect gives so much."""
+    chance = rng.random(noise.size)
+    x = square / np.maximum(noise, 1e-300)
+    low, high = np.zeros_like(x), x + 60.0 + 12.0 * np.sqrt(x + df)  # beyond: 10 standard deviations
+    for _ in range(45):  # the chance falls with the non-centrality
+        middle = 0.5 * (low + high)
+        above = _below(x, df, middle) > chance
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(special.chdtr(df, x) <= chance, 0.0, noise * 0.5 * (low + high))
+
+
+_LARGE = 1e4  # beyond it the series of the non-central chi-square is slow, and the normal approximation is exact enough
+
+
+def _below(x: Floats, df: int, nc: Floats) -> Floats:
+    """Chance that a non-central chi-square lies below ``x``; for large ones by its square root, nearly normal."""
+    large = (x > _LARGE) | (nc > _LARGE)
+    exact = special.chndtr(np.where(large, 1.0, x), df, np.where(large, 1.0, nc))
+    root = special.ndtr(np.sqrt(np.maximum(x - 0.5 * df, 0.0)) - np.sqrt(nc + 0.5 * (df - 1)))
+    return np.where(large, root, exact)
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else math.inf if a > 0 else math.nan

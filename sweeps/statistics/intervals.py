@@ -1,0 +1,325 @@
+"""What a prompts x rows grid of cells says about new prompts and new rows, with honest intervals.
+
+Prompts and rows are crossed random factors. A cell is ``mu + prompt + row + residual`` (residual: interaction and
+noise), and a mean over P x R cells has variance s2_prompt/P + s2_row/R + s2_residual/(P R). Choices, all measured in
+tests/sweeps/statistics/test_intervals.py on binary grids with known components:
+
+- Mean and paired difference: two-way bootstrap-t. Prompts and rows are resampled apart (the pigeonhole bootstrap of
+  Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1). Its percentiles fail both ways: they count the residual
+  three times (99 % coverage where prompts hardly differ) and with ten prompts they are too narrow (88 %). Dividing
+  every replicate by its own analysis-of-variance standard error cures both, and follows skew near the ceiling.
+- Standard deviation over prompts: chi-square interval of the between-prompt variance whose degrees of freedom are cut
+  for excess kurtosis, less the residual's share, so the interval is for the std WITHOUT the noise of finite rows.
+- Worst prompt, quantiles: a two-way bootstrap whose prompt, row and residual effects are first scaled to their
+  estimated variances (Davison and Hinkley 1997, 3.8), so that a replicate has as much noise as the data, not thrice
+  as much; it is then stretched about its mean by sqrt((P-1)/chi2), the doubt about the spread of few prompts.
+- Share above a threshold: Wilson's interval with the number of prompts cut by the design effect of that bootstrap, so
+  0 % and 100 % of few prompts do not get an interval of width zero.
+
+Nothing here reads a clock or a global random state: the same cells always give the same numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from trainer.measure.grid import Floats, Ints
+from trainer.measure.metrics import TwoWay, two_way
+
+LEVEL = 0.95
+REPLICATES = 2000
+MOST_STRETCH = 4.0  # of a t quantile: where nearly all cells are alike, replicates without spread know no bound
+FEW_PROMPTS = 4  # below this resampling prompts says nothing; t quantiles on the analysis of variance are used
+QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
+_BLOCK = 4_000_000  # cells of row counts in memory as floats at once
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval at ``LEVEL``. NaN bounds: the data cannot say."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Which prompts and rows each replicate drew. Shared by all trials of one grid, so that trials stay paired."""
+
+    prompts: Ints  # [B, P] indices of the prompts drawn
+    counts: NDArray[np.float32]  # [B, P] how often every prompt was drawn
+    rows: NDArray[np.uint8]  # [B, R] how often every row was drawn
+    stretch: Floats  # [B] sqrt((P-1)/chi2 with P-1 degrees of freedom); 1 with one prompt
+
+
+@functools.lru_cache(maxsize=2)
+def resamples(n_prompts: int, n_rows: int, seed: int = 0, replicates: int = REPLICATES) -> Resamples:
+    """Draws with replacement of ``n_prompts`` prompts and ``n_rows`` rows, ``replicates`` times."""
+    rng = np.random.default_rng([seed, n_prompts, n_rows])
+    prompts = rng.integers(0, n_prompts, (replicates, n_prompts))
+    df = n_prompts - 1
+    stretch = np.sqrt(df / rng.chisquare(df, replicates)) if df else np.ones(replicates)
+    rows = np.empty((replicates, n_rows), np.uint8)
+    for part in _blocks(replicates, n_rows):
+        b = part.stop - part.start
+        at = rng.integers(0, n_rows, (b, n_rows)) + np.arange(b)[:, None] * n_rows
+        rows[part] = np.bincount(at.ravel(), minlength=b * n_rows).reshape(b, n_rows)
+    at = prompts + np.arange(replicates)[:, None] * n_prompts
+    counts = np.bincount(at.ravel(), minlength=replicates * n_prompts).reshape(replicates, n_prompts)
+    return Resamples(prompts, counts.astype(np.float32), rows, stretch)
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Bootstrap of one grid: B studentised means, and B redrawn sets of P per-prompt values."""
+
+    t: Floats  # [B] (replicate's mean - mean) / replicate's own standard error
+    per_prompt: Floats  # [B, P] per-prompt metric with effects scaled to their estimated variances
+    stretched: Floats  # [B, P] the same, stretched about each replicate's mean
+
+
+def replicate(cells: Floats, drawn: Resamples, redraw: bool = True) -> Replicates:
+    """Bootstrap ``cells`` [P, R]. Cost B x P x R multiply-adds as matrix products; memory one block of row counts.
+    Without ``redraw`` only the studentised means are made; the sets of per-prompt values stay empty."""
+    p, r = cells.shape
+    fit = two_way(cells)
+    by_prompt, by_row = cells.mean(axis=1), cells.mean(axis=0)
+    effect = by_prompt - fit.mean
+    residual = cells - by_prompt[:, None] - by_row + fit.mean
+    grow_prompt = _ratio(fit.var_prompts, float((effect**2).mean()))
+    grow_row = _ratio(fit.var_rows, float(((by_row - fit.mean) ** 2).mean()))
+    grow_residual = _ratio(fit.ms_residual, float((residual**2).mean()))
+    centred = cells - fit.mean  # float32 products lose nothing that matters once the mean is out
+    wide = centred.astype(np.float32)
+    both, ones = np.concatenate([wide, wide**2]), np.ones(p)
+    b_total = len(drawn.rows)
+    t, per_prompt = np.empty(b_total), np.empty((b_total, p))
+    for part in _blocks(b_total, r):
+        w = drawn.rows[part].astype(np.float32)
+        at, c = drawn.prompts[part], drawn.counts[part].astype(np.float64)
+        sums = (w @ both.T).astype(np.float64)  # [b, 2 P]
+        means = sums[:, :p] / r  # prompts on the replicate's rows
+        mean = (c * means) @ ones / p
+        by_column = drawn.counts[part] @ wide  # [b, R], p times the rows' means
+        np.multiply(by_column, by_column, out=by_column)  # sum w (x - mean)^2 = sum w x^2 - r mean^2
+        rows_sum = np.einsum("br,br->b", w, by_column).astype(np.float64) / p**2 - r * mean**2
+        prompts_sum = (c * (means - mean[:, None]) ** 2) @ ones
+        total = (c * sums[:, p:]) @ ones - p * r * mean**2
+        t[part] = _studentised(mean, fit, r * prompts_sum, p * rows_sum, total)
+        if not redraw:
+            continue
+        # mean + grow_prompt * effect + grow_row * shift + grow_residual * (means - effect - shift), shift = row effects
+        redrawn = means * grow_residual
+        redrawn += fit.mean + (grow_prompt - grow_residual) * effect
+        redrawn += ((grow_row - grow_residual) / p) * (means @ ones)[:, None]
+        per_prompt[part] = redrawn.ravel()[at + np.arange(len(at))[:, None] * p]
+    if not redraw:
+        return Replicates(t, np.empty((0, p)), np.empty((0, p)))
+    centre = (per_prompt @ ones / p)[:, None]
+    stretched = per_prompt - centre
+    stretched *= drawn.stretch[:, None]
+    stretched += centre
+    return Replicates(t, per_prompt, stretched)
+
+
+def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True) -> tuple[Estimate, float]:
+    """Mean of ``cells`` [P, R] with its interval, and the two-sided p-value that it is 0.
+
+    Each side's t quantile (Satterthwaite's degrees of freedom) is stretched to the bootstrap's; the p-value uses the
+    same stretch, so p < 1 - LEVEL exactly where the interval leaves out 0, and it has tails beyond 1/B. ``bounded``
+    cuts the interval to [0, 1]. All cells alike at 0 or 1: exact binomial bound over rows."""
+    fit = two_way(cells)
+    se = math.sqrt(fit.var_mean)
+    if cells.size == 1:
+        return Estimate(fit.mean, math.nan, math.nan), math.nan
+    floor, ceiling = (0.0, 1.0) if bounded else (-math.inf, math.inf)
+    if se == 0.0:
+        slack = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / fit.n_rows) if bounded else 0.0
+        return Estimate(fit.mean, max(fit.mean - slack, floor), min(fit.mean + slack, ceiling)), float(fit.mean == 0.0)
+    df = satterthwaite(fit)
+    q = float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))  # scipy.stats takes a hundred times as long for one number
+    below, above = q, q  # how many standard errors the interval reaches down and up
+    if replicates is not None and fit.n_prompts >= FEW_PROMPTS:
+        low_t, high_t = _tails(replicates.t)
+        below, above = (min(max(float(x), 0.5 * q), MOST_STRETCH * q) for x in (high_t, -low_t))
+    low, high = fit.mean - below * se, fit.mean + above * se
+    p = 2.0 * float(special.stdtr(df, -abs(fit.mean) / se * q / (below if fit.mean > 0 else above)))
+    return Estimate(fit.mean, max(low, floor), min(high, ceiling)), min(p, 1.0)
+
+
+def satterthwaite(fit: TwoWay) -> float:
+    """Degrees of freedom of ``fit.var_mean``, a sum of mean squares (Satterthwaite 1946)."""
+    p, r = fit.n_prompts, fit.n_rows
+    shares = [(fit.ms_prompts if fit.var_prompts else 0.0, p - 1), (fit.ms_rows if fit.var_rows else 0.0, r - 1)]
+    shares.append((fit.ms_residual, (p - 1) * (r - 1)))
+    spread = sum(ms**2 / df for ms, df in shares if df > 0)
+    return float((fit.var_mean * p * r) ** 2 / spread) if spread > 0 else 1.0
+
+
+def std_corrected(fit: TwoWay) -> float:
+    """Standard deviation of the prompts' true values: residual noise removed, bias of the square root removed.
+
+    sqrt((ms_prompts - ms_residual) / R) / c4(df) with Satterthwaite's df of that difference, at least 1. Within 5 % of
+    the truth unless the truth is under a third of the rows' noise, or ten prompts hug the ceiling (-9 %)."""
+    if fit.n_prompts < 2 or fit.var_prompts == 0.0:
+        return 0.0
+    df = max(1.0, (fit.n_prompts - 1) * (fit.var_prompts * fit.n_rows / fit.ms_prompts) ** 2)
+    c4 = math.sqrt(2.0 / df) * math.exp(float(special.gammaln((df + 1.0) / 2.0) - special.gammaln(df / 2.0)))
+    return math.sqrt(fit.var_prompts) / c4
+
+
+def std_interval(cells: Floats) -> Estimate:
+    """``std_corrected`` of ``cells`` [P, R] with its interval; NaN bounds with fewer than ``FEW_PROMPTS`` prompts."""
+    fit = two_way(cells)
+    value, n = std_corrected(fit), fit.n_prompts
+    if n < FEW_PROMPTS or fit.n_rows < 2:
+        return Estimate(value, math.nan, math.nan)
+    accuracies = cells.mean(axis=1)
+    observed = float(accuracies.var(ddof=1))
+    if observed == 0.0:
+        return Estimate(0.0, 0.0, 0.0) if fit.ms_residual == 0.0 else Estimate(0.0, 0.0, math.nan)
+    excess = max(excess_kurtosis(accuracies), 0.0)
+    df = 2.0 / (2.0 / (n - 1) + excess / n)  # Var(s2)/sigma^4 = 2/(n-1) + excess/n
+    noise = fit.ms_residual / fit.n_rows
+    tails = special.chdtri(df, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])  # chi-square exceeded with this chance
+    low, high = (math.sqrt(max(observed * df / float(x) - noise, 0.0)) for x in tails)
+    return Estimate(value, low, high)
+
+
+def excess_kurtosis(values: Floats) -> float:
+    """Excess kurtosis of ``values`` [n], n >= 4, not all alike, with the small-sample correction (G2)."""
+    n, centred = values.size, values - values.mean()
+    second = float((centred**2).mean())
+    of_sample = float((centred**4).mean()) / second**2 - 3.0
+    return ((n + 1) * of_sample + 6.0) * (n - 1) / ((n - 2) * (n - 3))
+
+
+def percentile(observed: float, redrawn: Floats) -> Estimate:
+    """Percentile interval of a statistic of ``Replicates.stretched`` [B], cut to [0, 1]: where the statistic of as many
+    other prompts and rows would lie on average. Least exact for the worst of few, very unequal prompts."""
+    low, high = _tails(redrawn)
+    return Estimate(observed, max(0.0, low), min(1.0, high))
+
+
+def quantile(ordered: Floats, q: float) -> Any:
+    """Quantile of the last axis of ``ordered``, which is sorted, with numpy's linear interpolation."""
+    place = q * (ordered.shape[-1] - 1)
+    below = math.floor(place)
+    low, high = ordered[..., below], ordered[..., min(below + 1, ordered.shape[-1] - 1)]
+    return low + (place - below) * (high - low)
+
+
+def _tails(redrawn: Floats) -> tuple[float, float]:
+    """Between which ``LEVEL`` of ``redrawn`` [B] lies. Sorted whole: several times faster than numpy's quantiles."""
+    ordered = np.sort(redrawn)
+    return float(quantile(ordered, (1.0 - LEVEL) / 2.0)), float(quantile(ordered, (1.0 + LEVEL) / 2.0))
+
+
+def share_above(per_prompt: Floats, threshold: float, strict: bool) -> float:
+    """Share of prompts above ``threshold`` (strict), or at least at it. Within 1e-12 is at it."""
+    return float(above(per_prompt, threshold, strict).mean())
+
+
+def share_interval(per_prompt: Floats, redrawn: Floats, threshold: float, strict: bool) -> Estimate:
+    """``share_above`` with Wilson's interval on P / deff prompts; deff is the bootstrap variance of the share over the
+    binomial one (at least 1): shared rows move all prompts across the threshold together."""
+    n = float(per_prompt.size)
+    value = share_above(per_prompt, threshold, strict)
+    inner = (value * n + 0.5) / (n + 1.0)
+    of_share = float(above(redrawn, threshold, strict).mean(axis=1).var())
+    n = n / max(1.0, of_share * n / (inner * (1.0 - inner)))
+    z = float(special.ndtri((1.0 + LEVEL) / 2.0))
+    centre, half = value + z * z / (2 * n), z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return Estimate(value, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+
+def difference(cells: Floats, other: Floats, seed: int = 0) -> tuple[Estimate, float]:
+    """Mean of ``cells - other`` over the same prompts and rows, its interval, and the p-value that it is 0."""
+    if cells.shape != other.shape:
+        raise ValueError(f"paired differences need the same cells; got {cells.shape} and {other.shape}")
+    gap = cells - other
+    if not gap.any():
+        return Estimate(0.0, 0.0, 0.0), 1.0
+    return mean_test(gap, replicate(gap, resamples(*gap.shape, seed), redraw=False), bounded=False)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the given order; reject where the adjusted value is below the level."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1.0)
+    return [float(x) for x in adjusted]
+
+
+def roc_auc(positive: NDArray[np.bool_], score: Floats) -> float:
+    """Chance that a positive row scores above a negative one, ties counting half; NaN with one class only."""
+    n_pos = int(positive.sum())
+    n_neg = positive.size - n_pos
+    if n_pos == 0 or n_neg == 0 or np.isnan(score).any():
+        return math.nan
+    smaller = np.sort(score[~positive])  # a tie is half below, half above
+    found = np.searchsorted(smaller, score[positive], "left") + np.searchsorted(smaller, score[positive], "right")
+    return float(found.sum() / (2 * n_pos * n_neg))
+
+
+def cps(per_prompt: Floats) -> float:
+    """Combined performance score (Mizrahi et al. 2024): (1 - (max - mean)) * max."""
+    best = float(per_prompt.max())
+    return (1.0 - (best - float(per_prompt.mean()))) * best
+
+
+def consistency_rate(predicted: Ints) -> float:
+    """SCORE's CR: mean over rows of the share of unordered prompt pairs with the same answer; NaN with one prompt."""
+    p = predicted.shape[0]
+    if p < 2:
+        return math.nan
+    counts = np.stack([(predicted == answer).sum(axis=0) for answer in np.unique(predicted)])
+    return float((counts * (counts - 1)).sum() / (predicted.shape[1] * p * (p - 1)))
+
+
+def prompt_sensitivity(correct: NDArray[np.bool_]) -> float:
+    """ProSA's PSS: mean over rows of the mean |difference| in correctness of two prompts, = 2 q (1 - q) P/(P - 1)."""
+    p = correct.shape[0]
+    if p < 2:
+        return math.nan
+    q = correct.mean(axis=0)
+    return float((2.0 * q * (1.0 - q)).mean() * p / (p - 1))
+
+
+def _studentised(shift: Floats, fit: TwoWay, ss_prompts: Floats, ss_rows: Floats, total: Floats) -> Floats:
+    """t of every replicate whose mean lies ``shift`` off; without spread (one prompt drawn throughout) it is finite."""
+    p, r = fit.n_prompts, fit.n_rows
+    ms_residual = np.maximum(total - ss_prompts - ss_rows, 0.0) / max((p - 1) * (r - 1), 1)
+    ms_prompts, ms_rows = ss_prompts / max(p - 1, 1), ss_rows / max(r - 1, 1)
+    between = np.maximum(ms_prompts - ms_residual, 0.0) + np.maximum(ms_rows - ms_residual, 0.0)
+    variance = (between + ms_residual) / (p * r)
+    floor = max(fit.var_mean * 1e-6, 1e-30)
+    t: Floats = shift / np.sqrt(np.maximum(variance, floor))
+    return t
+
+
+def above(values: Floats, threshold: float, strict: bool) -> NDArray[np.bool_]:
+    """Which values count towards a share: above the threshold (strict), or at least at it."""
+    # 0.85 measured as 17/20 must be "equal to 0.85" whatever the last bit says
+    return values > threshold + 1e-12 if strict else values >= threshold - 1e-12
+
+
+def _ratio(wanted: float, found: float) -> float:
+    return math.sqrt(wanted / found) if found > 1e-15 else 0.0
+
+
+def _blocks(total: int, width: int) -> Iterator[slice]:
+    step = max(1, min(total, _BLOCK // max(width, 1)))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))

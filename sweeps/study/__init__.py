@@ -1,0 +1,1 @@
+"""The study file: its keys, their rules, and how it is read."""

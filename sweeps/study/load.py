@@ -1,0 +1,105 @@
+"""Loading a study: the command line over the YAML file over the defaults, everything that is wrong told at once.
+
+``load_study("studies/x.yaml", ["axes.lr=[1e-3, 3e-3]"])`` gives a frozen ``Study``; ``dump_yaml(resolved(study))``
+is the same study written out in full: every default, absolute paths, so that it loads equal from any folder.
+No environment variable is read. pydantic and PyYAML only: a wrong study must be refused in well under a second.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from sweeps.study.overlay import (
+    Path,
+    StudyError,
+    dump_yaml,
+    lay_over,
+    located_override,
+    missing_file,
+    parse_override,
+    read_study_file,
+)
+from sweeps.study.problems import Problem, line, problems_of
+from sweeps.study.rules import disagreements, named_files, unsafe_files
+from sweeps.study.schema import Study, Template, completed, spelled_out
+from sweeps.study.values import Range, Section
+
+__all__ = ["Range", "Study", "StudyError", "dump_yaml", "load_study", "resolved"]
+
+
+def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), files: bool = True) -> Study:
+    """The study in the YAML file at ``path`` with the command line's ``key=value`` laid over it.
+
+    Relative paths count from the study's folder; on the command line, from the current folder. ``files=False``
+    does not ask whether the files it names exist (to read back the study of a run made elsewhere).
+    Raises StudyError with one line for each thing that is wrong."""
+    where = os.fspath(path)
+    own = read_study_file(where)
+    wrong: list[str] = []
+    given = []
+    for text in overrides:
+        try:
+            given.append(located_override(parse_override(text), os.getcwd()))
+        except StudyError as error:
+            wrong.append(str(error))
+    layer = {"name": os.path.splitext(os.path.basename(where))[0], **own}
+    layer = spelled_out(layer) if given else layer
+    for override in given:
+        layer = lay_over(layer, override)
+    layer = completed(layer)
+    study, problems = _validated(layer)
+    problems += unsafe_files(layer)
+    if files:
+        problems += [Problem(at, says) for at, text in named_files(layer) if (says := missing_file(text)) is not None]
+    wrong += [line(p, where, layer, own, given) for p in problems]
+    if wrong or study is None:
+        raise StudyError("\n".join(dict.fromkeys(wrong)))
+    return study
+
+
+def resolved(study: Study) -> dict[str, Any]:
+    """The whole study as plain values, every default in it; axes are lists or ranges."""
+    return study.model_dump(mode="json")
+
+
+def _validated(layer: dict[str, Any]) -> tuple[Study | None, list[Problem]]:
+    """The study, or everything that is wrong with it: the rules between sections are read for those that are whole."""
+    try:
+        return Study.model_validate(layer), []
+    except ValidationError as error:
+        problems = list(problems_of(error, Study))
+    parts = _whole_sections(layer, {p.path for p in problems})
+    return None, problems + [p for p in disagreements(parts) if p not in problems]
+
+
+def _whole_sections(layer: dict[str, Any], broken: set[Path]) -> dict[str, Any]:
+    """The sections that are well-formed, so that the rules between them are told of in the same go. Axes are
+    independent of each other: one that is broken leaves the others to be read."""
+    parts: dict[str, Any] = {}
+    for name, field in Study.model_fields.items():
+        value = layer.get(name, {})
+        if name == "axes" and isinstance(value, dict):
+            value = {k: v for k, v in value.items() if not any(path[:2] == (name, k) for path in broken)}
+        try:
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                parts[name] = field.annotation.model_validate(value)
+        except ValidationError:
+            continue
+    if isinstance(layer["templates"], dict):
+        parts["templates"] = _whole_templates(layer["templates"])
+    return parts
+
+
+def _whole_templates(layer: dict[str, Any]) -> dict[str, Template | None]:
+    """Templates that are well-formed; None for the others, whose names still count as known."""
+    whole: dict[str, Template | None] = {}
+    for name, value in layer.items():
+        try:
+            whole[name] = Template.model_validate(value)
+        except ValidationError:
+            whole[name] = None
+    return whole

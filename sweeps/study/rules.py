@@ -1,0 +1,207 @@
+"""Rules between the sections of a study: names that must exist, settings that exclude each other.
+
+Each rule says which sections it reads and is left out while one of them is itself broken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from sweeps.study import stages
+from sweeps.study.overlay import Path, get
+from sweeps.study.problems import Problem
+from trainer.errors import nearest
+
+Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
+
+
+def disagreements(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything that the sections in ``parts`` (name -> validated section) say against each other."""
+    for needs, rule in RULES:
+        if all(name in parts for name in needs):
+            yield from rule(parts)
+
+
+def _templates_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
+    for i, name in enumerate(s["axes"].template):
+        if name not in s["templates"]:
+            yield Problem(("axes", "template", i), f"is not one of templates.{nearest(name, s['templates'])}")
+
+
+def _pools_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
+    for i, name in enumerate(s["axes"].pool):
+        if name not in s["pools"].train:
+            yield Problem(("axes", "pool", i), f"is not one of pools.train.{nearest(name, s['pools'].train)}")
+
+
+def _one_length(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["axes"].steps is not None and s["axes"].epochs is not None:
+        yield Problem(("axes", "epochs"), "cannot stand beside axes.steps: both say how long to train. Remove one")
+
+
+def _words_fit_labels(s: Mapping[str, Any]) -> Iterator[Problem]:
+    labels = s["task"].names
+    for name, template in s["templates"].items():
+        if template is None:
+            continue
+        if not s["task"].labels:
+            if template.words:
+                yield Problem(
+                    ("templates", name, "words"),
+                    "has no meaning with task.options: the model answers with the option itself. Remove it",
+                )
+            continue
+        for label in template.words:
+            if label not in labels:
+                yield Problem(("templates", name, "words", label), f"is the word of no label.{nearest(label, labels)}")
+        absent = [label for label in labels if label not in template.words]
+        if absent:
+            yield Problem(("templates", name, "words"), f"has no word for {', '.join(absent)}. Give one for each label")
+
+
+def _ranges_are_drawn(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["search"].method != "grid":
+        return
+    axes = s["axes"]
+    numeric: list[tuple[Path, Any]] = [(("axes", "lora", k), getattr(axes.lora, k)) for k in ("r", "alpha", "dropout")]
+    numeric += [(("axes", k), getattr(axes, k)) for k in ("lr", "steps", "epochs", "plw", "seed")]
+    for path, values in numeric:
+        if values is not None and not isinstance(values, tuple):
+            yield Problem(
+                path,
+                "is a range, and search.method = grid needs values. Give a list, or use search.method = random or tpe",
+            )
+
+
+def _classifier_reads_no_words(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["model"].head != "classifier":
+        return
+    if "task" in s and not s["task"].labels:
+        yield Problem(("model", "head"), "needs task.labels: a row's own options have no fixed classes. Use head lm")
+    if "scoring" in s and s["scoring"].scorer != "labels":
+        yield Problem(
+            ("scoring", "scorer"), "cannot be used with model.head = classifier, which writes no text. Use labels"
+        )
+    if "scoring" in s and s["scoring"].decision not in ("raw", "batch"):
+        yield Problem(
+            ("scoring", "decision"), "corrects for the wording of labels; a classifier has none. Use raw or batch"
+        )
+    if "axes" in s and s["axes"].plw != (0.0,):
+        yield Problem(("axes", "plw"), "must be 0 with model.head = classifier, which has no loss on the prompt")
+
+
+def _text_is_parsed(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["scoring"].scorer == "generate" and s["scoring"].decision != "raw":
+        yield Problem(
+            ("scoring", "decision"), "compares label probabilities, and scoring.scorer = generate has none. Use raw"
+        )
+
+
+def _rungs_are_sampled(s: Mapping[str, Any]) -> Iterator[Problem]:
+    scheduler = s["scheduler"]
+    if s["scoring"].sample < 1 and (scheduler.name == "none" or len(scheduler.rungs) == 1):
+        yield Problem(
+            ("scoring", "sample"),
+            "has no effect: only rungs before a trial's last are sampled, and scheduler has none. Remove it",
+        )
+
+
+def _arms_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
+    arms, axes = s["arms"], s["axes"]
+    for i, name in enumerate(axes.arm):
+        if name not in arms:
+            yield Problem(("axes", "arm", i), f"is not one of arms.{nearest(name, arms)}")
+    known = s["pools"].train
+    for name, arm in arms.items():
+        if arm.pool is None:
+            yield Problem(("arms", name, "pool"), f"is missing: one of {', '.join(known)}", bare=True)
+        elif arm.pool not in known:
+            yield Problem(("arms", name, "pool"), f"is not one of pools.train.{nearest(arm.pool, known)}")
+        for i, form in enumerate(arm.formats):
+            if form not in s["templates"]:
+                yield Problem(("arms", name, "formats", i), f"is not one of templates.{nearest(form, s['templates'])}")
+    used = {arms[n].pool for n in axes.arm if n in arms}
+    if used and used <= set(known) and used != set(axes.pool):
+        yield Problem(("axes", "pool"), "has no effect beside arms, which name their pools. Remove it")
+
+
+def _arms_make_sense(s: Mapping[str, Any]) -> Iterator[Problem]:
+    training = s["training"]
+    size = training.batch_size * training.accumulation
+    for name, arm in s["arms"].items():
+        at = ("arms", name)
+        if arm.steps is not None and arm.epochs is not None:
+            yield Problem((*at, "epochs"), "cannot stand beside steps: both say how long to train. Remove one")
+        if 0 in (arm.steps, arm.epochs) and s["scheduler"].name != "none" and len(s["scheduler"].rungs) > 1:
+            key = "steps" if arm.steps == 0 else "epochs"
+            yield Problem((*at, key), "needs scheduler.name = none: a trial without steps has no rungs on its way")
+        if size % arm.views:
+            yield Problem(
+                (*at, "views"), f"must divide training.batch_size x training.accumulation = {size} sequences of a step"
+            )
+        draw = arm.draw or training.draw
+        if arm.choice != "uniform" and draw.mode == "load":
+            yield Problem((*at, "choice"), "needs draw.mode = dynamic: `load` draws once, before anything is learnt")
+        if arm.choice == "importance" and arm.views > 1:
+            yield Problem((*at, "views"), "must be 1 with choice = importance. Use uniform or curriculum")
+        if arm.consistency > 0 and arm.views == 1:
+            yield Problem((*at, "consistency"), "compares the views of a row. Set views to 2 or more")
+        for key, choice in (("temperature", "importance"), ("step_size", "group_dro")):
+            if arm.choice != choice and getattr(arm, key) != type(arm).model_fields[key].default:
+                yield Problem((*at, key), f"has no effect with choice = {arm.choice}; it belongs to {choice}")
+
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("axes", "templates"), _templates_are_known),
+    (("axes", "pools"), _pools_are_known),
+    (("axes",), _one_length),
+    (("task", "templates"), _words_fit_labels),
+    (("axes", "search"), _ranges_are_drawn),
+    (("model",), _classifier_reads_no_words),
+    (("scoring",), _text_is_parsed),
+    (("scoring", "scheduler"), _rungs_are_sampled),
+    (("stages",), stages.disagreements),
+    (("arms", "axes", "pools", "templates"), _arms_are_known),
+    (("arms", "training", "scheduler"), _arms_make_sense),
+)
+
+
+# files --------------------------------------------------------------------------------------------------------
+
+
+def named_files(layer: Mapping[str, Any], unread: bool = False) -> Iterator[tuple[Path, str]]:
+    """(path in the study, file or name) of everything that a study reads. Train pools that no axis uses are not read
+    (the file of a searched prompt need not be there before the search) and left out, unless ``unread``."""
+    candidates: list[Path] = [("model", "path")]
+    for use in ("train", "dev", "test"):
+        candidates += [("task", "rows", use), ("task", "rows", use, "path")]
+    train = get(layer, ("pools", "train"))
+    used = get(layer, ("axes", "pool"))
+    names = list(train) if isinstance(train, dict) else []
+    if not unread and isinstance(used, list | tuple) and set(used) <= set(names):
+        names = [n for n in names if n in used]
+    for place in [("train",), ("dev",), ("test",), ("split",), *(("train", n) for n in names)]:
+        candidates += [("pools", *place), ("pools", *place, "file")]
+    for path in dict.fromkeys(candidates):
+        value = get(layer, path)
+        if isinstance(value, str) and value:
+            yield path, value
+
+
+def unsafe_files(layer: Mapping[str, Any]) -> Iterator[Problem]:
+    """Paths that would read the environment or carry a password into the run folder."""
+    for path, text in named_files(layer, unread=True):
+        if "$" in text:
+            yield Problem(
+                path,
+                "names an environment variable, which a study does not read. Write it out, or give it as key=value",
+            )
+        elif re.search(r"://[^/]*:[^/]*@", text):
+            yield Problem(
+                path,
+                "carries a password, which would be copied into the run folder. Set it in the environment instead",
+                bare=True,
+                hidden=True,
+            )

@@ -1,0 +1,179 @@
+"""The ``stages`` section of a study: it turns the axes from one grid into five stages, each building on the last.
+
+The axes keep their meaning as the space to search. In a staged study the first value of each is the baseline, from
+which one thing after the other is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from sweeps.study.problems import Problem, raise_any
+from sweeps.study.values import Count, Section, Text, Whole
+
+Head = Literal["labels", "classifier", "generate"]
+Tuned = Literal["lr", "steps", "epochs", "target_modules", "r", "alpha", "rslora", "dropout"]
+MOST_TEMPLATES = 15  # the thread's 5 to 15: more are a search, and the best of many is the luckiest
+FEW_TEMPLATES = 5
+
+
+def _list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple | dict) or value is None else [value]
+
+
+def _groups(value: Any) -> Any:
+    """``[[lr, steps], r]``: a group of one may stand without brackets."""
+    return [_list(group) for group in _list(value)] if isinstance(_list(value), list | tuple) else value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    raise_any(Problem((i,), "is listed twice. Keep one") for i, v in enumerate(values) if v in values[:i])
+    return values
+
+
+class Meaning(Section):
+    """What the task asks, so that a wording which asks something else is found."""
+
+    about: Text = Field(description="what the task asks, in a sentence")
+    # beginnings of the words that name it, such as [sexis]: every prompt says one of them, and a label's word that is
+    # neither yes, no nor the label does too. None: prompts are compared with `other` only
+    terms: Annotated[tuple[Text, ...], BeforeValidator(_list)] = ()
+    # another task's name -> beginnings of the words that ask for it instead: {misogyny: [misogyn]}
+    other: dict[str, Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_list)]] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _apart(self) -> Meaning:
+        found = []
+        if not self.terms and not self.other:
+            found.append(
+                Problem(
+                    ("terms",), "is missing, and `other` too: give the words that a wording must or must not say", True
+                )
+            )
+        for i, term in enumerate(self.terms):
+            if not term.strip():
+                found.append(Problem(("terms", i), "is empty"))
+        for name, terms in self.other.items():
+            for i, term in enumerate(terms):
+                inside = [own for own in self.terms if own.casefold().startswith(term.casefold())]
+                if not term.strip():
+                    found.append(Problem(("other", name, i), "is empty"))
+                elif inside:
+                    what = f'begins "{inside[0]}" of meaning.terms as well: every wording of the task would say it'
+                    found.append(Problem(("other", name, i), what))
+        raise_any(found)
+        return self
+
+
+class Stages(Section):
+    meaning: Meaning = Field(description="what the task asks, and the words that would change it")
+    # compared in stage 2, the preferred one first: it is taken where they are tied
+    heads: Annotated[tuple[Head, ...], Field(min_length=1), AfterValidator(_distinct), BeforeValidator(_list)] = (
+        "labels",
+        "classifier",
+        "generate",
+    )
+    keep: Annotated[Whole, Field(ge=1, le=2)] = (
+        2  # templates that LoRA is tuned under; the second only where it is tied
+    )
+    # axes to tune in stage 4, one group after the other; what matters most for LoRA comes first (Learning Rate Matters)
+    order: Annotated[tuple[tuple[Tuned, ...], ...], BeforeValidator(_groups)] = (
+        ("lr", "steps", "epochs"),
+        ("target_modules",),
+        ("r",),
+        ("alpha",),
+        ("dropout",),
+    )
+    seeds: Count = 1  # of axes.seed, in stages 2 to 4; with one, chance of training is known from stage 5 only
+    cross: Annotated[Whole, Field(ge=2, le=3)] = 3  # templates, and LoRA settings, that stage 5 crosses
+
+    @model_validator(mode="after")
+    def _once(self) -> Stages:
+        seen: set[str] = set()
+        found = []
+        for i, group in enumerate(self.order):
+            for j, axis in enumerate(group):
+                if axis in seen:
+                    found.append(Problem(("order", i, j), "is tuned twice. Keep one"))
+                seen.add(axis)
+        raise_any(found)
+        return self
+
+
+def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
+    """What ``stages`` and the study's other sections say against each other."""
+    stages = s["stages"]
+    if stages is None:
+        return
+    if "search" in s and s["search"].method != "grid":
+        yield Problem(
+            ("search", "method"),
+            "cannot stand beside stages, which choose the points themselves. Search jointly with stages=null",
+        )
+    if "model" in s and s["model"].head != "lm":
+        yield Problem(
+            ("model", "head"), "is chosen by stages.heads in a staged study. Remove it, or give heads: [classifier]"
+        )
+    if "scoring" in s and s["scoring"].scorer != "labels":
+        yield Problem(
+            ("scoring", "scorer"), "is chosen by stages.heads in a staged study. Remove it, or give heads: [generate]"
+        )
+    if s.get("arms"):
+        yield Problem(
+            ("stages",), "cannot stand beside arms: stage 5 crosses pools. Run the arms as a study of their own", True
+        )
+    yield from _heads(s)
+    axes = s.get("axes")
+    if axes is None:
+        return
+    if isinstance(axes.seed, tuple) and len(axes.seed) < 2:
+        yield Problem(
+            ("axes", "seed"),
+            "is a single seed, and stage 5 must tell effects from chance. Give two or more, such as [0, 1, 2]",
+        )
+    elif isinstance(axes.seed, tuple) and stages.seeds > len(axes.seed):
+        yield Problem(("stages", "seeds"), f"is more than the {len(axes.seed)} of axes.seed")
+    if not 2 <= len(axes.template) <= MOST_TEMPLATES:
+        yield Problem(
+            ("axes", "template"),
+            f"must hold 2 to {MOST_TEMPLATES} templates in a staged study: stage 3 compares them",
+            bare=True,
+        )
+    varied = [n for n in _LORA if isinstance(v := getattr(axes.lora, n), tuple) and len(v) > 1]
+    varied += [n for n in ("lr", "steps", "epochs") if isinstance(v := getattr(axes, n), tuple) and len(v) > 1]
+    for name in varied:
+        if not any(name in group for group in stages.order):
+            yield Problem(
+                ("stages", "order"),
+                f"leaves out axes.{_place(name)}, which has several values. Add it, or give it one",
+                bare=True,
+            )
+    if not varied:
+        yield Problem(
+            ("axes", "lora"), "and the learning rate have one value each: stage 4 has nothing to tune", bare=True
+        )
+
+
+_LORA = ("r", "alpha", "dropout", "target_modules", "rslora")
+
+
+def _place(axis: str) -> str:
+    return f"lora.{axis}" if axis in _LORA else axis
+
+
+def _heads(s: Mapping[str, Any]) -> Iterator[Problem]:
+    heads = s["stages"].heads
+    if "classifier" in heads and "task" in s and s["task"].options is not None:
+        at = ("stages", "heads", heads.index("classifier"))
+        yield Problem(at, "needs task.labels: a row's own options have no fixed classes. Remove it")
+    decision = s["scoring"].decision if "scoring" in s else "raw"
+    if decision != "raw" and set(heads) - {"labels"}:
+        yield Problem(
+            ("scoring", "decision"),
+            "corrects for the wording of labels, and only one of the heads compares them. Use raw, or heads: [labels]",
+        )

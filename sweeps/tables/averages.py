@@ -1,0 +1,115 @@
+"""Averages of the test cells over the trials that share an axis value: ``tables/groups``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sweeps.statistics import intervals as st
+from sweeps.tables.columns import AXES, Settings, bounds, text
+from trainer.measure.grid import Floats
+
+
+@dataclass
+class Group:
+    """Finished trials that share one axis value, averaged cell by cell and replicate by replicate."""
+
+    n_trials: int = 0
+    n_finished: int = 0
+    to_come: int = 0  # trials that have not been looked at
+    averaged: list[str] = field(default_factory=list)  # ids
+    grid: str = ""  # identity of the prompts and rows; trials of another grid spoil the average
+    mixed: bool = False
+    sums: dict[str, Any] = field(default_factory=dict)  # given up when the last trial is in
+
+    def add(self, trial_id: str, identity: str, found: Mapping[str, Any]) -> None:
+        self.mixed |= bool(self.grid) and self.grid != identity
+        self.grid = self.grid or identity
+        self.averaged.append(trial_id)
+        if not self.mixed:
+            self.sums = {k: v + self.sums[k] if self.sums else v for k, v in found.items()}
+
+
+@dataclass
+class Groups:
+    """All axis values, and the averages of those whose trials have all been looked at."""
+
+    of: dict[tuple[str, str], Group] = field(default_factory=dict)
+    found: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)  # trials averaged -> columns
+
+    @classmethod
+    def announce(cls, trials: Sequence[Mapping[str, Any]]) -> Groups:
+        groups = cls()
+        for trial in trials:
+            for key in _values(trial):
+                group = groups.of.setdefault(key, Group())
+                group.n_trials += 1
+                group.to_come += 1
+                group.n_finished += trial.get("status") == "finished"
+        return groups
+
+    def take(self, trial: Mapping[str, Any], identity: str, own: Mapping[str, Any] | None) -> None:
+        """One trial's ``parts``; None where it is not averaged."""
+        for key in _values(trial):
+            group = self.of[key]
+            group.to_come -= 1
+            if own is not None:
+                group.add(trial["trial_id"], identity, own)
+            if group.to_come == 0:
+                if group.averaged and not group.mixed and tuple(group.averaged) not in self.found:
+                    self.found[tuple(group.averaged)] = _averages(group)
+                group.sums = {}
+
+
+def parts(cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
+    """What a group sums over its trials: cells and statistics, observed and per replicate."""
+    each = cells.mean(axis=1)
+    threshold, strict = settings.thresholds[0], settings.strict
+    ddof = min(1, each.size - 1)
+    return {
+        "cells": cells,
+        "std": np.append(drawn.stretched.std(axis=1, ddof=ddof), each.std(ddof=ddof)),
+        "min": np.append(drawn.stretched.min(axis=1), each.min()),
+        "top": np.append(
+            st.above(drawn.stretched, threshold, strict).mean(axis=1), st.share_above(each, threshold, strict)
+        ),
+    }
+
+
+def _values(trial: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The groups that the trial belongs to: (axis, value)."""
+    return [(axis, text(trial[axis])) for axis in AXES if trial.get(axis) is not None]
+
+
+def _averages(group: Group) -> dict[str, Any]:
+    """The columns of one group from its sums."""
+    average = {k: v / len(group.averaged) for k, v in group.sums.items()}
+    cells = average["cells"]
+    drawn = st.resamples(*cells.shape, int(group.grid.split()[0]))
+    mean, _ = st.mean_test(cells, st.replicate(cells, drawn, redraw=False))
+    row: dict[str, Any] = {"mean": mean.value, **bounds("mean", mean)}
+    for name in ("std", "min", "top"):
+        one = st.percentile(float(average[name][-1]), average[name][:-1])
+        row |= {name: one.value, **bounds(name, one)}
+    return row
+
+
+def group_table(averages: Groups) -> pa.Table:
+    floats = [n for s in ("mean", "std", "min", "top") for n in (s, f"{s}_low", f"{s}_high")]
+    counts = ["n_trials", "n_finished", "n_averaged"]
+    kinds = {"axis": pa.string(), "value": pa.string(), **dict.fromkeys(counts, pa.int32())}
+    schema = pa.schema(kinds | dict.fromkeys(floats, pa.float64()))
+    rows = []
+    for (axis, value), group in averages.of.items():
+        row: dict[str, Any] = {**dict.fromkeys(schema.names), "axis": axis, "value": value}
+        row |= {"n_trials": group.n_trials, "n_finished": group.n_finished, "n_averaged": len(group.averaged)}
+        if not group.mixed:
+            row |= averages.found.get(tuple(group.averaged), {})
+        rows.append(row)
+    order = {axis: i for i, axis in enumerate(AXES)}
+    rows.sort(key=lambda r: order[r["axis"]])
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,0 +1,98 @@
+"""What columns the tables of a run folder have, and the part of the study that decides them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sweeps.statistics import intervals as st
+
+AXES = ("template", "r", "alpha", "dropout", "target_modules", "rslora", "lr", "steps", "plw", "pool", "seed", "arm")
+SAME = " = "  # between the names of arms that share a trial
+REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The part of the resolved study that the tables read."""
+
+    metric: str
+    std_weight: float
+    thresholds: tuple[float, ...]
+    strict: bool
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, study: Mapping[str, Any]) -> Settings:
+        task, tables = study.get("task") or {}, study.get("tables") or {}
+        found = task.get("labels") or ()
+        labels = found.values() if isinstance(found, Mapping) else found
+        weight = (study.get("objective") or {}).get("std_weight", 1.0)
+        thresholds = tuple(float(x) for x in tables.get("thresholds", (0.85,)))
+        return cls(
+            task.get("metric", "accuracy"),
+            float(weight),
+            thresholds or (0.85,),
+            bool(tables.get("strict", True)),
+            tuple(str(x) for x in labels),
+        )
+
+    @functools.cached_property
+    def columns(self) -> list[str]:
+        """Names of the robustness table's columns."""
+        names: list[str] = schema(self, []).names
+        return names
+
+    def top_names(self) -> list[str]:
+        """``top`` for the first threshold, ``top_0.90`` and so on for further ones."""
+        rest = [f"{x:.2f}" if round(x, 2) == x else f"{x:g}" for x in self.thresholds[1:]]
+        return ["top", *(f"top_{x}" for x in rest)]
+
+
+def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    """Columns of the robustness table; axis columns are typed by the values that occur."""
+    tops = settings.top_names()
+    quantiles = [f"q{round(100 * q):02d}" for q in st.QUANTILES]
+    numbers = ["mean", "std", "min", *tops]
+    numbers_after = ["test_objective", "std_corrected"]
+    numbers_after += [f"{s}_{side}" for s in ("mean", "std", "min", *tops) for side in ("low", "high")]
+    numbers_after += quantiles + [f"{q}_{side}" for q in quantiles for side in ("low", "high")]
+    numbers_after += ["accuracy", "macro_f1", "roc_auc", "parse_fail_rate", "top_label_share"]
+    numbers_after += ["max", "saturation", "cps", "consistency", "sensitivity", "dev_objective", "dev_stderr"]
+    compared = [
+        c for n in REFERENCES for c in (f"diff_{n}", f"diff_{n}_low", f"diff_{n}_high", f"p_{n}", f"p_{n}_holm")
+    ]
+    f = pa.float64()
+    columns: list[tuple[str, pa.DataType]] = [("trial_id", pa.string())]
+    columns += [("n_prompts", pa.int32()), ("n_rows", pa.int32())]
+    columns += [(n, f) for n in numbers] + [("metric", pa.string())] + [(n, f) for n in numbers_after]
+    columns += [("degenerate", pa.bool_()), ("winner", pa.bool_()), ("rank", pa.int32())] + [(n, f) for n in compared]
+    columns += [("status", pa.string()), ("rung", pa.int32()), ("reason", pa.string())]
+    columns += [("seconds", f), ("tokens", pa.int64())]
+    return pa.schema(columns + [(a, _type([t.get(a) for t in trials])) for a in AXES])
+
+
+def _type(values: Sequence[Any]) -> pa.DataType:
+    kinds = {type(v) for v in values if v is not None}
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int}:
+        return pa.int64()
+    return pa.float64() if kinds and kinds <= {int, float} else pa.string()
+
+
+def text(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def bounds(name: str, found: st.Estimate) -> dict[str, float | None]:
+    return {f"{name}_low": or_none(found.low), f"{name}_high": or_none(found.high)}
+
+
+def or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,135 @@
+"""The tables as Markdown, with notes that say how to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sweeps.display.table_files import markdown_rows
+from sweeps.tables.columns import AXES, Settings, text
+from trainer.measure import metrics
+
+
+def robustness_page(table: pa.Table, settings: Settings) -> str:
+    rows = table.to_pylist()
+    axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
+    tops = settings.top_names()
+    sign = ">" if settings.strict else "≥"
+    head = ["rank", "trial", *axes, f"{_title(settings)}, mean", "std", "std, noise removed", "worst prompt"]
+    head += [f"prompts {sign} {100 * x:g} %" for x in settings.thresholds]
+    head += ["dev objective", "difference to best", "status"]
+    lines = ["# Robustness over unseen prompts", "", *markdown_rows(head, [_cells_of(r, axes, tops) for r in rows]), ""]
+    return "\n".join([*lines, *_notes(rows, settings)]) + "\n"
+
+
+def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) -> list[str]:
+    status, reason = row["status"] or "", row["reason"] if row["status"] in ("failed", "stopped") else ""
+    ended = [reason] if reason and reason.startswith(status) else [status, reason or ""]  # most reasons begin with it
+    marks = [*ended, "**winner**" if row["winner"] else "", "degenerate" if row["degenerate"] else ""]
+    p = row["p_best_holm"]
+    gap = ""
+    if row["diff_best"] is not None:
+        gap = f"{_signed(row['diff_best'])} ({_signed(row['diff_best_low'])} to {_signed(row['diff_best_high'])})"
+    gap += "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    dev = "" if row["dev_objective"] is None else f"{_percent(row['dev_objective'])} ± {_percent(row['dev_stderr'])}"
+    return [
+        str(row["rank"] or "-"),
+        f"**{row['trial_id']}**" if row["winner"] else row["trial_id"],
+        *(text(row[a]) for a in axes),
+        _with_interval(row, "mean"),
+        _percent(row["std"]),
+        f"{_percent(row['std_corrected'])}{_interval(row, 'std')}",
+        _with_interval(row, "min"),
+        *(_with_interval(row, t) for t in tops),
+        dev,
+        gap,
+        ", ".join(m for m in marks if m),
+    ]
+
+
+def _notes(rows: Sequence[Mapping[str, Any]], settings: Settings) -> Iterator[str]:
+    scored = [r for r in rows if r["mean"] is not None]
+    sizes = sorted({(r["n_prompts"], r["n_rows"]) for r in scored})
+    grid = " or ".join(f"{p} test prompts x {r} rows" for p, r in sizes) or "no test rows"
+    stopped = sum(r["status"] == "stopped" for r in rows)
+    failed = sum(r["status"] == "failed" for r in rows)
+    degenerate = sum(bool(r["degenerate"]) for r in rows)
+    sign = "strictly above (`>`)" if settings.strict else "at or above (`>=`)"
+    limits = ", ".join(f"{100 * x:g} %" for x in settings.thresholds)
+    weight = f"{settings.std_weight:g}"
+    yield (
+        f"- {len(rows)} trials: {stopped} cut early by the scheduler, {failed} failed, {degenerate} degenerate. "
+        f"Scored on {grid}."
+    )
+    yield "- All numbers are percent here, fractions of 1 in the csv and parquet files."
+    if any(r["winner"] for r in rows):
+        yield (
+            f"- **winner**: the best dev objective (mean - {weight} x std over the dev prompts) of the finished, "
+            "non-degenerate trials. The test prompts did not choose it. Beside it: its standard error."
+        )
+    else:
+        yield "- No winner: no finished, non-degenerate trial has a dev objective."
+    yield (
+        f"- rank: by mean - {weight} x std over the test prompts, for reading only. Failed and degenerate trials have "
+        "none; a trial cut early was trained for less."
+    )
+    yield (
+        "- Parentheses: 95 % intervals for new prompts and new rows (crossed, both random). Means and differences: "
+        "two-way bootstrap-t. Noise-free std: chi-square, adjusted for kurtosis. Shares: Wilson with the bootstrap's "
+        "design effect. Worst prompt: two-way bootstrap, for as many new prompts and rows; the intervals of std and "
+        "worst prompt are too short where most prompts sit at the ceiling and a few fall far below."
+    )
+    yield "- std: over prompts, ddof 1, as observed. Its finite rows add noise; the next column takes that off."
+    yield f"- Share of prompts: counts prompts {sign} {limits}."
+    yield (
+        "- difference to best: mean less the mean of the best trial by dev objective, paired on the same prompts and "
+        "rows; p adjusted by Holm over all trials compared."
+    )
+    if degenerate:
+        yield (
+            f"- degenerate: one answer takes more than {100 * metrics.DEGENERATE_SHARE:g} % of the cells, so a std "
+            "near 0 is a constant answer, not robustness. Never ranked, never the winner."
+        )
+
+
+def groups_page(table: pa.Table, settings: Settings) -> str:
+    rows = table.to_pylist()
+    varied = {a for a in AXES if sum(r["axis"] == a for r in rows) > 1}
+    sign = ">" if settings.strict else "≥"
+    head = ["axis", "value", "trials", "finished", "averaged", f"{_title(settings)}, mean", "std", "worst prompt"]
+    head.append(f"prompts {sign} {100 * settings.thresholds[0]:g} %")
+    body = [
+        [r["axis"], r["value"], *(str(r[n]) for n in ("n_trials", "n_finished", "n_averaged"))]
+        + [_with_interval(r, s) for s in ("mean", "std", "min", "top")]
+        for r in rows
+        if r["axis"] in varied
+    ]
+    notes = [
+        "- Averages over the finished, non-degenerate trials with that value; axes with one value are left out here.",
+        "- Parentheses: 95 % intervals over new prompts and rows, the trials taken as given; std is the observed one.",
+        "- Early stopping selects: a value that lost early is averaged over the few trials that survived.",
+    ]
+    return "\n".join(["# Averages by axis", "", *markdown_rows(head, body), "", *notes]) + "\n"
+
+
+def _title(settings: Settings) -> str:
+    return {"accuracy": "accuracy", "macro_f1": "macro-F1"}.get(settings.metric, settings.metric)
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    return f"{_percent(row[name])}{_interval(row, name)}"
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"

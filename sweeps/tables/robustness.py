@@ -1,0 +1,249 @@
+"""The tables of a run folder: which fine-tune keeps working under prompts that no trial has seen.
+
+Pure functions of the folder: ``trials.parquet`` and the score files are read, ``tables/`` is written, and the same
+folder always gives the same bytes. Every score file is read once (the two reference trials' twice), a few at a time;
+what stays in memory is a few grids, the reference grids and a running mean for each axis value with trials to come.
+
+Test cells never choose: the winner, and the two trials that all others are compared with, are the best by the DEV
+objective. ``rank`` orders the trials by the same objective measured on the test pool and is for reading only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from sweeps.display.table_files import write_table
+from sweeps.statistics import intervals as st
+from sweeps.tables.averages import Groups, group_table, parts
+from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
+from sweeps.tables.pages import groups_page, robustness_page
+from trainer.errors import UserError
+from trainer.measure import metrics
+from trainer.measure.grid import COLUMNS, Floats, Grid
+from trainer.store import Store, scores_name
+from trainer.trial import digest
+
+THREADS = 2  # half of the work holds the interpreter's lock
+CHUNK = 64  # trials whose parts of the averages wait in memory at most
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A trial that all others are compared with."""
+
+    trial_id: str
+    name: str  # one of ``REFERENCES``
+    test: Grid
+    cells: Floats
+
+
+def robustness(store: Store, study: Mapping[str, Any]) -> pa.Table:
+    """One row per trial, winner first: how its metric holds up over the test prompts. Fractions of 1; see the
+    Markdown's notes for what each column means. Raises ``ScoreError`` naming file, prompt and row of a bad cell."""
+    return _summarise(store, study)[0]
+
+
+def groups(store: Store, study: Mapping[str, Any]) -> pa.Table:
+    """One row per axis and value: averages over its finished, non-degenerate trials with 95 % intervals that treat
+    prompts and rows as random and the trials as given."""
+    return _summarise(store, study)[1]
+
+
+def of_one_trial(store: Store, trial_id: str, settings: Settings) -> dict[str, Any]:
+    """The columns that one trial's own score files decide, whether or not ``trials.parquet`` lists it; its adapter may
+    be of an earlier study in the folder."""
+    row = _dev_row(store, {"trial_id": trial_id}, settings)
+    with threadpool_limits(1, "blas"):
+        _add_test(store, row, (), settings)
+    return row
+
+
+def write_tables(store: Store, study: Mapping[str, Any]) -> list[str]:
+    """Write ``tables/robustness`` and ``tables/groups`` as md, csv and parquet; returns the names written."""
+    settings = Settings.of(study)
+    table, by_axis = _summarise(store, study)
+    texts = {"robustness": robustness_page(table, settings), "groups": groups_page(by_axis, settings)}
+    written: list[str] = []
+    for name, found in (("robustness", table), ("groups", by_axis)):
+        written += write_table(store, name, found, texts[name])
+    return written
+
+
+def _summarise(store: Store, study: Mapping[str, Any]) -> tuple[pa.Table, pa.Table]:
+    settings = Settings.of(study)
+    if not store.exists("trials.parquet"):
+        raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
+    trials = store.read_table("trials.parquet").to_pylist()
+    averages = Groups.announce(trials)
+    # one thread for each product: they are small, and to share one costs more than it saves
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
+        rows = list(pool.map(lambda trial: _dev_row(store, trial, settings), trials))
+        references = _references(store, rows, settings)
+        for start in range(0, len(rows), CHUNK):
+            found = pool.map(lambda row: _add_test(store, row, references, settings), rows[start : start + CHUNK])
+            for trial, (identity, own) in zip(trials[start : start + CHUNK], found, strict=True):
+                averages.take(trial, identity, own)
+    _rank(rows)
+    chosen = _by_dev(rows)
+    if chosen:
+        chosen[0]["winner"] = True
+    _adjust(rows)
+    rows.sort(key=_order)
+    return pa.Table.from_pylist(rows, schema=schema(settings, trials)), group_table(averages)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    dev = row["dev_objective"]
+    return not row["winner"], row["rank"] is None, row["rank"] or 0, math.inf if dev is None else -dev, row["trial_id"]
+
+
+# one trial ---------------------------------------------------------------------------------------------------
+
+
+def _dev_row(store: Store, trial: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """A trial's row with what its dev grid decides."""
+    row: dict[str, Any] = {**dict.fromkeys(settings.columns), **trial, "winner": False, "metric": settings.metric}
+    dev = _last_grid(store, trial["trial_id"], "dev", settings)
+    if dev is not None:
+        on_dev = metrics.grid_objective(dev, settings.metric, settings.std_weight)
+        row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr)}
+        row["degenerate"] = dev.degenerate
+    return row
+
+
+def _add_test(
+    store: Store, row: dict[str, Any], references: Sequence[Reference], settings: Settings
+) -> tuple[str, dict[str, Any] | None]:
+    """What the test grid decides goes into ``row``. Identity of the grid, and what the averages take of it."""
+    test = _last_grid(store, row["trial_id"], "test", settings)
+    if test is None:
+        return "", None
+    row["degenerate"] = bool(row["degenerate"]) or test.degenerate
+    cells = metrics.cells(test, settings.metric)
+    seed = _seed(test)
+    drawn = st.replicate(cells, st.resamples(*cells.shape, seed))
+    row |= _columns(test, cells, drawn, settings)
+    row |= _differences(row["trial_id"], test, cells, references)
+    averaged = row.get("status") == "finished" and not row["degenerate"]
+    return f"{seed} {cells.shape}", parts(cells, drawn, settings) if averaged else None
+
+
+def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
+    """The columns of one trial that its test grid decides."""
+    each = metrics.per_prompt(test, settings.metric)
+    summary = metrics.grid_objective(test, settings.metric, settings.std_weight)
+    mean, _ = st.mean_test(cells, drawn)
+    std = st.std_interval(cells)
+    ordered = np.sort(drawn.stretched, axis=1)
+    row: dict[str, Any] = {
+        "n_prompts": summary.n_prompts,
+        "n_rows": summary.n_rows,
+        "mean": summary.mean,
+        "std": summary.std,
+        "min": summary.min,
+        "test_objective": or_none(summary.value),
+        "std_corrected": std.value,
+        **bounds("mean", mean),
+        **bounds("std", std),
+        **bounds("min", st.percentile(summary.min, ordered[:, 0])),
+    }
+    for name, threshold in zip(settings.top_names(), settings.thresholds, strict=True):
+        top = st.share_interval(each, drawn.per_prompt, threshold, settings.strict)
+        row |= {name: top.value, **bounds(name, top)}
+    for q in st.QUANTILES:
+        name, at = f"q{round(100 * q):02d}", float(st.quantile(np.sort(each), q))
+        row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q)))}
+    return row | {
+        "accuracy": float(test.correct.mean()),
+        "macro_f1": float(metrics.per_prompt(test, "macro_f1").mean()),
+        "roc_auc": _mean_auc(test),
+        "parse_fail_rate": summary.parse_fail_rate,
+        "top_label_share": summary.top_label_share,
+        "max": float(each.max()),
+        "saturation": 1.0 - float(each.max() - each.mean()),
+        "cps": st.cps(each),
+        "consistency": or_none(st.consistency_rate(test.predicted)),
+        "sensitivity": or_none(st.prompt_sensitivity(test.correct)),
+    }
+
+
+def _mean_auc(test: Grid) -> float | None:
+    """ROC-AUC of log p(second label) - log p(first label), averaged over prompts; None unless there are two labels."""
+    if test.label_logprobs is None or len(test.labels) != 2 or test.label_logprobs.shape[2] != 2:
+        return None
+    score = test.label_logprobs[:, :, 1] - test.label_logprobs[:, :, 0]
+    return or_none(float(np.mean([st.roc_auc(test.label == 1, one) for one in score])))
+
+
+def _last_grid(store: Store, trial_id: str, pool: str, settings: Settings) -> Grid | None:
+    """The trial's grid at its last rung under ``pool``; None where it was not scored."""
+    for rung in reversed(store.rungs(trial_id, pool)):
+        found = store.read_scores(trial_id, rung, pool, COLUMNS)
+        if found is not None:
+            table, record = found
+            trial = record.get("trial") or {}
+            labels = (trial.get("task") or {}).get("labels")  # in the order of label_logprobs
+            known = settings.labels if labels is None else tuple(labels)
+            where = f"{store.uri}/{scores_name(trial_id, rung, pool)}"
+            return metrics.grid(table, known, where, record.get("sample"))
+    return None
+
+
+def _seed(test: Grid) -> int:
+    """From the prompts and rows alone, so that all trials of one grid share their resamples."""
+    return int(digest([test.prompts, test.rows])[:8], 16)
+
+
+# between trials ------------------------------------------------------------------------------------------------
+
+
+def _rank(rows: list[dict[str, Any]]) -> None:
+    able = [r for r in rows if r["test_objective"] is not None and not r["degenerate"] and r.get("status") != "failed"]
+    for place, row in enumerate(sorted(able, key=lambda r: (-r["test_objective"], r["trial_id"])), 1):
+        row["rank"] = place
+
+
+def _by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Finished, non-degenerate trials, the best dev objective first."""
+    able = [r for r in rows if r.get("status") == "finished" and not r["degenerate"] and r["dev_objective"] is not None]
+    return sorted(able, key=lambda r: (-r["dev_objective"], r["trial_id"]))
+
+
+def _references(store: Store, rows: Sequence[dict[str, Any]], settings: Settings) -> list[Reference]:
+    """The best by dev objective that have test scores and are not degenerate there either."""
+    found: list[Reference] = []
+    for row in _by_dev(rows):
+        if len(found) == len(REFERENCES):
+            break
+        test = _last_grid(store, row["trial_id"], "test", settings)
+        if test is not None and not test.degenerate:
+            cells = metrics.cells(test, settings.metric)
+            found.append(Reference(row["trial_id"], REFERENCES[len(found)], test, cells))
+    return found
+
+
+def _differences(trial_id: str, test: Grid, cells: Floats, references: Sequence[Reference]) -> dict[str, Any]:
+    """Paired differences of the mean to the references, on the same prompts and rows."""
+    row: dict[str, Any] = {}
+    for other in references:
+        if trial_id == other.trial_id or (test.prompts, test.rows) != (other.test.prompts, other.test.rows):
+            continue
+        gap, p = st.difference(cells, other.cells, _seed(test))
+        row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
+    return row
+
+
+def _adjust(rows: list[dict[str, Any]]) -> None:
+    """Holm's p-values over the trials compared."""
+    for name in REFERENCES:
+        compared = [r for r in rows if r[f"p_{name}"] is not None]
+        for row, p in zip(compared, st.holm([r[f"p_{name}"] for r in compared]), strict=True):
+            row[f"p_{name}_holm"] = p

@@ -1,0 +1,213 @@
+"""From a study's axes to its trials: each point of the axes made a ``Trial`` with its id.
+
+A point is a plain mapping of flat axis names to values, ``{"template": "plain", "r": 16, "lr": 1e-3, ...}``; it is
+what searches pass around. Two points that make the same trial are refused, since they would share one id and one
+result; only arms may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sweeps.search import points as search
+from sweeps.search.points import Point, Values
+from sweeps.study import schema
+from sweeps.study.overlay import StudyError
+from sweeps.study.problems import shown
+from sweeps.study.schema import Study
+from sweeps.study.values import Range
+from sweeps.tables.columns import SAME
+from sweeps.trials import assets
+from sweeps.trials.base_model import fingerprint_model, model_of
+from trainer import trial as t
+
+__all__ = [
+    "axes_of",
+    "fingerprint_model",
+    "make_trial",
+    "make_trials",
+    "model_of",
+    "points_of",
+    "pool_of",
+    "rungs_of",
+    "steps_of",
+]
+
+
+def target_modules(study: Study) -> tuple[str, ...]:
+    """The layers to which any of the study's trials may add an adapter."""
+    return tuple(sorted({name for group in study.axes.lora.target_modules for name in group}))
+
+
+def axes_of(study: Study) -> dict[str, Values]:
+    """Flat axis name -> its values; ``steps`` or ``epochs``, whichever the study gives. A value of
+    ``target_modules`` is a tuple of module names."""
+    axes, lora = study.axes, study.axes.lora
+    length: dict[str, Any] = {"steps": axes.steps} if axes.steps is not None else {"epochs": axes.epochs}
+    flat = {
+        "template": axes.template,
+        "r": lora.r,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "target_modules": lora.target_modules,
+        "rslora": lora.rslora,
+        "lr": axes.lr,
+        **length,
+        "plw": axes.plw,
+        **({"arm": axes.arm} if axes.arm else {"pool": axes.pool}),
+        "seed": axes.seed,
+    }
+    return {name: _searched(values) for name, values in flat.items()}
+
+
+def _searched(values: tuple[Any, ...] | Range[Any]) -> Values:
+    if not isinstance(values, Range):
+        return values
+    return search.Range("int" if isinstance(values.low, int) else values.kind, values.low, values.high)
+
+
+def points_of(study: Study) -> list[Point] | None:
+    """The study's points; None for ``tpe``, which chooses each after seeing the last."""
+    if study.search.method == "tpe":
+        return None
+    try:
+        return search.fixed_points(study.search.method, axes_of(study), study.search.trials, study.search.seed)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+
+
+def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Model, n_train_rows: int) -> t.Trial:
+    """The trial at ``point``. ``data.train_prompts`` must be that of its ``pool_of``. Numbers are brought to one
+    type each (16 and 16.0, modules in any order), so that equal points have equal ids."""
+    training, scoring = study.training, study.scoring
+    draw = (arm_of(study, point) or schema.Arm()).draw or training.draw
+    made = t.Trial(
+        model=model,
+        task=assets.task(study),
+        template=assets.template(study, point["template"]),
+        lora=t.Lora(
+            r=int(point["r"]),
+            alpha=_number(point["alpha"]),
+            dropout=_number(point["dropout"]),
+            target_modules=tuple(sorted(set(point["target_modules"]))),
+            rslora=bool(point["rslora"]),
+        ),
+        loss=t.Loss(_number(point["plw"]), training.normalization, training.template_tokens),
+        optimization=t.Optimization(
+            steps=steps_of(study, point, n_train_rows),
+            lr=_number(point["lr"]),
+            batch_size=training.batch_size,
+            accumulation=training.accumulation,
+            schedule=training.schedule,
+            warmup=_number(training.warmup),
+            weight_decay=_number(training.weight_decay),
+            clip=_number(training.clip),
+        ),
+        draw=t.Draw(draw.mode, draw.every, draw.unit),
+        scoring=t.Scoring(scoring.scorer, scoring.decision, scoring.max_new_tokens, _number(scoring.sample)),
+        data=data,
+        pool=pool_of(study, point),
+        seed=int(point["seed"]),
+        arm=_arm(study, point),
+    )
+    rungs_of(study, made.optimization.steps)
+    return made
+
+
+def arm_of(study: Study, point: Mapping[str, Any]) -> schema.Arm | None:
+    """The study's arm at ``point``; None where it sweeps none."""
+    return study.arms[point["arm"]] if "arm" in point else None
+
+
+def pool_of(study: Study, point: Mapping[str, Any]) -> str:
+    """The train pool at ``point``: the axis, or what the arm names."""
+    arm = arm_of(study, point)
+    if arm is None:
+        return str(point["pool"])
+    assert arm.pool is not None  # the study's own rule
+    return arm.pool
+
+
+def _arm(study: Study, point: Mapping[str, Any]) -> t.Arm:
+    arm = arm_of(study, point)
+    if arm is None:
+        return t.Arm()
+    return t.Arm(
+        name=point["arm"],
+        choice=arm.choice,
+        temperature=_number(arm.temperature),
+        step_size=_number(arm.step_size),
+        typos=_number(arm.typos),
+        formats=tuple(assets.template(study, name) for name in arm.formats),
+        views=arm.views,
+        consistency=_number(arm.consistency),
+    )
+
+
+def _number(value: Any) -> float:
+    return float(value) + 0.0  # -0.0 becomes 0.0
+
+
+def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
+    """Optimizer steps of a point; epochs end with the step that sees the last row. An arm may have its own length. Its
+    views do not lengthen it: an epoch is as many sequences as there are rows."""
+    arm = arm_of(study, point)
+    if arm is not None and (arm.steps is not None or arm.epochs is not None):
+        point = {"steps": arm.steps} if arm.steps is not None else {"epochs": arm.epochs}
+    if "steps" in point:
+        return int(point["steps"])
+    per_step = study.training.batch_size * study.training.accumulation
+    least = 1 if point["epochs"] else 0
+    return max(least, math.ceil(float(point["epochs"]) * n_train_rows / per_step - 1e-9))
+
+
+def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
+    """The optimizer steps at which a trial of ``steps`` is scored. StudyError where two fall together."""
+    shares = study.scheduler.rungs if study.scheduler.name == "asha" else (1.0,)
+    rungs = t.rung_steps(shares, steps)
+    if len(set(rungs)) < len(rungs):
+        raise StudyError(
+            f"scheduler.rungs = {shown(list(shares))} fall together in a trial of {steps} steps. "
+            "Give fewer rungs or more steps"
+        )
+    return rungs
+
+
+def make_trials(
+    study: Study, points: Sequence[Mapping[str, Any]], data: Mapping[str, t.Data], model: t.Model, n_train_rows: int
+) -> list[t.Trial]:
+    """The trials at ``points``; ``data`` by train pool. Arms whose pools hold the same prompts, as two searches may
+    find one prompt, share a trial, which bears both names. StudyError when two points are one trial otherwise."""
+    trials: dict[str, t.Trial] = {}
+    first: dict[str, Mapping[str, Any]] = {}
+    twins: list[str] = []
+    for point in points:
+        made = make_trial(study, point, data[pool_of(study, point)], model, n_train_rows)
+        if made.id in first and _only_pools_differ(study, first[made.id], point):
+            known = trials[made.id]
+            trials[made.id] = replace(known, arm=replace(known.arm, name=known.arm.name + SAME + made.arm.name))
+            continue
+        if made.id in first:
+            twins.append(
+                f"axes: the points {describe(first[made.id], point)} and {describe(point, first[made.id])} "
+                "are one trial: they differ only in name or spelling. Remove one"
+            )
+        first.setdefault(made.id, point)
+        trials.setdefault(made.id, made)
+    if twins:
+        raise StudyError("\n".join(twins))
+    return list(trials.values())
+
+
+def _only_pools_differ(study: Study, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    same = {**first, "arm": None} == {**second, "arm": None}
+    return same and "arm" in first and pool_of(study, first) != pool_of(study, second)
+
+
+def describe(point: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> str:
+    """``template = plain, lr = 0.001``; with ``other``, only what differs from it."""
+    named = {k: v for k, v in point.items() if other is None or other.get(k) != v}
+    return ", ".join(f"{k} = {t.modules_text(v) if k == 'target_modules' else v}" for k, v in (named or point).items())

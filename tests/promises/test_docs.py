@@ -1,0 +1,330 @@
+"""The documents say what is there: commands and options, study keys with defaults and names, columns, links."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import typer.main
+from checkout import ROOT
+from pydantic import BaseModel
+from tiny_run import LABELLED, make_run
+
+from sweeps.cli import exit_codes as cli
+from sweeps.run import TRIALS
+from sweeps.study.load import load_study
+from sweeps.study.overlay import parse_yaml
+from sweeps.study.schema import Study, completed
+from sweeps.study.values import Range
+from trainer.store import SCORES
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The texts of the page's fenced blocks of one kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def tables(page: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """(heading cells, cells) of every row of every table."""
+    head: list[str] = []
+    for line in page.read_text().splitlines():
+        if not line.startswith("|"):
+            head = []
+            continue
+        cells = [c.strip() for c in line[1:-1].split("|")]
+        if head and not set(line) <= set("| -"):
+            yield head, cells
+        head = head or cells
+
+
+def quoted(text: str) -> list[str]:
+    """What stands in `single quotes of code`, outside of fenced blocks."""
+    return re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+# every page ---------------------------------------------------------------------------------------------------
+
+
+def test_there_are_pages() -> None:
+    assert {p.name for p in PAGES} >= {"README.md", "CONTRIBUTING.md", "study.md", "run-folder.md", "slots.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_resolve(page: Path) -> None:
+    found = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    local = [link.split("#")[0] for link in found if "://" not in link and not link.startswith("#")]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_no_path_of_a_machine(page: Path) -> None:
+    text = page.read_text()
+    assert re.findall(r"(?<![\w.])/(?:work|tmp|root|home|Users|mnt|opt)/\S*", text) == []
+    assert str(ROOT) not in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    names = quoted(page.read_text())
+    named = [n for n in names if re.fullmatch(r"(?:trainer|cluster|sweeps|tests)/[\w/]*(?:\.\w+)?", n)]
+    if page.name == "CONTRIBUTING.md":
+        tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+        assert [n for n in names if re.fullmatch(r"test_\w+", n) and n not in tests] == []
+    assert [n for n in named if not (ROOT / n).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_dictionaries_that_are_named_exist(page: Path) -> None:
+    pairs = re.findall(r"`([A-Z]{4,}|Order\.prompt|Rungs)`[^`|]*`((?:trainer|sweeps)/[\w/]+\.py)`", page.read_text())
+    for name, file in pairs:
+        source = (ROOT / file).read_text()
+        last = name.rsplit(".", 1)[-1]
+        assert re.search(rf"^\s*(?:def |class )?{last}\b", source, re.MULTILINE), f"{page.name}: {file} has no {name}"
+
+
+# commands -----------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(page, words) of every command line in a block of shell."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            found += [(page.name, shlex.split(line, comments=True)) for line in block.splitlines() if line.strip()]
+        inline = [c for c in quoted(page.read_text()) if re.match(r"(make|steadytune) [a-z]", c)]
+        found += [(page.name, shlex.split(c)) for c in inline]
+    return found
+
+
+def ours() -> list[tuple[str, list[str]]]:
+    """The words after ``steadytune``, also where ``ray job submit … --`` runs it."""
+    return [(page, words[words.index("steadytune") + 1 :]) for page, words in commands() if "steadytune" in words]
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for _, words in commands() if words[0] == "make"}
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_commands_and_options_exist() -> None:
+    known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    assert {words[0] for _, words in ours()} == set(known), "every command is shown, and no other"
+    for page, words in ours():
+        command = known[words[0]]
+        if hasattr(command, "commands"):  # a group, such as `cluster`
+            command = command.commands[words[1]]
+        options = {o for parameter in command.params for o in [*parameter.opts, *parameter.secondary_opts]}
+        assert {w.split("=")[0] for w in words if w.startswith("-")} <= options, f"{page}: {words}"
+
+
+def test_commands_of_the_staged_study_are_accepted_whole() -> None:
+    """Its overrides name its own templates, and some need each other."""
+    found = [words for _, words in ours() if words[1:2] == ["staged"] and words[0] in ("run", "plan", "check")]
+    assert any(len(words) > 4 for words in found)
+    for words in found:
+        load_study(cli.study_path("staged"), [w for w in words[2:] if "=" in w and not w.startswith("-")], files=False)
+
+
+def test_overrides_in_the_documents_are_accepted() -> None:
+    whole = {w for _, words in ours() if words[1:2] == ["staged"] for w in words}
+    texts = {w for page, words in ours() for w in words if re.match(r"[a-z]+\.[\w.]+=", w)} - whole
+    inline = [q for page in PAGES for q in quoted(page.read_text()) if re.match(r"[a-z]+\.[\w.]+=\S", q)]
+    assert len({*texts, *inline}) >= 8
+    needs = {"search.method": ["search.trials=4"], "search.trials": ["search.method=random"]}
+    for text in sorted({*texts, *inline}):
+        given = [text] if "=[" in text else re.split(r" (?=[a-z]+\.)", text)  # several in a row, or one list
+        study = "paft" if text.startswith("axes.arm=") else "quickstart"  # whose arms they are
+        load_study(cli.study_path(study), [*given, *needs.get(text.split("=")[0], [])], files=False)
+
+
+def test_the_study_of_the_readme_loads(tmp_path: Path) -> None:
+    [text] = [b for b in blocks(ROOT / "README.md", "yaml") if "axes:" in b]
+    (tmp_path / "tickets.yaml").write_text(text)
+    study = load_study(tmp_path / "tickets.yaml", files=False)
+    assert study.name == "tickets"
+    assert study.task.labels == {"0": "no", "1": "yes"}
+    assert study.axes.plw == (0.0, 0.1)
+    columns = next(iter(blocks(ROOT / "README.md", "csv"))).splitlines()[0].split(",")
+    assert {*study.task.fields, study.task.label, study.task.id, "split"} == set(columns)
+
+
+def test_the_table_of_the_readme_is_of_the_quickstart() -> None:
+    study = load_study(cli.study_path("quickstart"))
+    rows = [dict(zip(head, cells, strict=True)) for head, cells in tables(ROOT / "README.md") if head[0] == "rank"]
+    axes = study.axes
+    assert isinstance(axes.lora.r, tuple)
+    assert isinstance(axes.plw, tuple)
+    points = {
+        (template, str(r), f"{plw:g}", pool)
+        for template, r, plw, pool in itertools.product(axes.template, axes.lora.r, axes.plw, axes.pool)
+    }
+    assert {(row["template"], row["r"], row["plw"], row["pool"]) for row in rows} == points
+    assert len(rows) == len(points)
+    assert sum("winner" in row["status"] for row in rows) == 1
+
+
+# the study ----------------------------------------------------------------------------------------------------
+
+
+def sections(kind: Any) -> Iterator[tuple[type[BaseModel], str]]:
+    """(section, what its keys stand under) in a field's type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if not issubclass(kind, Range):
+            yield kind, ""
+    elif typing.get_origin(kind) is dict:
+        yield from ((s, ".<name>") for s, _ in sections(typing.get_args(kind)[1]))
+    else:
+        for part in typing.get_args(kind):
+            yield from sections(part)
+
+
+def names_of(kind: Any) -> set[str]:
+    """The names that a ``Literal`` in the type allows."""
+    if typing.get_origin(kind) is typing.Literal:
+        return {x for x in typing.get_args(kind) if isinstance(x, str)}
+    return set().union(*(names_of(part) for part in typing.get_args(kind)))
+
+
+def schema(section: type[BaseModel] = Study, at: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, field) of everything that a study may say."""
+    for name, field in section.model_fields.items():
+        key = f"{at}{name}"
+        yield key, field
+        for inner, under in dict.fromkeys(sections(field.annotation)):
+            yield from schema(inner, f"{key}{under}.")
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Key -> cells of its row in docs/study.md; ``*`` stands for train, dev and test."""
+    found: dict[str, dict[str, str]] = {}
+    for head, cells in tables(ROOT / "docs" / "study.md"):
+        row = dict(zip(head, cells, strict=True))
+        [key] = quoted(row["key"])
+        for use in ("train", "dev", "test") if "*" in key else ("",):
+            name = key.replace("*", use)
+            assert name not in found, f"{name} stands twice in docs/study.md"
+            found[name] = row
+    return found
+
+
+def test_every_key_of_a_study_is_documented_and_nothing_else() -> None:
+    keys, rows = [k for k, _ in schema()], documented()
+    assert [k for k in keys if k not in rows] == []
+    assert [k for k in rows if k not in keys] == []
+    assert len(keys) > 90
+
+
+def one(value: Any) -> Any:
+    """An axis of one value as that value; numbers by value, texts and lists as they are."""
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_defaults_are_those_of_the_schema() -> None:
+    rows = documented()
+    checked = 0
+    for key, field in schema():
+        cell = rows[key]["default"]
+        if field.is_required() and key != "name":  # whose default is the file's name
+            assert cell.startswith("required"), f"{key}: is required, the table says {cell}"
+            continue
+        assert cell != "required", f"{key}: has a default"
+        if re.fullmatch(r"`[^`]*`", cell):
+            default = field.get_default(call_default_factory=True)
+            assert one(parse_yaml(cell.strip("`"), key)) == one(default), f"{key}: the default is {default}"
+            checked += 1
+    assert checked > 50
+    layer = {"task": {"labels": ["no", "yes"]}, "pools": {"train": {"a": "x", "b": "y"}}, "resources": {"workers": 2}}
+    full = completed(layer)  # the defaults that the table puts into words
+    assert full["axes"] == {"template": ["plain"], "pool": ["a", "b"], "epochs": [3.0]}
+    assert full["templates"]["plain"]["words"] == {"no": " no", "yes": " yes"}
+    assert full["resources"]["slots"] == 1
+
+
+def test_all_names_that_a_key_takes_are_documented() -> None:
+    rows = documented()
+    checked = 0
+    for key, field in schema():
+        names = names_of(field.annotation)
+        if names and not list(sections(field.annotation)):
+            assert names == set(quoted(rows[key]["value"])), key
+            checked += 1
+    assert checked >= 13
+
+
+# the run folder -----------------------------------------------------------------------------------------------
+
+
+def section_columns(title: str) -> dict[str, str]:
+    """Name -> type of the tables under a heading of docs/run-folder.md; names in the meaning cell have no type."""
+    text = (ROOT / "docs" / "run-folder.md").read_text()
+    [body] = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE)
+    found: dict[str, str] = {}
+    for line in body.splitlines():
+        if line.startswith("| `"):
+            names, kind, meaning = (c.strip() for c in line[1:-1].split("|"))
+            found.update(dict.fromkeys(quoted(names), kind))
+            found.update({n: kind for n in quoted(meaning) if re.fullmatch(r"\w+_(?:low|high|holm)", n)})
+            if "each with `_low` and `_high`" in meaning:
+                found.update({f"{n}_{side}": kind for n in quoted(names) for side in ("low", "high")})
+    return found
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run, _ = make_run(tmp_path_factory.mktemp("docs"), LABELLED, axes={"lr": 1e-2, "steps": 4})
+    return Path(run)
+
+
+def test_columns_of_the_trials_are_documented_with_their_types() -> None:
+    assert section_columns("`trials.parquet`") == {f.name: str(f.type) for f in TRIALS}
+
+
+def test_columns_of_the_scores_are_documented_with_their_types() -> None:
+    types = {f.name: str(f.type) for f in SCORES} | {"label_logprobs": "list of float"}
+    assert section_columns("`scores/`") == types
+
+
+def test_the_record_of_a_rung_is_documented(run_folder: Path) -> None:
+    [file] = run_folder.glob("scores/*/*-dev.parquet")
+    record = json.loads(pq.read_schema(file).metadata[b"steadytune"])
+    documented = section_columns("The rung's record")
+    assert set(documented) == {*record, "nan", "sample"}  # these two only where there is something to say
+    text = (ROOT / "docs" / "run-folder.md").read_text()
+    assert [k for k in (*record["curve"], *record["trial"]) if not re.search(rf"\b{k}\b", text)] == []
+
+
+@pytest.mark.parametrize("name", ["robustness", "groups"])
+def test_columns_of_the_tables_are_documented_with_their_types(name: str, run_folder: Path) -> None:
+    found = section_columns(f"`tables/{name}`")
+    written = pq.read_schema(run_folder / "tables" / f"{name}.parquet")
+    assert set(found) == set(written.names)
+    types = {f.name: str(f.type) for f in written}
+    assert {n: (kind, types[n]) for n, kind in found.items() if kind and kind != types[n]} == {}
+
+
+def test_every_file_of_a_run_folder_is_documented(run_folder: Path) -> None:
+    """The layout at the top of the page, read as patterns, covers every file; ``tensorboard/`` is a folder."""
+    layout = next(b for b in blocks(ROOT / "docs" / "run-folder.md", "") if b.startswith("runs/"))
+    patterns = []
+    for line in layout.splitlines()[1:]:
+        path = line.strip().split("  ")[0]
+        text = re.sub(r"<[^>]+>", "[^/]+", path.replace(".", r"\."))
+        text = re.sub(r"\{([\w,]+)\}", lambda m: f"(?:{m[1].replace(',', '|')})", text)
+        patterns.append(text + (".*" if path.endswith("/") else ""))
+    files = [str(p.relative_to(run_folder)) for p in run_folder.rglob("*") if p.is_file()]
+    assert [f for f in files if not any(re.fullmatch(p, f) for p in patterns)] == []
+    unmet = [p for p in patterns if not any(re.fullmatch(p, f) for f in files)]
+    assert unmet == ["tensorboard/.*"], "what a run without Tune does not leave"

@@ -1,0 +1,292 @@
+"""The sweep's display: what the lines say exactly, what the table holds, and that showing never ends a sweep."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+from checkout import ROOT
+
+from sweeps.live.table import LiveTable, Row
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain(every: float = 1e9) -> tuple[LiveTable, io.StringIO, Clock]:
+    out, clock = io.StringIO(), Clock()
+    return LiveTable("demo", out, clock=clock, every=every), out, clock
+
+
+def test_plain_lines_say_every_event_once() -> None:
+    table, out, clock = plain()
+    with table:
+        table.trial_added("aa11", {"lr": 1e-3, "pool": "many"}, 2)
+        table.trial_added("bb22", {"lr": 3e-3, "pool": "many"}, 2)
+        table.trial_added("cc33", {"lr": 1e-2, "pool": "many"}, 2)
+        table.started("aa11")
+        table.started("bb22")
+        clock.now = 65
+        table.report("aa11", 0, 50, 0.612, 0.031, False, 64.6)
+        table.report("bb22", 0, 50, 0.5, math.nan, True, 64.6)
+        table.decided("bb22", "stopped", "rung 1: 0.500 is 2nd of 2, 1 goes on")
+        clock.now = 130
+        table.report("aa11", 1, 100, 0.7, 0.02, False, 60)
+        table.decided("aa11", "finished", "")
+        table.testing("aa11")
+        clock.now = 140
+        table.tested("aa11", 0.71, 0.04)
+        table.failed("cc33", "no such\nfile \x1b[31m")
+        table.note("report at runs/demo/report.html")
+    assert out.getvalue().splitlines() == [
+        "[0:00] 3 trials added, which differ in lr",
+        "[0:00] aa11 started (lr=0.001)",
+        "[0:00] bb22 started (lr=0.003)",
+        "[1:05] aa11 rung 1/2 at step 50: objective 0.612 ± 0.031, 1:04",
+        "[1:05] bb22 rung 1/2 at step 50: objective 0.500, 1:04, one label",
+        "[1:05] bb22 stopped: rung 1: 0.500 is 2nd of 2, 1 goes on",
+        "[2:10] aa11 rung 2/2 at step 100: objective 0.700 ± 0.020, 1:00",
+        "[2:10] aa11 finished",
+        "[2:10] aa11 scoring the test prompts",
+        "[2:20] aa11 test prompts: mean 0.710, std 0.040",
+        "[2:20] cc33 failed: no such file  [31m",
+        "[2:20] report at runs/demo/report.html",
+        "demo: 3 of 3 trials done, 1 finished, 1 stopped, 1 failed, elapsed 2:20",
+        "trial  lr     state     rung  objective        test             time  left",
+        "aa11   0.001  finished  2/2   0.700 ± 0.020    0.710 std 0.040  2:14",
+        "bb22   0.003  stopped   1/2   0.500 one label                   1:04",
+        "cc33   0.01   failed    0/2                                     0:00",
+    ]
+
+
+def test_progress_lines_are_rate_limited() -> None:
+    table, out, clock = plain(every=30)
+    with table:
+        table.trial_added("aa11", {}, 3)
+        for second in range(100):
+            clock.now = float(second)
+            table.note("tick")
+    progress = [line for line in out.getvalue().splitlines() if "trials done" in line]
+    assert [line.split("]")[0] for line in progress[:-1]] == ["[0:30", "[1:00", "[1:30"]
+
+
+def test_running_trials_come_first_by_objective_then_waiting_then_stopped() -> None:
+    table, _, _ = plain()
+    trials = [("s", 0.9, "stopped"), ("lo", 0.2, "running"), ("hi", 0.4, "running"), ("w", 0.8, "waiting")]
+    for name, objective, state in trials:
+        table.trial_added(name, {}, 2)
+        table.started(name)
+        table.report(name, 0, 5, objective, 0.1, False, 1.0)
+        table.decided(name, state, "")
+    table.trial_added("new", {}, 2)
+    table.started("nan")
+    table.report("nan", 0, 5, math.nan, math.nan, False, 1.0)
+    assert [row[0] for row in table.frame().rows] == ["hi", "lo", "nan", "w", "new", "s"]
+    short = table.frame(2)
+    assert [row[0] for row in short.rows] == ["hi", "lo"]
+    assert short.more == 4
+
+
+def test_time_left_comes_from_the_rungs_of_others_and_is_a_question_mark_before() -> None:
+    table, _, clock = plain()
+    for name in ("aa", "bb"):
+        table.trial_added(name, {}, 2)
+        table.started(name)
+
+    def left(name: str) -> str:
+        return next(row for row in table.frame().rows if row[0] == name)[-1]
+
+    table.report("aa", 0, 5, 0.5, 0.1, False, 100.0)
+    assert (left("aa"), left("bb")) == ("?", "?")
+    assert "left at most ?" in table.frame().header
+    table.report("aa", 1, 10, 0.5, 0.1, False, 50.0)
+    clock.now = 30.0
+    assert left("bb") == "2:00"  # 100 + 50 expected, 30 gone
+    table.decided("aa", "finished", "")
+    assert left("aa") == ""
+    assert "left at most 2:00" in table.frame().header
+
+
+def test_a_silent_log_gets_a_line_a_minute_with_the_speed_of_the_hosts() -> None:
+    table, out, clock = plain()
+    with table:
+        table.trial_added("aa11", {}, 2, (50, 100))
+        table.started("aa11")
+        for second in range(0, 200, 10):
+            clock.now = float(second)
+            table.pulse(None if second < 100 else 12.345)
+    assert out.getvalue().splitlines()[2:-3] == [
+        "[1:00] demo: 0 of 1 trials done, 1 running, elapsed 1:00, left at most ?",
+        "[2:00] demo: 0 of 1 trials done, 1 running, elapsed 2:00, 12.3 steps/s, left at most 0:00",
+        "[3:00] demo: 0 of 1 trials done, 1 running, elapsed 3:00, 12.3 steps/s, left at most 0:00",
+    ]
+
+
+def test_the_header_says_what_trials_wait_for_that_no_node_has() -> None:
+    table, _, _ = plain()
+    table.trial_added("aa", {}, 1)
+    table.pulse(None, "no node has 1 GPU (cluster: 0 GPU)")
+    assert "1 waiting: no node has 1 GPU (cluster: 0 GPU), elapsed" in table.frame().header
+    table.pulse(None)
+    assert "1 waiting, elapsed" in table.frame().header
+
+
+def test_time_left_is_told_before_any_rung_by_the_steps_of_the_hosts() -> None:
+    table, _, clock = plain()
+    for name in ("aa", "bb", "cc"):
+        table.trial_added(name, {}, 2, (50, 200))
+    table.started("aa")
+    table.started("bb")
+
+    def left() -> list[str]:
+        return [row[-1] for row in sorted(table.frame().rows)]
+
+    assert left() == ["?", "?", "?"]
+    table.pulse(10.0)  # 2 trials at once: 5 steps a second each
+    assert left() == ["0:40", "0:40", "0:40"]
+    assert "10 steps/s, left at most 1:00" in table.frame().header  # 120 s of work, two at once
+    clock.now = 30.0
+    assert left() == ["0:10", "0:10", "0:40"]
+    table.report("aa", 0, 50, 0.5, 0.1, False, 12.0)  # its share; by the clock it took 30 s, so 0.6 s a step
+    assert left() == ["1:30", "1:30", "2:00"]
+
+
+def test_a_trial_without_steps_says_nothing_of_how_long_the_others_take() -> None:
+    table, _, clock = plain()
+    for name, steps in (("base", 0), ("short", 50), ("long", 200)):
+        table.trial_added(name, {}, 1, (steps,))
+        table.started(name)
+    clock.now = 2.0
+    table.report("base", 0, 0, 0.5, 0.1, False, 2.0)
+    table.decided("base", "finished", "")
+    assert "left at most ?" in table.frame().header
+    clock.now = 52.0
+    table.report("short", 0, 50, 0.5, 0.1, False, 50.0)
+    table.decided("short", "finished", "")
+    assert "left at most 2:44" in table.frame().header  # (2 + 52) s for 50 steps: 216 s for 200, of which 52 are gone
+
+
+def test_trials_are_taken_over_without_a_line() -> None:
+    table, out, clock = plain()
+    clock.now = 5.0
+    with table:
+        table.restore([Row("aa11", {"lr": "0.1"}, 2, (5, 10), "stopped", 1, 5, 0.5, 0.1, seconds=7.0)], 100.0)
+    header, _, row = out.getvalue().splitlines()
+    assert header == "demo: 1 of 1 trials done, 1 stopped, elapsed 1:40"
+    assert row.split() == ["aa11", "stopped", "1/2", "0.500", "±", "0.100", "0:07"]
+
+
+def test_an_interrupt_is_said_and_passed_on() -> None:
+    table, out, _ = plain()
+
+    def interrupted() -> None:
+        with table:
+            table.trial_added("aa11", {}, 1)
+            table.started("aa11")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "demo (interrupted): 0 of 1 trials done, 1 running" in out.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_narrow_encoding_is_lived_with(encoding: str) -> None:
+    raw = io.BytesIO()
+    with LiveTable("demo 示", io.TextIOWrapper(raw, encoding), clock=Clock()) as table:
+        table.trial_added("aa11", {"template": "例"}, 1)
+        table.report("aa11", 0, 5, 0.5, 0.1, False, 1.0)
+    assert b"objective 0.500" in raw.getvalue()
+
+
+def test_a_closed_pipe_does_not_end_the_sweep() -> None:
+    code = (
+        "from sweeps.live.table import LiveTable\nimport sys\nwith LiveTable('demo') as t:\n"
+        " for i in range(20000):\n  t.note('x' * 50)\nsys.stderr.write('sweep done')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    process.stderr.close()
+    assert (process.wait(), said) == (0, "sweep done")
+
+
+def test_events_from_many_threads_are_all_there() -> None:
+    table, out, _ = plain()
+
+    def one(k: int) -> None:
+        for i in range(50):
+            table.trial_added(f"{k}-{i}", {"lr": i}, 1)
+            table.started(f"{k}-{i}")
+            table.report(f"{k}-{i}", 0, 5, 0.5, 0.1, False, 1.0)
+            table.decided(f"{k}-{i}", "finished", "")
+
+    with table:
+        threads = [threading.Thread(target=one, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert out.getvalue().count(" finished\n") == 200
+    assert "200 of 200 trials done, 200 finished" in out.getvalue()
+
+
+TERMINAL = """
+import sys, time
+from sweeps.live.table import LiveTable
+with LiveTable("demo") as table:
+    for i in range(50):
+        table.trial_added(f"t{i:02d}", {"lr": i / 1000, "template": "[bold]plain"}, 2)
+    for i in range(50):
+        table.started(f"t{i:02d}")
+        table.report(f"t{i:02d}", 0, 5, 0.5 + i / 1000, 0.01, i == 49, 3.0)
+    table.failed("t00", "out of memory")
+    table.note("[red]a note")
+"""
+
+
+def test_a_terminal_shows_one_table_that_fits_the_screen() -> None:
+    master, slave = pty.openpty()
+    import fcntl
+    import struct
+    import termios
+
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm-256color"}
+    process = subprocess.Popen([sys.executable, "-c", TERMINAL], stdout=slave, stderr=slave, cwd=ROOT, env=env)
+    os.close(slave)
+    chunks = []
+    while True:
+        try:
+            data = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not data:
+            break
+        chunks.append(data)
+    assert process.wait() == 0
+    os.close(master)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(chunks).decode()).split("demo: ")[-1]
+    lines = [line.rstrip() for line in last.splitlines() if line.strip()]
+    assert lines[0].startswith("0 of 50 trials done") or lines[0].startswith("1 of 50 trials done")
+    assert lines[1].split() == ["trial", "lr", "state", "rung", "objective", "time", "left"]
+    assert lines[2].split()[:3] == ["t49", "0.049", "running"]
+    assert "0.549 ± 0.010 one label" in lines[2]
+    assert re.fullmatch(r"and \d+ more", next(line for line in lines if line.startswith("and")))
+    assert lines[-1] == "[red]a note"
+    assert lines[-2] == "t00 failed: out of memory"
+    assert len(lines) <= 20

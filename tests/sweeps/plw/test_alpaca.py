@@ -1,0 +1,175 @@
+"""Lengths and the short variant of Alpaca-format files: known small cases, and the study's table 1 on the real file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from checkout import SHARED
+from typer.testing import CliRunner
+
+from sweeps.cli import exit_codes as cli
+from sweeps.plw import alpaca
+from trainer.errors import UserError
+
+ALPACA = SHARED / "data" / "alpaca_data.parquet"
+TOKENIZER = SHARED / "models" / "llama-tokenizer"
+SMALL = SHARED / "models" / "stories260K"
+
+ROWS = [
+    {"instruction": "Name it.", "input": "", "output": "A very long answer indeed."},
+    {"instruction": "Sum up.", "input": "A text that is a good deal longer than that.", "output": "Short."},
+    {"instruction": "Reply.", "input": "To me.", "output": "Dear friend, thank you."},
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS))
+    return str(path)
+
+
+def shared(path: Path) -> str:
+    if not path.exists():
+        pytest.skip(f"needs shared/{path.relative_to(SHARED)} beside the checkout")
+    return str(path)
+
+
+# counting ---------------------------------------------------------------------------------------------------------
+
+
+def test_lengths_are_those_counted_by_hand(file: str) -> None:
+    found = alpaca.measure(alpaca.read_records(file), alpaca.characters)
+    assert found.rows == 3
+    instruction, given, output = ([len(r[f]) for r in ROWS] for f in alpaca.FIELDS)
+    assert found.instruction == (pytest.approx(np.mean(instruction)), pytest.approx(np.std(instruction, ddof=1)))
+    assert found.input == (pytest.approx(np.mean(given)), pytest.approx(np.std(given, ddof=1)))
+    assert found.completion == (pytest.approx(np.mean(output)), pytest.approx(np.std(output, ddof=1)))
+    assert found.total == sum(instruction + given + output)
+    assert found.ratio == found.ratio_characters == pytest.approx(sum(output) / sum(instruction + given))
+
+
+def test_one_row_has_no_spread_and_no_prompt_no_ratio() -> None:
+    found = alpaca.measure(alpaca.Records(("",), ("",), ("abc",)), alpaca.characters)
+    assert found.completion == (3.0, 0.0)
+    assert found.ratio == float("inf")
+
+
+def test_the_swap_rule(file: str) -> None:
+    found, swapped = alpaca.shorten(alpaca.read_records(file), alpaca.characters)
+    assert swapped == 2
+    assert found.instruction[0] == "Predict the prompt that generated the following AI output."
+    assert (found.input[0], found.output[0]) == (ROWS[0]["output"], "Name it.")
+    assert (found.instruction[1], found.input[1], found.output[1]) == tuple(ROWS[1].values()), "short already"
+    assert found.instruction[2] == (
+        "Predict the prompt that generated the below AI output given the following context. Context: To me."
+    )
+    assert (found.input[2], found.output[2]) == (ROWS[2]["output"], "Reply.")
+
+
+def test_equal_lengths_stay() -> None:
+    records = alpaca.Records(("ab",), ("c",), ("def",))
+    assert alpaca.shorten(records, alpaca.characters) == (records, 0)
+
+
+@pytest.mark.parametrize("ending", alpaca.FORMATS)
+def test_every_format_is_read_back_as_written(tmp_path: Path, ending: str) -> None:
+    records = alpaca.Records(("a\nb", "ü"), ("", '"'), ("x\u2028y", "z"))
+    alpaca.write_records(records, str(tmp_path / f"rows{ending}"))
+    assert alpaca.read_records(str(tmp_path / f"rows{ending}")) == records
+    assert [p.name for p in tmp_path.iterdir()] == [f"rows{ending}"], "no part is left behind"
+
+
+# mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.json", '[{"instruction": "a"}]', 'row 0: has no column "output"'),
+        ("a.json", '[{"instruction": "a", "output": 3}]', 'row 0: column "output" is 3, not text'),
+        ("a.jsonl", '{"instruction": "a", "output": "b"}\n{"instruction": null, "output": "b"}', "line 2: column"),
+        ("a.jsonl", '{"instruction": "a",', "line 1 is not JSON"),
+        ("a.json", "[1]", "row 0: holds 1, not a record"),
+        ("a.json", "[]", "has no rows"),
+        ("a.txt", "", 'the ending ".txt" is not known'),
+        ("a.parquet", "PAR1", "is no parquet file"),
+    ],
+)
+def test_a_broken_file_is_told_with_its_place(tmp_path: Path, name: str, text: str, says: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says.replace("(", r"\(")):
+        alpaca.read_records(str(tmp_path / name))
+
+
+def test_a_file_or_tokenizer_that_is_not_there_is_told_with_what_is(tmp_path: Path, file: str) -> None:
+    with pytest.raises(UserError, match=r"does not exist\..*rows\.json"):
+        alpaca.read_records(str(tmp_path / "row.json"))
+    with pytest.raises(UserError, match=r"neither tokenizer\.json nor tokenizer\.model"):
+        alpaca.tokens(str(tmp_path))
+    with pytest.raises(UserError, match="is no tokenizer"):
+        alpaca.tokens(file)
+
+
+def test_an_input_may_be_missing(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"instruction": ["a"], "output": ["b"], "more": [1]}), tmp_path / "a.parquet")
+    assert alpaca.read_records(str(tmp_path / "a.parquet")) == alpaca.Records(("a",), ("",), ("b",))
+
+
+# commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_commands(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner()
+    done = run.invoke(cli.app, ["shorten", file])
+    assert done.exit_code == 0, done.output
+    assert "rows-short.json: 3 rows, 2 of them swapped (completion longer than the prompt in characters)" in done.output
+    assert len(alpaca.read_records("rows-short.json")) == 3
+    done = run.invoke(cli.app, ["lengths", file, "rows-short.json", "--tokenizer", shared(SMALL)])
+    assert done.exit_code == 0, done.output
+    assert [line.split(" | ")[0] for line in done.output.splitlines()[2:4]] == ["| rows.json", "| rows-short.json"]
+    with pytest.raises(UserError, match="--by tokens needs a tokenizer"):
+        run.invoke(cli.app, ["shorten", file, "--by", "tokens"], catch_exceptions=False)
+
+
+# the study's table 1 ----------------------------------------------------------------------------------------------
+
+
+def test_table_1_of_the_study_is_reproduced_for_alpaca_data() -> None:
+    records = alpaca.read_records(shared(ALPACA))
+    found = alpaca.measure(records, alpaca.tokens(shared(TOKENIZER)))
+    assert found.rows == 52_002
+    shown = [tuple(round(v, 2) for v in pair) for pair in (found.instruction, found.input, found.completion)]
+    assert shown == [(13.40, 4.97), (6.25, 14.38), (64.51, 64.85)]
+    assert found.total == 4_376_482
+    assert found.ratio_characters == pytest.approx(3.2688, abs=5e-5), "the published 3.27"
+    assert found.ratio == pytest.approx(3.2837, abs=5e-5)
+
+
+def test_the_short_variant_of_alpaca_data_has_short_completions() -> None:
+    records = alpaca.read_records(shared(ALPACA))
+    count = alpaca.tokens(shared(TOKENIZER))
+    short, swapped = alpaca.shorten(records, count)
+    before, after = alpaca.measure(records, count), alpaca.measure(short, count)
+    assert len(short) == len(records)
+    assert 0.5 < swapped / len(records) < 0.95
+    assert after.ratio < 0.5 < 1 < before.ratio
+    again, more = alpaca.shorten(short, count)
+    assert more == 0, "after the swap no completion is longer than its prompt"
+    assert again == short
+
+
+def test_two_files_of_one_tokenizer_count_alike() -> None:
+    """tokenizer.json by its own library, and the hub's way to open the same folder."""
+    transformers = pytest.importorskip("transformers")
+    folder = shared(SMALL)
+    texts = ["", "Once upon a time", "Ünïcode 漢字", "a\n\nb"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    expected = [len(tokenizer(t, add_special_tokens=False).input_ids) if t else 0 for t in texts]
+    assert alpaca.tokens(folder)(texts).tolist() == expected

@@ -1,0 +1,364 @@
+"""The report of a run folder: what it says, that no data becomes markup, and that any state of a run works."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from checkout import ROOT
+
+from sweeps.display.figures import Curve, Strip, curves, nice_ticks, strips
+from sweeps.report.write import write_report
+from sweeps.study.load import resolved
+from sweeps.study.schema import Study
+from trainer import trial as t
+from trainer.errors import UserError
+from trainer.store import Store
+
+EVIL = "<script>alert(1)</script>"
+
+
+def make_study(**more: Any) -> Study:
+    rows = {use: {"path": f"{use}.jsonl"} for use in ("train", "dev", "test")}
+    return Study.model_validate(
+        {
+            "name": "complaints",
+            "model": {"path": "model"},
+            "task": {"rows": rows, "fields": ["text"], "label": "label", "labels": ["no", "yes"]},
+            "pools": {"train": {"many": "train.yaml"}, "dev": "dev.yaml", "test": "test.yaml"},
+            "axes": {"lr": [1e-3, 3e-3], "steps": 40},
+            **more,
+        }
+    )
+
+
+def make_trial(lr: float, seed: int = 0, pool: str = "many", template: str = "plain") -> t.Trial:
+    return t.Trial(
+        model=t.Model("model", "f0"),
+        task=t.Task(("no", "yes")),
+        template=t.Template(template),
+        lora=t.Lora(),
+        loss=t.Loss(),
+        optimization=t.Optimization(steps=40, lr=lr),
+        draw=t.Draw(),
+        scoring=t.Scoring(),
+        data=t.Data("a", "b", "c", "d", "e", "f"),
+        pool=pool,
+        seed=seed,
+    )
+
+
+def score_rows(trial_id: str, rung: int, pool: str, right: np.ndarray, prompts: list[str]) -> pa.Table:
+    """``right``: probability of a right answer per prompt; 60 rows of two labels."""
+    rng = np.random.default_rng(int(trial_id, 16) + rung)
+    n = 60
+    truth = np.arange(n) % 2
+    easy = np.random.default_rng(0).normal(0, 0.1, n)  # the same rows are easy for every trial
+    rows = []
+    for prompt, p in zip(prompts, right, strict=True):
+        correct = rng.random(n) < np.clip(p + easy, 0, 1)
+        answer = np.where(correct, truth, 1 - truth)
+        for i in range(n):
+            logprobs = [-2.0, -2.0]
+            logprobs[answer[i]] = -0.2
+            rows.append(
+                {
+                    "trial_id": trial_id,
+                    "rung": rung,
+                    "pool": pool,
+                    "prompt_id": prompt,
+                    "row_id": f"row-{i:02d}",
+                    "label": ("no", "yes")[truth[i]],
+                    "predicted": ("no", "yes")[answer[i]],
+                    "correct": bool(correct[i]),
+                    "label_logprobs": logprobs,
+                    "new_tokens": None,
+                }
+            )
+    return pa.Table.from_pylist(rows)
+
+
+def record(trial: t.Trial, rung: int, level: float) -> dict[str, Any]:
+    steps = list(range(rung - 19, rung + 1))
+    loss = [2.5 * level * np.exp(-s / 25) + 0.3 + 0.05 * np.sin(s * 3) for s in steps]
+    curve = {"step": steps, "completion_loss": loss, "prompt_loss": [None] * 20, "lr": [1e-3] * 20}
+    return {"trial": trial.to_json(), "rung": rung, "seconds": 12.0, "tokens": 5000, "curve": curve}
+
+
+def add_trial(
+    store: Store, trial: t.Trial, quality: float, rungs: int = 2, test: bool = True, prompts: list[str] | None = None
+) -> None:
+    """Scores of a trial with per-prompt accuracies around ``quality``."""
+    names = prompts or [f"p{i:02d}" for i in range(12)]
+    wave, dev_wave = (0.06 * np.sin(np.arange(n)) for n in (len(names), 6))
+    for k in range(rungs):
+        rung = 20 * (k + 1)
+        dev = score_rows(trial.id, rung, "dev", quality - 0.1 * (rungs - 1 - k) + dev_wave, [f"d{i}" for i in range(6)])
+        store.write_scores(trial.id, rung, "dev", dev, record(trial, rung, 1.4 - quality))
+    if test:
+        rows = score_rows(trial.id, 20 * rungs, "test", quality + wave, names)
+        store.write_scores(trial.id, 20 * rungs, "test", rows, record(trial, 20 * rungs, quality))
+
+
+def add_list(store: Store, rows: list[tuple[t.Trial, str, int, str]]) -> None:
+    facts = [
+        {"trial_id": x.id, **t.axis_columns(x), "status": s, "rung": r, "reason": why, "seconds": 24.0, "tokens": 10000}
+        for x, s, r, why in rows
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(facts), sink)
+    store.write("trials.parquet", sink.getvalue().to_pybytes())
+
+
+def make_run(folder: Path, study: Study | None = None) -> Store:
+    store = Store.open(folder)
+    store.write("study.yaml", yaml.safe_dump(resolved(study or make_study())).encode())
+    return store
+
+
+def finished_run(folder: Path) -> tuple[Store, list[t.Trial]]:
+    """A winner, a close second, a poor one that ended, one that was cut and one that failed."""
+    store = make_run(folder)
+    trials = [make_trial(lr, seed) for lr in (1e-3, 3e-3) for seed in (0, 1)] + [make_trial(1e-2)]
+    for trial, quality in zip(trials, (0.86, 0.85, 0.6), strict=False):
+        add_trial(store, trial, quality)
+    add_trial(store, trials[3], 0.55, rungs=1, test=False)
+    why = "rung 1: 0.450 is 4th of 4, the best 2 go on"
+    ends = [(x, "finished", 40, "") for x in trials[:3]] + [(trials[3], "stopped", 20, why)]
+    add_list(store, [*ends, (trials[4], "failed", 0, "loss became NaN between steps 3 and 4")])
+    return store, trials
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page; refuses tags that are closed in another order than opened."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def page_of(folder: Path) -> tuple[str, Page]:
+    where = write_report(str(folder))
+    assert where == f"{folder}/report.html"
+    source = Path(where).read_text(encoding="utf-8")
+    return source, Page(source)
+
+
+def test_a_finished_run_is_told_in_plain_words_and_numbers(tmp_path: Path) -> None:
+    store, trials = finished_run(tmp_path)
+    _, page = page_of(tmp_path)
+    table = pq.read_table(tmp_path / "tables" / "robustness.parquet").to_pylist()
+    best = next(row for row in table if row["winner"])
+    second = max((r for r in table if r["status"] == "finished" and r is not best), key=lambda r: r["dev_objective"])
+    said = page.words
+    assert (
+        f"{best['trial_id'][:8]} lr={best['lr']:g} seed={best['seed']} is the winner, chosen by the dev prompts."
+        in said
+    )
+    assert (
+        f"Over 12 test prompts its mean accuracy is {100 * best['mean']:.1f} % "
+        f"(95 % interval {100 * best['mean_low']:.1f} to {100 * best['mean_high']:.1f})"
+    ) in said
+    assert re.search(rf"Its worst prompt is p\d\d, at {100 * best['min']:.1f} %\.", said)
+    assert f"Second on the dev prompts is {second['trial_id'][:8]}" in said
+    assert f"{'' if second['p_best_holm'] < 0.05 else 'not '}a clear difference." in said
+    assert "rung 1: 0.450 is 4th of 4, the best 2 go on" in said
+    assert "loss became NaN between steps 3 and 4" in said
+    assert "1 trial failed" in said
+    assert "strictly above 85 %" in said
+    assert "not finished" not in said
+    assert all(trial.id in said for trial in trials)
+    assert store.exists("tables/robustness.md")
+
+
+def test_the_page_is_self_contained_and_says_each_prompt_when_pointed_at(tmp_path: Path) -> None:
+    finished_run(tmp_path)
+    source, page = page_of(tmp_path)
+    assert not re.search(r"(?:src|href)=|url\(|@import|https?://", source)
+    dots = re.findall(r'<circle class="dot"[^>]*><title>p(\d\d): (\d+\.\d)</title>', source)
+    assert len(dots) == 3 * 12  # three trials have test scores
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    drawn = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
+    assert drawn
+    assert all(a.get("aria-label") for a in drawn)
+    assert "0.450 is 4th of 4" in re.findall(r"<title>([^<]*stopped at[^<]*)</title>", source)[0]
+
+
+def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
+    store = make_run(tmp_path, make_study(templates={EVIL: {}, "b": {}}))
+    trials = [make_trial(1e-3, 0, pool=EVIL), make_trial(1e-3, 1, template=EVIL), make_trial(1e-3, 2)]
+    for trial, quality in zip(trials, (0.8, 0.7, 0.6), strict=True):
+        add_trial(store, trial, quality, prompts=[f"{EVIL}{i}" for i in range(5)])
+    ends = [(x, "finished", 40, "") for x in trials[:2]]
+    add_list(store, [*ends, (trials[2], "stopped", 40, f'"{EVIL}" & more')])
+    source, page = page_of(tmp_path)
+    assert "<script>alert" not in source
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    for where in (f"Its worst prompt is {EVIL}", f'"{EVIL}" & more', f"pool={EVIL}", f"template={EVIL}"):
+        assert where in page.words
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+
+
+def test_an_unfinished_run_says_so_and_shows_the_dev_prompts(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    trials = [make_trial(1e-3), make_trial(3e-3)]
+    add_trial(store, trials[0], 0.8, rungs=1, test=False)
+    add_list(store, [(trials[0], "running", 20, "waits at rung 1"), (trials[1], "running", 0, "")])
+    _, page = page_of(tmp_path)
+    assert "This run is not finished: 0 of 2 trials known so far are done." in page.words
+    assert "There are no test scores yet" in page.words
+    assert f"{trials[0].id[:8]} lr=0.001 leads so far. Over 6 dev prompts" in page.words
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ("finished", "all 2 trials that finished give one label nearly always. Train longer (axes.steps or"),
+        ("failed", "of 2 trials none finished. The report lists the reason of each"),
+    ],
+)  # fmt: skip
+def test_a_finished_study_without_a_winner_says_so_first(end: str, why: str, tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    trials = [make_trial(1e-3), make_trial(3e-3)]
+    for trial in trials:
+        add_trial(store, trial, 0.5)
+        for pool in ("dev", "test"):
+            rows, about = store.read_scores(trial.id, 40, pool) or pytest.fail("no scores")
+            constant = rows.set_column(rows.schema.get_field_index("predicted"), "predicted", [["no"] * rows.num_rows])
+            right = [label == "no" for label in rows["label"].to_pylist()]
+            constant = constant.set_column(rows.schema.get_field_index("correct"), "correct", [right])
+            store.write_scores(trial.id, 40, pool, constant, about)
+    add_list(store, [(trial, end, 40, "") for trial in trials])
+    _, page = page_of(tmp_path)
+    assert f"No winner: {why}" in page.words
+    assert "leads so far" not in page.words
+
+
+def test_before_trials_are_listed_the_score_files_are_enough(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    trials = [make_trial(1e-3), make_trial(3e-3)]
+    for trial, quality in zip(trials, (0.7, 0.8), strict=True):
+        add_trial(store, trial, quality, rungs=1, test=False)
+    _, page = page_of(tmp_path)
+    assert "not finished: 0 of 2" in page.words
+    assert f"{trials[1].id[:8]} lr=0.003 leads so far" in page.words
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    _, page = page_of(tmp_path)
+    assert "No trial was scored yet." in page.words
+    assert "no trial has a score" in page.words
+
+
+def test_one_trial(tmp_path: Path) -> None:
+    store, trial = make_run(tmp_path), make_trial(1e-3)
+    add_trial(store, trial, 0.8)
+    add_list(store, [(trial, "finished", 40, "")])
+    _, page = page_of(tmp_path)
+    assert f"{trial.id[:8]} is the winner" in page.words
+    assert "There is no other trial to compare it with" in page.words
+    assert "By axis value" not in page.words
+
+
+def test_of_200_trials_the_best_40_are_drawn_and_all_are_listed(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    trials = [make_trial(1e-4 * (i + 1)) for i in range(200)]
+    for i, trial in enumerate(trials[:60]):
+        add_trial(store, trial, 0.9 - i / 200, rungs=1, test=i < 3, prompts=["p0", "p1", "p2", "p3"])
+    ends = [(x, "finished", 20, "") for x in trials[:3]] + [(x, "stopped", 20, "cut") for x in trials[3:]]
+    add_list(store, ends)
+    source, page = page_of(tmp_path)
+    assert "Only the best 40 of 200 trials are drawn; the other 160" in page.words
+    assert all(trial.id in page.words for trial in trials)
+    assert source.count("<polyline") == 40 + 40  # losses and objectives
+    assert "197 trials, with the reason of each" in page.words
+
+
+def test_a_folder_that_is_no_run_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is no run folder: it holds no study\.yaml"):
+        write_report(str(tmp_path))
+    (tmp_path / "study.yaml").write_text("name: [")
+    with pytest.raises(UserError, match=r"study\.yaml: is not a resolved study"):
+        write_report(str(tmp_path))
+
+
+def test_making_it_again_gives_the_same_page(tmp_path: Path) -> None:
+    finished_run(tmp_path)
+    assert page_of(tmp_path)[0] == page_of(tmp_path)[0]
+
+
+def test_neither_torch_nor_ray_is_needed(tmp_path: Path) -> None:
+    store, trial = make_run(tmp_path), make_trial(1e-3)
+    add_trial(store, trial, 0.8)
+    add_list(store, [(trial, "finished", 40, "")])
+    code = (
+        f"import sys\nfrom sweeps.report.write import write_report\nwrite_report({str(tmp_path)!r})\n"
+        "assert not {'torch', 'ray', 'transformers', 'matplotlib'} & {m.split('.')[0] for m in sys.modules}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_strips_place_values_on_one_axis() -> None:
+    figure = strips(
+        [Strip("a", (0.0, 50.0, 100.0), ("x", "y", "z")), Strip("b", (25.0,), ("w",))], "percent", (85.0,), 100.0
+    )
+    at = {name: float(x) for x, name in re.findall(r'cx="([\d.]+)%"[^>]*><title>(\w):', figure)}
+    assert at == {"x": 0, "y": 50, "z": 100, "w": 25}
+    assert figure.count('class="threshold" x1="85.0%"') == 2
+
+
+def test_curves_mark_rungs_cuts_and_skip_nan() -> None:
+    cut = Curve("a & b", (0.0, 5.0, 10.0), (1.0, float("nan"), 0.5), marks=(10.0,), cut="3rd < 2nd", colour=0)
+    figure = curves([cut, Curve("c", (0.0, 20.0), (0.2, 0.4))], "steps", "loss")
+    points = re.findall(r'points="([^"]*)"', figure)
+    assert [len(p.split()) for p in points] == [2, 2]
+    assert html.unescape(figure).count("a & b stopped at 0.500: 3rd < 2nd") == 1
+    assert "a & b" not in figure
+    assert "NaN" not in figure
+    assert "nan" not in figure
+    assert curves([dataclasses.replace(cut, y=(float("nan"),) * 3)], "steps", "loss") == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.61, 0.93), (99.0, 100.0), (1e-6, 3e-6), (-2.0, 7.0)])
+def test_ticks_are_few_and_inside(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high, 5)
+    assert 2 <= len(ticks) <= 7
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)

@@ -1,0 +1,289 @@
+"""The tables are a pure function of the run folder: real score files in, numbers re-computed by hand out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+from checkout import ROOT
+from sklearn.metrics import f1_score, roc_auc_score
+
+from sweeps.tables import robustness as tables
+from sweeps.tables.averages import Groups, group_table
+from trainer.measure.grid import COLUMNS, NO_ANSWER, ScoreError, grid
+from trainer.store import SCORES, Store
+
+STUDY: dict[str, Any] = {
+    "task": {"metric": "accuracy", "labels": {"0": "no", "1": "yes"}},
+    "objective": {"std_weight": 1.0},
+    "tables": {"thresholds": [0.75, 0.9], "strict": True},
+}
+P, R = 6, 80
+LABEL = np.arange(R) % 2
+
+
+def scores(trial_id: str, rung: int, pool: str, predicted: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial_id": trial_id, "rung": rung, "pool": pool, "prompt_id": f"{pool}{i}", "row_id": f"r{j:03d}",
+            "label": ("no", "yes")[LABEL[j]],
+            "predicted": None if predicted[i, j] < 0 else ("no", "yes")[predicted[i, j]],
+            "correct": bool(predicted[i, j] == LABEL[j]),
+            "label_logprobs": [-1.0, -1.0 + (predicted[i, j] - 0.5) * (1 + (j % 3))], "new_tokens": None,
+        }
+        for i in range(P)
+        for j in range(R)
+    ]  # fmt: skip
+
+
+def write(store: Store, trial_id: str, rung: int, pool: str, predicted: Any) -> None:
+    rows = pa.Table.from_pylist(scores(trial_id, rung, pool, predicted), schema=SCORES)
+    store.write_scores(trial_id, rung, pool, rows, {"trial": {"task": {"labels": ["no", "yes"]}}, "rung": rung})
+
+
+def answers(right: float, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    each = right + 0.05 * np.linspace(-1, 1, P)[:, None]
+    return np.where(rng.random((P, R)) < each, LABEL, 1 - LABEL)
+
+
+CONSTANT = np.zeros((P, R), dtype=int)
+TRIALS = {  # id: (status, rung, dev answers, test answers, template, plw)
+    "good": ("finished", 40, answers(0.92, 1), answers(0.85, 2), "plain", 0.0),
+    "fair": ("finished", 40, answers(0.70, 3), answers(0.93, 4), "plain", 0.1),
+    "flat": ("finished", 40, CONSTANT, CONSTANT, "chat", 0.0),
+    "cut": ("stopped", 10, answers(0.55, 5), answers(0.55, 6), "chat", 0.1),
+    "broken": ("failed", 0, None, None, "chat", 0.0),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return folder(tmp_path / "run")
+
+
+def folder(path: Path) -> Store:
+    store = Store.open(path)
+    rows = []
+    for trial_id, (status, rung, dev, test, template, plw) in TRIALS.items():
+        if dev is not None:
+            write(store, trial_id, 10, "dev", answers(0.5, 7))  # an earlier rung that must not count
+            write(store, trial_id, rung, "dev", dev)
+            write(store, trial_id, rung, "test", test)
+        axes = {"template": template, "r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": "all-linear"}
+        axes |= {"rslora": False, "lr": 1e-3, "steps": 40, "plw": plw, "pool": "many", "seed": 0}
+        reason = {"failed": "loss is NaN at step 3", "stopped": "stopped at rung 1 of 2: 0.5 < 0.6"}.get(status, "")
+        rows.append({"trial_id": trial_id, **axes, "status": status, "rung": rung, "reason": reason})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    store.write("trials.parquet", sink.getvalue().to_pybytes())
+    return store
+
+
+def by_id(table: pa.Table) -> dict[str, dict[str, Any]]:
+    return {r["trial_id"]: r for r in table.to_pylist()}
+
+
+def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Store) -> None:
+    table = tables.robustness(store, STUDY)
+    assert table.column_names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
+    row, predicted = by_id(table)["good"], TRIALS["good"][3]
+    each = (predicted == LABEL).mean(axis=1)
+    assert (row["n_prompts"], row["n_rows"]) == (P, R)
+    assert row["mean"] == pytest.approx(each.mean())
+    assert row["std"] == pytest.approx(each.std(ddof=1))
+    assert row["min"] == each.min()
+    assert row["top"] == (each > 0.75).mean()
+    assert row["top_0.90"] == (each > 0.9).mean()
+    assert row["q25"] == pytest.approx(np.quantile(each, 0.25))
+    assert row["macro_f1"] == pytest.approx(np.mean([f1_score(LABEL, p, average="macro") for p in predicted]))
+    logits = (predicted - 0.5) * (1 + np.arange(R) % 3)
+    assert row["roc_auc"] == pytest.approx(np.mean([roc_auc_score(LABEL, x) for x in logits]))
+    assert row["mean_low"] < row["mean"] < row["mean_high"]
+    assert row["std_corrected"] <= row["std"]
+
+
+def test_the_dev_objective_chooses_the_winner_and_the_test_objective_ranks(store: Store) -> None:
+    found = by_id(tables.robustness(store, STUDY))
+    assert [t for t, r in found.items() if r["winner"]] == ["good"]  # best on dev although "fair" is better on test
+    assert (found["fair"]["rank"], found["good"]["rank"], found["cut"]["rank"]) == (1, 2, 3)
+    dev = (TRIALS["good"][2] == LABEL).mean(axis=1)
+    assert found["good"]["dev_objective"] == pytest.approx(dev.mean() - dev.std(ddof=1))
+    assert found["good"]["dev_stderr"] > 0
+
+
+def test_a_constant_answer_is_never_ranked_and_never_wins(store: Store) -> None:
+    flat = by_id(tables.robustness(store, {**STUDY, "objective": {"std_weight": 100.0}}))["flat"]
+    assert (flat["std"], flat["top_label_share"]) == (0.0, 1.0)  # std 0 would be the best objective by far
+    assert flat["degenerate"] is True
+    assert flat["rank"] is None
+    assert flat["winner"] is False
+
+
+def test_a_trial_without_test_rows_keeps_its_status_and_reason(store: Store) -> None:
+    broken = by_id(tables.robustness(store, STUDY))["broken"]
+    assert broken["mean"] is None
+    assert broken["rank"] is None
+    assert (broken["status"], broken["reason"]) == ("failed", "loss is NaN at step 3")
+
+
+def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
+    found = by_id(tables.robustness(store, STUDY))
+    cut, good, fair = found["cut"], found["good"], found["fair"]
+    assert cut["diff_best"] == pytest.approx(cut["mean"] - good["mean"])
+    assert cut["diff_second"] == pytest.approx(cut["mean"] - fair["mean"])
+    assert cut["diff_best_low"] <= cut["diff_best"] <= cut["diff_best_high"] < 0
+    assert cut["p_best"] <= cut["p_best_holm"] < 0.05
+    assert good["diff_best"] is None
+    assert good["diff_second"] == pytest.approx(-fair["diff_best"])
+
+
+def test_macro_f1_studies_are_summarised_by_macro_f1(store: Store) -> None:
+    study = {**STUDY, "task": {**STUDY["task"], "metric": "macro_f1"}}
+    row = by_id(tables.robustness(store, study))["good"]
+    assert row["metric"] == "macro_f1"
+    assert row["mean"] == pytest.approx(row["macro_f1"])
+    assert row["mean_low"] < row["mean"] < row["mean_high"]
+
+
+def test_strict_and_not_strict_differ_at_the_threshold(store: Store) -> None:
+    each = (TRIALS["good"][3] == LABEL).mean(axis=1)
+    at = float(np.sort(each)[2])
+    for strict, expected in ((True, (each > at).mean()), (False, (each >= at).mean())):
+        study = {**STUDY, "tables": {"thresholds": [at], "strict": strict}}
+        assert by_id(tables.robustness(store, study))["good"]["top"] == pytest.approx(expected)
+
+
+def test_groups_average_the_finished_trials_of_an_axis_value(store: Store) -> None:
+    rows = {(r["axis"], r["value"]): r for r in tables.groups(store, STUDY).to_pylist()}
+    plain, chat = rows["template", "plain"], rows["template", "chat"]
+    found = by_id(tables.robustness(store, STUDY))
+    for name in ("mean", "std", "min", "top"):
+        assert plain[name] == pytest.approx((found["good"][name] + found["fair"][name]) / 2)
+        assert plain[f"{name}_low"] <= plain[f"{name}_high"]
+    assert (plain["n_trials"], plain["n_finished"], plain["n_averaged"]) == (2, 2, 2)
+    assert (chat["n_trials"], chat["n_finished"], chat["n_averaged"]) == (3, 1, 0)  # its finished one is degenerate
+    assert chat["mean"] is None
+
+
+def test_written_files_agree_and_are_the_same_bytes_every_time(store: Store, tmp_path: Path) -> None:
+    names = tables.write_tables(store, STUDY)
+    assert names == [f"tables/{n}.{e}" for n in ("robustness", "groups") for e in ("md", "csv", "parquet")]
+    again = folder(tmp_path / "again")
+    tables.write_tables(again, STUDY)
+    assert all(store.read(n) == again.read(n) for n in names)
+    parquet = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet")))
+    assert parquet.equals(tables.robustness(store, STUDY))
+    text = pacsv.read_csv(pa.BufferReader(store.read("tables/robustness.csv")))
+    assert text["trial_id"].to_pylist() == parquet["trial_id"].to_pylist()
+    assert text["mean"].to_pylist() == pytest.approx(parquet["mean"].to_pylist())
+
+
+def test_the_page_says_what_a_reader_must_know(store: Store) -> None:
+    tables.write_tables(store, STUDY)
+    page = store.read("tables/robustness.md").decode()
+    good = next(line for line in page.splitlines() if "**good**" in line)
+    assert "**winner**" in good
+    assert f"{100 * (TRIALS['good'][3] == LABEL).mean():.1f} (" in good
+    assert "5 trials: 1 cut early by the scheduler, 1 failed, 1 degenerate. Scored on 6 test prompts x 80 rows" in page
+    assert "strictly above (`>`) 75 %, 90 %" in page
+    assert "constant answer, not robustness" in page
+    assert "| template |" in page.splitlines()[2]
+    assert "rslora" not in page  # axes with one value only widen the page
+    assert "| stopped at rung 1 of 2: 0.5 < 0.6 |" in page
+    assert "| failed, loss is NaN at step 3 |" in page
+    loose = {**STUDY, "tables": {"thresholds": [0.75], "strict": False}}
+    tables.write_tables(store, loose)
+    assert "at or above (`>=`) 75 %" in store.read("tables/robustness.md").decode()
+
+
+def test_a_doubled_cell_names_file_prompt_and_row(store: Store) -> None:
+    rows = scores("good", 40, "test", TRIALS["good"][3])
+    store.write_scores("good", 40, "test", pa.Table.from_pylist([*rows, rows[7]], schema=SCORES), {})
+    with pytest.raises(ScoreError, match=r'scores/good/000040-test.parquet: prompt "test0" on row "r007" is scored 2'):
+        tables.robustness(store, STUDY)
+
+
+def test_a_folder_without_trials_is_an_error_a_user_understands(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"trials.parquet: no such file. Is this a run folder\?"):
+        tables.robustness(Store.open(tmp_path), STUDY)
+
+
+def test_a_single_prompt_and_no_trial_at_all_are_tabled(store: Store) -> None:
+    for trial_id in ("good", "fair"):
+        rows = scores(trial_id, 40, "test", TRIALS[trial_id][3])[:R]
+        store.write_scores(trial_id, 40, "test", pa.Table.from_pylist(rows, schema=SCORES), {})
+    found = by_id(tables.robustness(store, STUDY))
+    assert (found["good"]["n_prompts"], found["good"]["std"], found["good"]["std_low"]) == (1, 0.0, None)
+    assert found["good"]["consistency"] is None
+    assert found["cut"]["diff_best"] is None  # not the same cells: no pairing
+    sink = pa.BufferOutputStream()
+    pq.write_table(pq.read_table(pa.BufferReader(store.read("trials.parquet")))[:0], sink)
+    store.write("trials.parquet", sink.getvalue().to_pybytes())
+    assert tables.robustness(store, STUDY).num_rows == 0
+    tables.write_tables(store, STUDY)
+    assert "No winner" in store.read("tables/robustness.md").decode()
+
+
+def test_reading_results_imports_neither_torch_nor_ray() -> None:
+    heavy = "{'torch', 'ray', 'transformers', 'pandas', 'statsmodels'} & set(sys.modules)"
+    code = f"import sys, sweeps.tables.robustness; found = {heavy}; sys.exit(', '.join(found) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_score_file_is_read_once_and_those_of_the_two_references_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[str] = Counter()
+    read = Store.read
+
+    def counted(self: Store, name: str) -> bytes:
+        seen[name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", counted)
+    tables.write_tables(store, STUDY)
+    scored = {n: times for n, times in seen.items() if n.startswith("scores/")}
+    twice = {f"scores/{trial_id}/000040-test.parquet" for trial_id in ("good", "fair")}
+    assert {n for n, times in scored.items() if times == 2} == twice
+    assert set(scored.values()) == {1, 2}
+    assert len(scored) == 8  # dev and test of four trials, each at its last rung
+
+
+def test_the_columns_of_a_grid_alone_give_the_same_grid(store: Store) -> None:
+    unparsed = np.where(np.arange(R) % 7 == 0, -1, TRIALS["good"][3])
+    write(store, "good", 40, "test", unparsed)
+    whole, few = store.read_scores("good", 40, "test"), store.read_scores("good", 40, "test", COLUMNS)
+    assert whole is not None
+    assert few is not None
+    assert few[0].column_names == list(COLUMNS)
+    assert few[1] == whole[1]
+    for labels in (("no", "yes"), ()):
+        a, b = grid(whole[0], labels), grid(few[0], labels)
+        assert (a.prompts, a.rows, a.labels) == (b.prompts, b.rows, b.labels)
+        for name in ("label", "predicted", "correct", "label_logprobs"):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
+    assert (grid(few[0]).predicted == NO_ANSWER).sum() == (unparsed < 0).sum()
+
+
+def test_what_a_group_summed_is_given_up_with_its_last_trial() -> None:
+    trials = [{"trial_id": f"t{i}", "seed": i, "pool": "many", "status": "finished"} for i in range(3)]
+    groups = Groups.announce(trials)
+    own = {"cells": np.ones((2, 3)), "std": np.zeros(5), "min": np.ones(5), "top": np.ones(5)}
+    for i, trial in enumerate(trials):
+        assert ("pool", "many") in groups.of
+        groups.take(trial, "7 (2, 3)", own)
+        assert not groups.of["seed", str(i)].sums
+        assert bool(groups.of["pool", "many"].sums) == (i < 2)
+    rows = {(r["axis"], r["value"]): r for r in group_table(groups).to_pylist()}
+    assert (rows["pool", "many"]["n_averaged"], rows["pool", "many"]["mean"]) == (3, 1.0)
+    assert (rows["seed", "1"]["n_averaged"], rows["seed", "1"]["mean"]) == (1, 1.0)

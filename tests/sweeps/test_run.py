@@ -1,0 +1,161 @@
+"""The run command end to end, on a real local Ray with the embedded model: tables, resume, kills, interrupts."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from checkout import EMBEDDED
+from small_study import finish, score_files, start, wait_for, write_study
+
+from trainer.store import Store
+
+
+def standing(out: Path) -> list[dict[str, Any]]:
+    """The rows of trials.parquet; seconds are sums, whose last digits depend on their order."""
+    return [{**t, "seconds": round(t["seconds"], 6)} for t in pq.read_table(out / "trials.parquet").to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    folder = tmp_path_factory.mktemp("run")
+    dev = dict(list(yaml.safe_load((EMBEDDED / "data" / "pools" / "dev.yaml").read_text()).items())[:3])
+    (folder / "dev.yaml").write_text(yaml.safe_dump(dev | {"again": dev["d03"].upper().replace("TEXT", "text")}))
+    study = write_study(folder, pools={"dev": str(folder / "dev.yaml")})
+    return study, folder / "out", finish(start(study, folder / "out"))
+
+
+def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path, str]) -> None:
+    _, out, text = finished
+    trials = pq.read_table(out / "trials.parquet").to_pylist()
+    assert sorted(t["status"] for t in trials) == ["finished", "finished", "stopped", "stopped"]
+    assert all("objective" in t["reason"] for t in trials if t["status"] == "stopped")
+    for t in trials:
+        rungs = [6, 12] if t["status"] == "finished" else [6]
+        assert [int(n[:6]) for n in Store.open(out).names(f"scores/{t['trial_id']}") if "-dev" in n] == rungs
+        test = pq.read_table(out / "scores" / t["trial_id"] / f"{rungs[-1]:06d}-test.parquet")
+        assert test.num_rows == 5 * 30
+        assert len(set(zip(test["prompt_id"].to_pylist(), test["row_id"].to_pylist(), strict=True))) == 5 * 30
+        assert (out / "adapters" / t["trial_id"] / "adapter_model.safetensors").is_file()
+        assert t["seconds"] > 0
+        assert t["tokens"] > 0
+    table = pq.read_table(out / "tables" / "robustness.parquet")
+    assert table.schema.names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
+    assert "robustness over prompts" in text
+    assert "Token authentication is enabled" not in text  # Ray says so where it was not given a token of its own
+    assert (out / "report.html").stat().st_size > 5000
+    assert yaml.safe_load((out / "study.yaml").read_text())["name"] == "small"
+
+
+def test_a_run_prints_what_the_check_warns_of(finished: tuple[Path, Path, str]) -> None:
+    _, _, text = finished
+    assert "warning: pools.dev: prompts again, d03 say the same but for case" in text
+
+
+def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, out, _ = finished
+    for trial in pq.read_table(out / "trials.parquet").to_pylist():
+        events = EventAccumulator(str(out / "tensorboard" / trial["trial_id"]))
+        events.Reload()
+        tags = set(events.Tags()["scalars"])
+        assert {"loss/completion", "objective", "rung/mean", "rung/std", "lr", "tokens_per_s"} <= tags
+        assert ("loss/prompt" in tags) == (trial["plw"] > 0)
+        assert "hparams" in {p for tag in events.summary_metadata.values() for p in [tag.plugin_data.plugin_name]}
+
+
+def test_a_finished_study_runs_again_without_training(finished: tuple[Path, Path, str]) -> None:
+    study, out, _ = finished
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in [*out.glob("scores/*/*"), *out.glob("checkpoints/*/*"), *out.glob("adapters/*/*")]
+    }
+    table = (out / "tables" / "robustness.csv").read_bytes()
+    trials = standing(out)
+    text = finish(start(study, out))
+    assert "nothing to train" in text
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert (out / "tables" / "robustness.csv").read_bytes() == table
+    assert standing(out) == trials
+    assert sorted(t["state"] for t in trials) == ["finished", "finished", "stopped", "stopped"]
+
+
+def test_a_wider_study_reuses_the_finished_trials(finished: tuple[Path, Path, str]) -> None:
+    study, out, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in out.glob("scores/*/*-dev.parquet")}
+    finish(start(study, out, "axes.plw=[0, 0.1, 0.5]"))
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert pq.read_table(out / "trials.parquet").num_rows == 6
+
+
+def test_a_local_run_that_asks_for_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    process = start(write_study(tmp_path), tmp_path / "out", "resources.gpus=1", CUDA_VISIBLE_DEVICES="")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert text.splitlines()[-1] == (
+        "error: resources.gpus = 1, but this machine has no GPU. Set resources.gpus=0, or name a cluster that has GPUs "
+        "in RAY_ADDRESS"
+    )
+    assert not (tmp_path / "out" / "study.yaml").exists()
+
+
+@pytest.mark.parametrize("files", [[1], pytest.param([1, 2, 3], marks=pytest.mark.long)], ids=["once", "thrice"])
+def test_kill_9_at_random_moments_loses_and_changes_nothing(files: list[int], tmp_path: Path) -> None:
+    """ASHA off, one slot: after the kills the rows equal those of an undisturbed run, bit for bit."""
+    study = write_study(tmp_path, scheduler={"name": "none"}, axes={"plw": [0.1]}, resources={"slots": 1})
+    finish(start(study, tmp_path / "whole"))
+    kill_at_random_moments(study, tmp_path / "torn", files)
+    finish(start(study, tmp_path / "torn"))
+    whole, torn = score_files(tmp_path / "whole"), score_files(tmp_path / "torn")
+    assert whole.keys() == torn.keys()
+    assert all(whole[name].equals(torn[name]) for name in whole)
+
+
+@pytest.mark.long
+def test_kill_9_under_asha_contradicts_nothing(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    out = tmp_path / "out"
+    kill_at_random_moments(study, out, [1, 3, 5])
+    before = score_files(out)
+    finish(start(study, out))
+    after = score_files(out)
+    assert all(after[name].equals(before[name]) for name in before)
+    trials = pq.read_table(out / "trials.parquet").to_pylist()
+    assert sorted(t["status"] for t in trials) == ["finished", "finished", "stopped", "stopped"]
+    assert len([n for n in after if n.endswith("-dev.parquet")]) == 6
+
+
+def kill_at_random_moments(study: Path, out: Path, files: Sequence[int]) -> None:
+    """Start, let so many score files appear and a little more time pass, kill -9 the driver; once per entry."""
+    rng = random.Random(0)
+    for n in files:
+        process = start(study, out)
+        wait_for(
+            lambda n=n, process=process: len(list(out.glob("scores/*/*.parquet"))) >= n or process.poll() is not None
+        )  # type: ignore[misc]
+        time.sleep(rng.random() / 2)
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_the_run_with_a_word_and_the_next_goes_on(sent: int, code: int, tmp_path: Path) -> None:
+    study = write_study(tmp_path, axes={"plw": [0], "pool": ["many"], "steps": 4000}, resources={"slots": 1})
+    process = start(study, tmp_path / "out")
+    wait_for(lambda: "started" in (process.stdout.readline() if process.stdout else ""))
+    time.sleep(1)
+    process.send_signal(sent)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == code, text[-2000:]
+    assert "run the same command again to continue" in text
+    assert "small (interrupted): 0 of 1 trials done" in text
+    assert "ended by an error" not in text
+    assert "Traceback" not in text

@@ -1,0 +1,1 @@
+"""Rows and prompts, and the token ids that they become."""

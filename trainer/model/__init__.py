@@ -1,0 +1,1 @@
+"""The base model on one accelerator, and the slots of adapters in it."""

@@ -1,0 +1,327 @@
+"""A faster forward pass for the decoder layers of the Llama kind, with the model's own weights; exact.
+
+Three things are different from transformers' own pass. The last layer computes queries, attention output and
+feed-forward only at the positions whose logits are wanted: of a prompt of a hundred tokens with one answer token the
+others are read by nobody, their keys and values apart. Layers that read the same input go through one product.
+Normalisation and rotary embedding take half as many passes over memory, forward and backward.
+
+Other architectures keep transformers' pass. Which ones qualify is decided by their classes: these share their
+attributes and their formulas (transformers ``models/{llama,mistral,qwen2,qwen3}/modeling_*.py``), and the tests hold
+each against its original.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.model import small_heads
+from trainer.model.block_linear import block_linears
+
+if TYPE_CHECKING:
+    from trainer.model.slots import Routing
+
+KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+MOST_WANTED = 0.7  # share of all positions up to which picking them out of the last layer pays
+
+
+def speed_up(base: Any, routing: Routing) -> None:
+    """Give the decoder layers of ``base`` (a transformers causal LM with its slots in place) the pass of this file,
+    where it is of a known kind and attends to everything before a token."""
+    layers = list(getattr(base.base_model, "layers", ()))
+    if base.config._attn_implementation != "sdpa" or not all(_qualifies(layer) for layer in layers):
+        return
+    for number, layer in enumerate(layers):
+        _LayerPass(layer, routing, last=number == len(layers) - 1)
+
+
+def _qualifies(layer: Any) -> bool:
+    if type(layer).__name__ not in KINDS or not type(layer).__module__.startswith("transformers.models."):
+        return False
+    if not isinstance(layer.mlp.act_fn, nn.SiLU) and type(layer.mlp.act_fn).__name__ != "SiLUActivation":
+        return False
+    attention = layer.self_attn
+    window = attention.sliding_window if hasattr(attention, "sliding_window") else None
+    if type(layer).__name__ == "MistralDecoderLayer":
+        window = getattr(attention.config, "sliding_window", None)
+    return window is None
+
+
+class _LayerPass:
+    """The pass of one layer, put in place of its ``forward``."""
+
+    def __init__(self, layer: Any, routing: Routing, last: bool):
+        self.layer, self.routing, self.last = layer, routing, last
+        attention, mlp = layer.self_attn, layer.mlp
+        self.qkv = Together((attention.q_proj, attention.k_proj, attention.v_proj), routing)
+        self.kv = Together((attention.k_proj, attention.v_proj), routing, parent=self.qkv) if last else None
+        self.gate_up = Together((mlp.gate_proj, mlp.up_proj), routing)
+        layer.forward = types.MethodType(lambda _, *args, **kwargs: self(*args, **kwargs), layer)
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        past_key_values: Any = None,
+        **_: Any,
+    ) -> Tensor:
+        """[B, L, H] -> [B, L, H]; in the last layer [N, 1, H] where that pays."""
+        layer = self.layer
+        assert position_embeddings is not None
+        cos, sin = (t[:, None] for t in position_embeddings)
+        x = rms_norm(hidden_states, layer.input_layernorm)
+        if self._picks(x, attention_mask, past_key_values):
+            return self._wanted(hidden_states, x, attention_mask, cos, sin, past_key_values)
+        q, k, v = self._rotated(self.qkv(x), cos, sin)
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, layer.self_attn.layer_idx)
+        hidden_states = hidden_states + layer.self_attn.o_proj(self._attend(q, k, v, attention_mask).flatten(2))
+        return self._fed_forward(hidden_states)
+
+    def _picks(self, x: Tensor, mask: Tensor | None, cache: Any) -> bool:
+        route = self.routing
+        if not (self.last and route.may_pick) or route.rows is None or route.most_in_row is None:
+            return False
+        if mask is None and cache is not None and cache.get_seq_length(self.layer.self_attn.layer_idx):
+            return False  # which of the earlier tokens a position sees is known to transformers only
+        if not len(route.rows):
+            return not torch.is_grad_enabled()  # nothing to learn from still needs a graph to go back through
+        return len(route.rows) <= MOST_WANTED * x.shape[0] * x.shape[1]
+
+    def _wanted(
+        self, hidden_states: Tensor, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, cache: Any
+    ) -> Tensor:
+        """The layer's output at the wanted positions alone, [N, 1, H]. Their queries are gathered into a grid of Q to
+        a row; what is left over in it looks at the first token, and is not read."""
+        layer, route = self.layer, self.routing
+        assert self.kv is not None
+        assert route.rows is not None
+        assert route.cols is not None
+        assert route.most_in_row is not None
+        B, L, H = x.shape
+        found = self.kv(x)
+        k, v = (self._heads(t) for t in (found.split(self.kv.sizes, dim=-1) if isinstance(found, Tensor) else found))
+        k = rotate(self._normed(k, "k_norm"), cos, sin)
+        if cache is not None:
+            k, v = cache.update(k, v, layer.self_attn.layer_idx)
+        rows, cols, n, Q = route.rows, route.cols, len(route.rows), route.most_in_row
+        at = rows * L + cols
+        with route.at_wanted():
+            if not n:
+                return hidden_states.new_empty(0, 1, H)
+            residual = hidden_states.reshape(B * L, H).index_select(0, at)[:, None]
+            asking = layer.self_attn.q_proj(x.reshape(B * L, H).index_select(0, at)[:, None])
+            q = self._normed(self._heads(asking), "q_norm")
+            turn = [(t[0, 0, cols] if len(t) == 1 else t[rows, 0, cols])[:, None, None] for t in (cos, sin)]
+            q = rotate(q, *turn)  # [N, heads, 1, d]
+            place = rows * Q + torch.arange(n, device=x.device) - torch.searchsorted(rows, rows)
+            grid = q.new_zeros(B * Q, q.shape[1], q.shape[3]).index_copy(0, place, q[:, :, 0])
+            if mask is None:
+                sees = torch.arange(k.shape[2], device=x.device) <= cols[:, None]  # [N, keys]
+            else:
+                sees = mask.expand(B, -1, -1, -1)[rows, 0, cols]
+            blank = torch.zeros(k.shape[2], dtype=sees.dtype, device=x.device)
+            if sees.dtype == torch.bool:
+                blank[0] = True
+            seen = blank.expand(B * Q, -1).index_copy(0, place, sees).view(B, 1, Q, -1)
+            out = self._attend(grid.view(B, Q, *grid.shape[1:]).transpose(1, 2), k, v, seen)  # [B, Q, heads, d]
+            picked = out.reshape(B * Q, -1).index_select(0, place)[:, None]
+            return self._fed_forward(residual + layer.self_attn.o_proj(picked))
+
+    def _rotated(self, found: Tensor | Sequence[Tensor], cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value [B, heads, L, d] from the projections, side by side or each by itself."""
+        if isinstance(found, Tensor):
+            if not hasattr(self.layer.self_attn, "q_norm"):
+                qkv: tuple[Tensor, Tensor, Tensor] = _SplitRotate.apply(
+                    found, cos, sin, self.qkv.sizes, self.layer.self_attn.head_dim
+                )
+                return qkv
+            found = found.split(self.qkv.sizes, dim=-1)
+        q, k, v = (self._heads(t) for t in found)
+        return rotate(self._normed(q, "q_norm"), cos, sin), rotate(self._normed(k, "k_norm"), cos, sin), v
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, L, heads * d] -> [B, heads, L, d]"""
+        return x.unflatten(-1, (-1, self.layer.self_attn.head_dim)).transpose(1, 2)
+
+    def _normed(self, x: Tensor, name: str) -> Tensor:
+        norm = getattr(self.layer.self_attn, name, None)
+        return x if norm is None else rms_norm(x, norm)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, L, heads, d]"""
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        attention = self.layer.self_attn
+        if mask is None and attention.scaling == q.shape[-1] ** -0.5 and small_heads.pays(q, k):
+            return small_heads.attend(q, k, v).transpose(1, 2)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](attention, q, k, v, mask, dropout=0.0, scaling=attention.scaling)[0]
+
+    def _fed_forward(self, hidden_states: Tensor) -> Tensor:
+        mlp = self.layer.mlp
+        found = self.gate_up(rms_norm(hidden_states, self.layer.post_attention_layernorm))
+        gated = swiglu(found) if isinstance(found, Tensor) else mlp.act_fn(found[0]) * found[1]
+        return hidden_states + mlp.down_proj(gated)
+
+
+class Together:
+    """Linear layers that read the same input. Their frozen weights are laid side by side, each layer keeping a view
+    of its own, so that one product serves them all."""
+
+    def __init__(self, layers: Sequence[nn.Module], routing: Routing, parent: Together | None = None):
+        from trainer.model.slots import SlotLinear
+
+        self.layers, self.routing = layers, routing
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        plain: list[Any] = [layer.base if isinstance(layer, SlotLinear) else layer for layer in layers]
+        if not all(type(p) is nn.Linear and not hasattr(p.weight, "ds_id") for p in plain):
+            return  # quantised, or a shard: each goes by itself
+        if len({p.bias is None for p in plain}) > 1:
+            return
+        self.sizes = [p.out_features for p in plain]
+        if parent is not None and parent.weight is not None:  # the last layers of a larger group
+            self.weight = parent.weight[-sum(self.sizes) :]
+            self.bias = None if parent.bias is None else parent.bias[-sum(self.sizes) :]
+            return
+        self.weight = torch.cat([p.weight.data for p in plain])
+        for p, part in zip(plain, self.weight.split(self.sizes), strict=True):
+            p.weight.data = part
+        if plain[0].bias is not None:
+            self.bias = torch.cat([p.bias.data for p in plain])
+            for p, part in zip(plain, self.bias.split(self.sizes), strict=True):
+                p.bias.data = part
+
+    def __call__(self, x: Tensor) -> Tensor | Sequence[Tensor]:
+        """The outputs side by side [.., sum of sizes], or, where one product will not do, each by itself."""
+        from trainer.model.slots import SlotLinear
+
+        slotted: list[Any] = [layer for layer in self.layers if isinstance(layer, SlotLinear)]
+        route = self.routing
+        if self.weight is None or route.dropout_keys is not None or len(slotted) not in (0, len(self.layers)):
+            return [layer(x) for layer in self.layers]
+        if not slotted or route.slots is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        if route.only is not None or route.blocks is None:
+            return [layer(x) for layer in self.layers]
+        adapters = [(layer.A, layer.B, layer.scale) for layer in slotted]
+        return block_linears(x, None, self.weight, self.bias, route.blocks, adapters)
+
+
+def rms_norm(x: Tensor, norm: Any) -> Tensor:
+    """``norm`` (a LlamaRMSNorm or one like it) of x [..., H], in float32 inside."""
+    y: Tensor = _RmsNorm.apply(x, norm.weight, norm.variance_epsilon)
+    return y
+
+
+class _RmsNorm(torch.autograd.Function):
+    """y = w n, n = x / sqrt(mean x^2 + eps); dx = (w g - n mean(w g n)) / sqrt(mean x^2 + eps)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        n = (wide * scale).to(x.dtype)
+        ctx.save_for_backward(n, scale, weight)
+        return n * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        n, scale, weight = ctx.saved_tensors
+        g, n = (grad * weight).float(), n.float()
+        share = torch.linalg.vecdot(g, n)[..., None].div_(n.shape[-1])
+        return g.addcmul_(n, share, value=-1).mul_(scale).to(grad.dtype), None, None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of x [B, heads, L, d] with cos and sin [B or 1, 1, L, d] (Su et al. 2021), the
+    two halves of d being the two coordinates, as transformers has it."""
+    y: Tensor = _Rotate.apply(x, cos, sin)
+    return y
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _turn_back(grad, cos, sin, torch.empty_like(grad)), None, None
+
+
+class _SplitRotate(torch.autograd.Function):
+    """``rotate`` of query and key, from and, in the backward pass, to one tensor [B, L, query | key | value]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, sizes: list[int], head_dim: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.sizes, ctx.head_dim, ctx.shape = sizes, head_dim, x.shape
+        q, k, v = _SplitRotate.parts(x, sizes, head_dim)
+        q, k = (_turn(t, cos, sin, torch.empty_like(t)) for t in (q, k))
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        whole = grads[0].new_empty(ctx.shape)
+        q, k, v = _SplitRotate.parts(whole, ctx.sizes, ctx.head_dim)
+        _turn_back(grads[0], cos, sin, q)
+        _turn_back(grads[1], cos, sin, k)
+        v.copy_(grads[2])
+        return whole, None, None, None, None
+
+    @staticmethod
+    def parts(x: Tensor, sizes: list[int], head_dim: int) -> list[Tensor]:
+        """Views [B, heads, L, d]."""
+        return [t.unflatten(-1, (-1, head_dim)).transpose(1, 2) for t in x.split(sizes, dim=-1)]
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    torch.mul(x, cos, out=out)
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
+
+
+def _turn_back(grad: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
+    half = grad.shape[-1] // 2
+    torch.mul(grad, cos, out=out)
+    out[..., :half].addcmul_(grad[..., half:], sin[..., half:])
+    out[..., half:].addcmul_(grad[..., :half], sin[..., :half], value=-1)
+    return out
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up of x [..., gate | up]."""
+    y: Tensor = _Swiglu.apply(x)
+    return y
+
+
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        ctx.save_for_backward(x)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        whole = torch.empty_like(x)
+        of_gate, of_up = whole.chunk(2, dim=-1)
+        torch.mul(grad, nn.functional.silu(gate), out=of_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+        return whole

@@ -1,0 +1,1 @@
+"""Log-probabilities and generated answers of rows under prompts."""

@@ -1,0 +1,193 @@
+"""Score a pool: every prompt x every row for all trials that are resident together, as score rows.
+
+Before a trial's last rung it may be a sample of the dev pool's cells (``trainer.measure.design``), the same for every
+trial. Requests are rendered once per template and kept, since every trial with that template is asked the same. Label
+comparison, classification heads and generation give the same table. The decision rule ``batch`` centres a prompt's
+labels on the rows it was asked, of a sample on those in the sample (each label in its share of the rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trainer.data.assets import Assets
+from trainer.data.render import Renderer, Request
+from trainer.data.rows import Row
+from trainer.data.wording import Prompt
+from trainer.measure import design
+from trainer.model.slots import SlotModel
+from trainer.score.calibration import Baseline, content_free, unconditional
+from trainer.score.decide import decide
+from trainer.score.generation import answer
+from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
+from trainer.store import SCORES
+from trainer.trial import Task, Template, Trial
+
+Member = tuple[int, Trial, Renderer, int]  # slot, trial, its renderer, its rung
+Block = tuple[int, int]  # number k of n nearly equal parts of a grid, each with some of its prompts
+WHOLE: Block = (0, 1)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One trial's answers to n requests: the option taken (-1: none), label log-probabilities, tokens generated."""
+
+    taken: np.ndarray  # int64 [n]
+    logprobs: list[np.ndarray] | None = None  # float64 [k_i] each
+    new_tokens: list[int] | None = None  # [n]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One template's requests over a pool, prompt by prompt, and what its decision rule compares them with."""
+
+    pairs: list[tuple[Prompt, Row]]
+    requests: list[Request]
+    baseline: Baseline | None
+
+
+def part(prompts: Sequence[Prompt], block: Block) -> Sequence[Prompt]:
+    """The prompts of ``block``."""
+    k, n = block
+    return prompts[k * len(prompts) // n : (k + 1) * len(prompts) // n]
+
+
+class Grids:
+    """The dev and test grids of one study's assets."""
+
+    def __init__(self, assets: Assets, token_budget: int = TOKEN_BUDGET):
+        self.assets, self.token_budget = assets, token_budget
+        self._asked: dict[tuple[Template, Task, str, str, float, Block], Asked] = {}
+        self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
+
+    def score(self, model: SlotModel, pool: str, members: Sequence[Member], block: Block = WHOLE) -> list[pa.Table]:
+        """Score rows of every member, in their order; ``rung`` is 0, the store's caller knows it. Members that
+        compare labels share their batches. The tables of all blocks, one after the other, are that of the grid."""
+        asked = [self._ask(m, pool, block) for m in members]
+        found: dict[int, Answers] = {}
+        together = [i for i, (_, t, _, _) in enumerate(members) if t.scoring.scorer == "labels"]
+        compared = self._compare(model, [members[i] for i in together], [asked[i] for i in together])
+        found.update(zip(together, compared, strict=True))
+        for i, member in enumerate(members):
+            if i not in found:
+                found[i] = self._generate(model, member, asked[i])
+        return [self._table(m[1], pool, asked[i], found[i]) for i, m in enumerate(members)]
+
+    def sampled(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
+        """What the rung's record says of its ``cells`` cells where they are not the whole grid."""
+        prompts, rows = len(self.assets.pools[pool]), len(self.assets.rows[pool])
+        if trial.share_at(rung, pool) == 1 or cells == prompts * rows:
+            return {}
+        return {"sample": {"prompts": prompts, "rows": rows, "cells": cells}}
+
+    def cells(self, pool: str, share: float) -> list[tuple[Prompt, Row]]:
+        """The prompts and rows that are scored, prompt by prompt."""
+        if (pool, share) not in self._pairs:
+            prompts, rows = self.assets.pools[pool], self.assets.rows[pool]
+            size = design.size(share, len(prompts), len(rows))
+            if size.cells < len(prompts) * len(rows):
+                kept = design.choose([r.id for r in rows], [r.label for r in rows], size.rows)
+                rows = tuple(rows[j] for j in kept)
+                labels = [r.label for r in rows]
+                seen = design.balanced([p.id for p in prompts], [r.id for r in rows], labels, size.cells)
+            else:
+                seen = np.ones((len(prompts), len(rows)), bool)
+            self._pairs[pool, share] = [(prompts[i], rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)]
+        return self._pairs[pool, share]
+
+    def _ask(self, member: Member, pool: str, block: Block) -> Asked:
+        _, trial, renderer, rung = member
+        rule = trial.scoring.decision if trial.scoring.scorer == "labels" else "raw"
+        share = trial.share_at(rung, pool)
+        key = (trial.template, trial.task, rule, pool, share, block)
+        if key not in self._asked:
+            pairs = self.cells(pool, share)
+            if block != WHOLE:
+                mine = {p.id for p in part(self.assets.pools[pool], block)}
+                pairs = [(prompt, row) for prompt, row in pairs if prompt.id in mine]
+            build = {"pmi": unconditional, "contextual": content_free}.get(rule)
+            self._asked[key] = Asked(pairs, renderer.requests(pairs), build(renderer, pairs) if build else None)
+        return self._asked[key]
+
+    def _compare(self, model: SlotModel, members: Sequence[Member], asked: Sequence[Asked]) -> list[Answers]:
+        requests, slots = [], []
+        for (slot, *_), a in zip(members, asked, strict=True):
+            asks = [*a.requests, *(a.baseline.requests if a.baseline else [])]
+            requests += asks
+            slots += [slot] * len(asks)
+        if not requests:
+            return []
+        if model.n_labels:
+            logprobs = list(class_logprobs(model, requests, slots, self.token_budget))
+        else:
+            logprobs = score(model, requests, slots, self.token_budget).logprobs
+        found, at = [], 0
+        for (_, trial, *_), a in zip(members, asked, strict=True):
+            own = logprobs[at : at + len(a.requests)]
+            at += len(a.requests)
+            baseline = None
+            if a.baseline is not None:
+                baseline = a.baseline.spread(logprobs[at : at + len(a.baseline.requests)])
+                at += len(a.baseline.requests)
+            found.append(Answers(self._decide(trial, a, own, baseline), own))
+        return found
+
+    def _decide(
+        self, trial: Trial, asked: Asked, logprobs: list[np.ndarray], baseline: list[np.ndarray] | None
+    ) -> np.ndarray:
+        labels = trial.task.labels
+        prior = None
+        if labels:  # of the dev rows, whatever the pool: the test rows' shares are not to be known
+            prior = [sum(r.label == x for r in self.assets.rows["dev"]) for x in labels]
+        return decide(
+            trial.scoring.decision,
+            logprobs,
+            [np.array([len(o) for o in r.options]) for r in asked.requests],
+            [r.option_bytes for r in asked.requests],
+            baseline=baseline,
+            prompts=[r.prompt_id for r in asked.requests],
+            prior=prior,
+        )
+
+    def _generate(self, model: SlotModel, member: Member, asked: Asked) -> Answers:
+        slot, trial, renderer, _ = member
+        words = [renderer.words(row) for _, row in asked.pairs]
+        new = trial.scoring.max_new_tokens
+        made = answer(
+            model,
+            asked.requests,
+            [slot] * len(words),
+            words,
+            renderer.tokenizer.decode,
+            renderer.stop_ids,
+            new,
+            self.token_budget,
+        )
+        taken = np.array([-1 if a.index is None else a.index for a in made])
+        return Answers(taken, None, [a.new_tokens for a in made])
+
+    def _table(self, trial: Trial, pool: str, asked: Asked, answers: Answers) -> pa.Table:
+        labels = trial.task.labels
+        n = len(asked.requests)
+        names = [labels[i] if labels else str(i) for i in range(len(labels) or int(answers.taken.max(initial=0)) + 1)]
+        predicted = [names[i] if i >= 0 else None for i in answers.taken.tolist()]
+        right = [r.label for r in asked.requests]
+        nothing: list[Any] = [None] * n
+        columns = {
+            "trial_id": pa.array([trial.id] * n, pa.string()),
+            "rung": pa.array(np.zeros(n, np.int32)),
+            "pool": pa.array([pool] * n, pa.string()),
+            "prompt_id": pa.array([r.prompt_id for r in asked.requests], pa.string()),
+            "row_id": pa.array([r.row_id for r in asked.requests], pa.string()),
+            "label": pa.array(right, pa.string()),
+            "predicted": pa.array(predicted, pa.string()),
+            "correct": pa.array([p == r for p, r in zip(predicted, right, strict=True)], pa.bool_()),
+            "label_logprobs": pa.array(answers.logprobs or nothing, pa.list_(pa.float32())),
+            "new_tokens": pa.array(answers.new_tokens or nothing, pa.int16()),
+        }
+        return pa.table(columns, schema=SCORES)

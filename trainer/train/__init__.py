@@ -1,0 +1,1 @@
+"""Batches, loss, optimizer and the engine that steps every slot."""

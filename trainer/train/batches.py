@@ -1,0 +1,244 @@
+"""Which example is trained when, under which prompt, and how sequences become padded micro-batches.
+
+Order and prompt are pure functions of (seed, position): the same for any number of workers or slots, and after
+any restart. Nothing here keeps state; what an arm that learns from losses remembers is ``trainer.train.arms.Memory``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.model.slots import Batch
+from trainer.train.arms import Memory, distinct, open_prompts
+from trainer.train.loss import COMPLETION, Weights
+from trainer.trial import Arm, Draw, Optimization
+
+Ids = NDArray[np.int32]
+PLAIN_ARM = Arm()  # uniform draws, and nothing else
+
+
+def stable_hash(*parts: object) -> int:
+    """A 63-bit hash of the parts, the same in every process (Python's own hash is salted)."""
+    data = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One example of an effective batch: indices of its row and prompt, and of the format in the arm's list.
+
+    Examples of equal ``family`` (the row's position in the stream) are views: one row under several wordings."""
+
+    row: int
+    prompt: int
+    format: int = 0
+    family: int = -1
+
+
+class Order:
+    """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` and ``arm`` say.
+
+    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views the stream holds each row V
+    times in a row, and V rows' worth of sequences less of other rows: a step is as large as without."""
+
+    def __init__(
+        self,
+        seed: int,
+        n_rows: int,
+        n_prompts: int,
+        draw: Draw,
+        plan: Optimization,
+        arm: Arm = PLAIN_ARM,
+        by_difficulty: Sequence[int] = (),
+    ):
+        self.seed, self.n_rows, self.n_prompts, self.draw, self.arm = seed, n_rows, n_prompts, draw, arm
+        self.size = plan.batch_size * plan.accumulation
+        if self.size % arm.views:
+            raise ValueError(f"views = {arm.views} does not divide the {self.size} sequences of a step")
+        self.rows_per_step = self.size // arm.views
+        self.block = draw.every * (self.rows_per_step if draw.unit == "steps" else 1)
+        self._rows_in_all = max(1, plan.steps * self.rows_per_step)
+        self._easiest = tuple(by_difficulty) or tuple(range(n_prompts))
+        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+
+    def batch(self, step: int, memory: Memory | None = None) -> list[Pick]:
+        """The effective batch of optimizer step ``step`` (0-based)."""
+        return [self.pick(step * self.size + i, memory) for i in range(self.size)]
+
+    def pick(self, position: int, memory: Memory | None = None) -> Pick:
+        at, view = divmod(position, self.arm.views)
+        epoch, place = divmod(at, self.n_rows)
+        if epoch != self._epoch:
+            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
+            self._epoch = epoch
+        row = int(self._permutation[place])
+        n_formats = len(self.arm.formats)
+        form = stable_hash("format", self.seed, at) % n_formats if n_formats > 1 else 0
+        family = at if self.arm.views > 1 else -1
+        return Pick(row, self.prompt(epoch, place, row, view, memory), form, family)
+
+    def prompt(self, epoch: int, place: int, row: int, view: int = 0, memory: Memory | None = None) -> int:
+        """Algorithm 1 of PAFT: one uniform draw per ``block`` consecutive rows of an epoch; ``load``: one per
+        row for the whole training, as the paper's released code does it. The views of a row are drawn without
+        repeats. An ``importance`` draw turns the block's number into a prompt by the probabilities of the moment, so a
+        block that spans steps may move on to another prompt between them."""
+        if self.n_prompts == 1:
+            return 0
+        if self.draw.mode == "load":
+            key: tuple[object, ...] = ("load", self.seed, row)
+            n = self.n_prompts
+        else:
+            block = place // self.block
+            key = ("dynamic", self.seed, epoch, block)
+            n = self._open(epoch * self.n_rows + block * self.block)
+        if self.arm.choice == "importance":
+            if memory is None:
+                raise ValueError("a draw by importance needs what was learnt of the prompts")
+            return memory.choose(stable_hash(*key) / 2**63)
+        numbers = [stable_hash(*key), *(stable_hash(*key, v) for v in range(1, view + 1))]
+        place_in_open = distinct(n, numbers)[view]
+        return self._easiest[place_in_open] if self.arm.choice == "curriculum" else place_in_open
+
+    def _open(self, at: int) -> int:
+        """How many prompts may be drawn at row ``at`` of the stream."""
+        if self.arm.choice != "curriculum":
+            return self.n_prompts
+        return open_prompts(self.n_prompts, at / self._rows_in_all)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One tokenised example on its way through the model. ``weights`` [L] belong to tokens as targets."""
+
+    slot: int
+    ids: Ids
+    weights: Weights
+    kinds: NDArray[np.int8]
+    normalizer: float  # W of the effective batch it belongs to
+    dropout_key: int = 0
+    label: int = -1  # class index for the classification head; -1: predict the next tokens
+    prompt: int = -1  # its place in the pool, where the trial learns from the loss under each; else -1
+    family: int = -1  # equal for the views of one row, where their answers are to agree; else -1
+    consistency: float = 0.0  # weight of its family's divergence in the loss of the step
+
+
+def families(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """``samples`` in their order, the views of a row together: they must meet in one pass."""
+    found: dict[tuple[int, int], list[Sample]] = {}
+    for i, s in enumerate(samples):
+        found.setdefault((s.slot, s.family) if s.family >= 0 else (-1, i), []).append(s)
+    return list(found.values())
+
+
+def micro_batches(sequences: Sequence[Sample], token_budget: int) -> Iterator[list[Sample]]:
+    """Sequences sorted by length into groups whose padded size stays within ``token_budget`` (at least one each, or one
+    row's views)."""
+    group: list[Sample] = []
+    longest = 0  # of the group: its first family holds it
+    for part in sorted(families(sequences), key=lambda p: (-max(len(s.ids) for s in p), p[0].slot)):
+        if group and longest * (len(group) + len(part)) > token_budget:
+            yield group
+            group = []
+        if not group:
+            longest = max(len(s.ids) for s in part)
+        group += part
+    if group:
+        yield group
+
+
+@dataclass
+class Collated:
+    """A micro-batch as tensors: model input, and for each of its N wanted positions what it should predict."""
+
+    batch: Batch
+    targets: torch.Tensor  # [N] next token, or class index
+    weights: torch.Tensor  # [N]
+    normalizers: torch.Tensor  # [N]
+    completion: torch.Tensor  # [N] bool: the target is a completion token
+    prompts: list[tuple[int, int]]  # (slot, place of the prompt or -1) of each sequence
+    families: list[tuple[float, torch.Tensor]]  # weight, and places [V, T] in N of the answer's tokens under each view
+
+
+def collate(group: Sequence[Sample], pad_id: int) -> Collated:
+    group = sorted(group, key=lambda s: s.slot)
+    lengths = np.array([len(s.ids) for s in group])
+    L = int(lengths.max())
+    ids = np.full((len(group), L), pad_id, dtype=np.int64)
+    rows, cols, targets, weights, normalizers, completion = [], [], [], [], [], []
+    for b, s in enumerate(group):
+        ids[b, : len(s.ids)] = s.ids
+        if s.label >= 0:
+            at, goal = np.array([len(s.ids) - 1]), np.array([s.label])
+            weight, done = s.weights[-1:], np.ones(1, bool)
+        else:
+            at = np.flatnonzero(s.weights[1:])  # the output layer runs only where the weight is not zero
+            goal, weight, done = s.ids[at + 1], s.weights[at + 1], s.kinds[at + 1] == COMPLETION
+        rows.append(np.full(len(at), b))
+        cols.append(at)
+        targets.append(goal)
+        weights.append(weight)
+        normalizers.append(np.full(len(at), s.normalizer, np.float32))
+        completion.append(done)
+
+    def tensor(parts: list[NDArray], dtype: torch.dtype) -> torch.Tensor:
+        return torch.as_tensor(np.concatenate(parts), dtype=dtype)
+
+    batch = Batch(
+        input_ids=torch.from_numpy(ids),
+        mask=torch.from_numpy((np.arange(L)[None] < lengths[:, None]).astype(np.int64)),
+        position_ids=torch.arange(L)[None].expand(len(group), L),
+        slots=torch.tensor([s.slot for s in group]),
+        blocks=tuple((slot, len(list(rows))) for slot, rows in itertools.groupby(s.slot for s in group)),
+        most_in_row=max(map(len, cols)),
+        wanted_blocks=_positions_of(group, cols),
+        rows=tensor(rows, torch.long),
+        cols=tensor(cols, torch.long),
+        dropout_keys=torch.tensor([s.dropout_key for s in group]),
+    )
+    return Collated(
+        batch,
+        tensor(targets, torch.long),
+        tensor(weights, torch.float32),
+        tensor(normalizers, torch.float32),
+        tensor(completion, torch.bool),
+        [(s.slot, s.prompt) for s in group],
+        _views(group, targets, completion),
+    )
+
+
+def _views(
+    group: Sequence[Sample], targets: Sequence[NDArray], completion: Sequence[NDArray]
+) -> list[tuple[float, torch.Tensor]]:
+    """Of each family in the group: its weight, and where the answer's tokens stand among the wanted positions. Compared
+    are the first T, up to the first where the views' answers differ: behind it they would answer other questions."""
+    starts = np.cumsum([0, *map(len, targets)])
+    members: dict[tuple[int, int], list[int]] = {}
+    for b, s in enumerate(group):
+        if s.family >= 0 and s.consistency > 0:
+            members.setdefault((s.slot, s.family), []).append(b)
+    found = []
+    for rows in members.values():
+        own = [np.flatnonzero(completion[b]) for b in rows]
+        T = min(map(len, own))
+        answers = np.stack([targets[b][o[:T]] for b, o in zip(rows, own, strict=True)])
+        differs = np.flatnonzero((answers != answers[:1]).any(axis=0))
+        T = int(differs[0]) + 1 if len(differs) else T  # up to the first that differs the views saw the same
+        places = np.stack([starts[b] + o[:T] for b, o in zip(rows, own, strict=True)])
+        if len(rows) > 1 and T:
+            found.append((group[rows[0]].consistency, torch.from_numpy(places)))
+    return found
+
+
+def _positions_of(group: Sequence[Sample], cols: Sequence[NDArray]) -> tuple[tuple[int, int], ...]:
+    """((slot, wanted positions), …) of a group that is sorted by slot."""
+    counts: dict[int, int] = {}
+    for s, at in zip(group, cols, strict=True):
+        counts[s.slot] = counts.get(s.slot, 0) + len(at)
+    return tuple((slot, n) for slot, n in counts.items() if n)

@@ -1,0 +1,168 @@
+"""A trial on its way: which examples its next step takes, and what its steps since the last rung did."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trainer.data.assets import Assets
+from trainer.data.render import Example, Renderer, RenderError, Request
+from trainer.data.rows import Row
+from trainer.data.typos import misspelt
+from trainer.data.wording import Prompt
+from trainer.train.arms import Memory, easiest_first
+from trainer.train.batches import Order, Pick, Sample, stable_hash
+from trainer.train.engine import StepLog
+from trainer.train.loss import normalizer, token_weights
+from trainer.trial import Trial
+
+AHEAD = 32  # steps rendered in one tokenizer call
+CURVE = 200  # points kept of a rung's training curve
+
+
+@dataclass
+class Resident:
+    """``slot`` holds the trial's adapter, trained for ``step`` steps and wanted at ``target``. ``renderer`` scores;
+    training goes through ``formats`` where the trial's arm has some."""
+
+    trial: Trial
+    assets: Assets
+    renderer: Renderer
+    slot: int
+    step: int
+    target: int
+    log: list[StepLog] = field(default_factory=list)
+    seconds: float = 0.0  # accelerator time of this trial since its last rung
+    formats: Sequence[Renderer] = ()
+
+    def __post_init__(self) -> None:
+        t = self.trial
+        self._rows, self._prompts = self.assets.rows["train"], self.assets.train_pools[t.pool]
+        ranked = easiest_first(self._prompts) if t.arm.choice == "curriculum" else ()
+        self._order = Order(t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked)
+        self.memory = Memory(t.arm, len(self._prompts))
+        # a draw that depends on the last step's losses cannot be made earlier
+        self._ahead = 1 if t.arm.choice == "importance" else AHEAD
+        self._ready: dict[int, list[Sample]] = {}
+
+    def samples(self) -> list[Sample]:
+        """The effective batch of the next step."""
+        if self.step not in self._ready:
+            self._render(range(self.step, min(self.step + self._ahead, self.trial.optimization.steps)))
+        ready = self._ready.pop(self.step)
+        if self.trial.arm.choice != "group_dro" or not self.memory.remembers:
+            return ready
+        factors = [np.float32(self.memory.weight(s.prompt)) for s in ready]
+        return [dataclasses.replace(s, weights=s.weights * f) for s, f in zip(ready, factors, strict=True)]
+
+    def record(self, log: StepLog, seconds: float) -> None:
+        if self.memory.remembers:
+            self.memory.learn(log.by_prompt)
+        self.step = log.step
+        self.log.append(log)
+        self.seconds += seconds
+
+    @property
+    def broken(self) -> str:
+        """Why this trial cannot go on; empty while its losses and gradients are finite."""
+        if self.log and not (
+            math.isfinite(self.log[-1].completion_loss) and math.isfinite(self.log[-1].grad_norm or 0.0)
+        ):
+            return f"loss or gradient became NaN between steps {self.step - 1} and {self.step}"
+        return ""
+
+    def summary(self, score_seconds: float) -> dict[str, Any]:
+        """The rung's record, stored beside its scores; forgets the steps it covers."""
+        points = self.log[:: max(1, len(self.log) // CURVE)]
+        tokens = sum(p.tokens for p in self.log)
+
+        def column(name: str) -> list[float | None]:
+            values = (getattr(p, name) for p in points)
+            return [float(v) if v is not None and math.isfinite(v) else None for v in values]
+
+        curve = {name: column(name) for name in ("completion_loss", "prompt_loss", "lr", "grad_norm")}
+        rate = tokens / self.seconds if self.seconds else 0.0
+        found = {
+            "trial": self.trial.to_json(),
+            "rung": self.step,
+            "seconds": self.seconds + score_seconds,
+            "train_seconds": self.seconds,
+            "score_seconds": score_seconds,
+            "tokens": tokens,
+            "curve": {"step": [p.step for p in points], **curve, "tokens_per_s": [rate] * len(points)},
+        }
+        self.log, self.seconds = [], 0.0
+        return found
+
+    def _render(self, steps: range) -> None:
+        t = self.trial
+        picks = [(s, i, p) for s in steps for i, p in enumerate(self._order.batch(s, self.memory))]
+        classes = t.model.head == "classifier"
+        rendered = self._rendered(picks, classes)
+        size, arm = self._order.size, t.arm
+        for k, s in enumerate(steps):
+            part = slice(k * size, (k + 1) * size)
+            kinds = [e.kinds[1:] for e in rendered[part] if isinstance(e, Example)]
+            W = float(size) if classes else normalizer(kinds, t.loss)
+            self._ready[s] = [
+                dataclasses.replace(
+                    self._sample(e, W, stable_hash("dropout", t.seed, s, i)),
+                    prompt=pick.prompt if self.memory.remembers else -1,
+                    family=pick.family if arm.consistency else -1,
+                    consistency=arm.consistency / self._order.rows_per_step,
+                )
+                for e, (_, i, pick) in zip(rendered[part], picks[part], strict=True)
+            ]
+
+    def _sample(self, rendered: Example | Request, W: float, key: int) -> Sample:
+        if isinstance(rendered, Request):  # a class is read off the end of the context
+            one, kinds = np.ones(len(rendered.context), np.float32), np.zeros(len(rendered.context), np.int8)
+            label = self.trial.task.labels.index(rendered.label)
+            return Sample(self.slot, rendered.context, one, kinds, W, key, label)
+        return Sample(self.slot, rendered.ids, token_weights(rendered.kinds, self.trial.loss), rendered.kinds, W, key)
+
+    def _rendered(self, picks: Sequence[tuple[int, int, Pick]], classes: bool) -> list[Example | Request]:
+        """What each pick is trained on, in one tokenizer call per format."""
+        renderers = self.formats or (self.renderer,)
+        found: dict[int, Example | Request] = {}
+        for form, renderer in enumerate(renderers):
+            own = [n for n, (_, _, pick) in enumerate(picks) if pick.format == form]
+            pairs = [(self._wording(*picks[n]), self._rows[picks[n][2].row]) for n in own]
+            plain = [(self._prompts[picks[n][2].prompt], row) for n, (_, row) in zip(own, pairs, strict=True)]
+            made = self._fitting(renderer, pairs, plain, classes)
+            found.update(zip(own, made, strict=True))
+        return [found[n] for n in range(len(picks))]
+
+    def _fitting(
+        self,
+        renderer: Renderer,
+        pairs: Sequence[tuple[Prompt, Row]],
+        plain: Sequence[tuple[Prompt, Row]],
+        classes: bool,
+    ) -> Sequence[Example | Request]:
+        """``pairs`` rendered. A typo can cost a token or two: where that would pass the longest that was checked before
+        the run, the wording is taken as it was."""
+        render = renderer.requests if classes else renderer.examples
+        try:
+            return render(pairs)
+        except RenderError:
+            if pairs == plain:
+                raise
+        found: list[Example | Request] = []
+        for pair, bare in zip(pairs, plain, strict=True):
+            try:
+                found += render([pair])
+            except RenderError:
+                found += render([bare])
+        return found
+
+    def _wording(self, step: int, place: int, pick: Pick) -> Prompt:
+        """The prompt, with this position's own typos where the arm makes some."""
+        prompt: Prompt = self._prompts[pick.prompt]
+        share = self.trial.arm.typos
+        return misspelt(prompt, share, stable_hash("typos", self.trial.seed, step, place)) if share else prompt
