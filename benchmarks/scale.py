@@ -179,7 +179,9 @@ def study_of(n: int, folder: Path) -> Any:
 
 def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     """The sweep, and the seconds it takes to have all of its trials scored on the test pool."""
-    from sweeps import run as sweep
+    from sweeps.driver.progress import Progress
+    from sweeps.driver.session import quiet, setup_of
+    from sweeps.driver.test_pool import score_test_pool
     from sweeps.driver.tuning import tune_trials
     from sweeps.live.table import LiveTable
     from sweeps.trials.assets import data_of, load_assets
@@ -190,19 +192,19 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     assets, model = load_assets(study), model_of(study)
     made = make_trials(study, points_of(study) or [], data_of(assets), model, len(assets.rows["train"]))
     store = Store.open(folder / "run")
-    progress = sweep.Progress(study, store, LiveTable("scale", stream=io.StringIO(), terminal=False))
+    progress = Progress(study, store, LiveTable("scale", stream=io.StringIO(), terminal=False))
     from cluster.resources import Resources
 
     share = Resources(slots, 1)
-    sweep.quiet()
-    fleet = NoWork.start(model, sweep._setup(study), assets, store, share)
+    quiet()
+    fleet = NoWork.start(model, setup_of(study), assets, store, share)
     with progress.live:
         for trial in made:
             progress.add(trial)
         with Meter() as meter, counted(progress, meter):
             tune_trials(progress, fleet, made, None, 0)  # type: ignore[arg-type]
         began = time.perf_counter()
-        sweep._test(progress, fleet)
+        score_test_pool(progress, fleet)
         tested = time.perf_counter() - began
         progress.write(over=True)
     assert not [d for d in progress.decisions.values() if d.status not in ("finished", "stopped")]

@@ -1,13 +1,22 @@
-"""A study made ready to travel: its local files beside it in one parcel, its paths pointing there."""
+"""``steadytune submit``: a study made ready to travel, and sent to a cluster as a job.
+
+Its local files go beside it in one parcel, and its paths point there. The job's id derives from its content and its run
+folder: the same study sent again finds its job, and goes on in its folder after that has ended.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import shlex
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.jobs.parcel import MOST, ParcelError, in_mib, size
+from cluster.jobs.parcel import MOST, ParcelError, check_size, code, fingerprint, in_mib, pack, size
 from sweeps.run_folder.prompts import usage_file
 from sweeps.study.load import resolved
 from sweeps.study.overlay import Path as Key
@@ -15,9 +24,30 @@ from sweeps.study.overlay import StudyError, dotted, dump_yaml, is_local, missin
 from sweeps.study.rules import named_files
 from sweeps.study.schema import Study
 from sweeps.trials.base_model import WHOLE
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from cluster.jobs.server import Cluster, Job
 
 FOLDER = "study"  # in the parcel
 FILE = f"{FOLDER}/study.yaml"
+SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss", "file")
+DIGITS = 8  # of the fingerprint in a job's id
+
+
+def submit(study: Study, out: str | None, shared: Sequence[str], connect: Callable[[], Cluster]) -> tuple[Job, bool]:
+    """Send ``study`` to the cluster that ``connect`` gives: the job, and whether it is a new one. Raises UserError."""
+    own = travelling(study, shared)
+    parcel = {**code(), **own}
+    check_size(parcel)
+    cluster = connect()
+    run = run_folder(out, study.name, cluster)
+    base = f"{_in_job_id(study.name)}-{fingerprint({**own, 'out': run.encode()})[:DIGITS]}"
+    command = f"python -m sweeps run {FILE} --out {shlex.quote(run)}"
+    with tempfile.TemporaryDirectory(prefix="steadytune-job-") as folder:
+        pack(parcel, Path(folder))
+        about = {"study": study.name, "run": run}
+        return cluster.submit(base, command, folder, about, {"TOKENIZERS_PARALLELISM": "false"})
 
 
 def travelling(study: Study, shared: Sequence[str] = (), most: int = MOST) -> dict[str, Path | bytes]:
@@ -80,3 +110,31 @@ def _put(layer: dict[str, Any], key: Key, text: str) -> None:
     for part in key[:-1]:
         place = place[part]
     place[key[-1]] = text
+
+
+def run_folder(out: str | None, name: str, cluster: Cluster) -> str:
+    """``out`` as every node of the cluster can use it; UserError where it cannot be known that they can."""
+    if out is not None and "://" in out:
+        scheme, _, rest = out.partition("://")
+        if scheme not in SCHEMES:
+            raise UserError(f'--out = "{out}": {scheme}:// is not known. Known: {", ".join(SCHEMES)}, or a path')
+        if "@" in rest:
+            raise UserError("--out carries a password, which the job's page would show. Set it on the nodes instead")
+        return out.rstrip("/")
+    nodes = cluster.nodes()
+    if out is not None and os.path.isabs(out):
+        if len(nodes) > 1:
+            print(f"{out} must be a disk that all {len(nodes)} nodes share, at this path on each", file=sys.stderr)
+        return os.path.normpath(out)
+    given = f'--out = "{out}" is a relative path' if out is not None else "--out is missing"
+    example = f"--out s3://BUCKET/{name}, gs://BUCKET/{name}, or a shared disk's path such as /SHARED/{name}"
+    if len(nodes) != 1:
+        raise UserError(f"{given}: {len(nodes)} nodes must see the run folder. Name storage that they share: {example}")
+    if nodes[0].host != socket.gethostname():
+        raise UserError(f"{given}, and the cluster is another machine ({nodes[0].host}). Say where on it: {example}")
+    return os.path.abspath(out or f"runs/{name}")
+
+
+def _in_job_id(name: str) -> str:
+    """A study's name as part of a job's id, which stands in URLs and file names."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:40] or "study"

@@ -12,13 +12,13 @@ from trainer.data.render import Renderer, RenderError, Request, load_tokenizer
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
+from trainer.model.base import load_base
 from trainer.model.device import pick_device
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import content_free, unconditional
 from trainer.score.decide import compared
 from trainer.score.generation import answer
 from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
-from trainer.train.engine import load_base
 from trainer.trial import Trial
 
 SHOWN = 5  # rows named in a message

@@ -29,13 +29,14 @@ from trainer.data.assets import Assets
 from trainer.data.render import Renderer, load_tokenizer
 from trainer.model.adapters import write_adapter
 from trainer.model.architecture import check_architecture
+from trainer.model.base import load_base
 from trainer.model.device import device_lost, out_of_memory, pick_device
 from trainer.score.pool import WHOLE, Block, Grids
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, StoreError, checkpoint_name
 from trainer.train.arms import KEPT, Memory
 from trainer.train.batches import stable_hash
-from trainer.train.engine import Engine, load_base
+from trainer.train.engine import Engine
 from trainer.train.resident import Resident
 from trainer.trial import Model, Template, Trial
 

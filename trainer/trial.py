@@ -245,3 +245,7 @@ def axis_columns(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         **({"arm": trial.arm.name} if trial.arm.name else {}),
     }
+
+
+AXES = ("template", "r", "alpha", "dropout", "target_modules", "rslora", "lr", "steps", "plw", "pool", "seed", "arm")
+SAME = " = "  # between the names of arms that share a trial

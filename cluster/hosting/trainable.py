@@ -27,12 +27,6 @@ log = logging.getLogger("steadytune")
 RUNGS_DONE = "rungs_done"  # in a trial's config
 
 
-def told_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The report in a Tune result. It travels as one text: of every number in a result Tune keeps statistics for every
-    trial, and writes them down at the end; over thousands of trials most of the driver's work and memory."""
-    return {**result, **json.loads(result.get("report", "{}"))}
-
-
 @dataclass(frozen=True)
 class Sweep:
     """What all trials of a sweep share. ``trial_of`` turns Tune's parameters (ids and numbers) into a trial. A trial

@@ -16,6 +16,9 @@ from sweeps.checks.findings import Finding, Length, Report, split_of
 from sweeps.checks.lengths import Sizes, length_findings, longest
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
 from sweeps.checks.wordings import label_findings, pool_findings, word_findings
+from sweeps.study.schema import Study
+from sweeps.trials.make import target_modules
+from trainer.data.assets import Assets
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt, fill
 from trainer.errors import UserError
@@ -157,3 +160,16 @@ def _print(console: Any, level: str, text: str) -> None:
     from rich.text import Text
 
     console.print(Text.assemble((level, "bold red" if level == "error" else "bold yellow"), f" {text}"), soft_wrap=True)
+
+
+def check_wordings(study: Study, assets: Assets, model: Model) -> list[str]:
+    """Preflight, before anything is asked of the cluster. The warnings; raises ``UserError`` with every finding that is
+    an error."""
+    from sweeps.trials.assets import pools_by_place, task, templates_read
+
+    templates = templates_read(study)
+    tokenizer = checked_tokenizer(model, target_modules(study))
+    found = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer)
+    if found.errors:
+        raise UserError("\n".join(str(f) for f in found.errors))
+    return [str(f) for f in found.findings]

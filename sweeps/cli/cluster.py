@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sweeps.study.overlay import StudyError
-from sweeps.study.schema import Study
-
-if TYPE_CHECKING:
-    from cluster.files.capacity import Need
+from sweeps.cli.options import Overrides, StudyArgument
 
 cluster_app = typer.Typer(
     help="Check the files that describe a cluster, or write one for a study.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the study, such as resources.slots=4.")
-]
 
 
 @cluster_app.command("check")
@@ -39,7 +31,8 @@ def check_command(
     """Say what is wrong with cluster files before anything is paid."""
     from cluster.files.check import check
     from cluster.files.crd import from_files
-    from sweeps.cli.exit_codes import open_study
+    from sweeps.plan.need import need_of
+    from sweeps.study.shipped import open_study
 
     need = None if study is None else need_of(open_study(study, None))
     schemas = from_files(crd) if crd else None
@@ -57,7 +50,7 @@ def check_command(
 
 @cluster_app.command("render")
 def render_command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")],
+    study: StudyArgument,
     overrides: Overrides = None,
     provider: Annotated[str, typer.Option(metavar="NAME", help="aws, gcp, kuberay, slurm or local.")] = "local",
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write it. Default: the screen.")] = None,
@@ -79,7 +72,8 @@ def render_command(
     """Write a cluster file that is sized for a study."""
     from cluster.files.check import check_text
     from cluster.files.render import PROVIDERS, Choices, RenderError, render
-    from sweeps.cli.exit_codes import open_study
+    from sweeps.plan.need import sized
+    from sweeps.study.shipped import open_study
     from trainer.errors import nearest
 
     if provider not in PROVIDERS:
@@ -102,30 +96,3 @@ def render_command(
     for item in check_text(text, name, need, {}).items:
         if "KubeRay's schema" not in item.what:  # it was made from a file that a test holds against the schema
             typer.echo(f"{item.level}: {item}", err=True)
-
-
-def need_of(study: Study, gpu_bytes: float | None = None) -> Need:
-    """What the study asks of a cluster. ``gpu_bytes``: of one GPU."""
-    from cluster.files.capacity import Need
-    from sweeps.plan.cost import count_trials
-
-    r = study.resources
-    return Need(study.name, count_trials(study), r.slots, r.cpus, r.gpus, r.workers, r.zero, r.offload, gpu_bytes)
-
-
-def sized(study: Study, gpu: str | None, provider: str) -> tuple[Need, str]:
-    """The need with an estimate of the GPU's memory, and a line on time. Without the model's sizes (``--gpu`` names
-    the GPU, or none is chosen) a model that cannot be reached from here is no error."""
-    from sweeps.plan.cost import duration, plan
-
-    try:
-        made = plan(study)
-    except StudyError as error:
-        if gpu is not None or not study.resources.gpus or provider in ("slurm", "local"):
-            return need_of(study), ""
-        raise StudyError(f"{error}\nName the GPU where the model cannot be read from here: --gpu l40s") from None
-    r, m = study.resources, made.memory
-    base = m.base * 0.1 if r.zero == 3 and r.offload else m.base  # offloaded, it comes in layer by layer
-    need = need_of(study, (base + m.adapters + m.activations) if r.gpus else None)
-    whole = duration(made.seconds)
-    return need, f"about {whole} of one {'gang' if r.workers > 1 else 'host'} ({made.rate_source})"

@@ -7,18 +7,13 @@ run folder: the same study sent again finds its job, and goes on in its folder a
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import socket
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.errors import UserError
+from sweeps.cli.options import Overrides, StudyArgument
 
 if TYPE_CHECKING:
     from cluster.jobs.server import Cluster
@@ -30,8 +25,6 @@ Address = Annotated[
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="RUN|ID", help="A job's id, its study's name, or its run folder.")]
 
-SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss", "file")
-DIGITS = 8  # of the fingerprint in a job's id
 TABLES = ("study.yaml", "trials.parquet", "report.html", "tables", "prompts")
 
 
@@ -47,10 +40,8 @@ def register(app: typer.Typer) -> None:
 
 
 def submit_command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the study, such as axes.lr=1e-3.")
-    ] = None,
+    study: StudyArgument,
+    overrides: Overrides = None,
     address: Address = None,
     out: Annotated[
         str | None,
@@ -63,27 +54,16 @@ def submit_command(
 ) -> None:
     """Run a study as a job on a cluster, or find the job that runs it."""
     loaded = _open(study, overrides, shared or [])
-    from cluster.jobs.parcel import check_size, code, fingerprint, pack
-    from sweeps.submit import FILE, travelling
+    from sweeps.submit import submit
 
-    own = travelling(loaded, shared or [])
-    parcel = {**code(), **own}
-    check_size(parcel)
-    cluster = _cluster(address)
-    run = run_folder(out, loaded.name, cluster)
-    base = f"{_plain(loaded.name)}-{fingerprint({**own, 'out': run.encode()})[:DIGITS]}"
-    command = f"python -m sweeps run {FILE} --out {shlex.quote(run)}"
-    with tempfile.TemporaryDirectory(prefix="steadytune-job-") as folder:
-        pack(parcel, Path(folder))
-        about = {"study": loaded.name, "run": run}
-        job, new = cluster.submit(base, command, folder, about, {"TOKENIZERS_PARALLELISM": "false"})
-    at = "" if address is None else f" --address {cluster.address}"
+    job, new = submit(loaded, out, shared or [], lambda: _cluster(address))
+    at = "" if address is None else f" --address {address}"
     if not new:
         typer.echo(f"{job.id}: this study runs there already ({job.status}): nothing was sent")
     elif job.attempt > 1:
-        typer.echo(f"{job.id}: submitted; goes on in {run} from what attempt {job.attempt - 1} left")
+        typer.echo(f"{job.id}: submitted; goes on in {job.run} from what attempt {job.attempt - 1} left")
     else:
-        typer.echo(f"{job.id}: submitted; run folder {run}")
+        typer.echo(f"{job.id}: submitted; run folder {job.run}")
     typer.echo(f"It runs without this client. Follow it: steadytune logs -f {job.id}{at}")
 
 
@@ -159,35 +139,12 @@ def results_command(
 # the run folder -------------------------------------------------------------------------------------------------
 
 
-def run_folder(out: str | None, name: str, cluster: Cluster) -> str:
-    """``out`` as every node of the cluster can use it; UserError where it cannot be known that they can."""
-    if out is not None and "://" in out:
-        scheme, _, rest = out.partition("://")
-        if scheme not in SCHEMES:
-            raise UserError(f'--out = "{out}": {scheme}:// is not known. Known: {", ".join(SCHEMES)}, or a path')
-        if "@" in rest:
-            raise UserError("--out carries a password, which the job's page would show. Set it on the nodes instead")
-        return out.rstrip("/")
-    nodes = cluster.nodes()
-    if out is not None and os.path.isabs(out):
-        if len(nodes) > 1:
-            typer.echo(f"{out} must be a disk that all {len(nodes)} nodes share, at this path on each", err=True)
-        return os.path.normpath(out)
-    given = f'--out = "{out}" is a relative path' if out is not None else "--out is missing"
-    example = f"--out s3://BUCKET/{name}, gs://BUCKET/{name}, or a shared disk's path such as /SHARED/{name}"
-    if len(nodes) != 1:
-        raise UserError(f"{given}: {len(nodes)} nodes must see the run folder. Name storage that they share: {example}")
-    if nodes[0].host != socket.gethostname():
-        raise UserError(f"{given}, and the cluster is another machine ({nodes[0].host}). Say where on it: {example}")
-    return os.path.abspath(out or f"runs/{name}")
-
-
 # parts ----------------------------------------------------------------------------------------------------------
 
 
 def _open(name: str, overrides: list[str] | None, shared: Sequence[str]) -> Study:
-    from sweeps.cli.exit_codes import open_study, study_path
     from sweeps.study.load import load_study
+    from sweeps.study.shipped import open_study, study_path
 
     if not shared:
         return open_study(name, overrides)
@@ -205,11 +162,6 @@ def _cluster(address: str | None) -> Cluster:
             err=True,
         )
     return cluster
-
-
-def _plain(name: str) -> str:
-    """A study's name as part of a job's id, which stands in URLs and file names."""
-    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:40] or "study"
 
 
 def _end_of(message: str, lines: int = 8) -> str:

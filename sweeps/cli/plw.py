@@ -117,8 +117,8 @@ def benchmark_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Choices scored at once.")] = 8,
 ) -> None:
     """Score a run's adapters on ARC, PIQA, TruthfulQA and WinoGrande."""
-    from sweeps.cli.exit_codes import find_run
     from sweeps.plw.harness import benchmark
+    from sweeps.run_folder.find import find_run
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     for line in benchmark(find_run(run), names, data, limit, shots, batch_size):
@@ -134,8 +134,8 @@ def plw_command(
     ] = None,
 ) -> None:
     """Test what the prompt loss weight does, over one or more run folders."""
-    from sweeps.cli.exit_codes import find_run
     from sweeps.plw.report import write_study
+    from sweeps.run_folder.find import find_run
 
     for line in write_study([find_run(run) for run in runs], out):
         typer.echo(line)

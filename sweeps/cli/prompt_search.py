@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sweeps.cli.options import Overrides, StudyArgument
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the group ``prompts``."""
@@ -13,12 +15,10 @@ def register(app: typer.Typer) -> None:
 
 
 def search_command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or the name of a shipped one.")],
+    study: StudyArgument,
     method: Annotated[str, typer.Option(metavar="NAME", help="top-accuracy, batprompt, zopo or random.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="The folder for results and journal; methods may share one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Laid over the study, such as model.path=DIR.")
-    ] = None,
+    overrides: Overrides = None,
     budget: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Scorings: a prompt on a row each. Default: 4000; top-accuracy: no end."),
@@ -54,8 +54,9 @@ def search_command(
     ] = None,
 ) -> None:
     """Find one good prompt on training rows, before any fine-tuning."""
-    from sweeps.cli.exit_codes import open_study
-    from sweeps.prompt_search.run import Order, search
+    from sweeps.prompt_search.order import Order
+    from sweeps.prompt_search.run import search
+    from sweeps.study.shipped import open_study
 
     order = Order(method, budget, rows, seed, pool, template, grow, start, family, writer, tuple(key or ()), embeddings)
     for line in search(open_study(study, overrides), order, out):

@@ -115,9 +115,9 @@ def show_command(
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Write it all as a .csv file.")] = None,
 ) -> None:
     """List prompts, with near duplicates, flaws and, from a run, the accuracy under each."""
-    from sweeps.cli.exit_codes import find_run
     from sweeps.prompts.accuracy import as_csv, as_lines, heading, listed, scored_pool
     from sweeps.prompts.files import write_file
+    from sweeps.run_folder.find import find_run
     from trainer.data.pools import load_pool
     from trainer.store import Store
 
@@ -143,7 +143,7 @@ def show_command(
 def _task_path(name: str) -> str:
     if os.path.exists(name):
         return name
-    from sweeps.cli.exit_codes import study_path
+    from sweeps.study.shipped import study_path
 
     return study_path(name)
 

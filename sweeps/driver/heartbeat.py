@@ -11,8 +11,8 @@ from typing import Any
 
 from cluster.hosting.hosts import Fleet
 from cluster.hosting.prometheus import Publisher
+from sweeps.driver.progress import Progress
 from sweeps.live.table import ORDER
-from sweeps.run import Progress
 
 ANSWER_IN = 3.0  # seconds that hosts have to answer; one that loads its model does not
 WINDOW = 60.0  # seconds over which the speed is measured, so that training and scoring are both in it

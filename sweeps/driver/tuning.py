@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ray import tune
 from ray.tune.search import BasicVariantGenerator
 
 from cluster.hosting.hosts import Fleet
-from cluster.hosting.tensorboard import Board, chart
-from cluster.hosting.trainable import SlotTrainable, Sweep, told_of
+from cluster.hosting.trainable import SlotTrainable, Sweep
 from sweeps.driver.continuing import staged_points
 from sweeps.driver.heartbeat import Heartbeat
-from sweeps.run import LOSSES, WRITE_EVERY, Progress
+from sweeps.driver.progress import Progress
+from sweeps.driver.session import LOSSES
+from sweeps.driver.watcher import Watcher
 from sweeps.schedule.asha import Rungs
 from sweeps.schedule.tune_scheduler import PromotionScheduler
-from sweeps.search.points import Range
-from sweeps.trials.assets import load_pools
 from sweeps.trials.make import axes_of
-from trainer.trial import Trial, modules_text
-
-BEAT_EVERY = 15.0  # seconds between two questions to the hosts how far they are
-BEATS = 4  # after so many, trials.parquet is written though no trial reported: whoever watches sees a live driver
+from trainer.trial import Trial
 
 
 def tune_trials(
@@ -91,100 +84,3 @@ class _Known:
 
     def __call__(self, config: Mapping[str, Any]) -> Trial:
         return self.trials[config["id"]]
-
-
-class Watcher(tune.Callback):
-    """Carries what Tune tells over to the live table, trials.parquet and TensorBoard."""
-
-    def __init__(
-        self,
-        progress: Progress,
-        scheduler: PromotionScheduler,
-        trial_of: Callable[[Mapping[str, Any]], Trial],
-        heartbeat: Heartbeat,
-    ):
-        self.progress, self.scheduler, self.trial_of, self.heartbeat = progress, scheduler, trial_of, heartbeat
-        self._board = Board(progress.store)
-        self._pool = ThreadPoolExecutor(1)  # files are written and hosts are asked beside the scheduler, not in its way
-        self._writing: Future[None] | None = None
-        self._beating: Future[None] | None = None
-        self._written = self._beaten = time.monotonic()
-        self._beats = 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (tune.Callback, ())  # Tune pickles its callbacks for a restore that we never do
-
-    def __enter__(self) -> Watcher:
-        self._beside("trials.parquet", self.progress.write)
-        self._beside("TensorBoard", self._describe)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)  # the next start makes up for them
-        self.heartbeat.publish()  # the cuts of the last rung
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ours = self.trial_of(trial.config)
-        self.progress.add(ours)
-        self.progress.live.started(ours.id)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        told = told_of(result)
-        if "rung_index" not in told:
-            self.progress.decide(self.scheduler.changes())
-            return
-        if told["replayed"] and (told["id"], told["rung_index"]) not in self.progress.seen:
-            # Its host may have died before it wrote the file.
-            weight = self.progress.study.objective.std_weight
-            self._beside("TensorBoard", chart, self.progress.store, self.trial_of(trial.config), told["step"], weight)
-        self.progress.report(told)
-        self.progress.decide(self.scheduler.changes())
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called many times a second, with or without news; what is still under way is not asked for again."""
-        self.progress.decide(self.scheduler.changes())
-        now = time.monotonic()
-        if now - self._beaten > BEAT_EVERY and (self._beating is None or self._beating.done()):
-            self._beaten, self._beats = now, self._beats + 1
-            self._beating = self._beside("the hosts", self.heartbeat.beat)
-        if now - self._written > WRITE_EVERY and (self._writing is None or self._writing.done()):
-            self._written = now
-            self.progress.decide(self.scheduler.decisions())  # how the waiting stand now
-            self._writing = self._beside("trials.parquet", self.progress.write, self._beats >= BEATS)
-            self._beats %= BEATS
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.heartbeat.retries += 1
-        self.progress.live.decided(
-            self.trial_of(trial.config).id, "waiting", "lost its place; to go on from its last rung"
-        )
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.scheduler.requeue()
-        self.progress.decide(self.scheduler.changes())
-
-    def _beside(self, what: str, act: Callable[..., None], *args: Any) -> Future[None]:
-        return self._pool.submit(self._safely, what, act, *args)
-
-    def _safely(self, what: str, act: Callable[..., None], *args: Any) -> None:
-        try:
-            act(*args)
-        except Exception as error:  # what is only shown must not end a sweep
-            logging.getLogger("steadytune").warning("%s: %s", what, error)
-
-    def _describe(self) -> None:
-        """The axes as the study has them, so that a search's trials to come are covered; and the prompts."""
-        study = self.progress.study
-        axes = axes_of(study)
-        values: dict[str, Any] = {n: v for n, v in axes.items() if not isinstance(v, Range)}
-        if "epochs" in axes:  # trials have steps, and those of a search are not known yet
-            values.pop("epochs", None)
-            steps = {t.optimization.steps for t in list(self.progress.trials.values())}
-            values["steps"] = steps if study.search.method != "tpe" else None
-        values = {n: [modules_text(m) for m in v] if n == "target_modules" else v for n, v in values.items()}
-        ranges = {n: (v.low, v.high) for n, v in axes.items() if isinstance(v, Range) and n != "epochs"}
-        self._board.study(values, ranges)
-        train, scored = load_pools(study)
-        self._board.prompts({**{f"train.{name}": p for name, p in train.items()}, **scored})

@@ -16,7 +16,7 @@ from trainer.measure.metrics import Objective
 from trainer.trial import Trial, axis_columns
 
 if TYPE_CHECKING:
-    from sweeps.export.export import Exported
+    from sweeps.export.exported import Exported
 
 METRIC = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 

@@ -12,19 +12,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from sweeps.export.card import Measured, card
-from sweeps.report.verdict import why_no_winner
-from sweeps.report.write import read_study
+from sweeps.export.exported import ADAPTER, TEMPLATE, Exported
 from sweeps.run_folder.prompts import kept_prompts
+from sweeps.run_folder.reading import read_study
 from sweeps.study.load import resolved
 from sweeps.study.schema import Study
 from sweeps.tables import robustness as tables
+from sweeps.tables.winner import why_no_winner
 from sweeps.trials.assets import load_pools
 from trainer.data.pools import fingerprint_prompts
 from trainer.data.wording import Prompt
@@ -35,49 +36,7 @@ from trainer.trial import Trial
 
 log = logging.getLogger("steadytune")
 
-FORMAT = 1  # of template.json
-TEMPLATE = "template.json"
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 SHORTEST = 4  # characters by which a trial may be named
-
-
-@dataclass(frozen=True)
-class Exported:
-    """``template.json``: what ``predict`` needs beside the adapter and its base model."""
-
-    trial: Trial
-    study: str
-    fields: tuple[str, ...]  # columns that its prompts may use
-    options: str | None  # column with the row's own options
-    id: str | None
-    prompt: Prompt | None  # the default wording; None where its text could not be found
-    train_prompts: Mapping[str, str]  # the wordings it was trained on, id -> text
-    label_counts: Mapping[str, int]  # of the dev rows, as decision "batch" takes them
-
-    def to_json(self) -> dict[str, Any]:
-        about = {f: getattr(self, f) for f in ("study", "fields", "options", "id", "train_prompts", "label_counts")}
-        prompt = asdict(self.prompt) if self.prompt else None
-        return {"format": FORMAT, "trial_id": self.trial.id, "prompt": prompt, **about, "trial": self.trial.to_json()}
-
-
-def read_exported(store: Store) -> Exported:
-    """The ``template.json`` of an export. UserError where it is not there or not one."""
-    where = f"{store.uri}/{TEMPLATE}"
-    if not store.exists(TEMPLATE):
-        raise UserError(f"{where}: no such file. Give a folder that `steadytune export RUN --to DIR` wrote")
-    try:
-        about = json.loads(store.read(TEMPLATE))
-        if about["format"] != FORMAT:
-            raise UserError(
-                f"{where}: format = {about['format']} is not known, this version reads {FORMAT}. "
-                "Export the trial again with this version, or use the one that wrote it"
-            )
-        prompt = Prompt(**about["prompt"]) if about["prompt"] else None
-        parts = {name: about[name] for name in ("study", "options", "id", "train_prompts", "label_counts")}
-        return Exported(Trial.from_json(about["trial"]), prompt=prompt, fields=tuple(about["fields"]), **parts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        raise UserError(f"{where}: is not what export writes ({detail}). Export the trial again") from None
 
 
 def export(run_uri: str, trial_id: str | None, to: str) -> str:

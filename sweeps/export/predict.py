@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.export.export import ADAPTER, TEMPLATE, Exported, read_exported
+from sweeps.export.exported import ADAPTER, TEMPLATE, Exported, read_exported
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.rows import Row, load_questions
 from trainer.data.wording import OPTIONS, Prompt, PromptError, placeholders

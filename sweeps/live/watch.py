@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import yaml
 
-from sweeps.live.table import LiveTable, Row, text_of
-from sweeps.tables.columns import AXES
+from sweeps.live.table import LiveTable, Row
+from sweeps.live.text import text_of
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
-from trainer.trial import rung_steps
+from trainer.trial import AXES, rung_steps
 
 LATE = 150.0  # seconds without a word of the driver after which that is said: two of its writings and a half
 

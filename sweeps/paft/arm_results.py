@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from sweeps.report.evidence import shown
+from sweeps.display.text import shown
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.statistics import intervals as st
 from sweeps.study.schema import Study
-from sweeps.tables.columns import AXES, SAME
 from trainer.measure import metrics
 from trainer.measure.grid import Floats
 from trainer.store import Store
-from trainer.trial import Trial, digest
+from trainer.trial import AXES, SAME, Trial, digest
 
 _NOT_SPLIT = ("arm", "pool", "steps", "seed")  # an arm brings its pool and steps; seeds are repeats
 

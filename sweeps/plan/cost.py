@@ -23,8 +23,6 @@ from sweeps.trials.make import axes_of, rungs_of, steps_of
 from trainer.measure import design
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from trainer.data.assets import Assets
 
 CHARACTERS_PER_TOKEN = 4.0  # English text under the usual vocabularies of 32 to 128 thousand tokens
@@ -332,67 +330,3 @@ def sizes_of(study: Study, assets: Assets) -> Sizes:
 
 
 # text ---------------------------------------------------------------------------------------------------------
-
-
-def render(p: Plan) -> RenderableType:
-    """The plan as a table of rungs and lines of totals."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("rung", title=f"{p.name}: {p.trials} trial{'s' * (p.trials != 1)}", title_justify="left")
-    for heading in ("steps", "trials", "tokens trained", "scoring passes"):
-        table.add_column(heading, justify="right")
-    for rung in p.rungs:
-        table.add_row(
-            f"{rung.share:g}", f"{rung.steps:.0f}", str(rung.trials), amount(rung.tokens), amount(rung.passes)
-        )
-    table.add_row("test pool", "", "", "", amount(p.cost.test_passes), end_section=True)
-    table.add_row("all", "", str(p.trials), amount(p.cost.tokens), amount(p.cost.passes))
-    table.add_row("without stopping", "", str(p.trials), amount(p.full.tokens), amount(p.full.passes))
-    m, s = p.memory, p.sizes
-    lines = [
-        f"time      about {duration(p.seconds)} on one host, {duration(p.full_seconds)} without stopping",
-        f"rate      {p.rate_source}",
-        f"memory    about {size(m.total)} a host: base {size(m.base)}, adapters {size(m.adapters)}, "
-        f"activations {size(m.activations)}",
-        f"model     {amount(p.model.parameters)} parameters",
-        f"lengths   {s.prompt_tokens:.0f} tokens a prompt, {s.answer_tokens:.1f} an answer ({s.source})",
-        *_sampling(p),
-        *(f"note      {note}" for note in p.notes),
-    ]
-    return Group(table, *(Text(text) for text in lines))
-
-
-def _sampling(p: Plan) -> list[str]:
-    """What the sampled rungs save; nothing where all rungs score the whole grid."""
-    saved = p.unsampled - p.cost.dev_passes
-    if not saved:
-        return []
-    grid = p.sizes.dev_prompts * p.sizes.dev_rows
-    return [
-        f"sample    {amount(p.rungs[0].cells)} of {amount(grid)} cells of the dev grid at rungs before the last: "
-        f"{amount(saved)} of {amount(p.unsampled)} passes over the dev pool saved"
-    ]
-
-
-def amount(n: float) -> str:
-    """1234567 as ``1.23 million``."""
-    for limit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if n >= limit:
-            return f"{n / limit:.3g} {name}"
-    return f"{n:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    for limit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
-        if seconds >= 2 * limit:
-            return f"{seconds / limit:.3g} {name}"
-    return f"{max(seconds, 1):.0f} seconds" if seconds >= 1.5 else "1 second"
-
-
-def size(n: float) -> str:
-    for limit, name in ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
-        if n >= limit:
-            return f"{n / limit:.3g} {name}"
-    return f"{n:.0f} B"

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.report.write import read_study
+from sweeps.run_folder.reading import read_study
 from sweeps.study.schema import Study
 from trainer.errors import UserError, nearest
 from trainer.store import SCORES, Store

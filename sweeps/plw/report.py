@@ -44,7 +44,7 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     """Analyse ``runs`` together, write ``tables/plw_*`` and ``plw.html`` into ``out`` (default: the first run folder)
     and return what to say: a sentence for each data set, notices, and where it was written. UserError where the runs
     allow no analysis."""
-    from sweeps.report.write import read_study
+    from sweeps.run_folder.reading import read_study
 
     stores = [Store.open(run) for run in runs]
     found = analyse(scores_of([(store, read_study(store)[0]) for store in stores]))

@@ -19,12 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.report.evidence import shown
+from sweeps.display.text import shown
 from sweeps.study.schema import Study
-from sweeps.tables.columns import AXES
 from trainer.errors import UserError
 from trainer.measure import metrics
 from trainer.store import Store, scores_name
+from trainer.trial import AXES
 
 SCHEMA = pa.schema(
     [

@@ -88,9 +88,9 @@ class LabelEngine:
     def slots(self) -> SlotModel:
         """The model in evaluation mode, with one slot of zeros."""
         if self._model is None:
+            from trainer.model.base import load_base
             from trainer.model.device import pick_device
             from trainer.model.slots import SlotModel
-            from trainer.train.engine import load_base
 
             quiet()
             try:

@@ -14,7 +14,7 @@ from sweeps.prompts.files import pool_text
 
 if TYPE_CHECKING:
     from sweeps.prompt_search.found import Found
-    from sweeps.prompt_search.run import Order
+    from sweeps.prompt_search.order import Order
     from sweeps.prompt_search.scorer import Spent
     from trainer.store import Store
 

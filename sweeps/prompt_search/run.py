@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.prompt_search.candidates import grown, train_pool
 from sweeps.prompt_search.found import METHODS
+from sweeps.prompt_search.order import Order
 from sweeps.prompt_search.results import write_results
 from trainer.errors import UserError, nearest
 
@@ -29,24 +30,6 @@ if TYPE_CHECKING:
 
 BUDGET = 4000  # scorings; about 20 full passes over the rows of a small task
 ROWS = {"zopo": 50, "random": 100}  # a candidate is scored on
-
-
-@dataclass(frozen=True)
-class Order:
-    """What ``steadytune prompts search`` was asked for; None where the default of the method holds."""
-
-    method: str
-    budget: int | None = None
-    rows: int | None = None
-    seed: int = 0
-    pool: str | None = None
-    template: str | None = None
-    grow: int | None = None
-    start: str | None = None
-    family: str = "mix"
-    writer: str = "rules"
-    keys: tuple[str, ...] = ()
-    embeddings: str | None = None
 
 
 def search(study: Study, order: Order, out: str) -> Iterator[str]:

@@ -94,8 +94,8 @@ class LocalModel:
             import torch
 
             from trainer.data.render import load_tokenizer
+            from trainer.model.base import load_base
             from trainer.model.device import pick_device
-            from trainer.train.engine import load_base
             from trainer.trial import Model
 
             device = pick_device()

@@ -15,12 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweeps.display.text import shown
 from sweeps.study.schema import Study
-from sweeps.tables.columns import AXES
 from trainer.measure.grid import COLUMNS, grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
 from trainer.store import Store, StoreError
-from trainer.trial import Trial, axis_columns
+from trainer.trial import AXES, Trial, axis_columns
 
 DRAWN = 40  # trials that are drawn one by one; more would be neither readable nor small
 
@@ -129,13 +129,6 @@ def _entry(
         tokens=int(fact.get("tokens") or 0),
         row=row,
     )
-
-
-def shown(value: Any) -> str:
-    """An axis value as text, as in tables/groups: numbers short, lists joined."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ",".join(map(shown, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _rows(store: Store, name: str) -> list[dict[str, Any]]:

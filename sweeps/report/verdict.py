@@ -6,12 +6,13 @@ The winner is the best trial by the dev objective, as in ``sweeps.tables.robustn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
+from sweeps.display.text import counted
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
 from sweeps.study.schema import Study
+from sweeps.tables.winner import why_no_winner
 
 ALPHA = 0.05  # a difference is called clear below this corrected p-value
 _OVER = ("finished", "stopped", "failed")
@@ -51,15 +52,6 @@ def _over(found: Evidence) -> bool:
     return found.listed and bool(found.entries) and all(e.status in _OVER for e in found.entries)
 
 
-def why_no_winner(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Of a study whose trials are all done, none of which won: why, and what to do. ``rows``: of tables/robustness."""
-    ended = sum(row.get("status") == "finished" for row in rows)
-    if not ended:
-        return f"of {_count(len(rows), 'trial')} none finished. The report lists the reason of each"
-    all_of = "the one trial that finished gives" if ended == 1 else f"all {ended} trials that finished give"
-    return f"{all_of} one label nearly always. Train longer (axes.steps or axes.epochs), or raise axes.lr"
-
-
 def summary(found: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
     """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
     best = found.winner or next((e for e in found.entries if math.isfinite(e.number("mean"))), None)
@@ -71,7 +63,7 @@ def summary(found: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
     if math.isnan(best.number("mean")):
         return f"{said[0]} It has no {found.pool} scores yet."
     said.append(
-        f"Over {_count(best.number('n_prompts'), f'{found.pool} prompt')} its mean {metric(found.study)} is "
+        f"Over {counted(best.number('n_prompts'), f'{found.pool} prompt')} its mean {metric(found.study)} is "
         f"{_interval(best, 'mean')}, with a standard deviation of {percent(best.number('std'))} between "
         f"prompts{_without_noise(best)}."
     )
@@ -166,7 +158,7 @@ def facts(found: Evidence) -> list[str]:
 
 def _grid(found: Evidence) -> list[str]:
     sizes = {(e.number("n_prompts"), e.number("n_rows")) for e in found.entries if math.isfinite(e.number("n_rows"))}
-    grids = [f"{_count(p, f'{found.pool} prompt')} on {_count(r, 'row')}" for p, r in sorted(sizes)]
+    grids = [f"{counted(p, f'{found.pool} prompt')} on {counted(r, 'row')}" for p, r in sorted(sizes)]
     return [f"Measured on {' or '.join(grids)}."] if grids else []
 
 
@@ -235,10 +227,6 @@ def level() -> str:
 
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
-
-
-def _count(n: float, what: str) -> str:
-    return f"{n:.0f} {what}{'' if n == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

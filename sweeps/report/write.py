@@ -13,17 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import yaml
-from pydantic import ValidationError
-
 from sweeps.display.figures import COLOURS, Curve, Strip, curves, strips
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import verdict
 from sweeps.report.evidence import Entry, Evidence, gather
+from sweeps.run_folder.reading import read_study
 from sweeps.staged import report as staged_report
 from sweeps.study.load import resolved
-from sweeps.study.schema import Study
 from sweeps.tables import robustness as tables
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
@@ -51,23 +48,6 @@ def write_report(run_uri: str) -> str:
     parts = stages + (weights.html if weights else "") + arms
     store.write("report.html", render(gather(store, study), text, parts).encode())
     return f"{store.uri.rstrip('/')}/report.html"
-
-
-def read_study(store: Store) -> tuple[Study, str]:
-    """The resolved study of a run folder, and its text."""
-    try:
-        text = store.read("study.yaml").decode()
-        return Study.model_validate(yaml.safe_load(text)), text
-    except StoreError as error:
-        raise UserError(
-            f"{store.uri} is no run folder: it holds no study.yaml. "
-            "Give the folder that `steadytune run` wrote, such as runs/<study>"
-        ) from error
-    except (UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        raise UserError(
-            f"{store.uri}/study.yaml: is not a resolved study ({str(error).splitlines()[0]}). "
-            "Run the study again to write it anew; rungs that are done are kept"
-        ) from error
 
 
 def render(found: Evidence, study_text: str, weights: str = "") -> str:

@@ -51,8 +51,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from cluster.hosting.trainable import RUNGS_DONE, told_of
+from cluster.hosting.trainable import RUNGS_DONE
 from sweeps.schedule.asha import Decision, Rungs
+from trainer.measure.rung import told_of
 
 KEPT = 60.0  # seconds for which a trial that waits keeps its process where no other trial asks for its place
 LEAST_ASKED = 16  # actors asked for beyond those that run; more where more run, so that a cluster can double

@@ -20,7 +20,6 @@ from ray import tune
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from cluster.hosting.trainable import told_of
 from sweeps.search.points import (
     Axes,
     Point,
@@ -33,6 +32,7 @@ from sweeps.search.points import (
     point_key,
     unseen_points,
 )
+from trainer.measure.rung import told_of
 
 METRIC = "objective"
 REDRAWS = 20  # suggestions of a point that exists already before a random new one is taken

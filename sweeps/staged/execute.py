@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sweeps import run
+from sweeps.driver.progress import Progress
+from sweeps.driver.session import on_ray, start_fleet
+from sweeps.driver.sweep import sweep
 from trainer.data.assets import Assets
 from trainer.store import Store
 from trainer.trial import Model, Trial
@@ -32,13 +34,13 @@ class OnRay:
         self._fleets.clear()  # before Ray goes
         self._open.close()
 
-    def __call__(self, progress: run.Progress, trials: Sequence[Trial]) -> None:
+    def __call__(self, progress: Progress, trials: Sequence[Trial]) -> None:
         model = trials[0].model
-        run.sweep(progress, model, self.assets, trials, None, self._fleet(progress.study, model))
+        sweep(progress, model, self.assets, trials, None, self._fleet(progress.study, model))
 
     def _fleet(self, study: Study, model: Model) -> Any:
         if not self._fleets:
-            self._open.enter_context(run.on_ray(self.study))
+            self._open.enter_context(on_ray(self.study))
         if model.head not in self._fleets:
-            self._fleets[model.head] = run.start_fleet(study, model, self.assets, self.store)
+            self._fleets[model.head] = start_fleet(study, model, self.assets, self.store)
         return self._fleets[model.head]

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan.cost import ModelSize, Plan, Sizes, amount, duration, model_size, plan
+from sweeps.display.text import amount, duration
+from sweeps.plan.cost import ModelSize, Plan, Sizes, model_size, plan
 from sweeps.staged import points
 from sweeps.study.schema import Study
 from sweeps.study.stages import FEW_TEMPLATES

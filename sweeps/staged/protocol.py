@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps import run
 from sweeps.checks.meaning import meaning_findings
+from sweeps.checks.preflight import check_wordings
+from sweeps.driver.progress import Progress
+from sweeps.driver.replay import standing_of
 from sweeps.live.table import LiveTable
 from sweeps.run_folder import stages as record
+from sweeps.run_folder.prompts import keep_prompts
 from sweeps.staged import answer, compare, points
 from sweeps.staged.points import Candidate
 from sweeps.study.load import resolved
@@ -33,29 +36,7 @@ if TYPE_CHECKING:
     from sweeps.search.points import Point
 
 STAGES = ("format", "head", "templates", "lora", "interaction")
-Execute = Callable[[run.Progress, Sequence[Trial]], None]
-
-
-def run_stages(study: Study, store: Store, assets: Assets, model: Model) -> int:
-    """Run all stages in the folder of ``store``, which is leased already; 0, or 1 where a trial failed."""
-    from sweeps.report.write import write_report
-    from sweeps.staged.execute import OnRay
-
-    with OnRay(study, store, assets) as on_ray:
-        staged = Staged(study, store, assets, model, on_ray)
-        staged.run()
-    where = write_report(store.uri)
-    run.show_table(store, where, study.tables.thresholds[0])
-    print("\n".join(spoken(staged.records)), flush=True)
-    return 1 if any(row["status"] == "failed" for row in staged.rows) else 0
-
-
-def spoken(records: record.Records) -> Iterator[str]:
-    """What the stages decided, for the terminal."""
-    for stage in records.stages:
-        yield f"stage {stage['stage']}, {stage['title']}: {stage['reason']}"
-    if records.answer is not None:
-        yield f"answer: {records.answer['sentence']}"
+Execute = Callable[[Progress, Sequence[Trial]], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +65,7 @@ class Staged:
     def run(self) -> None:
         self.check_format()
         self.store.write("study.yaml", dump_yaml(resolved(self.study)).encode())
-        run.keep_prompts(self.store, self.assets)
+        keep_prompts(self.store, self.assets)
         self.choose_head()
         self.choose_templates()
         self.tune_lora()
@@ -106,7 +87,7 @@ class Staged:
             other = list(meaning_findings(meaning, templates, pools, self.study.task.names))
             wrong = [str(f) for f in other if f.level == "error"]
             try:
-                warnings = run.check_wordings(self.study, self.assets, self.model)
+                warnings = check_wordings(self.study, self.assets, self.model)
             except UserError as error:
                 wrong, warnings = [*str(error).splitlines(), *wrong], []
             if wrong:
@@ -264,8 +245,8 @@ class Staged:
         head = "classifier" if wanted[0].model.head == "classifier" else self.at.head
         part = points.part_study(self.study, head, to_the_end)
         live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}")
-        progress = run.Progress(part, self.store, live, before=self.rows, measured=measured, began=self.began)
-        done = run.standing_of(progress, wanted)
+        progress = Progress(part, self.store, live, before=self.rows, measured=measured, began=self.began)
+        done = standing_of(progress, wanted)
         with progress.live:
             for trial in wanted:
                 progress.add(trial)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sweeps.study.defaults import completed, spelled_out
 from sweeps.study.overlay import (
     Path,
     StudyError,
@@ -25,7 +26,8 @@ from sweeps.study.overlay import (
 )
 from sweeps.study.problems import Problem, line, problems_of
 from sweeps.study.rules import disagreements, named_files, unsafe_files
-from sweeps.study.schema import Study, Template, completed, spelled_out
+from sweeps.study.schema import Study
+from sweeps.study.sections import Template
 from sweeps.study.values import Range, Section
 
 __all__ = ["Range", "Study", "StudyError", "dump_yaml", "load_study", "resolved"]

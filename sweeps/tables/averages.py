@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from sweeps.statistics import intervals as st
-from sweeps.tables.columns import AXES, Settings, bounds, text
+from sweeps.tables.columns import Settings, bounds, text
 from trainer.measure.grid import Floats
+from trainer.trial import AXES
 
 
 @dataclass

@@ -11,9 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.statistics import intervals as st
+from trainer.trial import AXES
 
-AXES = ("template", "r", "alpha", "dropout", "target_modules", "rslora", "lr", "steps", "plw", "pool", "seed", "arm")
-SAME = " = "  # between the names of arms that share a trial
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows
-from sweeps.tables.columns import AXES, Settings, text
+from sweeps.tables.columns import Settings, text
 from trainer.measure import metrics
+from trainer.trial import AXES
 
 
 def robustness_page(table: pa.Table, settings: Settings) -> str:

@@ -18,7 +18,8 @@ from trainer.data.wording import Prompt
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from sweeps.study.schema import Pool, Source, Study
+    from sweeps.study.schema import Study
+    from sweeps.study.sections import Pool, Source
 
 __all__ = [
     "Assets",

@@ -19,10 +19,10 @@ from sweeps.study.overlay import StudyError
 from sweeps.study.problems import shown
 from sweeps.study.schema import Study
 from sweeps.study.values import Range
-from sweeps.tables.columns import SAME
 from sweeps.trials import assets
 from sweeps.trials.base_model import fingerprint_model, model_of
 from trainer import trial as t
+from trainer.trial import SAME, Trial
 
 __all__ = [
     "axes_of",
@@ -211,3 +211,11 @@ def describe(point: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
     """``template = plain, lr = 0.001``; with ``other``, only what differs from it."""
     named = {k: v for k, v in point.items() if other is None or other.get(k) != v}
     return ", ".join(f"{k} = {t.modules_text(v) if k == 'target_modules' else v}" for k, v in (named or point).items())
+
+
+def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, Any], model: Any, n_rows: int) -> Trial:
+    """The trial at the point that Optuna suggested, from Tune's parameters."""
+    from sweeps.search.points import decode
+
+    point = decode(config, axes_of(study))
+    return make_trial(study, point, data[pool_of(study, point)], model, n_rows)

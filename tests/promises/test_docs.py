@@ -18,11 +18,13 @@ from checkout import ROOT
 from pydantic import BaseModel
 from tiny_run import LABELLED, make_run
 
-from sweeps.cli import exit_codes as cli
-from sweeps.run import TRIALS
+from sweeps.cli.app import app
+from sweeps.run_folder.columns import TRIALS
+from sweeps.study.defaults import completed
 from sweeps.study.load import load_study
 from sweeps.study.overlay import parse_yaml
-from sweeps.study.schema import Study, completed
+from sweeps.study.schema import Study
+from sweeps.study.shipped import study_path
 from sweeps.study.values import Range
 from trainer.store import SCORES
 
@@ -118,7 +120,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_commands_and_options_exist() -> None:
-    known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert {words[0] for _, words in ours()} == set(known), "every command is shown, and no other"
     for page, words in ours():
         command = known[words[0]]
@@ -133,7 +135,7 @@ def test_commands_of_the_staged_study_are_accepted_whole() -> None:
     found = [words for _, words in ours() if words[1:2] == ["staged"] and words[0] in ("run", "plan", "check")]
     assert any(len(words) > 4 for words in found)
     for words in found:
-        load_study(cli.study_path("staged"), [w for w in words[2:] if "=" in w and not w.startswith("-")], files=False)
+        load_study(study_path("staged"), [w for w in words[2:] if "=" in w and not w.startswith("-")], files=False)
 
 
 def test_overrides_in_the_documents_are_accepted() -> None:
@@ -145,7 +147,7 @@ def test_overrides_in_the_documents_are_accepted() -> None:
     for text in sorted({*texts, *inline}):
         given = [text] if "=[" in text else re.split(r" (?=[a-z]+\.)", text)  # several in a row, or one list
         study = "paft" if text.startswith("axes.arm=") else "quickstart"  # whose arms they are
-        load_study(cli.study_path(study), [*given, *needs.get(text.split("=")[0], [])], files=False)
+        load_study(study_path(study), [*given, *needs.get(text.split("=")[0], [])], files=False)
 
 
 def test_the_study_of_the_readme_loads(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_the_study_of_the_readme_loads(tmp_path: Path) -> None:
 
 
 def test_the_table_of_the_readme_is_of_the_quickstart() -> None:
-    study = load_study(cli.study_path("quickstart"))
+    study = load_study(study_path("quickstart"))
     rows = [dict(zip(head, cells, strict=True)) for head, cells in tables(ROOT / "README.md") if head[0] == "rank"]
     axes = study.axes
     assert isinstance(axes.lora.r, tuple)

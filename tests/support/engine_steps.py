@@ -40,6 +40,4 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], rel: fl
 
 
 LORA = Lora(r=4, alpha=8.0, target_modules=("q_proj", "v_proj", "down_proj"))
-
-
 PLAN = Optimization(steps=12, lr=3e-3, batch_size=6, warmup=0.25, weight_decay=0.01, clip=0.5)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.exit_codes import main
 
 TASK = {
     "fields": ["text"],
@@ -30,6 +30,6 @@ def task_file(folder: Path, **changes: Any) -> str:
 
 def steadytune(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        cli.main(list(arguments))
+        main(list(arguments))
     assert isinstance(caught.value.code, int)
     return caught.value.code

@@ -23,8 +23,6 @@ from trainer.store import Store
 from trainer.trial import Trial
 
 RUNGS = (2, 4, 6)
-
-
 TEXTS = ("good", "bad", "good it", "bad it", "A good", "B bad", "C", "it C")
 
 
@@ -45,8 +43,6 @@ ASSETS = Assets(
 
 
 WORDS_OF = (("no", " no"), ("yes", " yes"))
-
-
 PLAIN = t.Template("plain", words=WORDS_OF)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 from tiny_run import PROMPTS, make_model, rows, write_rows
 
-from sweeps import run
+from sweeps.driver.progress import Progress
+from sweeps.driver.replay import standing_of
+from sweeps.driver.session import setup_of
 from sweeps.staged.protocol import Staged
 from sweeps.study.load import load_study
 from sweeps.study.schema import Study
@@ -60,9 +62,9 @@ def write_study(folder: Path, **sections: Any) -> Path:
 def in_process(study: Study, store: Store, assets: Assets, trained: list[str]) -> Callable[..., None]:
     """Trains trials with the real runner; ``trained`` gets the ids of those that were not in the run folder."""
 
-    def execute(progress: run.Progress, trials: Sequence[Trial]) -> None:
+    def execute(progress: Progress, trials: Sequence[Trial]) -> None:
         trained.extend(t.id for t in trials if not store.rungs(t.id, "dev"))
-        runner = Runner(trials[0].model, run._setup(progress.study), assets, store)
+        runner = Runner(trials[0].model, setup_of(progress.study), assets, store)
         try:
             for trial in trials:
                 rungs = rung_steps(progress.shares, trial.optimization.steps)
@@ -72,7 +74,7 @@ def in_process(study: Study, store: Store, assets: Assets, trained: list[str]) -
                     runner.submit(job).result(timeout=300)
         finally:
             runner.close()
-        tell = run.standing_of(progress, trials)
+        tell = standing_of(progress, trials)
         assert tell is not None
         tell()
 

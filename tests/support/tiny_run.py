@@ -15,7 +15,7 @@ from small_tokenizers import word_level
 from tiny_llama import make_llama
 
 from sweeps.report.write import write_report
-from sweeps.run import TRIALS
+from sweeps.run_folder.columns import TRIALS
 from sweeps.run_folder.prompts import keep_prompts
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import dump_yaml

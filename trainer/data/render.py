@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.boundary import Boundary
+from trainer.data.kinds import COMPLETION, CONTENT, TEMPLATE
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt, fill
 from trainer.errors import UserError, nearest
 from trainer.trial import Model, Task, Template
 
-TEMPLATE, CONTENT, COMPLETION = 0, 1, 2  # kinds of tokens
 PLAIN_MARKER = next(f.default for f in dataclasses.fields(Template) if f.name == "marker")
 _PROBE = "steadytune probe"  # stands for the prompt, or the answer, when a chat template is taken apart
 _CHUNK = 4096  # texts per tokenizer call, to bound memory

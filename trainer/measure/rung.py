@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -29,3 +30,9 @@ def report_of(
     where = f"trial {trial.id}, rung {record['rung']}"
     found = objective(rows, trial.task.metric, std_weight, trial.task.labels, where, record.get("sample"))
     return {**told, "objective": found.value, "stderr": found.stderr, "degenerate": found.degenerate}
+
+
+def told_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The report in a Tune result. It travels as one text: of every number in a result Tune keeps statistics for every
+    trial, and writes them down at the end; over thousands of trials most of the driver's work and memory."""
+    return {**result, **json.loads(result.get("report", "{}"))}

@@ -23,7 +23,7 @@ from trainer.model import small_heads
 from trainer.model.block_linear import block_linears
 
 if TYPE_CHECKING:
-    from trainer.model.slots import Routing
+    from trainer.model.routing import Routing
 
 KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 MOST_WANTED = 0.7  # share of all positions up to which picking them out of the last layer pays
@@ -174,7 +174,7 @@ class Together:
     of its own, so that one product serves them all."""
 
     def __init__(self, layers: Sequence[nn.Module], routing: Routing, parent: Together | None = None):
-        from trainer.model.slots import SlotLinear
+        from trainer.model.slot_linear import SlotLinear
 
         self.layers, self.routing = layers, routing
         self.weight: Tensor | None = None
@@ -199,7 +199,7 @@ class Together:
 
     def __call__(self, x: Tensor) -> Tensor | Sequence[Tensor]:
         """The outputs side by side [.., sum of sizes], or, where one product will not do, each by itself."""
-        from trainer.model.slots import SlotLinear
+        from trainer.model.slot_linear import SlotLinear
 
         slotted: list[Any] = [layer for layer in self.layers if isinstance(layer, SlotLinear)]
         route = self.routing

@@ -16,7 +16,8 @@ import torch
 from transformers import DynamicCache
 
 from trainer.model.device import out_of_memory
-from trainer.model.slots import Batch, SlotModel
+from trainer.model.routing import Batch
+from trainer.model.slots import SlotModel
 from trainer.score.logprobs import TOKEN_BUDGET
 
 if TYPE_CHECKING:

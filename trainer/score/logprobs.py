@@ -25,7 +25,8 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from trainer.model.device import out_of_memory
-from trainer.model.slots import Batch, SlotModel
+from trainer.model.routing import Batch
+from trainer.model.slots import SlotModel
 from trainer.score.prefill import Line, Wave, lines_of, option_starts, waves
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.model.slots import Batch
+from trainer.model.routing import Batch
 from trainer.train.arms import Memory, distinct, open_prompts
 from trainer.train.loss import COMPLETION, Weights
 from trainer.trial import Arm, Draw, Optimization

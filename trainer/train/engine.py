@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from trainer.model.device import join_workers, keep_memory, out_of_memory
-from trainer.model.slots import SlotModel, matching_names
+from trainer.model.slots import SlotModel
+from trainer.model.targets import matching_names
 from trainer.setup import Setup
 from trainer.train import zero_state
 from trainer.train.batches import Collated, Sample, collate, families, micro_batches
 from trainer.train.loss import divergence, token_losses, weighted_loss
 from trainer.train.optimizer import SlotAdamW, learning_rate
-from trainer.trial import Lora, Model, Optimization
+from trainer.trial import Lora, Optimization
 
 log = logging.getLogger("steadytune")
 
@@ -66,28 +67,6 @@ class PromptSums:
         """Prompt -> nats per completion token in this step."""
         found = {p: self.sums[i].tolist() for (s, p), i in self.at.items() if s == slot}
         return {p: nats / n for p, (nats, n) in found.items() if n}
-
-
-def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Module:
-    """The frozen causal LM in its dtype, from safetensors only. With ZeRO 3 each worker keeps only its shard of it,
-    from the moment of loading: that is for models that fit no single accelerator."""
-    from transformers import AutoModelForCausalLM
-
-    if zero == 3:
-        join_workers(device)
-        from transformers.integrations import HfDeepSpeedConfig
-
-        sharded = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})  # noqa: F841
-        # transformers shards while it loads for as long as this object lives
-
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        model.path,
-        revision=model.revision,
-        dtype=getattr(torch, model.dtype),
-        trust_remote_code=model.trust_remote_code,
-        use_safetensors=True,
-    )
-    return base.eval() if zero == 3 else base.to(device).eval()
 
 
 class Engine:

@@ -19,12 +19,11 @@ from small_study import write_study
 
 from cluster.jobs.parcel import MIB, ParcelError, check_size, code, fingerprint, pack
 from cluster.jobs.server import JobError, dashboard_address
-from sweeps.cli.jobs import _plain, run_folder
 from sweeps.run_folder.fetch import fetch
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.schema import Study
-from sweeps.submit import FILE, travelling
+from sweeps.submit import FILE, _plain, run_folder, travelling
 from sweeps.trials.assets import data_of, load_assets
 from sweeps.trials.base_model import model_of
 from sweeps.trials.make import make_trials, points_of

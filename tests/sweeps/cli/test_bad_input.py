@@ -22,7 +22,8 @@ from checkout import ROOT
 from small_tokenizers import WORDS, word_level
 from tiny_llama import make_llama
 
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.app import app
+from sweeps.cli.exit_codes import guarded
 from trainer.data.render import load_tokenizer
 from trainer.errors import UserError
 from trainer.model.architecture import check_architecture
@@ -89,7 +90,7 @@ def go(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> G
 
     def of(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
-        code = cli.guarded(lambda: cli.app(args=list(arguments), prog_name="steadytune", standalone_mode=False))
+        code = guarded(lambda: app(args=list(arguments), prog_name="steadytune", standalone_mode=False))
         told = capsys.readouterr()
         assert "Traceback" not in told.out + told.err
         return code, told.out if arguments[0] == "check" else told.err
@@ -126,7 +127,7 @@ def test_a_mistake_in_the_study_is_the_same_for_every_command(
     place: Path, go: Go, capsys: pytest.CaptureFixture[str], command: str, change: str, message: str
 ) -> None:
     capsys.readouterr()
-    code = cli.guarded(lambda: cli.app(args=[command, "s.yaml", change], prog_name="steadytune", standalone_mode=False))
+    code = guarded(lambda: app(args=[command, "s.yaml", change], prog_name="steadytune", standalone_mode=False))
     told = capsys.readouterr()
     assert (code, told.out) == (2, "")
     assert told.err.startswith("error: ")

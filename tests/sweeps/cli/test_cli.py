@@ -13,7 +13,10 @@ import pytest
 from checkout import ROOT
 from study_text import BASE
 
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.exit_codes import Terminated, guarded
+from sweeps.run_folder.find import find_run
+from sweeps.study import shipped
+from sweeps.study.shipped import study_path
 from trainer.errors import UserError, nearest
 
 HEAVY = {
@@ -120,12 +123,12 @@ def test_no_command_shows_the_help(place: Path) -> None:
 
 def test_a_study_is_found_by_path_or_by_its_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quickstart.yaml").write_text("")
-    monkeypatch.setattr(cli, "STUDIES", tmp_path)
+    monkeypatch.setattr(shipped, "STUDIES", tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert cli.study_path("quickstart") == str(tmp_path / "quickstart.yaml")
-    assert cli.study_path("a/b.yaml") == "a/b.yaml"
+    assert study_path("quickstart") == str(tmp_path / "quickstart.yaml")
+    assert study_path("a/b.yaml") == "a/b.yaml"
     with pytest.raises(UserError) as error:
-        cli.study_path("quikstart")
+        study_path("quikstart")
     assert str(error.value) == (
         'study "quikstart" is neither a file nor a shipped study. Did you mean "quickstart"? Known: quickstart'
     )
@@ -134,11 +137,11 @@ def test_a_study_is_found_by_path_or_by_its_shipped_name(tmp_path: Path, monkeyp
 def test_a_run_is_found_by_path_or_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "first").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert cli.find_run("first") == "runs/first"
-    assert cli.find_run("runs/first") == "runs/first"
-    assert cli.find_run("s3://bucket/first") == "s3://bucket/first"
+    assert find_run("first") == "runs/first"
+    assert find_run("runs/first") == "runs/first"
+    assert find_run("s3://bucket/first") == "s3://bucket/first"
     with pytest.raises(UserError, match=r'Did you mean "first"\?$'):
-        cli.find_run("fisrt")
+        find_run("fisrt")
 
 
 class Unlucky(Exception):
@@ -157,7 +160,7 @@ class WorkerError(UserError):
         (UserError("a\nb"), 2, "error: a\nerror: b\n"),
         (WorkerError("Traceback: …"), 2, "error: rows.jsonl: no such file\n"),
         (KeyboardInterrupt(), 130, "interrupted: run the same command again to continue\n"),
-        (cli.Terminated(), 143, "interrupted: run the same command again to continue\n"),
+        (Terminated(), 143, "interrupted: run the same command again to continue\n"),
         (SystemExit(15), 143, "interrupted: run the same command again to continue\n"),
         (SystemExit(3), 3, ""),
         (
@@ -174,7 +177,7 @@ def test_each_end_has_its_code_and_line(
         raise raised
 
     monkeypatch.delenv("STEADYTUNE_DEBUG", raising=False)
-    assert cli.guarded(failing) == code
+    assert guarded(failing) == code
     assert capsys.readouterr().err == message
 
 
@@ -184,7 +187,7 @@ def test_debug_keeps_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("STEADYTUNE_DEBUG", "1")
     with pytest.raises(Unlucky):
-        cli.guarded(failing)
+        guarded(failing)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

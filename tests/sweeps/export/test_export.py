@@ -17,11 +17,12 @@ import torch
 import yaml
 
 from sweeps.export.card import Measured, card
-from sweeps.export.export import Exported, export, read_exported
+from sweeps.export.export import export
+from sweeps.export.exported import Exported, read_exported
 from sweeps.report.write import write_report
-from sweeps.run import show_table
 from sweeps.study.load import load_study
 from sweeps.tables import robustness as tables
+from sweeps.tables.terminal import show_table
 from trainer.data.render import Renderer, load_tokenizer
 from trainer.data.rows import load_questions
 from trainer.data.wording import Prompt
@@ -95,7 +96,7 @@ def test_peft_alone_gives_what_the_trial_gave(run: Run, tmp_path: Path, which: i
 def test_peft_alone_gives_the_slots_logits(run: Run, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from trainer.model.slots import Batch
+    from trainer.model.routing import Batch
     from trainer.predictor import Predictor
 
     uri, trials = run

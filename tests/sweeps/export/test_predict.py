@@ -16,7 +16,7 @@ import pytest
 import tiny_run
 import torch
 
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.exit_codes import main
 from sweeps.export.export import export
 from sweeps.export.predict import predict
 from trainer.errors import UserError
@@ -324,13 +324,11 @@ def test_where_the_answers_cannot_go(labels: tuple[str, str], tmp_path: Path) ->
 def test_the_command_shows_no_traceback(labels: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
     rows = tiny_run.write_rows(tmp_path / "rows.jsonl", [{"txt": "good"}])
     with pytest.raises(SystemExit) as end:
-        cli.main(["predict", labels[1], "--rows", rows])
+        main(["predict", labels[1], "--rows", rows])
     told = capsys.readouterr().err
     assert end.value.code == 2
     assert told.startswith('error: rows: fields = "text" is no column of ')
     with pytest.raises(SystemExit) as end:
-        cli.main(
-            ["predict", labels[1], "--rows", rows, "--prompt", "{{ txt }} good?", "--out", str(tmp_path / "a.csv")]
-        )
+        main(["predict", labels[1], "--rows", rows, "--prompt", "{{ txt }} good?", "--out", str(tmp_path / "a.csv")])
     assert end.value.code == 0
     assert (tmp_path / "a.csv").read_text().startswith("id,label,p_no,p_yes\nrow-0,")

@@ -21,10 +21,12 @@ from checkout import ROOT
 from tiny_run import LABELLED, make_run
 from typer.testing import CliRunner
 
-from sweeps.cli.exit_codes import app, find_run
+from sweeps.cli.exit_codes import app
+from sweeps.driver.progress import Progress
 from sweeps.live.table import LiveTable
 from sweeps.live.watch import look, watch
-from sweeps.run import TRIALS, Progress
+from sweeps.run_folder.columns import TRIALS
+from sweeps.run_folder.find import find_run
 from sweeps.schedule.asha import Decision
 from sweeps.study.load import load_study
 from sweeps.study.schema import Study

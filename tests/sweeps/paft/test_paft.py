@@ -16,15 +16,15 @@ import yaml
 from checkout import ROOT
 from tiny_run import LABELLED, PLAIN, make_run
 
-from sweeps.cli import exit_codes as cli
 from sweeps.paft import arm_results, tables
 from sweeps.paft.arm_results import Result
 from sweeps.plan.cost import count_trials, mean_steps
 from sweeps.prompts.usage import COLUMNS
-from sweeps.report.write import read_study
+from sweeps.run_folder.reading import read_study
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import StudyError, dump_yaml
 from sweeps.study.schema import Study
+from sweeps.study.shipped import study_path
 from sweeps.trials.assets import templates_read
 from sweeps.trials.make import make_trials, points_of, pool_of
 from trainer import trial as t
@@ -156,7 +156,7 @@ def test_what_makes_no_sense_is_refused(loaded: Any, override: str, says: str) -
 
 
 def test_the_file_of_a_searched_prompt_is_asked_for_only_where_an_arm_uses_it(tmp_path: Path) -> None:
-    text = cli.study_path("paft")
+    text = study_path("paft")
     for arms, missing in (("[user, paft]", False), ("[user, zopo]", True)):
         study = load_study(text, [f"axes.arm={arms}"], files=False)
         assert ("zopo" in study.axes.pool) == missing
@@ -175,9 +175,9 @@ def test_the_shipped_studies_are_the_papers(tmp_path: Path) -> None:
         "paft-race-middle": 0.85,
         "paft-race-high": 0.85,
     }
-    first = load_study(cli.study_path("paft"), files=False)
+    first = load_study(study_path("paft"), files=False)
     for name, threshold in thresholds.items():
-        study = load_study(cli.study_path(name), files=False)
+        study = load_study(study_path(name), files=False)
         assert study.tables.thresholds == (threshold,)
         assert study.task.max_length == 1024
         assert study.task.rows.train.limit == 20000

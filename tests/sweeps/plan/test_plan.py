@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 from study_text import BASE
 
-from sweeps.plan.cost import ModelSize, Sizes, amount, duration, model_size, plan, render, size, sizes_of
+from sweeps.display.text import amount, duration, size
+from sweeps.plan.cost import ModelSize, Sizes, model_size, plan, sizes_of
+from sweeps.plan.page import render
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 

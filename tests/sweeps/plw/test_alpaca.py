@@ -12,7 +12,7 @@ import pytest
 from checkout import SHARED
 from typer.testing import CliRunner
 
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.app import app
 from sweeps.plw import alpaca
 from trainer.errors import UserError
 
@@ -127,15 +127,15 @@ def test_an_input_may_be_missing(tmp_path: Path) -> None:
 def test_commands(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = CliRunner()
-    done = run.invoke(cli.app, ["shorten", file])
+    done = run.invoke(app, ["shorten", file])
     assert done.exit_code == 0, done.output
     assert "rows-short.json: 3 rows, 2 of them swapped (completion longer than the prompt in characters)" in done.output
     assert len(alpaca.read_records("rows-short.json")) == 3
-    done = run.invoke(cli.app, ["lengths", file, "rows-short.json", "--tokenizer", shared(SMALL)])
+    done = run.invoke(app, ["lengths", file, "rows-short.json", "--tokenizer", shared(SMALL)])
     assert done.exit_code == 0, done.output
     assert [line.split(" | ")[0] for line in done.output.splitlines()[2:4]] == ["| rows.json", "| rows-short.json"]
     with pytest.raises(UserError, match="--by tokens needs a tokenizer"):
-        run.invoke(cli.app, ["shorten", file, "--by", "tokens"], catch_exceptions=False)
+        run.invoke(app, ["shorten", file, "--by", "tokens"], catch_exceptions=False)
 
 
 # the study's table 1 ----------------------------------------------------------------------------------------------

@@ -11,29 +11,28 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkout import loaded_by
+from checkout import EMBEDDED, loaded_by
 from tiny_run import LABELLED, make_run
 from typer.testing import CliRunner
 
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.app import app
 from sweeps.plw import alpaca, harness, open_rows, tables
 from sweeps.plw.report import write_study
 from sweeps.report.write import write_report
 from sweeps.study.load import load_study
+from sweeps.study.shipped import study_path
 from trainer.data.rows import Source, load_rows
 from trainer.errors import UserError
 from trainer.store import SCORES, Store
 
-EMBEDDED = str(Path(cli.__file__).parent / "embedded" / "model")
+MODEL = str(EMBEDDED / "model")
 WEIGHTS = [0.0, 0.1, 1.0]
 AXES = {"lora": {"r": 2}, "lr": 1e-2, "steps": 2, "plw": WEIGHTS, "seed": [0, 1]}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri, _ = make_run(
-        tmp_path_factory.mktemp("plw"), {**LABELLED, "max_length": 160}, model={"path": EMBEDDED}, axes=AXES
-    )
+    uri, _ = make_run(tmp_path_factory.mktemp("plw"), {**LABELLED, "max_length": 160}, model={"path": MODEL}, axes=AXES)
     return uri
 
 
@@ -146,9 +145,9 @@ def test_benchmarks_are_stored_as_score_rows_and_analysed(run: str, questions: s
     needs_harness()
     names = ["arc_challenge", "piqa", "truthfulqa_mc1", "winogrande"]
     call = ["benchmark", run, "--data", questions, "--limit", "4", "--shots", "1"]
-    done = CliRunner().invoke(cli.app, [*call, "--tasks", "arc_challenge,piqa,winogrande"], catch_exceptions=False)
+    done = CliRunner().invoke(app, [*call, "--tasks", "arc_challenge,piqa,winogrande"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(cli.app, [*call[:-2], "--tasks", "truthfulqa_mc1"], catch_exceptions=False)
+    done = CliRunner().invoke(app, [*call[:-2], "--tasks", "truthfulqa_mc1"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     store = Store.open(run)
     trials = store.folders("scores")
@@ -164,9 +163,9 @@ def test_benchmarks_are_stored_as_score_rows_and_analysed(run: str, questions: s
             for row in table.to_pylist():
                 assert row["correct"] == (row["label"] == row["predicted"])
                 assert int(row["predicted"]) == max(range(2), key=lambda i: row["label_logprobs"][i])
-    again = CliRunner().invoke(cli.app, [*call, "--tasks", "piqa"], catch_exceptions=False)
+    again = CliRunner().invoke(app, [*call, "--tasks", "piqa"], catch_exceptions=False)
     assert "nothing to do" in again.output
-    other = CliRunner().invoke(cli.app, [*call[:4], "--limit", "5", "--shots", "1", "--tasks", "piqa"])
+    other = CliRunner().invoke(app, [*call[:4], "--limit", "5", "--shots", "1", "--tasks", "piqa"])
     assert "of 5 questions" in other.output, "another number of questions is asked anew"
     write_report(run)
     benchmarks = pq.read_table(Path(run) / "tables" / "plw_benchmarks.parquet")
@@ -176,7 +175,7 @@ def test_benchmarks_are_stored_as_score_rows_and_analysed(run: str, questions: s
 
 def test_an_unknown_task_or_folder_is_told(run: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match='Did you mean "piqa"'):
-        CliRunner().invoke(cli.app, ["benchmark", run, "--tasks", "pika"], catch_exceptions=False)
+        CliRunner().invoke(app, ["benchmark", run, "--tasks", "pika"], catch_exceptions=False)
     needs_harness()
     with pytest.raises(UserError, match=r"holds no winogrande\.parquet"):
         harness._tasks(["winogrande"], str(tmp_path), None, str(tmp_path))
@@ -203,7 +202,7 @@ def test_completions_become_rows_with_one_option_for_training_only(tmp_path: Pat
 def test_questions_become_rows_that_can_be_scored(questions: str, tmp_path: Path) -> None:
     out = tmp_path / "q.parquet"
     done = CliRunner().invoke(
-        cli.app,
+        app,
         ["rows", f"{questions}/piqa.parquet", "--where", "split=dev", "--limit", "3", "--out", str(out)],
         catch_exceptions=False,
     )
@@ -217,10 +216,10 @@ def test_questions_become_rows_that_can_be_scored(questions: str, tmp_path: Path
 
 
 def test_the_shipped_study_has_the_studys_weights() -> None:
-    study = load_study(cli.study_path("plw"), files=False)
+    study = load_study(study_path("plw"), files=False)
     assert study.axes.plw == (0.0, 0.01, 0.05, 0.1, 0.5, 1.0)
     assert study.scheduler.name == "none"
-    assert load_study(cli.study_path("plw"), ["axes.plw={power: [0, 0.25, 0.5, 1]}"], files=False).axes.plw == (
+    assert load_study(study_path("plw"), ["axes.plw={power: [0, 0.25, 0.5, 1]}"], files=False).axes.plw == (
         0.0,
         0.01,
         0.1,

@@ -16,7 +16,7 @@ from checkout import ROOT
 from tiny_run import PLAIN, make_model, rows, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.exit_codes import main
 from sweeps.prompt_search.embed import at_answer, of_base, of_folder
 from sweeps.prompt_search.label_engine import LabelEngine
 from sweeps.prompt_search.results import COLUMNS
@@ -154,7 +154,7 @@ def test_what_the_engine_cannot_do_is_refused(model: str, tmp_path: Path) -> Non
 
 def run(*words: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["prompts", "search", *words])
+        main(["prompts", "search", *words])
     return int(ended.value.code or 0)
 
 

@@ -90,9 +90,9 @@ def test_answers_in_the_journal_need_no_torch(tmp_path: Path, task: str, writer:
     assert steadytune(*words) == 0
     code = f"""
 import sys
-from sweeps.cli import exit_codes as cli
+from sweeps.cli.exit_codes import main
 try:
-    cli.main({words!r})
+    main({words!r})
 finally:
     print(sorted({{"torch", "transformers", "ray"}} & set(sys.modules)))
 """

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from prompt_tasks import task_file
 
-from sweeps.cli.exit_codes import study_path
 from sweeps.prompts.brief import FEW_SHOT, ZERO_SHOT, Brief, check_strategies, messages, read_brief
+from sweeps.study.shipped import study_path
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompt_tasks import steadytune
 
-from sweeps.cli.exit_codes import STUDIES
 from sweeps.prompts.files import PoolFileError, content_id, pool_text, read_pools, split_files
+from sweeps.study.shipped import STUDIES
 from trainer.data.likeness import Likeness, near
 from trainer.data.pools import load_pool
 from trainer.data.wording import Prompt

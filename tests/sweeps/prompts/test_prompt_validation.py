@@ -140,7 +140,7 @@ def test_language_by_script_and_stop_words(text: str, language: str, same: bool)
 
 def test_wordings_that_people_wrote_for_other_studies_are_taken() -> None:
     """Of the shipped pools of handwritten English, the language check refuses none."""
-    from sweeps.cli.exit_codes import STUDIES
+    from sweeps.study.shipped import STUDIES
 
     folders = (STUDIES / "prompts", STUDIES.parent / "embedded" / "data" / "pools")
     prompts = [p for folder in folders for file in sorted(folder.glob("*.yaml")) for p in load_pool(str(file))]

@@ -14,17 +14,17 @@ import pytest
 from staged_study import run_in_process, write_study
 
 from sweeps.checks.meaning import meaning_findings, says
-from sweeps.cli import exit_codes as cli
 from sweeps.driver.continuing import staged_points
 from sweeps.report.write import write_report
+from sweeps.run import spoken
 from sweeps.schedule.asha import Rungs
 from sweeps.search.points import encode, grid_points
 from sweeps.staged import answer, compare
 from sweeps.staged.compare import Rated, Scored, choose, gap, pseudo_values
 from sweeps.staged.points import Candidate, Standing, part_study
-from sweeps.staged.protocol import spoken
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
+from sweeps.study.shipped import study_path
 from sweeps.study.stages import Meaning
 from sweeps.trials.make import axes_of
 from trainer.data.wording import Prompt
@@ -42,15 +42,15 @@ MEANING = {"about": "Is it unhappy?", "other": {"anger": ["fury"]}}
 def refused(*overrides: str) -> str:
     given = ["axes.seed=[0, 1]", f"stages={{meaning: {json.dumps(MEANING)}}}", *overrides]
     with pytest.raises(StudyError) as error:
-        load_study(cli.study_path("quickstart"), given)
+        load_study(study_path("quickstart"), given)
     return str(error.value)
 
 
 def test_a_staged_study_loads_and_a_plain_one_has_no_stages() -> None:
-    plain = load_study(cli.study_path("quickstart"))
+    plain = load_study(study_path("quickstart"))
     assert plain.stages is None
     staged = load_study(
-        cli.study_path("quickstart"), ["axes.seed=[0, 1]", f"stages={{meaning: {json.dumps(MEANING)}}}"]
+        study_path("quickstart"), ["axes.seed=[0, 1]", f"stages={{meaning: {json.dumps(MEANING)}}}"]
     ).stages
     assert staged is not None
     assert staged.heads == ("labels", "classifier", "generate")
@@ -84,7 +84,7 @@ def test_mistakes_in_the_section_are_told_with_the_nearest_name(overrides: list[
 
 def test_where_all_are_to_be_compared_no_trial_is_cut() -> None:
     """At every rung, whatever the objectives; the study's own early stopping would cut half."""
-    study = load_study(cli.study_path("quickstart"))
+    study = load_study(study_path("quickstart"))
     for to_the_end, ends in ((True, {"finished"}), (False, {"finished", "stopped"})):
         part = part_study(study, "labels", to_the_end)
         rungs = Rungs(4, part.scheduler.eta, len(part.scheduler.rungs))
@@ -311,7 +311,7 @@ def crossed(interaction: float, seeds: int = 3, noise: float = 0.01) -> dict[str
 
 
 def concluded(made: dict[str, Any], chosen: str = "t0") -> dict[str, Any]:
-    study = load_study(cli.study_path("quickstart"))
+    study = load_study(study_path("quickstart"))
     at = Standing("labels", (chosen,), {"r": 2})
     return answer.answer(made, [made], at, study, "runs/x")
 

@@ -12,23 +12,23 @@ import pytest
 import yaml
 
 from sweeps.checks.wordings import pool_findings, word_findings
-from sweeps.cli import exit_codes as cli
 from sweeps.study.load import load_study
 from sweeps.study.schema import Study
+from sweeps.study.shipped import STUDIES, study_path
 from sweeps.trials.assets import load_pools, task, template
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.trial import Task
 
-STUDIES = sorted(cli.STUDIES.glob("*.yaml"))
-WORDING_FILES = sorted((cli.STUDIES / "prompts").glob("*.yaml"))
+SHIPPED = sorted(STUDIES.glob("*.yaml"))
+WORDING_FILES = sorted((STUDIES / "prompts").glob("*.yaml"))
 PLACEHOLDER = "{{ text }}"
 # Highest likeness of two wordings, over the words around the text; one sentence with slots filled gives 0.7 and more.
 MAX_RATIO, MAX_JACCARD = 0.60, 0.42
 # Words that would change which posts are a yes: EDOS asks for sexism, and these mean less, more or something else.
 OTHER_QUESTIONS = re.compile(r"misogyn|hate|hatred|offensive|toxic|abus|harass|discriminat|feminis|gender", re.I)
 
-every_study = pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+every_study = pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 
 
 def opened(path: Path) -> Study:
@@ -63,14 +63,14 @@ def words(text: str) -> list[str]:
 
 
 def test_quickstart_and_tweets_are_shipped() -> None:
-    assert {"quickstart", "tweets"} <= {p.stem for p in STUDIES}
+    assert {"quickstart", "tweets"} <= {p.stem for p in SHIPPED}
 
 
 @every_study
 def test_a_shipped_study_loads_under_its_own_name(path: Path) -> None:
     study = opened(path)
     assert study.name == path.stem
-    assert study == load_study(cli.study_path(path.stem), files=False), "the command finds it by its name"
+    assert study == load_study(study_path(path.stem), files=False), "the command finds it by its name"
 
 
 @every_study
@@ -89,7 +89,7 @@ def test_answer_words_belong_to_the_labels(path: Path) -> None:
 
 def test_the_check_sees_a_wording_that_a_study_shares_between_pools() -> None:
     """What the tests above rely on: the same pools with one wording in two of them are refused."""
-    study = opened(cli.STUDIES / "tweets.yaml")
+    study = opened(STUDIES / "tweets.yaml")
     mixed = pools(study)
     mixed["test"] = [*mixed["test"], Prompt("again", mixed["train.many"][0].text.upper().replace("TEXT", "text"))]
     found = [str(f) for f in pool_findings(invented_rows(study), mixed) if f.level == "error"]
@@ -148,6 +148,6 @@ def test_tweets_passes_its_check_on_the_real_posts_and_model(shared: Path) -> No
     from sweeps.checks.preflight import check
 
     console = Console(file=io.StringIO(), width=200)
-    study = load_study(cli.STUDIES / "tweets.yaml", ["task.rows.dev.limit=20", "task.rows.test.limit=20"])
+    study = load_study(STUDIES / "tweets.yaml", ["task.rows.dev.limit=20", "task.rows.test.limit=20"])
     assert check(study, console) == 0, console.file.getvalue()  # type: ignore[attr-defined]
     assert "0 errors, 0 warnings" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor
 
 from trainer.model import decoder
-from trainer.model.slots import Batch, SlotModel
+from trainer.model.routing import Batch
+from trainer.model.slots import SlotModel
 from trainer.trial import Lora
 
 SIZES: dict[str, Any] = {

@@ -23,9 +23,10 @@ from tiny_llama import make_llama
 
 import trainer.train.engine as engine_module
 from trainer.data.render import Request
+from trainer.model.base import load_base
 from trainer.score.logprobs import score
 from trainer.setup import Setup
-from trainer.train.engine import Engine, load_base
+from trainer.train.engine import Engine
 from trainer.train.optimizer import learning_rate
 from trainer.trial import Lora, Loss, Model, Optimization
 

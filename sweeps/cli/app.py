@@ -1,0 +1,57 @@
+"""The commands of ``steadytune``, one file a group.
+
+``steadytune run quickstart axes.lr=[1e-3,3e-3]`` sweeps a shipped study; a path to a YAML file does as well. Each
+command imports what it needs when it is called, so that help and a mistake in a study cost no second.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sweeps.cli import jobs, plw, prompt_search, results, study
+from sweeps.cli.cluster import cluster_app
+from sweeps.cli.prompts import prompts_app
+
+app = typer.Typer(
+    name="steadytune",
+    help="Find the fine-tune that keeps working when the prompt is worded differently.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cluster_app, name="cluster")
+app.add_typer(prompts_app, name="prompts")
+prompt_search.register(prompts_app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"steadytune {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def version() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("steadytune")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+for group in (study, results, jobs, plw):
+    group.register(app)

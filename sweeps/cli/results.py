@@ -1,0 +1,83 @@
+"""``steadytune watch``, ``report``, ``export`` and ``predict``: commands that take a run folder or an export."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.options import RunArgument
+from sweeps.run_folder.find import beside, find_run
+from sweeps.study.overlay import StudyError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("watch")(watch_command)
+    app.command("report")(report_command)
+    app.command("export")(export_command)
+    app.command("predict")(predict_command)
+
+
+def watch_command(
+    run: RunArgument,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.2, help="Between two looks at the folder.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the table as it is now, and end.")] = False,
+) -> None:
+    """Show a run's live table, from any machine that reads its folder."""
+    folder = find_run(run)
+    from sweeps.live.watch import watch
+
+    raise typer.Exit(watch(folder, every, once))
+
+
+def report_command(run: RunArgument) -> None:
+    """Make a run's tables and report again."""
+    folder = find_run(run)
+    from sweeps.report.write import write_report
+
+    typer.echo(write_report(folder))
+
+
+def export_command(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(metavar="DIR", help="The folder to write.")],
+    trial: Annotated[str | None, typer.Option(metavar="ID", help="The trial. Default: the best.")] = None,
+) -> None:
+    """Write one trial's adapter with all it needs."""
+    folder = find_run(run)
+    from sweeps.export.export import export
+
+    typer.echo(export(folder, trial, to))
+
+
+def predict_command(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="What export wrote.")],
+    rows: Annotated[str, typer.Option(metavar="FILE", help="The rows to answer.")],
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where to write the answers: .jsonl, .csv or .parquet. Default: the screen."),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Another wording, such as '{{ text }} Is it?', or the id of a train prompt."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The base model, where it is not where it was trained.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that the base model brings, where it needs that.")
+    ] = False,
+) -> None:
+    """Answer rows with an exported adapter."""
+    if not os.path.exists(folder) and os.path.isdir(os.path.join("runs", folder)):
+        raise StudyError(
+            f'DIR = "{folder}" does not exist, and runs/{folder} is a run folder. '
+            f"Export a trial of it first: steadytune export {folder} --to NEW"
+        )
+    for name, path in (("DIR", folder), ("--rows", rows)):
+        if "://" not in path and not os.path.exists(path):
+            raise StudyError(f'{name} = "{path}" does not exist.{beside(path)}')
+    from sweeps.export.predict import predict
+
+    raise typer.Exit(predict(folder, rows, out, prompt, base, trust_remote_code))

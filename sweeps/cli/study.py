@@ -1,0 +1,62 @@
+"""``steadytune run``, ``check`` and ``plan``: commands that take a study."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.options import Overrides, StudyArgument
+from sweeps.study.shipped import open_study
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run")(run_command)
+    app.command("check")(check_command)
+    app.command("plan")(plan_command)
+
+
+def run_command(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    out: Annotated[
+        str | None, typer.Option(help="The run folder: a path, s3://… or gs://…. Default: runs/<study's name>.")
+    ] = None,
+) -> None:
+    """Run a study, or continue one that was interrupted."""
+    loaded = open_study(study, overrides)
+    from sweeps.run import run
+
+    raise typer.Exit(run(loaded, out or f"runs/{loaded.name}"))
+
+
+def check_command(study: StudyArgument, overrides: Overrides = None) -> None:
+    """Check data, prompts and templates before anything runs."""
+    loaded = open_study(study, overrides)
+    from rich.console import Console
+
+    from sweeps.checks.preflight import check
+
+    raise typer.Exit(check(loaded, Console()))
+
+
+def plan_command(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=1e-6, help="What one host reaches, in 10^12 operations a second.")
+    ] = None,
+) -> None:
+    """Say what a study will cost before anything runs."""
+    loaded = open_study(study, overrides)
+    from rich.console import Console
+
+    from sweeps.plan.cost import plan
+    from sweeps.plan.page import render
+    from sweeps.staged import plan as staged
+
+    if loaded.stages is not None:
+        found = staged.plan_stages(loaded, rate=None if tflops is None else tflops * 1e12)
+        Console(soft_wrap=True).print(staged.render(found))
+        return
+    Console(soft_wrap=True).print(render(plan(loaded, rate=None if tflops is None else tflops * 1e12)))

@@ -1,0 +1,120 @@
+"""How far every trial of a sweep is: what ``trials.parquet`` and the live table show."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.live.table import LiveTable
+from sweeps.run_folder.columns import TRIALS
+from sweeps.schedule.asha import Decision
+from sweeps.study.schema import Study
+from trainer.measure.metrics import Objective, objective
+from trainer.store import Store
+from trainer.trial import Trial, axis_columns, rung_steps
+
+WRITE_EVERY = 5.0  # seconds between writings of trials.parquet while the study runs
+
+
+@dataclass
+class Progress:
+    """Where every trial stands; what ``trials.parquet`` and the live table show."""
+
+    study: Study
+    store: Store
+    live: LiveTable
+    trials: dict[str, Trial] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    tests: dict[str, Objective] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list)  # rows of a staged study's trials from earlier stages
+    measured: bool = True  # whether the trials are scored on the test pool
+    began: float = field(default_factory=time.time)
+    steps_per_s: float | None = None  # of all hosts, where they answer
+    _written: str = ""
+
+    def add(self, trial: Trial) -> None:
+        if trial.id not in self.trials:
+            self.trials[trial.id] = trial
+            rungs = rung_steps(self.shares, trial.optimization.steps)
+            self.live.trial_added(trial.id, axis_columns(trial), len(rungs), rungs)
+
+    @property
+    def shares(self) -> Sequence[float]:
+        return self.study.scheduler.rungs if self.study.scheduler.name == "asha" else (1.0,)
+
+    def report(self, told: Mapping[str, Any]) -> None:
+        key = (told["id"], told["rung_index"])
+        if key in self.seen:
+            return  # a retried trial replays its finished rungs
+        self.seen.add(key)
+        self.seconds[key[0]] = self.seconds.get(key[0], 0.0) + told["seconds"]
+        self.tokens[key[0]] = self.tokens.get(key[0], 0) + told["tokens"]
+        self.live.report(
+            key[0], key[1], told["step"], told["objective"], told["stderr"], told["degenerate"], told["seconds"]
+        )
+
+    def tested(self, trial_id: str, rows: pa.Table, record: Mapping[str, Any]) -> None:
+        trial = self.trials[trial_id]
+        found = objective(rows, trial.task.metric, 0.0, trial.task.labels, f"trial {trial_id}, test")
+        self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + record["seconds"]
+        self.tests[trial_id] = found
+        self.live.tested(trial_id, found.mean, found.std)
+
+    def decide(self, decisions: Mapping[str, Decision]) -> None:
+        """Take over the scheduler's decisions; the live table hears what changed."""
+        for trial_id, decision in decisions.items():
+            if self.decisions.get(trial_id) != decision:
+                before = self.decisions.get(trial_id)
+                self.decisions[trial_id] = decision
+                first = before is None and decision.rung is not None  # on its way to its first report is no news
+                if first or decision.action != (before.action if before else "continue"):
+                    self.live.decided(
+                        trial_id, "waiting" if decision.action == "pause" else decision.status, decision.reason
+                    )
+
+    def write(self, again: bool = False, over: bool = False) -> None:
+        """``trials.parquet``: one row per trial. Left alone where its rows say it all already, unless ``again``: the
+        time in it shows that the driver lives. ``over``: nothing will change any more."""
+        rows = self.rows()
+        if not (again or over) and repr(rows) == self._written:  # as text, where a NaN equals itself
+            return
+        told = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": over}
+        sink = pa.BufferOutputStream()
+        table = pa.Table.from_pylist(rows, schema=TRIALS.with_metadata({"steadytune": json.dumps(told)}))
+        pq.write_table(table, sink)
+        self.store.write("trials.parquet", sink.getvalue().to_pybytes())
+        self._written = repr(rows)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What ``trials.parquet`` says now."""
+        standing = self.live.rows()
+        rows = [row for row in self.before if row["trial_id"] not in self.trials]
+        for trial_id, trial in list(self.trials.items()):
+            decision, row, test = self.decisions.get(trial_id), standing[trial_id], self.tests.get(trial_id)
+            rows.append(
+                {
+                    "trial_id": trial_id,
+                    **axis_columns(trial),
+                    "status": decision.status if decision else "running",
+                    "rung": decision.step if decision else None,
+                    "reason": decision.reason if decision else "",
+                    "seconds": self.seconds.get(trial_id, 0.0),
+                    "tokens": self.tokens.get(trial_id, 0),
+                    "state": row.state,
+                    "objective": row.objective,
+                    "stderr": row.stderr,
+                    "degenerate": row.degenerate,
+                    "test_mean": test.mean if test else None,
+                    "test_std": test.std if test else None,
+                }
+            )
+        return rows

@@ -1,0 +1,50 @@
+"""A sweep decided from the run folder alone, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sweeps.driver.progress import Progress
+from sweeps.driver.test_pool import to_test
+from sweeps.schedule.asha import Rungs
+from trainer.measure.rung import report_of
+from trainer.trial import Trial, rung_steps
+
+
+def standing_of(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
+    """Decide the sweep from the run folder alone. What tells ``progress`` of it; None when something is left to do."""
+    study, store = progress.study, progress.store
+    if not all(store.rungs(t.id, "dev") for t in trials):
+        return None
+    rungs = Rungs(len(trials), study.scheduler.eta, len(progress.shares))
+    todo = {t.id: (t, 0) for t in trials}
+    reports = []
+    while todo:
+        for trial_id, (trial, at) in list(todo.items()):
+            found = store.read_scores(trial_id, rung_steps(progress.shares, trial.optimization.steps)[at], "dev")
+            if found is None:
+                return None
+            told = report_of(trial, at, *found, study.objective.std_weight)
+            reports.append(told)
+            rungs.report(
+                trial_id, at, told["objective"], step=told["step"], stderr=told["stderr"], degenerate=told["degenerate"]
+            )
+            todo[trial_id] = (trial, at + 1)
+        todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
+    decisions = rungs.decisions()
+    tests = []
+    for trial, step in to_test(study, {t.id: t for t in trials}, decisions) if progress.measured else ():
+        scored = store.read_scores(trial.id, step, "test")
+        if scored is None:
+            return None
+        tests.append((trial.id, *scored))
+
+    def tell() -> None:
+        for told in reports:
+            progress.report(told)
+        progress.decide(decisions)
+        for test in tests:
+            progress.tested(*test)
+        progress.live.note("every rung is in the run folder already: nothing to train")
+
+    return tell

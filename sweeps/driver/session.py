@@ -1,0 +1,67 @@
+"""The connection to Ray and the hosts of a study."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sweeps.study.schema import Study
+from sweeps.study.values import Range
+from sweeps.trials.make import target_modules
+from trainer.data.assets import Assets
+from trainer.setup import Setup
+from trainer.store import Store
+from trainer.trial import Model
+
+FAILURES = 2  # a trial is tried again this often before it counts as failed
+LOSSES = 8  # lost processes and nodes that a trial survives between two rungs
+
+
+@contextmanager
+def on_ray(study: Study) -> Iterator[None]:
+    """With the cluster that ``study`` runs on. Raises ``UserError`` where it cannot be had, or can never do it."""
+    quiet()
+    from cluster.connect import connected
+
+    with connected(study.resources.cpus, study.resources.gpus):
+        yield
+
+
+def quiet() -> None:
+    """Before Ray is imported: no files and no messages of Tune's own."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trial records are in the run folder
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next one goes on
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # its state of the sweep: never read again
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    for noisy in ("ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)  # it misses the result files that are switched off above
+
+
+def start_fleet(study: Study, model: Model, assets: Assets, store: Store) -> Any:
+    """The hosts of a study, on the cluster that is connected."""
+    from cluster.hosting.hosts import Fleet
+    from cluster.resources import Resources
+
+    res = study.resources
+    share = Resources(res.slots, res.cpus, res.gpus, res.workers)
+    return Fleet.start(model, setup_of(study), assets, store, share)
+
+
+def setup_of(study: Study) -> Setup:
+    """The engine's shape: large enough for every value of the axes."""
+    r = study.axes.lora.r
+    res = study.resources
+    return Setup(
+        slots=res.slots,
+        max_r=int(r.high if isinstance(r, Range) else max(r)),
+        target_modules=target_modules(study),
+        n_labels=len(study.task.names) if study.model.head == "classifier" else 0,
+        zero=res.zero,
+        offload=res.offload,
+        threads=max(1, int(res.cpus)) if not res.gpus else 0,
+        std_weight=study.objective.std_weight,
+    )

@@ -1,0 +1,109 @@
+"""The frame of the live table as lines of text."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+_CELL = 28  # longest cell in characters
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of the sweep as text: what both views draw."""
+
+    header: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    more: int  # rows left out
+
+
+class _Unbreakable(io.TextIOBase):
+    """A text stream on which writing never raises: mute once the reader is gone (``steadytune … | head``)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._gone = False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._gone:
+            return
+        try:
+            act()
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed
+            self._gone = True
+            if isinstance(error, BrokenPipeError) and self._stream in (sys.stdout, sys.__stdout__):
+                # else the interpreter meets the same pipe when it flushes at its end, and exits with 120
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def text_of(frame: Frame) -> list[str]:
+    """The lines of a table without a terminal."""
+    table = [frame.columns, *frame.rows]
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(frame.columns))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
+    return [frame.header, *(lines if frame.rows else []), *([f"and {frame.more} more"] if frame.more else [])]
+
+
+def _number(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:.3f}"
+
+
+def _with_error(value: float, stderr: float) -> str:
+    return _number(value) + ("" if math.isnan(stderr) else f" ± {stderr:.3f}")
+
+
+def _time(seconds: float | None) -> str:
+    """0:07, 12:30, 1:05:00; ``?`` when not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ",".join(_value(v) for v in value)
+    return _clean(str(value))
+
+
+def _short(text: str) -> str:
+    text = _clean(text)
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _clean(text: str) -> str:
+    """One line without control codes: reasons and axis values may come from data."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text if c not in "\u202e\u202d")

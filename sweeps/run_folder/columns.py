@@ -1,0 +1,34 @@
+"""The columns of ``trials.parquet``."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TRIALS = pa.schema(
+    [
+        ("trial_id", pa.string()),
+        ("template", pa.string()),
+        ("r", pa.int32()),
+        ("alpha", pa.float64()),
+        ("dropout", pa.float64()),
+        ("target_modules", pa.string()),
+        ("rslora", pa.bool_()),
+        ("lr", pa.float64()),
+        ("steps", pa.int32()),
+        ("plw", pa.float64()),
+        ("pool", pa.string()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),  # finished | stopped | failed; running while the sweep runs
+        ("rung", pa.int32()),  # optimizer steps at its last report
+        ("reason", pa.string()),
+        ("seconds", pa.float64()),  # of its accelerator, training and scoring
+        ("tokens", pa.int64()),  # that went through the model in training
+        ("state", pa.string()),  # waiting | running | testing | finished | stopped | failed
+        ("objective", pa.float64()),  # on the dev prompts, at its last report
+        ("stderr", pa.float64()),  # of the objective
+        ("degenerate", pa.bool_()),  # one answer nearly always
+        ("test_mean", pa.float64()),  # of the metric over the test prompts, once they are scored
+        ("test_std", pa.float64()),
+        ("arm", pa.string()),  # name in the study; null where it has no arms
+    ]
+)

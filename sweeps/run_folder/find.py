@@ -1,0 +1,27 @@
+"""A run folder by its path, URL or name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sweeps.study.overlay import StudyError
+from trainer.errors import closest
+
+
+def find_run(name: str) -> str:
+    """A run folder by path or URL, or by its name in ``runs/``."""
+    if "://" in name or os.path.isdir(name):
+        return name
+    if os.path.isdir(os.path.join("runs", name)):
+        return os.path.join("runs", name)
+    runs = sorted(os.listdir("runs")) if os.path.isdir("runs") and not os.path.dirname(name) else []
+    raise StudyError(f'run folder "{name}" does not exist.{beside(name, runs)}')
+
+
+def beside(path: str, others: Sequence[str] = ()) -> str:
+    """The nearest name in the folder where ``path`` would be, or among ``others``."""
+    folder = os.path.dirname(path) or "."
+    names = sorted(n for n in os.listdir(folder) if not n.startswith(".")) if os.path.isdir(folder) else []
+    near = closest(os.path.basename(path.rstrip("/")), [*names, *others])
+    return f' Did you mean "{near}"?' if near else ""

@@ -1,0 +1,108 @@
+"""What a study leaves out, filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeps.study.sections import Pool, _pool, _source, _train_pools
+from sweeps.study.values import (
+    as_name,
+)
+
+
+def spelled_out(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``layer`` with files given as plain text written as mappings, so that the command line can add to them:
+    ``pools.dev=x.yaml`` and then ``pools.dev.limit=4``."""
+    full = dict(layer)
+    if isinstance(pools := full.get("pools"), Mapping):
+        full["pools"] = {k: _pool(v) for k, v in pools.items()}
+        train = full["pools"].get("train")
+        if isinstance(train, Mapping) and not set(train) <= set(Pool.model_fields):
+            full["pools"]["train"] = {k: _pool(v) for k, v in train.items()}
+    if isinstance(task := full.get("task"), Mapping) and isinstance(rows := task.get("rows"), Mapping):
+        full["task"] = {**task, "rows": {k: _source(v) for k, v in rows.items()}}
+    return full
+
+
+def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``layer`` with the defaults that follow from other keys. What has the wrong type is left for the schema."""
+    full = {k: {} if v is None and k in _ALL_DEFAULT else v for k, v in layer.items()}
+    task, pools, resources = (_mapping(full.get(k)) for k in ("task", "pools", "resources"))
+    templates = full.get("templates") or {"plain": {}}
+    if isinstance(templates, dict):
+        templates = full["templates"] = {
+            k: _completed_template(v, _label_names(task.get("labels"))) for k, v in templates.items()
+        }
+    if pools.get("split") is not None and not pools.get("train"):
+        pools = full["pools"] = {**pools, "train": {"train": {}}}
+    arms = full["arms"] = _completed_arms(full.get("arms", {}), pools)
+    if isinstance(full.get("axes", {}), dict):
+        axes = full["axes"] = dict(full.get("axes", {}))
+        if _mapping(arms):
+            axes.setdefault("arm", list(arms))
+            if used := arm_pools(arms, axes["arm"]):
+                axes.setdefault("pool", used)
+        elif not axes.get("arm"):
+            axes.pop("arm", None)  # as the resolved study of a run without arms has it
+        for key, named in (("template", templates), ("pool", _train_pools(pools.get("train")))):
+            if key not in axes and _mapping(named):
+                axes[key] = list(named)
+        if axes.get("steps") is None and axes.get("epochs") is None:
+            axes["epochs"] = [3.0]
+    alone = resources.get("workers") not in (None, 1) or resources.get("zero") not in (None, 0)
+    if alone and "slots" not in resources:
+        full["resources"] = {**resources, "slots": 1}
+    return full
+
+
+def _completed_arms(arms: Any, pools: Mapping[str, Any]) -> Any:
+    """An arm that names no pool has the only one there is."""
+    named = list(_mapping(_train_pools(pools.get("train"))))
+    if not isinstance(arms, dict) or len(named) != 1:
+        return arms
+    return {k: {"pool": named[0], **(v or {})} if isinstance(v, dict | None) else v for k, v in arms.items()}
+
+
+def arm_pools(arms: Mapping[str, Any], wanted: Any) -> list[str]:
+    """The pools of the arms that are ``wanted`` (a name, or a list), each once. What is malformed is left out."""
+    names = wanted if isinstance(wanted, list | tuple) else [wanted]
+    pools = [_mapping(arms.get(n)).get("pool") for n in names if isinstance(n, str)]
+    return list(dict.fromkeys(p for p in pools if isinstance(p, str)))
+
+
+_ALL_DEFAULT = {
+    "arms",
+    "templates",
+    "axes",
+    "training",
+    "scoring",
+    "search",
+    "scheduler",
+    "objective",
+    "tables",
+    "resources",
+}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _label_names(labels: Any) -> list[str]:
+    names = list(labels.values()) if isinstance(labels, dict) else labels if isinstance(labels, list | tuple) else []
+    return list(dict.fromkeys(str(as_name(n)) for n in names if isinstance(n, str | int | float)))
+
+
+def _completed_template(template: Any, labels: Sequence[str]) -> Any:
+    """An empty template is a plain one. The words default to the labels; in plain text a space goes before each,
+    as between words, unless the marker brings it."""
+    if template is None:
+        template = {}
+    if not isinstance(template, dict):
+        return template
+    chat = template.get("chat") is True
+    marker = template.get("marker", "" if chat else "\nAnswer:")
+    space = "" if chat or (isinstance(marker, str) and marker[-1:].isspace()) else " "
+    words = template.get("words") or {name: f"{space}{name}" for name in labels}
+    return {**template, "marker": marker, "words": words}

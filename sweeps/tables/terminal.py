@@ -1,0 +1,35 @@
+"""The robustness table on a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from trainer.store import Store
+from trainer.trial import AXES
+
+
+def show_table(store: Store, where: str, threshold: float) -> None:
+    """The robustness table on the terminal, best first, and where the rest is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = store.read_table("tables/robustness.parquet").to_pylist()
+    axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1]
+    table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
+    for name in ("rank", "trial", *axes, "mean", "std", "worst", f"above {100 * threshold:g}", "status"):
+        table.add_column(name, no_wrap=True)
+    for r in rows:
+        numbers = [f"{100 * r[k]:.1f}" if r[k] is not None else "-" for k in ("mean", "std", "min", "top")]
+        marks = [r["status"], *(["winner"] if r["winner"] else []), *(["one label"] if r["degenerate"] else [])]
+        table.add_row(str(r["rank"] or "-"), r["trial_id"], *(str(r[a]) for a in axes), *numbers, ", ".join(marks))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+    if not any(r["winner"] for r in rows):
+        from sweeps.tables.winner import why_no_winner
+
+        console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False)
+    console.print(
+        f"with intervals, differences and reasons: {store.uri}/tables/robustness.md\nreport: {where}",
+        soft_wrap=True,
+        highlight=False,
+    )
