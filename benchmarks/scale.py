@@ -49,6 +49,7 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
 from cluster.hosting.hosts import Fleet  # noqa: E402
+from trainer.measure.rung import RungReport  # noqa: E402
 from trainer.store import SCORES, Store  # noqa: E402
 
 EMBEDDED = ROOT / "sweeps" / "embedded"
@@ -184,25 +185,24 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     from sweeps.driver.test_pool import score_test_pool
     from sweeps.driver.tuning import tune_trials
     from sweeps.live.table import LiveTable
-    from sweeps.trials.assets import data_of, load_assets
-    from sweeps.trials.base_model import model_of
+    from sweeps.trials.content import content_of
     from sweeps.trials.make import make_trials, points_of
 
     study = study_of(n, folder)
-    assets, model = load_assets(study), model_of(study)
-    made = make_trials(study, points_of(study) or [], data_of(assets), model, len(assets.rows["train"]))
+    content = content_of(study)
+    made = make_trials(study, points_of(study) or [], content)
     store = Store.open(folder / "run")
     progress = Progress(study, store, LiveTable("scale", stream=io.StringIO(), terminal=False))
     from cluster.resources import Resources
 
     share = Resources(slots, 1)
     quiet()
-    fleet = NoWork.start(model, setup_of(study), assets, store, share)
+    fleet = NoWork.start(content.model, setup_of(study), content.assets, store, share)
     with progress.live:
         for trial in made:
             progress.add(trial)
         with Meter() as meter, counted(progress, meter):
-            tune_trials(progress, fleet, made, None, 0)  # type: ignore[arg-type]
+            tune_trials(progress, content, fleet, made)
         began = time.perf_counter()
         score_test_pool(progress, fleet)
         tested = time.perf_counter() - began
@@ -215,9 +215,9 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
 def counted(progress: Any, meter: Meter) -> Iterator[None]:
     report = progress.report
 
-    def count(told: Mapping[str, Any]) -> None:
+    def count(rung: RungReport) -> None:
         meter.reports += 1
-        report(told)
+        report(rung)
 
     progress.report = count
     yield
@@ -295,12 +295,15 @@ def rule(n: int) -> float:
 
 TABLES = """
 import json, resource, sys, time
-import yaml
+from sweeps.run_folder.reading import RunFolder
+from sweeps.study.load import load_study
 from sweeps.tables import robustness as tables
+from sweeps.tables.columns import Settings
 from trainer.store import Store
-store, study = Store.open(sys.argv[1]), yaml.safe_load(open(sys.argv[2]))
+run = RunFolder(Store.open(sys.argv[1]))
+settings = Settings.of(load_study(sys.argv[2], files=False))
 began, used = time.perf_counter(), time.process_time()
-tables.write_tables(store, study)
+tables.write_tables(run, settings)
 wall, used = time.perf_counter() - began, time.process_time() - used
 print(json.dumps([wall, used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """

@@ -15,7 +15,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -224,6 +224,7 @@ class Store:
             record = json.loads((table.schema.metadata or {})[_RECORD])
             if not isinstance(record, dict):
                 raise ValueError(f"its record is {record!r:.40}")
+            _check_place(file.metadata, {"trial_id": trial_id, "rung": rung, "pool": pool})
             return (table.select(columns) if columns else table.select(SCORES.names).cast(SCORES)), record
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: pyarrow's for damaged pages
             log.warning(
@@ -258,6 +259,16 @@ class Store:
                 found = self.read_scores(trial_id, rung, pool)
                 if found is not None:
                     yield trial_id, rung, *found
+
+
+def _check_place(metadata: pq.FileMetaData, place: Mapping[str, Any]) -> None:
+    """ValueError where a score file's rows are of another trial, rung or pool than its name says. The least and the
+    largest value of each column stand in the file's metadata, so no row is read for this."""
+    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+        for column in (group.column(i) for i in range(group.num_columns)):
+            name, known = column.path_in_schema, column.statistics
+            if name in place and known is not None and known.has_min_max and not known.min == known.max == place[name]:
+                raise ValueError(f"its rows are of {name} {known.min}, not {place[name]}")
 
 
 def _may_pass(error: OSError) -> bool:

@@ -7,7 +7,6 @@ the trial's config, where the scheduler keeps it: a checkpoint would be two more
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -20,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.hosting.gang import PlaceLostError
 from cluster.hosting.hosts import Fleet
-from trainer.measure.rung import report_of
+from trainer.measure.rung import RungReport
 from trainer.trial import Trial, rung_steps
 
 log = logging.getLogger("steadytune")
@@ -63,12 +62,12 @@ class SlotTrainable(tune.Trainable):
         if isinstance(found, str):
             return {"failed": found, "objective": math.nan, "done": True}
         rows, record = found
-        told = report_of(self.trial, self.rung, rows, record, self.sweep.std_weight)
+        report = RungReport.of(self.trial, self.rung, rows, record, self.sweep.std_weight)
         self.rung += 1
-        if self.sweep.test and self.rung == len(steps) and math.isfinite(told["objective"]):
-            self._ensure(steps[-1], "test")  # where this fails it is tried again, and told of, when the sweep is over
+        if self.sweep.test and self.rung == len(steps) and math.isfinite(report.objective):
+            self._ensure(steps[-1], "test")  # where this fails, it is tried again when the sweep is over
         done = self.rung == len(steps) or "nan" in record
-        return {"objective": told["objective"], "report": json.dumps(told), "done": done}
+        return {**report.encode(), "done": done}
 
     def _ensure(self, rung: int, pool: str) -> Any:
         """Rows and record of ``rung`` under ``pool``, or why there are none after all attempts. Raises where the place

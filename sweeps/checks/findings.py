@@ -1,4 +1,4 @@
-"""What a check of a study reports: findings, each with its place and remedy, and the longest sequences."""
+"""What a check of a study finds: findings, each with its place and remedy, and the longest sequences."""
 
 from __future__ import annotations
 
@@ -33,13 +33,19 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Report:
-    findings: list[Finding] = field(default_factory=list)
+class Findings:
+    """All that a check of a study found."""
+
+    items: list[Finding] = field(default_factory=list)
     lengths: list[Length] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Finding]:
-        return [f for f in self.findings if f.level == "error"]
+        return [f for f in self.items if f.level == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [f for f in self.items if f.level == "warning"]
 
 
 def split_of(pool: str) -> str:

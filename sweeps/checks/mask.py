@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from trainer.data.assets import Assets
+    from rich.console import Console
+
+    from sweeps.trials.content import Content
     from trainer.data.render import Example, Renderer
-    from trainer.trial import Template
 
 NAMES = ("template", "content", "completion")  # by kind
 STYLES = ("dim", "black on cyan", "bold white on green")
@@ -37,26 +38,22 @@ def weights(plw: Sequence[float] | str, template_tokens: str) -> tuple[str, str,
     return ("0" if template_tokens == "zero" else content, content, "1")
 
 
-def print_masks(
-    console: Any, templates: Sequence[Template], assets: Assets, tokenizer: Any, study: Any, rows: int = 2
-) -> None:
-    """A few training rows under each template, with the first train pool's prompts."""
-    from sweeps.trials.assets import task
-    from trainer.data.render import Renderer
+def print_masks(console: Console, content: Content, plw: Any, template_tokens: str, rows: int = 2) -> None:
+    """A few training rows under each template, with the first train pool's prompts. ``plw``: the study's values, or
+    their range."""
+    from trainer.data.render import Renderer, load_tokenizer
 
     colour = bool(console.color_system)
-    axis = study.axes.plw
-    plw = axis if isinstance(axis, tuple) else f"{axis.low:g} to {axis.high:g}"
-    given = weights(plw, study.training.template_tokens)
+    given = weights(plw if isinstance(plw, tuple) else f"{plw.low:g} to {plw.high:g}", template_tokens)
     legend = Text("weights: ")
     for kind, name in enumerate(NAMES):
         legend.append(f"{name} {given[kind]}", style=STYLES[kind] if colour else "")
         legend.append("  ")
     console.print(legend)
-    prompts = next(iter(assets.train_pools.values()))
-    for template in templates:
-        renderer = Renderer(tokenizer, template, task(study))
-        for i, row in enumerate(_short_by_label(assets.rows["train"])[:rows]):
+    prompts, tokenizer = next(iter(content.assets.train_pools.values())), load_tokenizer(content.model)
+    for template in content.templates.values():
+        renderer = Renderer(tokenizer, template, content.task)
+        for i, row in enumerate(_short_by_label(content.assets.rows["train"])[:rows]):
             prompt = prompts[i % len(prompts)]
             console.print(Text(f"\ntemplates.{template.name}, prompt {prompt.id}, row {row.id}", style="bold"))
             console.print(mask(renderer, renderer.example(prompt, row), colour), soft_wrap=True)

@@ -12,40 +12,56 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.checks.findings import Finding, Length, Report, split_of
+from rich.console import Console
+
+from sweeps.checks.findings import Finding, Findings, split_of
 from sweeps.checks.lengths import Sizes, length_findings, longest
+from sweeps.checks.mask import print_masks
+from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
 from sweeps.checks.wordings import label_findings, pool_findings, word_findings
+from sweeps.display.text import counted
 from sweeps.study.schema import Study
+from sweeps.study.stages import Meaning
+from sweeps.trials.content import Content, content_of
 from sweeps.trials.make import target_modules
-from trainer.data.assets import Assets
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt, fill
 from trainer.errors import UserError
 from trainer.trial import Model, Task, Template
 
-__all__ = ["Finding", "Length", "Report", "check", "checked_tokenizer", "preflight", "sample_rows"]
-
 SAMPLED_ROWS = 12  # rows with which every prompt is rendered
 
 
-def preflight(
+def preflight(content: Content, targets: Sequence[str], meaning: Meaning | None = None) -> Findings:
+    """Everything that is wrong or doubtful before anything is trained. ``targets``: the layers to which trials may add
+    an adapter. ``meaning``: what the task asks, where the study says it. Raises ``UserError`` for a model that cannot
+    be loaded or carry the adapters."""
+    tokenizer = checked_tokenizer(content.model, targets)
+    templates = list(content.templates.values())
+    found = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer)
+    if meaning is not None:
+        found.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
+    return found
+
+
+def check_formats(
     templates: Sequence[Template],
     task: Task,
     rows: Mapping[str, Sequence[Row]],
     pools: Mapping[str, Sequence[Prompt]],
     tokenizer: Any,
-) -> Report:
+) -> Findings:
     """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` meet the rows of that split, every
-    other pool the train rows. Never raises for what the study got wrong: that is in the report."""
-    report = Report()
-    report.findings.extend(pool_findings(rows, pools))
-    filled_wrongly = bool(report.errors)
-    report.findings.extend(label_findings(task, rows))
+    other pool the train rows. Never raises for what the study got wrong: that is in the findings."""
+    found = Findings()
+    found.items.extend(pool_findings(rows, pools))
+    filled_wrongly = bool(found.errors)
+    found.items.extend(label_findings(task, rows))
     for template in templates:
-        report.findings.extend(word_findings(template, task, rows))
-        _check_template(template, task, rows, pools, tokenizer, report, skip_unfilled=filled_wrongly)
-    return Report(list(dict.fromkeys(report.findings)), report.lengths)
+        found.items.extend(word_findings(template, task, rows))
+        _check_template(template, task, rows, pools, tokenizer, found, skip_unfilled=filled_wrongly)
+    return Findings(list(dict.fromkeys(found.items)), found.lengths)
 
 
 def checked_tokenizer(model: Model, target_modules: Sequence[str]) -> Any:
@@ -67,7 +83,7 @@ def _check_template(
     rows: Mapping[str, Sequence[Row]],
     pools: Mapping[str, Sequence[Prompt]],
     tokenizer: Any,
-    report: Report,
+    found: Findings,
     skip_unfilled: bool,
 ) -> None:
     from trainer.data.render import Renderer  # numpy and, through the tokenizer, transformers
@@ -78,10 +94,10 @@ def _check_template(
             tokenizer, template, dataclasses.replace(task, max_length=10**9)
         )  # lengths are judged below
     except UserError as error:
-        report.findings.append(Finding("error", where, str(error), "Choose another template or model"))
+        found.items.append(Finding("error", where, str(error), "Choose another template or model"))
         return
     if template.chat:
-        report.findings.extend(chat_findings(renderer, where))
+        found.items.extend(chat_findings(renderer, where))
     sizes: Sizes = {}
     for pool, prompts in pools.items():
         split = list(rows.get(split_of(pool), []))
@@ -90,19 +106,17 @@ def _check_template(
         usable = [p for p in prompts if _fillable(p, split[0])] if skip_unfilled else list(prompts)
         sample = sample_rows(split)
         broken = render_findings(renderer, usable, sample, f"{where}, pools.{pool}")
-        report.findings.extend(broken)
+        found.items.extend(broken)
         if not usable or any(f.level == "error" for f in broken):
             continue
         try:
             length = longest(renderer, usable, split, task.max_length, template.name, pool, sizes)
         except UserError as error:
-            report.findings.append(
-                Finding("error", f"{where}, pools.{pool}", str(error), "Mend the row or the template")
-            )
+            found.items.append(Finding("error", f"{where}, pools.{pool}", str(error), "Mend the row or the template"))
             continue
-        report.lengths.append(length)
-        report.findings.extend(length_findings(length, task, tokenizer))
-    report.findings.extend(special_text_findings(renderer, rows))
+        found.lengths.append(length)
+        found.items.extend(length_findings(length, task, tokenizer))
+    found.items.extend(special_text_findings(renderer, rows))
 
 
 def sample_rows(rows: Sequence[Row], n: int = SAMPLED_ROWS) -> list[Row]:
@@ -121,55 +135,28 @@ def _fillable(prompt: Prompt, row: Row) -> bool:
         return False  # already a finding of the pool
 
 
-def check(study: Any, console: Any) -> int:
+def check(study: Study, console: Console) -> int:
     """Load what the study reads, check it, print findings and the masks of a few rows. 0 where nothing is an error."""
-    from sweeps.checks.mask import print_masks
-    from sweeps.trials.assets import load_assets, pools_by_place, task, templates_read
-    from sweeps.trials.base_model import model_of
-    from sweeps.trials.make import target_modules
-
     try:
-        assets = load_assets(study)
-        model = model_of(study)
-        tokenizer = checked_tokenizer(model, target_modules(study))
+        content = content_of(study)
+        found = preflight(content, target_modules(study), None if study.stages is None else study.stages.meaning)
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)
         return 1
-    templates = templates_read(study)
-    report = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer)
-    if study.stages is not None:
-        from sweeps.checks.meaning import meaning_findings
-
-        asked = study.stages.meaning
-        report.findings.extend(meaning_findings(asked, templates, pools_by_place(assets), study.task.names))
-    for finding in sorted(report.findings, key=lambda f: f.level != "error"):
+    for finding in [*found.errors, *found.warnings]:
         _print(console, finding.level, str(finding))
-    for n in report.lengths:
-        text = f"templates.{n.template}, pools.{n.pool}: longest {n.longest} of {study.task.max_length} tokens"
+    for n in found.lengths:
+        text = f"templates.{n.template}, pools.{n.pool}: longest {n.longest} of {content.task.max_length} tokens"
         console.print(text, markup=False, highlight=False)
-    if not report.errors:
-        print_masks(console, templates, assets, tokenizer, study)
-    wrong, doubtful = len(report.errors), len(report.findings) - len(report.errors)
-    counted = f"{wrong} error{'s' * (wrong != 1)}, {doubtful} warning{'s' * (doubtful != 1)}"
-    console.print(counted, style="red" if wrong else "green")
+    if not found.errors:
+        print_masks(console, content, study.axes.plw, study.training.template_tokens)
+    wrong, doubtful = len(found.errors), len(found.warnings)
+    console.print(f"{counted(wrong, 'error')}, {counted(doubtful, 'warning')}", style="red" if wrong else "green")
     return 1 if wrong else 0
 
 
-def _print(console: Any, level: str, text: str) -> None:
+def _print(console: Console, level: str, text: str) -> None:
     from rich.text import Text
 
     console.print(Text.assemble((level, "bold red" if level == "error" else "bold yellow"), f" {text}"), soft_wrap=True)
-
-
-def check_wordings(study: Study, assets: Assets, model: Model) -> list[str]:
-    """Preflight, before anything is asked of the cluster. The warnings; raises ``UserError`` with every finding that is
-    an error."""
-    from sweeps.trials.assets import pools_by_place, task, templates_read
-
-    templates = templates_read(study)
-    tokenizer = checked_tokenizer(model, target_modules(study))
-    found = preflight(templates, task(study), assets.rows, pools_by_place(assets), tokenizer)
-    if found.errors:
-        raise UserError("\n".join(str(f) for f in found.errors))
-    return [str(f) for f in found.findings]

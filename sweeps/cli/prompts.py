@@ -118,6 +118,7 @@ def show_command(
     from sweeps.prompts.accuracy import as_csv, as_lines, heading, listed, scored_pool
     from sweeps.prompts.files import write_file
     from sweeps.run_folder.find import find_run
+    from sweeps.run_folder.reading import RunFolder
     from trainer.data.pools import load_pool
     from trainer.store import Store
 
@@ -125,7 +126,7 @@ def show_command(
         raise UserError("prompts show needs a file of prompts, or --run RUN")
     if out is not None and not out.lower().endswith(".csv"):
         raise UserError(f'--out = "{out}" must end in .csv')
-    scored = None if run is None else scored_pool(Store.open(find_run(run)), pool, trial)
+    scored = None if run is None else scored_pool(RunFolder(Store.open(find_run(run))), pool, trial)
     prompts = load_pool(pool_file) if pool_file else list(scored.prompts if scored else ())
     shown = listed(prompts, scored)
     if out is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from sweeps.run_folder.columns import TRIALS
 from sweeps.schedule.asha import Decision
 from sweeps.study.schema import Study
 from trainer.measure.metrics import Objective, objective
+from trainer.measure.rung import RungReport
 from trainer.store import Store
 from trainer.trial import Trial, axis_columns, rung_steps
 
@@ -44,23 +45,21 @@ class Progress:
     def add(self, trial: Trial) -> None:
         if trial.id not in self.trials:
             self.trials[trial.id] = trial
-            rungs = rung_steps(self.shares, trial.optimization.steps)
+            rungs = rung_steps(self.study.scheduler.shares, trial.optimization.steps)
             self.live.trial_added(trial.id, axis_columns(trial), len(rungs), rungs)
 
-    @property
-    def shares(self) -> Sequence[float]:
-        return self.study.scheduler.rungs if self.study.scheduler.name == "asha" else (1.0,)
-
-    def report(self, told: Mapping[str, Any]) -> None:
-        key = (told["id"], told["rung_index"])
-        if key in self.seen:
+    def report(self, report: RungReport) -> None:
+        trial_id = report.trial_id
+        if self.has(report):
             return  # a retried trial replays its finished rungs
-        self.seen.add(key)
-        self.seconds[key[0]] = self.seconds.get(key[0], 0.0) + told["seconds"]
-        self.tokens[key[0]] = self.tokens.get(key[0], 0) + told["tokens"]
-        self.live.report(
-            key[0], key[1], told["step"], told["objective"], told["stderr"], told["degenerate"], told["seconds"]
-        )
+        self.seen.add((trial_id, report.rung_index))
+        self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + report.seconds
+        self.tokens[trial_id] = self.tokens.get(trial_id, 0) + report.tokens
+        self.live.report(report)
+
+    def has(self, report: RungReport) -> bool:
+        """Whether this rung of the trial was reported before."""
+        return (report.trial_id, report.rung_index) in self.seen
 
     def tested(self, trial_id: str, rows: pa.Table, record: Mapping[str, Any]) -> None:
         trial = self.trials[trial_id]

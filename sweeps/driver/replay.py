@@ -7,27 +7,29 @@ from collections.abc import Callable, Sequence
 from sweeps.driver.progress import Progress
 from sweeps.driver.test_pool import to_test
 from sweeps.schedule.asha import Rungs
-from trainer.measure.rung import report_of
+from trainer.measure.rung import RungReport
 from trainer.trial import Trial, rung_steps
 
 
-def standing_of(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
-    """Decide the sweep from the run folder alone. What tells ``progress`` of it; None when something is left to do."""
+def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
+    """Decide the sweep from the run folder alone. A function that reports it to ``progress``; None when something is
+    left to do."""
     study, store = progress.study, progress.store
     if not all(store.rungs(t.id, "dev") for t in trials):
         return None
-    rungs = Rungs(len(trials), study.scheduler.eta, len(progress.shares))
+    rungs = Rungs(len(trials), study.scheduler.eta, len(study.scheduler.shares))
     todo = {t.id: (t, 0) for t in trials}
     reports = []
     while todo:
         for trial_id, (trial, at) in list(todo.items()):
-            found = store.read_scores(trial_id, rung_steps(progress.shares, trial.optimization.steps)[at], "dev")
+            steps = rung_steps(study.scheduler.shares, trial.optimization.steps)
+            found = store.read_scores(trial_id, steps[at], "dev")
             if found is None:
                 return None
-            told = report_of(trial, at, *found, study.objective.std_weight)
-            reports.append(told)
+            report = RungReport.of(trial, at, *found, study.objective.std_weight)
+            reports.append(report)
             rungs.report(
-                trial_id, at, told["objective"], step=told["step"], stderr=told["stderr"], degenerate=told["degenerate"]
+                trial_id, at, report.objective, step=report.step, stderr=report.stderr, degenerate=report.degenerate
             )
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
@@ -40,8 +42,8 @@ def standing_of(progress: Progress, trials: Sequence[Trial]) -> Callable[[], Non
         tests.append((trial.id, *scored))
 
     def tell() -> None:
-        for told in reports:
-            progress.report(told)
+        for report in reports:
+            progress.report(report)
         progress.decide(decisions)
         for test in tests:
             progress.tested(*test)

@@ -10,11 +10,10 @@ from typing import Any
 
 from sweeps.study.schema import Study
 from sweeps.study.values import Range
+from sweeps.trials.content import Content
 from sweeps.trials.make import target_modules
-from trainer.data.assets import Assets
 from trainer.setup import Setup
 from trainer.store import Store
-from trainer.trial import Model
 
 FAILURES = 2  # a trial is tried again this often before it counts as failed
 LOSSES = 8  # lost processes and nodes that a trial survives between two rungs
@@ -41,14 +40,14 @@ def quiet() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)  # it misses the result files that are switched off above
 
 
-def start_fleet(study: Study, model: Model, assets: Assets, store: Store) -> Any:
+def start_fleet(study: Study, content: Content, store: Store) -> Any:
     """The hosts of a study, on the cluster that is connected."""
     from cluster.hosting.hosts import Fleet
     from cluster.resources import Resources
 
     res = study.resources
     share = Resources(res.slots, res.cpus, res.gpus, res.workers)
-    return Fleet.start(model, setup_of(study), assets, store, share)
+    return Fleet.start(content.model, setup_of(study), content.assets, store, share)
 
 
 def setup_of(study: Study) -> Setup:

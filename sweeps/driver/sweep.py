@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeps.driver.progress import Progress
-from sweeps.driver.session import FAILURES, start_fleet
+from sweeps.driver.session import start_fleet
 from sweeps.driver.test_pool import score_test_pool
-from trainer.data.assets import Assets
-from trainer.trial import Model, Trial
+from sweeps.trials.content import Content
+from trainer.trial import Trial
 
 
-def sweep(
-    progress: Progress, model: Model, assets: Assets, made: Sequence[Trial] | None, at: Any, fleet: Any = None
-) -> None:
+def sweep(progress: Progress, content: Content, made: Sequence[Trial] | None, fleet: Any = None) -> None:
     """Train under Ray Tune, then score the test pool; both on the same hosts: those of ``fleet``, where it is given.
-    Within ``on_ray``."""
+    ``made``: the trials; None where Optuna chooses them. Within ``on_ray``."""
     study = progress.study
-    fleet = fleet or start_fleet(study, model, assets, progress.store)
+    fleet = fleet or start_fleet(study, content, progress.store)
     from sweeps.driver.tuning import tune_trials  # after `on_ray`, as it imports ray; slow, while the registry starts
 
     fleet.warm(study.search.trials or 0 if made is None else len(made))
-    tune_trials(progress, fleet, made, at, FAILURES)
+    tune_trials(progress, content, fleet, made)
     progress.write()
     if progress.measured:
         score_test_pool(progress, fleet)

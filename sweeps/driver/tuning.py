@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ray import tune
@@ -14,23 +15,19 @@ from cluster.hosting.trainable import SlotTrainable, Sweep
 from sweeps.driver.continuing import staged_points
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.progress import Progress
-from sweeps.driver.session import LOSSES
+from sweeps.driver.session import FAILURES, LOSSES
 from sweeps.driver.watcher import Watcher
 from sweeps.schedule.asha import Rungs
 from sweeps.schedule.tune_scheduler import PromotionScheduler
-from sweeps.trials.make import axes_of
+from sweeps.search.points import combinations
+from sweeps.trials.content import Content
+from sweeps.trials.make import axes_of, make_trial_at
 from trainer.trial import Trial
 
 
-def tune_trials(
-    progress: Progress,
-    fleet: Fleet,
-    made: Sequence[Trial] | None,
-    at: Callable[[Mapping[str, Any]], Trial],
-    failures: int,
-) -> None:
+def tune_trials(progress: Progress, content: Content, fleet: Fleet, made: Sequence[Trial] | None) -> None:
     """Run the sweep to its end; ``progress`` has every trial's decision afterwards. ``made`` None: the points come
-    from Optuna, and ``at`` turns them into trials."""
+    from Optuna."""
     study = progress.study
     if made is not None:
         by_id = {t.id: t for t in made}
@@ -39,19 +36,20 @@ def tune_trials(
         search: Any = BasicVariantGenerator([{"id": i} for i in by_id])
         space, n = {"id": tune.choice([""])}, len(made)
     else:
-        from sweeps.search.tpe import tpe
+        from sweeps.search.tpe import RungSearch
 
         assert study.search.trials is not None
-        first = staged_points(progress.store, axes_of(study), at)
-        found = tpe(axes_of(study), study.search.trials, study.search.seed, len(progress.shares), first)
-        trial_of, search, space, n = at, found.algorithm, found.space, found.trials
+        axes, trial_of = axes_of(study), partial(make_trial_at, study=study, content=content.light())
+        space, n = {}, min(study.search.trials, combinations(axes) or study.search.trials)
+        first = staged_points(progress.store, axes, trial_of)
+        search = RungSearch(axes, study.search.seed, len(study.scheduler.shares), first)
     scheduler = PromotionScheduler(
-        Rungs(n, study.scheduler.eta, len(progress.shares)), identify=lambda config: trial_of(config).id
+        Rungs(n, study.scheduler.eta, len(study.scheduler.shares)), identify=lambda config: trial_of(config).id
     )
-    sweep = Sweep(fleet, trial_of, progress.shares, study.objective.std_weight, failures, progress.measured)
+    sweep = Sweep(fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, progress.measured)
     with (
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
-        Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet)) as watcher,
+        Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet), content.pools) as watcher,
     ):
         tune.Tuner(
             tune.with_resources(tune.with_parameters(SlotTrainable, sweep=sweep), fleet.resources.for_tune()),

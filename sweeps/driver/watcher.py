@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,10 +14,10 @@ from cluster.hosting.tensorboard import Board, chart
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.progress import WRITE_EVERY, Progress
 from sweeps.schedule.tune_scheduler import PromotionScheduler
-from sweeps.search.points import Range
-from sweeps.trials.assets import load_pools
+from sweeps.search.points import Domain
 from sweeps.trials.make import axes_of
-from trainer.measure.rung import told_of
+from trainer.data.wording import Prompt
+from trainer.measure.rung import RungReport
 from trainer.trial import Trial, modules_text
 
 BEAT_EVERY = 15.0  # seconds between two questions to the hosts how far they are
@@ -33,8 +33,10 @@ class Watcher(tune.Callback):
         scheduler: PromotionScheduler,
         trial_of: Callable[[Mapping[str, Any]], Trial],
         heartbeat: Heartbeat,
+        pools: Mapping[str, Sequence[Prompt]],
     ):
         self.progress, self.scheduler, self.trial_of, self.heartbeat = progress, scheduler, trial_of, heartbeat
+        self.pools = pools
         self._board = Board(progress.store)
         self._pool = ThreadPoolExecutor(1)  # files are written and hosts are asked beside the scheduler, not in its way
         self._writing: Future[None] | None = None
@@ -62,15 +64,13 @@ class Watcher(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        told = told_of(result)
-        if "rung_index" not in told:
-            self.progress.decide(self.scheduler.changes())
-            return
-        if told["replayed"] and (told["id"], told["rung_index"]) not in self.progress.seen:
-            # Its host may have died before it wrote the file.
-            weight = self.progress.study.objective.std_weight
-            self._beside("TensorBoard", chart, self.progress.store, self.trial_of(trial.config), told["step"], weight)
-        self.progress.report(told)
+        report = RungReport.decode(result)
+        if report is not None:
+            if report.replayed and not self.progress.has(report):
+                # Its host may have died before it wrote the file.
+                weight, ours = self.progress.study.objective.std_weight, self.trial_of(trial.config)
+                self._beside("TensorBoard", chart, self.progress.store, ours, report.step, weight)
+            self.progress.report(report)
         self.progress.decide(self.scheduler.changes())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -109,13 +109,12 @@ class Watcher(tune.Callback):
         """The axes as the study has them, so that a search's trials to come are covered; and the prompts."""
         study = self.progress.study
         axes = axes_of(study)
-        values: dict[str, Any] = {n: v for n, v in axes.items() if not isinstance(v, Range)}
+        values: dict[str, Any] = {n: v for n, v in axes.items() if not isinstance(v, Domain)}
         if "epochs" in axes:  # trials have steps, and those of a search are not known yet
             values.pop("epochs", None)
             steps = {t.optimization.steps for t in list(self.progress.trials.values())}
             values["steps"] = steps if study.search.method != "tpe" else None
         values = {n: [modules_text(m) for m in v] if n == "target_modules" else v for n, v in values.items()}
-        ranges = {n: (v.low, v.high) for n, v in axes.items() if isinstance(v, Range) and n != "epochs"}
+        ranges = {n: (v.low, v.high) for n, v in axes.items() if isinstance(v, Domain) and n != "epochs"}
         self._board.study(values, ranges)
-        train, scored = load_pools(study)
-        self._board.prompts({**{f"train.{name}": p for name, p in train.items()}, **scored})
+        self._board.prompts(self.pools)

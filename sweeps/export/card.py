@@ -103,7 +103,7 @@ def _training(found: Exported, study: Study) -> Iterator[str]:
 
 def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]:
     trial, row = found.trial, measured.row
-    settings = Settings.of({"task": {}, "tables": study.tables.model_dump(mode="json")})
+    settings = Settings.of(study)
     name = METRIC[trial.task.metric]
     if measured.tested:
         yield (

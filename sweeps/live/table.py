@@ -19,6 +19,7 @@ from typing import Any, TextIO, cast
 
 from cluster.connect import unwrapped
 from sweeps.live.text import Frame, _clean, _number, _short, _time, _Unbreakable, _value, _with_error, text_of
+from trainer.measure.rung import RungReport
 
 ORDER = ("running", "testing", "waiting", "finished", "stopped", "failed")  # of the table's rows, top to bottom
 OVER = ("finished", "stopped", "failed")
@@ -106,32 +107,24 @@ class LiveTable:
             values = " ".join(f"{n}={row.axes.get(n, '-')}" for n in self._differing())
             self._say(trial_id, "goes on" if again else "started" + (f" ({values})" if values else ""))
 
-    def report(
-        self,
-        trial_id: str,
-        rung_index: int,
-        step: int,
-        objective: float,
-        stderr: float,
-        degenerate: bool,
-        seconds: float,
-    ) -> None:
-        """Rung ``rung_index`` (from 0), at ``step`` optimizer steps, took ``seconds`` to train and score."""
+    def report(self, report: RungReport) -> None:
+        """A trial was trained to a rung and scored there."""
         with self._lock:
-            row = self._row(trial_id)
-            row.rung, row.step = rung_index + 1, step
-            row.objective, row.stderr, row.degenerate = objective, stderr, degenerate
+            row, seconds, index = self._row(report.trial_id), report.seconds, report.rung_index
+            row.rung, row.step = index + 1, report.step
+            row.objective, row.stderr, row.degenerate = report.objective, report.stderr, report.degenerate
             row.seconds += seconds
             # ``seconds`` are a share of the host's time: beside other trials in its slots, a rung takes longer
             took = seconds if row.since is None else max(seconds, self.clock() - row.since)
             if row.since is not None:
                 row.since = self.clock()
-            so_far = self._took.setdefault(rung_index, Took())
+            so_far = self._took.setdefault(index, Took())
             so_far.seconds, so_far.n = so_far.seconds + took, so_far.n + 1
-            if rung_index < len(row.rungs):
-                so_far.steps, so_far.n_known = so_far.steps + _steps(row, rung_index), so_far.n_known + 1
-            where, value = f"rung {row.rung}/{row.n_rungs} at step {step}", _with_error(objective, stderr)
-            self._say(trial_id, f"{where}: objective {value}, {_time(seconds)}" + (", one label" if degenerate else ""))
+            if index < len(row.rungs):
+                so_far.steps, so_far.n_known = so_far.steps + _steps(row, index), so_far.n_known + 1
+            where, value = f"rung {row.rung}/{row.n_rungs} at step {row.step}", _with_error(row.objective, row.stderr)
+            note = ", one label" if row.degenerate else ""
+            self._say(report.trial_id, f"{where}: objective {value}, {_time(seconds)}{note}")
 
     def decided(self, trial_id: str, status: str, reason: str) -> None:
         """``status``: finished, stopped or failed; waiting (at a rung) or running (goes on) are shown as well."""

@@ -15,14 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-import pyarrow as pa
 import pyarrow.fs as pafs
-import yaml
 
+from sweeps.display.text import shown
 from sweeps.live.table import LiveTable, Row
 from sweeps.live.text import text_of
+from sweeps.run_folder.reading import RunFolder
 from trainer.errors import UserError
-from trainer.store import Store, StoreError
+from trainer.measure.rung import RungReport
+from trainer.store import Store
 from trainer.trial import AXES, rung_steps
 
 LATE = 150.0  # seconds without a word of the driver after which that is said: two of its writings and a half
@@ -80,7 +81,7 @@ def _follow(store: Store, standing: Standing, every: float, out: TextIO, pause: 
                 break
             try:
                 standing = look(store) or standing
-            except StoreError as error:  # out of reach for a moment, or replaced by something else
+            except UserError as error:  # out of reach for a moment, or replaced by something else
                 table.title = f"{standing.title} (cannot be read: {error})"
                 continue
             tell(table, standing)
@@ -111,7 +112,9 @@ def tell(table: LiveTable, standing: Standing) -> None:
         was = before.get(trial_id) or Row(trial_id, {}, now.n_rungs)
         if now.rung > was.rung and now.objective is not None:
             seconds = max(now.seconds - was.seconds, 0.0)
-            table.report(trial_id, now.rung - 1, now.step, now.objective, now.stderr, now.degenerate, seconds)
+            table.report(
+                RungReport(trial_id, now.rung - 1, now.step, now.objective, now.stderr, now.degenerate, seconds)
+            )
         if now.test and not was.test:
             table.tested(trial_id, *now.test)
         elif now.state != was.state:
@@ -125,25 +128,17 @@ def tell(table: LiveTable, standing: Standing) -> None:
 
 def look(store: Store) -> Standing | None:
     """The folder as it is now; None while no study has begun in it."""
-    try:
-        study = yaml.safe_load(store.read("study.yaml"))
-        table = store.read_table("trials.parquet")
-    except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
-    except (pa.ArrowException, yaml.YAMLError) as error:
-        raise StoreError(f"{store.uri}: study.yaml or trials.parquet is damaged ({error})") from error
-    told = json.loads((table.schema.metadata or {}).get(b"steadytune", b"{}"))
+    run = RunFolder(store)
+    if not (run.has_study and run.has_trials):
+        return None
+    name, shares = run.name_and_shares
+    told = json.loads((run.trials_table.schema.metadata or {}).get(b"steadytune", b"{}"))
     began, written = (float(told.get(name) or 0.0) for name in ("began", "written"))
     over, now = bool(told.get("over", True)), time.time()  # a folder that does not say so is no sweep's
-    scheduler = study.get("scheduler") or {}
-    shares = scheduler.get("rungs") or (1.0,) if scheduler.get("name") == "asha" else (1.0,)
-    trials = table.to_pylist()
     return Standing(
-        title=str(study.get("name")),
-        rows={t["trial_id"]: _row(t, shares) for t in trials},
-        reasons={t["trial_id"]: t.get("reason") or "" for t in trials},
+        title=name,
+        rows={t["trial_id"]: _row(t, shares) for t in run.trials},
+        reasons={t["trial_id"]: t.get("reason") or "" for t in run.trials},
         elapsed=max((written if over else now) - began, 0.0) if began else 0.0,  # clocks of two machines may differ
         silent=max(now - written, 0.0) if written else 0.0,
         steps_per_s=told.get("steps_per_s"),
@@ -157,7 +152,7 @@ def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> Row:
     mean, std = trial.get("test_mean"), trial.get("test_std")
     return Row(
         id=trial["trial_id"],
-        axes={name: _shown(trial[name]) for name in AXES if trial.get(name) is not None},
+        axes={name: shown(trial[name]) for name in AXES if trial.get(name) is not None},
         n_rungs=len(rungs),
         rungs=rungs,
         state=trial.get("state") or trial.get("status") or "waiting",
@@ -170,7 +165,3 @@ def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> Row:
         reason=trial.get("reason") or "",
         test=None if mean is None or std is None else (mean, std),
     )
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from sweeps.display.text import shown
 from sweeps.run_folder.prompts import kept_prompts
+from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.study.schema import Study
 from trainer.measure import metrics
-from trainer.measure.grid import Floats
-from trainer.store import Store
+from trainer.measure.grid import Floats, Grid
 from trainer.trial import AXES, SAME, Trial, digest
 
 _NOT_SPLIT = ("arm", "pool", "steps", "seed")  # an arm brings its pool and steps; seeds are repeats
@@ -70,9 +70,9 @@ class Change:
     high: float
 
 
-def results(store: Store, study: Study) -> list[Result]:
+def results(run: RunFolder) -> list[Result]:
     """The arms whose trials have come to their end and were scored on the test pool, in the study's order."""
-    rows = store.read_table("tables/robustness.parquet").to_pylist()
+    study, rows = run.study, run.robustness()
     done = [
         {**r, "arm": arm}
         for r in rows
@@ -88,18 +88,18 @@ def results(store: Store, study: Study) -> list[Result]:
     found = []
     for key in keys:
         name = " ".join([key[0], *(f"{a}={v}" for a, v in zip(varied, key[1:], strict=True))])
-        found.append(_result(store, name, key[0], sorted(groups[key], key=lambda r: r["seed"]), study))
+        found.append(_result(run, name, key[0], sorted(groups[key], key=lambda r: r["seed"])))
     return found
 
 
-def _result(store: Store, name: str, arm: str, rows: Sequence[Mapping[str, Any]], study: Study) -> Result:
-    scored = [_scored(store, r["trial_id"], study) for r in rows]
+def _result(run: RunFolder, name: str, arm: str, rows: Sequence[Mapping[str, Any]]) -> Result:
+    study, scored = run.study, [_scored(run, r["trial_id"]) for r in rows]
     grid, record = scored[0][0], scored[0][1]
     trial = Trial.from_json(record["trial"])
     same = [s for s in scored if (s[0].prompts, s[0].rows) == (grid.prompts, grid.rows)]
     numbers = [n for n, v in rows[0].items() if isinstance(v, float)]
     stats = {n: float(np.mean([r[n] for r in rows])) for n in numbers if all(r[n] is not None for r in rows)}
-    kept = kept_prompts(store, trial.data.train_prompts)
+    kept = kept_prompts(run.store, trial.data.train_prompts)
     return Result(
         name=name,
         arm=arm,
@@ -131,17 +131,14 @@ def _epochs(study: Study, arm: str, steps: int) -> float:
     return float("nan")
 
 
-def _scored(store: Store, trial_id: str, study: Study) -> tuple[metrics.Grid, dict[str, Any], float, float | None]:
+def _scored(run: RunFolder, trial_id: str) -> tuple[Grid, Mapping[str, Any], float, float | None]:
     """The trial's test grid and record, the seconds it trained over all rungs, and its mean new tokens."""
-    rung = store.rungs(trial_id, "test")[-1]
-    found = store.read_scores(trial_id, rung, "test")
-    assert found is not None  # the robustness table has just read it
-    table, record = found
-    labels = tuple(record["trial"]["task"]["labels"])
-    grid = metrics.grid(table, labels, f"trial {trial_id}, test", record.get("sample"))
-    trained = sum(r.get("train_seconds") or 0.0 for _, _, _, r in store.score_tables("dev", [trial_id]))
-    mean = pc.mean(table["new_tokens"]).as_py()
-    return grid, record, float(trained), None if mean is None else float(mean)
+    last = run.last_rung(trial_id, "test")
+    assert last is not None  # the robustness table has just read it
+    assert last.grid is not None
+    trained = sum(rung.record.get("train_seconds") or 0.0 for rung in run.rungs(trial_id, "dev"))
+    mean = pc.mean(last.rows["new_tokens"]).as_py()
+    return last.grid, last.record, float(trained), None if mean is None else float(mean)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -5,28 +5,22 @@
 
 from __future__ import annotations
 
-import importlib.resources
+from markupsafe import Markup
 
+from sweeps.display.html import render
 from sweeps.paft import tables
 from sweeps.paft.arm_results import results
-from sweeps.study.schema import Study
-from trainer.store import Store
+from sweeps.run_folder.reading import RunFolder
 
 
-def part_of_run(store: Store, study: Study) -> str:
-    """Write ``tables/paft_*`` and return the report's part as safe markup; "" where no arm has been scored on the test
-    pool, or the study has none. ``tables/robustness`` must be there."""
-    if not study.axes.arm:
-        return ""
-    found = results(store, study)
+def part_of_run(run: RunFolder) -> Markup:
+    """Write ``tables/paft_*`` and return the report's part; empty where no arm has been scored on the test pool, or the
+    study has none. ``tables/robustness`` must be there."""
+    found = results(run) if run.study.axes.arm else []
     if not found:
-        return ""
-    made, said = tables.tables(found, study, store), tables.notes(found, study)
-    tables.write(store, made, said)
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    source = importlib.resources.files("sweeps.paft").joinpath("paft.html.j2").read_text(encoding="utf-8")
+        return Markup("")
+    made, said = tables.tables(found, run.study, run.store), tables.notes(found, run.study)
+    tables.write(run.store, made, said)
     shown = [
         {
             "title": tables.TITLES[name],
@@ -35,13 +29,10 @@ def part_of_run(store: Store, study: Study) -> str:
         }
         for name, rows in made.items()
     ]
-    return (
-        Environment(autoescape=True, undefined=StrictUndefined)
-        .from_string(source)
-        .render(
-            tables=shown,
-            notes=said,
-            distribution=Markup(tables.distribution(found, study)),
-            scaling=Markup(tables.scaling(made.get("paft_prompts", []))),
-        )
+    return render(
+        "paft/paft.html.j2",
+        tables=shown,
+        notes=said,
+        distribution=Markup(tables.distribution(found, run.study)),
+        scaling=Markup(tables.scaling(made.get("paft_prompts", []))),
     )

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sweeps.schedule.asha import rung_quotas
-from sweeps.search.points import Range as Drawn
-from sweeps.search.points import combinations
+from sweeps.search.points import Domain, combinations
 from sweeps.study.overlay import StudyError
 from sweeps.study.schema import Study
 from sweeps.study.values import Range
@@ -130,7 +129,7 @@ def plan(study: Study, sizes: Sizes | None = None, model: ModelSize | None = Non
     model = model_size(study) if model is None else model
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
     asha = study.scheduler.name == "asha"
-    shares = study.scheduler.rungs if asha else (1.0,)
+    shares = study.scheduler.shares
     quotas = rung_quotas(trials, study.scheduler.eta, len(shares))
     per_step = study.training.batch_size * study.training.accumulation * (sizes.prompt_tokens + sizes.answer_tokens)
     grid = sizes.dev_prompts * sizes.dev_rows
@@ -185,7 +184,7 @@ def _all_steps(study: Study, train_rows: int) -> list[int]:
 
 def _values(values: Any) -> tuple[Any, ...]:
     """The values of an axis, or the two ends of its range."""
-    return (values.low, values.high) if isinstance(values, Range | Drawn) else tuple(values)
+    return (values.low, values.high) if isinstance(values, Range | Domain) else tuple(values)
 
 
 def _notes(study: Study, sizes: Sizes, trials: int) -> list[str]:

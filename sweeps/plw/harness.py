@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.run_folder.reading import read_study
+from sweeps.run_folder.reading import RunFolder
 from sweeps.study.schema import Study
 from trainer.errors import UserError, nearest
 from trainer.store import SCORES, Store
@@ -100,19 +100,19 @@ def benchmark(
     for name in names:
         if name not in BENCHMARKS:
             raise UserError(f'--tasks = "{name}" is not known.{nearest(name, list(BENCHMARKS))}')
-    store = Store.open(run)
-    study, _ = read_study(store)
+    folder = RunFolder(Store.open(run))
+    store, study = folder.store, folder.study
     if study.model.head != "lm":
         raise UserError("model.head = classifier: benchmarks ask for the likelihood of text, which needs head lm")
-    wanted = [(t, r, n) for t, r in _finished(store) for n in names if not _there(store, t, r, n, shots, limit)]
+    wanted = [(t, r, n) for t, r in _finished(folder) for n in names if not _there(store, t, r, n, shots, limit)]
     if not wanted:
         yield "nothing to do: every finished trial has its scores"
         return
-    with tempfile.TemporaryDirectory() as folder:
-        found = _tasks(sorted({n for _, _, n in wanted}), data, shots, folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = _tasks(sorted({n for _, _, n in wanted}), data, shots, scratch)
         model, tokenizer = _base(study)
         for trial in dict.fromkeys(t for t, _, _ in wanted):
-            adapted = _adapted(model, store, trial, folder)
+            adapted = _adapted(model, store, trial, scratch)
             for _, rung, name in [w for w in wanted if w[0] == trial]:
                 samples = _evaluate(adapted, tokenizer, name, found[name], limit, batch_size)
                 asked = _shots(name, shots)
@@ -123,11 +123,8 @@ def benchmark(
             model = adapted.unload()
 
 
-def _finished(store: Store) -> list[tuple[str, int]]:
-    if not store.exists("trials.parquet"):
-        raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
-    rows = store.read_table("trials.parquet").to_pylist()
-    return [(r["trial_id"], int(r["rung"])) for r in rows if r["status"] == "finished"]
+def _finished(run: RunFolder) -> list[tuple[str, int]]:
+    return [(row["trial_id"], int(row["rung"])) for row in run.trials if row["status"] == "finished"]
 
 
 def _shots(name: str, shots: int | None) -> int:

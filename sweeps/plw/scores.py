@@ -12,18 +12,15 @@ Only trials that finished count. One that early stopping cut was trained for les
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from sweeps.display.text import shown
-from sweeps.study.schema import Study
-from trainer.errors import UserError
-from trainer.measure import metrics
-from trainer.store import Store, scores_name
+from sweeps.run_folder.reading import RunFolder
+from trainer.measure.metrics import per_prompt
 from trainer.trial import AXES
 
 SCHEMA = pa.schema(
@@ -50,21 +47,21 @@ class PlwScores:
     failed: int = 0
 
 
-def scores_of(runs: Sequence[tuple[Store, Study]]) -> PlwScores:
+def scores_of(runs: Sequence[RunFolder]) -> PlwScores:
     """The scores of all finished trials of ``runs``. A trial that is in several folders counts once."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     cut: set[str] = set()
     failed: set[str] = set()
-    for store, study in runs:
-        for trial in _trials(store):
+    for run in runs:
+        for trial in run.trials:
             if trial["status"] != "finished":
                 {"stopped": cut, "failed": failed}.get(trial["status"], set()).add(trial["trial_id"])
                 continue
-            for benchmark, score in _benchmarks(store, study, trial["trial_id"]):
+            for benchmark, score in _benchmarks(run, trial["trial_id"]):
                 found.setdefault(
                     (trial["trial_id"], benchmark),
-                    {**trial, "benchmark": benchmark, "score": score, "rows": _name(study.task.rows.train.path),
-                     "model": _name(study.model.path)},
+                    {**trial, "benchmark": benchmark, "score": score, "rows": _name(run.study.task.rows.train.path),
+                     "model": _name(run.study.model.path)},
                 )  # fmt: skip
     rows = list(found.values())
     varied = [a for a in _OTHER if len({shown(r.get(a)) for r in rows}) > 1]
@@ -77,42 +74,21 @@ def scores_of(runs: Sequence[tuple[Store, Study]]) -> PlwScores:
     return PlwScores(pa.Table.from_pylist(rows, schema=SCHEMA), len(cut), len(failed))
 
 
-def weights_of(store: Store) -> tuple[float, ...]:
+def weights_of(run: RunFolder) -> tuple[float, ...]:
     """The different weights among the trials of a run folder."""
-    return tuple(sorted({t["plw"] for t in _trials(store) if t.get("plw") is not None}))
+    return tuple(sorted({t["plw"] for t in run.trials if t.get("plw") is not None}))
 
 
-def _trials(store: Store) -> list[dict[str, Any]]:
-    if not store.exists("trials.parquet"):
-        raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
-    rows: list[dict[str, Any]] = store.read_table("trials.parquet").to_pylist()
-    return rows
-
-
-def _benchmarks(store: Store, study: Study, trial_id: str) -> Iterator[tuple[str, float]]:
+def _benchmarks(run: RunFolder, trial_id: str) -> Iterator[tuple[str, float]]:
     """(benchmark, score) of a trial at its last rung under every pool but dev."""
-    last: dict[str, int] = {}
-    for name in store.names(f"scores/{trial_id}"):
-        match = re.fullmatch(r"(\d+)-(.+)\.parquet", name)
-        if match and match[2] != "dev":
-            last[match[2]] = max(int(match[1]), last.get(match[2], 0))
-    for pool, rung in sorted(last.items()):
-        found = store.read_scores(trial_id, rung, pool)
-        if found is None or found[0].num_rows == 0:
+    for pool in run.pools(trial_id):
+        scores = run.last_grid(trial_id, pool) if pool != "dev" else None
+        if scores is None:
             continue
-        table, record = found
-        where = f"{store.uri}/{scores_name(trial_id, rung, pool)}"
         if pool == "test":
-            yield _name(study.task.rows.test.path), _metric(table, record, study, where)
+            yield _name(run.study.task.rows.test.path), float(per_prompt(scores, run.study.task.metric).mean())
         else:
-            yield pool, float(metrics.grid(table, (), where, record.get("sample")).correct.mean())
-
-
-def _metric(table: pa.Table, record: Mapping[str, Any], study: Study, where: str) -> float:
-    labels = ((record.get("trial") or {}).get("task") or {}).get("labels")
-    known = tuple(labels) if labels is not None else tuple(study.task.names)
-    scores = metrics.grid(table, known, where, record.get("sample"))
-    return float(metrics.per_prompt(scores, study.task.metric).mean())
+            yield pool, float(scores.correct.mean())
 
 
 def _name(path: str) -> str:

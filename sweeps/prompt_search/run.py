@@ -38,7 +38,7 @@ def search(study: Study, order: Order, out: str) -> Iterator[str]:
     from sweeps.prompt_search.journal import FolderJournal
     from sweeps.prompt_search.label_engine import LabelEngine
     from sweeps.prompt_search.scorer import Scorer
-    from sweeps.trials.assets import source, task, template
+    from sweeps.trials.assets import source_of, task_of, template_of
     from sweeps.trials.base_model import model_of
     from trainer.data.rows import load_rows
     from trainer.store import Store
@@ -46,12 +46,13 @@ def search(study: Study, order: Order, out: str) -> Iterator[str]:
     order = _checked(study, order)
     assert order.template is not None
     prompts = train_pool(study, order.pool)
-    answers = [word for _, word in template(study, order.template).words]
+    template = template_of(order.template, study.templates[order.template], study.task.names)
+    answers = [word for _, word in template.words]
     candidates = grown(prompts, order.grow, answers, order.seed) if order.grow is not None else prompts
-    rows = load_rows(source(study, "train"), "train", "task.rows.train")
+    rows = load_rows(source_of(study.task, "train"), "train", "task.rows.train")
     if order.method in ("top-accuracy", "batprompt") and order.rows is not None:
         rows = spread_rows(rows, order.seed)[: order.rows]
-    engine = LabelEngine(model_of(study), template(study, order.template), task(study), study.scoring.decision)
+    engine = LabelEngine(model_of(study.model), template, task_of(study.task), study.scoring.decision)
     store = Store.open(out)
     labels, metric = tuple(study.task.names), study.task.metric
     scorer = Scorer(engine, FolderJournal(store), labels, study.scoring.decision, metric, order.budget)

@@ -12,15 +12,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 
 from sweeps.run_folder.prompts import kept_prompts
+from sweeps.run_folder.reading import RunFolder
 from trainer.data.likeness import clusters
 from trainer.data.pools import flaws
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
-from trainer.store import Store
 
 _Z = 1.959963984540054  # of a 95 % interval
 
@@ -83,12 +82,11 @@ def listed(prompts: Sequence[Prompt], scored: Scored | None = None) -> list[Show
     return found
 
 
-def scored_pool(store: Store, pool: str = "test", trial: str | None = None) -> Scored:
+def scored_pool(run: RunFolder, pool: str = "test", trial: str | None = None) -> Scored:
     """Accuracies under a pool of the run folder, of ``trial`` (the start of an id; default: the winner). Raises
     UserError."""
-    tables = {
-        name: found for name in store.folders("scores") if (found := _last(store, name, pool)) is not None and found[2]
-    }
+    store = run.store
+    tables = {name: found for name in store.folders("scores") if (found := _last(run, name, pool)) is not None}
     if not tables and pool not in ("test", "dev"):
         raise UserError(f'--pool = "{pool}": {store.uri} has no scores on it.{nearest(pool, ("test", "dev"))}')
     if not tables:
@@ -96,9 +94,9 @@ def scored_pool(store: Store, pool: str = "test", trial: str | None = None) -> S
             f"{store.uri}: no trial has scores on the {pool} pool. The {pool} rows come at a trial's last rung; "
             "--pool dev has those of earlier rungs"
         )
-    chosen = _chosen(store, tables, trial, pool)
-    fingerprint = tables[chosen][1]
-    same = {name: counts for name, (_, mark, counts) in tables.items() if mark == fingerprint}
+    chosen = _chosen(run, tables, trial, pool)
+    fingerprint = tables[chosen][0]
+    same = {name: counts for name, (mark, counts) in tables.items() if mark == fingerprint}
     by_id = {}
     for prompt_id, (right, rows) in same[chosen].items():
         shares = [c[prompt_id][0] / c[prompt_id][1] for c in same.values() if prompt_id in c]
@@ -115,37 +113,31 @@ def scored_pool(store: Store, pool: str = "test", trial: str | None = None) -> S
 Counts = dict[str, tuple[int, int]]  # prompt id -> right answers, rows
 
 
-def _last(store: Store, trial: str, pool: str) -> tuple[int, str, Counts] | None:
-    """(rung, fingerprint of the pool, counts) of the trial's last rung with rows under the pool."""
-    for rung in reversed(store.rungs(trial, pool)):
-        found = store.read_scores(trial, rung, pool)
-        if found is not None and found[0].num_rows:
-            table, record = found
-            data = (record.get("trial") or {}).get("data") or {}
-            return rung, str(data.get(f"{pool}_prompts", "")), _counts(table)
-    return None
+def _last(run: RunFolder, trial: str, pool: str) -> tuple[str, Counts] | None:
+    """(fingerprint of the pool, counts) of the trial's last rung under the pool."""
+    last = run.last_rung(trial, pool)
+    if last is None or last.grid is None:
+        return None
+    data = (last.record.get("trial") or {}).get("data") or {}
+    seen = np.ones_like(last.grid.correct) if last.grid.seen is None else last.grid.seen
+    right, rows = (last.grid.correct & seen).sum(axis=1).tolist(), seen.sum(axis=1).tolist()
+    return str(data.get(f"{pool}_prompts", "")), dict(
+        zip(last.grid.prompts, zip(right, rows, strict=True), strict=True)
+    )
 
 
-def _counts(table: pa.Table) -> Counts:
-    right = table.select(["prompt_id"]).append_column("right", pc.cast(table["correct"], pa.int64()))
-    sums = right.group_by("prompt_id").aggregate([("right", "sum"), ("right", "count")])
-    return {r["prompt_id"]: (int(r["right_sum"] or 0), int(r["right_count"])) for r in sums.to_pylist()}
-
-
-def _chosen(store: Store, tables: Mapping[str, object], trial: str | None, pool: str) -> str:
+def _chosen(run: RunFolder, tables: Mapping[str, object], trial: str | None, pool: str) -> str:
     if trial is not None:
         found = [name for name in tables if name.startswith(trial)]
         if len(found) != 1:
             what = "is the start of several ids." if found else f"has no scores on the {pool} pool."
             raise UserError(f'--trial = "{trial}" {what}{nearest(trial, found or tables)}')
         return found[0]
-    if store.exists("tables/robustness.parquet"):
-        rows = store.read_table("tables/robustness.parquet").to_pylist()
-        for row in rows:
-            if row.get("winner") is True and row["trial_id"] in tables:
-                return str(row["trial_id"])
+    for row in run.robustness():
+        if row.get("winner") is True and row["trial_id"] in tables:
+            return str(row["trial_id"])
     raise UserError(
-        f"{store.uri}: no winner with scores on the {pool} pool is known. Name a trial with --trial: "
+        f"{run.store.uri}: no winner with scores on the {pool} pool is known. Name a trial with --trial: "
         f"{', '.join(sorted(tables)[:20])}"
     )
 

@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from sweeps.display.text import shown
+from sweeps.run_folder.reading import RunFolder
 from sweeps.study.schema import Study
-from trainer.measure.grid import COLUMNS, grid
+from trainer.measure.grid import Grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
-from trainer.store import Store, StoreError
-from trainer.trial import AXES, Trial, axis_columns
+from trainer.trial import AXES
 
 DRAWN = 40  # trials that are drawn one by one; more would be neither readable nor small
 
@@ -47,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Evidence:
-    store: Store
+    run: RunFolder
     study: Study
     entries: tuple[Entry, ...]  # best first
     differing: tuple[str, ...]  # axes with more than one value
@@ -65,11 +63,9 @@ class Evidence:
 
     def prompts(self, entry: Entry) -> dict[str, float]:
         """Prompt id -> metric of ``entry`` at its last rung under ``pool``; empty without scores."""
-        found = _last(self.store, entry.id, self.pool)
-        if found is None:
+        scores = self.run.last_grid(entry.id, self.pool)
+        if scores is None:
             return {}
-        table, record = found
-        scores = grid(table, _labels(record, self.study), f"trial {entry.id}, {self.pool}", record.get("sample"))
         return dict(zip(scores.prompts, per_prompt(scores, self.study.task.metric).tolist(), strict=True))
 
     @functools.cached_property
@@ -77,8 +73,8 @@ class Evidence:
         """Drawn trial -> rung -> dev objective (None: the rung ended in NaN) and curve."""
         return {
             entry.id: {
-                rung: (_objective(table, record, self.study, entry.id), record.get("curve") or {})
-                for _, rung, table, record in self.store.score_tables("dev", [entry.id])
+                rung.step: (_objective(rung.grid, self.study), rung.record.get("curve") or {})
+                for rung in self.run.rungs(entry.id, "dev")
             }
             for entry in self.drawn
         }
@@ -98,21 +94,20 @@ class Evidence:
         return tuple(float(s) for s in steps), tuple(points[s] for s in steps)
 
 
-def gather(store: Store, study: Study) -> Evidence:
-    """Everything the report says, from the run folder and the tables that ``sweeps.tables.robustness`` wrote into
-    it."""
-    listed = store.exists("trials.parquet")
-    facts = _rows(store, "trials.parquet") if listed else _from_scores(store)
-    rows = {row["trial_id"]: row for row in (_rows(store, "tables/robustness.parquet") if listed else [])}
-    averages = {(row["axis"], row["value"]): row for row in (_rows(store, "tables/groups.parquet") if listed else [])}
+def gather(run: RunFolder) -> Evidence:
+    """Everything the report says, from the run folder and the tables that ``sweeps.tables.robustness`` wrote there."""
+    study, listed = run.study, run.has_trials
+    trials = run.trials if listed else run.trials_from_scores()
+    rows = {row["trial_id"]: row for row in (run.robustness() if listed else [])}
+    averages = {(row["axis"], row["value"]): row for row in (run.rows("tables/groups.parquet") if listed else [])}
     tested = any(row.get("mean") is not None for row in rows.values())
     if not tested:
-        rows = {fact["trial_id"]: {**rows.get(fact["trial_id"], {}), **_dev_row(store, study, fact)} for fact in facts}
-    axes = {fact["trial_id"]: {n: shown(fact[n]) for n in AXES if fact.get(n) is not None} for fact in facts}
+        rows = {t["trial_id"]: {**rows.get(t["trial_id"], {}), **_dev_row(run, t["trial_id"])} for t in trials}
+    axes = {t["trial_id"]: {n: shown(t[n]) for n in AXES if t.get(n) is not None} for t in trials}
     differing = tuple(n for n in AXES if len({a.get(n) for a in axes.values()}) > 1)
-    entries = [_entry(fact, axes[fact["trial_id"]], differing, rows.get(fact["trial_id"], {})) for fact in facts]
+    entries = [_entry(t, axes[t["trial_id"]], differing, rows.get(t["trial_id"], {})) for t in trials]
     entries.sort(key=_merit)
-    return Evidence(store, study, tuple(entries), differing, "test" if tested else "dev", listed, averages)
+    return Evidence(run, study, tuple(entries), differing, "test" if tested else "dev", listed, averages)
 
 
 def _entry(
@@ -131,47 +126,9 @@ def _entry(
     )
 
 
-def _rows(store: Store, name: str) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = store.read_table(name).to_pylist()
-        return rows
-    except pa.ArrowException as error:
-        raise StoreError(
-            f"{store.uri}/{name}: cannot be read ({error}). Run the study again to write it anew"
-        ) from error
-
-
-def _from_scores(store: Store) -> list[dict[str, Any]]:
-    """Rows as in ``trials.parquet``, from the rung records alone."""
-    facts = []
-    for trial_id in store.folders("scores"):
-        records = [record for _, _, _, record in store.score_tables("dev", [trial_id])]
-        if records:
-            facts.append(
-                {
-                    "trial_id": trial_id,
-                    **axis_columns(Trial.from_json(records[-1]["trial"])),
-                    "rung": records[-1]["rung"],
-                    "seconds": sum(r.get("seconds") or 0.0 for r in records),
-                    "tokens": sum(r.get("tokens") or 0 for r in records),
-                }
-            )
-    return facts
-
-
-def _last(store: Store, trial_id: str, pool: str) -> tuple[pa.Table, dict[str, Any]] | None:
-    """The rows and record of the trial's last rung that has rows under ``pool``."""
-    for rung in reversed(store.rungs(trial_id, pool)):
-        found = store.read_scores(trial_id, rung, pool, COLUMNS)
-        if found is not None and found[0].num_rows:
-            return found
-    return None
-
-
-def _dev_row(store: Store, study: Study, fact: Mapping[str, Any]) -> dict[str, Any]:
-    """The table's numbers at the trial's last rung on the dev pool; empty before its first rung."""
-    found = _last(store, fact["trial_id"], "dev")
-    scored = _objective(*found, study, fact["trial_id"]) if found else None
+def _dev_row(run: RunFolder, trial_id: str) -> dict[str, Any]:
+    """The table's numbers at the trial's last rung on the dev pool; empty where it has none, or ended in NaN."""
+    scored = _objective(run.last_grid(trial_id, "dev"), run.study)
     if scored is None:
         return {}
     return {
@@ -186,16 +143,8 @@ def _dev_row(store: Store, study: Study, fact: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _labels(record: Mapping[str, Any], study: Study) -> tuple[str, ...]:
-    """The labels in the order of ``label_logprobs``; none where rows bring their own options."""
-    return tuple(((record.get("trial") or {}).get("task") or {}).get("labels") or study.task.names)
-
-
-def _objective(table: pa.Table, record: Mapping[str, Any], study: Study, trial_id: str) -> Objective | None:
-    if table.num_rows == 0:
-        return None
-    scores = grid(table, _labels(record, study), f"trial {trial_id}, dev", record.get("sample"))
-    return grid_objective(scores, study.task.metric, study.objective.std_weight)
+def _objective(scores: Grid | None, study: Study) -> Objective | None:
+    return None if scores is None else grid_objective(scores, study.task.metric, study.objective.std_weight)
 
 
 def _merit(entry: Entry) -> tuple[bool, float, float, str]:

@@ -7,24 +7,26 @@ the study is escaped by Jinja2 and by ``sweeps.display.figures``. Neither torch 
 
 from __future__ import annotations
 
-import importlib.resources
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from sweeps.display.figures import COLOURS, Curve, Strip, curves, strips
+from sweeps.display.html import render
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import verdict
 from sweeps.report.evidence import Entry, Evidence, gather
-from sweeps.run_folder.reading import read_study
+from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
-from sweeps.study.load import resolved
 from sweeps.tables import robustness as tables
-from trainer.errors import UserError
-from trainer.store import Store, StoreError
+from sweeps.tables.columns import Settings
+from trainer.store import Store
 
+NOTHING = Markup("")
 _MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
 
 Prompts = Mapping[str, Mapping[str, float]]  # trial id -> prompt id -> metric
@@ -33,34 +35,24 @@ Prompts = Mapping[str, Mapping[str, float]]  # trial id -> prompt id -> metric
 def write_report(run_uri: str) -> str:
     """Write the tables and ``report.html`` of the run folder and return the page's place. Raises UserError where
     ``run_uri`` is no run folder."""
-    try:
-        store = Store.open(run_uri)
-    except StoreError as error:
-        raise UserError(str(error)) from error
-    study, text = read_study(store)
-    weights, arms, stages = None, "", ""
-    if store.exists("trials.parquet"):  # else the sweep is at its very start
-        tables.write_tables(store, resolved(study))
+    run = RunFolder(Store.open(run_uri))
+    parts, study = NOTHING, run.study
+    if run.has_trials:  # else the sweep is at its very start
+        tables.write_tables(run, Settings.of(study))
+        parts += staged_report.part_of_run(run)
         if study.stages is None:  # stages change one thing after the other: no grid over the weights
-            weights = plw_report.part_of_run(store, study)
-        arms = paft_report.part_of_run(store, study)
-        stages = staged_report.part_of_run(store, study)
-    parts = stages + (weights.html if weights else "") + arms
-    store.write("report.html", render(gather(store, study), text, parts).encode())
-    return f"{store.uri.rstrip('/')}/report.html"
+            parts += plw_report.part_of_run(run)
+        parts += paft_report.part_of_run(run)
+    run.store.write("report.html", page(gather(run), parts).encode())
+    return run.store.address("report.html")
 
 
-def render(found: Evidence, study_text: str, weights: str = "") -> str:
-    """The page. ``weights``: the parts about stages, weights and training arms, as safe markup; "" without."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    source = importlib.resources.files("sweeps.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+def page(found: Evidence, parts: Markup = NOTHING) -> str:
+    """The page. ``parts``: those about stages, weights and training arms."""
     study = found.study
     prompts = {e.id: found.prompts(e) for e in found.drawn}
     columns = _columns(found)
-    page = {
+    content = {
         "name": study.name,
         "question": verdict.question(found),
         "notices": verdict.notices(found),
@@ -79,11 +71,11 @@ def render(found: Evidence, study_text: str, weights: str = "") -> str:
         "objectives": Markup(_objectives(found)),
         "cuts": [e for e in found.entries if e.status in ("stopped", "failed")],
         "groups": [{"axis": axis, "figure": Markup(figure)} for axis, figure in _groups(found)],
-        "weights": Markup(weights),
+        "parts": parts,
         "facts": verdict.facts(found),
-        "study": study_text,
+        "study": found.run.study_text,
     }
-    return template.render(r=page)
+    return render("report/report.html.j2", r=content)
 
 
 # the table ------------------------------------------------------------------------------------------------------
@@ -127,7 +119,7 @@ def _columns(found: Evidence) -> list[Column]:
     study, sign = found.study, ">" if found.study.tables.strict else "≥"
     tops = [
         Column(key, f"{sign} {100 * t:g} %", f"share of prompts {sign} {100 * t:g} %")
-        for key, t in zip(tables.Settings.of(resolved(study)).top_names(), study.tables.thresholds, strict=True)
+        for key, t in zip(Settings.of(study).top_names(), study.tables.thresholds, strict=True)
     ]
     numbers = [c for c in (*_BEFORE, *tops, *_AFTER) if c.key in known and c.key != study.task.metric]
     rank = [Column("rank", "rank", "by the objective on the test prompts, for reading only")] if "rank" in known else []

@@ -32,15 +32,13 @@ goes on or is cut. What Tune (2.60) does with it, and what follows:
 * A limit of concurrent trials (``TuneConfig(max_concurrent_trials=...)``, ``ConcurrencyLimiter``) counts paused
   trials, so with fewer places than trials the sweep would stand still: refused. Concurrency comes from resources.
 
-The trainable's ``step()`` trains to the rung that its config's ``RUNGS_DONE`` says (none: the first) and returns
-``rung_index`` (from 0), ``step``, ``objective``, and, if it likes, ``stderr`` and ``degenerate``, as they are or as one
-text (``told_of``); a result without ``rung_index`` is progress and decides nothing. ``done=True`` at the last rung is
-allowed. Replayed rungs are harmless.
+The trainable's ``step()`` trains to the rung that its config's ``RUNGS_DONE`` says (none: the first) and returns an
+encoded ``RungReport``, or ``failed`` with the reason; a result with neither is progress and decides nothing.
+``done=True`` at the last rung is allowed. Replayed rungs are harmless.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -53,7 +51,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from cluster.hosting.trainable import RUNGS_DONE
 from sweeps.schedule.asha import Decision, Rungs
-from trainer.measure.rung import told_of
+from trainer.measure.rung import RungReport
 
 KEPT = 60.0  # seconds for which a trial that waits keeps its process where no other trial asks for its place
 LEAST_ASKED = 16  # actors asked for beyond those that run; more where more run, so that a cluster can double
@@ -118,10 +116,10 @@ class PromotionScheduler(TrialScheduler):
         self._again[self._names[trial.trial_id]] = trial
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        result = told_of(result)
-        decision = self._report(trial, result)
-        if "rung_index" in result:
-            trial.set_config({**trial.config, RUNGS_DONE: int(result["rung_index"]) + 1})
+        report = RungReport.decode(result)
+        decision = self._report(trial, report, str(result.get("failed", "")))
+        if report is not None:
+            trial.set_config({**trial.config, RUNGS_DONE: report.rung_index + 1})
         if decision.action in ("pause", "stop"):
             self._pausing[self._names[trial.trial_id]] = (trial, time.monotonic())
         if decision.action == "stop":
@@ -130,7 +128,8 @@ class PromotionScheduler(TrialScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A running trial ends: our own STOP, ``done=True``, or someone else's wish."""
-        decision = self._report(trial, told_of(result or {}))
+        result = result or {}
+        decision = self._report(trial, RungReport.decode(result), str(result.get("failed", "")))
         if decision.status == "running":
             self._fail(self._names[trial.trial_id], "it ended before its last rung")
 
@@ -192,26 +191,25 @@ class PromotionScheduler(TrialScheduler):
 
     # -- the work
 
-    def _report(self, trial: Trial, result: Mapping[str, Any]) -> Decision:
+    def _report(self, trial: Trial, report: RungReport | None, failure: str) -> Decision:
         name = self._names[trial.trial_id]
         for waiting in (*self._promoted, self._starting):  # it runs, as a retried trial may of its own accord
             waiting.pop(name, None)
         self._changed[name] = None
-        if "failed" in result:
-            self._fail(name, str(result["failed"]))
-        if "rung_index" not in result:
+        if failure:
+            self._fail(name, failure)
+        if report is None:
             return self.rungs.decide(name)
-        if int(result["rung_index"]) > self._reached.get(name, -1):
-            self._reached[name] = int(result["rung_index"])
+        if report.rung_index > self._reached.get(name, -1):
+            self._reached[name] = report.rung_index
             trial.run_metadata.num_failures = 0
-        objective, step, stderr = result.get("objective"), result.get("step"), result.get("stderr")
         decision = self.rungs.report(
             name,
-            int(result["rung_index"]),
-            math.nan if objective is None else float(objective),
-            step=None if step is None else int(step),
-            stderr=None if stderr is None else float(stderr),
-            degenerate=bool(result.get("degenerate", False)),
+            report.rung_index,
+            report.objective,
+            step=report.step,
+            stderr=report.stderr,
+            degenerate=report.degenerate,
         )
         self._act()
         return decision

@@ -1,6 +1,6 @@
 """Which points of the axes become trials: ``grid``, ``random`` or ``tpe``.
 
-An axis is a list of choices or a ``Range``; a point gives each axis one value. The points of ``grid`` and
+An axis is a list of choices or a ``Domain`` of numbers; a point gives each axis one value. The points of ``grid`` and
 ``random`` are drawn up front, the same for the same seed, none twice. ``tpe`` draws each point when a place for
 it is free (``sweeps/search/tpe.py``). Only ids and plain numbers go to Ray Tune, since Tune writes them into
 names and logs: ``encode`` and ``decode`` translate. This file imports neither Ray nor Optuna.
@@ -14,10 +14,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sweeps.search.tpe import TuneSearch
+from typing import Any
 
 METHODS = ("grid", "random", "tpe")
 KINDS = ("loguniform", "uniform", "int")
@@ -25,7 +22,7 @@ MOST_DRAWS = 10_000  # redraws of one point before the axes count as too narrow
 
 
 @dataclass(frozen=True)
-class Range:
+class Domain:
     """Values between ``low`` and ``high``, both included. ``int`` gives whole numbers, all equally likely."""
 
     kind: str
@@ -50,7 +47,7 @@ class Range:
         return min(self.high, max(self.low, math.exp(rng.uniform(math.log(self.low), math.log(self.high)))))
 
 
-Values = Sequence[Any] | Range
+Values = Sequence[Any] | Domain
 Axes = Mapping[str, Values]
 Point = dict[str, Any]  # axis -> value
 
@@ -60,7 +57,7 @@ def check_axes(axes: Axes) -> None:
     for name, values in axes.items():
         if "/" in name:
             raise ValueError(f'axes: "{name}" holds a "/", which Tune reads as nesting. Use another name.')
-        if isinstance(values, Range):
+        if isinstance(values, Domain):
             continue
         if not values:
             raise ValueError(f"axes.{name} is empty. Give at least one value.")
@@ -75,7 +72,7 @@ def combinations(axes: Axes) -> int | None:
     """The number of distinct points; None where an axis is continuous."""
     total = 1
     for values in axes.values():
-        if not isinstance(values, Range):
+        if not isinstance(values, Domain):
             total *= len(values)
         elif values.kind == "int":
             total *= int(values.high) - int(values.low) + 1
@@ -89,7 +86,7 @@ def grid_points(axes: Axes) -> list[Point]:
     check_axes(axes)
     lists: list[Sequence[Any]] = []
     for name, values in axes.items():
-        if isinstance(values, Range):
+        if isinstance(values, Domain):
             raise ValueError(
                 f"axes.{name} is a range ({values.kind}), which a grid cannot cover. "
                 'Give a list of values, or set search.method to "random" or "tpe".'
@@ -120,7 +117,7 @@ def random_points(axes: Axes, trials: int, seed: int) -> list[Point]:
 
 def draw_point(axes: Axes, rng: random.Random) -> Point:
     return {
-        name: values.draw(rng) if isinstance(values, Range) else values[rng.randrange(len(values))]
+        name: values.draw(rng) if isinstance(values, Domain) else values[rng.randrange(len(values))]
         for name, values in axes.items()
     }
 
@@ -129,9 +126,9 @@ def nth_point(axes: Axes, index: int) -> Point:
     """Point number ``index`` of axes without a continuous one, the last axis turning fastest."""
     point: Point = {}
     for name, values in reversed(list(axes.items())):
-        size = int(values.high) - int(values.low) + 1 if isinstance(values, Range) else len(values)
+        size = int(values.high) - int(values.low) + 1 if isinstance(values, Domain) else len(values)
         index, place = divmod(index, size)
-        point[name] = int(values.low) + place if isinstance(values, Range) else values[place]
+        point[name] = int(values.low) + place if isinstance(values, Domain) else values[place]
     return {name: point[name] for name in axes}
 
 
@@ -172,7 +169,7 @@ def decode(config: Mapping[str, Any], axes: Axes) -> Point:
     point: Point = {}
     for name, values in axes.items():
         value = config[name]
-        if isinstance(values, Range):
+        if isinstance(values, Domain):
             point[name] = int(value) if values.kind == "int" else float(value)
             continue
         known = {encode_value(choice): choice for choice in values}
@@ -196,21 +193,6 @@ def fixed_points(method: str, axes: Axes, trials: int | None, seed: int) -> list
             f'search.trials = {trials}, but the grid has {len(points)} points. Leave it out, or use "random".'
         )
     return points
-
-
-def tune_search(method: str, axes: Axes, *, trials: int | None = None, seed: int = 0, rungs: int = 1) -> TuneSearch:
-    """What ``ray.tune.Tuner`` needs to run ``method`` over ``axes``; imports Ray (and Optuna for ``tpe``).
-
-    ``rungs`` is the number of rungs of a trial: ``tpe`` ranks a trial that got further above the others.
-    """
-    from sweeps.search import tpe as tune_side
-
-    if method != "tpe":
-        return tune_side.fixed(axes, fixed_points(method, axes, trials, seed))
-    check_axes(axes)
-    if trials is None:
-        raise ValueError('search.trials is missing. "tpe" needs the number of trials.')
-    return tune_side.tpe(axes, trials, seed, rungs)
 
 
 def _nearest(value: str, known: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""``sweeps.search.points`` for Ray Tune: fixed points through Tune's own generator, TPE through Optuna.
+"""TPE for Ray Tune, through Optuna.
 
-Neither limits concurrency: a limit would count paused trials (``sweeps/schedule/tune_scheduler.py``). Tune asks a
+It does not limit concurrency: a limit would count paused trials (``sweeps/schedule/tune_scheduler.py``). Tune asks a
 searcher like ``RungSearch`` for one trial at a time unless ``TUNE_MAX_PENDING_TRIALS_PG`` says more, so on a
 cluster that scales up set it to the number of places.
 """
@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from ray import tune
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from sweeps.search.points import (
     Axes,
+    Domain,
     Point,
-    Range,
     check_axes,
     combinations,
     decode,
@@ -32,39 +30,15 @@ from sweeps.search.points import (
     point_key,
     unseen_points,
 )
-from trainer.measure.rung import told_of
+from trainer.measure.rung import RungReport
 
 METRIC = "objective"
 REDRAWS = 20  # suggestions of a point that exists already before a random new one is taken
 
 
-@dataclass(frozen=True)
-class TuneSearch:
-    """``Tuner(trainable, param_space=space, tune_config=TuneConfig(search_alg=algorithm, num_samples=trials))``."""
-
-    algorithm: SearchAlgorithm | Searcher
-    space: dict[str, Any]
-    trials: int
-    points: tuple[Point, ...] = ()  # known up front for grid and random
-
-
-def fixed(axes: Axes, points: list[Point]) -> TuneSearch:
-    """Tune runs ``points`` in their order."""
-    domains = {name: _domain(values) for name, values in axes.items()}
-    free = [name for name in axes if isinstance(domains[name], tune.search.sample.Domain)]
-    presets = [{name: encode(point)[name] for name in free} for point in points] if free else []
-    return TuneSearch(BasicVariantGenerator(points_to_evaluate=presets), domains, len(points), tuple(points))
-
-
-def tpe(axes: Axes, trials: int, seed: int, rungs: int = 1, first: Sequence[Point] = ()) -> TuneSearch:
-    """A tree-structured Parzen estimator (Bergstra et al., 2011) with Optuna's defaults; ``first`` are suggested
-    before it is asked."""
-    total = combinations(axes)
-    return TuneSearch(RungSearch(axes, seed, rungs, first), {}, trials if total is None else min(trials, total))
-
-
 class RungSearch(OptunaSearch):
-    """Optuna's TPE that learns from rungs and never suggests a point twice.
+    """Optuna's TPE (tree-structured Parzen estimator, Bergstra et al., 2011) with its defaults, which learns from rungs
+    and never suggests a point twice. ``first`` are suggested before it is asked.
 
     ``OptunaSearch`` tells Optuna about a trial when it ends. With promotion most trials wait for each other for
     long, so it would draw blindly; it also ranks a trial that is cut while it runs as complete, above one that
@@ -103,23 +77,23 @@ class RungSearch(OptunaSearch):
         return dict(self._suggested[trial_id])
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        result = told_of(result)
-        if "rung_index" not in result:
+        report = RungReport.decode(result)
+        if report is None:
             return
-        rung, value = int(result["rung_index"]), result.get(METRIC)
+        rung = report.rung_index
         reached = self._reached.setdefault(trial_id, {})
-        reached[rung] = math.nan if value is None else float(value)
+        reached[rung] = report.objective
         if not all(math.isfinite(v) for v in reached.values()):
             self._seen.pop(trial_id, None)
             return
-        complete = rung == self._rungs - 1 and not result.get("degenerate")
+        complete = rung == self._rungs - 1 and not report.degenerate
         params = self._suggested[trial_id]
         self._seen[trial_id] = create_trial(
             state=TrialState.COMPLETE if complete else TrialState.PRUNED,
             value=reached[rung] if complete else None,
             params={name: params[name] for name in self._distributions},
             distributions=self._distributions,
-            intermediate_values={} if result.get("degenerate") else {rung: reached[rung]},
+            intermediate_values={} if report.degenerate else {rung: reached[rung]},
         )
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -137,7 +111,7 @@ class RungSearch(OptunaSearch):
             if point_key(point := self._first.pop(0)) not in self._keys:
                 return point
         study = self._study()
-        constants = {n: v[0] for n, v in self._axes.items() if not isinstance(v, Range) and len(v) == 1}
+        constants = {n: v[0] for n, v in self._axes.items() if not isinstance(v, Domain) and len(v) == 1}
         for _ in range(REDRAWS if self._distributions else 1):
             asked = study.ask(fixed_distributions=self._distributions).params
             point = decode({**encode(constants), **asked}, self._axes)
@@ -152,18 +126,9 @@ class RungSearch(OptunaSearch):
         return study
 
 
-def _domain(values: Any) -> Any:
-    if not isinstance(values, Range):
-        keys = [encode_value(value) for value in values]
-        return keys[0] if len(keys) == 1 else tune.choice(keys)
-    if values.kind == "int":
-        return tune.randint(int(values.low), int(values.high) + 1)  # Tune leaves the upper end out
-    return (tune.uniform if values.kind == "uniform" else tune.loguniform)(values.low, values.high)
-
-
 def _distribution(values: Any) -> BaseDistribution | None:
     """None for an axis with a single value: there is nothing to learn about it."""
-    if not isinstance(values, Range):
+    if not isinstance(values, Domain):
         keys = [encode_value(value) for value in values]
         return None if len(keys) == 1 else CategoricalDistribution(keys)
     if values.kind == "int":

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sweeps.driver.progress import Progress
 from sweeps.driver.session import on_ray, start_fleet
 from sweeps.driver.sweep import sweep
-from trainer.data.assets import Assets
+from sweeps.trials.content import Content
 from trainer.store import Store
-from trainer.trial import Model, Trial
+from trainer.trial import Trial
 
 if TYPE_CHECKING:
     from sweeps.study.schema import Study
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class OnRay:
     """Call it with the progress of a stage and its trials. Ray starts when the first trial has something to train."""
 
-    def __init__(self, study: Study, store: Store, assets: Assets) -> None:
-        self.study, self.store, self.assets = study, store, assets
+    def __init__(self, study: Study, store: Store, content: Content) -> None:
+        self.study, self.store, self.content = study, store, content
         self._open = ExitStack()
         self._fleets: dict[str, Any] = {}
 
@@ -35,12 +36,13 @@ class OnRay:
         self._open.close()
 
     def __call__(self, progress: Progress, trials: Sequence[Trial]) -> None:
-        model = trials[0].model
-        sweep(progress, model, self.assets, trials, None, self._fleet(progress.study, model))
+        content = replace(self.content, model=trials[0].model)
+        sweep(progress, content, trials, self._fleet(progress.study, content))
 
-    def _fleet(self, study: Study, model: Model) -> Any:
+    def _fleet(self, study: Study, content: Content) -> Any:
         if not self._fleets:
             self._open.enter_context(on_ray(self.study))
-        if model.head not in self._fleets:
-            self._fleets[model.head] = start_fleet(study, model, self.assets, self.store)
-        return self._fleets[model.head]
+        head = content.model.head
+        if head not in self._fleets:
+            self._fleets[head] = start_fleet(study, content, self.store)
+        return self._fleets[head]

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.checks.meaning import meaning_findings
-from sweeps.checks.preflight import check_wordings
+from sweeps.checks.preflight import preflight
 from sweeps.driver.progress import Progress
-from sweeps.driver.replay import standing_of
+from sweeps.driver.replay import replayed
 from sweeps.live.table import LiveTable
 from sweeps.run_folder import stages as record
 from sweeps.run_folder.prompts import keep_prompts
@@ -25,12 +24,11 @@ from sweeps.staged.points import Candidate
 from sweeps.study.load import resolved
 from sweeps.study.overlay import StudyError, dump_yaml
 from sweeps.study.schema import Study
-from sweeps.trials.assets import data_of, pools_by_place, task, templates_read
-from sweeps.trials.make import make_trial, pool_of, rungs_of
-from trainer.data.assets import Assets
+from sweeps.trials.content import Content
+from sweeps.trials.make import make_trial, rungs_of, target_modules
 from trainer.errors import UserError
 from trainer.store import Store
-from trainer.trial import Model, Trial, digest
+from trainer.trial import Trial, digest
 
 if TYPE_CHECKING:
     from sweeps.search.points import Point
@@ -50,11 +48,10 @@ class _Tried:
 class Staged:
     """The stages of one study. ``execute`` trains the trials that are not in the run folder."""
 
-    def __init__(self, study: Study, store: Store, assets: Assets, model: Model, execute: Execute):
+    def __init__(self, study: Study, store: Store, content: Content, execute: Execute):
         assert study.stages is not None
-        self.study, self.stages, self.store, self.assets, self.model = study, study.stages, store, assets, model
+        self.study, self.stages, self.store, self.content = study, study.stages, store, content
         self.execute = execute
-        self.data = data_of(assets)
         self.at = points.baseline(study)
         self.records = record.Records(store)
         self.rows: list[dict[str, Any]] = []  # of trials.parquet, all stages so far
@@ -65,7 +62,7 @@ class Staged:
     def run(self) -> None:
         self.check_format()
         self.store.write("study.yaml", dump_yaml(resolved(self.study)).encode())
-        keep_prompts(self.store, self.assets)
+        keep_prompts(self.store, self.content.assets)
         self.choose_head()
         self.choose_templates()
         self.tune_lora()
@@ -75,24 +72,20 @@ class Staged:
 
     def check_format(self) -> None:
         """Stage 1: every template x pool of the study is sound, and every wording asks what the task asks."""
-        meaning = self.stages.meaning
-        templates, pools = templates_read(self.study), pools_by_place(self.assets)
+        meaning, content, pools = self.stages.meaning, self.content, self.content.pools
+        templates = list(content.templates.values())
         read = {n: [[p.id, p.text] for p in prompts] for n, prompts in pools.items()}
+        data = digest({n: str(d) for n, d in content.fingerprints.items()})
         asked = record.key(
-            "format", [], model=self.model.fingerprint, data=digest({n: str(d) for n, d in self.data.items()}),
-            pools=read, templates=[str(t) for t in templates], meaning=meaning.model_dump(), task=str(task(self.study)),
+            "format", [], model=content.model.fingerprint, data=data, pools=read,
+            templates=[str(t) for t in templates], meaning=meaning.model_dump(), task=str(content.task),
         )  # fmt: skip
         known = self.records.known(asked)
         if known is None:
-            other = list(meaning_findings(meaning, templates, pools, self.study.task.names))
-            wrong = [str(f) for f in other if f.level == "error"]
-            try:
-                warnings = check_wordings(self.study, self.assets, self.model)
-            except UserError as error:
-                wrong, warnings = [*str(error).splitlines(), *wrong], []
-            if wrong:
-                raise UserError("\n".join(wrong))
-            warnings += [str(f) for f in other]
+            found = preflight(content, target_modules(self.study), meaning)
+            if found.errors:
+                raise UserError("\n".join(map(str, found.errors)))
+            warnings = [str(f) for f in found.warnings]
             wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
             known = {
                 "stage": 1, "name": "format", "title": "format", "key": asked, "warnings": warnings,
@@ -246,7 +239,7 @@ class Staged:
         part = points.part_study(self.study, head, to_the_end)
         live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}")
         progress = Progress(part, self.store, live, before=self.rows, measured=measured, began=self.began)
-        done = standing_of(progress, wanted)
+        done = replayed(progress, wanted)
         with progress.live:
             for trial in wanted:
                 progress.add(trial)
@@ -265,8 +258,8 @@ class Staged:
 
     def _trial(self, point: Point, head: str) -> Trial:
         study = points.part_study(self.study, head, True)
-        model = replace(self.model, head=study.model.head)
-        return make_trial(study, point, self.data[pool_of(study, point)], model, len(self.assets.rows["train"]))
+        model = replace(self.content.model, head=study.model.head)
+        return make_trial(study, point, replace(self.content, model=model))
 
     def _shares(self, steps: int) -> tuple[int, ...]:
         return rungs_of(self.study, steps)
@@ -281,7 +274,7 @@ class Staged:
     def _length(self, steps: int) -> dict[str, Any]:
         if "steps" in self.at.settings:
             return {"steps": steps}
-        per_epoch = len(self.assets.rows["train"]) / (self.study.training.batch_size * self.study.training.accumulation)
+        per_epoch = self.content.n_train_rows / (self.study.training.batch_size * self.study.training.accumulation)
         return {"epochs": steps / per_epoch}
 
 

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+from markupsafe import Markup
 
+from sweeps.display.html import render
 from sweeps.run_folder import stages as record
+from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import tables
-from sweeps.study.schema import Study
-from trainer.store import Store
 
 
-def part_of_run(store: Store, study: Study) -> str:
-    """Write the tables of a staged run and return its part of the report, as safe markup; "" where it has no stages."""
-    found = record.read(store)
+def part_of_run(run: RunFolder) -> Markup:
+    """Write the tables of a staged run and return its part of the report; empty where it has no stages."""
+    found = record.read(run.store)
     if found is None or not found["stages"]:
-        return ""
-    made = tables.tables(store, study, found)
+        return Markup("")
+    made = tables.tables(run, found)
     answer = found.get("answer")
-    tables.write(store, made, [answer["sentence"]] if answer else [])
+    tables.write(run.store, made, [answer["sentence"]] if answer else [])
     return fragment(found, made)
 
 
-def fragment(found: Mapping[str, Any], made: Mapping[str, pa.Table]) -> str:
-    """The part as HTML. Texts are escaped by Jinja2."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = importlib.resources.files("sweeps.staged").joinpath("staged.html.j2").read_text(encoding="utf-8")
+def fragment(found: Mapping[str, Any], made: Mapping[str, pa.Table]) -> Markup:
+    """The part of the page."""
     shown = [
         {
             "title": tables.TITLES[name],
@@ -42,9 +39,12 @@ def fragment(found: Mapping[str, Any], made: Mapping[str, pa.Table]) -> str:
         for name, table in made.items()
     ]
     crossed: Mapping[str, Any] = next((s for s in found["stages"] if s["name"] == "interaction"), {})
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
-    return page.render(
-        answer=found.get("answer"), tables=shown, settings=crossed.get("settings", {}), warnings=_warnings(found)
+    return render(
+        "staged/staged.html.j2",
+        answer=found.get("answer"),
+        tables=shown,
+        settings=crossed.get("settings", {}),
+        warnings=_warnings(found),
     )
 
 

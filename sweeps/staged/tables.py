@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, tex, write_table
+from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import binary
-from sweeps.study.schema import Study
 from trainer.store import Store
 
 TITLES = {
@@ -41,7 +41,7 @@ _PERCENT = {"objective", "mean", "std", "min", "gap", "gap_low", "gap_high", "sh
 _SIGNED = {"gap", "gap_low", "gap_high"}
 
 
-def tables(store: Store, study: Study, record: Mapping[str, Any]) -> dict[str, pa.Table]:
+def tables(run: RunFolder, record: Mapping[str, Any]) -> dict[str, pa.Table]:
     """Name -> table, in the order of ``TITLES``; without those that have no row."""
     stages = record["stages"]
     crossed: Mapping[str, Any] = next((s for s in stages if s["name"] == "interaction"), {})
@@ -68,18 +68,22 @@ def tables(store: Store, study: Study, record: Mapping[str, Any]) -> dict[str, p
             {"stage": None, "title": "answer", "taken": answer["kind"], "reason": answer["sentence"]}
         )
     made = {n: pa.Table.from_pylist(rows[n], schema=pa.schema(list(SCHEMAS[n].items()))) for n in SCHEMAS if rows[n]}
-    two = _binary(store, study, stages)
+    two = _binary(run, stages)
     return made if two is None else {**made, "staged_binary": two}
 
 
-def _binary(store: Store, study: Study, stages: Sequence[Mapping[str, Any]]) -> pa.Table | None:
-    """The binary metrics of every trial with test scores, and what it was a trial of."""
-    if len(study.task.names) != 2 or not store.exists("trials.parquet"):
+def _binary(run: RunFolder, stages: Sequence[Mapping[str, Any]]) -> pa.Table | None:
+    """The binary metrics of every trial that was scored on both pools, averaged over the test prompts, and what it was
+    a trial of; None where no trial has two labels with log-probabilities."""
+    rows = []
+    for trial_id in run.listed if len(run.study.task.names) == 2 else ():
+        dev, test = (run.last_grid(trial_id, pool) for pool in ("dev", "test"))
+        if dev is not None and test is not None and binary.measurable(dev) and binary.measurable(test):
+            rows.append({"trial_id": trial_id, **binary.measure(dev, test)})
+    if not rows:
         return None
-    trials = store.read_table("trials.parquet", ["trial_id"]).to_pylist()
-    found = binary.table(store, trials, study.task.names)
-    if found is None:
-        return None
+    schema = pa.schema([("trial_id", pa.string()), *((name, pa.float64()) for name in binary.NUMBERS)])
+    found = pa.Table.from_pylist(rows, schema=schema)
     names: dict[str, str] = {}
     for stage in stages:
         for c in stage.get("candidates", ()):

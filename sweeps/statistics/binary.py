@@ -9,17 +9,12 @@ prompts push the chances up or down together. Generated text has no chances, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeps.statistics.intervals import roc_auc
-from trainer.measure import metrics
-from trainer.measure.grid import COLUMNS, Floats, Grid
-from trainer.store import Store, scores_name
+from trainer.measure.grid import Floats, Grid
 
 Bools = NDArray[np.bool_]
 BINS = 10  # of the calibration error, equally wide
@@ -44,18 +39,10 @@ SAYS = {
 }
 
 
-def table(store: Store, trials: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> pa.Table | None:
-    """One row per trial of ``trials.parquet`` that was scored on both pools, metrics averaged over the test prompts;
-    None where no trial has two labels with log-probabilities."""
-    rows = []
-    for trial in trials:
-        dev, test = (_last_grid(store, trial["trial_id"], pool, labels) for pool in ("dev", "test"))
-        if dev is not None and test is not None:
-            rows.append({"trial_id": trial["trial_id"], **measure(dev, test)})
-    if not rows:
-        return None
-    schema = pa.schema([("trial_id", pa.string()), *((name, pa.float64()) for name in NUMBERS)])
-    return pa.Table.from_pylist(rows, schema=schema)
+def measurable(grid: Grid) -> bool:
+    """Whether a grid is whole and has log-probabilities of two labels."""
+    two = grid.label_logprobs is not None and grid.label_logprobs.shape[2] == 2 and len(grid.labels) == 2
+    return two and grid.seen is None and not grid.nan
 
 
 def measure(dev: Grid, test: Grid) -> dict[str, float | None]:
@@ -151,17 +138,3 @@ def calibration_error(positive: Bools, p: Floats) -> float:
     bins = np.minimum((p * BINS).astype(int), BINS - 1)
     off = np.bincount(bins, weights=p - positive, minlength=BINS)
     return float(np.abs(off).sum() / p.size)
-
-
-def _last_grid(store: Store, trial_id: str, pool: str, labels: Sequence[str]) -> Grid | None:
-    """The trial's last whole grid with two labels' log-probabilities; None where there is none."""
-    for rung in reversed(store.rungs(trial_id, pool)):
-        found = store.read_scores(trial_id, rung, pool, COLUMNS)
-        if found is None or not found[0].num_rows:
-            return None
-        named = ((found[1].get("trial") or {}).get("task") or {}).get("labels") or labels
-        where = f"{store.uri}/{scores_name(trial_id, rung, pool)}"
-        grid = metrics.grid(found[0], tuple(named), where, found[1].get("sample"))
-        two = grid.label_logprobs is not None and grid.label_logprobs.shape[2] == 2 and len(grid.labels) == 2
-        return grid if two and grid.seen is None and not grid.nan else None
-    return None

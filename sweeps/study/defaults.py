@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.study.sections import Pool, _pool, _source, _train_pools
+from sweeps.study.sections import PoolSection, as_pool, as_source, as_train_pools
 from sweeps.study.values import (
     as_name,
 )
@@ -16,12 +16,12 @@ def spelled_out(layer: Mapping[str, Any]) -> dict[str, Any]:
     ``pools.dev=x.yaml`` and then ``pools.dev.limit=4``."""
     full = dict(layer)
     if isinstance(pools := full.get("pools"), Mapping):
-        full["pools"] = {k: _pool(v) for k, v in pools.items()}
+        full["pools"] = {k: as_pool(v) for k, v in pools.items()}
         train = full["pools"].get("train")
-        if isinstance(train, Mapping) and not set(train) <= set(Pool.model_fields):
-            full["pools"]["train"] = {k: _pool(v) for k, v in train.items()}
+        if isinstance(train, Mapping) and not set(train) <= set(PoolSection.model_fields):
+            full["pools"]["train"] = {k: as_pool(v) for k, v in train.items()}
     if isinstance(task := full.get("task"), Mapping) and isinstance(rows := task.get("rows"), Mapping):
-        full["task"] = {**task, "rows": {k: _source(v) for k, v in rows.items()}}
+        full["task"] = {**task, "rows": {k: as_source(v) for k, v in rows.items()}}
     return full
 
 
@@ -45,7 +45,7 @@ def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
                 axes.setdefault("pool", used)
         elif not axes.get("arm"):
             axes.pop("arm", None)  # as the resolved study of a run without arms has it
-        for key, named in (("template", templates), ("pool", _train_pools(pools.get("train")))):
+        for key, named in (("template", templates), ("pool", as_train_pools(pools.get("train")))):
             if key not in axes and _mapping(named):
                 axes[key] = list(named)
         if axes.get("steps") is None and axes.get("epochs") is None:
@@ -58,7 +58,7 @@ def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _completed_arms(arms: Any, pools: Mapping[str, Any]) -> Any:
     """An arm that names no pool has the only one there is."""
-    named = list(_mapping(_train_pools(pools.get("train"))))
+    named = list(_mapping(as_train_pools(pools.get("train"))))
     if not isinstance(arms, dict) or len(named) != 1:
         return arms
     return {k: {"pool": named[0], **(v or {})} if isinstance(v, dict | None) else v for k, v in arms.items()}

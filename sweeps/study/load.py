@@ -27,7 +27,7 @@ from sweeps.study.overlay import (
 from sweeps.study.problems import Problem, line, problems_of
 from sweeps.study.rules import disagreements, named_files, unsafe_files
 from sweeps.study.schema import Study
-from sweeps.study.sections import Template
+from sweeps.study.sections import TemplateSection
 from sweeps.study.values import Range, Section
 
 __all__ = ["Range", "Study", "StudyError", "dump_yaml", "load_study", "resolved"]
@@ -96,12 +96,12 @@ def _whole_sections(layer: dict[str, Any], broken: set[Path]) -> dict[str, Any]:
     return parts
 
 
-def _whole_templates(layer: dict[str, Any]) -> dict[str, Template | None]:
+def _whole_templates(layer: dict[str, Any]) -> dict[str, TemplateSection | None]:
     """Templates that are well-formed; None for the others, whose names still count as known."""
-    whole: dict[str, Template | None] = {}
+    whole: dict[str, TemplateSection | None] = {}
     for name, value in layer.items():
         try:
-            whole[name] = Template.model_validate(value)
+            whole[name] = TemplateSection.model_validate(value)
         except ValidationError:
             whole[name] = None
     return whole

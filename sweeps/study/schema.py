@@ -14,19 +14,19 @@ from sweeps.study.defaults import completed
 from sweeps.study.problems import raise_any
 from sweeps.study.rules import disagreements
 from sweeps.study.sections import (
-    Arm,
-    Axes,
-    Model,
-    Objective,
-    Pools,
-    Resources,
-    Scheduler,
-    Scoring,
-    Search,
-    Tables,
-    Task,
-    Template,
-    Training,
+    ArmSection,
+    AxesSection,
+    ModelSection,
+    ObjectiveSection,
+    PoolsSection,
+    ResourcesSection,
+    SchedulerSection,
+    ScoringSection,
+    SearchSection,
+    TablesSection,
+    TaskSection,
+    TemplateSection,
+    TrainingSection,
 )
 from sweeps.study.stages import Stages
 from sweeps.study.values import (
@@ -37,21 +37,21 @@ from sweeps.study.values import (
 
 class Study(Section):
     name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # default: the file's name
-    model: Model = Field(description="the base model")
-    task: Task = Field(description="the rows, and what they ask")
-    templates: Annotated[dict[str, Template], Field(min_length=1)] = Field(
-        default_factory=lambda: {"plain": Template()}
+    model: ModelSection = Field(description="the base model")
+    task: TaskSection = Field(description="the rows, and what they ask")
+    templates: Annotated[dict[str, TemplateSection], Field(min_length=1)] = Field(
+        default_factory=lambda: {"plain": TemplateSection()}
     )
-    pools: Pools = Field(description="the files of prompts")
-    arms: dict[str, Arm] = Field(default_factory=dict)  # none: the axes pool and training.draw say it all
-    axes: Axes = Axes()
-    training: Training = Training()
-    scoring: Scoring = Scoring()
-    search: Search = Search()
-    scheduler: Scheduler = Scheduler()
-    objective: Objective = Objective()
-    tables: Tables = Tables()
-    resources: Resources = Resources()
+    pools: PoolsSection = Field(description="the files of prompts")
+    arms: dict[str, ArmSection] = Field(default_factory=dict)  # none: the axes pool and training.draw say it all
+    axes: AxesSection = AxesSection()
+    training: TrainingSection = TrainingSection()
+    scoring: ScoringSection = ScoringSection()
+    search: SearchSection = SearchSection()
+    scheduler: SchedulerSection = SchedulerSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    tables: TablesSection = TablesSection()
+    resources: ResourcesSection = ResourcesSection()
     stages: Stages | None = None  # none: the axes are one search
 
     @model_validator(mode="before")

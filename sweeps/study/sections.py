@@ -28,7 +28,7 @@ from sweeps.study.values import (
 from sweeps.study.weights import as_weights
 
 
-class Model(Section):
+class ModelSection(Section):
     path: Text = Field(description="the base model's folder or its name on the hub")
     dtype: Literal["float32", "bfloat16"] = (
         "float32"  # exact everywhere; bfloat16 halves the memory on a GPU that has it
@@ -38,7 +38,7 @@ class Model(Section):
     trust_remote_code: Flag = False  # true runs code that comes with the model
 
 
-class Source(Section):
+class SourceSection(Section):
     """Rows. ``path`` is a file, a folder or a name on the hub."""
 
     path: Text = Field(description="a file or folder of rows, or a data set's name on the hub")
@@ -49,14 +49,14 @@ class Source(Section):
     limit: Count | None = None  # so many of the rows left by `where`, drawn once with a fixed seed; none takes all
 
 
-def _source(value: Any) -> Any:
+def as_source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-AnySource = Annotated[Source, BeforeValidator(_source)]
+AnySource = Annotated[SourceSection, BeforeValidator(as_source)]
 
 
-class Rows(Section):
+class RowsSection(Section):
     train: AnySource = Field(description="the rows to train on")
     dev: AnySource = Field(description="the rows that early stopping reads")
     test: AnySource = Field(description="the rows of the final table")
@@ -66,8 +66,8 @@ def _labels(value: Any) -> Any:
     return {str(v): v for v in value} if isinstance(value, list | tuple) else value
 
 
-class Task(Section):
-    rows: Rows = Field(description="the train, dev and test rows")
+class TaskSection(Section):
+    rows: RowsSection = Field(description="the train, dev and test rows")
     fields: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="the columns that prompts may use")
     label: Text = Field(description="the column that holds the right answer")
     # data value -> label; a list where they are the same
@@ -85,7 +85,7 @@ class Task(Section):
         return tuple(dict.fromkeys(self.labels.values()))
 
     @model_validator(mode="after")
-    def _one_kind_of_answer(self) -> Task:
+    def _one_kind_of_answer(self) -> TaskSection:
         found = []
         if not self.labels and self.options is None:
             found.append(
@@ -110,7 +110,7 @@ class Task(Section):
         return self
 
 
-class Template(Section):
+class TemplateSection(Section):
     """How a prompt becomes model input."""
 
     chat: Flag = False  # true: through the tokenizer's chat template
@@ -120,7 +120,7 @@ class Template(Section):
     words: dict[str, Text] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _words_differ(self) -> Template:
+    def _words_differ(self) -> TemplateSection:
         first: dict[str, str] = {}
         found = []
         for label, word in self.words.items():
@@ -137,17 +137,17 @@ class Template(Section):
         return self
 
 
-def _pool(value: Any) -> Any:
+def as_pool(value: Any) -> Any:
     return {"file": value} if isinstance(value, str) else value
 
 
-class Pool(Section):
+class PoolSection(Section):
     file: Text | None = None  # a YAML mapping id -> prompt, or one prompt a line; none: the train share of `split`
     only: tuple[Text, ...] = ()  # ids to keep; none keeps all
     limit: Count | None = None  # the first so many; none keeps all
 
 
-class Split(Section):
+class SplitSection(Section):
     """One file divided at random into the three pools."""
 
     file: Text = Field(description="the file of prompts to divide")
@@ -157,33 +157,33 @@ class Split(Section):
     seed: Natural = 0
 
     @model_validator(mode="after")
-    def _whole(self) -> Split:
+    def _whole(self) -> SplitSection:
         if min(self.train, self.dev, self.test) == 0 or abs(self.train + self.dev + self.test - 1) > 1e-6:
             raise Problems("must have shares train, dev and test above 0 that sum to 1")
         return self
 
 
-def _train_pools(value: Any) -> Any:
+def as_train_pools(value: Any) -> Any:
     return (
         {"train": value}
-        if isinstance(value, str) or (isinstance(value, dict) and value and set(value) <= set(Pool.model_fields))
+        if isinstance(value, str) or (isinstance(value, dict) and value and set(value) <= set(PoolSection.model_fields))
         else value
     )
 
 
-AnyPool = Annotated[Pool, BeforeValidator(_pool)]
+AnyPool = Annotated[PoolSection, BeforeValidator(as_pool)]
 
 
-class Pools(Section):
+class PoolsSection(Section):
     """Three sets of prompts that never overlap: seen in training, read by early stopping, and the table's."""
 
-    train: Annotated[dict[str, AnyPool], BeforeValidator(_train_pools)] = Field(default_factory=dict)
+    train: Annotated[dict[str, AnyPool], BeforeValidator(as_train_pools)] = Field(default_factory=dict)
     dev: AnyPool | None = None
     test: AnyPool | None = None
-    split: Annotated[Split, BeforeValidator(_pool)] | None = None  # instead of the three
+    split: Annotated[SplitSection, BeforeValidator(as_pool)] | None = None  # instead of the three
 
     @model_validator(mode="after")
-    def _three(self) -> Pools:
+    def _three(self) -> PoolsSection:
         found = []
         for name in ("dev", "test"):
             pool = getattr(self, name)
@@ -213,7 +213,7 @@ class Pools(Section):
         return self
 
 
-class LoraAxes(Section):
+class LoraSection(Section):
     """In peft's terms. Defaults after "LoRA Without Regret": all linear layers, alpha 32, small rank for small data."""
 
     r: Numbers[Count] = (16,)
@@ -223,11 +223,11 @@ class LoraAxes(Section):
     rslora: Flags = (False,)  # true scales by alpha / sqrt(r); with alpha / r the best lr hardly moves with r
 
 
-class Axes(Section):
+class AxesSection(Section):
     """Each a value, a list, or {loguniform: [low, high]}, {uniform: [low, high]}."""
 
     template: Names = ()  # default: all of `templates`
-    lora: LoraAxes = LoraAxes()
+    lora: LoraSection = LoraSection()
     lr: Numbers[Positive] = (
         3e-4,
     )  # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more
@@ -240,7 +240,7 @@ class Axes(Section):
     arm: Names = ()  # default: all of `arms`; none where the study names none
 
 
-class Draw(Section):
+class DrawSection(Section):
     """Which prompt of the pool an example meets (PAFT, Algorithm 1)."""
 
     mode: Literal["dynamic", "load"] = "dynamic"  # as published; load draws once per row, as PAFT's released code does
@@ -248,11 +248,11 @@ class Draw(Section):
     unit: Literal["examples", "steps"] = "examples"
 
 
-class Arm(Section):
+class ArmSection(Section):
     """One way to train for robustness: a pool and how it is used. Everything else is as in the rest of the study."""
 
     pool: Text | None = None  # of `pools.train`; default: the only one
-    draw: Draw | None = None  # instead of training.draw
+    draw: DrawSection | None = None  # instead of training.draw
     epochs: NotNegative | None = None  # instead of axes.epochs or axes.steps; 0 leaves the base model as it is
     steps: Natural | None = None  # likewise
     choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"  # PAFT's
@@ -264,7 +264,7 @@ class Arm(Section):
     consistency: NotNegative = 0.0  # 0.3 to 1 is a start; it acts where the answers under two wordings differ
 
 
-class Training(Section):
+class TrainingSection(Section):
     batch_size: Count = 8  # rows per trial in one pass
     accumulation: Count = 1  # passes per optimizer step
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -275,10 +275,10 @@ class Training(Section):
         "weighted_mean"  # the one continuous at PLW 0
     )
     template_tokens: Literal["zero", "plw"] = "zero"  # learning to predict templates works against robustness to them
-    draw: Draw = Draw()
+    draw: DrawSection = DrawSection()
 
 
-class Scoring(Section):
+class ScoringSection(Section):
     scorer: Literal["labels", "generate"] = (
         "labels"  # one pass per prompt; generate mixes format-following into the score
     )
@@ -288,13 +288,13 @@ class Scoring(Section):
     sample: Annotated[Number, Field(gt=0, le=1)] = 1.0
 
 
-class Search(Section):
+class SearchSection(Section):
     method: Literal["grid", "random", "tpe"] = "grid"
     trials: Count | None = None  # how many to draw; a grid has its own number
     seed: Natural = 0
 
     @model_validator(mode="after")
-    def _number(self) -> Search:
+    def _number(self) -> SearchSection:
         if self.method == "grid" and self.trials is not None:
             raise Problems(
                 [
@@ -317,7 +317,7 @@ def _ascending(rungs: tuple[float, ...]) -> tuple[float, ...]:
     return rungs
 
 
-class Scheduler(Section):
+class SchedulerSection(Section):
     name: Literal["asha", "none"] = "asha"  # none trains every trial to the end
     eta: Annotated[Whole, Field(ge=2)] = 2  # the best 1/eta go on; gentle, since learning rates rank late
     rungs: Annotated[tuple[Number, ...], Field(min_length=1), AfterValidator(_ascending)] = (
@@ -326,18 +326,23 @@ class Scheduler(Section):
         1.0,
     )  # shares of a trial's steps; first past warm-up
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The shares of a trial's steps at which it is scored; without early stopping only its end."""
+        return self.rungs if self.name == "asha" else (1.0,)
 
-class Objective(Section):
+
+class ObjectiveSection(Section):
     std_weight: NotNegative = 1.0  # mean - std_weight * std over the dev prompts: robust first
 
 
-class Tables(Section):
+class TablesSection(Section):
     thresholds: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.85,)  # PAFT's Top for most of its data sets
     strict: Flag = True  # above the threshold, not at it: PAFT's "exceeding"
     test: Literal["all", "finalists"] = "all"  # which trials are scored on the test pool; finalists costs less
 
 
-class Resources(Section):
+class ResourcesSection(Section):
     """Of one host: one accelerator and the base model on it."""
 
     slots: Count = 8  # trials that share the base; default 1 where workers > 1 or zero > 0
@@ -348,7 +353,7 @@ class Resources(Section):
     offload: Flag = False  # optimizer state (and, with 3, the base) in the CPU's memory
 
     @model_validator(mode="after")
-    def _fit(self) -> Resources:
+    def _fit(self) -> ResourcesSection:
         found = []
         if self.workers > 1 and self.slots > 1:
             found.append(

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.statistics import intervals as st
+from sweeps.study.schema import Study
 from trainer.trial import AXES
 
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
@@ -24,22 +25,11 @@ class Settings:
     std_weight: float
     thresholds: tuple[float, ...]
     strict: bool
-    labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, study: Mapping[str, Any]) -> Settings:
-        task, tables = study.get("task") or {}, study.get("tables") or {}
-        found = task.get("labels") or ()
-        labels = found.values() if isinstance(found, Mapping) else found
-        weight = (study.get("objective") or {}).get("std_weight", 1.0)
-        thresholds = tuple(float(x) for x in tables.get("thresholds", (0.85,)))
-        return cls(
-            task.get("metric", "accuracy"),
-            float(weight),
-            thresholds or (0.85,),
-            bool(tables.get("strict", True)),
-            tuple(str(x) for x in labels),
-        )
+    def of(cls, study: Study) -> Settings:
+        tables = study.tables
+        return cls(study.task.metric, study.objective.std_weight, tuple(tables.thresholds), tables.strict)
 
     @functools.cached_property
     def columns(self) -> list[str]:

@@ -21,14 +21,13 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from sweeps.display.table_files import write_table
+from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.tables.averages import Groups, group_table, parts
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
 from sweeps.tables.pages import groups_page, robustness_page
-from trainer.errors import UserError
 from trainer.measure import metrics
-from trainer.measure.grid import COLUMNS, Floats, Grid
-from trainer.store import Store, scores_name
+from trainer.measure.grid import Floats, Grid
 from trainer.trial import digest
 
 THREADS = 2  # half of the work holds the interpreter's lock
@@ -45,50 +44,46 @@ class Reference:
     cells: Floats
 
 
-def robustness(store: Store, study: Mapping[str, Any]) -> pa.Table:
+def robustness(run: RunFolder, settings: Settings) -> pa.Table:
     """One row per trial, winner first: how its metric holds up over the test prompts. Fractions of 1; see the
     Markdown's notes for what each column means. Raises ``ScoreError`` naming file, prompt and row of a bad cell."""
-    return _summarise(store, study)[0]
+    return _summarise(run, settings)[0]
 
 
-def groups(store: Store, study: Mapping[str, Any]) -> pa.Table:
+def groups(run: RunFolder, settings: Settings) -> pa.Table:
     """One row per axis and value: averages over its finished, non-degenerate trials with 95 % intervals that treat
     prompts and rows as random and the trials as given."""
-    return _summarise(store, study)[1]
+    return _summarise(run, settings)[1]
 
 
-def of_one_trial(store: Store, trial_id: str, settings: Settings) -> dict[str, Any]:
+def of_one_trial(run: RunFolder, trial_id: str, settings: Settings) -> dict[str, Any]:
     """The columns that one trial's own score files decide, whether or not ``trials.parquet`` lists it; its adapter may
     be of an earlier study in the folder."""
-    row = _dev_row(store, {"trial_id": trial_id}, settings)
+    row = _dev_row(run, {"trial_id": trial_id}, settings)
     with threadpool_limits(1, "blas"):
-        _add_test(store, row, (), settings)
+        _add_test(run, row, (), settings)
     return row
 
 
-def write_tables(store: Store, study: Mapping[str, Any]) -> list[str]:
+def write_tables(run: RunFolder, settings: Settings) -> list[str]:
     """Write ``tables/robustness`` and ``tables/groups`` as md, csv and parquet; returns the names written."""
-    settings = Settings.of(study)
-    table, by_axis = _summarise(store, study)
+    table, by_axis = _summarise(run, settings)
     texts = {"robustness": robustness_page(table, settings), "groups": groups_page(by_axis, settings)}
     written: list[str] = []
     for name, found in (("robustness", table), ("groups", by_axis)):
-        written += write_table(store, name, found, texts[name])
+        written += write_table(run.store, name, found, texts[name])
     return written
 
 
-def _summarise(store: Store, study: Mapping[str, Any]) -> tuple[pa.Table, pa.Table]:
-    settings = Settings.of(study)
-    if not store.exists("trials.parquet"):
-        raise UserError(f"{store.uri}/trials.parquet: no such file. Is this a run folder? `steadytune run` writes it")
-    trials = store.read_table("trials.parquet").to_pylist()
+def _summarise(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]:
+    trials = run.trials
     averages = Groups.announce(trials)
     # one thread for each product: they are small, and to share one costs more than it saves
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
-        rows = list(pool.map(lambda trial: _dev_row(store, trial, settings), trials))
-        references = _references(store, rows, settings)
+        rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
+        references = _references(run, rows, settings)
         for start in range(0, len(rows), CHUNK):
-            found = pool.map(lambda row: _add_test(store, row, references, settings), rows[start : start + CHUNK])
+            found = pool.map(lambda row: _add_test(run, row, references, settings), rows[start : start + CHUNK])
             for trial, (identity, own) in zip(trials[start : start + CHUNK], found, strict=True):
                 averages.take(trial, identity, own)
     _rank(rows)
@@ -108,22 +103,25 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 # one trial ---------------------------------------------------------------------------------------------------
 
 
-def _dev_row(store: Store, trial: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _dev_row(run: RunFolder, trial: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """A trial's row with what its dev grid decides."""
     row: dict[str, Any] = {**dict.fromkeys(settings.columns), **trial, "winner": False, "metric": settings.metric}
-    dev = _last_grid(store, trial["trial_id"], "dev", settings)
+    dev, recorded = run.last_grid(trial["trial_id"], "dev"), trial.get("objective")
     if dev is not None:
         on_dev = metrics.grid_objective(dev, settings.metric, settings.std_weight)
         row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr)}
         row["degenerate"] = dev.degenerate
+    elif recorded is not None and math.isfinite(recorded):  # its last score file is lost: what the run recorded of it
+        row |= {"dev_objective": recorded, "dev_stderr": or_none(trial.get("stderr") or math.nan)}
+        row["degenerate"] = bool(trial.get("degenerate"))
     return row
 
 
 def _add_test(
-    store: Store, row: dict[str, Any], references: Sequence[Reference], settings: Settings
+    run: RunFolder, row: dict[str, Any], references: Sequence[Reference], settings: Settings
 ) -> tuple[str, dict[str, Any] | None]:
     """What the test grid decides goes into ``row``. Identity of the grid, and what the averages take of it."""
-    test = _last_grid(store, row["trial_id"], "test", settings)
+    test = run.last_grid(row["trial_id"], "test")
     if test is None:
         return "", None
     row["degenerate"] = bool(row["degenerate"]) or test.degenerate
@@ -183,20 +181,6 @@ def _mean_auc(test: Grid) -> float | None:
     return or_none(float(np.mean([st.roc_auc(test.label == 1, one) for one in score])))
 
 
-def _last_grid(store: Store, trial_id: str, pool: str, settings: Settings) -> Grid | None:
-    """The trial's grid at its last rung under ``pool``; None where it was not scored."""
-    for rung in reversed(store.rungs(trial_id, pool)):
-        found = store.read_scores(trial_id, rung, pool, COLUMNS)
-        if found is not None:
-            table, record = found
-            trial = record.get("trial") or {}
-            labels = (trial.get("task") or {}).get("labels")  # in the order of label_logprobs
-            known = settings.labels if labels is None else tuple(labels)
-            where = f"{store.uri}/{scores_name(trial_id, rung, pool)}"
-            return metrics.grid(table, known, where, record.get("sample"))
-    return None
-
-
 def _seed(test: Grid) -> int:
     """From the prompts and rows alone, so that all trials of one grid share their resamples."""
     return int(digest([test.prompts, test.rows])[:8], 16)
@@ -217,13 +201,13 @@ def _by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(able, key=lambda r: (-r["dev_objective"], r["trial_id"]))
 
 
-def _references(store: Store, rows: Sequence[dict[str, Any]], settings: Settings) -> list[Reference]:
+def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settings) -> list[Reference]:
     """The best by dev objective that have test scores and are not degenerate there either."""
     found: list[Reference] = []
     for row in _by_dev(rows):
         if len(found) == len(REFERENCES):
             break
-        test = _last_grid(store, row["trial_id"], "test", settings)
+        test = run.last_grid(row["trial_id"], "test")
         if test is not None and not test.degenerate:
             cells = metrics.cells(test, settings.metric)
             found.append(Reference(row["trial_id"], REFERENCES[len(found)], test, cells))

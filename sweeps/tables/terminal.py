@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from trainer.store import Store
+from sweeps.run_folder.reading import RunFolder
 from trainer.trial import AXES
 
 
-def show_table(store: Store, where: str, threshold: float) -> None:
+def show_table(run: RunFolder, where: str) -> None:
     """The robustness table on the terminal, best first, and where the rest is."""
     from rich.console import Console
     from rich.table import Table
 
-    rows = store.read_table("tables/robustness.parquet").to_pylist()
+    rows, threshold = run.robustness(), run.study.tables.thresholds[0]
     axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1]
     table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
     for name in ("rank", "trial", *axes, "mean", "std", "worst", f"above {100 * threshold:g}", "status"):
@@ -29,7 +29,7 @@ def show_table(store: Store, where: str, threshold: float) -> None:
 
         console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False)
     console.print(
-        f"with intervals, differences and reasons: {store.uri}/tables/robustness.md\nreport: {where}",
+        f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md\nreport: {where}",
         soft_wrap=True,
         highlight=False,
     )

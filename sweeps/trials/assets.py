@@ -1,37 +1,20 @@
-"""What a study reads: rows of each split, pools of prompts, templates and task in the trainer's own types.
-
-``load_assets(study)`` is the one place that turns the study's paths into content; ``check`` and the run both use it,
-so what was checked is what is trained on.
-"""
+"""What a study names, loaded: the rows of each split, the prompts of each pool, its task and templates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from trainer import trial
-from trainer.data import rows as trainer_rows
 from trainer.data.assets import Assets
 from trainer.data.pools import fingerprint_prompts, load_pool, split_pool
-from trainer.data.rows import fingerprint_rows, load_rows
+from trainer.data.rows import Source, fingerprint_rows, load_rows
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
+from trainer.trial import Data, Task, Template
 
 if TYPE_CHECKING:
     from sweeps.study.schema import Study
-    from sweeps.study.sections import Pool, Source
-
-__all__ = [
-    "Assets",
-    "data_of",
-    "load_assets",
-    "load_pools",
-    "pools_by_place",
-    "source",
-    "task",
-    "template",
-    "templates_read",
-]
+    from sweeps.study.sections import PoolSection, PoolsSection, TaskSection, TemplateSection
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")
@@ -43,58 +26,49 @@ def load_assets(study: Study) -> Assets:
     wrong: list[str] = []
     rows = {}
     for split in SPLITS:
-        rows[split] = tuple(_try(wrong, lambda s=split: load_rows(source(study, s), s, f"task.rows.{s}")) or ())  # type: ignore[misc]
-    pools = _try(wrong, lambda: load_pools(study))
+        rows[split] = tuple(_try(wrong, lambda s=split: load_rows(source_of(study.task, s), s, f"task.rows.{s}")) or ())  # type: ignore[misc]
+    pools = _try(wrong, lambda: load_pools(study.pools, study.axes.pool))
     if wrong or pools is None:
         raise UserError("\n".join(wrong))
     train, scored = pools
     return Assets(rows, {n: tuple(p) for n, p in train.items()}, {n: tuple(p) for n, p in scored.items()})
 
 
-def data_of(assets: Assets) -> dict[str, trial.Data]:
+def fingerprints_of(assets: Assets) -> dict[str, Data]:
     """By train pool: fingerprints of all that a trial that trains on it reads."""
     rows = {f"{split}_rows": fingerprint_rows(assets.rows[split]) for split in SPLITS}
     scored = {f"{pool}_prompts": fingerprint_prompts(assets.pools[pool]) for pool in ("dev", "test")}
-    return {
-        n: trial.Data(**rows, train_prompts=fingerprint_prompts(p), **scored) for n, p in assets.train_pools.items()
-    }
+    return {n: Data(**rows, train_prompts=fingerprint_prompts(p), **scored) for n, p in assets.train_pools.items()}
 
 
-def pools_by_place(assets: Assets) -> dict[str, tuple[Prompt, ...]]:
-    """Every pool under its place in the study: train.<name>, dev, test."""
-    return {**{f"train.{name}": p for name, p in assets.train_pools.items()}, **assets.pools}
-
-
-def source(study: Study, split: str) -> trainer_rows.Source:
-    """The trainer's source of one split's rows."""
-    of: Source = getattr(study.task.rows, split)
-    t = study.task
-    return trainer_rows.Source(
-        path=of.path, fields=tuple(t.fields), label=t.label, labels=dict(t.labels), options=t.options, id=t.id,
-        name=of.name, split=of.split, where=dict(of.where), limit=of.limit, revision=of.revision,
+def source_of(task: TaskSection, split: str) -> Source:
+    """Where the rows of one split are, as the trainer reads them."""
+    of = getattr(task.rows, split)
+    return Source(
+        path=of.path, fields=tuple(task.fields), label=task.label, labels=dict(task.labels), options=task.options,
+        id=task.id, name=of.name, split=of.split, where=dict(of.where), limit=of.limit, revision=of.revision,
     )  # fmt: skip
 
 
-def task(study: Study) -> trial.Task:
-    return trial.Task(labels=study.task.names, metric=study.task.metric, max_length=study.task.max_length)
+def task_of(task: TaskSection) -> Task:
+    return Task(labels=task.names, metric=task.metric, max_length=task.max_length)
 
 
-def template(study: Study, name: str) -> trial.Template:
-    given = study.templates[name]
-    words = tuple((label, given.words[label]) for label in study.task.names)
-    return trial.Template(name=name, chat=given.chat, system=given.system, marker=given.marker, words=words)
+def template_of(name: str, given: TemplateSection, labels: Sequence[str]) -> Template:
+    words = tuple((label, given.words[label]) for label in labels)
+    return Template(name=name, chat=given.chat, system=given.system, marker=given.marker, words=words)
 
 
-def templates_read(study: Study) -> list[trial.Template]:
-    """Every template that some trial is scored or trained under."""
+def templates_of(study: Study) -> dict[str, Template]:
+    """Every template under which some trial is trained or scored, by name."""
     formats = [name for arm in study.axes.arm for name in study.arms[arm].formats]
-    return [template(study, name) for name in dict.fromkeys([*study.axes.template, *formats])]
+    names = dict.fromkeys([*study.axes.template, *formats])
+    return {name: template_of(name, study.templates[name], study.task.names) for name in names}
 
 
-def load_pools(study: Study) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
-    """(train pools by name, those that the axes use; dev and test). Raises ``UserError``."""
-    given = study.pools
-    used = {name: given.train[name] for name in study.axes.pool}
+def load_pools(given: PoolsSection, names: Sequence[str]) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
+    """(train pools of these ``names``; dev and test). Raises ``UserError``."""
+    used = {name: given.train[name] for name in names}
     if given.split is not None:
         cut = given.split
         dealt = split_pool(load_pool(cut.file), {"train": cut.train, "dev": cut.dev, "test": cut.test}, cut.seed)
@@ -110,7 +84,7 @@ def load_pools(study: Study) -> tuple[dict[str, list[Prompt]], dict[str, list[Pr
     return {n: read[f"train.{n}"] for n in used}, {n: read[n] for n in ("dev", "test")}
 
 
-def _read(pool: Pool, at: str) -> list[Prompt]:
+def _read(pool: PoolSection, at: str) -> list[Prompt]:
     assert pool.file is not None  # the study's own rule
     try:
         prompts = load_pool(pool.file, pool.only)
@@ -119,7 +93,7 @@ def _read(pool: Pool, at: str) -> list[Prompt]:
     return prompts[: pool.limit]
 
 
-def _part(prompts: list[Prompt], pool: Pool, at: str) -> list[Prompt]:
+def _part(prompts: list[Prompt], pool: PoolSection, at: str) -> list[Prompt]:
     """A train pool that is part of the split's train share."""
     by_id = {p.id: p for p in prompts}
     for wanted in pool.only:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.study.overlay import StudyError
-from sweeps.study.schema import Study
+from sweeps.study.sections import ModelSection
 from trainer import trial as t
 from trainer.errors import nearest
 
@@ -19,9 +19,8 @@ WHOLE = (".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")  # config, tok
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
-def model_of(study: Study) -> t.Model:
+def model_of(model: ModelSection) -> t.Model:
     """The base model with its fingerprint; a hub name is pinned to the commit it stands for today."""
-    model = study.model
     revision = model.revision if _is_folder(model.path) else _hub_commit(model.path, model.revision)
     fingerprint = _fingerprint_folder(Path(model.path)) if _is_folder(model.path) else _of_commit(model.path, revision)
     return t.Model(model.path, fingerprint, revision, model.dtype, model.head, model.trust_remote_code)

@@ -12,29 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweeps.search import points as search
-from sweeps.search.points import Point, Values
-from sweeps.study import schema
+from sweeps.search.points import Domain, Point, Values, decode, fixed_points
 from sweeps.study.overlay import StudyError
 from sweeps.study.problems import shown
 from sweeps.study.schema import Study
+from sweeps.study.sections import ArmSection
 from sweeps.study.values import Range
-from sweeps.trials import assets
-from sweeps.trials.base_model import fingerprint_model, model_of
+from sweeps.trials.content import Content
 from trainer import trial as t
-from trainer.trial import SAME, Trial
-
-__all__ = [
-    "axes_of",
-    "fingerprint_model",
-    "make_trial",
-    "make_trials",
-    "model_of",
-    "points_of",
-    "pool_of",
-    "rungs_of",
-    "steps_of",
-]
+from trainer.trial import SAME
 
 
 def target_modules(study: Study) -> tuple[str, ...]:
@@ -66,7 +52,7 @@ def axes_of(study: Study) -> dict[str, Values]:
 def _searched(values: tuple[Any, ...] | Range[Any]) -> Values:
     if not isinstance(values, Range):
         return values
-    return search.Range("int" if isinstance(values.low, int) else values.kind, values.low, values.high)
+    return Domain("int" if isinstance(values.low, int) else values.kind, values.low, values.high)
 
 
 def points_of(study: Study) -> list[Point] | None:
@@ -74,20 +60,20 @@ def points_of(study: Study) -> list[Point] | None:
     if study.search.method == "tpe":
         return None
     try:
-        return search.fixed_points(study.search.method, axes_of(study), study.search.trials, study.search.seed)
+        return fixed_points(study.search.method, axes_of(study), study.search.trials, study.search.seed)
     except ValueError as error:
         raise StudyError(str(error)) from None
 
 
-def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Model, n_train_rows: int) -> t.Trial:
-    """The trial at ``point``. ``data.train_prompts`` must be that of its ``pool_of``. Numbers are brought to one
-    type each (16 and 16.0, modules in any order), so that equal points have equal ids."""
+def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Trial:
+    """The trial at ``point``. Numbers are brought to one type each (16 and 16.0, modules in any order), so that equal
+    points have equal ids."""
     training, scoring = study.training, study.scoring
-    draw = (arm_of(study, point) or schema.Arm()).draw or training.draw
+    draw = (arm_of(study, point) or ArmSection()).draw or training.draw
     made = t.Trial(
-        model=model,
-        task=assets.task(study),
-        template=assets.template(study, point["template"]),
+        model=content.model,
+        task=content.task,
+        template=content.templates[point["template"]],
         lora=t.Lora(
             r=int(point["r"]),
             alpha=_number(point["alpha"]),
@@ -97,7 +83,7 @@ def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Mo
         ),
         loss=t.Loss(_number(point["plw"]), training.normalization, training.template_tokens),
         optimization=t.Optimization(
-            steps=steps_of(study, point, n_train_rows),
+            steps=steps_of(study, point, content.n_train_rows),
             lr=_number(point["lr"]),
             batch_size=training.batch_size,
             accumulation=training.accumulation,
@@ -108,16 +94,16 @@ def make_trial(study: Study, point: Mapping[str, Any], data: t.Data, model: t.Mo
         ),
         draw=t.Draw(draw.mode, draw.every, draw.unit),
         scoring=t.Scoring(scoring.scorer, scoring.decision, scoring.max_new_tokens, _number(scoring.sample)),
-        data=data,
+        data=content.fingerprints[pool_of(study, point)],
         pool=pool_of(study, point),
         seed=int(point["seed"]),
-        arm=_arm(study, point),
+        arm=_arm(study, point, content),
     )
     rungs_of(study, made.optimization.steps)
     return made
 
 
-def arm_of(study: Study, point: Mapping[str, Any]) -> schema.Arm | None:
+def arm_of(study: Study, point: Mapping[str, Any]) -> ArmSection | None:
     """The study's arm at ``point``; None where it sweeps none."""
     return study.arms[point["arm"]] if "arm" in point else None
 
@@ -131,7 +117,7 @@ def pool_of(study: Study, point: Mapping[str, Any]) -> str:
     return arm.pool
 
 
-def _arm(study: Study, point: Mapping[str, Any]) -> t.Arm:
+def _arm(study: Study, point: Mapping[str, Any], content: Content) -> t.Arm:
     arm = arm_of(study, point)
     if arm is None:
         return t.Arm()
@@ -141,7 +127,7 @@ def _arm(study: Study, point: Mapping[str, Any]) -> t.Arm:
         temperature=_number(arm.temperature),
         step_size=_number(arm.step_size),
         typos=_number(arm.typos),
-        formats=tuple(assets.template(study, name) for name in arm.formats),
+        formats=tuple(content.templates[name] for name in arm.formats),
         views=arm.views,
         consistency=_number(arm.consistency),
     )
@@ -166,26 +152,23 @@ def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
 
 def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
     """The optimizer steps at which a trial of ``steps`` is scored. StudyError where two fall together."""
-    shares = study.scheduler.rungs if study.scheduler.name == "asha" else (1.0,)
-    rungs = t.rung_steps(shares, steps)
+    rungs = t.rung_steps(study.scheduler.shares, steps)
     if len(set(rungs)) < len(rungs):
         raise StudyError(
-            f"scheduler.rungs = {shown(list(shares))} fall together in a trial of {steps} steps. "
+            f"scheduler.rungs = {shown(list(study.scheduler.shares))} fall together in a trial of {steps} steps. "
             "Give fewer rungs or more steps"
         )
     return rungs
 
 
-def make_trials(
-    study: Study, points: Sequence[Mapping[str, Any]], data: Mapping[str, t.Data], model: t.Model, n_train_rows: int
-) -> list[t.Trial]:
-    """The trials at ``points``; ``data`` by train pool. Arms whose pools hold the same prompts, as two searches may
-    find one prompt, share a trial, which bears both names. StudyError when two points are one trial otherwise."""
+def make_trials(study: Study, points: Sequence[Mapping[str, Any]], content: Content) -> list[t.Trial]:
+    """The trials at ``points``. Arms whose pools hold the same prompts, as two searches may find one prompt, share a
+    trial, which bears both names. StudyError when two points are one trial otherwise."""
     trials: dict[str, t.Trial] = {}
     first: dict[str, Mapping[str, Any]] = {}
     twins: list[str] = []
     for point in points:
-        made = make_trial(study, point, data[pool_of(study, point)], model, n_train_rows)
+        made = make_trial(study, point, content)
         if made.id in first and _only_pools_differ(study, first[made.id], point):
             known = trials[made.id]
             trials[made.id] = replace(known, arm=replace(known.arm, name=known.arm.name + SAME + made.arm.name))
@@ -213,9 +196,6 @@ def describe(point: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
     return ", ".join(f"{k} = {t.modules_text(v) if k == 'target_modules' else v}" for k, v in (named or point).items())
 
 
-def make_trial_at(config: Mapping[str, Any], study: Study, data: Mapping[str, Any], model: Any, n_rows: int) -> Trial:
+def make_trial_at(config: Mapping[str, Any], study: Study, content: Content) -> t.Trial:
     """The trial at the point that Optuna suggested, from Tune's parameters."""
-    from sweeps.search.points import decode
-
-    point = decode(config, axes_of(study))
-    return make_trial(study, point, data[pool_of(study, point)], model, n_rows)
+    return make_trial(study, decode(config, axes_of(study)), content)

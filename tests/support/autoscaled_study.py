@@ -111,9 +111,9 @@ def study(watch: Watch) -> int:
     hosts.IDLE = float(os.environ.get("HOST_IDLE", "4"))
     report = live.LiveTable.report
 
-    def told(self: Any, trial_id: str, rung_index: int, *rest: Any) -> None:
-        watch.tell(f"rung {rung_index}")
-        report(self, trial_id, rung_index, *rest)
+    def told(self: Any, rung: Any) -> None:
+        watch.tell(f"rung {rung.rung_index}")
+        report(self, rung)
 
     live.LiveTable.report = told  # type: ignore[method-assign,assignment]
     console, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115

@@ -14,14 +14,14 @@ from trainer.store import SCORES
 RECORD = {"rung": 10, "seconds": 1.5, "curve": {"step": [1, 2], "prompt_loss": [None, 0.25]}}
 
 
-def rows(n: int = 40, trial_id: str = "aa11") -> pa.Table:
+def rows(n: int = 40, trial_id: str = "aa11", rung: int = 10, pool: str = "dev") -> pa.Table:
     """``n`` score rows with numbers that do not repeat."""
     rng = random.Random(n)
     return pa.table(
         {
             "trial_id": [trial_id] * n,
-            "rung": [10] * n,
-            "pool": ["dev"] * n,
+            "rung": [rung] * n,
+            "pool": [pool] * n,
             "prompt_id": [f"p{i % 4}" for i in range(n)],
             "row_id": [f"dev-{i // 4}" for i in range(n)],
             "label": ["no"] * n,

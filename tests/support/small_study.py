@@ -17,13 +17,12 @@ from checkout import EMBEDDED, ROOT
 def prepared(tmp_path: Path, steps: int) -> tuple[Any, Any, list[Any]]:
     """Assets, model and two trials of the small study."""
     from sweeps.study.load import load_study
-    from sweeps.trials.assets import data_of, load_assets
-    from sweeps.trials.base_model import model_of
+    from sweeps.trials.content import content_of
     from sweeps.trials.make import make_trials, points_of
 
     study = load_study(write_study(tmp_path, axes={"pool": ["many"], "steps": steps}))
-    assets, model = load_assets(study), model_of(study)
-    return assets, model, make_trials(study, points_of(study) or [], data_of(assets), model, len(assets.rows["train"]))
+    content = content_of(study)
+    return content.assets, content.model, make_trials(study, points_of(study) or [], content)
 
 
 def wait_until(condition: Any) -> None:

@@ -10,13 +10,12 @@ import yaml
 from tiny_run import PROMPTS, make_model, rows, write_rows
 
 from sweeps.driver.progress import Progress
-from sweeps.driver.replay import standing_of
+from sweeps.driver.replay import replayed
 from sweeps.driver.session import setup_of
 from sweeps.staged.protocol import Staged
 from sweeps.study.load import load_study
 from sweeps.study.schema import Study
-from sweeps.trials.assets import load_assets
-from sweeps.trials.base_model import model_of
+from sweeps.trials.content import content_of
 from trainer.data.assets import Assets
 from trainer.runner import Job, Runner
 from trainer.store import Store
@@ -67,14 +66,14 @@ def in_process(study: Study, store: Store, assets: Assets, trained: list[str]) -
         runner = Runner(trials[0].model, setup_of(progress.study), assets, store)
         try:
             for trial in trials:
-                rungs = rung_steps(progress.shares, trial.optimization.steps)
+                rungs = rung_steps(progress.study.scheduler.shares, trial.optimization.steps)
                 jobs = [Job(trial, rung, "dev") for rung in rungs]
                 jobs += [Job(trial, rungs[-1], "test")] if progress.measured else []
                 for job in jobs:
                     runner.submit(job).result(timeout=300)
         finally:
             runner.close()
-        tell = standing_of(progress, trials)
+        tell = replayed(progress, trials)
         assert tell is not None
         tell()
 
@@ -84,7 +83,7 @@ def in_process(study: Study, store: Store, assets: Assets, trained: list[str]) -
 def run_in_process(path: Path, out: Path, *overrides: str) -> tuple[Staged, list[str]]:
     """All stages of the study at ``path`` into ``out``, and the ids of the trials that were trained."""
     study = load_study(path, overrides)
-    store, assets, trained = Store.open(str(out)), load_assets(study), list[str]()
-    staged = Staged(study, store, assets, model_of(study), in_process(study, store, assets, trained))
+    store, content, trained = Store.open(str(out)), content_of(study), list[str]()
+    staged = Staged(study, store, content, in_process(study, store, content.assets, trained))
     staged.run()
     return staged, trained

@@ -19,8 +19,7 @@ from sweeps.run_folder.columns import TRIALS
 from sweeps.run_folder.prompts import keep_prompts
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import dump_yaml
-from sweeps.trials.assets import data_of, load_assets
-from sweeps.trials.base_model import model_of
+from sweeps.trials.content import content_of
 from sweeps.trials.make import make_trials, points_of
 from trainer.runner import Job, Runner
 from trainer.setup import Setup
@@ -81,14 +80,14 @@ def make_run(folder: Path, task: dict[str, Any], n_labels: int = 0, **sections: 
     loaded = load_study(folder / "tiny.yaml")
     store = Store.open(str(folder / "run"))
     store.write("study.yaml", dump_yaml(resolved(loaded)).encode())
-    assets, base = load_assets(loaded), model_of(loaded)
-    keep_prompts(store, assets, {name: pool.file for name, pool in loaded.pools.train.items()})
+    content = content_of(loaded)
+    keep_prompts(store, content.assets, {name: pool.file for name, pool in loaded.pools.train.items()})
     points = points_of(loaded)
     assert points is not None
-    trials = make_trials(loaded, points, data_of(assets), base, len(assets.rows["train"]))
+    trials = make_trials(loaded, points, content)
     ranks = max(t.lora.r for t in trials)
     modules = tuple(sorted({m for t in trials for m in t.lora.target_modules}))
-    runner = Runner(base, Setup(len(trials), ranks, modules, n_labels, threads=1), assets, store)
+    runner = Runner(content.model, Setup(len(trials), ranks, modules, n_labels, threads=1), content.assets, store)
     try:
         for pool in ("dev", "test"):
             for done in [runner.submit(Job(t, t.optimization.steps, pool)) for t in trials]:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from checkout import FILES, ROOT
 
+from trainer.measure.rung import RungReport
+
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 ray = pytest.importorskip("ray")
 tune = pytest.importorskip("ray.tune")
@@ -56,7 +58,7 @@ class Dying(tune.Trainable):  # type: ignore[misc, name-defined]
     def step(self) -> dict[str, Any]:
         with Path(self.given["folder"], self.given["name"]).open("a") as f:
             f.write("x")
-        return {"rung_index": 0, "step": 1, "objective": 0.5, "done": True}
+        return {**RungReport("", 0, 1, 0.5).encode(), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}
@@ -109,7 +111,7 @@ class Unlucky(tune.Trainable):  # type: ignore[misc, name-defined]
             (folder / f"died{rung}-{deaths}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         (folder / f"rung{rung}").touch()
-        return {"rung_index": rung, "step": rung + 1, "objective": 0.5, "done": rung == 2}
+        return {**RungReport("", rung, rung + 1, 0.5).encode(), "done": rung == 2}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}

@@ -30,7 +30,7 @@ from trainer import trial as t
 from trainer.data.assets import Assets
 from trainer.errors import UserError
 from trainer.measure.grid import ScoreError
-from trainer.measure.rung import report_of
+from trainer.measure.rung import RungReport
 from trainer.runner import NOTHING, Job, Runner
 from trainer.score.decide import decide
 from trainer.setup import Setup
@@ -237,10 +237,10 @@ def test_rungs_before_the_last_score_the_same_sample_for_every_trial(
             expected = scores(undisturbed, whole, rung)[0]
             at = [cells(expected).index(cell) for cell in cells(table)]
             assert table.column("predicted").equals(expected.column("predicted").take(at))
-            found = report_of(x, 0, table, record, 1.0)
-            assert math.isfinite(found["objective"])
+            found = RungReport.of(x, 0, table, record, 1.0)
+            assert math.isfinite(found.objective)
             with pytest.raises(ScoreError, match="missing"):
-                report_of(x, 0, table.slice(1), record, 1.0)
+                RungReport.of(x, 0, table.slice(1), record, 1.0)
     for x, whole in zip(trials, THREE, strict=True):
         for pool in ("dev", "test"):
             table, record = scores(tmp_path, x, 6, pool)

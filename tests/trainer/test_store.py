@@ -58,7 +58,7 @@ def test_what_is_written_is_read_and_listed_on_every_file_system(tmp_path: Path)
         assert store.read_scores("aa11", 10, "dev") is None, name
         assert store.rungs("aa11", "dev") == [], name
         for rung, pool in ((20, "dev"), (10, "dev"), (1_000_000, "dev"), (10, "test")):
-            store.write_scores("aa11", rung, pool, rows(), RECORD)
+            store.write_scores("aa11", rung, pool, rows(rung=rung, pool=pool), RECORD)
         store.write_scores("bb22", 10, "dev", rows(8, "bb22"), RECORD)
         found = store.read_scores("aa11", 10, "dev")
         assert found is not None, name
@@ -94,6 +94,20 @@ def test_rows_of_other_types_are_brought_to_the_schema_and_a_missing_column_is_r
     assert store.rungs("aa11", "dev") == [10]
 
 
+@pytest.mark.parametrize("place", [("bb22", 10, "dev"), ("aa11", 20, "dev"), ("aa11", 10, "test")], ids=str)
+def test_a_score_file_in_another_ones_place_is_set_aside(
+    store: Store, place: tuple[str, int, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another trial's scores, or another rung's, must not count as the trial's own (case V3)."""
+    store.write_scores("aa11", 10, "dev", rows(), RECORD)
+    foreign = Path(store.root, scores_name(*place))
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_bytes(file_of(store).read_bytes())
+    assert store.read_scores(*place) is None
+    assert f"{scores_name(*place)}: not readable (its rows are of " in caplog.text
+    assert store.read_scores("aa11", 10, "dev") is not None
+
+
 def test_files_of_others_are_passed_over(store: Store) -> None:
     store.write_scores("aa11", 10, "dev", rows(), RECORD)
     folder = file_of(store).parent
@@ -120,7 +134,7 @@ def test_a_damaged_file_is_set_aside_with_a_warning_and_counts_as_absent(
     store: Store, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write_scores("aa11", 10, "dev", rows(), RECORD)
-    store.write_scores("aa11", 20, "dev", rows(), RECORD)
+    store.write_scores("aa11", 20, "dev", rows(rung=20), RECORD)
     path = file_of(store)
     path.write_bytes(wrong := damaged(kind, path.read_bytes()))
     with caplog.at_level(logging.WARNING, "steadytune"):
@@ -160,11 +174,11 @@ sys.path[:0] = [{root!r}, {tests!r}]
 from score_rows import RECORD, rows
 from trainer.store import Store
 store = Store.open({folder!r})
-table = rows(2000)
+tables = [rows(2000, rung=rung) for rung in range(5)]
 print("ready", flush=True)
 for turn in range(10**9):
     for rung in range(5):
-        store.write_scores("aa11", rung, "dev", table, {{**RECORD, "turn": turn}})
+        store.write_scores("aa11", rung, "dev", tables[rung], {{**RECORD, "turn": turn}})
         store.write(f"checkpoints/aa11/{{rung:06d}}.safetensors", bytes([turn % 256]) * 300_000)
 """
 
@@ -187,7 +201,7 @@ def test_a_writer_that_is_killed_leaves_only_whole_files(tmp_path: Path) -> None
         for rung in rungs:
             found = store.read_scores("aa11", rung, "dev")
             assert found is not None
-            assert found[0].equals(rows(2000))
+            assert found[0].equals(rows(2000, rung=rung))
         for name in store.names("checkpoints/aa11"):
             data = store.read(f"checkpoints/aa11/{name}")
             assert (len(data), len(set(data))) == (300_000, 1)

@@ -50,7 +50,7 @@ def test_what_is_written_is_read_and_listed(store: Store) -> None:
     assert store.rungs("aa11", "dev") == []
     assert store.folders("scores") == []
     for rung, pool in ((20, "dev"), (10, "dev"), (1_000_000, "dev"), (10, "test")):
-        store.write_scores("aa11", rung, pool, rows(), RECORD)
+        store.write_scores("aa11", rung, pool, rows(rung=rung, pool=pool), RECORD)
     store.write_scores("bb22", 10, "dev", rows(8, "bb22"), RECORD)
     found = store.read_scores("aa11", 10, "dev")
     assert found is not None
@@ -153,7 +153,7 @@ def test_a_server_that_says_503_for_some_seconds_costs_time_and_nothing_else(
     store.write_scores("aa11", 10, "dev", rows(), RECORD)
     server.fail(12)  # longer than the SDK's own attempts
     with caplog.at_level(logging.WARNING, "steadytune"), ThreadPoolExecutor(3) as pool:
-        written = pool.submit(store.write_scores, "aa11", 20, "dev", rows(8), RECORD)
+        written = pool.submit(store.write_scores, "aa11", 20, "dev", rows(8, rung=20), RECORD)
         there, listed = pool.submit(store.read_scores, "aa11", 10, "dev"), pool.submit(store.rungs, "aa11", "test")
         written.result()
         assert there.result() is not None
@@ -161,7 +161,7 @@ def test_a_server_that_says_503_for_some_seconds_costs_time_and_nothing_else(
     assert caplog.text.count("trying again for 1") == 3
     found = store.read_scores("aa11", 20, "dev")
     assert found is not None
-    assert found[0].equals(rows(8))
+    assert found[0].equals(rows(8, rung=20))
 
 
 def test_a_server_that_stays_away_is_an_error_in_the_end(

@@ -24,8 +24,7 @@ from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.schema import Study
 from sweeps.submit import FILE, _plain, run_folder, travelling
-from sweeps.trials.assets import data_of, load_assets
-from sweeps.trials.base_model import model_of
+from sweeps.trials.content import content_of
 from sweeps.trials.make import make_trials, points_of
 from trainer.errors import UserError
 from trainer.store import Store
@@ -78,8 +77,7 @@ def test_too_much_is_refused_with_the_largest_files(tmp_path: Path) -> None:
 def ids(study: Study) -> list[str]:
     points = points_of(study)
     assert points is not None
-    assets = load_assets(study)
-    return [t.id for t in make_trials(study, points, data_of(assets), model_of(study), len(assets.rows["train"]))]
+    return [t.id for t in make_trials(study, points, content_of(study))]
 
 
 def test_a_study_loads_from_its_parcel_with_the_same_trials(tmp_path: Path) -> None:

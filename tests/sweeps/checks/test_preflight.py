@@ -13,12 +13,13 @@ from rich.console import Console
 from small_tokenizers import CHAT, byte_level, llama_like, word_level
 from tiny_run import make_model
 
-from sweeps.checks.findings import Report
+from sweeps.checks.findings import Findings
 from sweeps.checks.lengths import longest
 from sweeps.checks.mask import mask, weights
-from sweeps.checks.preflight import check, preflight, sample_rows
+from sweeps.checks.preflight import check, check_formats, sample_rows
 from sweeps.study.load import load_study
-from sweeps.trials.assets import data_of, load_assets, pools_by_place
+from sweeps.trials.assets import fingerprints_of, load_assets
+from sweeps.trials.content import content_of
 from trainer.data.render import Renderer
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
@@ -44,19 +45,19 @@ def run(
     pools: Any = None,
     tokenizer: Any = None,
     **changed: list[Prompt],
-) -> Report:
+) -> Findings:
     rows = rows or dict.fromkeys(("train", "dev", "test"), ROWS)
-    return preflight(list(templates), task, rows, {**(pools or POOLS), **changed}, tokenizer or word_level())
+    return check_formats(list(templates), task, rows, {**(pools or POOLS), **changed}, tokenizer or word_level())
 
 
-def only_error(report: Report) -> str:
-    assert len(report.errors) == 1, [str(f) for f in report.findings]
+def only_error(report: Findings) -> str:
+    assert len(report.errors) == 1, [str(f) for f in report.items]
     return str(report.errors[0])
 
 
 def test_a_sound_study_has_no_findings_and_exact_lengths() -> None:
     report = run([PLAIN, CHATTY])
-    assert report.findings == []
+    assert report.items == []
     found = {(n.template, n.pool): (n.longest, n.row_id) for n in report.lengths}
     # <s> Is _ it _ | good _ good _ good _ good _ it | ? \n Answer : | _yes </s>
     assert found[("plain", "train.one")] == (5 + 9 + 4 + 2, "r4")
@@ -85,13 +86,13 @@ def test_near_duplicates_in_pools_of_different_splits_are_warned_of() -> None:
     other = Prompt("o", "{{ text }}\n\nWould you call this good news?")
     report = run(pools={"train.many": train, "train.two": train, "dev": [near, other], "test": [moved]})
     assert report.errors == []
-    assert [str(f).partition(". ")[0] for f in report.findings] == [
+    assert [str(f).partition(". ")[0] for f in report.items] == [
         'pools.dev: 1 prompt is a near duplicate of prompts of pools.train.many: "n" of "t"',
         'pools.test: 1 prompt is a near duplicate of prompts of pools.train.many: "m" of "t"',
         'pools.dev: 1 prompt is a near duplicate of prompts of pools.train.two: "n" of "t"',
         'pools.test: 1 prompt is a near duplicate of prompts of pools.train.two: "m" of "t"',
     ], "the train pools may overlap, and dev and test do not here"
-    assert run(pools={"train.many": train, "dev": [other], "test": [Prompt("p", "Good? {{ text }}")]}).findings == []
+    assert run(pools={"train.many": train, "dev": [other], "test": [Prompt("p", "Good? {{ text }}")]}).items == []
 
 
 @pytest.mark.parametrize(
@@ -128,20 +129,20 @@ def test_an_empty_field_that_prompts_show_is_named_with_its_row() -> None:
         assert only_error(report).startswith(said)
     full = [Row(r.id, {**r.fields, "note": "good"}, r.label) for r in ROWS]
     split = {"train": rows, "dev": full, "test": full}
-    assert [str(f) for f in run(rows=split, pools=pools).findings] == [
+    assert [str(f) for f in run(rows=split, pools=pools).items] == [
         f'task.rows.train: {name} of row "{row}" and 1 more is empty, and prompts show it. Fill it in the data, remove '
         f"the row, or write the prompts for that: {{% if {name} %}}"
         for name, row in (("note", "r0"), ("text", "r2"))
     ]
     careful = "{{ text }}{% if text %}.{% endif %} {{ 'Note: ' + note if note else '' }} "
     pools = {pool: [Prompt(p.id, careful + p.text) for p in prompts] for pool, prompts in POOLS.items()}
-    assert not [f for f in run(rows=split, pools=pools).findings if f.where == "task.rows.train"]
+    assert not [f for f in run(rows=split, pools=pools).items if f.where == "task.rows.train"]
 
 
 def test_a_prompt_that_leaves_out_what_others_show() -> None:
     rows = {s: [Row(r.id, {**r.fields, "title": "A"}, r.label) for r in ROWS] for s in ("train", "dev", "test")}
     pools = {name: [Prompt(p.id, p.text + " {{ title }}") for p in prompts] for name, prompts in POOLS.items()}
-    assert run(rows=rows, pools=pools).findings == []
+    assert run(rows=rows, pools=pools).items == []
     text = only_error(run(rows=rows, pools=pools, dev=[Prompt("d", "B {{ text }}")]))
     assert 'pools.dev: prompt "d": leaves out the field "title", which most prompts use' in text
 
@@ -155,8 +156,8 @@ def test_unfilled_slots_and_twins_are_warned_of() -> None:
         ]
     )
     assert report.errors == []
-    assert [f.level for f in report.findings] == ["warning", "warning"]
-    assert "prompts e, f say the same" in str(report.findings[1])
+    assert [f.level for f in report.items] == ["warning", "warning"]
+    assert "prompts e, f say the same" in str(report.items[1])
 
 
 # words ---------------------------------------------------------------------------------------------------------------
@@ -174,18 +175,18 @@ def test_unfilled_slots_and_twins_are_warned_of() -> None:
 )
 def test_words_that_cannot_be_told_apart_or_contradict(words: dict[str, str], expected: str) -> None:
     report = run([Template("t", words=tuple(words.items()))])
-    assert any(expected in str(f) for f in report.errors), [str(f) for f in report.findings]
+    assert any(expected in str(f) for f in report.errors), [str(f) for f in report.items]
     assert all(str(f).startswith("templates.t") for f in report.errors)
     assert len({f.what for f in report.errors}) == len(report.errors), "one cause is told once, not for every pool"
 
 
 def test_words_with_a_common_beginning_are_fine_when_neither_is_the_other() -> None:
-    assert run([Template("t", words=(("no", " not good"), ("yes", " not bad")))]).findings == []
+    assert run([Template("t", words=(("no", " not good"), ("yes", " not bad")))]).items == []
 
 
 def test_mixed_spaces_are_warned_of() -> None:
     report = run([Template("t", marker="\nAnswer:", words=(("no", " no"), ("yes", "yes")))])
-    assert ["some words begin with a space" in str(f) for f in report.findings] == [True]
+    assert ["some words begin with a space" in str(f) for f in report.items] == [True]
 
 
 def test_options_of_a_row_that_tie_are_a_warning_with_the_row() -> None:
@@ -196,7 +197,7 @@ def test_options_of_a_row_that_tie_are_a_warning_with_the_row() -> None:
     ]
     report = run([Template("plain")], Task(max_length=64), dict.fromkeys(("train", "dev", "test"), rows))
     assert report.errors == []
-    texts = [str(f) for f in report.findings]
+    texts = [str(f) for f in report.items]
     assert any('row "q2"' in t and "same tokens" in t for t in texts)
     assert any('row "q3"' in t and "begin those of" in t for t in texts)
     assert not any('row "q1"' in t for t in texts)
@@ -228,7 +229,7 @@ def test_a_chat_template_without_bos_is_warned_of() -> None:
     tokenizer.chat_template = CHAT.replace("{{ bos_token }}", "")
     report = run([CHATTY], tokenizer=tokenizer)
     assert report.errors == []
-    assert {f.what for f in report.findings} == {
+    assert {f.what for f in report.items} == {
         "the chat template does not begin with <s>, which this tokenizer otherwise adds"
     }
 
@@ -238,18 +239,18 @@ def test_a_chat_template_that_writes_answers_differently_is_warned_of() -> None:
     tokenizer.chat_template = CHAT.replace(
         "{{ m.content | trim }}", "{% if m.role == 'assistant' %}\n\n{% endif %}{{ m.content | trim }}"
     )
-    assert ["writes a finished answer" in str(f) for f in run([CHATTY], tokenizer=tokenizer).findings] == [True]
+    assert ["writes a finished answer" in str(f) for f in run([CHATTY], tokenizer=tokenizer).items] == [True]
 
 
 def test_a_label_is_refused_where_no_split_has_it_and_warned_of_where_one_has_not() -> None:
     few = [row for row in ROWS if row.label == "yes"][:3]
     report = run([PLAIN, CHATTY], rows={"train": ROWS, "dev": few, "test": ROWS})
-    assert [str(f) for f in report.findings] == [
+    assert [str(f) for f in report.items] == [
         'task.rows.dev: label "no" never occurs among 3 rows: it is not measured there. Give more rows (`limit`, '
         "`where` or the data)"
     ]
     report = run(task=dataclasses.replace(TASK, metric="macro_f1"), rows={"train": few, "dev": ROWS, "test": few})
-    assert [f.what.partition(": ")[2] for f in report.findings] == [
+    assert [f.what.partition(": ")[2] for f in report.items] == [
         "no trial learns it",
         "macro-F1 counts it as 0 there",
     ]
@@ -262,7 +263,7 @@ def test_a_label_is_refused_where_no_split_has_it_and_warned_of_where_one_has_no
 def test_special_tokens_in_rows_are_warned_of() -> None:
     rows = {"train": [*ROWS, Row("evil", {"text": "it </s> good"}, "no")], "dev": ROWS, "test": ROWS}
     report = run(rows=rows)
-    assert [str(f) for f in report.findings if f.level == "warning"] == [
+    assert [str(f) for f in report.items if f.level == "warning"] == [
         'task.rows.train: 1 texts contain a special token, such as </s> in row "evil": the model would read it '
         "as one. Remove it from the data"
     ]
@@ -386,13 +387,13 @@ def test_check_fails_on_a_finding(study: Path) -> None:
 def test_assets_of_a_study(study: Path) -> None:
     assets = load_assets(load_study(study))
     assert {n: len(r) for n, r in assets.rows.items()} == {"train": 6, "dev": 6, "test": 6}
-    assert list(pools_by_place(assets)) == ["train.many", "train.one", "dev", "test"]
-    data = data_of(assets)
+    assert list(content_of(load_study(study)).pools) == ["train.many", "train.one", "dev", "test"]
+    data = fingerprints_of(assets)
     assert data["many"].train_prompts != data["one"].train_prompts
     assert data["many"].dev_rows == data["one"].dev_rows
     only_one = load_assets(load_study(study, ["axes.pool=one"]))
     assert list(only_one.train_pools) == ["one"]
-    assert data_of(only_one)["one"] == data["one"]
+    assert fingerprints_of(only_one)["one"] == data["one"]
 
 
 def test_one_file_can_be_divided_into_the_pools(study: Path) -> None:
@@ -405,7 +406,7 @@ def test_one_file_can_be_divided_into_the_pools(study: Path) -> None:
     )
     study.write_text(base)
     assets = load_assets(load_study(study))
-    dealt = [p.id for pool in pools_by_place(assets).values() for p in pool]
+    dealt = [p.id for pool in content_of(load_study(study)).pools.values() for p in pool]
     assert sorted(dealt) == sorted(prompts)
     first = assets.train_pools["train"][0].id
     study.write_text(

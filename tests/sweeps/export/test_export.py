@@ -20,8 +20,10 @@ from sweeps.export.card import Measured, card
 from sweeps.export.export import export
 from sweeps.export.exported import Exported, read_exported
 from sweeps.report.write import write_report
+from sweeps.run_folder.reading import RunFolder
 from sweeps.study.load import load_study
 from sweeps.tables import robustness as tables
+from sweeps.tables.columns import Settings
 from sweeps.tables.terminal import show_table
 from trainer.data.render import Renderer, load_tokenizer
 from trainer.data.rows import load_questions
@@ -215,7 +217,7 @@ def test_a_run_on_another_filesystem_is_read_through_it(run: Run, tmp_path: Path
 def test_tables_older_than_the_trials_are_not_believed(copy: Run, tmp_path: Path) -> None:
     """The table of an earlier, smaller sweep names its own winner."""
     uri, trials = copy
-    whole = tables.robustness(Store.open(uri), load_study(f"{uri}/study.yaml").model_dump(mode="json"))
+    whole = tables.robustness(RunFolder(Store.open(uri)), Settings.of(load_study(f"{uri}/study.yaml")))
     loser = next(t.id for t in trials if t.id != next(r["trial_id"] for r in whole.to_pylist() if r["winner"]))
     old = [{**r, "winner": True} for r in whole.to_pylist() if r["trial_id"] == loser]
     pq.write_table(pa.Table.from_pylist(old, schema=whole.schema), f"{uri}/tables/robustness.parquet")
@@ -356,7 +358,7 @@ def test_a_run_of_constant_answers_has_no_winner(copy: Run, tmp_path: Path, caps
     assert "there is no winner: the one trial that finished gives one label nearly always. Train longer" in told
     assert f"Name one with --trial: {constant} (finished, degenerate)" in told
     write_report(uri)
-    show_table(Store.open(uri), "report.html", 0.85)
+    show_table(RunFolder(Store.open(uri)), "report.html")
     assert "no winner: the one trial that finished gives one label nearly always." in capsys.readouterr().out
 
 

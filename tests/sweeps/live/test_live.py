@@ -15,6 +15,7 @@ import pytest
 from checkout import ROOT
 
 from sweeps.live.table import LiveTable, Row
+from trainer.measure.rung import RungReport
 
 
 class Clock:
@@ -38,11 +39,11 @@ def test_plain_lines_say_every_event_once() -> None:
         table.started("aa11")
         table.started("bb22")
         clock.now = 65
-        table.report("aa11", 0, 50, 0.612, 0.031, False, 64.6)
-        table.report("bb22", 0, 50, 0.5, math.nan, True, 64.6)
+        table.report(RungReport("aa11", 0, 50, 0.612, 0.031, False, 64.6))
+        table.report(RungReport("bb22", 0, 50, 0.5, math.nan, True, 64.6))
         table.decided("bb22", "stopped", "rung 1: 0.500 is 2nd of 2, 1 goes on")
         clock.now = 130
-        table.report("aa11", 1, 100, 0.7, 0.02, False, 60)
+        table.report(RungReport("aa11", 1, 100, 0.7, 0.02, False, 60))
         table.decided("aa11", "finished", "")
         table.testing("aa11")
         clock.now = 140
@@ -87,11 +88,11 @@ def test_running_trials_come_first_by_objective_then_waiting_then_stopped() -> N
     for name, objective, state in trials:
         table.trial_added(name, {}, 2)
         table.started(name)
-        table.report(name, 0, 5, objective, 0.1, False, 1.0)
+        table.report(RungReport(name, 0, 5, objective, 0.1, False, 1.0))
         table.decided(name, state, "")
     table.trial_added("new", {}, 2)
     table.started("nan")
-    table.report("nan", 0, 5, math.nan, math.nan, False, 1.0)
+    table.report(RungReport("nan", 0, 5, math.nan, math.nan, False, 1.0))
     assert [row[0] for row in table.frame().rows] == ["hi", "lo", "nan", "w", "new", "s"]
     short = table.frame(2)
     assert [row[0] for row in short.rows] == ["hi", "lo"]
@@ -107,10 +108,10 @@ def test_time_left_comes_from_the_rungs_of_others_and_is_a_question_mark_before(
     def left(name: str) -> str:
         return next(row for row in table.frame().rows if row[0] == name)[-1]
 
-    table.report("aa", 0, 5, 0.5, 0.1, False, 100.0)
+    table.report(RungReport("aa", 0, 5, 0.5, 0.1, False, 100.0))
     assert (left("aa"), left("bb")) == ("?", "?")
     assert "left at most ?" in table.frame().header
-    table.report("aa", 1, 10, 0.5, 0.1, False, 50.0)
+    table.report(RungReport("aa", 1, 10, 0.5, 0.1, False, 50.0))
     clock.now = 30.0
     assert left("bb") == "2:00"  # 100 + 50 expected, 30 gone
     table.decided("aa", "finished", "")
@@ -158,7 +159,9 @@ def test_time_left_is_told_before_any_rung_by_the_steps_of_the_hosts() -> None:
     assert "10 steps/s, left at most 1:00" in table.frame().header  # 120 s of work, two at once
     clock.now = 30.0
     assert left() == ["0:10", "0:10", "0:40"]
-    table.report("aa", 0, 50, 0.5, 0.1, False, 12.0)  # its share; by the clock it took 30 s, so 0.6 s a step
+    table.report(
+        RungReport("aa", 0, 50, 0.5, 0.1, False, 12.0)
+    )  # its share; by the clock it took 30 s, so 0.6 s a step
     assert left() == ["1:30", "1:30", "2:00"]
 
 
@@ -168,11 +171,11 @@ def test_a_trial_without_steps_says_nothing_of_how_long_the_others_take() -> Non
         table.trial_added(name, {}, 1, (steps,))
         table.started(name)
     clock.now = 2.0
-    table.report("base", 0, 0, 0.5, 0.1, False, 2.0)
+    table.report(RungReport("base", 0, 0, 0.5, 0.1, False, 2.0))
     table.decided("base", "finished", "")
     assert "left at most ?" in table.frame().header
     clock.now = 52.0
-    table.report("short", 0, 50, 0.5, 0.1, False, 50.0)
+    table.report(RungReport("short", 0, 50, 0.5, 0.1, False, 50.0))
     table.decided("short", "finished", "")
     assert "left at most 2:44" in table.frame().header  # (2 + 52) s for 50 steps: 216 s for 200, of which 52 are gone
 
@@ -206,7 +209,7 @@ def test_a_narrow_encoding_is_lived_with(encoding: str) -> None:
     raw = io.BytesIO()
     with LiveTable("demo 示", io.TextIOWrapper(raw, encoding), clock=Clock()) as table:
         table.trial_added("aa11", {"template": "例"}, 1)
-        table.report("aa11", 0, 5, 0.5, 0.1, False, 1.0)
+        table.report(RungReport("aa11", 0, 5, 0.5, 0.1, False, 1.0))
     assert b"objective 0.500" in raw.getvalue()
 
 
@@ -232,7 +235,7 @@ def test_events_from_many_threads_are_all_there() -> None:
         for i in range(50):
             table.trial_added(f"{k}-{i}", {"lr": i}, 1)
             table.started(f"{k}-{i}")
-            table.report(f"{k}-{i}", 0, 5, 0.5, 0.1, False, 1.0)
+            table.report(RungReport(f"{k}-{i}", 0, 5, 0.5, 0.1, False, 1.0))
             table.decided(f"{k}-{i}", "finished", "")
 
     with table:
@@ -248,12 +251,13 @@ def test_events_from_many_threads_are_all_there() -> None:
 TERMINAL = """
 import sys, time
 from sweeps.live.table import LiveTable
+from trainer.measure.rung import RungReport
 with LiveTable("demo") as table:
     for i in range(50):
         table.trial_added(f"t{i:02d}", {"lr": i / 1000, "template": "[bold]plain"}, 2)
     for i in range(50):
         table.started(f"t{i:02d}")
-        table.report(f"t{i:02d}", 0, 5, 0.5 + i / 1000, 0.01, i == 49, 3.0)
+        table.report(RungReport(f"t{i:02d}", 0, 5, 0.5 + i / 1000, 0.01, i == 49, 3.0))
     table.failed("t00", "out of memory")
     table.note("[red]a note")
 """

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +31,7 @@ from sweeps.study.load import load_study
 from sweeps.study.schema import Study
 from trainer.errors import UserError
 from trainer.measure.metrics import Objective
+from trainer.measure.rung import RungReport
 from trainer.store import Store
 from trainer.trial import Trial
 
@@ -57,11 +57,8 @@ def driver(tiny: tuple[Study, list[Trial]], tmp_path: Path) -> Progress:
     return progress
 
 
-def at_rung(trial: Trial, rung_index: int, objective: float) -> dict[str, Any]:
-    return {
-        "id": trial.id, "rung_index": rung_index, "step": 2 * (rung_index + 1), "objective": objective,
-        "stderr": 0.01, "degenerate": False, "seconds": 10.0, "tokens": 100,
-    }  # fmt: skip
+def at_rung(trial: Trial, rung_index: int, objective: float) -> RungReport:
+    return RungReport(trial.id, rung_index, 2 * (rung_index + 1), objective, 0.01, seconds=10.0, tokens=100)
 
 
 def on_test(mean: float, std: float) -> Objective:

@@ -14,18 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from checkout import ROOT
+from made_content import made_content
 from tiny_run import LABELLED, PLAIN, make_run
 
 from sweeps.paft import arm_results, tables
 from sweeps.paft.arm_results import Result
 from sweeps.plan.cost import count_trials, mean_steps
 from sweeps.prompts.usage import COLUMNS
-from sweeps.run_folder.reading import read_study
+from sweeps.run_folder.reading import RunFolder
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import StudyError, dump_yaml
 from sweeps.study.schema import Study
 from sweeps.study.shipped import study_path
-from sweeps.trials.assets import templates_read
+from sweeps.trials.assets import templates_of
 from sweeps.trials.make import make_trials, points_of, pool_of
 from trainer import trial as t
 from trainer.store import Store
@@ -69,7 +70,7 @@ def trials_of(study: Study, n_rows: int = 40) -> dict[str, t.Trial]:
     points = points_of(study)
     assert points is not None
     data = {name: t.Data("a", "b", "c", name, "d", "e") for name in study.axes.pool}
-    return {x.arm.name: x for x in make_trials(study, points, data, t.Model("m", "f"), n_rows)}
+    return {x.arm.name: x for x in make_trials(study, points, made_content(study, data, t.Model("m", "f"), n_rows))}
 
 
 # what a study says --------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def test_arms_are_an_axis_that_brings_its_pool(loaded: Any) -> None:
     assert all(t.axis_columns(x)["arm"] == n for n, x in trials.items())
     assert len({x.id for x in trials.values()}) == len(ARMS)
     assert [pool_of(study, p) for p in points_of(study)] == [a["pool"] for a in ARMS.values()]  # type: ignore[union-attr]
-    assert [x.name for x in templates_read(study)] == ["plain", "other"]
+    assert list(templates_of(study)) == ["plain", "other"]
 
 
 def test_an_arm_sets_its_draw_and_length_and_the_rest_is_the_studys(loaded: Any) -> None:
@@ -105,7 +106,7 @@ def test_an_arm_that_adds_nothing_is_the_trial_that_it_is_without(loaded: Any) -
     points = points_of(plain := loaded("arms={}", "axes.pool=many"))
     assert points is not None
     data = {"many": t.Data("a", "b", "c", "many", "d", "e")}
-    [without] = make_trials(plain, points, data, t.Model("m", "f"), 40)
+    [without] = make_trials(plain, points, made_content(plain, data, t.Model("m", "f"), 40))
     assert with_arm.id == without.id
     assert "arm" not in t.axis_columns(without)
 
@@ -120,7 +121,7 @@ def test_arms_whose_searches_found_one_prompt_share_a_trial(loaded: Any) -> None
     points = points_of(study)
     assert points is not None
     data = {name: t.Data("a", "b", "c", "same", "d", "e") for name in study.axes.pool}
-    made = make_trials(study, points, data, t.Model("m", "f"), 40)
+    made = make_trials(study, points, made_content(study, data, t.Model("m", "f"), 40))
     assert [x.arm.name for x in made] == ["paft = found", "base"]
 
 
@@ -286,7 +287,7 @@ def fake(
     run: tuple[str, dict[str, t.Trial]], name: str, cells: np.ndarray[Any, Any], pool: int, every: int = 4
 ) -> Result:
     store = Store.open(run[0])
-    like = next(r for r in arm_results.results(store, read_study(store)[0]) if r.arm == "paft")
+    like = next(r for r in arm_results.results(RunFolder(store)) if r.arm == "paft")
     each = cells.mean(axis=1)
     stats = {"mean": float(each.mean()), "std": float(each.std(ddof=1)), "min": float(each.min()), "top": 0.0}
     prompts = tuple(f"p{i}" for i in range(len(cells)))

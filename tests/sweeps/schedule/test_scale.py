@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from trainer.measure.rung import RungReport
+
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read at ray's import
 from ray import tune
 from ray.tune.experiment import Trial
@@ -72,7 +74,7 @@ def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, 
         if not running:
             break
         trial = running.pop(rng.randrange(len(running)))
-        result = {"rung_index": rung[trial.trial_id], "step": 10, "objective": rng.random(), "stderr": 0.01}
+        result = RungReport("", rung[trial.trial_id], 10, rng.random(), 0.01).encode()
         rung[trial.trial_id] += 1
         reports += 1
         answer = scheduler.on_trial_result(controller, trial, result)
@@ -125,7 +127,8 @@ class Scored(tune.Trainable):  # type: ignore[misc, name-defined]
     def step(self) -> dict[str, Any]:
         objective = random.Random(f"{self.name} {self.rung}").random()
         self.rung += 1
-        return {"rung_index": self.rung - 1, "step": self.rung, "objective": objective, "done": self.rung == 3}
+        report = RungReport(self.name, self.rung - 1, self.rung, objective)
+        return {**report.encode(), "done": self.rung == 3}
 
 
 @pytest.mark.parametrize("task", [0.01, 0.2, 1.0])

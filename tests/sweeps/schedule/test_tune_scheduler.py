@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from trainer.measure.rung import RungReport
+
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read at ray's import (a token of another cluster is refused)
 ray = pytest.importorskip("ray")
 tune = pytest.importorskip("ray.tune")
@@ -22,7 +24,8 @@ tune = pytest.importorskip("ray.tune")
 from cluster.hosting.trainable import RUNGS_DONE  # noqa: E402
 from sweeps.schedule.asha import Rungs  # noqa: E402
 from sweeps.schedule.tune_scheduler import LEAST_ASKED, PromotionScheduler  # noqa: E402
-from sweeps.search.points import Range, tune_search  # noqa: E402
+from sweeps.search.points import Domain  # noqa: E402
+from sweeps.search.tpe import RungSearch  # noqa: E402
 
 STEPS = (10, 20, 40)
 
@@ -54,9 +57,9 @@ class Scripted(tune.Trainable):  # type: ignore[misc, name-defined]
         if value == "once" and sum(json.loads(x)[:2] == [name, self.rung] for x in self.log_lines()) == 1:
             raise RuntimeError("a lost node, says the script")
         objective = 0.9 if value == "once" else value
-        result = {"rung_index": self.rung, "step": STEPS[self.rung], "objective": objective, "stderr": 0.01}
+        report = RungReport(name, self.rung, STEPS[self.rung], objective, 0.01, degenerate=name == "constant")
         self.rung += 1
-        return result | {"degenerate": name == "constant"}
+        return report.encode()
 
     def value(self) -> Any:
         if "values" in self.script:
@@ -161,27 +164,35 @@ def test_eight_trials_on_two_places(cluster: None, tmp_path: Path) -> None:
     # Tune agrees: everything has ended, only the failed trial with an error, and cut trials kept their last result.
     assert len(results) == 8
     assert [r.config["name"] for r in results if r.error] == ["lost"]
-    reached = {r.config["name"]: (r.metrics or {}).get("rung_index") for r in results if not r.error}
-    assert reached == {"best": 2, "good": 2, "once": 1, "weak": 1, "constant": 0, "poor": 0, "nan": 0}
+    reached = {r.config["name"]: RungReport.decode(r.metrics or {}) for r in results if not r.error}
+    assert {name: report.rung_index for name, report in reached.items() if report} == {
+        "best": 2,
+        "good": 2,
+        "once": 1,
+        "weak": 1,
+        "constant": 0,
+        "poor": 0,
+        "nan": 0,
+    }
 
 
 def test_tpe_makes_trials_over_time_and_may_end_early(cluster: None, tmp_path: Path) -> None:
     """The second sweep is announced with more trials than the axes hold: it must not wait for the rest."""
-    axes = {"lr": Range("loguniform", 1e-5, 1e-1), "seed": [0]}
-    search = tune_search("tpe", axes, trials=6, seed=1, rungs=2)
+    axes = {"lr": Domain("loguniform", 1e-5, 1e-1), "seed": [0]}
+    search = RungSearch(axes, 1, 2)
     scheduler = PromotionScheduler(Rungs(6, 3, 2))
-    run(scheduler, tmp_path, space={"log": str(tmp_path / "log")}, trials=6, search=search.algorithm)
+    run(scheduler, tmp_path, space={"log": str(tmp_path / "log")}, trials=6, search=search)
     decisions = scheduler.decisions()
     assert Counter(d.status for d in decisions.values()) == {"finished": 2, "stopped": 4}
     lowest = min(d.objective - 0.01 for d in decisions.values() if d.status == "finished" and d.objective is not None)
     assert all(d.objective <= lowest for d in decisions.values() if d.status == "stopped" and d.objective is not None)
-    states = Counter(t.state.name for t in search.algorithm.observations().values())  # type: ignore[union-attr]
+    states = Counter(t.state.name for t in search.observations().values())  # type: ignore[union-attr]
     assert states == {"COMPLETE": 2, "PRUNED": 4}
 
     small = {"lr": [1e-2, 1e-3, 1e-4, 1e-5]}
-    search = tune_search("tpe", small, trials=8, seed=1, rungs=2)
+    search = RungSearch(small, 1, 2)
     scheduler = PromotionScheduler(Rungs(8, 2, 2))
-    run(scheduler, tmp_path / "early", space={"log": str(tmp_path / "log")}, trials=8, search=search.algorithm)
+    run(scheduler, tmp_path / "early", space={"log": str(tmp_path / "log")}, trials=8, search=search)
     assert Counter(d.status for d in scheduler.decisions().values()) == {"finished": 2, "stopped": 2}
     assert scheduler.rungs.quotas == (4, 2)
 
@@ -189,7 +200,7 @@ def test_tpe_makes_trials_over_time_and_may_end_early(cluster: None, tmp_path: P
 def test_a_limit_of_concurrent_trials_is_refused_instead_of_waiting_for_ever() -> None:
     from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchGenerator
 
-    tpe = tune_search("tpe", {"lr": Range("uniform", 0, 1)}, trials=8).algorithm
+    tpe = RungSearch({"lr": Domain("uniform", 0, 1)}, 0)
     for search in (BasicVariantGenerator(max_concurrent=2), SearchGenerator(ConcurrencyLimiter(tpe, 2))):
         controller = type("Controller", (), {"search_alg": search})()
         with pytest.raises(ValueError, match="max_concurrent_trials = 2 counts paused trials"):
@@ -245,7 +256,7 @@ def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> N
 
     def report(name: str, rung: int, objective: float) -> str:
         trials[name].set_status(Trial.RUNNING)
-        return scheduler.on_trial_result(controller, trials[name], {"rung_index": rung, "objective": objective})
+        return scheduler.on_trial_result(controller, trials[name], RungReport(name, rung, 1, objective).encode())
 
     answers = [report(name, 0, value) for name, value in zip("abcdef", (9.0, 8.0, 7.0, 1.0, 0.5, 0.4), strict=True)]
     assert answers == ["NOOP"] * 6  # two to come: the fifth and sixth are out, a and b are in

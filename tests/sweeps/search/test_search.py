@@ -10,7 +10,7 @@ import pytest
 
 from sweeps.search.points import (
     Axes,
-    Range,
+    Domain,
     combinations,
     decode,
     encode,
@@ -19,17 +19,18 @@ from sweeps.search.points import (
     nth_point,
     point_key,
     random_points,
-    tune_search,
 )
+from sweeps.search.tpe import RungSearch
+from trainer.measure.rung import RungReport
 
 MODULES = [("q_proj", "v_proj"), ("all-linear",)]
 DISCRETE: Axes = {
     "template": ["plain", "chat"],
     "target_modules": MODULES,
-    "steps": Range("int", 3, 5),
+    "steps": Domain("int", 3, 5),
     "rslora": [False],
 }
-MIXED: Axes = {**DISCRETE, "lr": Range("loguniform", 1e-4, 1e-1), "plw": Range("uniform", 0, 1)}
+MIXED: Axes = {**DISCRETE, "lr": Domain("loguniform", 1e-4, 1e-1), "plw": Domain("uniform", 0, 1)}
 
 
 def test_the_grid_is_every_combination_in_order() -> None:
@@ -56,7 +57,7 @@ def test_random_can_use_up_the_axes_but_not_more() -> None:
 
 
 def test_loguniform_is_uniform_in_the_logarithm() -> None:
-    values = [p["lr"] for p in random_points({"lr": Range("loguniform", 1e-4, 1e-2)}, 4000, 0)]
+    values = [p["lr"] for p in random_points({"lr": Domain("loguniform", 1e-4, 1e-2)}, 4000, 0)]
     assert all(1e-4 <= v <= 1e-2 for v in values)
     assert sum(v < 1e-3 for v in values) / 4000 == pytest.approx(0.5, abs=0.03)
 
@@ -72,16 +73,16 @@ def test_points_survive_the_way_through_tune() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: grid_points({"lr": Range("uniform", 0, 1)}), "axes.lr is a range .* search.method"),
+        (lambda: grid_points({"lr": Domain("uniform", 0, 1)}), "axes.lr is a range .* search.method"),
         (lambda: grid_points({"lr": [0.1, 0.2, 0.1]}), "axes.lr holds 0.1 twice"),
         (lambda: grid_points({"m": [("a", "b"), ("a+b",)]}), "axes.m holds"),
         (lambda: grid_points({"lr": []}), "axes.lr is empty"),
         (lambda: grid_points({"a/b": [1]}), 'holds a "/"'),
         (lambda: grid_points({"a": [{"x": 1}]}), "neither a number"),
-        (lambda: Range("loguniform", 0, 1), "lower end above 0"),
-        (lambda: Range("uniform", 1, 1), "lower first"),
-        (lambda: Range("int", 1, 2.5), "whole numbers"),
-        (lambda: Range("loguniforn", 1, 2), 'Did you mean "loguniform"'),
+        (lambda: Domain("loguniform", 0, 1), "lower end above 0"),
+        (lambda: Domain("uniform", 1, 1), "lower first"),
+        (lambda: Domain("int", 1, 2.5), "whole numbers"),
+        (lambda: Domain("loguniforn", 1, 2), 'Did you mean "loguniform"'),
         (lambda: fixed_points("gird", {"a": [1]}, None, 0), 'Did you mean "grid"'),
         (lambda: fixed_points("random", {"a": [1]}, None, 0), "search.trials is missing"),
         (lambda: fixed_points("grid", {"a": [1, 2]}, 3, 0), "the grid has 2 points"),
@@ -101,52 +102,33 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("ask")
-def test_tune_makes_exactly_the_fixed_points() -> None:
-    """Through Tune's own generator: the configs it would run, without running them."""
-    from ray import tune
-    from ray.tune.experiment import Experiment
-
-    for method, trials in (("grid", None), ("random", 5)):
-        axes: Axes = MIXED if method == "random" else {"target_modules": MODULES, "lr": [1e-3, 3e-3], "seed": [0]}
-        search = tune_search(method, axes, trials=trials, seed=2)
-        spec = Experiment("e", tune.Trainable, config=search.space, num_samples=search.trials)
-        search.algorithm.add_configurations([spec])  # type: ignore[union-attr]
-        configs = []
-        while trial := search.algorithm.next_trial():  # type: ignore[union-attr]
-            configs.append(trial.config)
-        assert [decode(c, axes) for c in configs] == list(search.points)
-        assert search.algorithm.is_finished()
-
-
-@pytest.mark.usefixtures("ask")
 def test_tpe_never_suggests_a_point_twice_and_ends_with_the_axes() -> None:
     from ray.tune.search import Searcher
 
-    search = tune_search("tpe", DISCRETE, trials=40, seed=0)
-    assert search.trials == 12
+    search = RungSearch(DISCRETE, 0)
     points = []
     for number in range(12):
-        config = search.algorithm.suggest(f"t{number}")  # type: ignore[union-attr]
+        config = search.suggest(f"t{number}")  # type: ignore[union-attr]
         points.append(point_key(decode(config, DISCRETE)))
-        search.algorithm.on_trial_complete(f"t{number}", {"rung_index": 0, "objective": float(number)})
+        search.on_trial_complete(f"t{number}", RungReport("", 0, 1, float(number)).encode())
     assert len(set(points)) == 12
-    assert search.algorithm.suggest("t12") == Searcher.FINISHED  # type: ignore[union-attr]
+    assert search.suggest("t12") == Searcher.FINISHED  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("ask")
 def test_tpe_learns_from_rungs_before_a_trial_ends_and_is_seeded() -> None:
     """Every trial only reports a rung, none ends: the suggestions must still move to the best learning rate."""
-    axes: Axes = {"lr": Range("loguniform", 1e-5, 1e-1), "template": ["plain", "chat"], "seed": [0]}
+    axes: Axes = {"lr": Domain("loguniform", 1e-5, 1e-1), "template": ["plain", "chat"], "seed": [0]}
 
     def rates(seed: int) -> list[float]:
-        search = tune_search("tpe", axes, trials=60, seed=seed, rungs=3).algorithm
+        search = RungSearch(axes, seed, 3)
         out = []
         for number in range(60):
             config = search.suggest(f"t{number}")  # type: ignore[union-attr]
             assert config["seed"] == 0
             out.append(config["lr"])
             objective = -abs(math.log10(config["lr"]) + 3)
-            search.on_trial_result(f"t{number}", {"rung_index": 0, "objective": objective, "training_iteration": 1})
+            search.on_trial_result(f"t{number}", RungReport("", 0, 1, objective).encode())
         return out
 
     first = rates(7)
@@ -159,18 +141,18 @@ def test_tpe_learns_from_rungs_before_a_trial_ends_and_is_seeded() -> None:
 def test_tpe_ranks_by_rung_then_objective_whichever_way_a_trial_was_cut() -> None:
     from optuna.trial import TrialState
 
-    search = tune_search("tpe", {"lr": Range("uniform", 0, 1)}, trials=9, seed=0, rungs=2).algorithm
+    search = RungSearch({"lr": Domain("uniform", 0, 1)}, 0, 2)
     for trial in ("paused", "running", "top", "nan", "failed", "constant"):
         search.suggest(trial)  # type: ignore[union-attr]
-    search.on_trial_result("paused", {"rung_index": 0, "objective": 0.3})
+    search.on_trial_result("paused", RungReport("", 0, 1, 0.3).encode())
     search.on_trial_complete("paused")  # cut while paused: Tune gives no result
-    search.on_trial_complete("running", {"rung_index": 0, "objective": 0.4})  # cut on arrival
-    search.on_trial_result("top", {"rung_index": 0, "objective": 0.5})
-    search.on_trial_complete("top", {"rung_index": 1, "objective": 0.6})
-    search.on_trial_complete("nan", {"rung_index": 0, "objective": float("nan")})
-    search.on_trial_result("failed", {"rung_index": 0, "objective": 0.9})
+    search.on_trial_complete("running", RungReport("", 0, 1, 0.4).encode())  # cut on arrival
+    search.on_trial_result("top", RungReport("", 0, 1, 0.5).encode())
+    search.on_trial_complete("top", RungReport("", 1, 1, 0.6).encode())
+    search.on_trial_complete("nan", RungReport("", 0, 1, float("nan")).encode())
+    search.on_trial_result("failed", RungReport("", 0, 1, 0.9).encode())
     search.on_trial_complete("failed", error=True)
-    search.on_trial_complete("constant", {"rung_index": 0, "objective": 0.95, "degenerate": True})
+    search.on_trial_complete("constant", RungReport("", 0, 1, 0.95, degenerate=True).encode())
     seen = search.observations()  # type: ignore[union-attr]
     told = {name: (t.state, t.intermediate_values, t.values) for name, t in seen.items()}
     assert told == {

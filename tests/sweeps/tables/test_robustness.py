@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ import pytest
 from checkout import ROOT
 from sklearn.metrics import f1_score, roc_auc_score
 
+from sweeps.run_folder.reading import RunFolder
 from sweeps.tables import robustness as tables
 from sweeps.tables.averages import Groups, group_table
+from sweeps.tables.columns import Settings
 from trainer.measure.grid import COLUMNS, NO_ANSWER, ScoreError, grid
 from trainer.store import SCORES, Store
 
-STUDY: dict[str, Any] = {
-    "task": {"metric": "accuracy", "labels": {"0": "no", "1": "yes"}},
-    "objective": {"std_weight": 1.0},
-    "tables": {"thresholds": [0.75, 0.9], "strict": True},
-}
+SETTINGS = Settings("accuracy", 1.0, (0.75, 0.9), True)
+RECORD = {"trial": {"task": {"labels": ["no", "yes"]}}}
 P, R = 6, 80
 LABEL = np.arange(R) % 2
 
@@ -46,7 +46,7 @@ def scores(trial_id: str, rung: int, pool: str, predicted: Any) -> list[dict[str
 
 def write(store: Store, trial_id: str, rung: int, pool: str, predicted: Any) -> None:
     rows = pa.Table.from_pylist(scores(trial_id, rung, pool, predicted), schema=SCORES)
-    store.write_scores(trial_id, rung, pool, rows, {"trial": {"task": {"labels": ["no", "yes"]}}, "rung": rung})
+    store.write_scores(trial_id, rung, pool, rows, {**RECORD, "rung": rung})
 
 
 def answers(right: float, seed: int) -> Any:
@@ -93,7 +93,7 @@ def by_id(table: pa.Table) -> dict[str, dict[str, Any]]:
 
 
 def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Store) -> None:
-    table = tables.robustness(store, STUDY)
+    table = tables.robustness(RunFolder(store), SETTINGS)
     assert table.column_names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
     row, predicted = by_id(table)["good"], TRIALS["good"][3]
     each = (predicted == LABEL).mean(axis=1)
@@ -112,7 +112,7 @@ def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Sto
 
 
 def test_the_dev_objective_chooses_the_winner_and_the_test_objective_ranks(store: Store) -> None:
-    found = by_id(tables.robustness(store, STUDY))
+    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
     assert [t for t, r in found.items() if r["winner"]] == ["good"]  # best on dev although "fair" is better on test
     assert (found["fair"]["rank"], found["good"]["rank"], found["cut"]["rank"]) == (1, 2, 3)
     dev = (TRIALS["good"][2] == LABEL).mean(axis=1)
@@ -121,7 +121,7 @@ def test_the_dev_objective_chooses_the_winner_and_the_test_objective_ranks(store
 
 
 def test_a_constant_answer_is_never_ranked_and_never_wins(store: Store) -> None:
-    flat = by_id(tables.robustness(store, {**STUDY, "objective": {"std_weight": 100.0}}))["flat"]
+    flat = by_id(tables.robustness(RunFolder(store), replace(SETTINGS, std_weight=100.0)))["flat"]
     assert (flat["std"], flat["top_label_share"]) == (0.0, 1.0)  # std 0 would be the best objective by far
     assert flat["degenerate"] is True
     assert flat["rank"] is None
@@ -129,14 +129,14 @@ def test_a_constant_answer_is_never_ranked_and_never_wins(store: Store) -> None:
 
 
 def test_a_trial_without_test_rows_keeps_its_status_and_reason(store: Store) -> None:
-    broken = by_id(tables.robustness(store, STUDY))["broken"]
+    broken = by_id(tables.robustness(RunFolder(store), SETTINGS))["broken"]
     assert broken["mean"] is None
     assert broken["rank"] is None
     assert (broken["status"], broken["reason"]) == ("failed", "loss is NaN at step 3")
 
 
 def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
-    found = by_id(tables.robustness(store, STUDY))
+    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
     cut, good, fair = found["cut"], found["good"], found["fair"]
     assert cut["diff_best"] == pytest.approx(cut["mean"] - good["mean"])
     assert cut["diff_second"] == pytest.approx(cut["mean"] - fair["mean"])
@@ -147,8 +147,8 @@ def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
 
 
 def test_macro_f1_studies_are_summarised_by_macro_f1(store: Store) -> None:
-    study = {**STUDY, "task": {**STUDY["task"], "metric": "macro_f1"}}
-    row = by_id(tables.robustness(store, study))["good"]
+    settings = replace(SETTINGS, metric="macro_f1")
+    row = by_id(tables.robustness(RunFolder(store), settings))["good"]
     assert row["metric"] == "macro_f1"
     assert row["mean"] == pytest.approx(row["macro_f1"])
     assert row["mean_low"] < row["mean"] < row["mean_high"]
@@ -158,14 +158,14 @@ def test_strict_and_not_strict_differ_at_the_threshold(store: Store) -> None:
     each = (TRIALS["good"][3] == LABEL).mean(axis=1)
     at = float(np.sort(each)[2])
     for strict, expected in ((True, (each > at).mean()), (False, (each >= at).mean())):
-        study = {**STUDY, "tables": {"thresholds": [at], "strict": strict}}
-        assert by_id(tables.robustness(store, study))["good"]["top"] == pytest.approx(expected)
+        settings = replace(SETTINGS, thresholds=(at,), strict=strict)
+        assert by_id(tables.robustness(RunFolder(store), settings))["good"]["top"] == pytest.approx(expected)
 
 
 def test_groups_average_the_finished_trials_of_an_axis_value(store: Store) -> None:
-    rows = {(r["axis"], r["value"]): r for r in tables.groups(store, STUDY).to_pylist()}
+    rows = {(r["axis"], r["value"]): r for r in tables.groups(RunFolder(store), SETTINGS).to_pylist()}
     plain, chat = rows["template", "plain"], rows["template", "chat"]
-    found = by_id(tables.robustness(store, STUDY))
+    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
     for name in ("mean", "std", "min", "top"):
         assert plain[name] == pytest.approx((found["good"][name] + found["fair"][name]) / 2)
         assert plain[f"{name}_low"] <= plain[f"{name}_high"]
@@ -175,20 +175,20 @@ def test_groups_average_the_finished_trials_of_an_axis_value(store: Store) -> No
 
 
 def test_written_files_agree_and_are_the_same_bytes_every_time(store: Store, tmp_path: Path) -> None:
-    names = tables.write_tables(store, STUDY)
+    names = tables.write_tables(RunFolder(store), SETTINGS)
     assert names == [f"tables/{n}.{e}" for n in ("robustness", "groups") for e in ("md", "csv", "parquet")]
     again = folder(tmp_path / "again")
-    tables.write_tables(again, STUDY)
+    tables.write_tables(RunFolder(again), SETTINGS)
     assert all(store.read(n) == again.read(n) for n in names)
     parquet = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet")))
-    assert parquet.equals(tables.robustness(store, STUDY))
+    assert parquet.equals(tables.robustness(RunFolder(store), SETTINGS))
     text = pacsv.read_csv(pa.BufferReader(store.read("tables/robustness.csv")))
     assert text["trial_id"].to_pylist() == parquet["trial_id"].to_pylist()
     assert text["mean"].to_pylist() == pytest.approx(parquet["mean"].to_pylist())
 
 
 def test_the_page_says_what_a_reader_must_know(store: Store) -> None:
-    tables.write_tables(store, STUDY)
+    tables.write_tables(RunFolder(store), SETTINGS)
     page = store.read("tables/robustness.md").decode()
     good = next(line for line in page.splitlines() if "**good**" in line)
     assert "**winner**" in good
@@ -200,36 +200,36 @@ def test_the_page_says_what_a_reader_must_know(store: Store) -> None:
     assert "rslora" not in page  # axes with one value only widen the page
     assert "| stopped at rung 1 of 2: 0.5 < 0.6 |" in page
     assert "| failed, loss is NaN at step 3 |" in page
-    loose = {**STUDY, "tables": {"thresholds": [0.75], "strict": False}}
-    tables.write_tables(store, loose)
+    loose = replace(SETTINGS, thresholds=(0.75,), strict=False)
+    tables.write_tables(RunFolder(store), loose)
     assert "at or above (`>=`) 75 %" in store.read("tables/robustness.md").decode()
 
 
 def test_a_doubled_cell_names_file_prompt_and_row(store: Store) -> None:
     rows = scores("good", 40, "test", TRIALS["good"][3])
-    store.write_scores("good", 40, "test", pa.Table.from_pylist([*rows, rows[7]], schema=SCORES), {})
+    store.write_scores("good", 40, "test", pa.Table.from_pylist([*rows, rows[7]], schema=SCORES), RECORD)
     with pytest.raises(ScoreError, match=r'scores/good/000040-test.parquet: prompt "test0" on row "r007" is scored 2'):
-        tables.robustness(store, STUDY)
+        tables.robustness(RunFolder(store), SETTINGS)
 
 
 def test_a_folder_without_trials_is_an_error_a_user_understands(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"trials.parquet: no such file. Is this a run folder\?"):
-        tables.robustness(Store.open(tmp_path), STUDY)
+        tables.robustness(RunFolder(Store.open(tmp_path)), SETTINGS)
 
 
 def test_a_single_prompt_and_no_trial_at_all_are_tabled(store: Store) -> None:
     for trial_id in ("good", "fair"):
         rows = scores(trial_id, 40, "test", TRIALS[trial_id][3])[:R]
-        store.write_scores(trial_id, 40, "test", pa.Table.from_pylist(rows, schema=SCORES), {})
-    found = by_id(tables.robustness(store, STUDY))
+        store.write_scores(trial_id, 40, "test", pa.Table.from_pylist(rows, schema=SCORES), RECORD)
+    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
     assert (found["good"]["n_prompts"], found["good"]["std"], found["good"]["std_low"]) == (1, 0.0, None)
     assert found["good"]["consistency"] is None
     assert found["cut"]["diff_best"] is None  # not the same cells: no pairing
     sink = pa.BufferOutputStream()
     pq.write_table(pq.read_table(pa.BufferReader(store.read("trials.parquet")))[:0], sink)
     store.write("trials.parquet", sink.getvalue().to_pybytes())
-    assert tables.robustness(store, STUDY).num_rows == 0
-    tables.write_tables(store, STUDY)
+    assert tables.robustness(RunFolder(store), SETTINGS).num_rows == 0
+    tables.write_tables(RunFolder(store), SETTINGS)
     assert "No winner" in store.read("tables/robustness.md").decode()
 
 
@@ -251,7 +251,7 @@ def test_every_score_file_is_read_once_and_those_of_the_two_references_twice(
         return read(self, name)
 
     monkeypatch.setattr(Store, "read", counted)
-    tables.write_tables(store, STUDY)
+    tables.write_tables(RunFolder(store), SETTINGS)
     scored = {n: times for n, times in seen.items() if n.startswith("scores/")}
     twice = {f"scores/{trial_id}/000040-test.parquet" for trial_id in ("good", "fair")}
     assert {n for n, times in scored.items() if times == 2} == twice

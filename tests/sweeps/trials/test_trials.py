@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_content import made_content
 
 from sweeps.search import points as search
 from sweeps.study.overlay import StudyError
 from sweeps.study.schema import Study
 from sweeps.trials.base_model import fingerprint_model, model_of, tensor_shapes
+from sweeps.trials.content import Content
 from sweeps.trials.make import axes_of, make_trial, make_trials, points_of, rungs_of, steps_of
 from trainer import trial as t
 
 MODEL = t.Model("somewhere", "f")
 DATA = {name: t.Data("a", "b", "c", name, "e", "f") for name in ("many", "one")}
+
+
+def content(study: Study) -> Content:
+    return made_content(study, DATA, MODEL, 100)
 
 
 def test_the_grid_is_every_combination_once_last_axis_fastest(study) -> None:  # type: ignore[no-untyped-def]
@@ -31,7 +37,7 @@ def test_the_grid_is_every_combination_once_last_axis_fastest(study) -> None:  #
         ("plain", 4, 1e-3, "one"),
         ("plain", 4, 3e-3, "many"),
     ]
-    trials = make_trials(study(), points, DATA, MODEL, 100)
+    trials = make_trials(study(), points, content(study()))
     assert len({trial.id for trial in trials}) == 16
 
 
@@ -39,8 +45,8 @@ def test_axes_are_flat_and_ranges_are_the_searchs_own(study) -> None:  # type: i
     axes = axes_of(
         study("search={method: tpe, trials: 2}", "axes.lr={loguniform: [1e-4, 1]}", "axes.lora.r={uniform: [2, 8]}")
     )
-    assert axes["lr"] == search.Range("loguniform", 1e-4, 1.0)
-    assert axes["r"] == search.Range("int", 2, 8)
+    assert axes["lr"] == search.Domain("loguniform", 1e-4, 1.0)
+    assert axes["r"] == search.Domain("int", 2, 8)
     assert axes["target_modules"] == (("q_proj", "v_proj"),)
     assert "steps" in axes
     assert "epochs" not in axes
@@ -63,7 +69,7 @@ def test_random_points_are_as_many_as_asked_and_the_same_for_the_same_seed(study
 def test_a_trial_holds_what_the_study_says(study) -> None:  # type: ignore[no-untyped-def]
     loaded = study("training.draw={mode: load, every: 2}", "training.clip=0", "axes.plw=0.25", "scoring.decision=pmi")
     point = points_of(loaded)[-1]  # type: ignore[index]
-    trial = make_trial(loaded, point, DATA["one"], MODEL, 100)
+    trial = make_trial(loaded, point, content(loaded))
     assert trial.template == t.Template("chat", True, "You label posts.", "", (("no", "no"), ("yes", "yes")))
     assert trial.lora == t.Lora(16, 32.0, 0.0, ("q_proj", "v_proj"), False)
     assert trial.loss == t.Loss(0.25)
@@ -92,7 +98,7 @@ def test_a_trial_holds_what_the_study_says(study) -> None:  # type: ignore[no-un
 )  # fmt: skip
 def test_every_setting_of_training_and_scoring_changes_the_id(study, override: str) -> None:  # type: ignore[no-untyped-def]
     def first(loaded: Study) -> str:
-        return make_trial(loaded, points_of(loaded)[0], DATA["many"], MODEL, 100).id  # type: ignore[index]
+        return make_trial(loaded, points_of(loaded)[0], content(loaded)).id  # type: ignore[index]
 
     assert first(study()) != first(study(override))
 
@@ -100,11 +106,11 @@ def test_every_setting_of_training_and_scoring_changes_the_id(study, override: s
 def test_spelling_does_not_change_the_id(study) -> None:  # type: ignore[no-untyped-def]
     loaded = study()
     point = points_of(loaded)[0]  # type: ignore[index]
-    id_ = make_trial(loaded, point, DATA["many"], MODEL, 100).id
+    id_ = make_trial(loaded, point, content(loaded)).id
     same = {**point, "r": 4.0, "alpha": 32, "seed": 0.0, "plw": -0.0, "target_modules": ["v_proj", "q_proj", "q_proj"]}
-    assert make_trial(loaded, same, DATA["many"], MODEL, 100).id == id_
+    assert make_trial(loaded, same, content(loaded)).id == id_
     words = study('templates.plain.words={yes: " yes", no: " no"}')
-    assert make_trial(words, point, DATA["many"], MODEL, 100).id == id_
+    assert make_trial(words, point, content(words)).id == id_
 
 
 def test_two_points_that_are_one_trial_are_refused_by_name(study) -> None:  # type: ignore[no-untyped-def]
@@ -116,7 +122,7 @@ def test_two_points_that_are_one_trial_are_refused_by_name(study) -> None:  # ty
         "axes.lr=1",
     )
     with pytest.raises(StudyError) as error:
-        make_trials(loaded, points_of(loaded) or [], DATA, MODEL, 100)
+        make_trials(loaded, points_of(loaded) or [], content(loaded))
     assert str(error.value) == (
         "axes: the points template = plain and template = again are one trial: they differ only in name or spelling. Remove one"
     )
@@ -227,7 +233,7 @@ def test_a_downloaded_hub_model_counts_by_its_commit(monkeypatch: pytest.MonkeyP
     (repository / "refs" / "main").write_text(commit)
     download = huggingface_hub.snapshot_download
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: download(*a, cache_dir=tmp_path, **k))
-    made = model_of(study("model.path=org/name"))
+    made = model_of(study("model.path=org/name").model)
     assert made.revision == commit
     assert made.fingerprint == fingerprint_model("org/name", commit) == fingerprint_model("org/name")
 

@@ -1,0 +1,27 @@
+"""The one Jinja environment of the reports: every text in a page is escaped, unless it is markup of our own making."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PACKAGES = ("display", "report", "plw", "paft", "staged")  # below ``sweeps``: those with templates
+
+
+def render(template: str, **values: Any) -> Markup:
+    """The template at ``template``, such as ``plw/plw.html.j2``, filled with ``values``; a name that it lacks is an
+    error."""
+    return Markup(_environment().get_template(template).render(values))
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
+
+    templates = {name: PackageLoader("sweeps", name) for name in PACKAGES}
+    return Environment(autoescape=True, undefined=StrictUndefined, loader=PrefixLoader(templates))

@@ -1,0 +1,49 @@
+"""``Content``: what a study reads, in the trainer's own types, made once and handed on.
+
+``check``, ``run`` and the stages all start from it, so what was checked is what is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sweeps.study.schema import Study
+from sweeps.trials.assets import fingerprints_of, load_assets, task_of, templates_of
+from sweeps.trials.base_model import model_of
+from trainer.data.assets import Assets
+from trainer.data.wording import Prompt
+from trainer.trial import Data, Model, Task, Template
+
+
+@dataclass(frozen=True)
+class Content:
+    assets: Assets  # rows by split, prompts by pool
+    task: Task
+    templates: Mapping[str, Template]  # all under which some trial is trained or scored, by name
+    model: Model
+    fingerprints: Mapping[str, Data]  # train pool -> what a trial that trains on it reads
+    n_train_rows: int
+
+    @property
+    def pools(self) -> dict[str, tuple[Prompt, ...]]:
+        """Every pool under its place in the study: train.<name>, dev, test."""
+        train = {f"train.{name}": prompts for name, prompts in self.assets.train_pools.items()}
+        return {**train, **self.assets.pools}
+
+    def light(self) -> Content:
+        """Without rows and prompts: enough to make trials, and small enough to send to each of them."""
+        return replace(self, assets=Assets({}, {}, {}))
+
+
+def content_of(study: Study) -> Content:
+    """Raises one ``UserError`` that lists all that is wrong with rows and prompts, a line each, or with the model."""
+    assets = load_assets(study)
+    return Content(
+        assets=assets,
+        task=task_of(study.task),
+        templates=templates_of(study),
+        model=model_of(study.model),
+        fingerprints=fingerprints_of(assets),
+        n_train_rows=len(assets.rows["train"]),
+    )

@@ -1,0 +1,141 @@
+"""The one reader of a run folder: the last rung of a trial, a NaN, a lost or foreign score file."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_run import LABELLED, make_run
+
+from sweeps.export.export import export
+from sweeps.export.exported import read_exported
+from sweeps.report.write import write_report
+from sweeps.run_folder.reading import RunFolder
+from trainer.errors import UserError
+from trainer.store import SCORES, Store, scores_name
+from trainer.trial import Trial
+
+Run = tuple[str, list[Trial]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("reading"), LABELLED, axes={"lr": [1e-2, 2e-2, 3e-2], "steps": 30})
+
+
+@pytest.fixture
+def copy(run: Run, tmp_path: Path) -> Run:
+    """Of ``trials.parquet`` with the objectives that a sweep records."""
+    uri = shutil.copytree(run[0], tmp_path / "run")
+    folder = RunFolder(Store.open(uri))
+    by_id = {row["trial_id"]: row for row in folder.robustness()}
+    rows = [
+        {
+            **row,
+            "objective": by_id[row["trial_id"]]["dev_objective"],
+            "degenerate": by_id[row["trial_id"]]["degenerate"],
+        }
+        for row in folder.trials
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), uri / "trials.parquet")
+    return str(uri), run[1]
+
+
+def winner(uri: str) -> str:
+    write_report(uri)
+    [found] = [row["trial_id"] for row in RunFolder(Store.open(uri)).robustness() if row["winner"]]
+    return str(found)
+
+
+def last_dev_file(uri: str, trial_id: str) -> Path:
+    return Path(uri, scores_name(trial_id, 30, "dev"))
+
+
+def test_the_last_rung_counts_and_earlier_ones_do_not(copy: Run) -> None:
+    uri, [trial, *_] = copy
+    store = Store.open(uri)
+    table, record = store.read_scores(trial.id, 30, "dev") or (None, None)
+    assert table is not None
+    wrong = table.set_column(table.column_names.index("rung"), "rung", pa.array([10] * table.num_rows, pa.int32()))
+    store.write_scores(trial.id, 10, "dev", wrong, {**record, "rung": 10})
+    last = RunFolder(store).last_rung(trial.id, "dev")
+    assert last is not None
+    assert last.step == 30
+    assert [rung.step for rung in RunFolder(store).rungs(trial.id, "dev")] == [10, 30]
+    assert RunFolder(store).pools(trial.id) == ["dev", "test"]
+    assert RunFolder(store).last_grid(trial.id, "nothing") is None
+
+
+def test_a_rung_that_ended_in_nan_has_no_grid_and_costs_the_others_nothing(copy: Run, tmp_path: Path) -> None:
+    """Case V1: one NaN trial cost the whole study its tables."""
+    uri, trials = copy
+    best = winner(uri)
+    nan = next(t.id for t in trials if t.id != best)
+    store = Store.open(uri)
+    _, record = store.read_scores(nan, 30, "dev") or (None, {})
+    store.write_scores(nan, 30, "dev", SCORES.empty_table(), {**record, "nan": "the loss is NaN at step 3"})
+    rows = [
+        {**row, "status": "stopped", "objective": math.nan, "reason": "the loss is NaN at step 3"}
+        if row["trial_id"] == nan
+        else row
+        for row in RunFolder(store).trials
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), Path(uri, "trials.parquet"))
+    Path(uri, scores_name(nan, 30, "test")).unlink()
+    assert RunFolder(store).last_grid(nan, "dev") is None
+    assert winner(uri) == best
+    page = Path(uri, "tables", "robustness.md").read_text()
+    assert "the loss is NaN at step 3" in page
+    assert "the loss is NaN at step 3" in Path(uri, "report.html").read_text()
+    with pytest.raises(UserError, match=f"trial {nan} ended in NaN at step 30"):
+        export(uri, nan, str(tmp_path / "out"))
+    export(uri, None, str(tmp_path / "out"))
+    assert read_exported(Store.open(str(tmp_path / "out"))).trial.id == best
+
+
+@pytest.mark.parametrize("what", ["missing", "half", "flipped", "another trial's"])
+def test_a_lost_score_file_crowns_no_other_trial(
+    copy: Run, what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Case V3: the winner's last dev scores are lost, and an earlier, worse rung of it is still there."""
+    uri, trials = copy
+    best = winner(uri)
+    path = last_dev_file(uri, best)
+    if what == "missing":
+        path.unlink()
+    elif what == "another trial's":
+        path.write_bytes(last_dev_file(uri, next(t.id for t in trials if t.id != best)).read_bytes())
+    else:
+        data = path.read_bytes()
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+        path.write_bytes(data[:middle] if what == "half" else flipped)
+    with caplog.at_level(logging.WARNING, "steadytune"):
+        assert winner(uri) == best
+    assert f"{scores_name(best, 30, 'dev')}: is missing or damaged. Continue it with: steadytune run " in caplog.text
+    with pytest.raises(UserError, match=f"trial {best} has no dev scores"):
+        export(uri, None, str(tmp_path / "out"))
+
+
+def test_a_damaged_table_names_the_file_and_the_command(copy: Run) -> None:
+    uri, _ = copy
+    Path(uri, "trials.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"trials.parquet: is damaged \(.*\)\. Continue it with: steadytune run "):
+        _ = RunFolder(Store.open(uri)).trials
+
+
+@pytest.mark.parametrize("text", ["", "- a list\n", "name: [\n", "name: x\n"])
+def test_a_file_that_is_no_study_is_an_error_of_one_line(copy: Run, text: str) -> None:
+    uri, _ = copy
+    Path(uri, "study.yaml").write_text(text)
+    for read in (lambda run: run.study, lambda run: run.name_and_shares):
+        with pytest.raises(
+            UserError, match=r"study.yaml: is not a resolved study \(.*\)\. Run the study again"
+        ) as error:
+            read(RunFolder(Store.open(uri)))
+        assert len(str(error.value).splitlines()) == 1
