@@ -17,7 +17,7 @@ from trainer.model.device import pick_device
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import content_free, unconditional
 from trainer.score.decide import compared
-from trainer.score.generation import answer
+from trainer.score.generation import generate_answers
 from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
 from trainer.trial import Trial
 
@@ -25,7 +25,7 @@ SHOWN = 5  # rows named in a message
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """``index`` of the label or option; None where generated text gave none, or the model gave NaN.
     ``probabilities`` [k]: softmax of what the decision rule compares; None with generated text and NaN."""
 
@@ -43,13 +43,15 @@ class Predictor:
         self.renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
         self.model = _slot_model(trial, tensors)
 
-    def answer(self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None) -> list[Answer]:
-        """One answer per row. ``label_counts``: the prior of decision ``batch``, per label; the mean that it
+    def predict(
+        self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None
+    ) -> list[Prediction]:
+        """One prediction per row. ``label_counts``: the prior of decision ``batch``, per label; the mean that it
         takes off is over ``rows``."""
         requests = self._requests(prompt, rows)
         if self.trial.scoring.scorer == "generate":
             return self._generated(requests, rows)
-        return [_answer(x) for x in self._compared(prompt, rows, requests, label_counts)]
+        return [_prediction(x) for x in self._compared(prompt, rows, requests, label_counts)]
 
     def logprobs(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Log-probability of each label or option, float64 [k] per request."""
@@ -91,19 +93,19 @@ class Predictor:
             prior=prior,
         )
 
-    def _generated(self, requests: Sequence[Request], rows: Sequence[Row]) -> list[Answer]:
+    def _generated(self, requests: Sequence[Request], rows: Sequence[Row]) -> list[Prediction]:
         words = [self.renderer.words(row) for row in rows]
         decode, stops = self.renderer.tokenizer.decode, self.renderer.stop_ids
         new = self.trial.scoring.max_new_tokens
-        made = answer(self.model, requests, [0] * len(rows), words, decode, stops, new, self.token_budget)
-        return [Answer(a.index, None, a.text) for a in made]
+        made = generate_answers(self.model, requests, [0] * len(rows), words, decode, stops, new, self.token_budget)
+        return [Prediction(a.index, None, a.text) for a in made]
 
 
-def _answer(values: np.ndarray) -> Answer:
+def _prediction(values: np.ndarray) -> Prediction:
     if np.isnan(values).any():
-        return Answer(None)
+        return Prediction(None)
     p = np.exp(values - values.max())
-    return Answer(int(values.argmax()), p / p.sum())
+    return Prediction(int(values.argmax()), p / p.sum())
 
 
 def _slot_model(trial: Trial, tensors: Mapping[str, torch.Tensor]) -> SlotModel:

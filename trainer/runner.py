@@ -34,7 +34,7 @@ from trainer.model.device import device_lost, out_of_memory, pick_device
 from trainer.score.pool import WHOLE, Block, Grids
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, StoreError, checkpoint_name
-from trainer.train.arms import KEPT, Memory
+from trainer.train.arms import MEMORY_TENSOR, PromptMemory
 from trainer.train.batches import stable_hash
 from trainer.train.engine import Engine
 from trainer.train.resident import Resident
@@ -349,7 +349,7 @@ class Runner:
             if not any(step > r.step for step in self._checkpoints(r.trial)):  # an earlier rung that is made again
                 write_adapter(self.store, r.trial, peft_names(tensors))
             if r.memory.remembers:
-                tensors[KEPT] = torch.from_numpy(r.memory.values.copy())
+                tensors[MEMORY_TENSOR] = torch.from_numpy(r.memory.values.copy())
             meta = {"trial_id": r.trial.id, "step": str(r.step), "trial": json.dumps(r.trial.to_json())}
             self.store.write(checkpoint_name(r.trial.id, r.step), save(tensors, metadata=meta))
 
@@ -358,7 +358,7 @@ class Runner:
         found = (re.fullmatch(r"(\d+)\.safetensors", n) for n in self.store.names(f"checkpoints/{trial.id}"))
         return sorted(int(m[1]) for m in found if m)
 
-    def _restore(self, slot: int, trial: Trial, rung: int, memory: Memory) -> int:
+    def _restore(self, slot: int, trial: Trial, rung: int, memory: PromptMemory) -> int:
         """Put the trial's last sound checkpoint at or before ``rung`` into ``slot``, a fresh adapter where there is
         none, and what its arm remembers into ``memory``; its step. A checkpoint that is not sound is passed over with
         a warning, and the work since the one before it is done again."""
@@ -370,7 +370,7 @@ class Runner:
             try:
                 tensors = load(self.store.read(name))
                 if memory.remembers:
-                    memory.restore(tensors[KEPT].numpy())
+                    memory.restore(tensors[MEMORY_TENSOR].numpy())
                 self.engine.restore(slot, trial.lora, trial.optimization, step, tensors)
                 return step
             except (SafetensorError, StoreError, ValueError, KeyError, RuntimeError) as error:

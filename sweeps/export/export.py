@@ -31,6 +31,7 @@ from trainer.data.pools import fingerprint_prompts
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
 from trainer.measure import metrics
+from trainer.measure.grid import read_grid
 from trainer.store import Store
 from trainer.trial import Trial
 
@@ -184,7 +185,7 @@ def _measured(
             f"{store.uri}: trial {trial_id} was made by another version of steadytune ({error}). "
             "Export it with that version"
         ) from None
-    grid = metrics.grid(rows, trial.task.labels, f"{store.uri}: trial {trial_id}, dev", record.get("sample"))
+    grid = read_grid(rows, trial.task.labels, f"{store.uri}: trial {trial_id}, dev", record.get("sample"))
     dev = dict(zip(grid.prompts, metrics.per_prompt(grid, trial.task.metric).tolist(), strict=True))
     counts = {label: int((grid.label == k).sum()) for k, label in enumerate(trial.task.labels)}
     if trial_id in listed:

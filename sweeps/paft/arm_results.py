@@ -18,7 +18,7 @@ from sweeps.run_folder.prompts import kept_prompts
 from sweeps.statistics import intervals as st
 from sweeps.study.schema import Study
 from trainer.measure import metrics
-from trainer.measure.grid import Floats
+from trainer.measure.grid import Floats, Grid, read_grid
 from trainer.store import Store
 from trainer.trial import AXES, SAME, Trial, digest
 
@@ -131,14 +131,14 @@ def _epochs(study: Study, arm: str, steps: int) -> float:
     return float("nan")
 
 
-def _scored(store: Store, trial_id: str, study: Study) -> tuple[metrics.Grid, dict[str, Any], float, float | None]:
+def _scored(store: Store, trial_id: str, study: Study) -> tuple[Grid, dict[str, Any], float, float | None]:
     """The trial's test grid and record, the seconds it trained over all rungs, and its mean new tokens."""
     rung = store.rungs(trial_id, "test")[-1]
     found = store.read_scores(trial_id, rung, "test")
     assert found is not None  # the robustness table has just read it
     table, record = found
     labels = tuple(record["trial"]["task"]["labels"])
-    grid = metrics.grid(table, labels, f"trial {trial_id}, test", record.get("sample"))
+    grid = read_grid(table, labels, f"trial {trial_id}, test", record.get("sample"))
     trained = sum(r.get("train_seconds") or 0.0 for _, _, _, r in store.score_tables("dev", [trial_id]))
     mean = pc.mean(table["new_tokens"]).as_py()
     return grid, record, float(trained), None if mean is None else float(mean)

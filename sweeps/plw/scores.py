@@ -23,6 +23,7 @@ from sweeps.display.text import shown
 from sweeps.study.schema import Study
 from trainer.errors import UserError
 from trainer.measure import metrics
+from trainer.measure.grid import read_grid
 from trainer.store import Store, scores_name
 from trainer.trial import AXES
 
@@ -105,13 +106,13 @@ def _benchmarks(store: Store, study: Study, trial_id: str) -> Iterator[tuple[str
         if pool == "test":
             yield _name(study.task.rows.test.path), _metric(table, record, study, where)
         else:
-            yield pool, float(metrics.grid(table, (), where, record.get("sample")).correct.mean())
+            yield pool, float(read_grid(table, (), where, record.get("sample")).correct.mean())
 
 
 def _metric(table: pa.Table, record: Mapping[str, Any], study: Study, where: str) -> float:
     labels = ((record.get("trial") or {}).get("task") or {}).get("labels")
     known = tuple(labels) if labels is not None else tuple(study.task.names)
-    scores = metrics.grid(table, known, where, record.get("sample"))
+    scores = read_grid(table, known, where, record.get("sample"))
     return float(metrics.per_prompt(scores, study.task.metric).mean())
 
 

@@ -17,8 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeps.statistics.intervals import roc_auc
-from trainer.measure import metrics
-from trainer.measure.grid import COLUMNS, Floats, Grid
+from trainer.measure.grid import COLUMNS, Floats, Grid, read_grid
 from trainer.store import Store, scores_name
 
 Bools = NDArray[np.bool_]
@@ -161,7 +160,7 @@ def _last_grid(store: Store, trial_id: str, pool: str, labels: Sequence[str]) ->
             return None
         named = ((found[1].get("trial") or {}).get("task") or {}).get("labels") or labels
         where = f"{store.uri}/{scores_name(trial_id, rung, pool)}"
-        grid = metrics.grid(found[0], tuple(named), where, found[1].get("sample"))
+        grid = read_grid(found[0], tuple(named), where, found[1].get("sample"))
         two = grid.label_logprobs is not None and grid.label_logprobs.shape[2] == 2 and len(grid.labels) == 2
         return grid if two and grid.seen is None and not grid.nan else None
     return None

@@ -27,7 +27,7 @@ from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
 from sweeps.tables.pages import groups_page, robustness_page
 from trainer.errors import UserError
 from trainer.measure import metrics
-from trainer.measure.grid import COLUMNS, Floats, Grid
+from trainer.measure.grid import COLUMNS, Floats, Grid, read_grid
 from trainer.store import Store, scores_name
 from trainer.trial import digest
 
@@ -193,7 +193,7 @@ def _last_grid(store: Store, trial_id: str, pool: str, settings: Settings) -> Gr
             labels = (trial.get("task") or {}).get("labels")  # in the order of label_logprobs
             known = settings.labels if labels is None else tuple(labels)
             where = f"{store.uri}/{scores_name(trial_id, rung, pool)}"
-            return metrics.grid(table, known, where, record.get("sample"))
+            return read_grid(table, known, where, record.get("sample"))
     return None
 
 

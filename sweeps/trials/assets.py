@@ -65,11 +65,11 @@ def pools_by_place(assets: Assets) -> dict[str, tuple[Prompt, ...]]:
     return {**{f"train.{name}": p for name, p in assets.train_pools.items()}, **assets.pools}
 
 
-def source(study: Study, split: str) -> trainer_rows.Source:
+def source(study: Study, split: str) -> trainer_rows.RowSource:
     """The trainer's source of one split's rows."""
     of: Source = getattr(study.task.rows, split)
     t = study.task
-    return trainer_rows.Source(
+    return trainer_rows.RowSource(
         path=of.path, fields=tuple(t.fields), label=t.label, labels=dict(t.labels), options=t.options, id=t.id,
         name=of.name, split=of.split, where=dict(of.where), limit=of.limit, revision=of.revision,
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Pools of prompts: reading them from files, telling them apart, dividing them.
+"""Pools of prompts: reading them from files, comparing them, dividing them.
 
-What one prompt's text may hold and what it gives for a row is in ``wording``; its names are offered here too.
+What one prompt's text may hold, and what it gives for a row, is in ``wording``.
 """
 
 from __future__ import annotations
@@ -17,38 +17,9 @@ from typing import Any
 import yaml
 
 from trainer.data.likeness import clusters, normal_form
-from trainer.data.wording import (
-    MAX_CHARACTERS,
-    OPTIONS,
-    Filled,
-    Prompt,
-    PromptError,
-    check_wording,
-    conditions,
-    fill,
-    placeholder_uses,
-    placeholders,
-)
+from trainer.data.wording import Prompt, PromptError, check_wording
 from trainer.errors import nearest
 from trainer.trial import digest
-
-__all__ = [
-    "MAX_CHARACTERS",
-    "OPTIONS",
-    "Filled",
-    "Prompt",
-    "PromptError",
-    "Shared",
-    "conditions",
-    "fill",
-    "fingerprint_prompts",
-    "flaws",
-    "load_pool",
-    "placeholder_uses",
-    "placeholders",
-    "shared_prompts",
-    "split_pool",
-]
 
 
 def load_pool(path: str, only: Sequence[str] = ()) -> list[Prompt]:

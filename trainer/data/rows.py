@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """Where rows come from and which columns matter.
 
     ``limit`` takes the first N rows of a shuffle with a fixed seed, then restores their order; it does not balance
@@ -52,7 +52,7 @@ class Source:
     revision: str | None = None
 
 
-def load_rows(source: Source, split: str, at: str = "") -> list[Row]:
+def load_rows(source: RowSource, split: str, at: str = "") -> list[Row]:
     """The rows of one split of a study.
 
     ``split`` names it in ids (``<split>-<position in the file>``) and messages; ``at`` is the place in the study
@@ -87,7 +87,7 @@ def load_questions(path: str, fields: Sequence[str], options: str | None = None,
     """The rows of one file whose answers are asked for: ``label`` is "", and no label column is needed.
 
     A file without the column ``id`` is numbered, ``row-<position>``. Raises ``UserError``."""
-    table = _table(Source(path, tuple(fields), ""), "train", "rows")
+    table = _table(RowSource(path, tuple(fields), ""), "train", "rows")
     columns = list(table.column_names)
     for key, column in [*(("fields", f) for f in fields), *([("options", options)] if options else [])]:
         if column not in columns:
@@ -95,7 +95,7 @@ def load_questions(path: str, fields: Sequence[str], options: str | None = None,
     if not len(table):
         raise UserError(f"rows: {path} has no rows")
     own_id = id if id in columns else None
-    source = Source(path, tuple(fields), "", options=options, id=own_id)
+    source = RowSource(path, tuple(fields), "", options=options, id=own_id)
     reader = _Reader(source, "row", "rows", {})
     wanted = [*fields, *(c for c in (options, own_id) if c)]
     part = table.select_columns(list(dict.fromkeys(wanted)))
@@ -129,7 +129,7 @@ def _near_value(value: str, known: Iterable[str]) -> str:
 class _Reader:
     """Makes one ``Row`` of one record, or says which record cannot be one."""
 
-    source: Source
+    source: RowSource
     split: str
     at: str
     names: dict[str, str]  # label key -> label name
@@ -212,7 +212,7 @@ class _Reader:
         return str(int(key))
 
 
-def _check_columns(source: Source, columns: Sequence[str], at: str) -> None:
+def _check_columns(source: RowSource, columns: Sequence[str], at: str) -> None:
     if not source.fields:
         raise UserError(f"{at}: fields is empty. Name the columns that prompts may use. Known: {', '.join(columns)}")
     if not source.options and not source.labels:
@@ -240,7 +240,7 @@ def _no_column(key: str, column: str, path: str, columns: Sequence[str]) -> str:
     return f'{key} = "{column}" is no column of {path}.{nearest(column, columns)}'
 
 
-def _selected(source: Source, table: Any, at: str) -> list[int]:
+def _selected(source: RowSource, table: Any, at: str) -> list[int]:
     """Positions of the rows that ``where`` keeps."""
     if not len(table):
         raise UserError(f"{at}: {source.path} has no rows")
@@ -257,7 +257,7 @@ def _selected(source: Source, table: Any, at: str) -> list[int]:
     return keep
 
 
-def _label_names(source: Source, table: Any) -> dict[str, str]:
+def _label_names(source: RowSource, table: Any) -> dict[str, str]:
     names = {value_key(k): str(v) for k, v in source.labels.items()}
     feature = table.features.get(source.label)
     # A hub data set may store numbers and name them: either may be used as key.
@@ -267,7 +267,7 @@ def _label_names(source: Source, table: Any) -> dict[str, str]:
     return names
 
 
-def _check_ids(source: Source, rows: Sequence[Row], at: str) -> None:
+def _check_ids(source: RowSource, rows: Sequence[Row], at: str) -> None:
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
@@ -278,7 +278,7 @@ def _check_ids(source: Source, rows: Sequence[Row], at: str) -> None:
         seen.add(row.id)
 
 
-def _table(source: Source, split: str, at: str) -> Any:
+def _table(source: RowSource, split: str, at: str) -> Any:
     """The ``datasets.Dataset`` behind ``source``; of several splits, the one with the study's name for it."""
     path = Path(source.path)
     suffix = path.suffix.lower()
@@ -340,7 +340,7 @@ def _one_split(found: Any, split: str, at: str) -> Any:
     return found[names[0]]
 
 
-def _file(datasets: Any, source: Source, suffix: str, at: str) -> Any:
+def _file(datasets: Any, source: RowSource, suffix: str, at: str) -> Any:
     if suffix not in FORMATS:
         raise UserError(
             f'{at}: path = "{source.path}" has the ending "{suffix}", which is not known.{nearest(suffix, FORMATS)}'

@@ -16,29 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.errors import nearest
-from trainer.measure import estimate
-from trainer.measure.grid import DEGENERATE_SHARE, NO_ANSWER, Floats, Grid, Ints, ScoreError, grid
-
-__all__ = [
-    "DEGENERATE_SHARE",
-    "METRICS",
-    "NO_ANSWER",
-    "Floats",
-    "Grid",
-    "Ints",
-    "Objective",
-    "ScoreError",
-    "TwoWay",
-    "cells",
-    "grid",
-    "grid_objective",
-    "objective",
-    "objective_stderr",
-    "per_prompt",
-    "sampled",
-    "spread",
-    "two_way",
-]
+from trainer.measure.estimate import GridEstimate, estimate_grid, rasch
+from trainer.measure.grid import NO_ANSWER, Floats, Grid, ScoreError, read_grid
 
 METRICS = ("accuracy", "macro_f1")
 PRIOR = 10.0  # cells' worth of all prompts' answers in one prompt's, where its macro-F1 is developed from a sample
@@ -49,7 +28,7 @@ def per_prompt(scores: Grid, metric: str) -> Floats:
     sample: values whose mean, spread and order are the best estimates of the whole grid's."""
     _known(metric)
     if scores.seen is not None:
-        return sampled(scores, metric).each
+        return grid_estimate(scores, metric).each
     if metric == "accuracy":
         return scores.correct.mean(axis=1)
     f1, _ = _f1(scores)
@@ -149,7 +128,7 @@ def objective(
 ) -> Objective:
     """``mean - std_weight * std`` of the per-prompt metric over one grid, or the ``sample`` of it that the record
     declares, with its standard error."""
-    return grid_objective(grid(table, labels, where, sample), metric, std_weight)
+    return grid_objective(read_grid(table, labels, where, sample), metric, std_weight)
 
 
 def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
@@ -160,7 +139,7 @@ def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
         mean, std = float(each.mean()), spread(each)
         stderr, sampling = objective_stderr(values, std_weight), 0.0
     else:
-        found = sampled(scores, metric)
+        found = grid_estimate(scores, metric)
         each, mean, std, sampling = found.each, found.mean, found.std, found.value_error(std_weight)
         stderr = math.sqrt(_of_prompts(each, std_weight) + found.rows_variance + sampling**2)
     return Objective(
@@ -179,13 +158,13 @@ def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
     )
 
 
-def sampled(scores: Grid, metric: str) -> estimate.Sampled:
+def grid_estimate(scores: Grid, metric: str) -> GridEstimate:
     """What a sample says about the whole grid. Accuracy takes the distances between prompts from the Rasch model;
     macro-F1, which is no mean of chances, from its pseudo-values."""
     if scores.seen is None:
         raise ValueError("the whole grid was scored: there is nothing to estimate")
-    shape = estimate.rasch(scores.correct, scores.seen, scores.label) if metric == "accuracy" else None
-    return estimate.sampled(cells(scores, metric), scores.seen, scores.label, scores.n_rows, shape)
+    shape = rasch(scores.correct, scores.seen, scores.label) if metric == "accuracy" else None
+    return estimate_grid(cells(scores, metric), scores.seen, scores.label, scores.n_rows, shape)
 
 
 def spread(values: Floats) -> float:

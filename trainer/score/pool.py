@@ -23,7 +23,7 @@ from trainer.measure import design
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import Baseline, content_free, unconditional
 from trainer.score.decide import decide
-from trainer.score.generation import answer
+from trainer.score.generation import generate_answers
 from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
@@ -89,9 +89,9 @@ class Grids:
         """The prompts and rows that are scored, prompt by prompt."""
         if (pool, share) not in self._pairs:
             prompts, rows = self.assets.pools[pool], self.assets.rows[pool]
-            size = design.size(share, len(prompts), len(rows))
+            size = design.sample_size(share, len(prompts), len(rows))
             if size.cells < len(prompts) * len(rows):
-                kept = design.choose([r.id for r in rows], [r.label for r in rows], size.rows)
+                kept = design.choose_rows([r.id for r in rows], [r.label for r in rows], size.rows)
                 rows = tuple(rows[j] for j in kept)
                 labels = [r.label for r in rows]
                 seen = design.balanced([p.id for p in prompts], [r.id for r in rows], labels, size.cells)
@@ -158,7 +158,7 @@ class Grids:
         slot, trial, renderer, _ = member
         words = [renderer.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
-        made = answer(
+        made = generate_answers(
             model,
             asked.requests,
             [slot] * len(words),

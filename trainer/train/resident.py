@@ -15,8 +15,8 @@ from trainer.data.render import Example, Renderer, RenderError, Request
 from trainer.data.rows import Row
 from trainer.data.typos import misspelt
 from trainer.data.wording import Prompt
-from trainer.train.arms import Memory, easiest_first
-from trainer.train.batches import Order, Pick, Sample, stable_hash
+from trainer.train.arms import PromptMemory, easiest_first
+from trainer.train.batches import ExampleOrder, Pick, Sample, stable_hash
 from trainer.train.engine import StepLog
 from trainer.train.loss import normalizer, token_weights
 from trainer.trial import Trial
@@ -44,8 +44,8 @@ class Resident:
         t = self.trial
         self._rows, self._prompts = self.assets.rows["train"], self.assets.train_pools[t.pool]
         ranked = easiest_first(self._prompts) if t.arm.choice == "curriculum" else ()
-        self._order = Order(t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked)
-        self.memory = Memory(t.arm, len(self._prompts))
+        self._order = ExampleOrder(t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked)
+        self.memory = PromptMemory(t.arm, len(self._prompts))
         # a draw that depends on the last step's losses cannot be made earlier
         self._ahead = 1 if t.arm.choice == "importance" else AHEAD
         self._ready: dict[int, list[Sample]] = {}
