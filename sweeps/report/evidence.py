@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from sweeps.display.text import shown
 from sweeps.study.schema import Study
-from trainer.measure.grid import COLUMNS, grid
+from trainer.measure.grid import COLUMNS, read_grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
 from trainer.store import Store, StoreError
 from trainer.trial import AXES, Trial, axis_columns
@@ -69,7 +69,7 @@ class Evidence:
         if found is None:
             return {}
         table, record = found
-        scores = grid(table, _labels(record, self.study), f"trial {entry.id}, {self.pool}", record.get("sample"))
+        scores = read_grid(table, _labels(record, self.study), f"trial {entry.id}, {self.pool}", record.get("sample"))
         return dict(zip(scores.prompts, per_prompt(scores, self.study.task.metric).tolist(), strict=True))
 
     @functools.cached_property
@@ -194,7 +194,7 @@ def _labels(record: Mapping[str, Any], study: Study) -> tuple[str, ...]:
 def _objective(table: pa.Table, record: Mapping[str, Any], study: Study, trial_id: str) -> Objective | None:
     if table.num_rows == 0:
         return None
-    scores = grid(table, _labels(record, study), f"trial {trial_id}, dev", record.get("sample"))
+    scores = read_grid(table, _labels(record, study), f"trial {trial_id}, dev", record.get("sample"))
     return grid_objective(scores, study.task.metric, study.objective.std_weight)
 
 

@@ -22,10 +22,11 @@ from sweeps.study.overlay import dump_yaml
 from sweeps.trials.assets import data_of, load_assets
 from sweeps.trials.base_model import model_of
 from sweeps.trials.make import make_trials, points_of
-from trainer.runner import Job, Runner
+from trainer.runner import Runner
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Trial, axis_columns
+from trainer.work import TrainAndScore
 
 PROMPTS = {
     "train": {"t1": "Is it good?\n{{ text }}", "t2": "{{ text }}\ngood?"},
@@ -91,7 +92,7 @@ def make_run(folder: Path, task: dict[str, Any], n_labels: int = 0, **sections: 
     runner = Runner(base, Setup(len(trials), ranks, modules, n_labels, threads=1), assets, store)
     try:
         for pool in ("dev", "test"):
-            for done in [runner.submit(Job(t, t.optimization.steps, pool)) for t in trials]:
+            for done in [runner.submit(TrainAndScore(t, t.optimization.steps, pool)) for t in trials]:
                 done.result(timeout=300)
     finally:
         runner.close()

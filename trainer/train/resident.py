@@ -76,8 +76,9 @@ class Resident:
             return f"loss or gradient became NaN between steps {self.step - 1} and {self.step}"
         return ""
 
-    def summary(self, score_seconds: float) -> dict[str, Any]:
-        """The rung's record, stored beside its scores; forgets the steps it covers."""
+    def end_rung(self, score_seconds: float) -> dict[str, Any]:
+        """The record of the steps since the last rung, which is stored beside the scores. Clears their log: the next
+        rung's record begins after them."""
         points = self.log[:: max(1, len(self.log) // CURVE)]
         tokens = sum(p.tokens for p in self.log)
 
@@ -87,7 +88,7 @@ class Resident:
 
         curve = {name: column(name) for name in ("completion_loss", "prompt_loss", "lr", "grad_norm")}
         rate = tokens / self.seconds if self.seconds else 0.0
-        found = {
+        record = {
             "trial": self.trial.to_json(),
             "rung": self.step,
             "seconds": self.seconds + score_seconds,
@@ -97,7 +98,7 @@ class Resident:
             "curve": {"step": [p.step for p in points], **curve, "tokens_per_s": [rate] * len(points)},
         }
         self.log, self.seconds = [], 0.0
-        return found
+        return record
 
     def _render(self, steps: range) -> None:
         t = self.trial
