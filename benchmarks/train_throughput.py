@@ -51,8 +51,9 @@ from torch import Tensor
 
 from trainer.data.kinds import COMPLETION
 from trainer.data.pools import load_pool
-from trainer.data.render import Example, Renderer, load_tokenizer
+from trainer.data.render import Example, Renderer
 from trainer.data.rows import Row
+from trainer.data.tokenizer import load_tokenizer
 from trainer.model.base import load_base
 from trainer.setup import Setup
 from trainer.train.batches import Sample

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trainer.data.render import Renderer, RenderError, Request, load_tokenizer
+from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
+from trainer.data.texts import RenderError
+from trainer.data.tokenizer import load_tokenizer
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.model.base import load_base
@@ -94,7 +96,7 @@ class Predictor:
         )
 
     def _generated(self, requests: Sequence[Request], rows: Sequence[Row]) -> list[Prediction]:
-        words = [self.renderer.words(row) for row in rows]
+        words = [self.renderer.texts.words(row) for row in rows]
         decode, stops = self.renderer.tokenizer.decode, self.renderer.stop_ids
         new = self.trial.scoring.max_new_tokens
         made = generate_answers(self.model, requests, [0] * len(rows), words, decode, stops, new, self.token_budget)

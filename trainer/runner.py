@@ -23,7 +23,8 @@ import pyarrow as pa
 import torch
 
 from trainer.data.assets import Assets
-from trainer.data.render import Renderer, load_tokenizer
+from trainer.data.render import Renderer
+from trainer.data.tokenizer import load_tokenizer
 from trainer.model.architecture import check_architecture
 from trainer.model.base import load_base
 from trainer.model.device import device_lost, out_of_memory, pick_device
@@ -33,8 +34,9 @@ from trainer.store import SCORES, Store, StoreError, checkpoint_name
 from trainer.train.arms import PromptMemory
 from trainer.train.batches import Sample, stable_hash
 from trainer.train.checkpoints import checkpoint_steps, load_checkpoint, save_checkpoint
-from trainer.train.engine import Engine, StepLog
+from trainer.train.engine import Engine
 from trainer.train.resident import Resident
+from trainer.train.step_log import StepLog
 from trainer.trial import Model, Task, Template, Trial
 from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, Work
 

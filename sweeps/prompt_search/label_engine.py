@@ -80,7 +80,8 @@ class LabelEngine:
 
     def renderer(self) -> Renderer:
         if self._renderer is None:
-            from trainer.data.render import Renderer, load_tokenizer
+            from trainer.data.render import Renderer
+            from trainer.data.tokenizer import load_tokenizer
 
             self._renderer = Renderer(load_tokenizer(self.model), self.template, self.task)
         return self._renderer

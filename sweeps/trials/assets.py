@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from trainer import trial
-from trainer.data import rows as trainer_rows
 from trainer.data.assets import Assets
 from trainer.data.pools import fingerprint_prompts, load_pool, split_pool
 from trainer.data.rows import fingerprint_rows, load_rows
+from trainer.data.sources import RowSource
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 
@@ -65,11 +65,11 @@ def pools_by_place(assets: Assets) -> dict[str, tuple[Prompt, ...]]:
     return {**{f"train.{name}": p for name, p in assets.train_pools.items()}, **assets.pools}
 
 
-def source(study: Study, split: str) -> trainer_rows.RowSource:
+def source(study: Study, split: str) -> RowSource:
     """The trainer's source of one split's rows."""
     of: Source = getattr(study.task.rows, split)
     t = study.task
-    return trainer_rows.RowSource(
+    return RowSource(
         path=of.path, fields=tuple(t.fields), label=t.label, labels=dict(t.labels), options=t.options, id=t.id,
         name=of.name, split=of.split, where=dict(of.where), limit=of.limit, revision=of.revision,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The runner alone, without Ray: what it leaves in the run folder, and what befalls one trial or the whole process."""
 
+# ruff: noqa: F811  (fixtures of another file are taken by their names)
 from __future__ import annotations
 
 import dataclasses
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pytest
 import torch
 from checkout import ROOT
-from runner_trials import ASSETS, RUNGS, THREE, Start, finish, scores, trial
+from runner_trials import ASSETS, RUNGS, THREE, Start, finish, model, scores, start, trial  # noqa: F401  (two fixtures)
 from safetensors.torch import load
 
 import trainer.runner as runner_module

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
-
-if TYPE_CHECKING:
-    from trainer.data.render import Renderer, Request
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021, as their code has them
 

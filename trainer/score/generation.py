@@ -9,19 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from trainer.data.render import Request
 from trainer.model.device import out_of_memory
 from trainer.model.routing import Batch
 from trainer.model.slots import SlotModel
 from trainer.score.logprobs import TOKEN_BUDGET
-
-if TYPE_CHECKING:
-    from trainer.data.render import Request
 
 log = logging.getLogger("steadytune")
 

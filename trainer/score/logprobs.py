@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +24,11 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from trainer.data.render import Request
 from trainer.model.device import out_of_memory
 from trainer.model.routing import Batch
 from trainer.model.slots import SlotModel
 from trainer.score.prefill import Line, Wave, lines_of, option_starts, waves
-
-if TYPE_CHECKING:
-    from trainer.data.render import Request
 
 log = logging.getLogger("steadytune")
 

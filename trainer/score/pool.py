@@ -165,7 +165,7 @@ class PoolScorer:
 
     def _generate(self, model: SlotModel, member: Member, asked: PoolRequests) -> Answers:
         slot, trial, renderer = member.slot, member.trial, member.renderer
-        words = [renderer.words(row) for _, row in asked.pairs]
+        words = [renderer.texts.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
         made = generate_answers(
             model,

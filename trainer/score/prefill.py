@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from trainer.data.render import Request
+from trainer.data.render import Request
 
 # A head pays when it is this long: below, gathering its keys and values and the dense mask cost more than the
 # tokens it saves (measured on one core with a model of 0.3M parameters; the optimum is flat around it).

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from trainer.data.assets import Assets
-from trainer.data.render import Example, Renderer, RenderError, Request
+from trainer.data.render import Example, Renderer, Request
 from trainer.data.rows import Row
+from trainer.data.texts import RenderError
 from trainer.data.typos import misspelt
 from trainer.data.wording import Prompt
 from trainer.train.arms import PromptMemory, easiest_first
 from trainer.train.batches import ExampleOrder, Pick, Sample, stable_hash
-from trainer.train.engine import StepLog
 from trainer.train.loss import normalizer, token_weights
+from trainer.train.step_log import StepLog
 from trainer.trial import Trial
 
 AHEAD = 32  # steps rendered in one tokenizer call

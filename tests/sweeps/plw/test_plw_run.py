@@ -21,7 +21,8 @@ from sweeps.plw.report import write_study
 from sweeps.report.write import write_report
 from sweeps.study.load import load_study
 from sweeps.study.shipped import study_path
-from trainer.data.rows import RowSource, load_rows
+from trainer.data.rows import load_rows
+from trainer.data.sources import RowSource
 from trainer.errors import UserError
 from trainer.store import SCORES, Store
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer.data.rows import Row, RowSource, fingerprint_rows, load_rows, value_key
+from trainer.data.rows import Row, fingerprint_rows, load_rows, value_key
+from trainer.data.sources import RowSource
 from trainer.errors import UserError
 
 RECORDS = [{"text": f"t{i}", "y": i % 2, "split": "dev" if i < 6 else "test", "key": f"k{i}"} for i in range(10)]

@@ -231,7 +231,9 @@ def test_scores_equal_lm_eval(shared: Path) -> None:
     pairs = [(p, Row(str(i), {"text": t}, "yes")) for p in prompts for i, t in enumerate(texts)]
     requests = renderer.requests(pairs)
     peer = HFLM(pretrained=copy.deepcopy(base), tokenizer=tokenizer, device="cpu", batch_size=4, add_bos_token=True)
-    asked = [Instance("loglikelihood", {}, (c.text, word), 0) for c in renderer.contexts(pairs) for _, word in words]
+    asked = [
+        Instance("loglikelihood", {}, (c.text, word), 0) for c in renderer.texts.contexts(pairs) for _, word in words
+    ]
     expected = np.array([x[0] for x in peer.loglikelihood(asked, disable_tqdm=True)]).reshape(-1, 3)
     model = SlotModel(base, 1, 4, ["all-linear"]).eval()
     assert_close(score(model, requests, [0] * len(requests)).logprobs, list(expected), 1e-4)

@@ -357,7 +357,8 @@ def test_what_is_remembered_is_in_the_checkpoint_and_in_no_adapter(together: Pat
 
 def test_dynamic_prompts_change_between_epochs_and_load_ones_do_not_in_what_is_trained(model: t.Model) -> None:
     """Issue 5, "Done when" 4, on the token ids of whole trials; slot and start make no difference to them."""
-    from trainer.data.render import Renderer, load_tokenizer
+    from trainer.data.render import Renderer
+    from trainer.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model)
 
@@ -380,7 +381,8 @@ def test_dynamic_prompts_change_between_epochs_and_load_ones_do_not_in_what_is_t
 
 
 def test_a_typo_that_would_make_a_row_too_long_is_left_out(model: t.Model) -> None:
-    from trainer.data.render import Renderer, load_tokenizer
+    from trainer.data.render import Renderer
+    from trainer.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     assets = dataclasses.replace(ASSETS, train_pools={"many": (Prompt("t", "good good good good {{ text }}"),)})
