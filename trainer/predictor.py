@@ -18,9 +18,9 @@ from trainer.model.base import load_base
 from trainer.model.device import pick_device
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import content_free, unconditional
-from trainer.score.decide import compared
+from trainer.score.decide import decision_values
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
+from trainer.score.logprobs import class_logprobs, score
 from trainer.trial import Trial
 
 SHOWN = 5  # rows named in a message
@@ -40,8 +40,8 @@ class Predictor:
     """``trial.model`` names the base; ``tensors`` are the adapter's, in peft's names. Raises UserError where the base
     cannot be loaded or is not the adapter's."""
 
-    def __init__(self, trial: Trial, tensors: Mapping[str, torch.Tensor], token_budget: int = TOKEN_BUDGET):
-        self.trial, self.token_budget = trial, token_budget
+    def __init__(self, trial: Trial, tensors: Mapping[str, torch.Tensor]):
+        self.trial = trial
         self.renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
         self.model = _slot_model(trial, tensors)
 
@@ -55,12 +55,12 @@ class Predictor:
             return self._generated(requests, rows)
         return [_prediction(x) for x in self._compared(prompt, rows, requests, label_counts)]
 
-    def logprobs(self, requests: Sequence[Request]) -> list[np.ndarray]:
+    def _logprobs(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Log-probability of each label or option, float64 [k] per request."""
         slots = [0] * len(requests)
         if self.model.n_labels:
-            return list(class_logprobs(self.model, requests, slots, self.token_budget))
-        return score(self.model, requests, slots, self.token_budget).logprobs
+            return list(class_logprobs(self.model, requests, slots))
+        return score(self.model, requests, slots).logprobs
 
     def _requests(self, prompt: Prompt, rows: Sequence[Row]) -> list[Request]:
         pairs = [(prompt, row) for row in rows]
@@ -84,14 +84,14 @@ class Predictor:
         rule = self.trial.scoring.decision
         build = {"pmi": unconditional, "contextual": content_free}.get(rule)
         extra = build(self.renderer, [(prompt, row) for row in rows]) if build else None
-        found = self.logprobs([*requests, *(extra.requests if extra else [])])
+        found = self._logprobs([*requests, *(extra.requests if extra else [])])
         own = found[: len(requests)]
-        return compared(
+        return decision_values(
             rule,
             own,
             [np.array([len(o) for o in r.options]) for r in requests],
             [r.option_bytes for r in requests],
-            baseline=extra.spread(found[len(requests) :]) if extra else None,
+            baseline=extra.expand(found[len(requests) :]) if extra else None,
             prior=prior,
         )
 
@@ -99,7 +99,7 @@ class Predictor:
         words = [self.renderer.texts.words(row) for row in rows]
         decode, stops = self.renderer.tokenizer.decode, self.renderer.stop_ids
         new = self.trial.scoring.max_new_tokens
-        made = generate_answers(self.model, requests, [0] * len(rows), words, decode, stops, new, self.token_budget)
+        made = generate_answers(self.model, requests, [0] * len(rows), words, decode, stops, new)
         return [Prediction(a.index, None, a.text) for a in made]
 
 

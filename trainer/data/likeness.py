@@ -49,18 +49,18 @@ def similarity(a: Likeness, b: Likeness) -> float:
     return max(edit, _jaccard(a, b))
 
 
-def near(a: Likeness, b: Likeness, threshold: float = NEAR) -> bool:
+def near(a: Likeness, b: Likeness) -> bool:
     """Whether the two are near duplicates."""
-    return similarity(a, b) >= threshold - _EPS
+    return similarity(a, b) >= NEAR - _EPS
 
 
-def clusters(texts: Sequence[str], threshold: float = NEAR) -> list[list[int]]:
+def clusters(texts: Sequence[str]) -> list[list[int]]:
     """Positions of ``texts`` in groups, in the order of each group's first. Near duplicates, and near duplicates of
     those, are in one group, so that no two groups hold a pair of near duplicates."""
     parts = [Likeness.of(text) for text in texts]
     groups: list[list[int]] = []
     for i, one in enumerate(parts):
-        touched = [g for g in groups if any(near(parts[j], one, threshold) for j in g)]
+        touched = [g for g in groups if any(near(parts[j], one) for j in g)]
         groups = [g for g in groups if g not in touched] + [sorted([i, *(j for g in touched for j in g)])]
     return sorted(groups)
 

@@ -16,7 +16,6 @@ shrunk to the smallest error too little; both would misplace the worst prompt an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +27,6 @@ Seen = NDArray[np.bool_]
 
 THIN = 2  # cells of every prompt that a stratum needs; labels with fewer share one
 SHRINK = 5.0  # cells' worth of the pooled variance in a prompt's own
-DRAWS = 400  # of the simulation behind an error of the worst prompt, a quantile or a share
 EXACT = 1e-12  # variance of metrics between 0 and 1 that is none
 Z = 1.959964  # of a 95 % interval
 # Ridge of the Rasch model. METHODS' source has 0.01 for both; these have the smallest error of worst prompt and
@@ -85,24 +83,6 @@ class GridEstimate:
         var = self.mean_error**2 + (std_weight * self.std_error) ** 2 - 2.0 * std_weight * joint
         return math.sqrt(max(var, 0.0))
 
-    def of(self, statistic: Callable[[Floats], Floats]) -> tuple[float, float]:
-        """A statistic [..., P] -> [...] of the per-prompt values (worst, a quantile, the share above a threshold) and
-        its error: what it would vary if the sample were drawn again from prompts like ``each``."""
-        value = float(statistic(self.each))
-        rng = np.random.default_rng(0)
-        drawn = self.each + np.sqrt(self.noise) * rng.standard_normal((DRAWS, len(self.each)))
-        again = constrained(drawn, drawn.mean(axis=1), _less(drawn, float(self.noise.mean())))
-        return value, math.sqrt(float(((statistic(again) - value) ** 2).mean()))
-
-    def worst(self) -> tuple[float, float]:
-        return self.of(lambda x: x.min(axis=-1))
-
-    def quantile(self, q: float) -> tuple[float, float]:
-        return self.of(lambda x: np.quantile(x, q, axis=-1))
-
-    def share_above(self, threshold: float) -> tuple[float, float]:
-        return self.of(lambda x: (x > threshold + 1e-12).mean(axis=-1))
-
 
 def estimate_grid(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: Floats | None = None) -> GridEstimate:
     """From ``values`` [P, R] of the cells in ``seen``; ``label`` [R] are the rows' right answers, ``n_rows`` the rows
@@ -127,7 +107,7 @@ def estimate_grid(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: F
     mean = float(unbiased.mean())
     by_label = np.array([f.each.mean() for f in fits])
     rows_variance += float((weight * (by_label - mean) ** 2).sum()) / n_rows
-    variance = float(_less(unbiased, float(noise.mean())))
+    variance = _less(unbiased, float(noise.mean()))
     df = sum(f.df for f in fits)
     found = constrained(unbiased if shape is None else shape, mean, variance)
     return GridEstimate(
@@ -191,12 +171,11 @@ def strata(label: Ints, seen: Seen) -> list[Ints]:
     return groups
 
 
-def constrained(values: Floats, mean: Floats | float, variance: Floats | float) -> Floats:
-    """``values`` [..., P] moved and stretched to ``mean`` and ``variance`` [...], within [0, 1]."""
-    spread = np.sqrt(_less(values, 0.0))
-    scale = np.where(spread > 1e-12, np.sqrt(np.maximum(variance, 0.0)) / np.maximum(spread, 1e-12), 0.0)
-    centred = values - values.mean(axis=-1, keepdims=True)
-    out: Floats = np.clip(np.asarray(mean)[..., None] + centred * scale[..., None], 0.0, 1.0)
+def constrained(values: Floats, mean: float, variance: float) -> Floats:
+    """``values`` [P] moved and stretched to ``mean`` and ``variance``, within [0, 1]."""
+    spread = math.sqrt(_less(values, 0.0))
+    scale = math.sqrt(max(variance, 0.0)) / spread if spread > 1e-12 else 0.0
+    out: Floats = np.clip(mean + (values - values.mean()) * scale, 0.0, 1.0)
     return out
 
 
@@ -249,11 +228,9 @@ def _sigmoid(x: Floats) -> Floats:
     return y
 
 
-def _less(values: Floats, noise: float) -> Floats:
-    """[...] Variance of ``values`` [..., P] (ddof 1) without that of their noise; may be negative."""
-    p = values.shape[-1]
-    found: Floats = values.var(axis=-1, ddof=1) - noise if p > 1 else np.zeros(values.shape[:-1])
-    return found
+def _less(values: Floats, noise: float) -> float:
+    """Variance of ``values`` [P] (ddof 1) without that of their noise; may be negative."""
+    return float(values.var(ddof=1)) - noise if len(values) > 1 else 0.0
 
 
 def _own_share(f: StratumFit, seen: Seen) -> Floats:

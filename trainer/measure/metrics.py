@@ -26,7 +26,7 @@ PRIOR = 10.0  # cells' worth of all prompts' answers in one prompt's, where its 
 def per_prompt(scores: Grid, metric: str) -> Floats:
     """[P] accuracy or macro-F1 of every prompt, as a fraction of 1. A cell without an answer counts as wrong. Of a
     sample: values whose mean, spread and order are the best estimates of the whole grid's."""
-    _known(metric)
+    _check_metric(metric)
     if scores.seen is not None:
         return grid_estimate(scores, metric).each
     if metric == "accuracy":
@@ -42,7 +42,7 @@ def cells(scores: Grid, metric: str) -> Floats:
     times its derivative with respect to the row's weight (infinitesimal jackknife), so one set of formulas and one
     bootstrap serve both metrics. Exact for accuracy, first order in 1/R for macro-F1. Of a sample, cells that were not
     scored hold a number without meaning, and macro-F1 is developed around each prompt's smoothed answers."""
-    _known(metric)
+    _check_metric(metric)
     if metric == "accuracy":
         return scores.correct.astype(np.float64)
     # F1_k = 2 TP_k / size_k with size_k = right + predicted
@@ -141,7 +141,7 @@ def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
     else:
         found = grid_estimate(scores, metric)
         each, mean, std, sampling = found.each, found.mean, found.std, found.value_error(std_weight)
-        stderr = math.sqrt(_of_prompts(each, std_weight) + found.rows_variance + sampling**2)
+        stderr = math.sqrt(_prompt_variance(each, std_weight) + found.rows_variance + sampling**2)
     return Objective(
         value=math.nan if scores.nan else mean - std_weight * std,
         stderr=stderr,
@@ -183,7 +183,7 @@ def objective_stderr(values: Floats, std_weight: float) -> float:
     if p * r == 1:
         return math.nan
     by_prompt = values.mean(axis=1)
-    of_prompts, of_rows = _of_prompts(by_prompt, std_weight), 0.0
+    of_prompts, of_rows = _prompt_variance(by_prompt, std_weight), 0.0
     if r > 1:
         without = (r * by_prompt[:, None] - values) / (r - 1)  # [P, R] per-prompt metric without row i
         value = without.mean(axis=0)
@@ -194,7 +194,7 @@ def objective_stderr(values: Floats, std_weight: float) -> float:
     return math.sqrt(max(of_prompts + of_rows - twice, of_prompts, of_rows))
 
 
-def _of_prompts(by_prompt: Floats, std_weight: float) -> float:
+def _prompt_variance(by_prompt: Floats, std_weight: float) -> float:
     """Variance of ``mean - std_weight * std`` of the per-prompt values [P] for new prompts: delete-one jackknife."""
     p = len(by_prompt)
     if p < 2:
@@ -241,6 +241,6 @@ def _smoothed_f1(scores: Grid) -> tuple[Floats, Floats]:
     return np.where(size > 0, 2.0 * f1_hits / np.maximum(size, 1e-300), 0.0), size
 
 
-def _known(metric: str) -> None:
+def _check_metric(metric: str) -> None:
     if metric not in METRICS:
         raise ScoreError(f'task.metric = "{metric}" is not known.{nearest(str(metric), METRICS)}')

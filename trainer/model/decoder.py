@@ -58,9 +58,9 @@ class _LayerPass:
     def __init__(self, layer: Any, routing: Routing, last: bool):
         self.layer, self.routing, self.last = layer, routing, last
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = Together((attention.q_proj, attention.k_proj, attention.v_proj), routing)
-        self.kv = Together((attention.k_proj, attention.v_proj), routing, parent=self.qkv) if last else None
-        self.gate_up = Together((mlp.gate_proj, mlp.up_proj), routing)
+        self.qkv = StackedLinears((attention.q_proj, attention.k_proj, attention.v_proj), routing)
+        self.kv = StackedLinears((attention.k_proj, attention.v_proj), routing, parent=self.qkv) if last else None
+        self.gate_up = StackedLinears((mlp.gate_proj, mlp.up_proj), routing)
         layer.forward = types.MethodType(lambda _, *args, **kwargs: self(*args, **kwargs), layer)
 
     def __call__(
@@ -167,11 +167,11 @@ class _LayerPass:
         return hidden_states + mlp.down_proj(gated)
 
 
-class Together:
+class StackedLinears:
     """Linear layers that read the same input. Their frozen weights are laid side by side, each layer keeping a view
     of its own, so that one product serves them all."""
 
-    def __init__(self, layers: Sequence[nn.Module], routing: Routing, parent: Together | None = None):
+    def __init__(self, layers: Sequence[nn.Module], routing: Routing, parent: StackedLinears | None = None):
         self.layers, self.routing = layers, routing
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None

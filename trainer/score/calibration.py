@@ -23,7 +23,7 @@ class Baseline:
     requests: list[Request]
     index: np.ndarray
 
-    def spread(self, logprobs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def expand(self, logprobs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """n arrays [k] or [c, k], as ``decide`` takes them, from the log-probabilities of ``requests``."""
         return [np.stack([logprobs[j] for j in i]) if self.index.ndim == 2 else logprobs[int(i)] for i in self.index]
 

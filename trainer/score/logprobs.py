@@ -71,7 +71,7 @@ def score(
         present, place = np.unique(options, return_inverse=True)
         sums[present] = np.bincount(place, weights=logprobs)
 
-    _run(model, lines_of(requests, slots, trees=share, heads=share), token_budget, _option_logprobs, keep)
+    _run(model, lines_of(requests, slots, share), token_budget, _option_logprobs, keep)
     counts = [np.array([len(o) for o in r.options], dtype=np.int64) for r in requests]
     return Scores([sums[a:b] for a, b in pairwise(starts)], counts)
 
@@ -92,7 +92,7 @@ def class_logprobs(
     def keep(lines: Sequence[Line], logprobs: np.ndarray) -> None:
         found[np.concatenate([line.options for line in lines])] = logprobs
 
-    _run(model, lines_of(contexts, slots, heads=share), token_budget, _class_logprobs, keep)
+    _run(model, lines_of(contexts, slots, share), token_budget, _class_logprobs, keep)
     return found
 
 

@@ -24,7 +24,7 @@ from trainer.model.slots import SlotModel
 from trainer.score.calibration import Baseline, content_free, unconditional
 from trainer.score.decide import decide
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
+from trainer.score.logprobs import class_logprobs, score
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 from trainer.work import Block
@@ -66,8 +66,8 @@ def prompts_of(block: Block, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
 class PoolScorer:
     """Scores trials on the dev and test pools of one study's assets."""
 
-    def __init__(self, assets: Assets, token_budget: int = TOKEN_BUDGET):
-        self.assets, self.token_budget = assets, token_budget
+    def __init__(self, assets: Assets):
+        self.assets = assets
         self._asked: dict[tuple[Template, Task, str, str, float, Block | None], PoolRequests] = {}
         self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
 
@@ -132,16 +132,16 @@ class PoolScorer:
         if not requests:
             return []
         if model.n_labels:
-            logprobs = list(class_logprobs(model, requests, slots, self.token_budget))
+            logprobs = list(class_logprobs(model, requests, slots))
         else:
-            logprobs = score(model, requests, slots, self.token_budget).logprobs
+            logprobs = score(model, requests, slots).logprobs
         found, at = [], 0
         for m, a in zip(members, asked, strict=True):
             own = logprobs[at : at + len(a.requests)]
             at += len(a.requests)
             baseline = None
             if a.baseline is not None:
-                baseline = a.baseline.spread(logprobs[at : at + len(a.baseline.requests)])
+                baseline = a.baseline.expand(logprobs[at : at + len(a.baseline.requests)])
                 at += len(a.baseline.requests)
             found.append(Answers(self._decide(m.trial, a, own, baseline), own))
         return found
@@ -175,7 +175,6 @@ class PoolScorer:
             renderer.tokenizer.decode,
             renderer.stop_ids,
             new,
-            self.token_budget,
         )
         taken = np.array([-1 if a.index is None else a.index for a in made])
         return Answers(taken, None, [a.new_tokens for a in made])

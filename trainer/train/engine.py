@@ -155,7 +155,7 @@ class Engine:
                 rate,
                 norms[slot],
                 tokens[slot],
-                by_prompt.of(slot),
+                by_prompt.mean_losses(slot),
             )
         return logs
 

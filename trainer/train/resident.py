@@ -22,8 +22,8 @@ from trainer.train.loss import normalizer, token_weights
 from trainer.train.step_log import StepLog
 from trainer.trial import Trial
 
-AHEAD = 32  # steps rendered in one tokenizer call
-CURVE = 200  # points kept of a rung's training curve
+STEPS_AHEAD = 32  # steps rendered in one tokenizer call
+CURVE_POINTS = 200  # points kept of a rung's training curve
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Resident:
         self._order = ExampleOrder(t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked)
         self.memory = PromptMemory(t.arm, len(self._prompts))
         # a draw that depends on the last step's losses cannot be made earlier
-        self._ahead = 1 if t.arm.choice == "importance" else AHEAD
+        self._ahead = 1 if t.arm.choice == "importance" else STEPS_AHEAD
         self._ready: dict[int, list[Sample]] = {}
 
     def samples(self) -> list[Sample]:
@@ -80,7 +80,7 @@ class Resident:
     def end_rung(self, score_seconds: float) -> dict[str, Any]:
         """The record of the steps since the last rung, which is stored beside the scores. Clears their log: the next
         rung's record begins after them."""
-        points = self.log[:: max(1, len(self.log) // CURVE)]
+        points = self.log[:: max(1, len(self.log) // CURVE_POINTS)]
         tokens = sum(p.tokens for p in self.log)
 
         def column(name: str) -> list[float | None]:

@@ -41,7 +41,7 @@ class PromptSums:
         values = torch.stack([losses[wanted], torch.ones_like(losses[wanted])], dim=1)
         self.sums.index_add_(0, place[wanted], values)
 
-    def of(self, slot: int) -> dict[int, float]:
+    def mean_losses(self, slot: int) -> dict[int, float]:
         """Prompt -> nats per completion token in this step."""
         found = {p: self.sums[i].tolist() for (s, p), i in self._places.items() if s == slot}
         return {p: nats / n for p, (nats, n) in found.items() if n}

@@ -327,7 +327,7 @@ def test_labels_of_one_token_cost_one_position_and_options_share_their_context()
     (line,) = lines_of([request(rng, range(5, 25), [[1, 2, 3], [4, 5]])], [0])
     assert line.ids.tolist() == [*range(5, 25), 1, 2, 4]
     assert line.wanted == 4
-    apart = lines_of([request(rng, range(5, 25), [[1, 2, 3], [4, 5]])], [0], trees=False)
+    apart = lines_of([request(rng, range(5, 25), [[1, 2, 3], [4, 5]])], [0], share=False)
     assert [x.ids.tolist() for x in apart] == [[*range(5, 25), 1, 2], [*range(5, 25), 4]]
 
 
@@ -410,7 +410,7 @@ def test_unconditional_is_the_bare_marker_once(renderer: Renderer) -> None:
     ]
     baseline = unconditional(renderer, pairs)
     assert [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests] == ["\nAnswer:"]
-    assert [x.tolist() for x in baseline.spread([np.array([-1.0, -2.0])])] == [[-1.0, -2.0]] * 6
+    assert [x.tolist() for x in baseline.expand([np.array([-1.0, -2.0])])] == [[-1.0, -2.0]] * 6
 
 
 def test_unconditional_asks_once_per_set_of_options() -> None:
@@ -432,7 +432,7 @@ def test_content_free_replaces_the_fields_of_every_prompt(renderer: Renderer) ->
     baseline = content_free(renderer, pairs)
     texts = [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests]
     assert texts == [f"{p} {x}?\nAnswer:" for p in ("a", "b") for x in ("N/A", "", "[MASK]")]
-    spread = baseline.spread([np.array([float(i), 0.0]) for i in range(6)])
+    spread = baseline.expand([np.array([float(i), 0.0]) for i in range(6)])
     assert [x[:, 0].tolist() for x in spread] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
 
 
