@@ -37,12 +37,13 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trainer.data.kinds import COMPLETION, CONTENT
 from trainer.data.render import Request
 from trainer.model.slots import SlotModel
 from trainer.score.logprobs import score
 from trainer.setup import Setup
 from trainer.train.batches import Sample, collate, micro_batches
-from trainer.train.loss import COMPLETION, CONTENT, token_losses, weighted_loss
+from trainer.train.loss import token_losses, weighted_loss
 from trainer.train.optimizer import SlotAdamW
 from trainer.trial import Lora, Optimization
 

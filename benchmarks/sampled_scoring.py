@@ -32,8 +32,8 @@ sys.path.insert(0, str(ROOT))
 from sweep_makespan import SIZES, timed, write_study
 
 from trainer.measure import design
-from trainer.measure.grid import NO_ANSWER, Grid, grid
-from trainer.measure.metrics import grid_objective, sampled
+from trainer.measure.grid import NO_ANSWER, Grid, read_grid
+from trainer.measure.metrics import grid_estimate, grid_objective
 from trainer.store import Store
 
 DRAWS = 20
@@ -100,7 +100,7 @@ def read(run: Path) -> tuple[list[Grid], tuple[float, float]]:
         whole = "sample" not in record
         seconds[whole].append(record["score_seconds"])
         if whole:
-            grids.append(grid(table, record["trial"]["task"]["labels"]))
+            grids.append(read_grid(table, record["trial"]["task"]["labels"]))
     return grids, (float(np.mean(seconds[0])), float(np.mean(seconds[1])))
 
 
@@ -109,7 +109,7 @@ def draw(whole: Grid, share: float) -> Iterator[tuple[float, float, bool, bool, 
     truth_mean, truth_std = float(whole.correct.mean()), whole_std(whole)
     for k in range(DRAWS):
         part = sample(whole, share, f"draw {k}")
-        found = sampled(part, "accuracy")
+        found = grid_estimate(part, "accuracy")
         low, high = found.std_interval
         yield (
             found.mean - truth_mean,
@@ -123,8 +123,8 @@ def draw(whole: Grid, share: float) -> Iterator[tuple[float, float, bool, bool, 
 def sample(whole: Grid, share: float, salt: str) -> Grid:
     prompts, rows = ([f"{salt} {name}" for name in names] for names in (whole.prompts, whole.rows))
     labels: list[Any] = [whole.labels[k] for k in whole.label]
-    size = design.size(share, len(prompts), len(rows))
-    kept = np.array(design.choose(rows, labels, size.rows))
+    size = design.sample_size(share, len(prompts), len(rows))
+    kept = np.array(design.choose_rows(rows, labels, size.rows))
     seen = design.balanced(prompts, [rows[j] for j in kept], [labels[j] for j in kept], size.cells)
     return dataclasses.replace(
         whole,

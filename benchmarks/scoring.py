@@ -111,7 +111,7 @@ def measure(case: str, name: str, folder: Path, prompts: list[Prompt], rows: lis
         requests = Renderer(tokenizer, template, task).requests(pairs)
         return np.array(score(model, requests, [0] * len(requests)).logprobs)
 
-    contexts = [context.text for context in Renderer(tokenizer, template, task).contexts(pairs)]
+    contexts = [context.text for context in Renderer(tokenizer, template, task).texts.contexts(pairs)]
     through_peft, size = peer(peft_model, tokenizer, contexts, [word for _, word in words])
     through_merged, merged_size = peer(merged, tokenizer, contexts, [word for _, word in words])
     ours()  # as the peers have been: warm

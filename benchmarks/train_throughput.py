@@ -49,14 +49,16 @@ import torch
 import transformers
 from torch import Tensor
 
+from trainer.data.kinds import COMPLETION
 from trainer.data.pools import load_pool
-from trainer.data.render import Example, Renderer, load_tokenizer
+from trainer.data.render import Example, Renderer
 from trainer.data.rows import Row
+from trainer.data.tokenizer import load_tokenizer
 from trainer.model.base import load_base
 from trainer.setup import Setup
 from trainer.train.batches import Sample
 from trainer.train.engine import Engine
-from trainer.train.loss import COMPLETION, normalizer, token_weights
+from trainer.train.loss import normalizer, token_weights
 from trainer.train.optimizer import learning_rate
 from trainer.trial import Lora, Loss, Model, Optimization, Task, Template
 

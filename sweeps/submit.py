@@ -42,7 +42,7 @@ def submit(study: Study, out: str | None, shared: Sequence[str], connect: Callab
     check_size(parcel)
     cluster = connect()
     run = run_folder(out, study.name, cluster)
-    base = f"{_in_job_id(study.name)}-{fingerprint({**own, 'out': run.encode()})[:DIGITS]}"
+    base = f"{in_job_id(study.name)}-{fingerprint({**own, 'out': run.encode()})[:DIGITS]}"
     command = f"python -m sweeps run {FILE} --out {shlex.quote(run)}"
     with tempfile.TemporaryDirectory(prefix="steadytune-job-") as folder:
         pack(parcel, Path(folder))
@@ -135,6 +135,6 @@ def run_folder(out: str | None, name: str, cluster: Cluster) -> str:
     return os.path.abspath(out or f"runs/{name}")
 
 
-def _in_job_id(name: str) -> str:
+def in_job_id(name: str) -> str:
     """A study's name as part of a job's id, which stands in URLs and file names."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:40] or "study"

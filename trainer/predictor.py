@@ -8,24 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trainer.data.render import Renderer, RenderError, Request, load_tokenizer
+from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
+from trainer.data.texts import RenderError
+from trainer.data.tokenizer import load_tokenizer
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.model.base import load_base
 from trainer.model.device import pick_device
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import content_free, unconditional
-from trainer.score.decide import compared
-from trainer.score.generation import answer
-from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
+from trainer.score.decide import decision_values
+from trainer.score.generation import generate_answers
+from trainer.score.logprobs import class_logprobs, score
 from trainer.trial import Trial
 
 SHOWN = 5  # rows named in a message
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """``index`` of the label or option; None where generated text gave none, or the model gave NaN.
     ``probabilities`` [k]: softmax of what the decision rule compares; None with generated text and NaN."""
 
@@ -38,25 +40,27 @@ class Predictor:
     """``trial.model`` names the base; ``tensors`` are the adapter's, in peft's names. Raises UserError where the base
     cannot be loaded or is not the adapter's."""
 
-    def __init__(self, trial: Trial, tensors: Mapping[str, torch.Tensor], token_budget: int = TOKEN_BUDGET):
-        self.trial, self.token_budget = trial, token_budget
+    def __init__(self, trial: Trial, tensors: Mapping[str, torch.Tensor]):
+        self.trial = trial
         self.renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
         self.model = _slot_model(trial, tensors)
 
-    def answer(self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None) -> list[Answer]:
-        """One answer per row. ``label_counts``: the prior of decision ``batch``, per label; the mean that it
+    def predict(
+        self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None
+    ) -> list[Prediction]:
+        """One prediction per row. ``label_counts``: the prior of decision ``batch``, per label; the mean that it
         takes off is over ``rows``."""
         requests = self._requests(prompt, rows)
         if self.trial.scoring.scorer == "generate":
             return self._generated(requests, rows)
-        return [_answer(x) for x in self._compared(prompt, rows, requests, label_counts)]
+        return [_prediction(x) for x in self._compared(prompt, rows, requests, label_counts)]
 
-    def logprobs(self, requests: Sequence[Request]) -> list[np.ndarray]:
+    def _logprobs(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Log-probability of each label or option, float64 [k] per request."""
         slots = [0] * len(requests)
         if self.model.n_labels:
-            return list(class_logprobs(self.model, requests, slots, self.token_budget))
-        return score(self.model, requests, slots, self.token_budget).logprobs
+            return list(class_logprobs(self.model, requests, slots))
+        return score(self.model, requests, slots).logprobs
 
     def _requests(self, prompt: Prompt, rows: Sequence[Row]) -> list[Request]:
         pairs = [(prompt, row) for row in rows]
@@ -80,30 +84,30 @@ class Predictor:
         rule = self.trial.scoring.decision
         build = {"pmi": unconditional, "contextual": content_free}.get(rule)
         extra = build(self.renderer, [(prompt, row) for row in rows]) if build else None
-        found = self.logprobs([*requests, *(extra.requests if extra else [])])
+        found = self._logprobs([*requests, *(extra.requests if extra else [])])
         own = found[: len(requests)]
-        return compared(
+        return decision_values(
             rule,
             own,
             [np.array([len(o) for o in r.options]) for r in requests],
             [r.option_bytes for r in requests],
-            baseline=extra.spread(found[len(requests) :]) if extra else None,
+            baseline=extra.expand(found[len(requests) :]) if extra else None,
             prior=prior,
         )
 
-    def _generated(self, requests: Sequence[Request], rows: Sequence[Row]) -> list[Answer]:
-        words = [self.renderer.words(row) for row in rows]
+    def _generated(self, requests: Sequence[Request], rows: Sequence[Row]) -> list[Prediction]:
+        words = [self.renderer.texts.words(row) for row in rows]
         decode, stops = self.renderer.tokenizer.decode, self.renderer.stop_ids
         new = self.trial.scoring.max_new_tokens
-        made = answer(self.model, requests, [0] * len(rows), words, decode, stops, new, self.token_budget)
-        return [Answer(a.index, None, a.text) for a in made]
+        made = generate_answers(self.model, requests, [0] * len(rows), words, decode, stops, new)
+        return [Prediction(a.index, None, a.text) for a in made]
 
 
-def _answer(values: np.ndarray) -> Answer:
+def _prediction(values: np.ndarray) -> Prediction:
     if np.isnan(values).any():
-        return Answer(None)
+        return Prediction(None)
     p = np.exp(values - values.max())
-    return Answer(int(values.argmax()), p / p.sum())
+    return Prediction(int(values.argmax()), p / p.sum())
 
 
 def _slot_model(trial: Trial, tensors: Mapping[str, torch.Tensor]) -> SlotModel:

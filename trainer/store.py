@@ -46,16 +46,16 @@ _RECORD = b"steadytune"  # key of the rung's record in the parquet file's metada
 
 PATIENCE = 120.0  # seconds; a file server that restarts is back within two minutes, and waiting costs no work
 _PAUSES = (0.5, 8.0)  # seconds between two attempts: the first, doubled up to the last
-_LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
-_LASTING_NUMBERS = (errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+_PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_PERMANENT_NUMBERS = (errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 # pyarrow gives all errors of object stores one type; these words of its texts are of the AWS and Google SDKs
-_LASTING_WORDS = re.compile(
+_PERMANENT_WORDS = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|INVALID_CLIENT_TOKEN_ID|"
     r"EXPIRED_TOKEN|MISSING_AUTHENTICATION|PERMISSION_DENIED|UNAUTHENTICATED|Bucket '.*' not found|"
     r"HTTP status 40[0134]\b",
     re.IGNORECASE,
 )
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class StoreError(UserError):
@@ -109,7 +109,7 @@ class Store:
         target = self.path(*name.split("/"))
         put = self._put_file if isinstance(self.fs, pafs.LocalFileSystem) else self._put_object
         try:
-            self._patiently(lambda: put(target, data), name)
+            self._with_retries(lambda: put(target, data), name)
         except OSError as error:
             raise StoreError(
                 f"{self.address(name)}: cannot be written ({error}). Nothing was lost: free space, mend the "
@@ -136,7 +136,7 @@ class Store:
         with self.fs.open_output_stream(target) as out:
             out.write(data)
 
-    def _patiently(self, act: Callable[[], Found], name: str) -> Found:
+    def _with_retries(self, act: Callable[[], Result], name: str) -> Result:
         """The result of ``act``, which is tried again while its OSError may pass and ``PATIENCE`` lasts."""
         end, pause = time.monotonic() + PATIENCE, _PAUSES[0]
         while True:
@@ -144,7 +144,7 @@ class Store:
                 return act()
             except OSError as error:
                 left = end - time.monotonic()
-                if not _may_pass(error) or left < pause:
+                if not _may_recover(error) or left < pause:
                     raise
                 if pause == _PAUSES[0]:
                     log.warning("%s: %s; trying again for %.0f seconds", self.address(name), error, left)
@@ -158,7 +158,7 @@ class Store:
                 return data
 
         try:
-            return self._patiently(act, name)
+            return self._with_retries(act, name)
         except FileNotFoundError as error:
             raise StoreError(f"{self.address(name)}: no such file") from error
         except OSError as error:
@@ -168,22 +168,22 @@ class Store:
             ) from error
 
     def exists(self, name: str) -> bool:
-        return any(info.type == pafs.FileType.File for info in self._look(self.path(*name.split("/")), name))
+        return any(info.type == pafs.FileType.File for info in self._file_info(self.path(*name.split("/")), name))
 
     def names(self, folder: str) -> list[str]:
         """Files directly in ``folder``, sorted; unfinished ``.part`` files are left out."""
-        found = (info.base_name for info in self._inside(folder) if info.type == pafs.FileType.File)
+        found = (info.base_name for info in self._entries(folder) if info.type == pafs.FileType.File)
         return sorted(n for n in found if not n.endswith(".part"))
 
     def folders(self, folder: str) -> list[str]:
-        return sorted(info.base_name for info in self._inside(folder) if info.type == pafs.FileType.Directory)
+        return sorted(info.base_name for info in self._entries(folder) if info.type == pafs.FileType.Directory)
 
-    def _inside(self, folder: str) -> list[pafs.FileInfo]:
-        return self._look(pafs.FileSelector(self.path(*folder.split("/")), allow_not_found=True), folder)
+    def _entries(self, folder: str) -> list[pafs.FileInfo]:
+        return self._file_info(pafs.FileSelector(self.path(*folder.split("/")), allow_not_found=True), folder)
 
-    def _look(self, at: str | pafs.FileSelector, name: str) -> list[pafs.FileInfo]:
+    def _file_info(self, at: str | pafs.FileSelector, name: str) -> list[pafs.FileInfo]:
         try:
-            found = self._patiently(lambda: self.fs.get_file_info(at), name)
+            found = self._with_retries(lambda: self.fs.get_file_info(at), name)
         except OSError as error:
             raise StoreError(
                 f"{self.address(name)}: cannot be looked into ({error}). Mend the permissions and run the same command "
@@ -236,7 +236,7 @@ class Store:
     def _set_aside(self, name: str) -> None:
         path = self.path(*name.split("/"))
         try:
-            self._patiently(lambda: self.fs.move(path, path + ".corrupt"), name)
+            self._with_retries(lambda: self.fs.move(path, path + ".corrupt"), name)
         except FileNotFoundError:
             pass  # another process came first
         except OSError as error:
@@ -271,11 +271,11 @@ def _check_place(metadata: pq.FileMetaData, place: Mapping[str, Any]) -> None:
                 raise ValueError(f"its rows are of {name} {known.min}, not {place[name]}")
 
 
-def _may_pass(error: OSError) -> bool:
+def _may_recover(error: OSError) -> bool:
     """Whether trying again may help."""
-    if isinstance(error, _LASTING) or error.errno in _LASTING_NUMBERS:
+    if isinstance(error, _PERMANENT) or error.errno in _PERMANENT_NUMBERS:
         return False
-    return not _LASTING_WORDS.search(str(error))
+    return not _PERMANENT_WORDS.search(str(error))
 
 
 def scores_name(trial_id: str, rung: int, pool: str) -> str:

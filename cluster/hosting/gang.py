@@ -20,6 +20,7 @@ from cluster.hosting.tensorboard import chart
 from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Trial
+from trainer.work import TrainAndScore
 
 
 class PlaceLostError(UserError):
@@ -53,9 +54,7 @@ class Worker:
             publish_host(self.runner, "gang")
 
     def advance(self, trial: Trial, rung: int, pool: str) -> None:
-        from trainer.runner import Job
-
-        self.runner.submit(Job(trial, rung, pool)).result()
+        self.runner.submit(TrainAndScore(trial, rung, pool)).result()
         if pool == "dev" and self.runner.rank == 0:
             chart(self.store, trial, rung, self.std_weight)
 

@@ -34,6 +34,7 @@ from trainer.errors import UserError
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial
+from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, Work
 
 log = logging.getLogger("steadytune")
 
@@ -71,34 +72,28 @@ class Host:
     async def advance(self, trial: Trial, rung: int, pool: str) -> None:
         """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder, and those of the
         dev pool in TensorBoard."""
-        from trainer.runner import Job
-
-        await self._do(Job(trial, rung, pool))
+        await self._do(TrainAndScore(trial, rung, pool))
         await self.chart(trial, rung, pool)
 
     async def train(self, trial: Trial, rung: int, pool: str) -> Any:
         """Train up to ``rung`` and checkpoint there, for hosts that score ``pool`` in blocks. Training's record; None
         where its rows are in the run folder after all."""
-        from trainer.runner import NOTHING, Job
+        return await self._do(TrainOnly(trial, rung, pool))
 
-        return await self._do(Job(trial, rung, pool, NOTHING))
-
-    async def score(self, trial: Trial, rung: int, pool: str, block: tuple[int, int]) -> Any:
+    async def score(self, trial: Trial, rung: int, pool: str, block: Block) -> Any:
         """The score rows of a block, and its seconds."""
-        from trainer.runner import Job
-
-        return await self._do(Job(trial, rung, pool, block))
+        return await self._do(ScoreBlock(trial, rung, pool, block))
 
     async def chart(self, trial: Trial, rung: int, pool: str) -> None:
         if pool == "dev":
             await asyncio.to_thread(chart, self.store, trial, rung, self.std_weight)
 
-    async def _do(self, job: Any) -> Any:
+    async def _do(self, work: Work) -> Any:
         from trainer.model.device import device_lost
 
         self._busy += 1
         try:
-            return await asyncio.wrap_future(self.runner.submit(job))
+            return await asyncio.wrap_future(self.runner.submit(work))
         except Exception as error:
             if device_lost(error):  # and with it all that comes here; a new process can use it again
                 log.error("this host ends, and another takes its place: %s", error)
@@ -289,7 +284,7 @@ class Fleet:
         while len(done) < blocks:
             while free and todo:
                 helper, block = free.pop(0), todo.popleft()
-                under_way[helper.score.remote(trial, rung, pool, (block, blocks))] = (helper, block)
+                under_way[helper.score.remote(trial, rung, pool, Block(block, blocks))] = (helper, block)
             patience = 2 * max((spent for _, spent in done.values()), default=0.0) + 1 if host in free else None
             ready, _ = ray.wait([*under_way], num_returns=1, timeout=patience)
             if not ready:

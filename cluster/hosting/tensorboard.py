@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trainer.data.wording import Prompt
-from trainer.measure.grid import COLUMNS, grid
+from trainer.measure.grid import COLUMNS, read_grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
 from trainer.store import Store, StoreError
 from trainer.trial import Trial, axis_columns
@@ -169,7 +169,7 @@ def chart(store: Store, trial: Trial, rung: int, std_weight: float) -> None:
         if found is None or "nan" in found[1]:
             return
         rows, record = found
-        scores = grid(rows, trial.task.labels, sample=record.get("sample"))
+        scores = read_grid(rows, trial.task.labels, sample=record.get("sample"))
         scored = grid_objective(scores, trial.task.metric, std_weight)
         Board(store).rung(trial.id, axis_columns(trial), record, scored, per_prompt(scores, trial.task.metric))
     except Exception as error:  # what is only shown must not end a trial

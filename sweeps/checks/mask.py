@@ -41,7 +41,8 @@ def weights(plw: Sequence[float] | str, template_tokens: str) -> tuple[str, str,
 def print_masks(console: Console, content: Content, plw: Any, template_tokens: str, rows: int = 2) -> None:
     """A few training rows under each template, with the first train pool's prompts. ``plw``: the study's values, or
     their range."""
-    from trainer.data.render import Renderer, load_tokenizer
+    from trainer.data.render import Renderer
+    from trainer.data.tokenizer import load_tokenizer
 
     colour = bool(console.color_system)
     given = weights(plw if isinstance(plw, tuple) else f"{plw.low:g} to {plw.high:g}", template_tokens)

@@ -67,7 +67,7 @@ def check_formats(
 def checked_tokenizer(model: Model, target_modules: Sequence[str]) -> Any:
     """The tokenizer of a model that can be loaded and can carry the study's adapters, with the longest sequence that
     this model takes. Raises ``UserError``."""
-    from trainer.data.render import load_tokenizer
+    from trainer.data.tokenizer import load_tokenizer
     from trainer.model.architecture import check_architecture, check_layers, positions
 
     check_architecture(model)

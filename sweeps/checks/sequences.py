@@ -24,7 +24,7 @@ def render_findings(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequenc
     for (prompt, row), example, request in zip(pairs, examples, requests, strict=True):
         at = f'{where}, prompt "{prompt.id}", row "{row.id}"'
         n = len(request.context)
-        answer = request.options[renderer.right(row)]
+        answer = request.options[renderer.texts.right(row)]
         trained = example.ids[example.kinds == 2]
         if example.ids[:n].tolist() != request.context.tolist() or example.ids[n:-1].tolist() != answer.tolist():
             found.append(
@@ -102,7 +102,7 @@ def _bos_findings(renderer: Renderer, request: Request, where: str) -> Iterator[
 def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: str) -> Iterator[Finding]:
     """Labels are compared by their tokens without the stop token: equal ones tie, and a prefix can never lose."""
     tokens = [tuple(o.tolist()) for o in request.options]
-    names = list(renderer.task.labels) or [f"{i} ({text!r:.30})" for i, text in enumerate(renderer.words(row))]
+    names = list(renderer.task.labels) or [f"{i} ({text!r:.30})" for i, text in enumerate(renderer.texts.words(row))]
     level: Literal["error", "warning"] = (
         "error" if renderer.task.labels else "warning"
     )  # of options only that row suffers

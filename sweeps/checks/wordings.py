@@ -222,7 +222,7 @@ def word_findings(template: Template, task: Task, rows: Mapping[str, Sequence[Ro
             "Begin all of them the same way: the space alone could tell them apart",
         )
     if template.chat and template.marker:
-        from trainer.data.render import PLAIN_MARKER
+        from trainer.data.texts import PLAIN_MARKER
 
         if template.marker == PLAIN_MARKER:
             yield Finding(

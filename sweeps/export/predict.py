@@ -26,7 +26,7 @@ from trainer.errors import UserError, closest, nearest
 from trainer.store import Store
 
 if TYPE_CHECKING:
-    from trainer.predictor import Answer
+    from trainer.predictor import Prediction
 
 log = logging.getLogger("steadytune")
 
@@ -59,7 +59,7 @@ def predict(
     if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and len(asked) < FEW:
         log.warning('decision "batch" takes off the mean over the rows given, and %d are few for a mean', len(asked))
     counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
-    answers = Predictor(trial, tensors).answer(wording, asked, counts)
+    answers = Predictor(trial, tensors).predict(wording, asked, counts)
     write(exported, [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)])
     return 0
 
@@ -136,7 +136,7 @@ def _tensors(store: Store) -> Any:
 # what comes out ---------------------------------------------------------------------------------------------------
 
 
-def _record(labels: Sequence[str], row: Row, answer: Answer) -> Record:
+def _record(labels: Sequence[str], row: Row, answer: Prediction) -> Record:
     record: Record = {"id": row.id, "label": None}
     if answer.index is not None:
         record["label"] = labels[answer.index] if labels else str(answer.index)

@@ -133,7 +133,7 @@ def plan(study: Study, sizes: Sizes | None = None, model: ModelSize | None = Non
     quotas = rung_quotas(trials, study.scheduler.eta, len(shares))
     per_step = study.training.batch_size * study.training.accumulation * (sizes.prompt_tokens + sizes.answer_tokens)
     grid = sizes.dev_prompts * sizes.dev_rows
-    sample = design.size(study.scoring.sample, sizes.dev_prompts, sizes.dev_rows).cells
+    sample = design.sample_size(study.scoring.sample, sizes.dev_prompts, sizes.dev_rows).cells
     cells = [sample] * (len(shares) - 1) + [grid]
     at = [share * steps for share in shares]
     rungs = tuple(
@@ -191,7 +191,7 @@ def _notes(study: Study, sizes: Sizes, trials: int) -> list[str]:
     notes = []
     shortest = min(_all_steps(study, sizes.train_rows))
     grid, share = sizes.dev_prompts * sizes.dev_rows, study.scoring.sample
-    least = design.size(share, sizes.dev_prompts, sizes.dev_rows).cells
+    least = design.sample_size(share, sizes.dev_prompts, sizes.dev_rows).cells
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: {design.LEAST} a prompt are the least")
     if study.scheduler.name == "asha":

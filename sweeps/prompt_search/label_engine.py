@@ -55,7 +55,7 @@ class LabelEngine:
 
     def __call__(self, pairs: Sequence[Pair]) -> list[tuple[tuple[float, ...], int]]:
         from trainer.score.calibration import content_free, unconditional
-        from trainer.score.decide import compared
+        from trainer.score.decide import decision_values
         from trainer.score.logprobs import score
 
         renderer = self.renderer()
@@ -64,12 +64,12 @@ class LabelEngine:
         extra = build(renderer, pairs) if build else None
         asked = [*requests, *(extra.requests if extra else [])]
         found = score(self.slots(), asked, [0] * len(asked)).logprobs
-        values = compared(
+        values = decision_values(
             "raw" if self.decision == "batch" else self.decision,
             found[: len(requests)],
             [np.array([len(o) for o in r.options]) for r in requests],
             [r.option_bytes for r in requests],
-            baseline=extra.spread(found[len(requests) :]) if extra else None,
+            baseline=extra.expand(found[len(requests) :]) if extra else None,
         )
         tokens = [len(r.context) + sum(map(len, r.options)) for r in requests]
         return [(tuple(float(x) for x in v), t) for v, t in zip(values, tokens, strict=True)]
@@ -80,7 +80,8 @@ class LabelEngine:
 
     def renderer(self) -> Renderer:
         if self._renderer is None:
-            from trainer.data.render import Renderer, load_tokenizer
+            from trainer.data.render import Renderer
+            from trainer.data.tokenizer import load_tokenizer
 
             self._renderer = Renderer(load_tokenizer(self.model), self.template, self.task)
         return self._renderer

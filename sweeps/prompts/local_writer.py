@@ -93,7 +93,7 @@ class LocalModel:
         if self._loaded is None:
             import torch
 
-            from trainer.data.render import load_tokenizer
+            from trainer.data.tokenizer import load_tokenizer
             from trainer.model.base import load_base
             from trainer.model.device import pick_device
             from trainer.trial import Model

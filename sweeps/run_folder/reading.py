@@ -21,7 +21,7 @@ from sweeps.study.schema import Study
 from sweeps.study.sections import SchedulerSection
 from trainer.errors import UserError
 from trainer.measure import grid as score_grid
-from trainer.measure.grid import Grid, grid
+from trainer.measure.grid import Grid, read_grid
 from trainer.store import Store, StoreError, scores_name
 from trainer.trial import Trial, axis_columns
 
@@ -198,7 +198,7 @@ class RunFolder:
         if rows.num_rows == 0:
             return Rung(step, record, rows, None)
         where = f"{self.store.uri}/{scores_name(trial_id, step, pool)}"
-        return Rung(step, record, rows, grid(rows, self._labels(pool, record), where, record.get("sample")))
+        return Rung(step, record, rows, read_grid(rows, self._labels(pool, record), where, record.get("sample")))
 
     def pools(self, trial_id: str) -> list[str]:
         """The pools under which the trial has scores, sorted."""

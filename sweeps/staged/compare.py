@@ -22,7 +22,7 @@ from scipy import special
 from sweeps.staged.points import Candidate
 from sweeps.statistics import intervals as st
 from trainer.measure import metrics
-from trainer.measure.grid import COLUMNS, Floats
+from trainer.measure.grid import COLUMNS, Floats, read_grid
 from trainer.store import Store
 from trainer.trial import Trial, digest
 
@@ -81,7 +81,7 @@ def scored(store: Store, trial: Trial, rung: int, std_weight: float) -> Scored |
     found = store.read_scores(trial.id, rung, "dev", COLUMNS)
     if found is None or not found[0].num_rows:
         return None
-    grid = metrics.grid(found[0], trial.task.labels, f"trial {trial.id}, dev", found[1].get("sample"))
+    grid = read_grid(found[0], trial.task.labels, f"trial {trial.id}, dev", found[1].get("sample"))
     if grid.seen is not None:
         return None
     values = pseudo_values(metrics.cells(grid, trial.task.metric), std_weight)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows
 from sweeps.tables.columns import Settings, text
-from trainer.measure import metrics
+from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
 
@@ -90,7 +90,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], settings: Settings) -> Iterator[st
     )
     if degenerate:
         yield (
-            f"- degenerate: one answer takes more than {100 * metrics.DEGENERATE_SHARE:g} % of the cells, so a std "
+            f"- degenerate: one answer takes more than {100 * DEGENERATE_SHARE:g} % of the cells, so a std "
             "near 0 is a constant answer, not robustness. Never ranked, never the winner."
         )
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from trainer.data.assets import Assets
 from trainer.data.pools import fingerprint_prompts, load_pool, split_pool
-from trainer.data.rows import Source, fingerprint_rows, load_rows
+from trainer.data.rows import fingerprint_rows, load_rows
+from trainer.data.sources import RowSource
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.trial import Data, Task, Template
@@ -41,10 +42,10 @@ def fingerprints_of(assets: Assets) -> dict[str, Data]:
     return {n: Data(**rows, train_prompts=fingerprint_prompts(p), **scored) for n, p in assets.train_pools.items()}
 
 
-def source_of(task: TaskSection, split: str) -> Source:
+def source_of(task: TaskSection, split: str) -> RowSource:
     """Where the rows of one split are, as the trainer reads them."""
     of = getattr(task.rows, split)
-    return Source(
+    return RowSource(
         path=of.path, fields=tuple(task.fields), label=task.label, labels=dict(task.labels), options=task.options,
         id=task.id, name=of.name, split=of.split, where=dict(of.where), limit=of.limit, revision=of.revision,
     )  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from trainer.data.kinds import COMPLETION, CONTENT
 from trainer.train.batches import Sample
 from trainer.train.engine import Engine
-from trainer.train.loss import COMPLETION, CONTENT, normalizer, token_weights
+from trainer.train.loss import normalizer, token_weights
 from trainer.trial import Lora, Loss, Optimization
 
 

@@ -17,10 +17,11 @@ from trainer import trial as t
 from trainer.data.assets import Assets
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
-from trainer.runner import Job, Runner
+from trainer.runner import Runner
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Trial
+from trainer.work import TrainAndScore
 
 RUNGS = (2, 4, 6)
 TEXTS = ("good", "bad", "good it", "bad it", "A good", "B bad", "C", "it C")
@@ -98,9 +99,9 @@ def start(model: t.Model) -> Iterator[Start]:
 
 def finish(runner: Runner, trials: Sequence[Trial], rungs: Sequence[int] = RUNGS, test: bool = False) -> None:
     """Bring all trials to each of ``rungs`` in turn, as a scheduler without cuts does, then score the test pool."""
-    jobs = [[Job(trial, rung) for trial in trials] for rung in rungs]
-    for wave in [*jobs, *([[Job(trial, rungs[-1], "test") for trial in trials]] if test else [])]:
-        for future in [runner.submit(job) for job in wave]:
+    work = [[TrainAndScore(trial, rung) for trial in trials] for rung in rungs]
+    for wave in [*work, *([[TrainAndScore(trial, rungs[-1], "test") for trial in trials]] if test else [])]:
+        for future in [runner.submit(each) for each in wave]:
             future.result(timeout=120)
 
 

@@ -17,9 +17,10 @@ from sweeps.study.load import load_study
 from sweeps.study.schema import Study
 from sweeps.trials.content import content_of
 from trainer.data.assets import Assets
-from trainer.runner import Job, Runner
+from trainer.runner import Runner
 from trainer.store import Store
 from trainer.trial import Trial, rung_steps
+from trainer.work import TrainAndScore
 
 MEANING = {"about": "Is it good?", "terms": ["good"], "other": {"taste": ["tasty"]}}
 STUDY: dict[str, Any] = {
@@ -67,10 +68,10 @@ def in_process(study: Study, store: Store, assets: Assets, trained: list[str]) -
         try:
             for trial in trials:
                 rungs = rung_steps(progress.study.scheduler.shares, trial.optimization.steps)
-                jobs = [Job(trial, rung, "dev") for rung in rungs]
-                jobs += [Job(trial, rungs[-1], "test")] if progress.measured else []
-                for job in jobs:
-                    runner.submit(job).result(timeout=300)
+                wanted = [TrainAndScore(trial, rung, "dev") for rung in rungs]
+                wanted += [TrainAndScore(trial, rungs[-1], "test")] if progress.measured else []
+                for work in wanted:
+                    runner.submit(work).result(timeout=300)
         finally:
             runner.close()
         tell = replayed(progress, trials)

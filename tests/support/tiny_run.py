@@ -21,10 +21,11 @@ from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import dump_yaml
 from sweeps.trials.content import content_of
 from sweeps.trials.make import make_trials, points_of
-from trainer.runner import Job, Runner
+from trainer.runner import Runner
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Trial, axis_columns
+from trainer.work import TrainAndScore
 
 PROMPTS = {
     "train": {"t1": "Is it good?\n{{ text }}", "t2": "{{ text }}\ngood?"},
@@ -90,7 +91,7 @@ def make_run(folder: Path, task: dict[str, Any], n_labels: int = 0, **sections: 
     runner = Runner(content.model, Setup(len(trials), ranks, modules, n_labels, threads=1), content.assets, store)
     try:
         for pool in ("dev", "test"):
-            for done in [runner.submit(Job(t, t.optimization.steps, pool)) for t in trials]:
+            for done in [runner.submit(TrainAndScore(t, t.optimization.steps, pool)) for t in trials]:
                 done.result(timeout=300)
     finally:
         runner.close()

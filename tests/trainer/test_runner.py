@@ -1,5 +1,6 @@
 """The runner alone, without Ray: what it leaves in the run folder, and what befalls one trial or the whole process."""
 
+# ruff: noqa: F811  (fixtures of another file are taken by their names)
 from __future__ import annotations
 
 import dataclasses
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pytest
 import torch
 from checkout import ROOT
-from runner_trials import ASSETS, RUNGS, THREE, Start, finish, scores, trial
+from runner_trials import ASSETS, RUNGS, THREE, Start, finish, model, scores, start, trial  # noqa: F401  (two fixtures)
 from safetensors.torch import load
 
 import trainer.runner as runner_module
@@ -31,11 +32,12 @@ from trainer.data.assets import Assets
 from trainer.errors import UserError
 from trainer.measure.grid import ScoreError
 from trainer.measure.rung import RungReport
-from trainer.runner import NOTHING, Job, Runner
+from trainer.runner import Runner
 from trainer.score.decide import decide
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, checkpoint_name, scores_name
 from trainer.trial import Trial
+from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly
 
 
 def all_rows(folder: Path, trials: Sequence[Trial]) -> dict[tuple[str, int, str], pa.Table]:
@@ -102,10 +104,10 @@ def test_the_blocks_of_a_grid_that_two_runners_score_are_the_grid(
     """One trains, and says what its training was; both score, the other from the checkpoint. Neither writes rows."""
     x = THREE[1]
     first, second = start(tmp_path), start(tmp_path)
-    record = first.submit(Job(x, 6, "test", NOTHING)).result(timeout=120)
+    record = first.submit(TrainOnly(x, 6, "test")).result(timeout=120)
     assert record["curve"]["step"] == [1, 2, 3, 4, 5, 6]
     assert record["seconds"] == record["train_seconds"] > 0
-    parts = [r.submit(Job(x, 6, "test", (k, 2))).result(timeout=120) for k, r in enumerate((first, second))]
+    parts = [r.submit(ScoreBlock(x, 6, "test", Block(k, 2))).result(timeout=120) for k, r in enumerate((first, second))]
     assert (first.steps, second.steps) == (6, 0)
     assert all(seconds > 0 for _, seconds in parts)
     assert_alike(pa.concat_tables([rows for rows, _ in parts]), scores(undisturbed, x, 6, "test")[0])
@@ -138,18 +140,18 @@ def test_training_changes_the_answers_and_the_adapter_is_that_of_the_last_rung(u
             assert torch.equal(value, checkpoint[name.removeprefix("base_model.model.").removesuffix(".weight")])
 
 
-def test_a_job_is_done_once_however_often_it_is_asked_for(start: Start, tmp_path: Path) -> None:
+def test_work_is_done_once_however_often_it_is_asked_for(start: Start, tmp_path: Path) -> None:
     x = THREE[0]
     runner = start(tmp_path)
-    first, again = runner.submit(Job(x, 2)), runner.submit(Job(x, 2))
+    first, again = runner.submit(TrainAndScore(x, 2)), runner.submit(TrainAndScore(x, 2))
     assert first is again
     first.result(timeout=60)
     _, record = scores(tmp_path, x, 2)
-    runner.submit(Job(x, 2)).result(timeout=60)  # whoever asks after it was done
+    runner.submit(TrainAndScore(x, 2)).result(timeout=60)  # whoever asks after it was done
     assert runner.steps == 2
     assert scores(tmp_path, x, 2)[1] == record
     other = start(tmp_path)
-    other.submit(Job(x, 2)).result(timeout=60)
+    other.submit(TrainAndScore(x, 2)).result(timeout=60)
     assert other.steps == 0
     assert scores(tmp_path, x, 2)[1] == record
 
@@ -182,7 +184,7 @@ def test_generation_leaves_the_tokens_it_took_and_no_answer_where_none_was_given
     plan = t.Optimization(steps=60, lr=3e-2, batch_size=4, clip=0)
     trained = trial(0, scoring=t.Scoring("generate", max_new_tokens=5), optimization=plan)
     runner = start(tmp_path, slots=2, assets=one_label)
-    for future in [runner.submit(Job(babbling, 2)), runner.submit(Job(trained, 60))]:
+    for future in [runner.submit(TrainAndScore(babbling, 2)), runner.submit(TrainAndScore(trained, 60))]:
         future.result(timeout=120)
     table, _ = scores(tmp_path, babbling, 2)
     assert table.column("label_logprobs").null_count == table.num_rows == 12
@@ -297,7 +299,7 @@ from runner_trials import ASSETS, THREE, finish
 import trainer.train.engine as engine_module
 import trainer.runner as runner_module
 from trainer import trial as t
-from trainer.runner import NOTHING, Runner
+from trainer.runner import Runner
 from trainer.setup import Setup
 from trainer.store import Store
 
@@ -378,7 +380,7 @@ def test_an_end_between_any_two_writes_of_a_rung_loses_nothing(start: Start, tmp
         runner = start(tmp_path)
         written = dying(runner, left)
         with pytest.raises(MemoryError):
-            runner.submit(Job(x, 6)).result(timeout=60)
+            runner.submit(TrainAndScore(x, 6)).result(timeout=60)
         assert written == order[:left]
     last = start(tmp_path)
     finish(last, [x], [6])
@@ -487,7 +489,7 @@ def test_a_checkpoint_that_finds_no_memory_is_not_taken_for_damaged_and_costs_no
 
     monkeypatch.setattr(engine_module, "_fill", none_left)
     with pytest.raises(torch.OutOfMemoryError), caplog.at_level(logging.WARNING, "steadytune"):
-        runner.submit(Job(x, 4)).result(timeout=60)
+        runner.submit(TrainAndScore(x, 4)).result(timeout=60)
     assert "not readable" not in caplog.text
     finish(runner, [other], [2])
     finish(runner, [x], [4])
@@ -506,12 +508,12 @@ def test_a_row_that_cannot_be_rendered_fails_its_trial_alone(start: Start, tmp_p
     short = trial(6, task=t.Task(("no", "yes"), max_length=16))
     runner = start(tmp_path, slots=4, assets=assets)
     sound = THREE[:2]
-    futures = {x.id: runner.submit(Job(x, 2)) for x in (sound[0], broken, short, sound[1])}
+    futures = {x.id: runner.submit(TrainAndScore(x, 2)) for x in (sound[0], broken, short, sound[1])}
     with pytest.raises(UserError, match=r'template "other", prompt "t\d", row "train-\d+".* gives no tokens'):
         futures[broken.id].result(timeout=60)
     for x in (*sound, short):
         futures[x.id].result(timeout=60)
-    tests = {x.id: runner.submit(Job(x, 2, "test")) for x in (*sound, short)}
+    tests = {x.id: runner.submit(TrainAndScore(x, 2, "test")) for x in (*sound, short)}
     with pytest.raises(UserError, match=r"6 of 18 sequences are longer|sequences are longer than task.max_length = 16"):
         tests[short.id].result(timeout=60)
     for x in sound:
@@ -529,7 +531,7 @@ def test_nan_ends_its_trial_with_the_steps_between_which_it_came(
     wild = trial(7, 1e30)
     runner = start(tmp_path, slots=3)
     group = (THREE[0], wild, THREE[1])
-    for future in [runner.submit(Job(x, 6)) for x in group]:
+    for future in [runner.submit(TrainAndScore(x, 6)) for x in group]:
         future.result(timeout=60)
     table, record = scores(tmp_path, wild, 6)
     assert table.num_rows == 0
@@ -545,7 +547,7 @@ def test_nan_ends_its_trial_with_the_steps_between_which_it_came(
     finish(runner, [THREE[2]])  # the slot serves the next trial
     assert_alike(scores(tmp_path, THREE[2], 6)[0], scores(undisturbed, THREE[2], 6)[0])
     steps = runner.steps
-    runner.submit(Job(wild, 6)).result(timeout=60)  # its end is known
+    runner.submit(TrainAndScore(wild, 6)).result(timeout=60)  # its end is known
     assert runner.steps == steps
 
 
@@ -586,7 +588,7 @@ def test_memory_that_does_not_suffice_for_one_row_fails_that_trial(
     with monkeypatch.context() as m:
         m.setattr(runner.engine.slot_model.base, "forward", none_left)
         with pytest.raises(RuntimeError, match="out of memory"):
-            runner.submit(Job(THREE[0], 2)).result(timeout=60)
+            runner.submit(TrainAndScore(THREE[0], 2)).result(timeout=60)
     finish(runner, [THREE[0]], [2])
 
 
@@ -598,7 +600,7 @@ def test_a_full_disk_fails_the_trial_and_the_next_try_goes_on(start: Start, tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
         with pytest.raises(UserError, match=r"cannot be written .*free space"):
-            runner.submit(Job(x, 6)).result(timeout=60)
+            runner.submit(TrainAndScore(x, 6)).result(timeout=60)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert Store.open(tmp_path).rungs(x.id, "dev") == [2, 4]
@@ -618,7 +620,7 @@ def test_an_error_nobody_thought_of_reaches_whoever_waits(
     with monkeypatch.context() as m:
         m.setattr(runner, "_finish", broken)
         with pytest.raises(ZeroDivisionError):
-            runner.submit(Job(THREE[0], 2)).result(timeout=60)
+            runner.submit(TrainAndScore(THREE[0], 2)).result(timeout=60)
     finish(runner, [THREE[0]], [2])
 
 
@@ -626,11 +628,11 @@ def test_what_is_left_over_at_the_end_is_cancelled_and_waits_for_nobody(start: S
     endless = t.Optimization(steps=10**6, batch_size=4)
     first, second, third = (trial(seed, optimization=endless) for seed in range(3))
     runner = start(tmp_path)
-    held = [runner.submit(Job(x, 10**6)) for x in (first, second, third)]
+    held = [runner.submit(TrainAndScore(x, 10**6)) for x in (first, second, third)]
     assert held[2].cancel()  # who asked has gone: it is never begun
     runner.close()
     for future in held[:2]:
         with pytest.raises(CancelledError):
             future.result(timeout=60)
     with pytest.raises(RuntimeError, match="closed"):
-        runner.submit(Job(first, 2))
+        runner.submit(TrainAndScore(first, 2))

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from rapidfuzz.distance import Levenshtein
 
 NEAR = 0.8  # one word in five changed; a wording of five tokens with one other word is still the same wording
 _EPS = 1e-9  # 1 - 1/5 is a little less than 0.8
@@ -33,11 +34,9 @@ class Likeness:
 
     tokens: tuple[str, ...]
     pairs: frozenset[tuple[str, str]] = field(init=False)
-    counts: Counter[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", frozenset(zip(self.tokens, self.tokens[1:], strict=False)))
-        object.__setattr__(self, "counts", Counter(self.tokens))
 
     @classmethod
     def of(cls, text: str) -> Likeness:
@@ -46,62 +45,26 @@ class Likeness:
 
 def similarity(a: Likeness, b: Likeness) -> float:
     """Between 0 and 1; 1 for wordings of one normal form."""
-    longest = max(len(a.tokens), len(b.tokens))
-    edit = 1.0 - _distance(a.tokens, b.tokens, longest) / longest if longest else 1.0
+    edit = Levenshtein.normalized_similarity(a.tokens, b.tokens)
     return max(edit, _jaccard(a, b))
 
 
-def near(a: Likeness, b: Likeness, threshold: float = NEAR) -> bool:
-    """Whether ``similarity`` reaches ``threshold``, without counting edits where it cannot."""
-    if a.tokens == b.tokens or _jaccard(a, b) >= threshold - _EPS:
-        return True
-    longest = max(len(a.tokens), len(b.tokens))
-    most = int((1.0 - threshold) * longest + _EPS)  # edits that still make a near duplicate
-    if abs(len(a.tokens) - len(b.tokens)) > most:
-        return False
-    small, large = (a, b) if len(a.counts) <= len(b.counts) else (b, a)
-    common = sum(min(n, large.counts[token]) for token, n in small.counts.items() if token in large.counts)
-    return longest - common <= most and _distance(a.tokens, b.tokens, most) <= most
+def near(a: Likeness, b: Likeness) -> bool:
+    """Whether the two are near duplicates."""
+    return similarity(a, b) >= NEAR - _EPS
 
 
-def clusters(texts: Sequence[str], threshold: float = NEAR) -> list[list[int]]:
-    """Positions of ``texts`` in groups, in order of their first: near duplicates, and near duplicates of those, are in
-    one group, so that no two groups hold a pair of near duplicates."""
+def clusters(texts: Sequence[str]) -> list[list[int]]:
+    """Positions of ``texts`` in groups, in the order of each group's first. Near duplicates, and near duplicates of
+    those, are in one group, so that no two groups hold a pair of near duplicates."""
     parts = [Likeness.of(text) for text in texts]
-    root = list(range(len(parts)))
-
-    def top(i: int) -> int:
-        while root[i] != i:
-            root[i] = root[root[i]]
-            i = root[i]
-        return i
-
-    for j, one in enumerate(parts):
-        for i in range(j):
-            a, b = top(i), top(j)
-            if a != b and near(parts[i], one, threshold):
-                root[max(a, b)] = min(a, b)
-    found: dict[int, list[int]] = {}
-    for i in range(len(parts)):
-        found.setdefault(top(i), []).append(i)
-    return list(found.values())
+    groups: list[list[int]] = []
+    for i, one in enumerate(parts):
+        touched = [g for g in groups if any(near(parts[j], one) for j in g)]
+        groups = [g for g in groups if g not in touched] + [sorted([i, *(j for g in touched for j in g)])]
+    return sorted(groups)
 
 
 def _jaccard(a: Likeness, b: Likeness) -> float:
     either = len(a.pairs | b.pairs)
     return len(a.pairs & b.pairs) / either if either else 0.0
-
-
-def _distance(a: Sequence[str], b: Sequence[str], most: int) -> int:
-    """Levenshtein distance over tokens; any number above ``most`` where it is larger. Only the band of cells that a
-    path of ``most`` edits can reach is computed."""
-    far = most + 1
-    above: list[int] = [j if j <= most else far for j in range(len(b) + 1)]
-    for i, token in enumerate(a, 1):
-        low, high = max(1, i - most), min(len(b), i + most)
-        row = [far] * (len(b) + 1)
-        row[0] = i if i <= most else far
-        for j in range(low, high + 1):
-            row[j] = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (token != b[j - 1]), far)
-        above = row
-    return above[len(b)]

@@ -1,6 +1,6 @@
-"""Pools of prompts: reading them from files, telling them apart, dividing them.
+"""Pools of prompts: reading them from files, comparing them, dividing them.
 
-What one prompt's text may hold and what it gives for a row is in ``wording``; its names are offered here too.
+What one prompt's text may hold, and what it gives for a row, is in ``wording``.
 """
 
 from __future__ import annotations
@@ -17,38 +17,9 @@ from typing import Any
 import yaml
 
 from trainer.data.likeness import clusters, normal_form
-from trainer.data.wording import (
-    MAX_CHARACTERS,
-    OPTIONS,
-    Filled,
-    Prompt,
-    PromptError,
-    check_wording,
-    conditions,
-    fill,
-    placeholder_uses,
-    placeholders,
-)
+from trainer.data.wording import EXPRESSION, Prompt, PromptError, check_wording
 from trainer.errors import nearest
 from trainer.trial import digest
-
-__all__ = [
-    "MAX_CHARACTERS",
-    "OPTIONS",
-    "Filled",
-    "Prompt",
-    "PromptError",
-    "Shared",
-    "conditions",
-    "fill",
-    "fingerprint_prompts",
-    "flaws",
-    "load_pool",
-    "placeholder_uses",
-    "placeholders",
-    "shared_prompts",
-    "split_pool",
-]
 
 
 def load_pool(path: str, only: Sequence[str] = ()) -> list[Prompt]:
@@ -166,7 +137,7 @@ def shared_prompts(pools: Mapping[str, Sequence[Prompt]]) -> list[Shared]:
     return found
 
 
-_SLOT = re.compile(
+_GAP = re.compile(
     r"\[[^\W\d_][^\]\n{}]*\s[^\]\n{}]*\]|<(?:insert|your|describe|fill)\b[^>\n]*>|\b(?:TODO|XXX|FIXME)\b", re.IGNORECASE
 )
 
@@ -185,16 +156,12 @@ def flaws(prompt: Prompt) -> list[tuple[str, str, str]]:
                 "write a real line break (a | block in yaml)",
             )
         )
-    slot = _SLOT.search(_without_expressions(prompt.text))
-    if slot:
+    gap = _GAP.search(EXPRESSION.sub(" ", prompt.text))
+    if gap:
         found.append(
-            ("warning", f"seems to have an unfilled slot: {slot.group(0)!r:.60}", "fill the slot, or remove the prompt")
+            ("warning", f"seems to have an unfilled slot: {gap.group(0)!r:.60}", "fill the slot, or remove the prompt")
         )
     return found
-
-
-def _without_expressions(text: str) -> str:
-    return re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", " ", text, flags=re.DOTALL)
 
 
 def _content_id(text: str) -> str:

@@ -1,17 +1,15 @@
 """Prompt and row to token ids: the only place where a tokenizer is called, for training and for scoring alike.
 
-A context is the text up to the answer; a completion is the tokens an answer's word adds to it. Both come from
+A context is the tokens up to the answer; a completion is the tokens that an answer's word adds to it. Both come from
 tokenising context + word, and the context's own tokens must come first in it: otherwise training and scoring would
 see different ids, and that is an error here, not a silent loss of accuracy.
 
-Plain:  system, blank line, prompt, marker | word, stop token.      The tokenizer's own first tokens (BOS) are added.
-Chat:   the chat template up to the assistant's turn | word, stop.  The template brings its own BOS. A marker other
-        than the plain default starts the answer (a prefill).
+The texts are those of ``trainer.data.texts``. A plain context begins with the tokenizer's own first tokens (BOS); a
+chat template writes its own. In training the answer's word is followed by the stop token.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,17 +20,11 @@ from numpy.typing import NDArray
 from trainer.data.boundary import Boundary
 from trainer.data.kinds import COMPLETION, CONTENT, TEMPLATE
 from trainer.data.rows import Row
-from trainer.data.wording import Prompt, fill
-from trainer.errors import UserError, nearest
-from trainer.trial import Model, Task, Template
+from trainer.data.texts import Context, Pair, RenderError, TextRenderer
+from trainer.data.wording import Prompt
+from trainer.trial import Task, Template
 
-PLAIN_MARKER = next(f.default for f in dataclasses.fields(Template) if f.name == "marker")
-_PROBE = "steadytune probe"  # stands for the prompt, or the answer, when a chat template is taken apart
 _CHUNK = 4096  # texts per tokenizer call, to bound memory
-
-
-class RenderError(UserError):
-    """A template, prompt, row and tokenizer that do not go together."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +52,6 @@ class Request:
     option_bytes: tuple[int, ...]  # UTF-8 bytes of each answer, surrounding spaces not counted
 
 
-@dataclass(frozen=True)
-class Context:
-    """The text before the answer, and the character ranges of it that came from the row."""
-
-    text: str
-    spans: list[tuple[int, int]]
-
-
-Pair = tuple[Prompt, Row]
-
-
 class Renderer:
     """Renders for one tokenizer, template and task. Raises ``RenderError``.
 
@@ -88,14 +69,11 @@ class Renderer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._added = dict(self._backend.get_added_tokens_decoder())  # id -> token; a copy, made once
-        self._words = dict(template.words)
-        self._head, tail = "", ""
-        if template.chat:
-            self._head, tail = self._frame()
+        self.texts = TextRenderer(tokenizer, template, task)
         self.prefix: tuple[int, ...] = () if template.chat else self._added_in_front()
         self.stop_ids = self._find_stops()
         self.stop_id = self.stop_ids[0]
-        self._boundary = Boundary(self._backend, self._from_last_special(tail))
+        self._boundary = Boundary(self._backend, self._from_last_special(self.texts.chat_tail))
 
     # one by one, and in batches -------------------------------------------------------------------------------
 
@@ -109,10 +87,10 @@ class Renderer:
         found: list[Example] = []
         too_long: list[tuple[int, Pair]] = []
         for chunk in _chunks(pairs):
-            contexts = self.contexts(chunk)
+            contexts = self.texts.contexts(chunk)
             encoded = self._backend.encode_batch([c.text for c in contexts], add_special_tokens=False)
             ids = [[*self.prefix, *e.ids] for e in encoded]
-            words = [[self.words(row)[self.right(row)]] for _, row in chunk]
+            words = [[self.texts.words(row)[self.texts.right(row)]] for _, row in chunk]
             for pair, context, code, front, (answer,) in zip(
                 chunk, contexts, encoded, ids, self._answers(chunk, contexts, ids, words), strict=True
             ):
@@ -129,12 +107,12 @@ class Renderer:
         found: list[Request] = []
         too_long: list[tuple[int, Pair]] = []
         for chunk in _chunks(pairs):
-            contexts = self.contexts(chunk)
+            contexts = self.texts.contexts(chunk)
             ids = [
                 [*self.prefix, *e.ids]
                 for e in self._backend.encode_batch_fast([c.text for c in contexts], add_special_tokens=False)
             ]
-            words = [self.words(row) for _, row in chunk]
+            words = [self.texts.words(row) for _, row in chunk]
             for pair, front, texts, answers in zip(
                 chunk, ids, words, self._answers(chunk, contexts, ids, words), strict=True
             ):
@@ -152,111 +130,18 @@ class Renderer:
         """Tokens each pair needs: context, longest answer, stop token. Checks no limit."""
         found: list[int] = []
         for chunk in _chunks(pairs):
-            contexts = self.contexts(chunk)
+            contexts = self.texts.contexts(chunk)
             ids = [
                 [*self.prefix, *e.ids]
                 for e in self._backend.encode_batch_fast([c.text for c in contexts], add_special_tokens=False)
             ]
-            answers = self._answers(chunk, contexts, ids, [self.words(row) for _, row in chunk])
+            answers = self._answers(chunk, contexts, ids, [self.texts.words(row) for _, row in chunk])
             found += [len(i) + max(map(len, a)) + 1 for i, a in zip(ids, answers, strict=True)]
         return found
 
     def token_texts(self, ids: Sequence[int] | NDArray[np.int32] | Example) -> list[str]:
         """Each token as text, for display; joined they read as the sequence, but for characters split over tokens."""
         return [self._token_text(int(i)) for i in (ids.ids if isinstance(ids, Example) else ids)]
-
-    # texts --------------------------------------------------------------------------------------------------------
-
-    def contexts(self, pairs: Sequence[Pair]) -> list[Context]:
-        filled = [fill(prompt, row.fields, row.options) for prompt, row in pairs]
-        if self.template.chat:
-            chats = self._chats([[*self._system(), {"role": "user", "content": f.text}] for f in filled])
-            prefill = "" if self.template.marker == PLAIN_MARKER else self.template.marker
-            return [
-                self._placed(chat + prefill, f.text, f.spans, pair)
-                for chat, f, pair in zip(chats, filled, pairs, strict=True)
-            ]
-        lead = f"{self.template.system}\n\n" if self.template.system else ""
-        shift = len(lead)
-        return [
-            Context(lead + f.text + self.template.marker, [(a + shift, b + shift) for a, b in f.spans]) for f in filled
-        ]
-
-    def words(self, row: Row) -> list[str]:
-        """The text of each answer, in the order of the task's labels or of the row's options.
-
-        Given words are used as they are. A label or option that answers as itself gets one leading space in a plain
-        template, unless it or the marker brings one.
-        """
-        if self.task.labels:
-            return [self._words[name] if name in self._words else self._spaced(name) for name in self.task.labels]
-        if not row.options:
-            raise RenderError(
-                f'row "{row.id}" has no options and the task has no labels. Give task.labels, or task.options'
-            )
-        return [self._spaced(o) for o in row.options]
-
-    def right(self, row: Row) -> int:
-        """Position of the row's own answer among ``words``."""
-        if not self.task.labels:
-            return int(row.label)
-        if row.label not in self.task.labels:
-            raise RenderError(
-                f'row "{row.id}": label "{row.label}" is no label of the task.{nearest(row.label, self.task.labels)}'
-            )
-        return self.task.labels.index(row.label)
-
-    def _spaced(self, text: str) -> str:
-        bare = self.template.chat or text[:1].isspace() or self.template.marker[-1:].isspace()
-        return text if bare else " " + text
-
-    def _system(self) -> list[dict[str, str]]:
-        return [{"role": "system", "content": self.template.system}] if self.template.system else []
-
-    def _chats(self, conversations: list[list[dict[str, str]]], generation: bool = True) -> list[str]:
-        try:
-            return list(
-                self.tokenizer.apply_chat_template(conversations, add_generation_prompt=generation, tokenize=False)
-            )
-        except Exception as error:  # templates raise what they like
-            if not getattr(self.tokenizer, "chat_template", None):
-                hint = "the tokenizer has no chat template. Use chat: false, or a model with a chat template"
-            elif self.template.system:
-                hint = (
-                    f"the chat template refuses these messages ({error}). "
-                    "It may know no system role: leave `system` empty and put its text into the prompts"
-                )
-            else:
-                hint = f"the chat template refuses these messages ({error})"
-            raise RenderError(f'template "{self.template.name}": {hint}') from error
-
-    def _frame(self) -> tuple[str, str]:
-        """What stands before and after the user's text when it is the probe."""
-        chat = self._chats([[*self._system(), {"role": "user", "content": _PROBE}]])[0]
-        head, found, tail = chat.rpartition(_PROBE)
-        if not found:
-            raise RenderError(
-                f'template "{self.template.name}": the chat template does not show the user\'s text. Use chat: '
-                "false, or another chat template"
-            )
-        return head, tail + ("" if self.template.marker == PLAIN_MARKER else self.template.marker)
-
-    def _placed(self, chat: str, text: str, spans: list[tuple[int, int]], pair: Pair) -> Context:
-        """The chat text with ``spans`` moved to where the filled prompt stands in it. An empty one stands nowhere."""
-        if not text.strip():
-            return Context(chat, [])
-        at = len(self._head)
-        for candidate in (text, text.strip()):
-            cut = len(text) - len(text.lstrip()) if candidate != text else 0
-            start = at if chat.startswith(self._head) and chat.startswith(candidate, at) else chat.rfind(candidate)
-            if start >= 0 and candidate:
-                moved = [(max(a - cut, 0) + start, min(b - cut, len(candidate)) + start) for a, b in spans]
-                return Context(chat, [(a, b) for a, b in moved if a < b])
-        raise RenderError(
-            f'template "{self.template.name}", prompt "{pair[0].id}", row "{pair[1].id}": the chat template '
-            "changes the prompt's text, so the row's "
-            "part of it cannot be found. Use chat: false, or a chat template that shows the text as it is"
-        )
 
     # tokens -------------------------------------------------------------------------------------------------------
 
@@ -317,8 +202,7 @@ class Renderer:
     def _find_stops(self) -> tuple[int, ...]:
         stops = []
         if self.template.chat:
-            messages = [*self._system(), {"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
-            tail = self._chats([messages], generation=False)[0].rpartition(_PROBE)[2]
+            tail = self.texts.after_answer()
             special = set(self.tokenizer.all_special_ids) | {i for i, t in self._added.items() if t.special}
             stops = [i for i in self._backend.encode(tail, add_special_tokens=False).ids if i in special][:1]
         eos = self.tokenizer.eos_token_id
@@ -361,29 +245,6 @@ class Renderer:
                 f'The longest has {length} tokens (prompt "{prompt.id}", row "{row.id}"). Set '
                 f"task.max_length={length}, or shorten the field in the prompt: {{{{ text[:500] }}}}"
             )
-
-
-def load_tokenizer(model: Model) -> Any:
-    """The model's fast tokenizer, with a padding token (EOS where it has none of its own)."""
-    from transformers import AutoTokenizer  # slow to import
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except Exception as error:  # transformers raises many kinds
-        detail = " ".join(str(error).split())[:300]
-        raise RenderError(
-            f'model.path = "{model.path}": no tokenizer can be loaded ({type(error).__name__}: {detail}). Give '
-            "a folder with tokenizer.json, or a hub name"
-        ) from error
-    if not tokenizer.is_fast:
-        raise RenderError(
-            f'model.path = "{model.path}": the tokenizer has no fast version. Convert it to tokenizer.json'
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _kinds(offsets: Sequence[tuple[int, int]], context: Context) -> NDArray[np.int8]:

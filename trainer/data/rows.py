@@ -7,20 +7,16 @@ options) stops here, with the row that has it.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from trainer.data.sources import RowSource, open_table
 from trainer.errors import UserError, listed, nearest
 from trainer.trial import digest
 
 SHUFFLE_SEED = 0  # of ``limit``: the same rows for every trial and every study
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
 
 @dataclass(frozen=True)
@@ -31,35 +27,14 @@ class Row:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where rows come from and which columns matter.
-
-    ``limit`` takes the first N rows of a shuffle with a fixed seed, then restores their order; it does not balance
-    the labels. ``labels`` maps data values to label names; keys are compared as text, so 1, 1.0 and "1" are the same.
-    """
-
-    path: str  # a file, a folder, or a hub name
-    fields: tuple[str, ...]
-    label: str
-    labels: Mapping[Any, str] = field(default_factory=dict)  # empty where ``options`` is given
-    options: str | None = None  # column with the row's own options; then ``label`` holds the right one's number
-    id: str | None = None
-    name: str | None = None  # the hub data set's configuration
-    split: str | None = None
-    where: Mapping[str, Any] = field(default_factory=dict)  # column: value, or a list of values
-    limit: int | None = None
-    revision: str | None = None
-
-
-def load_rows(source: Source, split: str, at: str = "") -> list[Row]:
+def load_rows(source: RowSource, split: str, at: str = "") -> list[Row]:
     """The rows of one split of a study.
 
     ``split`` names it in ids (``<split>-<position in the file>``) and messages; ``at`` is the place in the study
     that asked for it (``study.yaml: task.rows.dev``). Raises ``UserError``.
     """
     at = at or f"rows {split}"
-    table = _table(source, split, at)
+    table = open_table(source, split, at)
     columns = list(table.column_names)
     _check_columns(source, columns, at)
     keep = _selected(source, table, at)
@@ -87,7 +62,7 @@ def load_questions(path: str, fields: Sequence[str], options: str | None = None,
     """The rows of one file whose answers are asked for: ``label`` is "", and no label column is needed.
 
     A file without the column ``id`` is numbered, ``row-<position>``. Raises ``UserError``."""
-    table = _table(Source(path, tuple(fields), ""), "train", "rows")
+    table = open_table(RowSource(path, tuple(fields), ""), "train", "rows")
     columns = list(table.column_names)
     for key, column in [*(("fields", f) for f in fields), *([("options", options)] if options else [])]:
         if column not in columns:
@@ -95,7 +70,7 @@ def load_questions(path: str, fields: Sequence[str], options: str | None = None,
     if not len(table):
         raise UserError(f"rows: {path} has no rows")
     own_id = id if id in columns else None
-    source = Source(path, tuple(fields), "", options=options, id=own_id)
+    source = RowSource(path, tuple(fields), "", options=options, id=own_id)
     reader = _Reader(source, "row", "rows", {})
     wanted = [*fields, *(c for c in (options, own_id) if c)]
     part = table.select_columns(list(dict.fromkeys(wanted)))
@@ -129,7 +104,7 @@ def _near_value(value: str, known: Iterable[str]) -> str:
 class _Reader:
     """Makes one ``Row`` of one record, or says which record cannot be one."""
 
-    source: Source
+    source: RowSource
     split: str
     at: str
     names: dict[str, str]  # label key -> label name
@@ -212,7 +187,7 @@ class _Reader:
         return str(int(key))
 
 
-def _check_columns(source: Source, columns: Sequence[str], at: str) -> None:
+def _check_columns(source: RowSource, columns: Sequence[str], at: str) -> None:
     if not source.fields:
         raise UserError(f"{at}: fields is empty. Name the columns that prompts may use. Known: {', '.join(columns)}")
     if not source.options and not source.labels:
@@ -240,7 +215,7 @@ def _no_column(key: str, column: str, path: str, columns: Sequence[str]) -> str:
     return f'{key} = "{column}" is no column of {path}.{nearest(column, columns)}'
 
 
-def _selected(source: Source, table: Any, at: str) -> list[int]:
+def _selected(source: RowSource, table: Any, at: str) -> list[int]:
     """Positions of the rows that ``where`` keeps."""
     if not len(table):
         raise UserError(f"{at}: {source.path} has no rows")
@@ -257,7 +232,7 @@ def _selected(source: Source, table: Any, at: str) -> list[int]:
     return keep
 
 
-def _label_names(source: Source, table: Any) -> dict[str, str]:
+def _label_names(source: RowSource, table: Any) -> dict[str, str]:
     names = {value_key(k): str(v) for k, v in source.labels.items()}
     feature = table.features.get(source.label)
     # A hub data set may store numbers and name them: either may be used as key.
@@ -267,7 +242,7 @@ def _label_names(source: Source, table: Any) -> dict[str, str]:
     return names
 
 
-def _check_ids(source: Source, rows: Sequence[Row], at: str) -> None:
+def _check_ids(source: RowSource, rows: Sequence[Row], at: str) -> None:
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
@@ -276,99 +251,3 @@ def _check_ids(source: Source, rows: Sequence[Row], at: str) -> None:
                 "or leave `id` out"
             )
         seen.add(row.id)
-
-
-def _table(source: Source, split: str, at: str) -> Any:
-    """The ``datasets.Dataset`` behind ``source``; of several splits, the one with the study's name for it."""
-    path = Path(source.path)
-    suffix = path.suffix.lower()
-    looks_local = suffix in FORMATS or source.path.startswith((".", "/", "~")) or "\\" in source.path
-    if "://" not in source.path and not path.exists() and looks_local:
-        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise UserError(f'{at}: path = "{source.path}" does not exist.{nearest(path.name, beside[:30])}')
-    import datasets  # slow to import, so only when rows are really read
-
-    with _quiet(datasets):
-        try:
-            if path.is_file() or "://" in source.path:
-                return _file(datasets, source, suffix, at)
-            found = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
-            return found if source.split else _one_split(found, split, at)
-        except UserError:
-            raise
-        except Exception as error:  # datasets and what it calls raise a wide family; each becomes one readable line
-            cause = error.__cause__ or error
-            detail = " ".join(str(cause).split())[:300]
-            if _holds_nothing(path):
-                raise UserError(f"{at}: {source.path} has no rows") from None
-            if isinstance(cause, UnicodeDecodeError):
-                raise UserError(f"{at}: {source.path} is not UTF-8 text ({detail}). Save it as UTF-8") from None
-            if path.exists():
-                fix = "The file may be half written or in another format: make it again, or check it with pyarrow"
-            else:
-                fix = (
-                    "It is no file or folder here, so it was looked up as a hub data set: "
-                    "check the spelling, `name`, `split` and the network, or download it and give its path"
-                )
-            raise UserError(
-                f'{at}: "{source.path}" cannot be read ({type(cause).__name__}: {detail}). {fix}'
-            ) from error
-
-
-def _holds_nothing(path: Path) -> bool:
-    """Whether a file that ``datasets`` refuses holds no rows: it has no message for that."""
-    if not path.is_file():
-        return False
-    if FORMATS.get(path.suffix.lower()) == "csv":
-        with path.open(errors="replace") as f:
-            return sum(bool(line.strip()) for line in itertools.islice(f, 1000)) <= 1  # the names of the columns
-    if path.suffix.lower() != ".parquet" or not path.stat().st_size:
-        return path.stat().st_size == 0
-    import pyarrow.parquet as pq
-
-    try:
-        return bool(pq.read_metadata(path).num_rows == 0)
-    except (OSError, ValueError):  # broken, which the caller says
-        return False
-
-
-def _one_split(found: Any, split: str, at: str) -> Any:
-    wanted = [split, "validation"] if split == "dev" else [split]
-    names = [n for n in wanted if n in found] or (list(found) if len(found) == 1 else [])
-    if not names:
-        raise UserError(f'{at}: there is no split "{split}". Name one with `split`.{nearest(split, list(found))}')
-    return found[names[0]]
-
-
-def _file(datasets: Any, source: Source, suffix: str, at: str) -> Any:
-    if suffix not in FORMATS:
-        raise UserError(
-            f'{at}: path = "{source.path}" has the ending "{suffix}", which is not known.{nearest(suffix, FORMATS)}'
-        )
-    if source.split not in (None, "train") and not source.where:
-        raise UserError(
-            f'{at}: split = "{source.split}", but {source.path} is one file and has no splits. Choose rows by '
-            f"column instead: where: {{split: {source.split}}}"
-        )
-    options: dict[str, Any] = {}
-    if FORMATS[suffix] == "csv":
-        # Without this, texts such as "None" or "NA" and empty cells would be read as null.
-        options = {"keep_default_na": False, "sep": "\t" if suffix == ".tsv" else ","}
-    return datasets.load_dataset(FORMATS[suffix], data_files=os.fspath(source.path), split="train", **options)
-
-
-@contextlib.contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
-    import logging
-
-    shown = datasets.is_progress_bar_enabled()
-    logger = logging.getLogger("datasets")
-    level = logger.level
-    datasets.disable_progress_bars()
-    logger.setLevel(logging.CRITICAL)  # a failed read becomes one UserError, not a traceback in the log as well
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if shown:
-            datasets.enable_progress_bars()

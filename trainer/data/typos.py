@@ -11,21 +11,20 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from trainer.data.wording import Prompt
+from trainer.data.wording import EXPRESSION, Prompt
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]{4,}")  # shorter words are hardly ever mistyped, and easily become another word
 
 
 def bare_words(text: str) -> list[str]:
     """The words of a wording, without placeholders and other Jinja."""
-    return _JINJA.sub(" ", text).split()
+    return EXPRESSION.sub(" ", text).split()
 
 
 def misspelt(prompt: Prompt, share: float, seed: int) -> Prompt:
     """``prompt`` with a typo in ``share`` of its words of four letters and more, at least one of them. The id stays."""
-    covered = [m.span() for m in _JINJA.finditer(prompt.text)]
+    covered = [m.span() for m in EXPRESSION.finditer(prompt.text)]
     words = [m for m in _WORD.finditer(prompt.text) if not any(a < m.end() and m.start() < b for a, b in covered)]
     if not words or share <= 0:
         return prompt

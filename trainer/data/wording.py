@@ -46,6 +46,7 @@ _OPEN, _CLOSE, _ESCAPE = "\ue0f0", "\ue0f1", "\ue0f2"  # private-use characters:
 _MARKS = re.compile(f"[{_OPEN}{_CLOSE}{_ESCAPE}]")
 _CODES = {_OPEN: "o", _CLOSE: "c", _ESCAPE: "e"}
 _DECODE = {v: k for k, v in _CODES.items()}
+EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)  # anything of Jinja in a wording
 _TOKENS = re.compile(f"{_OPEN}|{_CLOSE}|{_ESCAPE}(.)", re.DOTALL)
 
 

@@ -23,18 +23,18 @@ CROSSED = 2  # prompts that a row meets at least: with one, a hard row and a bad
 
 
 @dataclass(frozen=True)
-class Size:
+class SampleSize:
     """So many of the grid's cells, on so many of its rows; every prompt takes part."""
 
     cells: int
     rows: int
 
 
-def size(share: float, n_prompts: int, n_rows: int) -> Size:
+def sample_size(share: float, n_prompts: int, n_rows: int) -> SampleSize:
     """``share`` of the cells, rounded up and at least ``LEAST`` a prompt. Where that is less than ``CROSSED`` a row,
     part of the rows is left out."""
     cells = max(math.ceil(share * n_prompts * n_rows - 1e-9), n_prompts * min(LEAST, n_rows))
-    return Size(cells, rows_used(cells, n_prompts, n_rows))
+    return SampleSize(cells, rows_used(cells, n_prompts, n_rows))
 
 
 def rows_used(cells: int, n_prompts: int, n_rows: int) -> int:
@@ -42,7 +42,7 @@ def rows_used(cells: int, n_prompts: int, n_rows: int) -> int:
     return min(n_rows, max(cells // min(CROSSED, n_prompts), -(-cells // n_prompts)))
 
 
-def choose(rows: Sequence[str], labels: Sequence[str], count: int) -> list[int]:
+def choose_rows(rows: Sequence[str], labels: Sequence[str], count: int) -> list[int]:
     """Places of ``count`` of ``rows``, each label in proportion, in the given order."""
     groups = _groups(rows, labels)
     key = dict(zip(sorted(rows), _bits(["rows", sorted(rows)], len(rows)).tolist(), strict=True))

@@ -6,29 +6,27 @@ the analysis of variance of the incomplete grid (Henderson's method 3; Searle, C
 prompt's value is the mean over strata, each weighted by its rows. With strata, a prompt that leans towards one answer
 shows no noise from the labels that it happened to meet.
 
-The spread of these values is the whole grid's spread and the sample's noise. The noise is known, and is taken off:
-what is left estimates the std that the WHOLE grid would show (over its finite rows), no more and no less, and equals
-it when every cell is scored. ``Sampled.each`` has exactly this spread: values that were only unbiased would scatter
-too much and those shrunk to be closest too little, and both put the worst prompt and the quantiles in the wrong place
-(Louis 1984, "Estimating a population of parameter values", JASA 79). numpy only.
+The variance of these values is the whole grid's variance plus the sample's noise. The noise is known and is
+subtracted. What is left estimates the std that the whole grid would show over its finite rows; it equals that std when
+every cell is scored. ``GridEstimate.each`` has exactly this std. Unbiased values would scatter too much, and values
+shrunk to the smallest error too little; both would misplace the worst prompt and the quantiles (Louis 1984,
+"Estimating a population of parameter values", JASA 79). numpy only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from trainer.measure.grid import Floats, Ints
+
 Seen = NDArray[np.bool_]
 
 THIN = 2  # cells of every prompt that a stratum needs; labels with fewer share one
 SHRINK = 5.0  # cells' worth of the pooled variance in a prompt's own
-DRAWS = 400  # of the simulation behind an error of the worst prompt, a quantile or a share
 EXACT = 1e-12  # variance of metrics between 0 and 1 that is none
 Z = 1.959964  # of a 95 % interval
 # Ridge of the Rasch model. METHODS' source has 0.01 for both; these have the smallest error of worst prompt and
@@ -37,7 +35,7 @@ RIDGE_PROMPT, RIDGE_LABEL, RIDGE_ROW = 2.0, 1.0, 0.3
 
 
 @dataclass(frozen=True)
-class Fit:
+class StratumFit:
     """Prompts of one stratum. ``noise`` is the covariance of ``each``, the prompts taken as given."""
 
     each: Floats  # [P]
@@ -49,7 +47,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class GridEstimate:
     """Estimates of the whole grid. Errors are standard errors against the whole grid's own value, for nothing but
     the cells that were left out; new prompts and new rows are ``stderr``'s affair."""
 
@@ -85,31 +83,13 @@ class Sampled:
         var = self.mean_error**2 + (std_weight * self.std_error) ** 2 - 2.0 * std_weight * joint
         return math.sqrt(max(var, 0.0))
 
-    def of(self, statistic: Callable[[Floats], Floats]) -> tuple[float, float]:
-        """A statistic [..., P] -> [...] of the per-prompt values (worst, a quantile, the share above a threshold) and
-        its error: what it would vary if the sample were drawn again from prompts like ``each``."""
-        value = float(statistic(self.each))
-        rng = np.random.default_rng(0)
-        drawn = self.each + np.sqrt(self.noise) * rng.standard_normal((DRAWS, len(self.each)))
-        again = constrained(drawn, drawn.mean(axis=1), _less(drawn, float(self.noise.mean())))
-        return value, math.sqrt(float(((statistic(again) - value) ** 2).mean()))
 
-    def worst(self) -> tuple[float, float]:
-        return self.of(lambda x: x.min(axis=-1))
-
-    def quantile(self, q: float) -> tuple[float, float]:
-        return self.of(lambda x: np.quantile(x, q, axis=-1))
-
-    def share_above(self, threshold: float) -> tuple[float, float]:
-        return self.of(lambda x: (x > threshold + 1e-12).mean(axis=-1))
-
-
-def sampled(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: Floats | None = None) -> Sampled:
+def estimate_grid(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: Floats | None = None) -> GridEstimate:
     """From ``values`` [P, R] of the cells in ``seen``; ``label`` [R] are the rows' right answers, ``n_rows`` the rows
     of the whole grid. ``shape`` [P]: per-prompt values whose order and relative distances ``each`` takes over."""
     p, r = seen.shape
     groups = strata(label, seen)
-    fits = [fit(values[:, g], seen[:, g]) for g in groups]
+    fits = [fit_stratum(values[:, g], seen[:, g]) for g in groups]
     weight = np.array([len(g) / r for g in groups])
     whole = weight * n_rows  # rows of each stratum in the whole grid
     unbiased = sum((w * f.each for w, f in zip(weight, fits, strict=True)), np.zeros(p))
@@ -127,10 +107,10 @@ def sampled(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: Floats 
     mean = float(unbiased.mean())
     by_label = np.array([f.each.mean() for f in fits])
     rows_variance += float((weight * (by_label - mean) ** 2).sum()) / n_rows
-    variance = float(_less(unbiased, float(noise.mean())))
+    variance = _less(unbiased, float(noise.mean()))
     df = sum(f.df for f in fits)
     found = constrained(unbiased if shape is None else shape, mean, variance)
-    return Sampled(
+    return GridEstimate(
         found,
         noise,
         mean,
@@ -141,7 +121,7 @@ def sampled(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: Floats 
     )
 
 
-def fit(values: Floats, seen: Seen) -> Fit:
+def fit_stratum(values: Floats, seen: Seen) -> StratumFit:
     """Prompts and variance components of one stratum [P, R]; every prompt has a cell in it. Where rows hardly meet
     two prompts they cannot be told from residuals, and count as such."""
     p = seen.shape[0]
@@ -172,7 +152,7 @@ def fit(values: Floats, seen: Seen) -> Fit:
     each = inner @ (prompt_sums - incidence @ (pull * row_sums))
     effect = pull * (row_sums - incidence.T @ each)
     residual = np.where(seen, y - each[:, None] - effect, 0.0)
-    return Fit(each, ms_residual * inner, residual, ms_residual, var_rows, df)
+    return StratumFit(each, ms_residual * inner, residual, ms_residual, var_rows, df)
 
 
 def strata(label: Ints, seen: Seen) -> list[Ints]:
@@ -191,12 +171,11 @@ def strata(label: Ints, seen: Seen) -> list[Ints]:
     return groups
 
 
-def constrained(values: Floats, mean: Floats | float, variance: Floats | float) -> Floats:
-    """``values`` [..., P] moved and stretched to ``mean`` and ``variance`` [...], within [0, 1]."""
-    spread = np.sqrt(_less(values, 0.0))
-    scale = np.where(spread > 1e-12, np.sqrt(np.maximum(variance, 0.0)) / np.maximum(spread, 1e-12), 0.0)
-    centred = values - values.mean(axis=-1, keepdims=True)
-    out: Floats = np.clip(np.asarray(mean)[..., None] + centred * scale[..., None], 0.0, 1.0)
+def constrained(values: Floats, mean: float, variance: float) -> Floats:
+    """``values`` [P] moved and stretched to ``mean`` and ``variance``, within [0, 1]."""
+    spread = math.sqrt(_less(values, 0.0))
+    scale = math.sqrt(max(variance, 0.0)) / spread if spread > 1e-12 else 0.0
+    out: Floats = np.clip(mean + (values - values.mean()) * scale, 0.0, 1.0)
     return out
 
 
@@ -204,7 +183,7 @@ def rasch(correct: Seen, seen: Seen, label: Ints, steps: int = 30) -> Floats:
     """[P] accuracy of every prompt, its unseen cells filled in by the model of Polo et al. 2024 (PromptEval):
     logit P(correct) = theta_i + beta_j with ridge, by Newton's method. Here theta is per prompt and stratum, the
     strata of one prompt alike a priori. Its values are bounded and bunch at the ceiling as the truth does; their mean
-    is biased where rows have few cells, so ``sampled`` takes only their shape."""
+    is biased where rows have few cells, so ``estimate_grid`` takes only their shape."""
     groups = strata(label, seen)
     if len(groups) * seen.shape[0] > 500:  # a dense solve of that size a step
         groups = [np.arange(seen.shape[1])]
@@ -249,14 +228,12 @@ def _sigmoid(x: Floats) -> Floats:
     return y
 
 
-def _less(values: Floats, noise: float) -> Floats:
-    """[...] Variance of ``values`` [..., P] (ddof 1) without that of their noise; may be negative."""
-    p = values.shape[-1]
-    found: Floats = values.var(axis=-1, ddof=1) - noise if p > 1 else np.zeros(values.shape[:-1])
-    return found
+def _less(values: Floats, noise: float) -> float:
+    """Variance of ``values`` [P] (ddof 1) without that of their noise; may be negative."""
+    return float(values.var(ddof=1)) - noise if len(values) > 1 else 0.0
 
 
-def _own_share(f: Fit, seen: Seen) -> Floats:
+def _own_share(f: StratumFit, seen: Seen) -> Floats:
     """[P] each prompt's residual variance over the stratum's, drawn towards 1; mean 1."""
     squares = (f.residual**2).sum(axis=1)
     usual = float(squares.sum() / seen.sum())

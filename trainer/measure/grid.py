@@ -22,7 +22,14 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DEGENERATE_SHARE = 0.95  # one answer on more than this share of the cells: the trial answers without reading
-COLUMNS = ("prompt_id", "row_id", "label", "predicted", "correct", "label_logprobs")  # what ``grid`` reads of the rows
+COLUMNS = (
+    "prompt_id",
+    "row_id",
+    "label",
+    "predicted",
+    "correct",
+    "label_logprobs",
+)  # that ``read_grid`` reads
 NO_ANSWER = -1  # code of a null ``predicted``: the generated text could not be parsed
 
 
@@ -78,7 +85,7 @@ class Grid:
         return np.bincount(given + 1, minlength=len(self.labels) + 1)
 
 
-def grid(
+def read_grid(
     table: pa.Table,
     labels: Sequence[str] = (),
     where: str = "score rows",

@@ -16,29 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.errors import nearest
-from trainer.measure import estimate
-from trainer.measure.grid import DEGENERATE_SHARE, NO_ANSWER, Floats, Grid, Ints, ScoreError, grid
-
-__all__ = [
-    "DEGENERATE_SHARE",
-    "METRICS",
-    "NO_ANSWER",
-    "Floats",
-    "Grid",
-    "Ints",
-    "Objective",
-    "ScoreError",
-    "TwoWay",
-    "cells",
-    "grid",
-    "grid_objective",
-    "objective",
-    "objective_stderr",
-    "per_prompt",
-    "sampled",
-    "spread",
-    "two_way",
-]
+from trainer.measure.estimate import GridEstimate, estimate_grid, rasch
+from trainer.measure.grid import NO_ANSWER, Floats, Grid, ScoreError, read_grid
 
 METRICS = ("accuracy", "macro_f1")
 PRIOR = 10.0  # cells' worth of all prompts' answers in one prompt's, where its macro-F1 is developed from a sample
@@ -47,9 +26,9 @@ PRIOR = 10.0  # cells' worth of all prompts' answers in one prompt's, where its 
 def per_prompt(scores: Grid, metric: str) -> Floats:
     """[P] accuracy or macro-F1 of every prompt, as a fraction of 1. A cell without an answer counts as wrong. Of a
     sample: values whose mean, spread and order are the best estimates of the whole grid's."""
-    _known(metric)
+    _check_metric(metric)
     if scores.seen is not None:
-        return sampled(scores, metric).each
+        return grid_estimate(scores, metric).each
     if metric == "accuracy":
         return scores.correct.mean(axis=1)
     f1, _ = _f1(scores)
@@ -63,7 +42,7 @@ def cells(scores: Grid, metric: str) -> Floats:
     times its derivative with respect to the row's weight (infinitesimal jackknife), so one set of formulas and one
     bootstrap serve both metrics. Exact for accuracy, first order in 1/R for macro-F1. Of a sample, cells that were not
     scored hold a number without meaning, and macro-F1 is developed around each prompt's smoothed answers."""
-    _known(metric)
+    _check_metric(metric)
     if metric == "accuracy":
         return scores.correct.astype(np.float64)
     # F1_k = 2 TP_k / size_k with size_k = right + predicted
@@ -149,7 +128,7 @@ def objective(
 ) -> Objective:
     """``mean - std_weight * std`` of the per-prompt metric over one grid, or the ``sample`` of it that the record
     declares, with its standard error."""
-    return grid_objective(grid(table, labels, where, sample), metric, std_weight)
+    return grid_objective(read_grid(table, labels, where, sample), metric, std_weight)
 
 
 def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
@@ -160,9 +139,9 @@ def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
         mean, std = float(each.mean()), spread(each)
         stderr, sampling = objective_stderr(values, std_weight), 0.0
     else:
-        found = sampled(scores, metric)
+        found = grid_estimate(scores, metric)
         each, mean, std, sampling = found.each, found.mean, found.std, found.value_error(std_weight)
-        stderr = math.sqrt(_of_prompts(each, std_weight) + found.rows_variance + sampling**2)
+        stderr = math.sqrt(_prompt_variance(each, std_weight) + found.rows_variance + sampling**2)
     return Objective(
         value=math.nan if scores.nan else mean - std_weight * std,
         stderr=stderr,
@@ -179,13 +158,13 @@ def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
     )
 
 
-def sampled(scores: Grid, metric: str) -> estimate.Sampled:
+def grid_estimate(scores: Grid, metric: str) -> GridEstimate:
     """What a sample says about the whole grid. Accuracy takes the distances between prompts from the Rasch model;
     macro-F1, which is no mean of chances, from its pseudo-values."""
     if scores.seen is None:
         raise ValueError("the whole grid was scored: there is nothing to estimate")
-    shape = estimate.rasch(scores.correct, scores.seen, scores.label) if metric == "accuracy" else None
-    return estimate.sampled(cells(scores, metric), scores.seen, scores.label, scores.n_rows, shape)
+    shape = rasch(scores.correct, scores.seen, scores.label) if metric == "accuracy" else None
+    return estimate_grid(cells(scores, metric), scores.seen, scores.label, scores.n_rows, shape)
 
 
 def spread(values: Floats) -> float:
@@ -204,7 +183,7 @@ def objective_stderr(values: Floats, std_weight: float) -> float:
     if p * r == 1:
         return math.nan
     by_prompt = values.mean(axis=1)
-    of_prompts, of_rows = _of_prompts(by_prompt, std_weight), 0.0
+    of_prompts, of_rows = _prompt_variance(by_prompt, std_weight), 0.0
     if r > 1:
         without = (r * by_prompt[:, None] - values) / (r - 1)  # [P, R] per-prompt metric without row i
         value = without.mean(axis=0)
@@ -215,7 +194,7 @@ def objective_stderr(values: Floats, std_weight: float) -> float:
     return math.sqrt(max(of_prompts + of_rows - twice, of_prompts, of_rows))
 
 
-def _of_prompts(by_prompt: Floats, std_weight: float) -> float:
+def _prompt_variance(by_prompt: Floats, std_weight: float) -> float:
     """Variance of ``mean - std_weight * std`` of the per-prompt values [P] for new prompts: delete-one jackknife."""
     p = len(by_prompt)
     if p < 2:
@@ -262,6 +241,6 @@ def _smoothed_f1(scores: Grid) -> tuple[Floats, Floats]:
     return np.where(size > 0, 2.0 * f1_hits / np.maximum(size, 1e-300), 0.0), size
 
 
-def _known(metric: str) -> None:
+def _check_metric(metric: str) -> None:
     if metric not in METRICS:
         raise ScoreError(f'task.metric = "{metric}" is not known.{nearest(str(metric), METRICS)}')

@@ -42,7 +42,7 @@ def check_layers(model: Model, target_modules: Iterable[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from trainer.model.slots import matching_layers
+    from trainer.model.targets import matching_layers
 
     try:
         with torch.device("meta"):

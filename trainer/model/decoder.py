@@ -1,9 +1,9 @@
 """A faster forward pass for the decoder layers of the Llama kind, with the model's own weights; exact.
 
-Three things are different from transformers' own pass. The last layer computes queries, attention output and
-feed-forward only at the positions whose logits are wanted: of a prompt of a hundred tokens with one answer token the
-others are read by nobody, their keys and values apart. Layers that read the same input go through one product.
-Normalisation and rotary embedding take half as many passes over memory, forward and backward.
+Three things differ from transformers' own pass. The last layer computes queries, attention output and feed-forward only
+at the positions whose logits are wanted: of the other tokens of a prompt, later layers need nothing, and this one only
+keys and values. Layers that read the same input go through one matrix product. Normalisation and rotary embedding take
+half as many passes over memory (``trainer.model.fused_ops``).
 
 Other architectures keep transformers' pass. Which ones qualify is decided by their classes: these share their
 attributes and their formulas (transformers ``models/{llama,mistral,qwen2,qwen3}/modeling_*.py``), and the tests hold
@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.model import small_heads
 from trainer.model.block_linear import block_linears
-
-if TYPE_CHECKING:
-    from trainer.model.routing import Routing
+from trainer.model.deepspeed_internals import is_sharded
+from trainer.model.fused_ops import rms_norm, rotate, split_rotate, swiglu
+from trainer.model.routing import Routing
+from trainer.model.slot_linear import SlotLinear
 
 KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 MOST_WANTED = 0.7  # share of all positions up to which picking them out of the last layer pays
@@ -57,9 +58,9 @@ class _LayerPass:
     def __init__(self, layer: Any, routing: Routing, last: bool):
         self.layer, self.routing, self.last = layer, routing, last
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = Together((attention.q_proj, attention.k_proj, attention.v_proj), routing)
-        self.kv = Together((attention.k_proj, attention.v_proj), routing, parent=self.qkv) if last else None
-        self.gate_up = Together((mlp.gate_proj, mlp.up_proj), routing)
+        self.qkv = StackedLinears((attention.q_proj, attention.k_proj, attention.v_proj), routing)
+        self.kv = StackedLinears((attention.k_proj, attention.v_proj), routing, parent=self.qkv) if last else None
+        self.gate_up = StackedLinears((mlp.gate_proj, mlp.up_proj), routing)
         layer.forward = types.MethodType(lambda _, *args, **kwargs: self(*args, **kwargs), layer)
 
     def __call__(
@@ -137,10 +138,7 @@ class _LayerPass:
         """Query, key and value [B, heads, L, d] from the projections, side by side or each by itself."""
         if isinstance(found, Tensor):
             if not hasattr(self.layer.self_attn, "q_norm"):
-                qkv: tuple[Tensor, Tensor, Tensor] = _SplitRotate.apply(
-                    found, cos, sin, self.qkv.sizes, self.layer.self_attn.head_dim
-                )
-                return qkv
+                return split_rotate(found, cos, sin, self.qkv.sizes, self.layer.self_attn.head_dim)
             found = found.split(self.qkv.sizes, dim=-1)
         q, k, v = (self._heads(t) for t in found)
         return rotate(self._normed(q, "q_norm"), cos, sin), rotate(self._normed(k, "k_norm"), cos, sin), v
@@ -169,18 +167,16 @@ class _LayerPass:
         return hidden_states + mlp.down_proj(gated)
 
 
-class Together:
+class StackedLinears:
     """Linear layers that read the same input. Their frozen weights are laid side by side, each layer keeping a view
     of its own, so that one product serves them all."""
 
-    def __init__(self, layers: Sequence[nn.Module], routing: Routing, parent: Together | None = None):
-        from trainer.model.slot_linear import SlotLinear
-
+    def __init__(self, layers: Sequence[nn.Module], routing: Routing, parent: StackedLinears | None = None):
         self.layers, self.routing = layers, routing
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
         plain: list[Any] = [layer.base if isinstance(layer, SlotLinear) else layer for layer in layers]
-        if not all(type(p) is nn.Linear and not hasattr(p.weight, "ds_id") for p in plain):
+        if not all(type(p) is nn.Linear and not is_sharded(p.weight) for p in plain):
             return  # quantised, or a shard: each goes by itself
         if len({p.bias is None for p in plain}) > 1:
             return
@@ -199,8 +195,6 @@ class Together:
 
     def __call__(self, x: Tensor) -> Tensor | Sequence[Tensor]:
         """The outputs side by side [.., sum of sizes], or, where one product will not do, each by itself."""
-        from trainer.model.slot_linear import SlotLinear
-
         slotted: list[Any] = [layer for layer in self.layers if isinstance(layer, SlotLinear)]
         route = self.routing
         if self.weight is None or route.dropout_keys is not None or len(slotted) not in (0, len(self.layers)):
@@ -211,117 +205,3 @@ class Together:
             return [layer(x) for layer in self.layers]
         adapters = [(layer.A, layer.B, layer.scale) for layer in slotted]
         return block_linears(x, None, self.weight, self.bias, route.blocks, adapters)
-
-
-def rms_norm(x: Tensor, norm: Any) -> Tensor:
-    """``norm`` (a LlamaRMSNorm or one like it) of x [..., H], in float32 inside."""
-    y: Tensor = _RmsNorm.apply(x, norm.weight, norm.variance_epsilon)
-    return y
-
-
-class _RmsNorm(torch.autograd.Function):
-    """y = w n, n = x / sqrt(mean x^2 + eps); dx = (w g - n mean(w g n)) / sqrt(mean x^2 + eps)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        n = (wide * scale).to(x.dtype)
-        ctx.save_for_backward(n, scale, weight)
-        return n * weight
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        n, scale, weight = ctx.saved_tensors
-        g, n = (grad * weight).float(), n.float()
-        share = torch.linalg.vecdot(g, n)[..., None].div_(n.shape[-1])
-        return g.addcmul_(n, share, value=-1).mul_(scale).to(grad.dtype), None, None
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x [B, heads, L, d] with cos and sin [B or 1, 1, L, d] (Su et al. 2021), the
-    two halves of d being the two coordinates, as transformers has it."""
-    y: Tensor = _Rotate.apply(x, cos, sin)
-    return y
-
-
-class _Rotate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, torch.empty_like(x))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        cos, sin = ctx.saved_tensors
-        return _turn_back(grad, cos, sin, torch.empty_like(grad)), None, None
-
-
-class _SplitRotate(torch.autograd.Function):
-    """``rotate`` of query and key, from and, in the backward pass, to one tensor [B, L, query | key | value]."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, sizes: list[int], head_dim: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(cos, sin)
-        ctx.sizes, ctx.head_dim, ctx.shape = sizes, head_dim, x.shape
-        q, k, v = _SplitRotate.parts(x, sizes, head_dim)
-        q, k = (_turn(t, cos, sin, torch.empty_like(t)) for t in (q, k))
-        return q, k, v
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        cos, sin = ctx.saved_tensors
-        whole = grads[0].new_empty(ctx.shape)
-        q, k, v = _SplitRotate.parts(whole, ctx.sizes, ctx.head_dim)
-        _turn_back(grads[0], cos, sin, q)
-        _turn_back(grads[1], cos, sin, k)
-        v.copy_(grads[2])
-        return whole, None, None, None, None
-
-    @staticmethod
-    def parts(x: Tensor, sizes: list[int], head_dim: int) -> list[Tensor]:
-        """Views [B, heads, L, d]."""
-        return [t.unflatten(-1, (-1, head_dim)).transpose(1, 2) for t in x.split(sizes, dim=-1)]
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    torch.mul(x, cos, out=out)
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return out
-
-
-def _turn_back(grad: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
-    half = grad.shape[-1] // 2
-    torch.mul(grad, cos, out=out)
-    out[..., :half].addcmul_(grad[..., half:], sin[..., half:])
-    out[..., half:].addcmul_(grad[..., :half], sin[..., :half], value=-1)
-    return out
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """silu(gate) * up of x [..., gate | up]."""
-    y: Tensor = _Swiglu.apply(x)
-    return y
-
-
-class _Swiglu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        gate, up = x.chunk(2, dim=-1)
-        ctx.save_for_backward(x)
-        return nn.functional.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        gate, up = x.chunk(2, dim=-1)
-        whole = torch.empty_like(x)
-        of_gate, of_up = whole.chunk(2, dim=-1)
-        torch.mul(grad, nn.functional.silu(gate), out=of_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
-        return whole

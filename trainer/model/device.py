@@ -8,6 +8,8 @@ import socket
 
 import torch
 
+from trainer.model.deepspeed_internals import skip_shared_memory_op
+
 
 def pick_device() -> torch.device:
     """The GPU of this process's rank on its node; the CPU where there is none."""
@@ -27,8 +29,7 @@ def join_workers(device: torch.device) -> None:
     import deepspeed
 
     if device.type == "cpu":
-        # This op would be compiled at every start (74 s the first time, needs g++ and ninja); gloo does without.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        skip_shared_memory_op()
     alone = "RANK" not in os.environ
     if alone:
         with socket.socket() as s:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import UserError, nearest
 from trainer.model.decoder import speed_up
 from trainer.model.routing import Batch, Routing
 from trainer.model.slot_linear import SlotLinear
-from trainer.model.targets import matching_names
+from trainer.model.targets import matching_layers, matching_names
 from trainer.trial import Lora
 
 if TYPE_CHECKING:
@@ -129,29 +128,3 @@ class SlotModel(nn.Module):
         if self.n_labels:
             found["base_model.model.score.weight"] = self.head[slot].detach().cpu().clone()
         return found
-
-
-def linear_layers(base: nn.Module) -> list[str]:
-    """Names of the linear layers that may carry an adapter: all but the output layer."""
-    head = base.get_output_embeddings()  # type: ignore[operator]
-    return [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
-
-
-def matching_layers(base: nn.Module, target_modules: Iterable[str]) -> list[str]:
-    """The layers that shall carry adapters. Raises ``UserError`` where a target is none of the model's, or it has
-    none."""
-    names = linear_layers(base)
-    targets = list(target_modules)
-    if targets and not names:
-        raise UserError(
-            f"this {type(base).__name__} has no linear layers that can carry an adapter: "
-            "its products are of another kind. Take another base model"
-        )
-    missing = [t for t in targets if t != "all-linear" and not matching_names(names, [t])]
-    if missing:
-        known = sorted({n.rsplit(".", 1)[-1] for n in names})
-        raise UserError(
-            f'axes.lora.target_modules = "{missing[0]}" is no linear layer of this model.'
-            + nearest(missing[0], [*known, "all-linear"])
-        )
-    return matching_names(names, targets)

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
-
-if TYPE_CHECKING:
-    from trainer.data.render import Renderer, Request
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021, as their code has them
 
@@ -25,7 +23,7 @@ class Baseline:
     requests: list[Request]
     index: np.ndarray
 
-    def spread(self, logprobs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def expand(self, logprobs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """n arrays [k] or [c, k], as ``decide`` takes them, from the log-probabilities of ``requests``."""
         return [np.stack([logprobs[j] for j in i]) if self.index.ndim == 2 else logprobs[int(i)] for i in self.index]
 

@@ -39,12 +39,12 @@ def decide(
 ) -> np.ndarray:
     """Index of the answer to each of n requests, int64 [n]; -1 where a log-probability is NaN.
 
-    The highest of what ``compared`` gives, which says what the arguments are."""
-    adjusted = compared(rule, logprobs, n_tokens, n_bytes, baseline=baseline, prompts=prompts, prior=prior)
+    The highest of what ``decision_values`` gives, which says what the arguments are."""
+    adjusted = decision_values(rule, logprobs, n_tokens, n_bytes, baseline=baseline, prompts=prompts, prior=prior)
     return np.array([_argmax(x) for x in adjusted], dtype=np.int64)
 
 
-def compared(
+def decision_values(
     rule: str,
     logprobs: Ragged,
     n_tokens: Ragged | None = None,

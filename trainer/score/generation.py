@@ -9,25 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from trainer.data.render import Request
 from trainer.model.device import out_of_memory
 from trainer.model.routing import Batch
 from trainer.model.slots import SlotModel
 from trainer.score.logprobs import TOKEN_BUDGET
 
-if TYPE_CHECKING:
-    from trainer.data.render import Request
-
 log = logging.getLogger("steadytune")
 
 
 @dataclass(frozen=True)
-class Answer:
+class GeneratedAnswer:
     """``index`` is the option that ``text`` gives, None where it gives none; ``new_tokens`` counts the stop token."""
 
     text: str
@@ -35,7 +32,7 @@ class Answer:
     new_tokens: int
 
 
-def answer(
+def generate_answers(
     model: SlotModel,
     requests: Sequence[Request],
     slots: Sequence[int],
@@ -44,7 +41,7 @@ def answer(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     token_budget: int = TOKEN_BUDGET,
-) -> list[Answer]:
+) -> list[GeneratedAnswer]:
     """Greedy answers in request order. ``words[i]`` are the texts of request i's options; ``decode`` turns token
     ids, without the stop token, into text."""
     found = []
@@ -52,7 +49,7 @@ def answer(
         generate(model, requests, slots, stop_ids, max_new_tokens, token_budget), words, strict=True
     ):
         text = decode([i for i in ids.tolist() if i not in stop_ids])
-        found.append(Answer(text, parse(text, options), len(ids)))
+        found.append(GeneratedAnswer(text, parse(text, options), len(ids)))
     return found
 
 

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +24,11 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from trainer.data.render import Request
 from trainer.model.device import out_of_memory
 from trainer.model.routing import Batch
 from trainer.model.slots import SlotModel
 from trainer.score.prefill import Line, Wave, lines_of, option_starts, waves
-
-if TYPE_CHECKING:
-    from trainer.data.render import Request
 
 log = logging.getLogger("steadytune")
 
@@ -73,7 +71,7 @@ def score(
         present, place = np.unique(options, return_inverse=True)
         sums[present] = np.bincount(place, weights=logprobs)
 
-    _run(model, lines_of(requests, slots, trees=share, heads=share), token_budget, _option_logprobs, keep)
+    _run(model, lines_of(requests, slots, share), token_budget, _option_logprobs, keep)
     counts = [np.array([len(o) for o in r.options], dtype=np.int64) for r in requests]
     return Scores([sums[a:b] for a, b in pairwise(starts)], counts)
 
@@ -94,7 +92,7 @@ def class_logprobs(
     def keep(lines: Sequence[Line], logprobs: np.ndarray) -> None:
         found[np.concatenate([line.options for line in lines])] = logprobs
 
-    _run(model, lines_of(contexts, slots, heads=share), token_budget, _class_logprobs, keep)
+    _run(model, lines_of(contexts, slots, share), token_budget, _class_logprobs, keep)
     return found
 
 

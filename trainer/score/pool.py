@@ -23,14 +23,21 @@ from trainer.measure import design
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import Baseline, content_free, unconditional
 from trainer.score.decide import decide
-from trainer.score.generation import answer
-from trainer.score.logprobs import TOKEN_BUDGET, class_logprobs, score
+from trainer.score.generation import generate_answers
+from trainer.score.logprobs import class_logprobs, score
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
+from trainer.work import Block
 
-Member = tuple[int, Trial, Renderer, int]  # slot, trial, its renderer, its rung
-Block = tuple[int, int]  # number k of n nearly equal parts of a grid, each with some of its prompts
-WHOLE: Block = (0, 1)
+
+@dataclass(frozen=True)
+class Member:
+    """A trial that is scored together with others: its slot, how its rows are rendered, and its rung."""
+
+    slot: int
+    trial: Trial
+    renderer: Renderer
+    rung: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PoolRequests:
     """One template's requests over a pool, prompt by prompt, and what its decision rule compares them with."""
 
     pairs: list[tuple[Prompt, Row]]
@@ -51,34 +58,35 @@ class Asked:
     baseline: Baseline | None
 
 
-def part(prompts: Sequence[Prompt], block: Block) -> Sequence[Prompt]:
-    """The prompts of ``block``."""
+def prompts_of(block: Block, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
     k, n = block
     return prompts[k * len(prompts) // n : (k + 1) * len(prompts) // n]
 
 
-class Grids:
-    """The dev and test grids of one study's assets."""
+class PoolScorer:
+    """Scores trials on the dev and test pools of one study's assets."""
 
-    def __init__(self, assets: Assets, token_budget: int = TOKEN_BUDGET):
-        self.assets, self.token_budget = assets, token_budget
-        self._asked: dict[tuple[Template, Task, str, str, float, Block], Asked] = {}
+    def __init__(self, assets: Assets):
+        self.assets = assets
+        self._asked: dict[tuple[Template, Task, str, str, float, Block | None], PoolRequests] = {}
         self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
 
-    def score(self, model: SlotModel, pool: str, members: Sequence[Member], block: Block = WHOLE) -> list[pa.Table]:
-        """Score rows of every member, in their order; ``rung`` is 0, the store's caller knows it. Members that
-        compare labels share their batches. The tables of all blocks, one after the other, are that of the grid."""
-        asked = [self._ask(m, pool, block) for m in members]
+    def score(
+        self, model: SlotModel, pool: str, members: Sequence[Member], block: Block | None = None
+    ) -> list[pa.Table]:
+        """Score rows of every member, in their order: those of ``block``, or of the whole grid. Members that compare
+        labels share their batches. The tables of all blocks, one after the other, are the table of the grid."""
+        asked = [self._requests_for(m, pool, block) for m in members]
         found: dict[int, Answers] = {}
-        together = [i for i, (_, t, _, _) in enumerate(members) if t.scoring.scorer == "labels"]
+        together = [i for i, m in enumerate(members) if m.trial.scoring.scorer == "labels"]
         compared = self._compare(model, [members[i] for i in together], [asked[i] for i in together])
         found.update(zip(together, compared, strict=True))
         for i, member in enumerate(members):
             if i not in found:
                 found[i] = self._generate(model, member, asked[i])
-        return [self._table(m[1], pool, asked[i], found[i]) for i, m in enumerate(members)]
+        return [self._table(m, pool, asked[i], found[i]) for i, m in enumerate(members)]
 
-    def sampled(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
+    def sample_record(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
         """What the rung's record says of its ``cells`` cells where they are not the whole grid."""
         prompts, rows = len(self.assets.pools[pool]), len(self.assets.rows[pool])
         if trial.share_at(rung, pool) == 1 or cells == prompts * rows:
@@ -89,9 +97,9 @@ class Grids:
         """The prompts and rows that are scored, prompt by prompt."""
         if (pool, share) not in self._pairs:
             prompts, rows = self.assets.pools[pool], self.assets.rows[pool]
-            size = design.size(share, len(prompts), len(rows))
+            size = design.sample_size(share, len(prompts), len(rows))
             if size.cells < len(prompts) * len(rows):
-                kept = design.choose([r.id for r in rows], [r.label for r in rows], size.rows)
+                kept = design.choose_rows([r.id for r in rows], [r.label for r in rows], size.rows)
                 rows = tuple(rows[j] for j in kept)
                 labels = [r.label for r in rows]
                 seen = design.balanced([p.id for p in prompts], [r.id for r in rows], labels, size.cells)
@@ -100,45 +108,46 @@ class Grids:
             self._pairs[pool, share] = [(prompts[i], rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)]
         return self._pairs[pool, share]
 
-    def _ask(self, member: Member, pool: str, block: Block) -> Asked:
-        _, trial, renderer, rung = member
+    def _requests_for(self, member: Member, pool: str, block: Block | None) -> PoolRequests:
+        trial, renderer = member.trial, member.renderer
         rule = trial.scoring.decision if trial.scoring.scorer == "labels" else "raw"
-        share = trial.share_at(rung, pool)
+        share = trial.share_at(member.rung, pool)
         key = (trial.template, trial.task, rule, pool, share, block)
         if key not in self._asked:
             pairs = self.cells(pool, share)
-            if block != WHOLE:
-                mine = {p.id for p in part(self.assets.pools[pool], block)}
-                pairs = [(prompt, row) for prompt, row in pairs if prompt.id in mine]
+            if block is not None:
+                ids = {p.id for p in prompts_of(block, self.assets.pools[pool])}
+                pairs = [(prompt, row) for prompt, row in pairs if prompt.id in ids]
             build = {"pmi": unconditional, "contextual": content_free}.get(rule)
-            self._asked[key] = Asked(pairs, renderer.requests(pairs), build(renderer, pairs) if build else None)
+            baseline = build(renderer, pairs) if build else None
+            self._asked[key] = PoolRequests(pairs, renderer.requests(pairs), baseline)
         return self._asked[key]
 
-    def _compare(self, model: SlotModel, members: Sequence[Member], asked: Sequence[Asked]) -> list[Answers]:
+    def _compare(self, model: SlotModel, members: Sequence[Member], asked: Sequence[PoolRequests]) -> list[Answers]:
         requests, slots = [], []
-        for (slot, *_), a in zip(members, asked, strict=True):
+        for m, a in zip(members, asked, strict=True):
             asks = [*a.requests, *(a.baseline.requests if a.baseline else [])]
             requests += asks
-            slots += [slot] * len(asks)
+            slots += [m.slot] * len(asks)
         if not requests:
             return []
         if model.n_labels:
-            logprobs = list(class_logprobs(model, requests, slots, self.token_budget))
+            logprobs = list(class_logprobs(model, requests, slots))
         else:
-            logprobs = score(model, requests, slots, self.token_budget).logprobs
+            logprobs = score(model, requests, slots).logprobs
         found, at = [], 0
-        for (_, trial, *_), a in zip(members, asked, strict=True):
+        for m, a in zip(members, asked, strict=True):
             own = logprobs[at : at + len(a.requests)]
             at += len(a.requests)
             baseline = None
             if a.baseline is not None:
-                baseline = a.baseline.spread(logprobs[at : at + len(a.baseline.requests)])
+                baseline = a.baseline.expand(logprobs[at : at + len(a.baseline.requests)])
                 at += len(a.baseline.requests)
-            found.append(Answers(self._decide(trial, a, own, baseline), own))
+            found.append(Answers(self._decide(m.trial, a, own, baseline), own))
         return found
 
     def _decide(
-        self, trial: Trial, asked: Asked, logprobs: list[np.ndarray], baseline: list[np.ndarray] | None
+        self, trial: Trial, asked: PoolRequests, logprobs: list[np.ndarray], baseline: list[np.ndarray] | None
     ) -> np.ndarray:
         labels = trial.task.labels
         prior = None
@@ -154,11 +163,11 @@ class Grids:
             prior=prior,
         )
 
-    def _generate(self, model: SlotModel, member: Member, asked: Asked) -> Answers:
-        slot, trial, renderer, _ = member
-        words = [renderer.words(row) for _, row in asked.pairs]
+    def _generate(self, model: SlotModel, member: Member, asked: PoolRequests) -> Answers:
+        slot, trial, renderer = member.slot, member.trial, member.renderer
+        words = [renderer.texts.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
-        made = answer(
+        made = generate_answers(
             model,
             asked.requests,
             [slot] * len(words),
@@ -166,12 +175,12 @@ class Grids:
             renderer.tokenizer.decode,
             renderer.stop_ids,
             new,
-            self.token_budget,
         )
         taken = np.array([-1 if a.index is None else a.index for a in made])
         return Answers(taken, None, [a.new_tokens for a in made])
 
-    def _table(self, trial: Trial, pool: str, asked: Asked, answers: Answers) -> pa.Table:
+    def _table(self, member: Member, pool: str, asked: PoolRequests, answers: Answers) -> pa.Table:
+        trial = member.trial
         labels = trial.task.labels
         n = len(asked.requests)
         names = [labels[i] if labels else str(i) for i in range(len(labels) or int(answers.taken.max(initial=0)) + 1)]
@@ -180,7 +189,7 @@ class Grids:
         nothing: list[Any] = [None] * n
         columns = {
             "trial_id": pa.array([trial.id] * n, pa.string()),
-            "rung": pa.array(np.zeros(n, np.int32)),
+            "rung": pa.array(np.full(n, member.rung, np.int32)),
             "pool": pa.array([pool] * n, pa.string()),
             "prompt_id": pa.array([r.prompt_id for r in asked.requests], pa.string()),
             "row_id": pa.array([r.row_id for r in asked.requests], pa.string()),

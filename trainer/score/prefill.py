@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from trainer.data.render import Request
+from trainer.data.render import Request
 
 # A head pays when it is this long: below, gathering its keys and values and the dense mask cost more than the
 # tokens it saves (measured on one core with a model of 0.3M parameters; the optimum is flat around it).
@@ -68,10 +66,11 @@ def option_starts(requests: Sequence[Request]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum([len(r.options) for r in requests], dtype=np.int64)])
 
 
-def lines_of(requests: Sequence[Request], slots: Sequence[int], trees: bool = True, heads: bool = True) -> list[Line]:
-    """The lines that answer ``requests``. Without ``trees`` every option of several tokens is a line of its own, for
-    models whose attention takes no mask of ours. Raises ValueError on an empty context, option or option list."""
-    shared = heads_of(requests, slots) if heads else {}
+def lines_of(requests: Sequence[Request], slots: Sequence[int], share: bool = True) -> list[Line]:
+    """The lines that answer ``requests``. Without ``share`` there are no heads, and every option of several tokens is a
+    line of its own: for models whose attention takes no mask of ours. Raises ValueError on an empty context, option or
+    list of options."""
+    shared = heads_of(requests, slots) if share else {}
     starts = option_starts(requests)
     suffixes: dict[tuple[bytes, ...], _Suffix] = {}
     lines: list[Line] = []
@@ -82,7 +81,7 @@ def lines_of(requests: Sequence[Request], slots: Sequence[int], trees: bool = Tr
             )
         head = shared.get(i)
         context = request.context if head is None else request.context[len(head.ids) :]
-        together = trees or all(len(o) == 1 for o in request.options)
+        together = share or all(len(o) == 1 for o in request.options)
         for first, options in (
             [(0, request.options)] if together else [(j, (o,)) for j, o in enumerate(request.options)]
         ):
@@ -122,7 +121,7 @@ def _suffix(options: Sequence[np.ndarray]) -> _Suffix:
     )
 
 
-def heads_of(requests: Sequence[Request], slots: Sequence[int], shortest: int = SHORTEST_HEAD) -> dict[int, Head]:
+def heads_of(requests: Sequence[Request], slots: Sequence[int]) -> dict[int, Head]:
     """The head of each request that has one: the division of every slot's requests into groups with a common
     beginning that leaves the fewest tokens to prefill. A head ends before the context's last token, whose
     prediction is wanted."""
@@ -132,7 +131,7 @@ def heads_of(requests: Sequence[Request], slots: Sequence[int], shortest: int = 
         # Big-endian bytes sort as the token sequences do, which puts common beginnings side by side.
         members.sort(key=lambda i: (requests[i].context.astype(">i4").tobytes(), i))
         lengths = _common_lengths([requests[i].context for i in members])
-        for items, length in best_groups([n if n >= shortest else 0 for n in lengths]):
+        for items, length in best_groups([n if n >= SHORTEST_HEAD else 0 for n in lengths]):
             head = Head(requests[members[items[0]]].context[:length])
             found.update((members[i], head) for i in items)
     return found

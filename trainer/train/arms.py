@@ -35,7 +35,7 @@ from trainer.data.typos import bare_words
 from trainer.data.wording import Prompt
 from trainer.trial import Arm
 
-KEPT = "prompts.memory"  # its name among a checkpoint's tensors
+MEMORY_TENSOR = "prompts.memory"  # its name among a checkpoint's tensors
 FIRST_SHARE = 0.1  # of the pool a curriculum starts with
 WHOLE_AT = 0.5  # share of the steps after which it has all of it
 UNIFORM_SHARE = 0.2  # of importance draws, so that no prompt is forgotten and its loss grows stale
@@ -72,7 +72,7 @@ def distinct(n: int, key: Sequence[int]) -> list[int]:
     return found
 
 
-class Memory:
+class PromptMemory:
     """What ``importance`` and ``group_dro`` keep of each prompt: its running loss in nats (NaN: not met yet), or the
     logarithm of its weight q."""
 
@@ -124,7 +124,7 @@ class Memory:
     def restore(self, values: Floats) -> None:
         """Raises ValueError where ``values`` are of another pool."""
         if values.shape != self.values.shape:
-            raise ValueError(f"{KEPT} holds {values.size} prompts, the pool {self.values.size}")
+            raise ValueError(f"{MEMORY_TENSOR} holds {values.size} prompts, the pool {self.values.size}")
         self.values = values.astype(np.float64)
 
 

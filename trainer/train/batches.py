@@ -1,7 +1,7 @@
 """Which example is trained when, under which prompt, and how sequences become padded micro-batches.
 
 Order and prompt are pure functions of (seed, position): the same for any number of workers or slots, and after
-any restart. Nothing here keeps state; what an arm that learns from losses remembers is ``trainer.train.arms.Memory``.
+any restart. Nothing here keeps state: what an arm learns from losses is in ``trainer.train.arms.PromptMemory``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainer.data.kinds import COMPLETION
 from trainer.model.routing import Batch
-from trainer.train.arms import Memory, distinct, open_prompts
-from trainer.train.loss import COMPLETION, Weights
+from trainer.train.arms import PromptMemory, distinct, open_prompts
+from trainer.train.loss import Weights
 from trainer.trial import Arm, Draw, Optimization
 
 Ids = NDArray[np.int32]
@@ -42,7 +43,7 @@ class Pick:
     family: int = -1
 
 
-class Order:
+class ExampleOrder:
     """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` and ``arm`` say.
 
     ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views the stream holds each row V
@@ -68,11 +69,11 @@ class Order:
         self._easiest = tuple(by_difficulty) or tuple(range(n_prompts))
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
-    def batch(self, step: int, memory: Memory | None = None) -> list[Pick]:
+    def batch(self, step: int, memory: PromptMemory | None = None) -> list[Pick]:
         """The effective batch of optimizer step ``step`` (0-based)."""
         return [self.pick(step * self.size + i, memory) for i in range(self.size)]
 
-    def pick(self, position: int, memory: Memory | None = None) -> Pick:
+    def pick(self, position: int, memory: PromptMemory | None = None) -> Pick:
         at, view = divmod(position, self.arm.views)
         epoch, place = divmod(at, self.n_rows)
         if epoch != self._epoch:
@@ -84,7 +85,7 @@ class Order:
         family = at if self.arm.views > 1 else -1
         return Pick(row, self.prompt(epoch, place, row, view, memory), form, family)
 
-    def prompt(self, epoch: int, place: int, row: int, view: int = 0, memory: Memory | None = None) -> int:
+    def prompt(self, epoch: int, place: int, row: int, view: int = 0, memory: PromptMemory | None = None) -> int:
         """Algorithm 1 of PAFT: one uniform draw per ``block`` consecutive rows of an epoch; ``load``: one per
         row for the whole training, as the paper's released code does it. The views of a row are drawn without
         repeats. An ``importance`` draw turns the block's number into a prompt by the probabilities of the moment, so a

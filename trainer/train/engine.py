@@ -12,61 +12,25 @@ import dataclasses
 import gc
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.model import deepspeed_internals
 from trainer.model.device import join_workers, keep_memory, out_of_memory
 from trainer.model.slots import SlotModel
 from trainer.model.targets import matching_names
 from trainer.setup import Setup
-from trainer.train import zero_state
 from trainer.train.batches import Collated, Sample, collate, families, micro_batches
 from trainer.train.loss import divergence, token_losses, weighted_loss
 from trainer.train.optimizer import SlotAdamW, learning_rate
+from trainer.train.step_log import PromptSums, StepLog
 from trainer.trial import Lora, Optimization
 
 log = logging.getLogger("steadytune")
-
-
-@dataclass
-class StepLog:
-    """What one optimizer step of one trial did."""
-
-    step: int
-    completion_loss: float  # nats per completion token
-    prompt_loss: float  # nats per weighted prompt token; NaN where no prompt token has weight
-    lr: float
-    grad_norm: float
-    tokens: int  # tokens that went through the model
-    by_prompt: Mapping[int, float] = field(default_factory=dict)  # completion loss, of samples with a prompt
-
-
-class PromptSums:
-    """Completion nats and tokens of a step by slot and prompt, on the device. Every worker has the same keys."""
-
-    def __init__(self, samples: Sequence[Sample], device: torch.device):
-        keys = dict.fromkeys((s.slot, s.prompt) for s in samples if s.prompt >= 0)
-        self.at = {key: i for i, key in enumerate(keys)}
-        self.sums = torch.zeros(len(keys), 2, dtype=torch.float64, device=device)
-
-    def add(self, work: Collated, rows: Tensor, losses: Tensor) -> None:
-        """``rows`` [N]: the sequence of each loss [N]."""
-        if not self.at:
-            return
-        place = torch.tensor([self.at.get(key, -1) for key in work.prompts], device=losses.device)[rows]
-        wanted = work.completion.to(losses.device) & (place >= 0)
-        values = torch.stack([losses[wanted], torch.ones_like(losses[wanted])], dim=1)
-        self.sums.index_add_(0, place[wanted], values)
-
-    def of(self, slot: int) -> dict[int, float]:
-        """Prompt -> nats per completion token in this step."""
-        found = {p: self.sums[i].tolist() for (s, p), i in self.at.items() if s == slot}
-        return {p: nats / n for p, (nats, n) in found.items() if n}
 
 
 class Engine:
@@ -134,7 +98,7 @@ class Engine:
             self.optimizer.steps[slot] = step
             return
         self._start(clip=plan.clip)  # shards the values that are in place by now
-        zero_state.create_moments(self._ds_optimizer, self.optimizer, step)
+        deepspeed_internals.create_moments(self._ds_optimizer, self.optimizer, step)
         for prefix in ("m.", "v."):
             whole = {name: torch.zeros(value.shape) for name, value in parts.items()}
             _fill(whole, tensors, prefix, slot, lora.r)
@@ -163,7 +127,7 @@ class Engine:
                 self.token_budget,
             )
             if self.setup.zero:
-                zero_state.drop_gradients(self._ds_optimizer, self.slot_model.parameters())
+                deepspeed_internals.drop_gradients(self._ds_optimizer, self.slot_model.parameters())
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         active = sorted({s.slot for s in samples})
@@ -173,7 +137,7 @@ class Engine:
             counts = torch.cat([sums, counted[:, None]], dim=1)
             torch.distributed.all_reduce(counts)
             sums, tokens = counts[:, :4], [int(x) for x in counts[:, 4].tolist()]
-            if by_prompt.at:
+            if len(by_prompt.sums):
                 torch.distributed.all_reduce(by_prompt.sums)
         sums = sums.cpu()
         norms = self._norms()
@@ -191,7 +155,7 @@ class Engine:
                 rate,
                 norms[slot],
                 tokens[slot],
-                by_prompt.of(slot),
+                by_prompt.mean_losses(slot),
             )
         return logs
 
@@ -276,7 +240,7 @@ class Engine:
         if self._engine is None:
             return
         self._engine.destroy()
-        zero_state.forget_models()
+        deepspeed_internals.forget_models()
         self._engine = self._ds_optimizer = None
         gc.collect()
 
@@ -307,9 +271,9 @@ class Engine:
 
         found = {}
         for name, p in named.items():
-            name_there = zero_state.NAMES.get(key)
+            name_there = deepspeed_internals.MOMENTS.get(key)
             value = safe_get_full_optimizer_state(p, name_there) if name_there else safe_get_full_fp32_param(p)
-            shape = getattr(p, "ds_shape", p.shape)
+            shape = deepspeed_internals.whole_shape(p)
             found[name] = torch.zeros(shape) if value is None else value.detach().float().view(shape).clone()
         return found
 
@@ -318,7 +282,7 @@ class Engine:
 
         named = dict(self.slot_model.slot_parameters())
         for name, value in values.items():
-            safe_set_full_optimizer_state(named[name], value.to(self.device), zero_state.NAMES[key])
+            safe_set_full_optimizer_state(named[name], value.to(self.device), deepspeed_internals.MOMENTS[key])
 
     def _trained(self, lora: Lora) -> dict[str, torch.nn.Parameter]:
         wanted = set(matching_names(self.slot_model.layers, lora.target_modules)) | {"score"}

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.data.kinds import COMPLETION
 from trainer.trial import Loss
-
-TEMPLATE, CONTENT, COMPLETION = 0, 1, 2  # what a token is; trainer.data.render says which
 
 Weights = NDArray[np.float32]
 Kinds = NDArray[np.int8]

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from trainer.data.assets import Assets
-from trainer.data.render import Example, Renderer, RenderError, Request
+from trainer.data.render import Example, Renderer, Request
 from trainer.data.rows import Row
+from trainer.data.texts import RenderError
 from trainer.data.typos import misspelt
 from trainer.data.wording import Prompt
-from trainer.train.arms import Memory, easiest_first
-from trainer.train.batches import Order, Pick, Sample, stable_hash
-from trainer.train.engine import StepLog
+from trainer.train.arms import PromptMemory, easiest_first
+from trainer.train.batches import ExampleOrder, Pick, Sample, stable_hash
 from trainer.train.loss import normalizer, token_weights
+from trainer.train.step_log import StepLog
 from trainer.trial import Trial
 
-AHEAD = 32  # steps rendered in one tokenizer call
-CURVE = 200  # points kept of a rung's training curve
+STEPS_AHEAD = 32  # steps rendered in one tokenizer call
+CURVE_POINTS = 200  # points kept of a rung's training curve
 
 
 @dataclass
@@ -44,10 +45,10 @@ class Resident:
         t = self.trial
         self._rows, self._prompts = self.assets.rows["train"], self.assets.train_pools[t.pool]
         ranked = easiest_first(self._prompts) if t.arm.choice == "curriculum" else ()
-        self._order = Order(t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked)
-        self.memory = Memory(t.arm, len(self._prompts))
+        self._order = ExampleOrder(t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked)
+        self.memory = PromptMemory(t.arm, len(self._prompts))
         # a draw that depends on the last step's losses cannot be made earlier
-        self._ahead = 1 if t.arm.choice == "importance" else AHEAD
+        self._ahead = 1 if t.arm.choice == "importance" else STEPS_AHEAD
         self._ready: dict[int, list[Sample]] = {}
 
     def samples(self) -> list[Sample]:
@@ -76,9 +77,10 @@ class Resident:
             return f"loss or gradient became NaN between steps {self.step - 1} and {self.step}"
         return ""
 
-    def summary(self, score_seconds: float) -> dict[str, Any]:
-        """The rung's record, stored beside its scores; forgets the steps it covers."""
-        points = self.log[:: max(1, len(self.log) // CURVE)]
+    def end_rung(self, score_seconds: float) -> dict[str, Any]:
+        """The record of the steps since the last rung, which is stored beside the scores. Clears their log: the next
+        rung's record begins after them."""
+        points = self.log[:: max(1, len(self.log) // CURVE_POINTS)]
         tokens = sum(p.tokens for p in self.log)
 
         def column(name: str) -> list[float | None]:
@@ -87,7 +89,7 @@ class Resident:
 
         curve = {name: column(name) for name in ("completion_loss", "prompt_loss", "lr", "grad_norm")}
         rate = tokens / self.seconds if self.seconds else 0.0
-        found = {
+        record = {
             "trial": self.trial.to_json(),
             "rung": self.step,
             "seconds": self.seconds + score_seconds,
@@ -97,7 +99,7 @@ class Resident:
             "curve": {"step": [p.step for p in points], **curve, "tokens_per_s": [rate] * len(points)},
         }
         self.log, self.seconds = [], 0.0
-        return found
+        return record
 
     def _render(self, steps: range) -> None:
         t = self.trial

@@ -23,7 +23,7 @@ from sweeps.run_folder.fetch import fetch
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.schema import Study
-from sweeps.submit import FILE, _plain, run_folder, travelling
+from sweeps.submit import FILE, in_job_id, run_folder, travelling
 from sweeps.trials.content import content_of
 from sweeps.trials.make import make_trials, points_of
 from trainer.errors import UserError
@@ -141,7 +141,7 @@ def test_the_name_of_a_job_follows_the_content(tmp_path: Path) -> None:
     before = fingerprint(travelling(load_study(path, change)))
     (tmp_path / "dev.jsonl").write_text((tmp_path / "dev.jsonl").read_text() + "\n")
     assert before != fingerprint(travelling(load_study(path, change)))
-    assert _plain("my study/ü?x") == "my-study-x"
+    assert in_job_id("my study/ü?x") == "my-study-x"
 
 
 # addresses and run folders ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tiny_llama import make_llama
 
 from sweeps.cli.app import app
 from sweeps.cli.exit_codes import guarded
-from trainer.data.render import load_tokenizer
+from trainer.data.tokenizer import load_tokenizer
 from trainer.errors import UserError
 from trainer.model.architecture import check_architecture
 from trainer.trial import Model

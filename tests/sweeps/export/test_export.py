@@ -25,8 +25,9 @@ from sweeps.study.load import load_study
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings
 from sweeps.tables.terminal import show_table
-from trainer.data.render import Renderer, load_tokenizer
+from trainer.data.render import Renderer
 from trainer.data.rows import load_questions
+from trainer.data.tokenizer import load_tokenizer
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.measure.metrics import Objective

@@ -379,12 +379,15 @@ def test_a_row_shows_its_own_options_and_is_answered_with_a_letter(tmp_path: Pat
     from small_tokenizers import word_level
 
     from trainer.data.render import Renderer
-    from trainer.data.rows import Source, load_rows
+    from trainer.data.rows import load_rows
+    from trainer.data.sources import RowSource
     from trainer.data.wording import Prompt
 
     record = {"text": "it", "choices": ["good", "bad"], "answer": "B"}
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**record, "answer": a}) for a in "BA"))
-    source = Source(str(tmp_path / "rows.jsonl"), ("text",), "answer", labels={"A": "A", "B": "B"}, options="choices")
+    source = RowSource(
+        str(tmp_path / "rows.jsonl"), ("text",), "answer", labels={"A": "A", "B": "B"}, options="choices"
+    )
     rows = load_rows(source, "train")
     assert [(r.label, r.options) for r in rows] == [("B", ("good", "bad")), ("A", ("good", "bad"))]
     tokenizer = word_level()
@@ -395,4 +398,4 @@ def test_a_row_shows_its_own_options_and_is_answered_with_a_letter(tmp_path: Pat
     assert [renderer.token_texts(o)[-1:] for o in asked.options] == [
         renderer.token_texts(tokenizer(x, add_special_tokens=False).input_ids) for x in ("A", "B")
     ]
-    assert "good B: bad" in renderer.contexts([(prompt, rows[0])])[0].text
+    assert "good B: bad" in renderer.texts.contexts([(prompt, rows[0])])[0].text

@@ -21,7 +21,8 @@ from sweeps.plw.report import write_study
 from sweeps.report.write import write_report
 from sweeps.study.load import load_study
 from sweeps.study.shipped import study_path
-from trainer.data.rows import Source, load_rows
+from trainer.data.rows import load_rows
+from trainer.data.sources import RowSource
 from trainer.errors import UserError
 from trainer.store import SCORES, Store
 
@@ -192,7 +193,7 @@ def test_completions_become_rows_with_one_option_for_training_only(tmp_path: Pat
     found = open_rows.open_rows(str(tmp_path / "a.jsonl"), {}, longest=5, count=alpaca.characters)
     assert (found.empty, found.long) == (1, 1)
     pq.write_table(found.table, tmp_path / "a.parquet")
-    source = Source(str(tmp_path / "a.parquet"), ("instruction", "input"), "answer", options="options", id="id")
+    source = RowSource(str(tmp_path / "a.parquet"), ("instruction", "input"), "answer", options="options", id="id")
     [row] = load_rows(source, "train")
     assert (row.fields, row.options, row.label) == ({"instruction": "i", "input": ""}, ("o",), "0")
     with pytest.raises(UserError, match="at least two"):
@@ -207,7 +208,7 @@ def test_questions_become_rows_that_can_be_scored(questions: str, tmp_path: Path
         catch_exceptions=False,
     )
     assert "3 rows" in done.output
-    source = Source(str(out), ("instruction", "input"), "answer", options="options", id="id")
+    source = RowSource(str(out), ("instruction", "input"), "answer", options="options", id="id")
     assert {r.options for r in load_rows(source, "dev")} == {("yes it is", "no")}
     truth = open_rows.open_rows(f"{questions}/truthfulqa_mc.parquet", {"kind": "mc1"})
     assert set(truth.table["answer"].to_pylist()) == {1}

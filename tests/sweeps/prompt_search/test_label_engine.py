@@ -21,8 +21,8 @@ from sweeps.prompt_search.embed import at_answer, of_base, of_folder
 from sweeps.prompt_search.label_engine import LabelEngine
 from sweeps.prompt_search.results import COLUMNS
 from trainer.data.pools import load_pool
-from trainer.data.render import RenderError
 from trainer.data.rows import Row
+from trainer.data.texts import RenderError
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.trial import Model, Task, Template

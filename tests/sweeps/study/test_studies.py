@@ -15,10 +15,9 @@ from sweeps.checks.wordings import pool_findings, word_findings
 from sweeps.study.load import load_study
 from sweeps.study.schema import Study
 from sweeps.study.shipped import STUDIES, study_path
-from sweeps.trials.assets import load_pools, task, template
+from sweeps.trials.assets import load_pools, task_of, templates_of
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
-from trainer.trial import Task
 
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
 WORDING_FILES = sorted((STUDIES / "prompts").glob("*.yaml"))
@@ -37,7 +36,7 @@ def opened(path: Path) -> Study:
 
 
 def pools(study: Study) -> dict[str, list[Prompt]]:
-    train, scored = load_pools(study)
+    train, scored = load_pools(study.pools, study.axes.pool)
     return {**{f"train.{name}": prompts for name, prompts in train.items()}, **scored}
 
 
@@ -82,9 +81,8 @@ def test_pools_share_no_prompt_and_fill_from_the_studys_fields(path: Path) -> No
 @every_study
 def test_answer_words_belong_to_the_labels(path: Path) -> None:
     study = opened(path)
-    checked: Task = task(study)
-    for name in study.axes.template:
-        assert [str(f) for f in word_findings(template(study, name), checked, invented_rows(study))] == []
+    for template in templates_of(study).values():
+        assert [str(f) for f in word_findings(template, task_of(study.task), invented_rows(study))] == []
 
 
 def test_the_check_sees_a_wording_that_a_study_shares_between_pools() -> None:

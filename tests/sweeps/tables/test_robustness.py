@@ -21,7 +21,7 @@ from sweeps.run_folder.reading import RunFolder
 from sweeps.tables import robustness as tables
 from sweeps.tables.averages import Groups, group_table
 from sweeps.tables.columns import Settings
-from trainer.measure.grid import COLUMNS, NO_ANSWER, ScoreError, grid
+from trainer.measure.grid import COLUMNS, NO_ANSWER, ScoreError, read_grid
 from trainer.store import SCORES, Store
 
 SETTINGS = Settings("accuracy", 1.0, (0.75, 0.9), True)
@@ -268,11 +268,11 @@ def test_the_columns_of_a_grid_alone_give_the_same_grid(store: Store) -> None:
     assert few[0].column_names == list(COLUMNS)
     assert few[1] == whole[1]
     for labels in (("no", "yes"), ()):
-        a, b = grid(whole[0], labels), grid(few[0], labels)
+        a, b = read_grid(whole[0], labels), read_grid(few[0], labels)
         assert (a.prompts, a.rows, a.labels) == (b.prompts, b.rows, b.labels)
         for name in ("label", "predicted", "correct", "label_logprobs"):
             assert np.array_equal(getattr(a, name), getattr(b, name))
-    assert (grid(few[0]).predicted == NO_ANSWER).sum() == (unparsed < 0).sum()
+    assert (read_grid(few[0]).predicted == NO_ANSWER).sum() == (unparsed < 0).sum()
 
 
 def test_what_a_group_summed_is_given_up_with_its_last_trial() -> None:

@@ -13,8 +13,10 @@ from small_tokenizers import WORDS, byte_level, llama_like, word_level, wrapped
 from tokenizers import Tokenizer, models, processors
 
 from trainer.data.boundary import KNOWN_PATTERNS, Boundary
-from trainer.data.render import PLAIN_MARKER, Renderer, RenderError, load_tokenizer
+from trainer.data.render import Renderer
 from trainer.data.rows import Row
+from trainer.data.texts import PLAIN_MARKER, RenderError
+from trainer.data.tokenizer import load_tokenizer
 from trainer.data.wording import Prompt
 from trainer.trial import Model, Task, Template
 
@@ -145,14 +147,14 @@ def test_options_of_the_row_get_one_space_in_plain_and_none_in_chat() -> None:
     assert (request.label, request.option_bytes) == ("1", (3, 2))
     assert plain.example(PROMPT, row).ids[-2:].tolist() == ids(" no", "</s>")
     chat = Renderer(word_level(), Template("chat", chat=True), task)
-    assert chat.words(row) == ["yes", " no"]
+    assert chat.texts.words(row) == ["yes", " no"]
     spaced = Renderer(word_level(), Template("plain", marker="\n"), task)
-    assert spaced.words(row) == ["yes", " no"]  # the marker ends with white space itself
+    assert spaced.texts.words(row) == ["yes", " no"]  # the marker ends with white space itself
 
 
 def test_a_label_without_a_word_answers_as_itself() -> None:
     renderer = Renderer(word_level(), Template("plain", words=(("no", " not"),)), TASK)
-    assert renderer.words(ROW) == [" not", " yes"]
+    assert renderer.texts.words(ROW) == [" not", " yes"]
 
 
 def test_options_can_be_shown_in_the_prompt_and_count_as_content() -> None:
@@ -305,7 +307,7 @@ def test_batches_equal_the_plain_way(
     pairs = [(p, Row(str(i), {"text": t + last}, "yes")) for p in prompts for i, t in enumerate([*texts, "x"])]
     if any(not (p.text + r.fields["text"]).replace("{{ text }}", "").strip() for p, r in pairs):
         return  # an empty prompt: nothing stands in the chat
-    contexts = [c.text for c in renderer.contexts(pairs)]
+    contexts = [c.text for c in renderer.texts.contexts(pairs)]
     expected = [plain_way(tokenizer, c, list(words), chat) if c else None for c in contexts]
     if any(e is None for e in expected):
         with pytest.raises(RenderError):

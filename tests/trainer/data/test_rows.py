@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer.data.rows import Row, Source, fingerprint_rows, load_rows, value_key
+from trainer.data.rows import Row, fingerprint_rows, load_rows, value_key
+from trainer.data.sources import RowSource
 from trainer.errors import UserError
 
 RECORDS = [{"text": f"t{i}", "y": i % 2, "split": "dev" if i < 6 else "test", "key": f"k{i}"} for i in range(10)]
@@ -30,11 +31,11 @@ def jsonl(folder: Path, records: list[dict[str, Any]], name: str = "rows.jsonl")
     return str(folder / name)
 
 
-def source(path: str, **changes: Any) -> Source:
-    return Source(**{"path": path, "fields": ("text",), "label": "y", "labels": LABELS, **changes})
+def source(path: str, **changes: Any) -> RowSource:
+    return RowSource(**{"path": path, "fields": ("text",), "label": "y", "labels": LABELS, **changes})
 
 
-def failure(given: Source, split: str = "dev") -> str:
+def failure(given: RowSource, split: str = "dev") -> str:
     with pytest.raises(UserError) as caught:
         load_rows(given, split, f"x.yaml: task.rows.{split}")
     assert str(caught.value).startswith(f"x.yaml: task.rows.{split}: ")

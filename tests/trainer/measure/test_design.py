@@ -28,8 +28,8 @@ def uneven(counts: np.ndarray) -> int:
 )
 def test_prompts_rows_and_labels_are_balanced(p: int, r: int, share: float, kinds: int, draw: int) -> None:
     labels = [f"l{k}" for k in np.random.default_rng(draw).integers(0, kinds, r)]
-    size = design.size(share, p, r)
-    kept = design.choose(names("r", r), labels, size.rows)
+    size = design.sample_size(share, p, r)
+    kept = design.choose_rows(names("r", r), labels, size.rows)
     used, of = [names("r", r)[j] for j in kept], [labels[j] for j in kept]
     seen = design.balanced(names("p", p), used, of, size.cells)
     assert seen.shape == (p, size.rows)
@@ -53,8 +53,8 @@ def test_the_cells_do_not_depend_on_the_order_of_prompts_and_rows() -> None:
     a, b = rng.permutation(9), rng.permutation(40)
     other = design.balanced([prompts[i] for i in a], [rows[j] for j in b], [labels[j] for j in b], 90)
     assert np.array_equal(other, seen[np.ix_(a, b)])
-    kept = design.choose(rows, labels, 13)
-    again = design.choose([rows[j] for j in b], [labels[j] for j in b], 13)
+    kept = design.choose_rows(rows, labels, 13)
+    again = design.choose_rows([rows[j] for j in b], [labels[j] for j in b], 13)
     assert {rows[b[j]] for j in again} == {rows[j] for j in kept}
 
 
@@ -88,7 +88,7 @@ def test_other_ids_give_other_cells() -> None:
 def test_a_budget_has_a_floor_and_gives_up_rows_before_crossing(
     share: float, p: int, r: int, expected: tuple[int, int]
 ) -> None:
-    found = design.size(share, p, r)
+    found = design.sample_size(share, p, r)
     assert (found.cells, found.rows) == expected
 
 

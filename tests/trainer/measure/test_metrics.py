@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from trainer.measure import design, metrics
+from trainer.measure.grid import ScoreError, read_grid
 from trainer.store import SCORES
 
 
@@ -42,14 +43,14 @@ def random_answers(rng: np.random.Generator, p: int = 4, r: int = 60, k: int = 3
 
 def test_per_prompt_metrics_equal_scikit_learn() -> None:
     predicted, label = random_answers(np.random.default_rng(0))
-    grid = metrics.grid(table(predicted, label), ("no", "yes", "maybe"))
+    grid = read_grid(table(predicted, label), ("no", "yes", "maybe"))
     expected = [f1_score(label, p, labels=[0, 1, 2], average="macro", zero_division=0) for p in predicted]
     assert metrics.per_prompt(grid, "macro_f1") == pytest.approx(expected, abs=1e-12)
     assert metrics.per_prompt(grid, "accuracy") == pytest.approx((predicted == label).mean(axis=1), abs=1e-12)
 
 
 def test_a_label_that_never_occurs_counts_as_zero_when_the_task_has_it() -> None:
-    grid = metrics.grid(table([[0, 1, 1]], [0, 1, 0]), ("no", "yes", "maybe"))
+    grid = read_grid(table([[0, 1, 1]], [0, 1, 0]), ("no", "yes", "maybe"))
     expected = f1_score([0, 1, 0], [0, 1, 1], labels=[0, 1, 2], average="macro", zero_division=0)
     assert metrics.per_prompt(grid, "macro_f1")[0] == pytest.approx(expected)
 
@@ -66,11 +67,11 @@ def test_majority_answer_on_edos_has_macro_f1_of_4310() -> None:
 @pytest.mark.parametrize("metric", metrics.METRICS)
 def test_cells_average_to_the_metric_and_follow_row_weights(metric: str) -> None:
     predicted, label = random_answers(np.random.default_rng(5), r=200)
-    grid = metrics.grid(table(predicted, label), ("no", "yes", "maybe"))
+    grid = read_grid(table(predicted, label), ("no", "yes", "maybe"))
     cells = metrics.cells(grid, metric)
     assert cells.mean(axis=1) == pytest.approx(metrics.per_prompt(grid, metric), abs=1e-12)
     keep = np.arange(200) != 17  # leaving one row out is what the pseudo-values predict, to first order in 1/R
-    without = metrics.grid(table(predicted[:, keep], label[keep]), ("no", "yes", "maybe"))
+    without = read_grid(table(predicted[:, keep], label[keep]), ("no", "yes", "maybe"))
     assert cells[:, keep].mean(axis=1) == pytest.approx(metrics.per_prompt(without, metric), abs=2e-4)
 
 
@@ -90,7 +91,7 @@ def test_nan_log_probability_makes_the_value_nan_and_nothing_else_does() -> None
 
 def test_log_probabilities_lie_in_the_cell_they_belong_to() -> None:
     logprobs = np.arange(2 * 3 * 2, dtype=float).reshape(2, 3, 2)
-    grid = metrics.grid(table([[0, 1, 0], [1, 1, 0]], [0, 1, 0], logprobs), ("no", "yes"))
+    grid = read_grid(table([[0, 1, 0], [1, 1, 0]], [0, 1, 0], logprobs), ("no", "yes"))
     assert grid.label_logprobs is not None
     assert np.array_equal(grid.label_logprobs, logprobs)
 
@@ -116,19 +117,19 @@ def test_a_missing_cell_is_named() -> None:
     rows = table([[0, 1], [1, 1]], [0, 1]).to_pylist()
     gone = next(i for i, r in enumerate(rows) if (r["prompt_id"], r["row_id"]) == ("p01", "r0000"))
     short = pa.Table.from_pylist(rows[:gone] + rows[gone + 1 :], schema=SCORES)
-    with pytest.raises(metrics.ScoreError, match=r'scores/x: no score for prompt "p01" on row "r0000" \(1 of 4'):
-        metrics.grid(short, where="scores/x")
+    with pytest.raises(ScoreError, match=r'scores/x: no score for prompt "p01" on row "r0000" \(1 of 4'):
+        read_grid(short, where="scores/x")
 
 
 def test_a_doubled_cell_is_named_and_contradiction_said() -> None:
     rows = table([[0, 1], [1, 1]], [0, 1]).to_pylist()
     same = pa.Table.from_pylist([*rows, rows[0]], schema=SCORES)
     cell = f'prompt "{rows[0]["prompt_id"]}" on row "{rows[0]["row_id"]}"'
-    with pytest.raises(metrics.ScoreError, match=f"{cell} is scored 2 times with the same answer"):
-        metrics.grid(same)
+    with pytest.raises(ScoreError, match=f"{cell} is scored 2 times with the same answer"):
+        read_grid(same)
     other = {**rows[0], "predicted": "maybe", "correct": False}
-    with pytest.raises(metrics.ScoreError, match=f"{cell} is scored 2 times with contradictory answers"):
-        metrics.grid(pa.Table.from_pylist([*rows, other], schema=SCORES))
+    with pytest.raises(ScoreError, match=f"{cell} is scored 2 times with contradictory answers"):
+        read_grid(pa.Table.from_pylist([*rows, other], schema=SCORES))
 
 
 @pytest.mark.parametrize(
@@ -143,14 +144,14 @@ def test_a_row_against_itself_or_the_task_is_refused(change: dict[str, Any], mes
     rows = table([[0, 1], [0, 1]], [0, 1]).to_pylist()
     at = next(i for i, r in enumerate(rows) if (r["prompt_id"], r["row_id"]) == ("p01", "r0000"))
     rows[at] = {**rows[at], **change}
-    with pytest.raises(metrics.ScoreError, match=message):
-        metrics.grid(pa.Table.from_pylist(rows, schema=SCORES), ("no", "yes"))
+    with pytest.raises(ScoreError, match=message):
+        read_grid(pa.Table.from_pylist(rows, schema=SCORES), ("no", "yes"))
 
 
 def test_no_rows_and_unknown_metric_are_errors() -> None:
-    with pytest.raises(metrics.ScoreError, match="no score rows"):
-        metrics.grid(SCORES.empty_table())
-    with pytest.raises(metrics.ScoreError, match=r'task.metric = "acuracy" is not known. Did you mean "accuracy"\?'):
+    with pytest.raises(ScoreError, match="no score rows"):
+        read_grid(SCORES.empty_table())
+    with pytest.raises(ScoreError, match=r'task.metric = "acuracy" is not known. Did you mean "accuracy"\?'):
         metrics.objective(table([[0]], [0]), "acuracy", 1.0)
 
 
@@ -193,7 +194,7 @@ def sample_rows(size: dict[str, int] = SAMPLE) -> list[dict[str, Any]]:
     """Score rows of the sample of a grid of 6 x 20."""
     predicted, label = random_answers(np.random.default_rng(9), 6, 20, 2)
     names = [f"r{j:04d}" for j in range(20)]
-    kept = design.choose(names, [str(k) for k in label], design.rows_used(size["cells"], 6, 20))
+    kept = design.choose_rows(names, [str(k) for k in label], design.rows_used(size["cells"], 6, 20))
     rows, labels = [names[j] for j in kept], [("no", "yes")[label[j]] for j in kept]
     seen = design.balanced([f"p{i:02d}" for i in range(6)], rows, labels, size["cells"])
     cells = {(f"p{i:02d}", rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)}
@@ -211,7 +212,7 @@ def test_a_sample_is_read_as_an_estimate_of_the_whole_grid(metric: str) -> None:
     assert 0 < found.sampling <= found.stderr
     assert found.value == found.mean - found.std
     assert read(sample_rows()[::-1], metric=metric) == found
-    scores = metrics.grid(pa.Table.from_pylist(sample_rows(), schema=SCORES), ("no", "yes"), "x", SAMPLE)
+    scores = read_grid(pa.Table.from_pylist(sample_rows(), schema=SCORES), ("no", "yes"), "x", SAMPLE)
     each = metrics.per_prompt(scores, metric)
     assert (each.mean(), each.std(ddof=1)) == (pytest.approx(found.mean), pytest.approx(found.std))
 
@@ -231,17 +232,17 @@ def test_shares_of_answers_count_the_cells_that_were_scored() -> None:
 
 def test_a_table_that_is_not_the_declared_sample_is_refused() -> None:
     rows = sample_rows()
-    with pytest.raises(metrics.ScoreError, match="cells missing"):
+    with pytest.raises(ScoreError, match="cells missing"):
         read(rows, None)  # no sample was declared
-    with pytest.raises(metrics.ScoreError, match=r"x: no score for prompt .* \(1 of 44 cells missing\). The sample's"):
+    with pytest.raises(ScoreError, match=r"x: no score for prompt .* \(1 of 44 cells missing\). The sample's"):
         read(rows[1:])
-    with pytest.raises(metrics.ScoreError, match="is scored 2 times"):
+    with pytest.raises(ScoreError, match="is scored 2 times"):
         read([*rows, rows[0]])
     taken = {(r["prompt_id"], r["row_id"]) for r in rows}
     free = next(r["prompt_id"] for r in rows if (r["prompt_id"], rows[0]["row_id"]) not in taken)
-    with pytest.raises(metrics.ScoreError, match="is not in the sample"):
+    with pytest.raises(ScoreError, match="is not in the sample"):
         read([*rows, {**rows[0], "prompt_id": free}])
-    with pytest.raises(metrics.ScoreError, match="6 prompts and 20 rows, but the sample has 7 and 20"):
+    with pytest.raises(ScoreError, match="6 prompts and 20 rows, but the sample has 7 and 20"):
         read(rows, {**SAMPLE, "prompts": 7})
     whole = table(*random_answers(np.random.default_rng(9), 6, 20, 2)).to_pylist()
     assert read(whole, {**SAMPLE, "cells": 120}) == read(whole, None)

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from trainer.model import decoder
+from trainer.model import fused_ops
 from trainer.model.routing import Batch
 from trainer.model.slots import SlotModel
 from trainer.trial import Lora
@@ -198,14 +198,14 @@ def test_rms_norm_and_rotation_have_the_gradients_of_their_formulas() -> None:
     torch.manual_seed(2)
     x = torch.randn(2, 3, 4, 8, dtype=torch.float64, requires_grad=True)
     angle = torch.randn(1, 1, 4, 4, dtype=torch.float64).repeat(1, 1, 1, 2)
-    assert torch.autograd.gradcheck(lambda t: decoder.rotate(t, angle.cos(), angle.sin()), x)
+    assert torch.autograd.gradcheck(lambda t: fused_ops.rotate(t, angle.cos(), angle.sin()), x)
     norm = transformers.models.llama.modeling_llama.LlamaRMSNorm(8)
     norm.weight.data = torch.rand(8) + 0.5
     gradients = []
-    for function in (lambda t: decoder.rms_norm(t, norm), norm):
+    for function in (lambda t: fused_ops.rms_norm(t, norm), norm):
         leaf = x.detach().float().requires_grad_()
         function(leaf).square().sum().backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients)
     gate_up = torch.randn(5, 12, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(decoder.swiglu, gate_up)
+    assert torch.autograd.gradcheck(fused_ops.swiglu, gate_up)

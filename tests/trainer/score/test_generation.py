@@ -11,7 +11,7 @@ from slot_scores import LORAS, peft_alone, slotted, some_requests
 from tiny_llama import make_llama
 
 from trainer.model.slots import SlotModel
-from trainer.score.generation import answer, generate, parse
+from trainer.score.generation import generate, generate_answers, parse
 from trainer.trial import Lora
 
 
@@ -78,7 +78,9 @@ def test_answers_carry_text_option_and_length() -> None:
     model, requests = slotted(make_llama()), some_requests("one token", 4)
     tokens = [ids.tolist() for ids in generate(model, requests, [0] * 4, [2], 3)]
     first = " ".join(map(str, tokens[0]))
-    found = answer(model, requests, [0] * 4, [["nothing", first]] * 4, lambda ids: " ".join(map(str, ids)), [2], 3)
+    found = generate_answers(
+        model, requests, [0] * 4, [["nothing", first]] * 4, lambda ids: " ".join(map(str, ids)), [2], 3
+    )
     assert [a.new_tokens for a in found] == [len(t) for t in tokens]
     assert (found[0].text, found[0].index) == (first, 1)
 

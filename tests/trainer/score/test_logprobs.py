@@ -231,7 +231,9 @@ def test_scores_equal_lm_eval(shared: Path) -> None:
     pairs = [(p, Row(str(i), {"text": t}, "yes")) for p in prompts for i, t in enumerate(texts)]
     requests = renderer.requests(pairs)
     peer = HFLM(pretrained=copy.deepcopy(base), tokenizer=tokenizer, device="cpu", batch_size=4, add_bos_token=True)
-    asked = [Instance("loglikelihood", {}, (c.text, word), 0) for c in renderer.contexts(pairs) for _, word in words]
+    asked = [
+        Instance("loglikelihood", {}, (c.text, word), 0) for c in renderer.texts.contexts(pairs) for _, word in words
+    ]
     expected = np.array([x[0] for x in peer.loglikelihood(asked, disable_tqdm=True)]).reshape(-1, 3)
     model = SlotModel(base, 1, 4, ["all-linear"]).eval()
     assert_close(score(model, requests, [0] * len(requests)).logprobs, list(expected), 1e-4)
@@ -325,7 +327,7 @@ def test_labels_of_one_token_cost_one_position_and_options_share_their_context()
     (line,) = lines_of([request(rng, range(5, 25), [[1, 2, 3], [4, 5]])], [0])
     assert line.ids.tolist() == [*range(5, 25), 1, 2, 4]
     assert line.wanted == 4
-    apart = lines_of([request(rng, range(5, 25), [[1, 2, 3], [4, 5]])], [0], trees=False)
+    apart = lines_of([request(rng, range(5, 25), [[1, 2, 3], [4, 5]])], [0], share=False)
     assert [x.ids.tolist() for x in apart] == [[*range(5, 25), 1, 2], [*range(5, 25), 4]]
 
 
@@ -408,7 +410,7 @@ def test_unconditional_is_the_bare_marker_once(renderer: Renderer) -> None:
     ]
     baseline = unconditional(renderer, pairs)
     assert [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests] == ["\nAnswer:"]
-    assert [x.tolist() for x in baseline.spread([np.array([-1.0, -2.0])])] == [[-1.0, -2.0]] * 6
+    assert [x.tolist() for x in baseline.expand([np.array([-1.0, -2.0])])] == [[-1.0, -2.0]] * 6
 
 
 def test_unconditional_asks_once_per_set_of_options() -> None:
@@ -430,7 +432,7 @@ def test_content_free_replaces_the_fields_of_every_prompt(renderer: Renderer) ->
     baseline = content_free(renderer, pairs)
     texts = [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests]
     assert texts == [f"{p} {x}?\nAnswer:" for p in ("a", "b") for x in ("N/A", "", "[MASK]")]
-    spread = baseline.spread([np.array([float(i), 0.0]) for i in range(6)])
+    spread = baseline.expand([np.array([float(i), 0.0]) for i in range(6)])
     assert [x[:, 0].tolist() for x in spread] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
 
 

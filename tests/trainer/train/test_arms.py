@@ -19,30 +19,31 @@ from runner_trials import ASSETS, RUNGS, Start, finish, model, scores, start, tr
 from tiny_llama import make_llama
 
 from trainer import trial as t
+from trainer.data.kinds import COMPLETION
 from trainer.data.typos import misspelt, slip
 from trainer.data.wording import Prompt, fill
 from trainer.setup import Setup
 from trainer.store import Store, checkpoint_name
 from trainer.train import arms
-from trainer.train.arms import KEPT, Memory, competence, distinct, easiest_first, open_prompts
-from trainer.train.batches import Order, Sample, collate, families, micro_batches
+from trainer.train.arms import MEMORY_TENSOR, PromptMemory, competence, distinct, easiest_first, open_prompts
+from trainer.train.batches import ExampleOrder, Sample, collate, families, micro_batches
 from trainer.train.engine import Engine
-from trainer.train.loss import COMPLETION, divergence
+from trainer.train.loss import divergence
 from trainer.train.resident import Resident
 from trainer.trial import Arm, Draw, Loss, Optimization
 
 STEPS = Optimization(steps=100, batch_size=4, accumulation=2)
 
 
-def order(arm: Arm, draw: Draw | None = None, n_rows: int = 40, n_prompts: int = 10, **more: Any) -> Order:
-    return Order(0, n_rows, n_prompts, draw or Draw(), STEPS, arm, **more)
+def order(arm: Arm, draw: Draw | None = None, n_rows: int = 40, n_prompts: int = 10, **more: Any) -> ExampleOrder:
+    return ExampleOrder(0, n_rows, n_prompts, draw or Draw(), STEPS, arm, **more)
 
 
 # choices --------------------------------------------------------------------------------------------------------
 
 
 def test_a_plain_arm_draws_as_without_one() -> None:
-    plain, without = order(Arm("named")), Order(0, 40, 10, Draw(), STEPS)
+    plain, without = order(Arm("named")), ExampleOrder(0, 40, 10, Draw(), STEPS)
     assert [plain.batch(s) for s in range(20)] == [without.batch(s) for s in range(20)]
 
 
@@ -67,7 +68,7 @@ def test_a_curriculum_begins_with_the_shortest_wordings_and_ends_with_all() -> N
 
 
 def test_importance_prefers_high_losses_as_computed_by_hand() -> None:
-    memory = Memory(Arm(choice="importance", temperature=0.5), 3)
+    memory = PromptMemory(Arm(choice="importance", temperature=0.5), 3)
     assert memory.probabilities().tolist() == [1 / 3] * 3
     memory.learn({0: 1.0, 1: 0.5})
     # prompt 2 was not met: it counts as the mean, 0.75
@@ -79,7 +80,7 @@ def test_importance_prefers_high_losses_as_computed_by_hand() -> None:
 
 
 def test_importance_draws_have_their_probabilities_and_keep_to_blocks() -> None:
-    memory = Memory(Arm(choice="importance"), 10)
+    memory = PromptMemory(Arm(choice="importance"), 10)
     memory.learn({i: 0.1 * i for i in range(10)})
     o = order(memory.arm, Draw(every=4), n_rows=10**6)
     picks = [o.pick(i, memory) for i in range(16000)]
@@ -93,7 +94,7 @@ def test_importance_draws_have_their_probabilities_and_keep_to_blocks() -> None:
 
 
 def test_group_dro_multiplies_the_weights_as_in_its_algorithm() -> None:
-    memory = Memory(Arm(choice="group_dro", step_size=0.5), 3)
+    memory = PromptMemory(Arm(choice="group_dro", step_size=0.5), 3)
     assert [memory.weight(i) for i in range(3)] == pytest.approx([1.0, 1.0, 1.0])
     memory.learn({0: 2.0, 2: 1.0})
     q = np.array([math.exp(0.5 * 2.0), 1.0, math.exp(0.5 * 1.0)])
@@ -106,7 +107,7 @@ def test_group_dro_multiplies_the_weights_as_in_its_algorithm() -> None:
 
 def test_memory_of_another_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="holds 3 prompts, the pool 4"):
-        Memory(Arm(choice="group_dro"), 4).restore(np.zeros(3))
+        PromptMemory(Arm(choice="group_dro"), 4).restore(np.zeros(3))
 
 
 def test_distinct_uses_every_place_once_before_any_twice() -> None:
@@ -347,16 +348,17 @@ def test_what_is_remembered_is_in_the_checkpoint_and_in_no_adapter(together: Pat
     store = Store.open(together)
     for x in TRIALS:
         kept = load(store.read(checkpoint_name(x.id, RUNGS[-1])))
-        assert (KEPT in kept) == (x.arm.choice in ("importance", "group_dro"))
-        assert not any(KEPT in n for n in load(store.read(f"adapters/{x.id}/adapter_model.safetensors")))
+        assert (MEMORY_TENSOR in kept) == (x.arm.choice in ("importance", "group_dro"))
+        assert not any(MEMORY_TENSOR in n for n in load(store.read(f"adapters/{x.id}/adapter_model.safetensors")))
         if x.arm.choice == "group_dro":
-            assert float(kept[KEPT].exp().sum()) == pytest.approx(1.0)
-            assert float(kept[KEPT].std()) > 0
+            assert float(kept[MEMORY_TENSOR].exp().sum()) == pytest.approx(1.0)
+            assert float(kept[MEMORY_TENSOR].std()) > 0
 
 
 def test_dynamic_prompts_change_between_epochs_and_load_ones_do_not_in_what_is_trained(model: t.Model) -> None:
     """Issue 5, "Done when" 4, on the token ids of whole trials; slot and start make no difference to them."""
-    from trainer.data.render import Renderer, load_tokenizer
+    from trainer.data.render import Renderer
+    from trainer.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model)
 
@@ -379,7 +381,8 @@ def test_dynamic_prompts_change_between_epochs_and_load_ones_do_not_in_what_is_t
 
 
 def test_a_typo_that_would_make_a_row_too_long_is_left_out(model: t.Model) -> None:
-    from trainer.data.render import Renderer, load_tokenizer
+    from trainer.data.render import Renderer
+    from trainer.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     assets = dataclasses.replace(ASSETS, train_pools={"many": (Prompt("t", "good good good good {{ text }}"),)})

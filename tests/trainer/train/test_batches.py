@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.train.batches import Order, Sample, collate, micro_batches
+from trainer.train.batches import ExampleOrder, Sample, collate, micro_batches
 from trainer.trial import Draw, Optimization
 
 PLAN = Optimization(batch_size=4, accumulation=2)
 
 
-def order(draw: Draw, seed: int = 0, n_rows: int = 40, n_prompts: int = 10) -> Order:
-    return Order(seed, n_rows, n_prompts, draw, PLAN)
+def order(draw: Draw, seed: int = 0, n_rows: int = 40, n_prompts: int = 10) -> ExampleOrder:
+    return ExampleOrder(seed, n_rows, n_prompts, draw, PLAN)
 
 
 def test_every_epoch_sees_every_row_once_in_a_new_order() -> None:
@@ -53,7 +53,7 @@ def test_unit_steps_counts_optimizer_steps() -> None:
 
 
 def test_draws_are_uniform() -> None:
-    o = Order(3, 10**6, 8, Draw(every=1), PLAN)
+    o = ExampleOrder(3, 10**6, 8, Draw(every=1), PLAN)
     counts = np.bincount([o.prompt(0, i, i) for i in range(16000)], minlength=8)
     assert abs(counts - 2000).max() < 5 * np.sqrt(2000)
 

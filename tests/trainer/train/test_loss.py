@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_llama import make_llama
 
-from trainer.train.loss import COMPLETION, CONTENT, TEMPLATE, normalizer, token_losses, token_weights, weighted_loss
+from trainer.data.kinds import COMPLETION, CONTENT, TEMPLATE
+from trainer.train.loss import normalizer, token_losses, token_weights, weighted_loss
 from trainer.trial import Loss
 
 NAMES = {"a": "weighted_mean", "b": "nonzero_count", "c": "completion_count"}

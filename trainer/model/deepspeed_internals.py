@@ -1,5 +1,8 @@
-"""What DeepSpeed 0.19 keeps to itself and we need of ZeRO 1 to 3: their moments before the first step, a clean start
-after a backward pass that broke off, and an end that lets go of the model."""
+"""All that we use of DeepSpeed beyond its public interface, as read in version 0.19.8.
+
+Its names and meanings may change with any release. After an update: read them again, run
+``tests/trainer/train/test_engine.py`` and ``tests/trainer/test_runner.py``, and write the new version here.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,36 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-NAMES = {"m": "exp_avg", "v": "exp_avg_sq"}  # our name of a moment -> torch AdamW's
+MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}  # our name of a moment -> torch AdamW's, which DeepSpeed uses
+
+
+def skip_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling this op at every start on a CPU (74 s the first time, needs g++ and ninja). Without
+    it gloo does the work."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether ZeRO 3 has taken the parameter over, of which each worker then holds a part."""
+    return hasattr(parameter, "ds_id")
+
+
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """The parameter's shape; under ZeRO 3 that of the whole, of which this worker holds a part."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 def create_moments(ds_optimizer: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """AdamW makes its state in its first step; a restored trial is past that."""
+    """Give AdamW, which makes its moments in its first step, those of a trial that is at ``step`` already."""
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     shards = getattr(ds_optimizer, "fp32_partitioned_groups_flat", grouped)  # ZeRO 3 has its own list
     for p in shards:
-        moments = {name: torch.zeros_like(p) for name in NAMES.values()}
+        moments = {name: torch.zeros_like(p) for name in MOMENTS.values()}
         optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
     link = getattr(ds_optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
@@ -25,7 +47,8 @@ def create_moments(ds_optimizer: Any, optimizer: torch.optim.Optimizer, step: in
 
 
 def drop_gradients(ds_optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
-    """Forget what micro-batches since the last step have left. ``zero_grad`` keeps what ZeRO has reduced already."""
+    """Forget the gradients of all micro-batches since the last step, for a backward pass that broke off.
+    ``zero_grad`` alone keeps those that ZeRO has reduced already."""
     ds_optimizer.zero_grad()
     for p in parameters:
         if hasattr(p, "grad_accum"):
@@ -38,7 +61,7 @@ def drop_gradients(ds_optimizer: Any, parameters: Iterable[nn.Parameter]) -> Non
 
 
 def forget_models() -> None:
-    """Empty the caches, of whole classes, that hold on to every model that DeepSpeed has had."""
+    """Empty two caches of DeepSpeed's classes that keep every model it has had in memory."""
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
