@@ -14,6 +14,7 @@ from cluster.files.finding import FileFindings
 from cluster.files.key_path import KeyPath, list_at, mapping_at, value_at
 from cluster.files.machines import MACHINES, gpu_memory
 from cluster.files.provider_checks import check_aws, check_gcp, is_spot
+from cluster.ray_private import prepare_ray_up_config
 from trainer.errors import nearest
 
 PROVIDERS = ("aws", "gcp", "local", "azure", "aliyun", "vsphere")
@@ -54,18 +55,14 @@ def check_ray_up(findings: FileFindings, raw: dict[str, Any], need: Need | None)
 
 
 def prepared(findings: FileFindings, raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The file with Ray's defaults, as ``ray up`` reads it; None, with errors, where Ray refuses it. A private module
-    of Ray: its version is pinned. Needs no cloud SDK and no network."""
+    """The file with Ray's defaults, as ``ray up`` reads it; None, with errors, where Ray refuses it."""
     import click
     import jsonschema
-    from ray.autoscaler._private.util import prepare_config, validate_config
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            full: dict[str, Any] = prepare_config(copy.deepcopy(raw))
-            validate_config(full)
-        return full
+            return prepare_ray_up_config(copy.deepcopy(raw))
     except jsonschema.ValidationError as error:
         _schema_error(findings, error)
     except (

@@ -8,7 +8,6 @@ same study sent again is known to be the same. Ray keeps ids of jobs that ended,
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.connect import set_auth_mode, token_source
+from cluster.ray_private import node_summaries, quiet_job_client
 from trainer.errors import UserError, nearest
 
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -72,18 +72,11 @@ class Cluster:
         self.address = dashboard_address(address)
         wanted = os.environ.get("RAY_AUTH_MODE") != "disabled"
         set_auth_mode()  # before Ray is imported, which reads it once
-        for noisy in ("ray.dashboard", "ray._private.authentication.http_token_authentication"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         with self._told():
             self.unguarded = _asks_no_token(self.address) and wanted  # lets everybody in, and nobody said it should
             from ray.job_submission import JobSubmissionClient
 
-            for noisy in (
-                "dashboard.modules.dashboard_sdk",
-                "dashboard.modules.job.sdk",
-                "_private.runtime_env.packaging",
-            ):
-                logging.getLogger(f"ray.{noisy}").setLevel(logging.ERROR)
+            quiet_job_client()
             with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray puts both over the address it is given
                 self._client = JobSubmissionClient(self.address)
 
@@ -126,9 +119,8 @@ class Cluster:
         end = time.monotonic() + SETTLED
         while True:
             with self._told():
-                answer = self._client._do_request("GET", "/nodes?view=summary")
-                summary = answer.json()["data"]["summary"] if answer.ok else []
-            raylets = [(n.get("hostname", ""), n.get("raylet", {})) for n in summary]
+                summaries = node_summaries(self._client)
+            raylets = [(n.get("hostname", ""), n.get("raylet", {})) for n in summaries]
             alive = [(host, r) for host, r in raylets if r.get("state") == "ALIVE"]
             if any(host for host, _ in alive) or time.monotonic() > end:
                 return [Node(r.get("nodeId", ""), host, bool(r.get("isHeadNode"))) for host, r in alive]
