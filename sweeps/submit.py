@@ -1,7 +1,8 @@
-"""``steadytune submit``: a study made ready to travel, and sent to a cluster as a job.
+"""``steadytune submit``: send a study, with the local files that it names, to a cluster as a job.
 
-Its local files go beside it in one parcel, and its paths point there. The job's id derives from its content and its run
-folder: the same study sent again finds its job, and goes on in its folder after that has ended.
+The study and its files form one parcel, and the paths in the study are changed to where the files lie in it. The job's
+id is made from the study's content and its run folder. If the same study is sent again, its running job is found; after
+that job has ended, the next one goes on in the same run folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.jobs.parcel import MOST, ParcelError, check_size, code, fingerprint, in_mib, pack, size
+from cluster.jobs.parcel import (
+    MAX_BYTES,
+    ParcelError,
+    check_size,
+    content_bytes,
+    fingerprint,
+    in_mib,
+    source_files,
+    write_parcel,
+)
 from sweeps.run_folder.prompts import usage_file
 from sweeps.study.load import resolved
 from sweeps.study.overlay import Path as Key
@@ -27,7 +37,7 @@ from sweeps.trials.base_model import WHOLE
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from cluster.jobs.server import Cluster, Job
+    from cluster.jobs.server import Job, JobServer
 
 FOLDER = "study"  # in the parcel
 FILE = f"{FOLDER}/study.yaml"
@@ -35,28 +45,28 @@ SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss", "file")
 DIGITS = 8  # of the fingerprint in a job's id
 
 
-def submit(study: Study, out: str | None, shared: Sequence[str], connect: Callable[[], Cluster]) -> tuple[Job, bool]:
-    """Send ``study`` to the cluster that ``connect`` gives: the job, and whether it is a new one. Raises UserError."""
+def submit(study: Study, out: str | None, shared: Sequence[str], connect: Callable[[], JobServer]) -> tuple[Job, bool]:
+    """Send ``study`` to the job server that ``connect`` gives: the job, and whether it is new. Raises UserError."""
     own = travelling(study, shared)
-    parcel = {**code(), **own}
+    parcel = {**source_files(), **own}
     check_size(parcel)
-    cluster = connect()
-    run = run_folder(out, study.name, cluster)
+    server = connect()
+    run = run_folder(out, study.name, server)
     base = f"{in_job_id(study.name)}-{fingerprint({**own, 'out': run.encode()})[:DIGITS]}"
     command = f"python -m sweeps run {FILE} --out {shlex.quote(run)}"
     with tempfile.TemporaryDirectory(prefix="steadytune-job-") as folder:
-        pack(parcel, Path(folder))
+        write_parcel(parcel, Path(folder))
         about = {"study": study.name, "run": run}
-        return cluster.submit(base, command, folder, about, {"TOKENIZERS_PARALLELISM": "false"})
+        return server.submit(base, command, folder, about, {"TOKENIZERS_PARALLELISM": "false"})
 
 
-def travelling(study: Study, shared: Sequence[str] = (), most: int = MOST) -> dict[str, Path | bytes]:
-    """The parcel of ``study``: path -> file or content. What lies under one of the folders ``shared`` stays where it is
-    and keeps its path. Raises StudyError and ParcelError."""
+def travelling(study: Study, shared: Sequence[str] = (), most: int = MAX_BYTES) -> dict[str, Path | bytes]:
+    """The parcel of ``study``: path -> file or content. Files under one of the folders ``shared`` are not sent and keep
+    their paths. Raises StudyError and ParcelError."""
     layer = resolved(study)
     kept = [os.path.abspath(os.path.expanduser(s)) for s in shared]
     parcel: dict[str, Path | bytes] = {}
-    places: dict[tuple[str, bool], str] = {}  # the same file goes once
+    places: dict[tuple[str, bool], str] = {}  # a file that is named twice is sent once
     wrong = []
     for key, text in list(named_files(layer)):
         if not is_local(text) or any(os.path.commonpath([text, folder]) == folder for folder in kept):
@@ -79,10 +89,10 @@ def travelling(study: Study, shared: Sequence[str] = (), most: int = MOST) -> di
 
 
 def _files(text: str, key: str) -> dict[str, Path]:
-    """Path below the file's place -> file: one file, or a folder's."""
+    """Path in the parcel's folder for ``text`` -> file: the file itself, or every file of the folder."""
     path = Path(text)
     if path.is_file():
-        spent = Path(usage_file(text))  # of generated prompts; for the report
+        spent = Path(usage_file(text))  # what generating the prompts cost; the report shows it
         return {p.name: p for p in (path, *([spent] if spent.is_file() else []))}
     if path.is_dir():
         inside = {p.relative_to(path.parent).as_posix(): p for p in sorted(path.rglob("*")) if p.is_file()}
@@ -91,16 +101,16 @@ def _files(text: str, key: str) -> dict[str, Path]:
 
 
 def _model(folder: Path, most: int) -> dict[str, Path]:
-    """Config, tokenizer and safetensors: what the trainer reads of a model's folder, and no pickle beside it."""
+    """The files of a model's folder that the trainer reads (config, tokenizer, safetensors); no pickles."""
     wanted = (*WHOLE, ".safetensors")
     found = {f"{folder.name}/{p.name}": p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix in wanted}
     found = {name: p for name, p in found.items() if not p.name.startswith(".")}
-    total = sum(size(p) for p in found.values())
+    total = sum(content_bytes(p) for p in found.values())
     if total > most:
         raise ParcelError(
-            f'model.path = "{folder}" is {in_mib(total)}, at most {in_mib(most)} travel with a job. Put the model on '
-            "storage that every node sees at the same path and name that folder with --shared, or give its name on "
-            "the hub"
+            f'model.path = "{folder}" has {in_mib(total)}; at most {in_mib(most)} can be sent with a job. Put the '
+            "model on storage that every node sees at the same path and name that folder with --shared, or give its "
+            "name on the hub"
         )
     return found
 
@@ -112,8 +122,8 @@ def _put(layer: dict[str, Any], key: Key, text: str) -> None:
     place[key[-1]] = text
 
 
-def run_folder(out: str | None, name: str, cluster: Cluster) -> str:
-    """``out`` as every node of the cluster can use it; UserError where it cannot be known that they can."""
+def run_folder(out: str | None, name: str, server: JobServer) -> str:
+    """``out`` as every node of the cluster can use it. Raises UserError if that is not certain."""
     if out is not None and "://" in out:
         scheme, _, rest = out.partition("://")
         if scheme not in SCHEMES:
@@ -121,7 +131,7 @@ def run_folder(out: str | None, name: str, cluster: Cluster) -> str:
         if "@" in rest:
             raise UserError("--out carries a password, which the job's page would show. Set it on the nodes instead")
         return out.rstrip("/")
-    nodes = cluster.nodes()
+    nodes = server.nodes()
     if out is not None and os.path.isabs(out):
         if len(nodes) > 1:
             print(f"{out} must be a disk that all {len(nodes)} nodes share, at this path on each", file=sys.stderr)
@@ -136,5 +146,5 @@ def run_folder(out: str | None, name: str, cluster: Cluster) -> str:
 
 
 def in_job_id(name: str) -> str:
-    """A study's name as part of a job's id, which stands in URLs and file names."""
+    """A study's name as part of a job's id, which is used in URLs and file names."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:40] or "study"

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.files.finding import Findings, Path
+from cluster.files.finding import FileFindings
+from cluster.files.key_path import KeyPath
 from cluster.files.machines import SPARE
 from cluster.resources import Resources
 
@@ -41,11 +42,11 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Nodes:
+class NodeGroup:
     """One node type or worker group."""
 
     name: str
-    key: Path  # where the file describes it
+    key: KeyPath  # where the file describes it
     count: int  # at most
     cpus: float
     gpus: float
@@ -63,21 +64,23 @@ class Nodes:
         return math.floor(self.gpus) * need.slots if need.gpus else self.places(need)
 
 
-def places(nodes: Sequence[Nodes], need: Need, at_most: int) -> int:
+def places(nodes: Sequence[NodeGroup], need: Need, at_most: int) -> int:
     """Trials (or workers) that run at once on ``at_most`` nodes of these types."""
-    left, found = at_most, 0
+    left, total = at_most, 0
     for node in sorted(nodes, key=lambda n: -n.places(need)):
         used = min(left, node.count)
-        found, left = found + used * node.places(need), left - used
-    return found
+        total, left = total + used * node.places(need), left - used
+    return total
 
 
-def check_capacity(found: Findings, nodes: Sequence[Nodes], need: Need, at_most: int, limit: Path) -> None:
+def check_capacity(
+    findings: FileFindings, nodes: Sequence[NodeGroup], need: Need, at_most: int, limit: KeyPath
+) -> None:
     """``limit``: the key that bounds the number of nodes."""
     asked = " and ".join(f"{amount:g} {name}" for name, amount in sorted(need.share.items(), reverse=True))
     who = f"study {need.name}"
     if need.gpus and not any(n.gpus >= need.share["GPU"] for n in nodes):
-        found.error(
+        findings.error(
             limit[:1],
             f"no node has a GPU, and {who} has resources.gpus = 1: its trials ask for {asked} and can never be placed",
             "Add a node type with a GPU, or set resources.gpus=0.",
@@ -85,7 +88,7 @@ def check_capacity(found: Findings, nodes: Sequence[Nodes], need: Need, at_most:
         return
     fitting = [n for n in nodes if n.places(need)]
     if not fitting:
-        found.error(
+        findings.error(
             limit[:1],
             f"no node has room for a {'worker' if need.workers > 1 else 'trial'} of {who}, which asks for {asked}: it "
             "can never be placed",
@@ -93,9 +96,9 @@ def check_capacity(found: Findings, nodes: Sequence[Nodes], need: Need, at_most:
         )
         return
     for node in fitting:
-        _one_type(found, node, need, who)
+        _one_type(findings, node, need, who)
     if not need.gpus and all(n.gpus for n in fitting):
-        found.warn(
+        findings.warn(
             fitting[0].key,
             f"has GPUs, and {who} uses none (resources.gpus = 0)",
             "Take a node type without GPUs, or set resources.gpus=1.",
@@ -103,7 +106,7 @@ def check_capacity(found: Findings, nodes: Sequence[Nodes], need: Need, at_most:
     total = places(fitting, need, at_most)
     if need.workers > 1:
         if total < need.workers:
-            found.error(
+            findings.error(
                 limit,
                 f"allows {total} workers at once; a trial of {who} is a gang of {need.workers} and can never be placed",
                 "Allow more or larger nodes, or lower resources.workers.",
@@ -112,29 +115,29 @@ def check_capacity(found: Findings, nodes: Sequence[Nodes], need: Need, at_most:
         total //= need.workers
     if total < need.trials:
         nodes_needed = math.ceil(need.hosts / max(1, max(n.places(need) // need.slots for n in fitting) or 1))
-        found.warn(
+        findings.warn(
             limit,
             f"is below the need of {who}: {total} of its {need.trials} trials run at once, the others wait",
             f"All at once take {nodes_needed} nodes; fewer are right where time matters less than the largest bill.",
         )
 
 
-def _one_type(found: Findings, node: Nodes, need: Need, who: str) -> None:
+def _one_type(findings: FileFindings, node: NodeGroup, need: Need, who: str) -> None:
     if need.gpus and node.places(need) < node.full(need):
-        found.warn(
+        findings.warn(
             node.key,
             f"has {node.cpus:g} CPUs for {node.gpus:g} GPU{'s' * (node.gpus != 1)}: {node.places(need)} of "
             f"{node.full(need)} slots of {who} fit (resources.cpus = {need.cpus:g} a host), so the GPU is not filled",
             f"Take nodes with {need.cpus * math.floor(node.gpus):g} CPUs, or lower resources.cpus.",
         )
     if need.gpus and need.gpu_gib is not None and node.gpu_gib is not None and need.gpu_gib > node.gpu_gib * SPARE:
-        found.warn(
+        findings.warn(
             node.key,
             f"has GPUs of {node.gpu_gib:g} GiB, and {who} needs about {need.gpu_gib:.3g} GiB of one",
             "Take a larger GPU, fewer resources.slots, or resources.zero=3 with resources.workers.",
         )
     if node.spot and need.workers > 1:
-        found.warn(
+        findings.warn(
             node.key,
             f"is spot, and {who} trains in gangs of {need.workers}: one lost node ends the work of all its workers",
             "Take on-demand nodes for gangs.",

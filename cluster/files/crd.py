@@ -9,12 +9,13 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cluster.files.finding import Findings, Path
+from cluster.files.finding import FileFindings
+from cluster.files.key_path import KeyPath
 from trainer.errors import UserError, nearest
 
 Kind = tuple[str, str]  # apiVersion and kind
@@ -30,13 +31,13 @@ def from_files(files: Sequence[str]) -> dict[Kind, Any]:
     """A validator for each kind and version that the files define."""
     found: dict[Kind, Any] = {}
     for file in files:
-        if not File(file).is_file():
+        if not Path(file).is_file():
             raise CrdError(
                 f'--crd = "{file}" does not exist. Save one: kubectl get crd rayclusters.ray.io -o yaml > FILE'
             )
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a CRD has 30,000 lines
         try:
-            documents = list(yaml.load_all(File(file).read_text(), Loader=loader))
+            documents = list(yaml.load_all(Path(file).read_text(), Loader=loader))
         except yaml.YAMLError as error:
             raise CrdError(f'--crd = "{file}" is not YAML ({str(error).splitlines()[0]}).') from None
         validators = _validators(documents)
@@ -69,28 +70,28 @@ def from_cluster(kinds: Sequence[str]) -> tuple[dict[Kind, Any], str]:
     return _validators(loaded.get("items", [loaded])), ""
 
 
-def check_schema(found: Findings, document: Mapping[str, Any], validator: Any) -> None:
+def check_schema(findings: FileFindings, document: Mapping[str, Any], validator: Any) -> None:
     """Every deviation from the CRD, with the nearest key that it knows."""
     for error in sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path]):
-        path: Path = tuple(error.absolute_path)
+        path: KeyPath = tuple(error.absolute_path)
         if error.validator == "additionalProperties":
             known = list(error.schema.get("properties", {}))
             for key in error.instance:
                 if key not in known:
-                    found.error((*path, str(key)), f"is not a known key.{nearest(str(key), known)}")
+                    findings.error((*path, str(key)), f"is not a known key.{nearest(str(key), known)}")
         elif error.validator == "required":
             for key in error.validator_value:
                 if key not in error.instance:
-                    found.error((*path, key), "is missing: the CRD requires it")
+                    findings.error((*path, key), "is missing: the CRD requires it")
         elif error.validator == "enum":
             known = [str(v) for v in error.validator_value]
-            found.error(path, f"is not known.{nearest(str(error.instance), known)}", value=error.instance)
+            findings.error(path, f"is not known.{nearest(str(error.instance), known)}", value=error.instance)
         elif error.validator in ("type", "anyOf"):
             wanted = error.validator_value if error.validator == "type" else "integer or string"
             quotes = "Put it in quotes." if wanted == "string" else ""
-            found.error(path, f"must be of type {wanted}", quotes, error.instance)
+            findings.error(path, f"must be of type {wanted}", quotes, error.instance)
         else:
-            found.error(path, f"is refused by the CRD: {error.message[:200]}")
+            findings.error(path, f"is refused by the CRD: {error.message[:200]}")
 
 
 def _validators(documents: Sequence[Any]) -> dict[Kind, Any]:

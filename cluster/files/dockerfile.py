@@ -5,33 +5,35 @@ from __future__ import annotations
 import re
 
 from cluster.files import start_checks as start
-from cluster.files.finding import Findings
+from cluster.files.finding import FileFindings
 
 
-def check_dockerfile(found: Findings, text: str) -> None:
+def check_dockerfile(findings: FileFindings, text: str) -> None:
     lines = [line for line in re.sub(r"\\\n\s*", " ", text).splitlines() if line and not line.startswith("#")]
     base = next((line.split()[1] for line in lines if line.upper().startswith("FROM ")), None)
     if base is None:
-        found.error("FROM", "is missing", "Write FROM python:3.11-slim-bookworm.")
+        findings.error("FROM", "is missing", "Write FROM python:3.11-slim-bookworm.")
         return
     if "ray" in base:
-        start.check_image(found, ("FROM",), base)
+        start.check_image(findings, ("FROM",), base)
     elif ":" not in base or base.endswith(":latest"):
-        found.warn("FROM", "is not pinned", "Write its version.", base)
+        findings.warn("FROM", "is not pinned", "Write its version.", base)
     if not any("constraints.txt" in line for line in lines if "pip install" in line):
-        found.warn("RUN", "does not install Steadytune's pinned environment", "Add pip install -c constraints.txt …")
+        findings.warn("RUN", "does not install Steadytune's pinned environment", "Add pip install -c constraints.txt …")
     for line in lines:
         version = re.search(r"\bray(?:\[[\w,]+\])?==(\d+\.\d+\.\d+)", line)
         if version:
-            start.check_ray_version(found, "RUN pip install", version[1])
+            start.check_ray_version(findings, "RUN pip install", version[1])
         if re.match(r"(?:ENV|ARG)\b.*RAY_AUTH_TOKEN[= ]\S", line):
-            found.warn(
+            findings.warn(
                 "ENV RAY_AUTH_TOKEN", "puts the token into the image, for everybody who can pull it", "Leave it out."
             )
         if re.search(r"RAY_AUTH_MODE[= ][\"']?disabled", line):
-            found.warn("ENV RAY_AUTH_MODE", "turns token authentication off", "Write token.")
+            findings.warn("ENV RAY_AUTH_MODE", "turns token authentication off", "Write token.")
         if line.upper().startswith("EXPOSE "):
-            found.warn("EXPOSE", "is not needed: nothing here is to be reached from outside", "Leave it out.", line[7:])
+            findings.warn(
+                "EXPOSE", "is not needed: nothing here is to be reached from outside", "Leave it out.", line[7:]
+            )
     users = [line.split()[1] for line in lines if line.upper().startswith("USER ")]
     if not users or users[-1] in ("root", "0"):
-        found.warn("USER", "is root", "Add a user of its own: what a job may do, it may then not do as root.")
+        findings.warn("USER", "is root", "Add a user of its own: what a job may do, it may then not do as root.")

@@ -11,16 +11,18 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
-from cluster.files.capacity import Need, Nodes
-from cluster.files.finding import PLACEHOLDER, Findings, get, section
+from cluster.files.capacity import Need, NodeGroup
+from cluster.files.finding import PLACEHOLDER, FileFindings
 from cluster.files.machines import SPARE
-from cluster.files.yaml_text import documents, inserted, replaced, without
+from cluster.files.pods import pod_groups
+from cluster.files.ray_up import node_groups, prepared
+from cluster.files.yaml_text import dump_with_comments, in_one_line, load_with_comments, yaml_documents
 from trainer.errors import UserError, nearest
 
-CONFIGS = File(__file__).resolve().parents[2] / "ray_configs"  # beside the packages, in a checkout and installed
+CONFIGS = Path(__file__).resolve().parents[2] / "ray_configs"  # beside the packages, in a checkout and installed
 PROVIDERS = {
     "aws": "aws.yaml",
     "gcp": "gcp.yaml",
@@ -30,7 +32,7 @@ PROVIDERS = {
 }
 
 
-class RenderError(UserError):
+class ClusterFileError(UserError):
     """No shipped config can hold the study, or a choice that is not offered."""
 
 
@@ -53,10 +55,10 @@ class Choices:
         return "".join(f" {shlex.quote(o)}" for o in self.overrides)
 
 
-def render(provider: str, need: Need, choices: Choices) -> tuple[str, str]:
-    """The file's text, and one line on how it was sized. RenderError where nothing fits."""
+def render_cluster_file(provider: str, need: Need, choices: Choices) -> tuple[str, str]:
+    """The file's text, and one line on how it was sized. ClusterFileError where nothing fits."""
     if provider not in PROVIDERS:
-        raise RenderError(f'--provider = "{provider}" is not known.{nearest(provider, PROVIDERS)}')
+        raise ClusterFileError(f'--provider = "{provider}" is not known.{nearest(provider, PROVIDERS)}')
     source = PROVIDERS[provider]
     text = (CONFIGS / source).read_text()
     make = {"aws": _ray_up, "gcp": _ray_up, "kuberay": _kuberay, "slurm": _slurm, "local": _local}[provider]
@@ -73,13 +75,13 @@ def render(provider: str, need: Need, choices: Choices) -> tuple[str, str]:
 # the size -----------------------------------------------------------------------------------------------------
 
 
-def choose(nodes: Sequence[Nodes], need: Need, gpu: str | None) -> tuple[Nodes, int]:
+def cheapest_group(nodes: Sequence[NodeGroup], need: Need, gpu: str | None) -> tuple[NodeGroup, int]:
     """The cheapest node type that holds the study (the shipped files list them from cheap to dear), and how many of
     it keep every trial running."""
     if not need.gpus:
         fitting = [n for n in nodes if not n.gpus and n.places(need)]
         if not fitting:
-            raise RenderError(f"no machine without GPU holds a host of {need.cpus:g} CPUs. Lower resources.cpus")
+            raise ClusterFileError(f"no machine without GPU holds a host of {need.cpus:g} CPUs. Lower resources.cpus")
         node = next((n for n in fitting if n.cpus >= need.cpus), fitting[-1])
         return node, math.ceil(need.hosts / max(1, math.floor(node.cpus / need.cpus)))
     offered = [n for n in nodes if n.gpus]
@@ -87,18 +89,18 @@ def choose(nodes: Sequence[Nodes], need: Need, gpu: str | None) -> tuple[Nodes, 
         names = list(dict.fromkeys(n.name.rsplit("-x", 1)[0] for n in offered))
         offered = [n for n in offered if n.name.rsplit("-x", 1)[0] == gpu]
         if not offered:
-            raise RenderError(f'--gpu = "{gpu}" is not in the shipped config.{nearest(gpu, names)}')
+            raise ClusterFileError(f'--gpu = "{gpu}" is not in the shipped config.{nearest(gpu, names)}')
     large = [n for n in offered if gpu or need.gpu_gib is None or need.gpu_gib <= (n.gpu_gib or 0) * SPARE]
     if not large:
         most = max(n.gpu_gib or 0 for n in offered)
-        raise RenderError(
+        raise ClusterFileError(
             f"the study needs about {need.gpu_gib:.3g} GiB of a GPU, and the largest offered has {most:g}. Lower "
             "resources.slots or training.batch_size, or share the base out: resources.zero=3 resources.workers=4"
         )
     filled = [n for n in large if n.places(need) >= n.full(need)]
     if not filled:
         most_cpus = max(n.cpus / n.gpus for n in large)
-        raise RenderError(
+        raise ClusterFileError(
             f"no machine with such a GPU has {need.cpus:g} CPUs for each; the most is {most_cpus:g}. "
             f"Run it with resources.cpus={math.floor(most_cpus)}"
         )
@@ -111,14 +113,14 @@ def choose(nodes: Sequence[Nodes], need: Need, gpu: str | None) -> tuple[Nodes, 
     return node, need.trials * math.ceil(need.workers / node.gpus)
 
 
-def _limited(count: int, node: Nodes, need: Need, choices: Choices) -> int:
+def _limited(count: int, node: NodeGroup, need: Need, choices: Choices) -> int:
     if choices.hosts is None:
         return count
     each = max(1, math.floor(node.gpus)) if need.gpus else max(1, math.floor(node.cpus / need.cpus))
     return max(1, min(count, math.ceil(choices.hosts / each)))
 
 
-def _said(need: Need, node: str, count: int, spot: bool | None) -> str:
+def _summary(need: Need, node: str, count: int, spot: bool | None) -> str:
     memory = f", about {need.gpu_gib:.2g} GiB of a GPU" if need.gpus and need.gpu_gib is not None else ""
     shape = f"gangs of {need.workers}" if need.workers > 1 else f"{need.slots} slots a host"
     price = {True: " at spot prices", False: " on demand", None: ""}[spot]
@@ -134,88 +136,74 @@ def _name(need: Need) -> str:
 
 
 def _ray_up(provider: str, text: str, need: Need, choices: Choices) -> tuple[str, str]:
-    from cluster.files.ray_up import nodes_of, prepared
-
-    raw = documents(text, PROVIDERS[provider])[0]
-    full = prepared(Findings(PROVIDERS[provider]), raw)
+    full = prepared(FileFindings(PROVIDERS[provider]), yaml_documents(text, PROVIDERS[provider])[0])
     if full is None:
-        raise RenderError(f"{CONFIGS / PROVIDERS[provider]} is not what Ray accepts. Install Steadytune again")
-    node, count = choose(nodes_of(full, provider), need, choices.gpu)
+        raise ClusterFileError(f"{CONFIGS / PROVIDERS[provider]} is not what Ray accepts. Install Steadytune again")
+    node, count = cheapest_group(node_groups(full, provider), need, choices.gpu)
     count = _limited(count, node, need, choices)
-    for other in [n for n in raw["available_node_types"] if n not in (node.name, raw["head_node_type"])]:
-        text = without(text, ("available_node_types", other))
-    text = replaced(text, ("available_node_types", node.name, "max_workers"), count)
-    text = replaced(text, ("max_workers",), count)
-    text = replaced(text, ("cluster_name",), _name(need))
+    if choices.image:
+        commands = r"(?m)^((?:head|worker)_setup_commands:).*\n(?: +.*\n)+"
+        text = re.sub(commands, r"\1 [] # the image has everything\n", text)
+    config = load_with_comments(text)[0]
+    types = config["available_node_types"]
+    for other in [n for n in types if n not in (node.name, config["head_node_type"])]:
+        del types[other]
+    types[node.name]["max_workers"] = config["max_workers"] = count
+    config["cluster_name"] = _name(need)
+    machine = types[node.name]["node_config"]
     spot = need.workers == 1 if choices.spot is None else choices.spot
     if spot != node.spot:
-        text = _priced(provider, text, node, spot)
-    folder = choices.run_folder or f"{raw['metadata']['run_folder']}/{need.name}"
-    text = replaced(text, ("metadata", "run_folder"), folder)
+        _set_price(provider, machine, spot)
+    folder = choices.run_folder or f"{config['metadata']['run_folder']}/{need.name}"
+    config["metadata"]["run_folder"] = folder
     if choices.image:
-        for key in ("head_image", "worker_image"):
-            text = replaced(text, ("docker", key), choices.image)
-        for key in ("head_setup_commands", "worker_setup_commands"):
-            for i in reversed(range(len(raw[key]))):
-                text = without(text, (key, i))
-            text = re.sub(rf"(?m)^{key}:\s*$", f"{key}: [] # the image has everything", text)
-    config = raw["available_node_types"][node.name]["node_config"]
-    machine = config.get("InstanceType") or config.get("machineType")
-    return text, _said(need, f"{node.name} ({machine})", count, spot)
+        config["docker"]["head_image"] = config["docker"]["worker_image"] = choices.image
+    kind = machine.get("InstanceType") or machine.get("machineType")
+    return dump_with_comments([config]), _summary(need, f"{node.name} ({kind})", count, spot)
 
 
-def _priced(provider: str, text: str, node: Nodes, spot: bool) -> str:
-    key = ("available_node_types", node.name, "node_config")
+def _set_price(provider: str, machine: Any, spot: bool) -> None:
     if provider == "gcp":
         model = {"provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"} if spot else {}
-        return replaced(text, (*key, "scheduling"), {"onHostMaintenance": "TERMINATE", **model})
-    if not spot:
-        return without(text, (*key, "InstanceMarketOptions"))
-    return inserted(text, (*key, "BlockDeviceMappings"), "InstanceMarketOptions: {MarketType: spot}")
+        machine["scheduling"] = in_one_line({"onHostMaintenance": "TERMINATE", **model})
+    elif spot:
+        machine["InstanceMarketOptions"] = in_one_line({"MarketType": "spot"})
+    else:
+        del machine["InstanceMarketOptions"]
 
 
 # KubeRay ------------------------------------------------------------------------------------------------------
 
 
 def _kuberay(provider: str, text: str, need: Need, choices: Choices) -> tuple[str, str]:
-    from cluster.files.pods import check_groups
-
-    raw = documents(text, PROVIDERS[provider])[0]
-    cluster = ("spec", "rayClusterSpec")
-    groups = get(raw, *cluster, "workerGroupSpecs")
-    node, count = choose(check_groups(Findings(""), cluster, section(raw, *cluster)), need, choices.gpu)
+    study = choices.study.replace("\\", "/").rsplit("/", 1)[-1]
+    study = study if study.endswith((".yaml", ".yml")) else f"{study}.yaml"
+    job, *others = load_with_comments(text)
+    cluster = job["spec"]["rayClusterSpec"]
+    node, count = cheapest_group(pod_groups((), cluster), need, choices.gpu)
     count = _limited(count, node, need, choices)
-    at = [g["groupName"] for g in groups].index(node.name)
-    key = (*cluster, "workerGroupSpecs", at)
-    text = replaced(text, (*key, "maxReplicas"), count)
+    groups = cluster["workerGroupSpecs"]
+    for other in reversed([i for i, g in enumerate(groups) if g["groupName"] != node.name]):
+        del groups[other]
+    [group] = groups
+    group["maxReplicas"] = count
+    pod = group["template"]["spec"]
     spot = need.workers == 1 if choices.spot is None else choices.spot
     if spot != node.spot:
-        selector = {k: v for k, v in _selector(groups[at]).items() if "spot" not in k}
-        selector |= {"cloud.google.com/gke-spot": "true"} if spot else {}
-        text = replaced(text, (*key, "template", "spec", "nodeSelector"), selector)
+        selector = {k: v for k, v in pod["nodeSelector"].items() if "spot" not in k}
+        pod["nodeSelector"] = in_one_line(selector | ({"cloud.google.com/gke-spot": "true"} if spot else {}))
     if spot and not node.spot:
-        toleration = '{key: cloud.google.com/gke-spot, operator: Equal, value: "true", effect: NoSchedule}'
-        text = inserted(text, (*key, "template", "spec", "tolerations", 0), f"- {toleration}")
-    for other in reversed(range(len(groups))):
-        if other != at:
-            text = without(text, (*cluster, "workerGroupSpecs", other))
+        toleration = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        pod["tolerations"].append(in_one_line(toleration))
     folder = choices.run_folder or f"gs://{PLACEHOLDER}/steadytune/runs/{need.name}"
-    entry = f"steadytune run /study/{_file(choices.study)}{choices.words} --out {folder}"
-    text = replaced(text, ("spec", "entrypoint"), entry)
-    text = text.replace("--from-file=study.yaml", f"--from-file={_file(choices.study)}")
-    text = replaced(text, ("metadata", "name"), _name(need)).replace("job/steadytune ", f"job/{_name(need)} ")
+    job["spec"]["entrypoint"] = f"steadytune run /study/{study}{choices.words} --out {folder}"
+    job["metadata"]["name"] = _name(need)
+    text = dump_with_comments([job, *others])
+    text = text.replace("--from-file=study.yaml", f"--from-file={study}")
+    text = text.replace("job/steadytune ", f"job/{_name(need)} ")
     if choices.image:
         text = re.sub(rf"(image: ){PLACEHOLDER}/\S+", lambda m: m[1] + str(choices.image), text)
-    return text, _said(need, f"pods of group {node.name}", count, spot)
-
-
-def _selector(group: dict[str, Any]) -> dict[str, str]:
-    return dict(section(group, "template", "spec", "nodeSelector"))
-
-
-def _file(study: str) -> str:
-    name = study.replace("\\", "/").rsplit("/", 1)[-1]
-    return name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    return text, _summary(need, f"pods of group {node.name}", count, spot)
 
 
 # Slurm and one machine ----------------------------------------------------------------------------------------
@@ -241,10 +229,11 @@ def _slurm(provider: str, text: str, need: Need, choices: Choices) -> tuple[str,
     text = re.sub(r"(?m)^RUN_FOLDER=.*$", lambda _: f"RUN_FOLDER={shlex.quote(folder)}", text)
     text = text.replace('steadytune run "$STUDY"', f'steadytune run "$STUDY"{choices.words}')
     kind = f"node{'s' * (nodes != 1)}" + (f" with {gpus} GPU{'s' * (gpus > 1)}" if gpus else "")
-    return text, _said(need, kind, nodes, None)
+    return text, _summary(need, kind, nodes, None)
 
 
 def _local(provider: str, text: str, need: Need, choices: Choices) -> tuple[str, str]:
-    text = replaced(text, ("cluster_name",), _name(need))
-    text = replaced(text, ("metadata", "run_folder"), choices.run_folder or f"~/steadytune-runs/{need.name}")
-    return text, _said(need, "machine, this one; trials without a slot wait", 1, None)
+    config = load_with_comments(text)[0]
+    config["cluster_name"] = _name(need)
+    config["metadata"]["run_folder"] = choices.run_folder or f"~/steadytune-runs/{need.name}"
+    return dump_with_comments([config]), _summary(need, "machine, this one; trials without a slot wait", 1, None)

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 
 from cluster.files import start_checks as start
-from cluster.files.capacity import Need, Nodes, check_capacity
-from cluster.files.finding import PLACEHOLDER, Findings
+from cluster.files.capacity import Need, NodeGroup, check_capacity
+from cluster.files.finding import PLACEHOLDER, FileFindings
 from trainer.errors import nearest
 
 OPTIONS = (
@@ -20,42 +20,48 @@ OPTIONS = (
 REFUSED = ("--head", "--port", "--block", "--node-ip-address")  # symmetric-run gives these to ray start itself
 
 
-def check_slurm(found: Findings, text: str, need: Need | None) -> None:
-    given = _options(found, text)
-    _syntax(found, text)
+def check_slurm(findings: FileFindings, text: str, need: Need | None) -> None:
+    given = _options(findings, text)
+    _syntax(findings, text)
     body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", " ", body)
     run = re.search(r"ray symmetric-run .*", joined)
     nodes = _number(given.get("nodes", "1"))
     if run is None:
-        found.error(
+        findings.error(
             "ray symmetric-run",
             "is missing: nothing starts Ray on the nodes",
             "Write srun … ray symmetric-run --address HEAD:6379 --min-nodes N -- env RAY_ADDRESS=… steadytune run …",
         )
         return
-    _command(found, run[0], joined)
-    _token(found, joined)
+    _command(findings, run[0], joined)
+    _token(findings, joined)
     if given.get("ntasks-per-node", "1") != "1":
-        found.error("--ntasks-per-node", "must be 1: Ray starts once on a node", "Write 1.", given["ntasks-per-node"])
+        findings.error(
+            "--ntasks-per-node", "must be 1: Ray starts once on a node", "Write 1.", given["ntasks-per-node"]
+        )
     if "requeue" not in given:
-        found.warn("--requeue", "is missing: a failed node ends the study", "Add #SBATCH --requeue; the run resumes.")
+        findings.warn(
+            "--requeue", "is missing: a failed node ends the study", "Add #SBATCH --requeue; the run resumes."
+        )
     if "exclusive" not in given:
-        found.warn(
+        findings.warn(
             "--exclusive",
             "is missing: at its end symmetric-run stops all your Ray processes on the node, also other jobs'",
             "Add #SBATCH --exclusive.",
         )
     if PLACEHOLDER in re.sub(r"^##.*$", "", text, flags=re.MULTILINE):
-        found.note("", f"values are still to be filled in ({PLACEHOLDER})")
+        findings.note("", f"values are still to be filled in ({PLACEHOLDER})")
     folder = re.search(r"--out[= ](\S+)", run[0])
-    start.check_run_folder(found, "--out", _value(joined, folder[1]) if folder else None, nodes, lambda path: True)
+    start.check_run_folder(findings, "--out", _value(joined, folder[1]) if folder else None, nodes, lambda path: True)
     if need is not None:
         cpus = float(_number(given.get("cpus-per-task", "1")))
-        check_capacity(found, [Nodes("node", ("#SBATCH",), nodes, cpus, _gpus(given))], need, nodes, ("--nodes",))
+        check_capacity(
+            findings, [NodeGroup("node", ("#SBATCH",), nodes, cpus, _gpus(given))], need, nodes, ("--nodes",)
+        )
 
 
-def _options(found: Findings, text: str) -> dict[str, str]:
+def _options(findings: FileFindings, text: str) -> dict[str, str]:
     """The #SBATCH options; Slurm stops reading them at the first command."""
     given: dict[str, str] = {}
     past = False
@@ -66,7 +72,7 @@ def _options(found: Findings, text: str) -> dict[str, str]:
             past = past or bool(line.strip() and not line.lstrip().startswith("#"))
             continue
         if past:
-            found.error(
+            findings.error(
                 f"line {number}", "comes after the first command, where Slurm no longer reads options", "Move it up."
             )
             continue
@@ -81,67 +87,69 @@ def _options(found: Findings, text: str) -> dict[str, str]:
         }
         name = option[1] or short.get(option[2], option[2])
         if option[1] and name not in known:
-            found.error(f"#SBATCH --{name}", f"is not known.{nearest(name, known)}")
+            findings.error(f"#SBATCH --{name}", f"is not known.{nearest(name, known)}")
         given[name] = option[3] or ""
     return given
 
 
-def _syntax(found: Findings, text: str) -> None:
+def _syntax(findings: FileFindings, text: str) -> None:
     shell = shutil.which("bash")
     if shell:
         done = subprocess.run([shell, "-n"], input=text, capture_output=True, text=True, timeout=10)
         if done.returncode:
-            found.error("", f"bash cannot read it: {done.stderr.strip().splitlines()[0]}")
+            findings.error("", f"bash cannot read it: {done.stderr.strip().splitlines()[0]}")
 
 
-def _command(found: Findings, run: str, joined: str) -> None:
+def _command(findings: FileFindings, run: str, joined: str) -> None:
     options, separator, program = run.partition(" -- ")
     if not separator:
-        found.error("ray symmetric-run", "has no ` -- ` before the command to run", "Write … -- steadytune run STUDY.")
+        findings.error(
+            "ray symmetric-run", "has no ` -- ` before the command to run", "Write … -- steadytune run STUDY."
+        )
     if not re.search(r"\bsrun\b[^\n]*ray symmetric-run", joined):
-        found.error(
+        findings.error(
             "ray symmetric-run", "runs on the first node only", "Put srun before it, which runs it on every node."
         )
     if not re.search(r"--address[= ]", options):
-        found.error(
+        findings.error(
             "ray symmetric-run", "has no --address: the nodes cannot find the head", "Write --address HEAD:6379."
         )
     for name in REFUSED:
         if re.search(rf"{name}\b", options):
-            found.error(f"ray symmetric-run {name}", "is refused: symmetric-run sets it itself", "Leave it out.")
+            findings.error(f"ray symmetric-run {name}", "is refused: symmetric-run sets it itself", "Leave it out.")
     if "--min-nodes" not in options:
-        found.warn(
+        findings.warn(
             "ray symmetric-run",
             "starts the study before the other nodes have joined (--min-nodes is missing)",
             'Write --min-nodes "$SLURM_JOB_NUM_NODES".',
         )
     if "steadytune run" in program and "RAY_ADDRESS=" not in program:
-        found.error(
+        findings.error(
             "ray symmetric-run",
             "starts the study without RAY_ADDRESS: it would start a Ray of its own on one node",
             'Write -- env RAY_ADDRESS="$HEAD" steadytune run …',
         )
     if re.search(r"--dashboard-host[= ]['\"]?(?:0\.0\.0\.0|::)", options):
-        found.warn(
+        findings.warn(
             "--dashboard-host",
             "opens the dashboard to every network of the head",
             "Leave it out: 127.0.0.1 is the default.",
         )
 
 
-def _token(found: Findings, joined: str) -> None:
+def _token(findings: FileFindings, joined: str) -> None:
     if re.search(r"RAY_AUTH_TOKEN=[\"']?[A-Za-z0-9]{8,}", joined):
-        found.warn(
+        findings.warn(
             "RAY_AUTH_TOKEN", "stands in the script in plain text", "Make it in the job, in a file of umask 077."
         )
     if not re.search(r"export\s+(?:\w+=\S+\s+)*RAY_AUTH_MODE=[\"']?token", joined):
-        found.warn(
+        findings.warn(
             "RAY_AUTH_MODE",
             "is not token: other users of the cluster's network can run code as you",
             "Add export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH.",
         )
     elif not re.search(r"RAY_AUTH_TOKEN(_PATH)?=", joined):
-        found.warn("RAY_AUTH_TOKEN_PATH", "is not set: Ray looks for ~/.ray/auth_token", "Make a token in the job.")
+        findings.warn("RAY_AUTH_TOKEN_PATH", "is not set: Ray looks for ~/.ray/auth_token", "Make a token in the job.")
 
 
 def _value(text: str, word: str) -> str:

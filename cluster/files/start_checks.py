@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster.files.finding import PLACEHOLDER, Findings, Path, leaves
+from cluster.files.finding import PLACEHOLDER, FileFindings
+from cluster.files.key_path import KeyPath, leaves
 
 TOKEN_SINCE = (2, 52)  # Ray's first release with token authentication
 _VERSION = re.compile(r"ray[:=/-]+v?(\d+\.\d+\.\d+)")  # rayproject/ray:2.60.0-py311, steadytune:0.1.0-ray2.60.0
@@ -21,10 +22,10 @@ def local_ray() -> str:
     return version("ray")
 
 
-def check_ray_version(found: Findings, key: Path | str, version: str) -> None:
+def check_ray_version(findings: FileFindings, key: KeyPath | str, version: str) -> None:
     """Ray refuses to connect different versions; a job's client and server may differ, but were not tested so."""
     if version != local_ray():
-        found.warn(
+        findings.warn(
             key,
             f"is another Ray than the one installed here ({local_ray()})",
             f"Use {local_ray()} on all nodes, or install ray=={version} here.",
@@ -37,42 +38,42 @@ def version_in(image: str) -> str | None:
     return match[1] if match else None
 
 
-def check_image(found: Findings, key: Path, image: str) -> None:
+def check_image(findings: FileFindings, key: KeyPath, image: str) -> None:
     version, tag = version_in(image), image.rsplit("/", 1)[-1].partition(":")[2]
     if version is not None:
-        check_ray_version(found, key, version)
+        check_ray_version(findings, key, version)
     elif "@sha256:" not in image and tag in ("", "latest", "nightly"):
-        found.warn(
+        findings.warn(
             key,
             "is not pinned: it can be another Ray tomorrow",
             f"Write the version: rayproject/ray:{local_ray()}",
             image,
         )
     elif "@sha256:" not in image:
-        found.note(key, "does not say its Ray version", f"Put it in the tag, such as ray{local_ray()}.", image)
+        findings.note(key, "does not say its Ray version", f"Put it in the tag, such as ray{local_ray()}.", image)
 
 
-def check_start(found: Findings, key: Path, command: str, head: bool, token: bool) -> None:
+def check_start(findings: FileFindings, key: KeyPath, command: str, head: bool, token: bool) -> None:
     """One ``ray start`` command. ``token``: authentication is turned on outside of the command."""
     if re.search(rf"--dashboard-host[= ]['\"]?{_OPEN}", command):
-        found.warn(
+        findings.warn(
             key,
             "opens the dashboard, which runs any code it is sent, to every network (--dashboard-host=0.0.0.0)",
             "Write --dashboard-host=127.0.0.1 and use `ray dashboard FILE` or an SSH tunnel.",
         )
     if re.search(r"RAY_AUTH_MODE=[\"']?disabled", command):
-        found.warn(key, "turns token authentication off", "Write RAY_AUTH_MODE=token.")
+        findings.warn(key, "turns token authentication off", "Write RAY_AUTH_MODE=token.")
     elif not token and not re.search(r"RAY_AUTH_MODE=[\"']?token", command):
-        found.warn(
+        findings.warn(
             key,
             "starts Ray without token authentication: whoever reaches its ports runs code on it",
             "Put `export RAY_AUTH_MODE=token;` before ray start.",
         )
     if head and "--head" not in command.split():
-        found.error(key, "does not start a head: --head is missing", "Write ray start --head …")
+        findings.error(key, "does not start a head: --head is missing", "Write ray start --head …")
 
 
-def check_secrets(found: Findings, raw: Any) -> None:
+def check_secrets(findings: FileFindings, raw: Any) -> None:
     """Tokens and keys do not belong in a file that is kept and sent around."""
     for path, value in leaves(raw):
         last = str(path[-1]) if path else ""
@@ -81,26 +82,26 @@ def check_secrets(found: Findings, raw: Any) -> None:
             or re.search(r"\b(?:AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{30,})\b", value)
             or (re.search(r"(?:^|_)(?:secret_access_key|api_key|password)$", last, re.IGNORECASE) and value)
         ):
-            found.warn(
+            findings.warn(
                 path, "holds a secret in plain text", "Keep it in a file of your own (~/.ray/auth_token) or a Secret."
             )
 
 
-def check_placeholders(found: Findings, raw: Any) -> None:
+def check_placeholders(findings: FileFindings, raw: Any) -> None:
     places = [path for path, value in leaves(raw) if isinstance(value, str) and PLACEHOLDER in value]
     if places:
         names = sorted({str(next((p for p in reversed(path) if isinstance(p, str)), "")) for path in places})
-        found.note("", f"still to be filled in ({PLACEHOLDER}, {len(places)} times): {', '.join(names)}")
+        findings.note("", f"still to be filled in ({PLACEHOLDER}, {len(places)} times): {', '.join(names)}")
 
 
 def check_run_folder(
-    found: Findings, key: Path | str, folder: str | None, nodes: int, mounted: Callable[[str], bool]
+    findings: FileFindings, key: KeyPath | str, folder: str | None, nodes: int, mounted: Callable[[str], bool]
 ) -> None:
     """``mounted``: whether the file shows that every node mounts the disk under a path."""
     if nodes <= 1:
         return
     if not folder:
-        found.warn(
+        findings.warn(
             key,
             "does not say where the run folder is",
             "Write an address that every node sees: s3://…, gs://… or a path on a shared disk.",
@@ -108,11 +109,11 @@ def check_run_folder(
     elif "://" in folder:
         scheme = folder.split("://")[0]
         if scheme not in ("s3", "gs", "gcs", "hdfs"):
-            found.error(
+            findings.error(
                 key, "is no storage that a run folder can be on", "Known: s3://, gs://, hdfs:// or a path.", folder
             )
     elif LOCAL_DISK.match(folder) or not mounted(folder):
-        found.warn(
+        findings.warn(
             key,
             "is a path on each node's own disk: the driver would not find what the workers write",
             "Use s3:// or gs://, or mount a shared disk there in the set-up and say so in this file.",
@@ -120,17 +121,17 @@ def check_run_folder(
         )
 
 
-def check_idle(found: Findings, key: Path | str, seconds: float | None, default: str) -> None:
+def check_idle(findings: FileFindings, key: KeyPath | str, seconds: float | None, default: str) -> None:
     if seconds is None:
-        found.warn(key, f"is missing, so {default} counts", "Write it down: idle GPUs are what costs most.")
+        findings.warn(key, f"is missing, so {default} counts", "Write it down: idle GPUs are what costs most.")
     elif seconds > 3600:
-        found.warn(
+        findings.warn(
             key,
             f"keeps idle nodes for {seconds / 60:g} minutes",
             "5 minutes are enough: a new node takes about as long.",
         )
     elif seconds == 0:
-        found.warn(key, "is 0: nodes are given back between two rungs and started again", "Write 2 to 10 minutes.")
+        findings.warn(key, "is 0: nodes are given back between two rungs and started again", "Write 2 to 10 minutes.")
 
 
 def first_match(pattern: str, commands: Sequence[str]) -> int | None:

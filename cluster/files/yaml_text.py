@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
-from cluster.files.finding import Path, dotted
+from cluster.files.key_path import KeyPath, key_text
 from trainer.errors import UserError
 
 
@@ -17,7 +18,7 @@ class YamlError(UserError):
     """A file that is not YAML, or holds a key twice."""
 
 
-def documents(text: str, where: str) -> list[Any]:
+def yaml_documents(text: str, where: str) -> list[Any]:
     """The documents of a YAML file, read by YAML 1.1 rules as Ray and kubectl do. YamlError with the line."""
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
@@ -33,7 +34,7 @@ def documents(text: str, where: str) -> list[Any]:
         raise YamlError(f"{where}: is not YAML ({str(error).splitlines()[0]}).") from None
 
 
-def _duplicates(node: yaml.Node, path: Path, seen: set[int]) -> Iterator[tuple[str, int]]:
+def _duplicates(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[str, int]]:
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
@@ -41,7 +42,7 @@ def _duplicates(node: yaml.Node, path: Path, seen: set[int]) -> Iterator[tuple[s
         keys: set[str] = set()
         for key, value in node.value:
             if key.value in keys and key.value != "<<":
-                yield dotted((*path, str(key.value))), key.start_mark.line + 1
+                yield key_text((*path, str(key.value))), key.start_mark.line + 1
             keys.add(key.value)
             yield from _duplicates(value, (*path, str(key.value)), seen)
     elif isinstance(node, yaml.SequenceNode):
@@ -49,57 +50,29 @@ def _duplicates(node: yaml.Node, path: Path, seen: set[int]) -> Iterator[tuple[s
             yield from _duplicates(value, (*path, i), seen)
 
 
-def replaced(text: str, path: Path, value: Any) -> str:
-    """``text`` with the value at ``path`` (in the document that has it) written anew. KeyError where there is none."""
-    _, node = _entry(text, path)
-    start, end = node.start_mark.index, node.end_mark.index
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z~/][\w./:@~-]*", value) and not value.endswith(":")
-    block = getattr(node, "style", None) in ("|", ">")  # ends after its line break
-    return text[:start] + (value if plain else json.dumps(value, ensure_ascii=False)) + "\n" * block + text[end:]
+def load_with_comments(text: str) -> list[Any]:
+    """The documents of a shipped file, to be changed in place and handed to ``dump_with_comments``."""
+    return list(_editor().load_all(text))
 
 
-def without(text: str, path: Path) -> str:
-    """``text`` without the lines of the mapping entry or list item at ``path``."""
-    key, node = _entry(text, path)
-    lines = text.splitlines(keepends=True)
-    return "".join(lines[: key.start_mark.line] + lines[_end(lines, node) :])
+def dump_with_comments(documents: Sequence[Any]) -> str:
+    """Documents of ``load_with_comments`` as text: the comments, quotes and layout of what was not changed stay."""
+    written = io.StringIO()
+    _editor().dump_all(documents, written)
+    return written.getvalue()
 
 
-def inserted(text: str, path: Path, entry: str) -> str:
-    """``text`` with ``entry`` as a line of its own after the entry or item at ``path``, indented as that is."""
-    key, node = _entry(text, path)
-    lines = text.splitlines(keepends=True)
-    first = lines[key.start_mark.line]
-    indent = first[: len(first) - len(first.lstrip())]
-    end = _end(lines, node)
-    return "".join([*lines[:end], f"{indent}{entry}\n", *lines[end:]])
+def in_one_line(values: Mapping[str, Any]) -> CommentedMap:
+    """A mapping that ``dump_with_comments`` writes as ``{a: 1, b: 2}``."""
+    made = CommentedMap(values)
+    made.fa.set_flow_style()
+    return made
 
 
-def _end(lines: list[str], node: yaml.Node) -> int:
-    """The number of the first line after a node. A block's end mark stands where the next token begins."""
-    end = node.end_mark.line
-    if end < len(lines) and lines[end][: node.end_mark.column].strip():
-        return end + 1
-    while end > node.start_mark.line + 1 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
-        end -= 1  # blank lines and comments before the next key belong to that
-    return end
-
-
-def _entry(text: str, path: Path) -> tuple[yaml.Node, yaml.Node]:
-    """(key or item, value) at ``path`` in the first document that has it."""
-    for document in yaml.compose_all(text, Loader=yaml.SafeLoader):
-        key: yaml.Node = document
-        node: yaml.Node | None = document
-        for part in path:
-            found: tuple[yaml.Node, yaml.Node] | None = None
-            if isinstance(node, yaml.MappingNode):
-                found = next(((k, v) for k, v in node.value if k.value == part), None)
-            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-                found = (node.value[part], node.value[part])
-            if found is None:
-                node = None
-                break
-            key, node = found
-        if node is not None:
-            return key, node
-    raise KeyError(dotted(path))
+def _editor() -> YAML:
+    """Set up so that the shipped files come out as they went in."""
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 10_000  # never wrap a line
+    editor.indent(mapping=2, sequence=4, offset=2)
+    return editor

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.files.capacity import Need
-from cluster.files.finding import Findings, get, section
+from cluster.files.finding import FileFindings
+from cluster.files.key_path import mapping_at, value_at
 from trainer.errors import nearest
 
 OURS = (
@@ -30,53 +31,53 @@ ZERO = (
 )
 
 
-def check_zero(found: Findings, raw: dict[str, Any], need: Need | None) -> None:
-    zero = section(raw, "zero_optimization")
+def check_zero(findings: FileFindings, raw: dict[str, Any], need: Need | None) -> None:
+    zero = mapping_at(raw, "zero_optimization")
     for key in raw:
         if key in ELSEWHERE:
-            found.warn(
+            findings.warn(
                 (key,), "has no effect: Steadytune makes the configuration itself", f"A study says {ELSEWHERE[key]}."
             )
         elif key not in OURS.split():
-            found.warn(
+            findings.warn(
                 (key,),
                 f"is nothing that Steadytune sets.{nearest(key, [*OURS.split(), *ELSEWHERE])}",
                 "It reads no DeepSpeed file; set resources.zero and resources.offload in the study.",
             )
     for key in zero:
         if key not in ZERO.split():
-            found.error(("zero_optimization", key), f"is not a known key.{nearest(key, ZERO.split())}")
+            findings.error(("zero_optimization", key), f"is not a known key.{nearest(key, ZERO.split())}")
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
-        found.error(("zero_optimization", "stage"), "must be 0, 1, 2 or 3", value=stage)
+        findings.error(("zero_optimization", "stage"), "must be 0, 1, 2 or 3", value=stage)
         return
-    if get(zero, "offload_param") and stage != 3:
-        found.error(
+    if value_at(zero, "offload_param") and stage != 3:
+        findings.error(
             ("zero_optimization", "offload_param"),
             f"needs stage 3, not {stage}",
             "Lower stages keep the weights whole.",
         )
-    if get(zero, "offload_optimizer") and stage == 0:
-        found.error(("zero_optimization", "offload_optimizer"), "needs stage 1, 2 or 3")
+    if value_at(zero, "offload_optimizer") and stage == 0:
+        findings.error(("zero_optimization", "offload_optimizer"), "needs stage 1, 2 or 3")
     for part in ("offload_param", "offload_optimizer"):
-        device = get(zero, part, "device")
+        device = value_at(zero, part, "device")
         if device not in (None, "none", "cpu", "nvme"):
-            found.error(
+            findings.error(
                 ("zero_optimization", part, "device"),
                 f"is not known.{nearest(str(device), ['none', 'cpu', 'nvme'])}",
                 value=device,
             )
     if raw.get("gradient_accumulation_steps", 1) != 1:
-        found.warn(
+        findings.warn(
             ("gradient_accumulation_steps",),
             "is not 1: Steadytune forms the micro-batches itself and steps once a batch",
             "A study says training.accumulation.",
             raw["gradient_accumulation_steps"],
         )
     if need is not None:
-        offload = bool(get(zero, "offload_optimizer") or get(zero, "offload_param"))
+        offload = bool(value_at(zero, "offload_optimizer") or value_at(zero, "offload_param"))
         if stage != need.zero or offload != need.offload:
-            found.warn(
+            findings.warn(
                 ("zero_optimization",),
                 f"is stage {stage}{' with offload' if offload else ''}, and study {need.name} says resources.zero = "
                 f"{need.zero}, resources.offload = {str(need.offload).lower()}: the study counts",

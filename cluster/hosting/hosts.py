@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.hosting.gang import Gang, PlaceLostError
 from cluster.hosting.prometheus import publish_host
 from cluster.hosting.tensorboard import chart
+from cluster.ray_private import actor_id
 from cluster.resources import Resources
 from trainer.data.assets import Assets
 from trainer.errors import UserError
@@ -121,7 +122,7 @@ class Registry:
     def __init__(self, idle: float) -> None:
         self._hosts: dict[Place, Any] = {}
         self._seats: dict[str, Place] = {}  # where each trial under way is
-        self._served: set[Any] = set()  # ids of hosts that a trial has left: they are up
+        self._served: set[str] = set()  # ids of hosts that a trial has left: they are up
         threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
     def host(self, place: Place, parts: int, trial: str, dead: Any, arguments: tuple[Any, ...]) -> Any:
@@ -138,18 +139,18 @@ class Registry:
     def forget(self, dead: Any) -> None:
         """The next trial at the place of the host with the actor id ``dead`` gets a new one."""
         for known, host in list(self._hosts.items()):
-            if host._actor_id.hex() == dead:
+            if actor_id(host) == dead:
                 self._hosts.pop(known, None)  # unless `_retire`, on its thread, came first
 
     def leave(self, trial: str) -> None:
         place = self._seats.pop(trial, None)
         if place in self._hosts:
-            self._served.add(self._hosts[place]._actor_id)
+            self._served.add(actor_id(self._hosts[place]))
 
     def idle(self) -> list[Any]:
         """Hosts that are up and have no trial."""
         busy = set(self._seats.values())
-        return [h for place, h in list(self._hosts.items()) if place not in busy and h._actor_id in self._served]
+        return [h for place, h in list(self._hosts.items()) if place not in busy and actor_id(h) in self._served]
 
     def warm(self, place: Place, parts: int, arguments: tuple[Any, ...]) -> None:
         """Start hosts that trials will ask for soon."""
@@ -256,13 +257,13 @@ class Fleet:
             except RayActorError as error:
                 where = f"trial {trial.id}: its host on {place.device} of node {place.node[:8]}"
                 if error.actor_init_failed:  # most likely it would again, so whoever tries the trial again decides
-                    ray.get(self.registry.forget.remote(host._actor_id.hex()))
+                    ray.get(self.registry.forget.remote(actor_id(host)))
                     told = str(error).strip().splitlines()[-1].removeprefix("trainer.errors.UserError: ")
                     raise HostError(f"{where} cannot start: {told}") from error
                 if attempt == RETRIES:
                     raise HostError(f"{where} died {RETRIES + 1} times ({error})") from error
                 # A host that cannot be reached may yet live: a second one would take the accelerator's memory twice.
-                dead = None if isinstance(error, ActorUnavailableError) else host._actor_id.hex()
+                dead = None if isinstance(error, ActorUnavailableError) else actor_id(host)
                 time.sleep(0.2 * 2**attempt)
             except RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, UserError) else error) from None
@@ -280,7 +281,7 @@ class Fleet:
         done: dict[int, tuple[pa.Table, float]] = {}
         todo = deque(range(blocks))
         under_way: dict[Any, tuple[Any, int]] = {}
-        free = [host, *(h for h in ray.get(self.registry.idle.remote()) if h._actor_id != host._actor_id)]
+        free = [host, *(h for h in ray.get(self.registry.idle.remote()) if actor_id(h) != actor_id(host))]
         while len(done) < blocks:
             while free and todo:
                 helper, block = free.pop(0), todo.popleft()

@@ -1,4 +1,4 @@
-"""What travels with a job: a folder of few files, made for one submission, its size known before it is sent."""
+"""The parcel of a job: the files that are sent with it, and their size, which is known before anything is sent."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from trainer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("trainer", "cluster", "sweeps")
-LEFT = ("sweeps/embedded/", "sweeps/studies/")  # a shipped study's files travel with the study, as any other's do
+LEFT_OUT = ("sweeps/embedded/", "sweeps/studies/")  # a shipped study brings its files itself, like any other
 MIB = 1024 * 1024
-MOST = 90 * MIB  # Ray's job server takes 100 MiB
-NAMED = 5  # largest files of a message
+MAX_BYTES = 90 * MIB  # Ray's job server takes 100 MiB
+LISTED = 5  # the largest files that an error message lists
 
-Files = Mapping[str, Path | bytes]  # path in the parcel -> where it is, or what it holds
+Files = Mapping[str, Path | bytes]  # path in the parcel -> the file on this machine, or its content
 
 
 class ParcelError(UserError):
-    """What was to travel with a job is too large or cannot be read."""
+    """The files of a job are too large or cannot be read."""
 
 
-def code(root: Path = ROOT) -> dict[str, Path | bytes]:
-    """The source of these packages. In a git checkout without what .gitignore names; caches never."""
+def source_files(root: Path = ROOT) -> dict[str, Path | bytes]:
+    """The source files of these packages, without caches; in a git checkout also without what .gitignore names."""
     names = _in_git(root) or _on_disk(root)
-    return {name: root / name for name in sorted(names) if not name.startswith(LEFT) and (root / name).is_file()}
+    return {name: root / name for name in sorted(names) if not name.startswith(LEFT_OUT) and (root / name).is_file()}
 
 
 def _in_git(root: Path) -> list[str]:
-    """Tracked files and new ones that are not ignored; none where ``root`` is no checkout or there is no git."""
+    """Tracked files and new ones that are not ignored; an empty list if ``root`` is no checkout or git is missing."""
     listing = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
-    if not (root / ".git").exists():  # installed packages may lie inside someone else's checkout
+    if not (root / ".git").exists():  # the packages may be installed inside the checkout of another project
         return []
     try:
         done = subprocess.run(listing, capture_output=True, timeout=60)
@@ -51,25 +51,26 @@ def _on_disk(root: Path) -> Iterator[str]:
                 yield name.as_posix()
 
 
-def size(content: Path | bytes) -> int:
+def content_bytes(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def check_size(files: Files, most: int = MOST) -> None:
-    """ParcelError with the largest files where all together are more than ``most`` bytes."""
-    sizes = {name: size(content) for name, content in files.items()}
+def check_size(files: Files, most: int = MAX_BYTES) -> None:
+    """Raise ParcelError, which lists the largest files, if all files together have more than ``most`` bytes."""
+    sizes = {name: content_bytes(content) for name, content in files.items()}
     total = sum(sizes.values())
     if total <= most:
         return
-    largest = sorted(sizes, key=lambda n: -sizes[n])[:NAMED]
+    largest = sorted(sizes, key=lambda n: -sizes[n])[:LISTED]
     listed = ", ".join(f"{_source(files[n], n)} ({in_mib(sizes[n])})" for n in largest)
     raise ParcelError(
-        f"what this study needs is {in_mib(total)}, and at most {in_mib(most)} travel with a job. Largest: {listed}. "
-        "Put large files on storage that every node sees and name it with --shared FOLDER, or use a name on the hub"
+        f"the files of this study have {in_mib(total)}, and at most {in_mib(most)} can be sent with a job. "
+        f"Largest: {listed}. Put large files on storage that every node sees and name it with --shared FOLDER, or use "
+        "a name on the hub"
     )
 
 
-def pack(files: Files, folder: Path) -> None:
+def write_parcel(files: Files, folder: Path) -> None:
     """Write the parcel's files under ``folder``."""
     for name, content in files.items():
         target = folder / name
@@ -84,7 +85,7 @@ def pack(files: Files, folder: Path) -> None:
 
 
 def fingerprint(files: Files) -> str:
-    """Stands for names and contents."""
+    """A hash of the files' names and contents."""
     state = sha256()
     for name in sorted(files):
         content = files[name]

@@ -1,14 +1,14 @@
-"""Studies as Ray jobs: sent to a cluster's job server, found again, read, stopped, and never running twice.
+"""Studies as Ray jobs: send them to a cluster's job server, find them, read their logs, stop them.
 
-Everything goes over the Jobs API of the head's dashboard, so the client needs no open port but that one and may go
-away at any time. A job's id is ``<base>-<attempt>``: the base stands for the study and its run folder, so that the
-same study sent again is known to be the same. Ray keeps ids of jobs that ended, hence the attempt.
+All requests go to the Jobs API of the head's dashboard, so the client needs no other open port and may disconnect at
+any time. A job's id is ``<base>-<attempt>``. The base is made from the study and its run folder: if the same study is
+sent while its job runs, that job is found and no second one starts. Ray does not use the id of a job that has ended
+again, so each further attempt has the next number.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 import time
@@ -18,17 +18,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.connect import set_auth_mode, token_source
+from cluster.ray_private import node_summaries, quiet_job_client
 from trainer.errors import UserError, nearest
 
-OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 TIMEOUT = 10.0  # seconds to reach the job server
-SETTLED = 20.0  # seconds in which a new head has heard of its nodes
-RETRIES = 30  # times that a broken log connection is made anew, a second apart
+NODES_KNOWN = 20.0  # seconds after which a head that has just started knows its nodes
+RETRIES = 30  # attempts to follow a log again after the connection broke, one a second
 TUNNEL = "ssh -N -L 8265:localhost:8265 HEAD"
 
 
 class JobError(UserError):
-    """The cluster cannot be reached, refuses, or has no such job."""
+    """The cluster cannot be reached, refuses the request, or has no such job."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Job:
 
     @property
     def over(self) -> bool:
-        return self.status in OVER
+        return self.status in ENDED
 
     @property
     def base(self) -> str:
@@ -65,42 +66,35 @@ class Node:
     head: bool
 
 
-class Cluster:
-    """The job server at ``address``, such as http://localhost:8265."""
+class JobServer:
+    """The job server of a cluster, at ``address``, such as http://localhost:8265."""
 
     def __init__(self, address: str | None):
         self.address = dashboard_address(address)
         wanted = os.environ.get("RAY_AUTH_MODE") != "disabled"
         set_auth_mode()  # before Ray is imported, which reads it once
-        for noisy in ("ray.dashboard", "ray._private.authentication.http_token_authentication"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        with self._told():
-            self.unguarded = _asks_no_token(self.address) and wanted  # lets everybody in, and nobody said it should
+        with self._job_errors():
+            self.unguarded = _asks_no_token(self.address) and wanted  # not by the user's own choice
             from ray.job_submission import JobSubmissionClient
 
-            for noisy in (
-                "dashboard.modules.dashboard_sdk",
-                "dashboard.modules.job.sdk",
-                "_private.runtime_env.packaging",
-            ):
-                logging.getLogger(f"ray.{noisy}").setLevel(logging.ERROR)
+            quiet_job_client()
             with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray puts both over the address it is given
                 self._client = JobSubmissionClient(self.address)
 
-    # what there is ----------------------------------------------------------------------------------------------
+    # jobs and nodes -------------------------------------------------------------------------------------------------
 
     def jobs(self) -> list[Job]:
         """Every submitted job, newest first."""
-        with self._told():
+        with self._job_errors():
             found = [_job(d) for d in self._client.list_jobs() if d.submission_id]
         return sorted(found, key=lambda j: -j.started)
 
     def job(self, job_id: str) -> Job:
-        with self._told(job_id):
+        with self._job_errors(job_id):
             return _job(self._client.get_job_info(job_id))
 
     def find(self, name: str) -> list[Job]:
-        """Jobs by id, by id without the attempt, by study or by run folder; newest first. JobError where there are
+        """The jobs with this id, id without the attempt, study or run folder, newest first. Raises JobError if there is
         none."""
         jobs = self.jobs()
         exact = [j for j in jobs if j.id == name]
@@ -114,7 +108,7 @@ class Cluster:
         return found
 
     def newest(self, name: str) -> Job:
-        """The one job that ``name`` means: what runs, else what ran last. JobError where it could mean two studies."""
+        """The running job of that ``name``, else the one that ran last. Raises JobError if two studies match."""
         found = self.find(name)
         running = [j for j in found if not j.over]
         if len({j.base for j in running}) > 1:
@@ -122,25 +116,24 @@ class Cluster:
         return (running or found)[0]
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive now. A head that has just started knows of none, not even of itself, for seconds."""
-        end = time.monotonic() + SETTLED
+        """The nodes that are alive. Waits for a head that has just started, which lists none for some seconds."""
+        end = time.monotonic() + NODES_KNOWN
         while True:
-            with self._told():
-                answer = self._client._do_request("GET", "/nodes?view=summary")
-                summary = answer.json()["data"]["summary"] if answer.ok else []
-            raylets = [(n.get("hostname", ""), n.get("raylet", {})) for n in summary]
+            with self._job_errors():
+                summaries = node_summaries(self._client)
+            raylets = [(n.get("hostname", ""), n.get("raylet", {})) for n in summaries]
             alive = [(host, r) for host, r in raylets if r.get("state") == "ALIVE"]
             if any(host for host, _ in alive) or time.monotonic() > end:
                 return [Node(r.get("nodeId", ""), host, bool(r.get("isHeadNode"))) for host, r in alive]
             time.sleep(0.5)
 
-    # what is done -----------------------------------------------------------------------------------------------
+    # submitting, stopping, reading logs -----------------------------------------------------------------------------
 
     def submit(
         self, base: str, entrypoint: str, folder: str, metadata: Mapping[str, str], env: Mapping[str, str]
     ) -> tuple[Job, bool]:
-        """(the job, whether it is a new one): attaches to the attempt of ``base`` that has not ended, else starts the
-        next. ``folder`` becomes its working directory."""
+        """(job, whether it is new): the attempt of ``base`` that has not ended, or else the next one, which starts in
+        ``folder``."""
         earlier = [j for j in self.jobs() if re.fullmatch(rf"{re.escape(base)}-\d+", j.id)]
         running = [j for j in earlier if not j.over]
         if running:
@@ -148,7 +141,7 @@ class Cluster:
         job_id = f"{base}-{1 + max((j.attempt for j in earlier), default=0)}"
         environment = {"working_dir": folder, "env_vars": dict(env)}
         try:
-            with self._told():
+            with self._job_errors():
                 self._client.submit_job(
                     entrypoint=entrypoint,
                     submission_id=job_id,
@@ -162,25 +155,25 @@ class Cluster:
         return self.job(job_id), True
 
     def stop(self, job_id: str, wait: float = 60.0) -> Job:
-        """Ask the job to end and wait until it has."""
-        with self._told(job_id):
+        """Ask the job to end, and wait until it has ended."""
+        with self._job_errors(job_id):
             self._client.stop_job(job_id)
         end = time.monotonic() + wait
         while not (job := self.job(job_id)).over:
             if time.monotonic() > end:
                 raise JobError(
-                    f"job {job_id} was told to stop and is {job.status} after {wait:.0f} s. Look at its logs"
+                    f"job {job_id} was asked to stop and is {job.status} after {wait:.0f} s. Look at its logs"
                 )
             time.sleep(0.3)
         return job
 
     def logs(self, job_id: str) -> str:
-        with self._told(job_id):
+        with self._job_errors(job_id):
             return str(self._client.get_job_logs(job_id))
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Hand over the log from its beginning as it grows, until the job ends. A connection that breaks is made
-        anew, and nothing is handed over twice."""
+        """Give the log to ``write``, from its beginning and as it grows, until the job ends. After a broken
+        connection it goes on where it was."""
         seen, failed = 0, 0
         while not (job := self.job(job_id)).over:
             before = seen
@@ -202,11 +195,11 @@ class Cluster:
             write(rest)
         return job
 
-    # what goes wrong --------------------------------------------------------------------------------------------
+    # errors ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _told(self, job_id: str = "") -> Iterator[None]:
-        """Whatever the job server or the way to it raises, as a JobError."""
+    def _job_errors(self, job_id: str = "") -> Iterator[None]:
+        """Raise what the job server or the connection to it raises as a JobError."""
         import requests
 
         try:
@@ -255,7 +248,7 @@ def dashboard_address(address: str | None) -> str:
 
 
 def _asks_no_token(address: str) -> bool:
-    """Whether the cluster lets everybody in; the one thing that it tells everybody."""
+    """Whether the cluster takes requests without a token. It answers this question without a token, too."""
     import requests
 
     answer = requests.get(f"{address}/api/authentication_mode", timeout=TIMEOUT)
@@ -309,7 +302,7 @@ def _same(path: str, run: str) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """What the layers of an HTTP error come down to: ``Connection refused``."""
+    """The cause inside the layers of an HTTP error: ``Connection refused``."""
     found = re.search(r"\[Errno -?\d+\] ([\w ,]+)", str(error))
     return found[1] if found else "no answer" if "imed out" in str(error) else _first_line(error)
 

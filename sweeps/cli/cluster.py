@@ -29,7 +29,7 @@ def check_command(
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
 ) -> None:
     """Say what is wrong with cluster files before anything is paid."""
-    from cluster.files.check import check
+    from cluster.files.check import check_file
     from cluster.files.crd import from_files
     from sweeps.plan.need import need_of
     from sweeps.study.shipped import open_study
@@ -38,7 +38,7 @@ def check_command(
     schemas = from_files(crd) if crd else None
     failed = False
     for file in files:
-        found = check(file, need, schemas)
+        found = check_file(file, need, schemas)
         for item in sorted(found.items, key=lambda f: ("error", "warning", "note").index(f.level)):
             typer.echo(f"{item.level}: {item}")
         counts = {level: sum(f.level == level for f in found.items) for level in ("error", "warning")}
@@ -71,20 +71,22 @@ def render_command(
 ) -> None:
     """Write a cluster file that is sized for a study."""
     from cluster.files.check import check_text
-    from cluster.files.render import PROVIDERS, Choices, RenderError, render
+    from cluster.files.render import PROVIDERS, Choices, ClusterFileError, render_cluster_file
     from sweeps.plan.need import sized
     from sweeps.study.shipped import open_study
     from trainer.errors import nearest
 
     if provider not in PROVIDERS:
-        raise RenderError(f'--provider = "{provider}" is not known.{nearest(provider, PROVIDERS)}')
+        raise ClusterFileError(f'--provider = "{provider}" is not known.{nearest(provider, PROVIDERS)}')
     if out is not None and os.path.exists(out):
-        raise RenderError(f'--out = "{out}" exists. Remove it first, or write another file')
+        raise ClusterFileError(f'--out = "{out}" exists. Remove it first, or write another file')
     loaded = open_study(study, overrides)
     need, time = sized(loaded, gpu, provider)
     suffix = ".sh" if provider == "slurm" else ".yaml"
     name = out or f"{loaded.name}-{provider}{suffix}"
-    text, said = render(provider, need, Choices(study, name, hosts, gpu, spot, run_folder, image, overrides or ()))
+    text, said = render_cluster_file(
+        provider, need, Choices(study, name, hosts, gpu, spot, run_folder, image, overrides or ())
+    )
     if out is None:
         typer.echo(text, nl=False)
     else:

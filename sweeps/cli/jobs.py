@@ -1,7 +1,6 @@
 """``steadytune submit``, ``status``, ``logs``, ``stop``, ``results``: a study as a job on a Ray cluster.
 
-A submitted study runs on the cluster whether this client lives or not. Its job's id derives from its content and its
-run folder: the same study sent again finds its job, and goes on in its folder after that has ended.
+A submitted study runs on the cluster without this client (``sweeps/submit.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import typer
 from sweeps.cli.options import Overrides, StudyArgument
 
 if TYPE_CHECKING:
-    from cluster.jobs.server import Cluster
+    from cluster.jobs.server import JobServer
     from sweeps.study.schema import Study
 
 Address = Annotated[
@@ -36,7 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command("results")(results_command)
 
 
-# commands -------------------------------------------------------------------------------------------------------
+# commands -----------------------------------------------------------------------------------------------------------
 
 
 def submit_command(
@@ -45,23 +44,25 @@ def submit_command(
     address: Address = None,
     out: Annotated[
         str | None,
-        typer.Option(help="The run folder, where every node sees it: s3://…, gs://… or the path of a shared disk."),
+        typer.Option(
+            help="The run folder, on storage that every node sees: s3://…, gs://… or the path of a shared disk."
+        ),
     ] = None,
     shared: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR", help="A folder that every node sees at the same path: what is in it is not sent."),
+        typer.Option(metavar="DIR", help="A folder that every node sees at the same path. Its files are not sent."),
     ] = None,
 ) -> None:
-    """Run a study as a job on a cluster, or find the job that runs it."""
+    """Run a study as a job on a cluster, or find the job that already runs it."""
     loaded = _open(study, overrides, shared or [])
     from sweeps.submit import submit
 
-    job, new = submit(loaded, out, shared or [], lambda: _cluster(address))
+    job, new = submit(loaded, out, shared or [], lambda: _server(address))
     at = "" if address is None else f" --address {address}"
     if not new:
-        typer.echo(f"{job.id}: this study runs there already ({job.status}): nothing was sent")
+        typer.echo(f"{job.id}: this study already runs there ({job.status}); nothing was sent")
     elif job.attempt > 1:
-        typer.echo(f"{job.id}: submitted; goes on in {job.run} from what attempt {job.attempt - 1} left")
+        typer.echo(f"{job.id}: submitted; goes on in {job.run} where attempt {job.attempt - 1} ended")
     else:
         typer.echo(f"{job.id}: submitted; run folder {job.run}")
     typer.echo(f"It runs without this client. Follow it: steadytune logs -f {job.id}{at}")
@@ -75,10 +76,10 @@ def status_command(
     address: Address = None,
 ) -> None:
     """Show the jobs of a cluster."""
-    cluster = _cluster(address)
-    jobs = cluster.find(job) if job is not None else [j for j in cluster.jobs() if j.run]
+    server = _server(address)
+    jobs = server.find(job) if job is not None else [j for j in server.jobs() if j.run]
     if not jobs:
-        typer.echo(f"no study was submitted to {cluster.address}")
+        typer.echo(f"no study was submitted to {server.address}")
         return
     lines = [("job", "status", "started", "took", "run folder")]
     for j in jobs:
@@ -95,28 +96,28 @@ def status_command(
 def logs_command(
     job: JobArgument,
     address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show it as it grows, until the job ends.")] = False,
 ) -> None:
     """Show what a job prints."""
-    cluster = _cluster(address)
-    found = cluster.newest(job)
+    server = _server(address)
+    found = server.newest(job)
     if not follow:
-        typer.echo(cluster.logs(found.id), nl=False)
+        typer.echo(server.logs(found.id), nl=False)
         return
-    ended = cluster.follow(found.id, lambda text: typer.echo(text, nl=False))
+    ended = server.follow(found.id, lambda text: typer.echo(text, nl=False))
     if ended.status != "SUCCEEDED":
         typer.echo(f"job {ended.id}: {ended.status}", err=True)
         raise typer.Exit(1)
 
 
 def stop_command(job: JobArgument, address: Address = None) -> None:
-    """End a job; its run folder keeps what is done."""
-    cluster = _cluster(address)
-    found = cluster.newest(job)
+    """Stop a job. Its run folder keeps what is finished."""
+    server = _server(address)
+    found = server.newest(job)
     if found.over:
         typer.echo(f"{found.id} has ended already: {found.status}")
         return
-    typer.echo(f"{found.id}: {cluster.stop(found.id).status}. Submit the study again to go on from what is done")
+    typer.echo(f"{found.id}: {server.stop(found.id).status}. Submit the study again to go on")
 
 
 def results_command(
@@ -124,22 +125,19 @@ def results_command(
     to: Annotated[str, typer.Option(metavar="DIR", help="The folder to write.")],
     address: Address = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Scores, adapters, checkpoints and TensorBoard's files too.")
+        bool, typer.Option("--all", help="Also scores, adapters, checkpoints and TensorBoard's files.")
     ] = False,
 ) -> None:
-    """Fetch tables and report of a run folder."""
+    """Copy the tables and the report of a run folder to this machine."""
     folder = run
     if "://" not in run and not os.path.isdir(run):
-        folder = run if os.path.isabs(run) else _cluster(address).newest(run).run
+        folder = run if os.path.isabs(run) else _server(address).newest(run).run
     from sweeps.run_folder.fetch import fetch
 
     typer.echo(fetch(folder, to, None if everything else TABLES))
 
 
-# the run folder -------------------------------------------------------------------------------------------------
-
-
-# parts ----------------------------------------------------------------------------------------------------------
+# what the commands share --------------------------------------------------------------------------------------------
 
 
 def _open(name: str, overrides: list[str] | None, shared: Sequence[str]) -> Study:
@@ -148,20 +146,20 @@ def _open(name: str, overrides: list[str] | None, shared: Sequence[str]) -> Stud
 
     if not shared:
         return open_study(name, overrides)
-    return load_study(study_path(name), overrides or [], files=False)  # `travelling` asks for those that are sent
+    return load_study(study_path(name), overrides or [], files=False)  # `travelling` checks the files that are sent
 
 
-def _cluster(address: str | None) -> Cluster:
-    from cluster.jobs.server import Cluster
+def _server(address: str | None) -> JobServer:
+    from cluster.jobs.server import JobServer
 
-    cluster = Cluster(address)
-    if cluster.unguarded:
+    server = JobServer(address)
+    if server.unguarded:
         typer.echo(
-            f"warning: {cluster.address} asks for no token: whoever reaches it can run code there. "
+            f"warning: {server.address} asks for no token: whoever reaches it can run code there. "
             "Start its nodes with RAY_AUTH_MODE=token",
             err=True,
         )
-    return cluster
+    return server
 
 
 def _end_of(message: str, lines: int = 8) -> str:

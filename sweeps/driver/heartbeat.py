@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.hosting.hosts import Fleet
 from cluster.hosting.prometheus import Publisher
+from cluster.ray_private import actor_id
 from sweeps.driver.progress import Progress
 from sweeps.live.table import ORDER
 
@@ -70,7 +71,7 @@ def steps_by_host(registry: Any) -> dict[str, int]:
 
     try:
         hosts = ray.get(registry.hosts.remote(), timeout=ANSWER_IN)
-        asked = {host.steps.remote(): host._actor_id.hex() for host in hosts}
+        asked = {host.steps.remote(): actor_id(host) for host in hosts}
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_IN) if asked else ([], [])
     except ray.exceptions.RayError:  # no answer in time, or the registry has gone with its driver
         return {}

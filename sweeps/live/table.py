@@ -1,8 +1,9 @@
 """What a sweep shows while it runs: a live table in a terminal, plain lines in a log file.
 
-``LiveTable`` is told events (a trial was added, started, reported a rung, …) and holds nothing else, so both views
-say the same: in a terminal one table that fits the screen, elsewhere a line per event and the table once at the end.
-Events may come from any thread. Showing never ends a sweep: a closed pipe or a narrow encoding is lived with.
+``LiveTable`` receives events (a trial was added, started, reported a rung, …). Both views are drawn from these events
+alone: a terminal shows one table that fits the screen; a log gets a line per event, and the table once at the end.
+Events may come from any thread. Output that fails (a closed pipe, an encoding that lacks a character) never ends a
+sweep.
 """
 
 from __future__ import annotations
@@ -18,24 +19,34 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from cluster.connect import unwrapped
-from sweeps.live.text import Frame, _clean, _number, _short, _time, _Unbreakable, _value, _with_error, text_of
+from sweeps.live.text import (
+    Frame,
+    QuietStream,
+    axis_text,
+    clock_time,
+    one_line,
+    rounded,
+    shortened,
+    text_of,
+    with_error,
+)
 from trainer.measure.rung import RungReport
 
-ORDER = ("running", "testing", "waiting", "finished", "stopped", "failed")  # of the table's rows, top to bottom
+ORDER = ("running", "testing", "waiting", "finished", "stopped", "failed")  # of the states in the table, top to bottom
 OVER = ("finished", "stopped", "failed")
 END_ROWS = 20  # rows of the table at the end of a log
-EVERY = 30.0  # seconds between two progress lines of a log, at least
-SILENCE = 60.0  # seconds after which a log gets a line though nothing happened
+EVERY = 30.0  # seconds, at least, between two progress lines of a log
+SILENCE = 60.0  # seconds without an event after which a log gets a progress line
 
 
 @dataclass
-class Row:
-    """What is known of one trial. ``seconds`` are of training and scoring, as its reports say."""
+class TrialRow:
+    """One trial in the table. ``seconds``: of training and scoring, from its reports."""
 
     id: str
     axes: dict[str, str]
     n_rungs: int
-    rungs: tuple[int, ...] = ()  # their optimizer steps, where they are known
+    rungs: tuple[int, ...] = ()  # the optimizer steps of the rungs, if they are known
     state: str = "waiting"
     rung: int = 0  # rungs reported
     step: int = 0
@@ -43,25 +54,25 @@ class Row:
     stderr: float = math.nan
     degenerate: bool = False
     seconds: float = 0.0
-    since: float | None = None  # clock when the present stretch of work began
+    since: float | None = None  # the clock's time when it last started to work
     reason: str = ""
     test: tuple[float, float] | None = None  # mean and std on the test pool
     before_test: str = "finished"  # stopped trials may be scored on the test pool too
 
 
 @dataclass
-class Took:
-    """What one rung took the trials that reported it."""
+class RungTime:
+    """How long one rung took, over the trials that reported it."""
 
     seconds: float = 0.0
     n: int = 0
-    steps: int = 0  # optimizer steps, of those trials whose steps are known
+    steps: int = 0  # optimizer steps of the trials whose steps are known
     n_known: int = 0
 
 
 @dataclass
 class LiveTable:
-    """Use as ``with LiveTable("quickstart") as table: table.started(…)``. ``terminal`` None: ask ``stream``."""
+    """Use as ``with LiveTable("quickstart") as table: table.started(…)``. ``terminal``: None asks ``stream``."""
 
     title: str = "sweep"
     stream: TextIO = field(default_factory=lambda: sys.stdout)
@@ -72,12 +83,14 @@ class LiveTable:
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._out = _Unbreakable(self.stream)
-        self._rows: dict[str, Row] = {}
-        self._took: dict[int, Took] = {}
-        self._values: dict[str, set[str | None]] = {}  # of every axis; kept, as thousands of trials are looked through
+        self._out = QuietStream(self.stream)
+        self._rows: dict[str, TrialRow] = {}
+        self._took: dict[int, RungTime] = {}
+        self._values: dict[
+            str, set[str | None]
+        ] = {}  # the values of each axis, kept so that not all trials are read again
         self._steps_per_s: float | None = None  # of all hosts together
-        self._lacking = ""  # what no node has that trials wait for
+        self._lacking = ""  # what trials wait for and no node has
         self._notes: list[str] = []
         self._announced = 0
         self._began = self.clock()
@@ -93,13 +106,13 @@ class LiveTable:
         self, trial_id: str, axes: Mapping[str, Any], n_rungs: int, rungs: Sequence[int] | None = None
     ) -> None:
         with self._lock:
-            shown = {name: _value(value) for name, value in axes.items()}
+            shown = {name: axis_text(value) for name, value in axes.items()}
             if trial_id not in self._rows:
-                self._rows[trial_id] = Row(trial_id, shown, n_rungs, tuple(rungs or ()))
+                self._rows[trial_id] = TrialRow(trial_id, shown, n_rungs, tuple(rungs or ()))
                 self._note_axes(shown)
 
     def started(self, trial_id: str) -> None:
-        """Work on the trial begins, or goes on after it waited at a rung."""
+        """The trial starts, or goes on after it waited at a rung."""
         with self._lock:
             row = self._row(trial_id)
             again = row.rung > 0
@@ -114,20 +127,20 @@ class LiveTable:
             row.rung, row.step = index + 1, report.step
             row.objective, row.stderr, row.degenerate = report.objective, report.stderr, report.degenerate
             row.seconds += seconds
-            # ``seconds`` are a share of the host's time: beside other trials in its slots, a rung takes longer
+            # ``seconds`` is the trial's share of its host's time; a rung takes longer, since other slots work, too
             took = seconds if row.since is None else max(seconds, self.clock() - row.since)
             if row.since is not None:
                 row.since = self.clock()
-            so_far = self._took.setdefault(index, Took())
+            so_far = self._took.setdefault(index, RungTime())
             so_far.seconds, so_far.n = so_far.seconds + took, so_far.n + 1
             if index < len(row.rungs):
                 so_far.steps, so_far.n_known = so_far.steps + _steps(row, index), so_far.n_known + 1
-            where, value = f"rung {row.rung}/{row.n_rungs} at step {row.step}", _with_error(row.objective, row.stderr)
+            where, value = f"rung {row.rung}/{row.n_rungs} at step {row.step}", with_error(row.objective, row.stderr)
             note = ", one label" if row.degenerate else ""
-            self._say(report.trial_id, f"{where}: objective {value}, {_time(seconds)}{note}")
+            self._say(report.trial_id, f"{where}: objective {value}, {clock_time(seconds)}{note}")
 
     def decided(self, trial_id: str, status: str, reason: str) -> None:
-        """``status``: finished, stopped or failed; waiting (at a rung) or running (goes on) are shown as well."""
+        """``status``: finished, stopped or failed; also waiting (at a rung) or running (it goes on)."""
         with self._lock:
             row = self._row(trial_id)
             row.state, row.reason = status, reason
@@ -149,27 +162,27 @@ class LiveTable:
             row = self._row(trial_id)
             if row.since is not None:
                 row.seconds += self.clock() - row.since
-            if row.state == "testing":  # else its scores were in the run folder already
+            if row.state == "testing":  # if not, its scores were in the run folder already
                 row.state = row.before_test
             row.since, row.test = None, (mean, std)
-            self._say(trial_id, f"test prompts: mean {_number(mean)}, std {_number(std)}")
+            self._say(trial_id, f"test prompts: mean {rounded(mean)}, std {rounded(std)}")
 
     def note(self, text: str) -> None:
         with self._lock:
-            self._notes = [*self._notes, _clean(text)][-3:]
+            self._notes = [*self._notes, one_line(text)][-3:]
             self._say("", text)
 
     def pulse(self, steps_per_s: float | None, lacking: str = "") -> None:
-        """A sign of life between events: optimizer steps a second of all hosts, None where they did not answer, and
-        what no node has that trials wait for."""
+        """Called between events: optimizer steps a second of all hosts (None: they did not answer), and what trials
+        wait for and no node has."""
         with self._lock:
             self._steps_per_s, self._lacking = steps_per_s, lacking
             if not self.terminal and self.clock() - self._said_at >= self.silence:
                 self._announce()
                 self._progress()
 
-    def restore(self, rows: Iterable[Row], elapsed: float) -> None:
-        """Take over trials as another process left them, ``elapsed`` seconds after it began; without a line of log."""
+    def restore(self, rows: Iterable[TrialRow], elapsed: float) -> None:
+        """Take over the trials of another process that began ``elapsed`` seconds ago, without a line in the log."""
         with self._lock:
             self._rows, self._values = {}, {}
             for row in rows:
@@ -178,15 +191,15 @@ class LiveTable:
             self._announced = len(self._rows)
             self._began = self.clock() - elapsed
 
-    def rows(self) -> dict[str, Row]:
-        """What is known of every trial now."""
+    def rows(self) -> dict[str, TrialRow]:
+        """Every trial as it is now."""
         with self._lock:
             return {row.id: replace(row) for row in self._rows.values()}
 
-    # pictures ---------------------------------------------------------------------------------------------------
+    # the table ---------------------------------------------------------------------------------------------------
 
     def frame(self, limit: int | None = None) -> Frame:
-        """The sweep now, with at most ``limit`` trials."""
+        """The sweep as it is now, with at most ``limit`` trials."""
         with self._lock:
             ordered = sorted(self._rows.values(), key=_place)
             shown = ordered if limit is None else ordered[: max(limit, 0)]
@@ -195,20 +208,20 @@ class LiveTable:
             columns = ("trial", *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", "left")
             pace = self._pace()
             rows = tuple(self._cells(row, axes, tested, pace) for row in shown)
-            return Frame(self._header(), tuple(_clean(c) for c in columns), rows, len(ordered) - len(shown))
+            return Frame(self._header(), tuple(one_line(c) for c in columns), rows, len(ordered) - len(shown))
 
-    def _cells(self, row: Row, axes: list[str], tested: bool, pace: float | None) -> tuple[str, ...]:
-        objective = "" if row.objective is None else _with_error(row.objective, row.stderr)
-        left = "" if row.state in OVER else _time(self._left(row, pace))
-        test = (f"{_number(row.test[0])} std {_number(row.test[1])}" if row.test else "",) if tested else ()
+    def _cells(self, row: TrialRow, axes: list[str], tested: bool, pace: float | None) -> tuple[str, ...]:
+        objective = "" if row.objective is None else with_error(row.objective, row.stderr)
+        left = "" if row.state in OVER else clock_time(self._left(row, pace))
+        test = (f"{rounded(row.test[0])} std {rounded(row.test[1])}" if row.test else "",) if tested else ()
         return (
-            _clean(row.id)[:12],
-            *(_short(row.axes.get(name, "-")) for name in axes),
-            _short(row.state),
+            one_line(row.id)[:12],
+            *(shortened(row.axes.get(name, "-")) for name in axes),
+            shortened(row.state),
             f"{row.rung}/{row.n_rungs}",
             objective + (" one label" if row.degenerate else ""),
             *test,
-            _time(self._spent(row)),
+            clock_time(self._spent(row)),
             left,
         )
 
@@ -217,19 +230,19 @@ class LiveTable:
         why = {"waiting": f": {self._lacking}"} if self._lacking else {}
         counts = [f"{states.count(s)} {s}{why.get(s, '')}" for s in dict.fromkeys([*ORDER, *states]) if s in states]
         over = sum(s in OVER for s in states)
-        parts = [f"{over} of {len(states)} trials done", *counts, f"elapsed {_time(self.clock() - self._began)}"]
+        parts = [f"{over} of {len(states)} trials done", *counts, f"elapsed {clock_time(self.clock() - self._began)}"]
         if self._steps_per_s is not None and "running" in states:
             parts.append(f"{self._steps_per_s:.3g} steps/s")
         if over < len(states) and not self._ending:
-            parts.append(f"left at most {_time(self._all_left())}")
-        return f"{_clean(self.title)}{self._ending}: " + ", ".join(parts)
+            parts.append(f"left at most {clock_time(self._all_left())}")
+        return f"{one_line(self.title)}{self._ending}: " + ", ".join(parts)
 
-    def _spent(self, row: Row) -> float:
+    def _spent(self, row: TrialRow) -> float:
         return row.seconds + (self.clock() - row.since if row.since is not None else 0.0)
 
-    def _left(self, row: Row, pace: float | None) -> float | None:
-        """Seconds the trial has ahead if it is not stopped. None while test prompts are scored, and when it cannot be
-        told how long a rung ahead takes."""
+    def _left(self, row: TrialRow, pace: float | None) -> float | None:
+        """Seconds until the trial ends if it is not stopped. None while test prompts are scored, and while the time of
+        a rung cannot be estimated."""
         if row.state == "testing":
             return None
         ahead = [self._expected(row, i, pace) for i in range(row.rung, row.n_rungs)]
@@ -238,12 +251,12 @@ class LiveTable:
             return None
         return max(sum(known) - (self.clock() - row.since if row.since is not None else 0.0), 0.0)
 
-    def _expected(self, row: Row, rung: int, pace: float | None) -> float | None:
-        """Seconds of one rung: what it took other trials, by its steps where their lengths differ, or else its steps
-        at the pace of the steps so far."""
+    def _expected(self, row: TrialRow, rung: int, pace: float | None) -> float | None:
+        """Estimated seconds of one rung: the time that it took other trials, in proportion to its steps. If none has
+        reported it: its steps times the seconds of a step so far."""
         steps = _steps(row, rung) if rung < len(row.rungs) else 0
         took = self._took.get(rung)
-        if took and (took.steps or not steps):  # trials without a step say nothing of those with
+        if took and (took.steps or not steps):  # reports without steps give no estimate for trials with steps
             share = steps * took.n_known / took.steps if steps and took.steps else 1.0
             return share * took.seconds / took.n
         if pace is None or rung >= len(row.rungs):
@@ -251,8 +264,8 @@ class LiveTable:
         return pace * steps
 
     def _pace(self) -> float | None:
-        """Seconds from one step of a trial to its next: by the rungs reported, which has their scoring in it; before
-        the first by what the hosts do now, which may leave it out."""
+        """Seconds of one step of a trial. From the rungs reported, which include scoring; before the first report from
+        the hosts' present speed, which may not."""
         known = [t for t in self._took.values() if t.n_known]
         steps = sum(t.steps / t.n_known for t in known)
         if steps:
@@ -261,7 +274,7 @@ class LiveTable:
         return running / self._steps_per_s if self._steps_per_s and running else None
 
     def _all_left(self) -> float | None:
-        """Seconds until all is done if nothing more is stopped, at the present number of running trials."""
+        """Seconds until the sweep ends if no more trials are stopped and as many run at once as now."""
         open_rows = [row for row in self._rows.values() if row.state not in OVER]
         pace = self._pace()
         left = [self._left(row, pace) for row in open_rows]
@@ -272,11 +285,11 @@ class LiveTable:
         return max(sum(known) / at_once, max(known))
 
     def _differing(self) -> list[str]:
-        """Axes whose value is not the same in all trials."""
+        """The axes with more than one value."""
         return [name for name, values in self._values.items() if len(values) > 1]
 
     def _note_axes(self, axes: Mapping[str, str]) -> None:
-        """Of a trial that is in ``_rows`` now."""
+        """Record the values of a trial that was just added to ``_rows``."""
         for name in axes:
             self._values.setdefault(name, {None} if len(self._rows) > 1 else set())
         for name, values in self._values.items():
@@ -305,7 +318,7 @@ class LiveTable:
                 row.seconds, row.since = self._spent(row), None
         if self._live is not None:
             live, self._live = self._live, None
-            live.stop()  # draws a last time; not under the lock, the drawing thread may wait for it
+            live.stop()  # draws once more; without the lock, which the drawing thread may wait for
         else:
             self._announce()
             self._line("\n".join(text_of(self.frame(END_ROWS))))
@@ -317,7 +330,7 @@ class LiveTable:
 
         with self._lock:
             notes = list(self._notes)
-            # header (which may wrap), column names and rules take the rest of the screen
+            # the header (which may wrap), column names and notes take the rest of the screen
             frame = self.frame(console.size.height - 6 - len(notes) - len(self._header()) // max(console.size.width, 1))
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in frame.columns:
@@ -332,48 +345,48 @@ class LiveTable:
         return Group(Text(frame.header, style="bold"), table, *more, *last)
 
     def _say(self, trial_id: str, text: str) -> None:
-        """One event as a line of the log; the table shows it by itself, but for notes and failures."""
+        """Write an event as a line of the log. A terminal shows events in the table, and failures also as notes."""
         if self.terminal:
             if self._rows.get(trial_id) and self._rows[trial_id].state == "failed":
-                self._notes = [*self._notes, _clean(f"{trial_id} {text}")][-3:]
+                self._notes = [*self._notes, one_line(f"{trial_id} {text}")][-3:]
             return
         self._announce()
-        at = _time(self.clock() - self._began)
-        self._line(f"[{at}] " + (f"{_clean(trial_id)} " if trial_id else "") + _clean(text))
+        at = clock_time(self.clock() - self._began)
+        self._line(f"[{at}] " + (f"{one_line(trial_id)} " if trial_id else "") + one_line(text))
         if self.clock() - self._progress_at >= self.every:
             self._progress()
 
     def _progress(self) -> None:
         self._progress_at = self.clock()
-        self._line(f"[{_time(self.clock() - self._began)}] {self._header()}")
+        self._line(f"[{clock_time(self.clock() - self._began)}] {self._header()}")
 
     def _announce(self) -> None:
-        """Trials that were added since the last line, in one line: hundreds may come at once."""
+        """One line for all trials that were added since the last line, which may be hundreds."""
         new = len(self._rows) - self._announced
         if new:
             self._announced = len(self._rows)
             axes = self._differing()
             what = f", which differ in {', '.join(axes)}" if axes else ""
-            self._line(f"[{_time(self.clock() - self._began)}] {new} trial{'s' * (new > 1)} added{what}")
+            self._line(f"[{clock_time(self.clock() - self._began)}] {new} trial{'s' * (new > 1)} added{what}")
 
     def _line(self, text: str) -> None:
         self._said_at = self.clock()
         self._out.write(text + "\n")
         self._out.flush()
 
-    def _row(self, trial_id: str) -> Row:
-        """An event of a trial that was never added is shown, not refused."""
+    def _row(self, trial_id: str) -> TrialRow:
+        """The trial's row; a new one if the trial was never added."""
         if trial_id not in self._rows:
-            self._rows[trial_id] = Row(trial_id, {}, 1)
+            self._rows[trial_id] = TrialRow(trial_id, {}, 1)
             self._note_axes({})
         return self._rows[trial_id]
 
 
-def _place(row: Row) -> tuple[int, float, str]:
+def _place(row: TrialRow) -> tuple[int, float, str]:
     known = row.objective is not None and not math.isnan(row.objective)
     return (ORDER.index(row.state) if row.state in ORDER else 2, -(row.objective or 0.0) if known else math.inf, row.id)
 
 
-def _steps(row: Row, rung: int) -> int:
+def _steps(row: TrialRow, rung: int) -> int:
     """Optimizer steps between a rung and the one before it."""
     return row.rungs[rung] - (row.rungs[rung - 1] if rung else 0)

@@ -16,16 +16,16 @@ _CELL = 28  # longest cell in characters
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of the sweep as text: what both views draw."""
+    """The table at one moment, as text; both views draw it."""
 
     header: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    more: int  # rows left out
+    more: int  # trials that are left out
 
 
-class _Unbreakable(io.TextIOBase):
-    """A text stream on which writing never raises: mute once the reader is gone (``steadytune … | head``)."""
+class QuietStream(io.TextIOBase):
+    """A text stream on which writing never raises. Once the reader is gone (``steadytune … | head``), it drops text."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -62,27 +62,27 @@ class _Unbreakable(io.TextIOBase):
         except (OSError, ValueError) as error:  # ValueError: the stream was closed
             self._gone = True
             if isinstance(error, BrokenPipeError) and self._stream in (sys.stdout, sys.__stdout__):
-                # else the interpreter meets the same pipe when it flushes at its end, and exits with 120
+                # otherwise Python flushes the broken pipe at its exit, and ends with code 120
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def text_of(frame: Frame) -> list[str]:
-    """The lines of a table without a terminal."""
+    """The lines of the table where there is no terminal."""
     table = [frame.columns, *frame.rows]
     widths = [max(len(cells[i]) for cells in table) for i in range(len(frame.columns))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
     return [frame.header, *(lines if frame.rows else []), *([f"and {frame.more} more"] if frame.more else [])]
 
 
-def _number(value: float) -> str:
+def rounded(value: float) -> str:
     return "NaN" if math.isnan(value) else f"{value:.3f}"
 
 
-def _with_error(value: float, stderr: float) -> str:
-    return _number(value) + ("" if math.isnan(stderr) else f" ± {stderr:.3f}")
+def with_error(value: float, stderr: float) -> str:
+    return rounded(value) + ("" if math.isnan(stderr) else f" ± {stderr:.3f}")
 
 
-def _time(seconds: float | None) -> str:
+def clock_time(seconds: float | None) -> str:
     """0:07, 12:30, 1:05:00; ``?`` when not known."""
     if seconds is None or not math.isfinite(seconds):
         return "?"
@@ -91,19 +91,19 @@ def _time(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _value(value: Any) -> str:
+def axis_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
-        return ",".join(_value(v) for v in value)
-    return _clean(str(value))
+        return ",".join(axis_text(v) for v in value)
+    return one_line(str(value))
 
 
-def _short(text: str) -> str:
-    text = _clean(text)
+def shortened(text: str) -> str:
+    text = one_line(text)
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
-def _clean(text: str) -> str:
-    """One line without control codes: reasons and axis values may come from data."""
+def one_line(text: str) -> str:
+    """``text`` as one line without control codes, since reasons and axis values may come from data."""
     return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text if c not in "\u202e\u202d")

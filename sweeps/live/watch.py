@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import pyarrow.fs as pafs
 
 from sweeps.display.text import shown
-from sweeps.live.table import LiveTable, Row
+from sweeps.live.table import LiveTable, TrialRow
 from sweeps.live.text import text_of
 from sweeps.run_folder.reading import RunFolder
 from trainer.errors import UserError
@@ -30,11 +30,11 @@ LATE = 150.0  # seconds without a word of the driver after which that is said: t
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunState:
     """What the run folder says."""
 
     title: str
-    rows: Mapping[str, Row]
+    rows: Mapping[str, TrialRow]
     reasons: Mapping[str, str]
     elapsed: float  # seconds since the driver began, to its last word where the study is over
     silent: float  # seconds since the driver wrote last
@@ -50,66 +50,66 @@ def watch(
     store = Store.open(run)
     if store.fs.get_file_info(store.root).type == pafs.FileType.NotFound:
         raise UserError(f'run folder "{store.uri}" does not exist. `steadytune run STUDY --out {run}` makes it')
-    standing = look(store)
+    state = look(store)
     if once:
-        if standing is None:
+        if state is None:
             raise UserError(f"{store.uri}: no study has started here yet. Without --once, watch waits for it")
-        print("\n".join(text_of(_table(standing, out).frame())), file=out, flush=True)
+        print("\n".join(text_of(_table(state, out).frame())), file=out, flush=True)
         return 0
-    if standing is None:
+    if state is None:
         print(f"{store.uri}: no study has started here yet; waiting for it", file=out, flush=True)
     try:
-        while standing is None:
+        while state is None:
             pause(every)
-            standing = look(store)
-        _follow(store, standing, every, out, pause)
+            state = look(store)
+        _follow(store, state, every, out, pause)
     except KeyboardInterrupt:  # the way to leave; the run goes on
         return 0
     return 0
 
 
-def _follow(store: Store, standing: Standing, every: float, out: TextIO, pause: Callable[[float], None]) -> None:
-    with LiveTable(standing.title, out) as table:
-        _show(table, standing)
+def _follow(store: Store, state: RunState, every: float, out: TextIO, pause: Callable[[float], None]) -> None:
+    with LiveTable(state.title, out) as table:
+        _show(table, state)
         if not table.terminal:
             print("\n".join(text_of(table.frame())), file=out, flush=True)
-        while not standing.over:
+        while not state.over:
             try:
                 pause(every)
             except KeyboardInterrupt:
-                table.title = f"{standing.title} (goes on, no longer watched)"
+                table.title = f"{state.title} (goes on, no longer watched)"
                 break
             try:
-                standing = look(store) or standing
+                state = look(store) or state
             except UserError as error:  # out of reach for a moment, or replaced by something else
-                table.title = f"{standing.title} (cannot be read: {error})"
+                table.title = f"{state.title} (cannot be read: {error})"
                 continue
-            tell(table, standing)
-            _show(table, standing)
-    if standing.over:
+            show_changes(table, state)
+            _show(table, state)
+    if state.over:
         print(f"over; its report: {store.uri}/report.html", file=out, flush=True)
 
 
-def _table(standing: Standing, out: TextIO) -> LiveTable:
-    table = LiveTable(standing.title, out, terminal=False)
-    _show(table, standing)
+def _table(state: RunState, out: TextIO) -> LiveTable:
+    table = LiveTable(state.title, out, terminal=False)
+    _show(table, state)
     return table
 
 
-def _show(table: LiveTable, standing: Standing) -> None:
-    late = standing.silent > LATE and not standing.over
-    table.title = standing.title + (f" (its driver has said nothing for {standing.silent:.0f} s)" if late else "")
-    table.restore(standing.rows.values(), standing.elapsed)
-    table.pulse(None if late else standing.steps_per_s)
+def _show(table: LiveTable, state: RunState) -> None:
+    late = state.silent > LATE and not state.over
+    table.title = state.title + (f" (its driver has said nothing for {state.silent:.0f} s)" if late else "")
+    table.restore(state.rows.values(), state.elapsed)
+    table.pulse(None if late else state.steps_per_s)
 
 
-def tell(table: LiveTable, standing: Standing) -> None:
+def show_changes(table: LiveTable, state: RunState) -> None:
     """What changed since the last look, as events: the lines of a log, and what a terminal says of failures."""
     before = table.rows()
-    for trial_id, now in standing.rows.items():
+    for trial_id, now in state.rows.items():
         if trial_id not in before:
             table.trial_added(trial_id, now.axes, now.n_rungs, now.rungs)
-        was = before.get(trial_id) or Row(trial_id, {}, now.n_rungs)
+        was = before.get(trial_id) or TrialRow(trial_id, {}, now.n_rungs)
         if now.rung > was.rung and now.objective is not None:
             seconds = max(now.seconds - was.seconds, 0.0)
             table.report(
@@ -123,10 +123,10 @@ def tell(table: LiveTable, standing: Standing) -> None:
             elif now.state == "testing":
                 table.testing(trial_id)
             else:
-                table.decided(trial_id, now.state, standing.reasons[trial_id])
+                table.decided(trial_id, now.state, state.reasons[trial_id])
 
 
-def look(store: Store) -> Standing | None:
+def look(store: Store) -> RunState | None:
     """The folder as it is now; None while no study has begun in it."""
     run = RunFolder(store)
     if not (run.has_study and run.has_trials):
@@ -135,7 +135,7 @@ def look(store: Store) -> Standing | None:
     told = json.loads((run.trials_table.schema.metadata or {}).get(b"steadytune", b"{}"))
     began, written = (float(told.get(name) or 0.0) for name in ("began", "written"))
     over, now = bool(told.get("over", True)), time.time()  # a folder that does not say so is no sweep's
-    return Standing(
+    return RunState(
         title=name,
         rows={t["trial_id"]: _row(t, shares) for t in run.trials},
         reasons={t["trial_id"]: t.get("reason") or "" for t in run.trials},
@@ -146,11 +146,11 @@ def look(store: Store) -> Standing | None:
     )
 
 
-def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> Row:
+def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
     rungs = rung_steps(shares, int(trial["steps"]))
     step = int(trial.get("rung") or 0)
     mean, std = trial.get("test_mean"), trial.get("test_std")
-    return Row(
+    return TrialRow(
         id=trial["trial_id"],
         axes={name: shown(trial[name]) for name in AXES if trial.get(name) is not None},
         n_rungs=len(rungs),

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from types import FrameType, TracebackType
 from typing import Any
 
+from cluster.ray_private import job_submission_id
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
 
@@ -62,7 +63,14 @@ class Holder:
     def this(cls) -> Holder:
         now = time.time()
         return cls(
-            uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), _born(os.getpid()), _job(), now, now
+            uuid.uuid4().hex,
+            socket.gethostname(),
+            _machine(),
+            os.getpid(),
+            _born(os.getpid()),
+            job_submission_id(),
+            now,
+            now,
         )
 
     @property
@@ -238,12 +246,3 @@ def _alive(pid: int, born: str) -> bool:
     except OSError:  # another user's
         pass
     return _born(pid) == born
-
-
-def _job() -> str:
-    """The submission id of the Ray job that this process is the driver of."""
-    try:
-        about = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-        return str(about.get("metadata", {}).get("job_submission_id", ""))
-    except (ValueError, AttributeError):
-        return ""

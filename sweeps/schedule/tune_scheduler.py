@@ -138,7 +138,7 @@ class PromotionScheduler(TrialScheduler):
         self._fail(self._names[trial.trial_id], "it was removed before its last rung")
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._controller = _inner(tune_controller)
+        self._controller = tune_controller
         self._erred[self._names[trial.trial_id]] = trial
 
     # -- what the controller asks
@@ -167,8 +167,7 @@ class PromotionScheduler(TrialScheduler):
         an error, too: where that trial was the only one left, the controller takes no further step."""
         for trial in list(self._erred.values()):
             if trial.status == Trial.ERROR and trial.should_recover():
-                self._controller._resetting_trials.discard(trial)
-                self._controller._requeue_trial(trial)
+                _put_back(self._controller, trial)
 
     def decisions(self) -> dict[str, Decision]:
         """Our id -> the trial's last decision, for every trial that Tune has made."""
@@ -202,7 +201,7 @@ class PromotionScheduler(TrialScheduler):
             return self.rungs.decide(name)
         if report.rung_index > self._reached.get(name, -1):
             self._reached[name] = report.rung_index
-            trial.run_metadata.num_failures = 0
+            _forget_failures(trial)
         decision = self.rungs.report(
             name,
             report.rung_index,
@@ -246,7 +245,7 @@ class PromotionScheduler(TrialScheduler):
                 del self._pausing[name]
             elif promoted is not None:
                 del self._pausing[name], promoted[name]
-                _inner(tune_controller)._schedule_trial_train(trial)
+                _give_next_task(tune_controller, trial)
             elif wanted > 0 or (idle and not others):
                 del self._pausing[name]
                 wanted -= 1
@@ -306,6 +305,32 @@ class PromotionScheduler(TrialScheduler):
         return bool(lost)
 
 
+# -- private parts of Ray Tune, read in Ray 2.60.0: of TuneController (ray/tune/execution/tune_controller.py), its actor
+#    manager and Trial. No other line of this file names one, except for ``_metric`` and ``_supports_buffered_results``,
+#    which Tune looks for in a scheduler's class
+
+
+def _inner(tune_controller: Any) -> Any:
+    """The controller itself, where the scheduler is given a part of it."""
+    return getattr(tune_controller, "_tune_controller", tune_controller)
+
+
+def _put_back(tune_controller: Any, trial: Trial) -> None:
+    """Queue a trial again that the controller has given up."""
+    controller = _inner(tune_controller)
+    controller._resetting_trials.discard(trial)
+    controller._requeue_trial(trial)
+
+
+def _give_next_task(tune_controller: Any, trial: Trial) -> None:
+    """Let a running trial train on in the process that it has."""
+    _inner(tune_controller)._schedule_trial_train(trial)
+
+
+def _forget_failures(trial: Trial) -> None:
+    trial.run_metadata.num_failures = 0
+
+
 class _Places:
     """What the controller has of actors at this moment."""
 
@@ -325,11 +350,6 @@ class _Places:
     def starts(self, trial: Trial) -> bool:
         """Whether its process starts, or resets."""
         return trial in self._actors and self._actors[trial] in self._live
-
-
-def _inner(tune_controller: Any) -> Any:
-    """The controller itself, where the scheduler is given a part of it."""
-    return getattr(tune_controller, "_tune_controller", tune_controller)
 
 
 def _concurrency_limit(search_alg: Any) -> int:

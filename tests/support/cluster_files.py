@@ -15,7 +15,7 @@ from checkout import ROOT
 from cluster.files.capacity import Need
 from cluster.files.check import check_text
 from cluster.files.crd import from_files
-from cluster.files.finding import Finding
+from cluster.files.finding import FileFinding
 from cluster.files.render import CONFIGS
 
 
@@ -34,7 +34,7 @@ def edited(file: str, path: str, value: Any = ...) -> str:
     return yaml.safe_dump_all(documents, sort_keys=False)
 
 
-def findings(text: str, name: str, need: Need | None = None, schemas: Any = None) -> list[Finding]:
+def findings(text: str, name: str, need: Need | None = None, schemas: Any = None) -> list[FileFinding]:
     return [f for f in check_text(text, name, need, {} if schemas is None else schemas).items if f.level != "note"]
 
 

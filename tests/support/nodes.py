@@ -162,7 +162,7 @@ class Machines:
             **kept,
             MARK: str(os.getpid()),
             "PATH": f"{BIN}:{kept.get('PATH', '')}",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",

@@ -14,7 +14,7 @@ from checkout import ROOT
 from cluster_files import command, edited, findings
 
 from cluster.files.capacity import Need
-from cluster.files.check import CheckError, check, check_text
+from cluster.files.check import CheckError, check_file, check_text
 from cluster.files.render import CONFIGS
 
 GPU = Need("s", trials=16, slots=8, cpus=4, gpus=1)
@@ -377,7 +377,7 @@ def test_files_of_no_known_kind(text: str, file: str, words: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("a: 1\n")
     with pytest.raises(CheckError, match=r'clustr.yaml" does not exist. Did you mean ".*cluster.yaml"'):
-        check(str(tmp_path / "clustr.yaml"))
+        check_file(str(tmp_path / "clustr.yaml"))
 
 
 # the command --------------------------------------------------------------------------------------------------

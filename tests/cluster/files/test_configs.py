@@ -16,8 +16,9 @@ import yaml
 from checkout import ROOT
 from cluster_files import crds as crds  # the fixture
 
-from cluster.files.check import check
-from cluster.files.finding import PLACEHOLDER, leaves
+from cluster.files.check import check_file
+from cluster.files.finding import PLACEHOLDER
+from cluster.files.key_path import leaves
 from cluster.files.machines import MACHINES, gpu_memory
 from cluster.files.render import CONFIGS
 
@@ -54,20 +55,20 @@ def test_the_first_line_is_the_command(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in FILES if p not in KUBE], ids=name)
 def test_every_file_passes_the_check(path: Path) -> None:
-    found = check(str(path))
+    found = check_file(str(path))
     assert [str(f) for f in found.items if f.level != "note"] == []
 
 
 @pytest.mark.parametrize("path", KUBE, ids=name)
 def test_manifests_pass_the_check_with_the_crd(path: Path, crds: dict[Any, Any]) -> None:
-    found = check(str(path), crds=crds)
+    found = check_file(str(path), crds=crds)
     assert [str(f) for f in found.items if f.level != "note"] == []
     assert not any("schema" in f.what for f in found.items)
 
 
 @pytest.mark.parametrize("path", KUBE, ids=name)
 def test_manifests_pass_the_check_without_a_crd(path: Path) -> None:
-    found = check(str(path), crds={})
+    found = check_file(str(path), crds={})
     assert [str(f) for f in found.items if f.level != "note"] == []
     assert any("was not checked against KubeRay's schema" in f.what for f in found.items)
 

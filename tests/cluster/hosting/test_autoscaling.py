@@ -74,7 +74,7 @@ def run_autoscaled(folder: Path) -> dict[str, Any]:
     env = {
         **kept,
         "PATH": f"{BIN}:{kept.get('PATH', '')}",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
         "RAY_AUTH_MODE": "disabled",  # the namespace has no network but its own loopback
         "RAY_ADDRESS": "auto",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -82,7 +82,7 @@ def run_autoscaled(folder: Path) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "SHARED": str(folder),
     }
-    script = [sys.executable, str(ROOT / "tests" / "autoscaled_study.py"), str(path), str(folder / "out")]
+    script = [sys.executable, str(ROOT / "tests" / "support" / "autoscaled_study.py"), str(path), str(folder / "out")]
     done = subprocess.run(
         [*SPACES, "bash", "-c", INSIDE, "autoscaled", *script], env=env, capture_output=True, text=True, timeout=280
     )

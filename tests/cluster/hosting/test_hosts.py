@@ -31,7 +31,7 @@ from trainer.store import Store, scores_name
 def cluster() -> Iterator[None]:
     import ray
 
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support"), str(Path(__file__).parent)])
     env = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
     ray.init(address="local", num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False, runtime_env=env)
     yield

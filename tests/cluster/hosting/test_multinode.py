@@ -337,7 +337,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_nor_does_one_that_is_killed(tmp_path: Path) -> None:
     """Its nodes end with it; its switch goes when the next one comes."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")}
     process = subprocess.Popen(
         [sys.executable, "-c", ABANDONED, str(tmp_path)], env=env, stdout=subprocess.PIPE, text=True
     )

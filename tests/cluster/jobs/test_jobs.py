@@ -17,7 +17,7 @@ from checkout import EMBEDDED, ROOT
 from local_head import Head, plain_environment, steadytune
 from small_study import write_study
 
-from cluster.jobs.parcel import MIB, ParcelError, check_size, code, fingerprint, pack
+from cluster.jobs.parcel import MIB, ParcelError, check_size, fingerprint, source_files, write_parcel
 from cluster.jobs.server import JobError, dashboard_address
 from sweeps.run_folder.fetch import fetch
 from sweeps.study.load import load_study
@@ -33,7 +33,7 @@ from trainer.store import Store
 
 
 def test_the_code_that_travels_is_what_runs_and_no_more(tmp_path: Path) -> None:
-    names = set(code())
+    names = set(source_files())
     assert {
         "trainer/trial.py",
         "cluster/hosting/hosts.py",
@@ -41,7 +41,7 @@ def test_the_code_that_travels_is_what_runs_and_no_more(tmp_path: Path) -> None:
         "sweeps/report/report.html.j2",
     } <= names
     assert not [n for n in names if "__pycache__" in n or n.startswith(("tests/", "sweeps/embedded/", "docs/"))]
-    pack(code(), tmp_path)
+    write_parcel(source_files(), tmp_path)
     env = plain_environment(str(tmp_path)) | {"PYTHONPATH": ""}
     done = subprocess.run([sys.executable, "-m", "sweeps", "run", "-h"], cwd=tmp_path, env=env, capture_output=True)
     assert done.returncode == 0
@@ -58,7 +58,7 @@ def test_what_gitignore_names_stays(git: bool, tmp_path: Path) -> None:
         subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
         subprocess.run(["git", "add", "trainer/a.py"], cwd=tmp_path, check=True)
     secret = set() if git else {"sweeps/my.secret"}
-    assert set(code(tmp_path)) == {"trainer/a.py", "trainer/new.py", *secret}
+    assert set(source_files(tmp_path)) == {"trainer/a.py", "trainer/new.py", *secret}
 
 
 def test_too_much_is_refused_with_the_largest_files(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_too_much_is_refused_with_the_largest_files(tmp_path: Path) -> None:
         check_size(files, 2 * MIB)
     text = str(error.value)
     assert f"{tmp_path}/big.jsonl (3.0 MiB), 8.py" in text
-    assert "at most 2.0 MiB travel" in text
+    assert "at most 2.0 MiB can be sent" in text
     assert "--shared" in text
     assert "0.py" not in text
 
@@ -83,7 +83,7 @@ def ids(study: Study) -> list[str]:
 def test_a_study_loads_from_its_parcel_with_the_same_trials(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path))
     parcel = travelling(study)
-    pack(parcel, tmp_path / "there")
+    write_parcel(parcel, tmp_path / "there")
     (tmp_path / "moved").mkdir()
     shutil.move(tmp_path / "there", tmp_path / "moved" / "x")
     loaded = load_study(tmp_path / "moved" / "x" / FILE)
@@ -108,7 +108,7 @@ def test_rows_may_be_a_folder_and_no_pickle_goes_along(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({**study, "task": {**study["task"], "rows": sources, "id": None}}))
     loaded = load_study(path)
     parcel = travelling(loaded)
-    pack(parcel, tmp_path / "there")
+    write_parcel(parcel, tmp_path / "there")
     assert ids(load_study(tmp_path / "there" / FILE)) == ids(loaded)
     assert not [n for n in parcel if "optimizer.pt" in n or "secret" in n]
 
@@ -221,7 +221,7 @@ def test_submit_follow_stop_and_submit_again(head: Head, tmp_path: Path) -> None
     with following(head, job, tmp_path) as logs:
         seen = until(logs, "rung 1/201 at step 10")
         again = head.command("submit", "small.yaml", *at, where=tmp_path)
-        assert f"{job}: this study runs there already (RUNNING): nothing was sent" in again.stdout
+        assert f"{job}: this study already runs there (RUNNING); nothing was sent" in again.stdout
         other = steadytune(
             "run", "small.yaml", "--out", str(run), where=tmp_path, environment=plain_environment(str(tmp_path))
         )
@@ -241,7 +241,7 @@ def test_submit_follow_stop_and_submit_again(head: Head, tmp_path: Path) -> None
     sent = head.command("submit", "small.yaml", *at, where=tmp_path)
     second = sent.stdout.split(":")[0]
     assert second == f"{job[:-1]}2"
-    assert f"goes on in {run} from what attempt 1 left" in sent.stdout
+    assert f"goes on in {run} where attempt 1 ended" in sent.stdout
     with following(head, "small", tmp_path) as logs:
         until(logs, f"rung {len(made) + 1}/201")
         assert f"{second}: STOPPED" in head.command("stop", second, *at, where=tmp_path).stdout
@@ -319,7 +319,7 @@ def _use(run: Path, trial_id: str, folder: Path, head: Head) -> None:
 
 @pytest.mark.cluster
 def test_the_code_that_was_sent_is_what_the_job_and_its_workers_run(head: Head, tmp_path: Path) -> None:
-    from cluster.jobs.parcel import pack as packed
+    from cluster.jobs.parcel import write_parcel
 
     script = (
         "import ray, trainer; ray.init(log_to_driver=False)\n"
@@ -329,10 +329,10 @@ def test_the_code_that_was_sent_is_what_the_job_and_its_workers_run(head: Head, 
         "    return trainer.__file__\n"
         "print('FOUND', trainer.__file__, ray.get(where.remote()))\n"
     )
-    packed({**code(), "where.py": script.encode()}, tmp_path / "parcel")
+    write_parcel({**source_files(), "where.py": script.encode()}, tmp_path / "parcel")
     submit = (
-        "import sys; from cluster.jobs.server import Cluster\n"
-        "c = Cluster(sys.argv[1])\n"
+        "import sys; from cluster.jobs.server import JobServer\n"
+        "c = JobServer(sys.argv[1])\n"
         "jobs = [c.submit('where-1', 'python where.py', sys.argv[2], {}, {}) for _ in range(2)]\n"
         "assert [new for _, new in jobs] == [True, False]\n"
         "print(c.follow(jobs[0][0].id, lambda text: print(text, end='')).status)"

@@ -14,7 +14,7 @@ import threading
 import pytest
 from checkout import ROOT
 
-from sweeps.live.table import LiveTable, Row
+from sweeps.live.table import LiveTable, TrialRow
 from trainer.measure.rung import RungReport
 
 
@@ -184,7 +184,7 @@ def test_trials_are_taken_over_without_a_line() -> None:
     table, out, clock = plain()
     clock.now = 5.0
     with table:
-        table.restore([Row("aa11", {"lr": "0.1"}, 2, (5, 10), "stopped", 1, 5, 0.5, 0.1, seconds=7.0)], 100.0)
+        table.restore([TrialRow("aa11", {"lr": "0.1"}, 2, (5, 10), "stopped", 1, 5, 0.5, 0.1, seconds=7.0)], 100.0)
     header, _, row = out.getvalue().splitlines()
     assert header == "demo: 1 of 1 trials done, 1 stopped, elapsed 1:40"
     assert row.split() == ["aa11", "stopped", "1/2", "0.500", "±", "0.100", "0:07"]
