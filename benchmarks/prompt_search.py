@@ -51,7 +51,7 @@ from sweeps.prompt_search import batprompt as bat
 from sweeps.prompt_search import zopo as zo
 from sweeps.prompt_search.candidates import grown
 from sweeps.prompt_search.embed import at_answer, of_base
-from sweeps.prompt_search.journal import FolderJournal, MemoryJournal, SearchJournal
+from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.label_engine import LabelEngine
 from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
 from sweeps.prompt_search.race import final_race, spread_rows
@@ -123,7 +123,7 @@ def main() -> None:
     claims = []
     with tempfile.TemporaryDirectory(prefix="tuned-") as folder:
         for case in cases(size, Path(folder), args.case):
-            journal = MemoryJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name))
+            journal = SearchJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name))
             claims += measure(case, size, journal, args.of)
     if args.json:
         args.json.write_text(json.dumps(claims, indent=1) + "\n")

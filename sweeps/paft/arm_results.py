@@ -93,7 +93,7 @@ def results(store: Store, study: Study) -> list[Result]:
 
 
 def _result(store: Store, name: str, arm: str, rows: Sequence[Mapping[str, Any]], study: Study) -> Result:
-    scored = [_scored(store, r["trial_id"], study) for r in rows]
+    scored = [_scored(store, r["trial_id"]) for r in rows]
     grid, record = scored[0][0], scored[0][1]
     trial = Trial.from_json(record["trial"])
     same = [s for s in scored if (s[0].prompts, s[0].rows) == (grid.prompts, grid.rows)]
@@ -131,7 +131,7 @@ def _epochs(study: Study, arm: str, steps: int) -> float:
     return float("nan")
 
 
-def _scored(store: Store, trial_id: str, study: Study) -> tuple[metrics.Grid, dict[str, Any], float, float | None]:
+def _scored(store: Store, trial_id: str) -> tuple[metrics.Grid, dict[str, Any], float, float | None]:
     """The trial's test grid and record, the seconds it trained over all rungs, and its mean new tokens."""
     rung = store.rungs(trial_id, "test")[-1]
     found = store.read_scores(trial_id, rung, "test")

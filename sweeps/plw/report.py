@@ -1,7 +1,7 @@
-"""What the prompt loss weight did, from run folders to tables, figures and a sentence.
+"""The report on the prompt loss weight: tables, figures and sentences, made from run folders.
 
-``steadytune report`` adds the part to a run whose grid holds three or more weights; ``steadytune plw RUN…`` makes it
-of several run folders (data sets, models, seeds) together. Only what is stored is read.
+``steadytune report`` adds this part to the report of a run whose grid has three or more weights; ``steadytune plw
+RUN…`` makes it for several run folders (data sets, models, seeds) together. Only stored files are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeps.plw import analysis, tables
-from sweeps.plw.analysis import FEWEST, Analysis, analyse
+from sweeps.plw.analysis import FEWEST, PlwAnalysis, analyse_plw
 from sweeps.plw.scores import scores_of, weights_of
 from sweeps.study.schema import Study
 from trainer.errors import UserError
@@ -27,35 +27,41 @@ class Part:
 
 
 def part_of_run(store: Store, study: Study) -> Part | None:
-    """Write the tables of one run and make its report's part; None where the run is no study of weights (yet)."""
+    """Write the tables of one run and make the part of its report; None where the run has too few weights, or too few
+    that are finished."""
     if study.search.method != "grid" or len(weights_of(store)) < FEWEST:
         return None
     try:
-        found = analyse(scores_of([(store, study)]))
+        found = analyse_plw(scores_of([(store, study)]))
     except StoreError:
         raise
-    except UserError:  # an unfinished run: too few weights have come to their end
+    except UserError:  # an unfinished run: too few weights have finished trials
         return None
     tables.write(store, found)
     return Part(fragment(found))
 
 
 def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
-    """Analyse ``runs`` together, write ``tables/plw_*`` and ``plw.html`` into ``out`` (default: the first run folder)
-    and return what to say: a sentence for each data set, notices, and where it was written. UserError where the runs
-    allow no analysis."""
+    """Analyse ``runs`` together and write ``tables/plw_*`` and ``plw.html`` into ``out`` (default: the first run
+    folder). Returns what to print: a sentence for each data set, notes, and where the files are. UserError where the
+    runs allow no analysis."""
     from sweeps.run_folder.reading import read_study
 
     stores = [Store.open(run) for run in runs]
-    found = analyse(scores_of([(store, read_study(store)[0]) for store in stores]))
+    found = analyse_plw(scores_of([(store, read_study(store)[0]) for store in stores]))
     target = Store.open(out) if out else stores[0]
     tables.write(target, found)
     target.write("plw.html", _page(found).encode())
     said = [analysis.sentence(found, data) for data in found.data_sets]
-    return [*said, *analysis.notices(found), f"{target.address('tables/plw_tests.md')}", target.address("plw.html")]
+    return [
+        *said,
+        *analysis.reader_notes(found),
+        f"{target.address('tables/plw_tests.md')}",
+        target.address("plw.html"),
+    ]
 
 
-def fragment(found: Analysis) -> str:
+def fragment(found: PlwAnalysis) -> str:
     """The part as HTML. Texts are escaped by Jinja2, figures by ``sweeps.display.figures``."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -79,7 +85,7 @@ def fragment(found: Analysis) -> str:
     )
 
 
-def _page(found: Analysis) -> str:
+def _page(found: PlwAnalysis) -> str:
     """The part as a page of its own, in the report's style."""
     source = importlib.resources.files("sweeps.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     style = re.search(r"<style>(.*?)</style>", source, re.DOTALL)

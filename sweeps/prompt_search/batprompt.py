@@ -81,9 +81,9 @@ class BatpromptSearch:
         current = self._start()
         self._remember([Evaluation(current, 0.0, 0, self.scorer.spent.scorings)])
         reserve = 0.0 if budget == float("inf") else budget * self.settings.end_share
-        for i in range(self.settings.iterations):
+        for _ in range(self.settings.iterations):
             try:
-                current = self._iteration(current, i, reserve)
+                current = self._iteration(current, reserve)
             except BudgetSpent:
                 break
         return self._end(current)
@@ -111,7 +111,7 @@ class BatpromptSearch:
 
     # one iteration ------------------------------------------------------------------------------------------------
 
-    def _iteration(self, current: Prompt, number: int, reserve: float) -> Prompt:
+    def _iteration(self, current: Prompt, reserve: float) -> Prompt:
         """The instruction for the next iteration. Raises BudgetSpent where less than ``reserve`` would be left."""
         s = self.settings
         sample = self.rng.sample(self.rows, min(s.sample, len(self.rows)))

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from trainer.store import Store
 from trainer.trial import digest
@@ -39,20 +39,8 @@ class WriterReply:
     seconds: float = 0.0
 
 
-class SearchJournal(Protocol):
-    @property
-    def cells(self) -> Mapping[str, ScoredCell]: ...
-
-    @property
-    def written(self) -> Mapping[str, WriterReply]: ...
-
-    def add_cells(self, cells: Mapping[str, ScoredCell]) -> None: ...
-
-    def add_written(self, key: str, written: WriterReply) -> None: ...
-
-
 @dataclass
-class MemoryJournal:
+class SearchJournal:
     """A journal in memory, gone at the end of the process."""
 
     cells: dict[str, ScoredCell] = field(default_factory=dict)
@@ -65,7 +53,7 @@ class MemoryJournal:
         self.written[key] = written
 
 
-class FolderJournal(MemoryJournal):
+class FolderJournal(SearchJournal):
     """A journal in ``<store>/journal``: one file per batch of cells and one per reply of a writer, each written whole
     or not at all. A file that cannot be read is skipped with a warning, and what it held is paid for again."""
 

@@ -30,12 +30,6 @@ class NeuralKernel:
         self.biases = [draw(b) for b in sizes[1:]]
         self.scale = 1.0
 
-    def net(self, x: Tensor) -> Tensor:
-        """[n, features] -> [n]"""
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = torch.relu(x @ weight.T + bias)
-        return (x @ self.weights[-1].T + self.biases[-1]).squeeze(-1)
-
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """[n, m]"""
         inputs_a, grads_a = self._parts(a)

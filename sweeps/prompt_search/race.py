@@ -11,7 +11,8 @@ from sweeps.prompt_search.scorer import Scorer
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 
-LEAST = 4  # rows that a prompt is scored on in a race
+LEAST = 4  # rows that a prompt is scored on in the first round of a race
+FINALISTS = 8  # prompts in the race at the end of a search
 
 
 def spread_rows(rows: Sequence[Row], seed: int) -> list[Row]:
@@ -71,13 +72,11 @@ def race(
     return sorted(result.values(), key=lambda e: (-e.rows, -e.score))
 
 
-def final_race(
-    evaluated: Sequence[Evaluation], rows: Sequence[Row], scorer: Scorer, scorings: float, most: int = 8
-) -> SearchResult:
-    """The winner of a race between the best ``most`` of ``evaluated``, on more rows than they were scored on so far,
-    since the best of many noisy scores is in large part luck. Where ``scorings`` do not pay for a race, the prompt with
-    the highest score."""
-    best = sorted(evaluated, key=lambda e: -e.score)[:most]
+def final_race(evaluated: Sequence[Evaluation], rows: Sequence[Row], scorer: Scorer, scorings: float) -> SearchResult:
+    """The winner of a race between the ``FINALISTS`` best of ``evaluated``, on more rows than they were scored on so
+    far, since the best of many noisy scores is in large part luck. Where ``scorings`` do not pay for a race, the
+    prompt with the highest score."""
+    best = sorted(evaluated, key=lambda e: -e.score)[:FINALISTS]
     seen = max(e.rows for e in evaluated)
     entered = [e.prompt for e in best]
     ranked = (

@@ -13,8 +13,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 Embedder = Callable[[Sequence[str]], np.ndarray]  # texts -> float64 [n, d]
-EDITS = 0.6
-COSINE = 0.8
+EDITS = 0.6  # the smallest Levenshtein similarity, exclusive
+COSINE = 0.8  # the smallest cosine, exclusive
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -29,12 +29,10 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class Gate:
     """Decides which of several rewrites are close enough to their original."""
 
-    edits: float = EDITS
-    cosine: float = COSINE
     embed: Embedder | None = None  # None: meanings cannot be compared, so ``by_meaning`` counts edits instead
 
     def by_letters(self, original: str, texts: Sequence[str]) -> list[bool]:
-        return [Levenshtein.normalized_similarity(original, t) > self.edits for t in texts]
+        return [Levenshtein.normalized_similarity(original, t) > EDITS for t in texts]
 
     def by_meaning(self, original: str, texts: Sequence[str]) -> list[bool]:
         if not texts:
@@ -42,4 +40,4 @@ class Gate:
         if self.embed is None:
             return self.by_letters(original, texts)
         vectors = self.embed([original, *texts])
-        return [bool(x > self.cosine) for x in cosine(vectors[1:], vectors[0])]
+        return [bool(x > COSINE) for x in cosine(vectors[1:], vectors[0])]

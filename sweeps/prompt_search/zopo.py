@@ -31,10 +31,6 @@ from trainer.data.wording import Prompt
 class ZopoSettings:
     rows: int = 50  # that each candidate is scored on, the same for all
     initial: int | None = None  # random evaluations at the start; None: a quarter (published: 40 of 165)
-    width: int = 32
-    depth: int = 2
-    net_seed: int = 0
-    sigma: float | None = None  # noise; published 0.01; None: the standard error of a score on ``rows`` rows
     neighbours: int = 20  # evaluated candidates that the surrogate is fitted to
     explore: int = 10  # candidates evaluated around an uncertain point
     uncertain: float = 0.1  # variance, here as a share of the prior's
@@ -62,7 +58,7 @@ class ZopoSearch:
         self.rows = self.all_rows[: settings.rows]
         self.reserve = 0.0  # scorings kept for the race at the end
         self.z = normalised(vectors)
-        self.kernel = NeuralKernel(self.z.shape[1], settings.width, settings.depth, settings.net_seed)
+        self.kernel = NeuralKernel(self.z.shape[1])
         self.kernel.fit_scale(self.z)
         self.rng = random.Random(seed)
         self.scored: dict[int, float] = {}  # by position, in the order of evaluation
@@ -162,9 +158,8 @@ class ZopoSearch:
         near = torch.argsort(apart, stable=True)[: self.settings.neighbours]
         mean = float(values.mean())
         unit = float(values.std()) if len(values) > 1 and float(values.std()) > 1e-9 else 1.0
-        sigma = self.settings.sigma
-        if sigma is None:
-            sigma = min(1.0, max(0.01, math.sqrt(max(mean * (1 - mean), 1e-9) / len(self.rows)) / unit))
+        # The noise is the standard error of a score on these rows (published: 0.01).
+        sigma = min(1.0, max(0.01, math.sqrt(max(mean * (1 - mean), 1e-9) / len(self.rows)) / unit))
         return Posterior.of(self.kernel, self.z[known[near]], values[near], sigma, mean, unit)
 
     def _var(self, model: Posterior, z: Tensor) -> float:

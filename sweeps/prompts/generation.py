@@ -56,7 +56,6 @@ class WordingSource:
     taken: list[str] = field(default_factory=list)
     verdicts: Counter[str] = field(default_factory=Counter)  # accepted, or the reason against -> number of wordings
     answers: list[StoredAnswer] = field(default_factory=list)
-    replayed: int = 0  # answers that the journal had
 
     @property
     def name(self) -> str:
@@ -133,7 +132,6 @@ class _Generation:
     def _take(self, source: WordingSource, answer: StoredAnswer, replayed: bool) -> None:
         """Take the good wordings of an answer, and announce how many there were."""
         source.answers.append(answer)
-        source.replayed += replayed
         found = wordings(answer.text, self.brief.fields)
         counts = Counter[str]()
         for text in found:

@@ -28,7 +28,7 @@ def stage(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, str], key: s
     }  # fmt: skip
     try:
         layout, left_out = ia.crossing(rows, FACTORS, "objective")
-        found = ia.analyse(layout)
+        found = ia.analyse_interactions(layout)
     except ValueError as error:
         made["reason"] = f"No test: {error}."
         return made

@@ -64,7 +64,7 @@ def plan_stages(
         cost = _cost(study, heads[0], fresh, measured, sizes, model, rate) if fresh else None
         made.append(StagePlan(stage, title, len(found), len(fresh), cost))
     joint = plan(study.model_copy(update={"stages": None}), sizes, model, rate)
-    return StagesPlan(study.name, tuple(made), joint, tuple(_notes(study, made)))
+    return StagesPlan(study.name, tuple(made), joint, tuple(_notes(study)))
 
 
 def _asked(study: Study) -> Iterator[tuple[int, str, list[str], list[points.Point], bool]]:
@@ -120,7 +120,7 @@ def _cost(
     return plan(part.model_copy(update={"axes": axes, "stages": None}), shown, model, rate)
 
 
-def _notes(study: Study, made: list[StagePlan]) -> Iterator[str]:
+def _notes(study: Study) -> Iterator[str]:
     if len(study.axes.template) < FEW_TEMPLATES:
         yield f"Stage 3 compares {len(study.axes.template)} templates; {FEW_TEMPLATES} to 15 say more about wording"
     seeds = study.axes.seed

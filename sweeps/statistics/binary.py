@@ -51,14 +51,14 @@ def table(store: Store, trials: Sequence[Mapping[str, Any]], labels: Sequence[st
     for trial in trials:
         dev, test = (_last_grid(store, trial["trial_id"], pool, labels) for pool in ("dev", "test"))
         if dev is not None and test is not None:
-            rows.append({"trial_id": trial["trial_id"], **measure(dev, test)})
+            rows.append({"trial_id": trial["trial_id"], **binary_metrics(dev, test)})
     if not rows:
         return None
     schema = pa.schema([("trial_id", pa.string()), *((name, pa.float64()) for name in NUMBERS)])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def measure(dev: Grid, test: Grid) -> dict[str, float | None]:
+def binary_metrics(dev: Grid, test: Grid) -> dict[str, float | None]:
     """The numbers of one trial; both grids whole, with two labels."""
     tuned = common_threshold(chances(dev), dev.label == 1)
     p, positive = chances(test), test.label == 1

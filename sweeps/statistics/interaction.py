@@ -55,10 +55,8 @@ class Crossing:
 
 
 @dataclass(frozen=True)
-class Test:
+class InteractionTest:
     """One interaction of two factors. ``p_permutation`` is of the same F; ``p_holm`` over all pairs of the study."""
-
-    __test__ = False  # pytest: no test class
 
     factors: tuple[str, str]
     f: float
@@ -68,20 +66,13 @@ class Test:
     p_permutation: float
     p_holm: float
 
-    @property
-    def found(self) -> bool:
-        return self.p < ALPHA
-
 
 @dataclass(frozen=True)
-class Analysis:
+class InteractionAnalysis:
     crossing: Crossing
-    tests: tuple[Test, ...]  # all pairs of factors, in the factors' order
+    tests: tuple[InteractionTest, ...]  # all pairs of factors, in the factors' order
     shares: Mapping[str, Estimate]  # factor -> share of variance; "interaction", all orders together; "seed"
     seed_std: float  # of one trial over seeds, the block and the rest together
-
-    def test(self, a: str, b: str) -> Test:
-        return next(t for t in self.tests if set(t.factors) == {a, b})
 
     def means(self, a: str, b: str) -> Floats:
         """[levels of a, levels of b] averages over everything else."""
@@ -120,7 +111,7 @@ def crossing(rows: Sequence[Mapping[str, Any]], factors: Sequence[str], value: s
     return made, tuple(s for s in seeds if s not in whole)
 
 
-def analyse(layout: Crossing) -> Analysis:
+def analyse_interactions(layout: Crossing) -> InteractionAnalysis:
     """Tests of all pairs, and the split of variance."""
     sums, df = sums_of_squares(layout.values)
     residual, df_residual = sums.pop("residual"), df.pop("residual")
@@ -134,7 +125,7 @@ def analyse(layout: Crossing) -> Analysis:
         raw.append((names[axes], f, df[axes], p, permutation_p(layout.values, axes)))
     corrected = holm([r[3] for r in raw])
     tests = tuple(
-        Test((n[0], n[1]), f, d, df_residual, p, q, adjusted)
+        InteractionTest((n[0], n[1]), f, d, df_residual, p, q, adjusted)
         for (n, f, d, p, q), adjusted in zip(raw, corrected, strict=True)
     )
     groups = {names[axes][0] if len(axes) == 1 else "interaction": [] for axes in names}  # type: dict[str, list[Any]]
@@ -144,7 +135,7 @@ def analyse(layout: Crossing) -> Analysis:
     shares = _shares(groups, (block, df_block), (residual, df_residual), cells, n)
     noise = residual / df_residual
     seed_std = math.sqrt(noise + max(block / df_block - noise, 0.0) / cells)
-    return Analysis(layout, tests, shares, seed_std)
+    return InteractionAnalysis(layout, tests, shares, seed_std)
 
 
 def sums_of_squares(values: Floats) -> tuple[dict[Any, float], dict[Any, int]]:

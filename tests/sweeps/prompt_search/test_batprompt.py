@@ -15,7 +15,7 @@ from sweeps.prompt_search import perturb, rule_tables
 from sweeps.prompt_search import scorer as scorer_module
 from sweeps.prompt_search.batprompt import BatpromptSearch, BatpromptSettings, _cautious_score, batprompt
 from sweeps.prompt_search.candidates import grown
-from sweeps.prompt_search.journal import FolderJournal, MemoryJournal
+from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.result import Evaluation, SearchResult
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Pair, Scorer, Spent
@@ -207,7 +207,7 @@ class Improver(RuleWriter):
 def search(
     engine: Landscape, writer: RuleWriter, limit: int | None, folder: Path | None = None, **options: object
 ) -> tuple[SearchResult, Scorer]:
-    journal = MemoryJournal() if folder is None else FolderJournal(Store.open(folder))
+    journal = SearchJournal() if folder is None else FolderJournal(Store.open(folder))
     scorer = Scorer(engine, journal, LABELS, limit=limit)
     settings = BatpromptSettings(start="p00", **options)  # type: ignore[arg-type]
     return batprompt(prompts(3), scorer, rows(60), writer, settings=settings, seed=2), scorer
@@ -222,7 +222,7 @@ def test_the_search_takes_up_what_makes_an_instruction_better() -> None:
 
 
 def test_attacks_only_make_rows_harder_and_keep_them_similar() -> None:
-    scorer = Scorer(Wordy({}), MemoryJournal(), LABELS)
+    scorer = Scorer(Wordy({}), SearchJournal(), LABELS)
     pool, some = prompts(2), rows(12)
     run = BatpromptSearch(pool, scorer, some, RuleWriter(), Gate(), BatpromptSettings(), seed=0)
     attacked = run._attack(pool[0], some, some, "S1", 5, 0.0)
@@ -244,7 +244,7 @@ def test_every_family_keeps_to_the_budget_and_is_deterministic(family: str) -> N
 
 def test_without_a_start_the_pools_best_is_raced_for() -> None:
     pool = prompts(20)
-    scorer = Scorer(Landscape({pool[13].text: 0.98}, rest=0.4), MemoryJournal(), LABELS, limit=3000)
+    scorer = Scorer(Landscape({pool[13].text: 0.98}, rest=0.4), SearchJournal(), LABELS, limit=3000)
     found = batprompt(pool, scorer, rows(200), RuleWriter(), seed=1)
     assert found.prompt == pool[13]
     assert scorer.spent.scorings <= 3000
@@ -270,14 +270,14 @@ class Fragile(Landscape):
 @pytest.mark.parametrize("family", ["mix", "combine", "both"])
 def test_a_prompt_that_only_holds_on_rows_as_they_are_does_not_win(family: str) -> None:
     pool = prompts(2)
-    scorer = Scorer(Fragile({pool[1].text: 0.75}), MemoryJournal(), LABELS, limit=2000)
+    scorer = Scorer(Fragile({pool[1].text: 0.75}), SearchJournal(), LABELS, limit=2000)
     found = batprompt(pool, scorer, rows(200), Reworder(), settings=BatpromptSettings(family=family), seed=0)
     assert found.prompt.text != pool[0].text
 
 
 @pytest.mark.parametrize("family", ["mix", "combine", "both"])
 def test_both_races_are_on_rows_as_they_are_and_perturbed_by_turns(family: str) -> None:
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS)
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS)
     run = BatpromptSearch(prompts(2), scorer, rows(40), Reworder(), Gate(), BatpromptSettings(family=family), seed=3)
     assert run.raced[::2] == run.rows
     assert [r.id for r in run.raced[1::2]] == [r.id for r in run.rows]
@@ -294,7 +294,7 @@ def test_rows_are_perturbed_only_as_far_as_a_race_needs_them() -> None:
             Counting.asked += 1
             return super().perturb(text, strategy, n, seed)
 
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS, limit=400)
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS, limit=400)
     BatpromptSearch(
         prompts(2), scorer, rows(3000), Counting(), Gate(), BatpromptSettings(family="combine"), seed=3
     ).run()
@@ -327,7 +327,7 @@ def test_rewrites_and_rows_beyond_the_length_limit_are_left_out(size: Callable[[
 
     engine = Short({})
     for seed in range(4):
-        scorer = Scorer(engine, MemoryJournal(), LABELS, limit=1500)
+        scorer = Scorer(engine, SearchJournal(), LABELS, limit=1500)
         batprompt(prompts(3), scorer, rows(60), RuleWriter(["no", "yes"]), seed=seed)
     assert engine.calls
     assert max(size(p) + size(t) for p, t in engine.calls) <= most
@@ -336,7 +336,7 @@ def test_rewrites_and_rows_beyond_the_length_limit_are_left_out(size: Callable[[
 def test_mistakes_are_told_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r'--family = "mxi" is not known. Did you mean "mix"'):
         search(Landscape({}), RuleWriter(), 100, family="mxi")
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS, limit=5)
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS, limit=5)
     with pytest.raises(UserError, match=r"--budget = 5: 15% of it do not pay"):
         batprompt(prompts(5), scorer, rows(20), RuleWriter())
 

@@ -12,7 +12,7 @@ from prompt_landscape import LABELS, Landscape, prompts, rows
 from sklearn.metrics import f1_score
 
 from sweeps.prompt_search import scorer as scorer_module
-from sweeps.prompt_search.journal import FolderJournal, MemoryJournal, ScoredCell, WriterReply
+from sweeps.prompt_search.journal import FolderJournal, ScoredCell, SearchJournal, WriterReply
 from sweeps.prompt_search.race import race, spread_rows
 from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.result import best_of
@@ -40,7 +40,7 @@ class Fixed:
 
 
 def make(engine: object, limit: int | None = None, **options: object) -> Scorer:
-    return Scorer(engine, MemoryJournal(), LABELS, limit=limit, **options)  # type: ignore[arg-type]
+    return Scorer(engine, SearchJournal(), LABELS, limit=limit, **options)  # type: ignore[arg-type]
 
 
 def test_accuracy_and_macro_f1_are_those_of_the_answers() -> None:

@@ -13,7 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 
 from sweeps.prompt_search import scorer as scorer_module
-from sweeps.prompt_search.journal import FolderJournal, MemoryJournal
+from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.neural_kernel import NeuralKernel, Posterior, normalised
 from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.result import SearchResult
@@ -23,12 +23,19 @@ from trainer.errors import UserError
 from trainer.store import Store
 
 
+def network(kernel: NeuralKernel, x: torch.Tensor) -> torch.Tensor:
+    """The output of the kernel's network, [n, features] -> [n]."""
+    for weight, bias in zip(kernel.weights[:-1], kernel.biases[:-1], strict=True):
+        x = torch.relu(x @ weight.T + bias)
+    return (x @ kernel.weights[-1].T + kernel.biases[-1]).squeeze(-1)
+
+
 def gradients(kernel: NeuralKernel, x: torch.Tensor) -> torch.Tensor:
     """[n, parameters] of the network by autograd."""
     parameters = [p.requires_grad_(True) for p in (*kernel.weights, *kernel.biases)]
     found = []
     for row in x:
-        parts = torch.autograd.grad(kernel.net(row[None])[0], parameters)
+        parts = torch.autograd.grad(network(kernel, row[None])[0], parameters)
         found.append(torch.cat([g.flatten() for g in parts]))
     for p in parameters:
         p.requires_grad_(False)
@@ -107,7 +114,7 @@ def hill(n: int, seed: int = 0) -> tuple[np.ndarray, dict[str, float]]:
 
 def run(seed: int, limit: int = 800, n: int = 150, settings: ZopoSettings | None = None) -> tuple[SearchResult, Scorer]:
     vectors, shares = hill(n, seed)
-    scorer = Scorer(Landscape(shares), MemoryJournal(), LABELS, limit=limit)
+    scorer = Scorer(Landscape(shares), SearchJournal(), LABELS, limit=limit)
     return zopo(prompts(n), vectors, scorer, rows(200), settings or ZopoSettings(rows=40, end_share=0.0), seed), scorer
 
 
@@ -116,7 +123,7 @@ def test_on_a_smooth_landscape_zopo_finds_better_prompts_than_random_search_at_t
     for seed in range(8):
         found, scorer = run(seed)
         _, shares = hill(150, seed)
-        other = Scorer(Landscape(shares), MemoryJournal(), LABELS, limit=800)
+        other = Scorer(Landscape(shares), SearchJournal(), LABELS, limit=800)
         yardstick = random_search(prompts(150), other, rows(200), 40, seed)
         assert scorer.spent.scorings <= 800
         assert len({e.prompt.id for e in found.evaluated}) == len(found.evaluated) == 20
@@ -150,7 +157,7 @@ def test_a_perfect_score_ends_the_search() -> None:
     vectors, _ = hill(40)
     engine = Landscape({}, rest=1.0)
     found = zopo(
-        prompts(40), vectors, Scorer(engine, MemoryJournal(), LABELS, limit=4000), rows(50), ZopoSettings(rows=50)
+        prompts(40), vectors, Scorer(engine, SearchJournal(), LABELS, limit=4000), rows(50), ZopoSettings(rows=50)
     )
     assert found.score == 1.0
     assert len(found.evaluated) == 1
@@ -158,7 +165,7 @@ def test_a_perfect_score_ends_the_search() -> None:
 
 def test_all_candidates_are_evaluated_where_the_budget_allows_it_whatever_the_embeddings() -> None:
     same = np.zeros((9, 3))
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS)
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS)
     found = zopo(prompts(9), same, scorer, rows(30), ZopoSettings(rows=30))
     assert len({e.prompt.id for e in found.evaluated}) == 9
     assert found.score == max(e.score for e in found.evaluated)

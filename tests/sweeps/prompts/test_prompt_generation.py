@@ -108,10 +108,8 @@ def test_what_was_paid_for_is_not_asked_again(tmp_path: Path, brief: Brief, serv
     assert texts(again) == texts(first)
     assert len(servers[0].asked) == n
     assert all("kept from before" in line for line in said)
-    assert [s.replayed for s in again] == [len(s.answers) for s in again]
     both, _ = run(out, brief, servers)  # another model: the first one's answers serve
-    assert [s.replayed for s in both[:2]] == [len(s.answers) for s in first]
-    assert len(servers[0].asked) == n + sum(len(s.answers) - s.replayed for s in both[:2])
+    assert len(servers[0].asked) == n + sum(len(s.answers) for s in both[:2]) - sum(len(s.answers) for s in first)
     n = len(servers[0].asked)
     run(out, replace(brief, about="Another question?"), one, 4, strategies=(ZERO_SHOT,))
     assert len(servers[0].asked) > n, "another task is another request"
@@ -125,8 +123,7 @@ def test_more_wordings_are_asked_for_without_asking_for_the_first_again(
     n = len(servers[0].asked)
     [more], _ = run(out, brief, one, 8, (ZERO_SHOT,))
     assert more.taken[:4] == few.taken
-    assert more.replayed == n
-    assert len(servers[0].asked) == len(more.answers) == n + len(more.answers) - more.replayed
+    assert len(servers[0].asked) == len(more.answers) > n
 
 
 def test_a_failing_model_loses_nothing_of_the_others(tmp_path: Path, brief: Brief, servers: list[ChatServer]) -> None:
@@ -140,7 +137,6 @@ def test_a_failing_model_loses_nothing_of_the_others(tmp_path: Path, brief: Brie
     n = len(good.asked)
     sources, _ = run(out, brief, servers)
     assert [len(s.taken) for s in sources] == [6] * 4
-    assert [s.replayed for s in sources] == [1, 1, 0, 0]
     assert len(good.asked) == n + sum(len(s.answers) for s in sources[:2]) - 2
 
 
