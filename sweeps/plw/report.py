@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeps.plw import analysis, tables
+from sweeps.plw import sentences, tables
 from sweeps.plw.analysis import FEWEST, PlwAnalysis, analyse_plw
 from sweeps.plw.scores import scores_of, weights_of
 from sweeps.study.schema import Study
@@ -52,10 +52,10 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     target = Store.open(out) if out else stores[0]
     tables.write(target, found)
     target.write("plw.html", _page(found).encode())
-    said = [analysis.sentence(found, data) for data in found.data_sets]
+    said = [sentences.sentence(found, data) for data in found.data_sets]
     return [
         *said,
-        *analysis.reader_notes(found),
+        *sentences.reader_notes(found),
         f"{target.address('tables/plw_tests.md')}",
         target.address("plw.html"),
     ]
@@ -76,7 +76,7 @@ def fragment(found: PlwAnalysis) -> str:
         Environment(autoescape=True, undefined=StrictUndefined)
         .from_string(source)
         .render(
-            sentences=[analysis.sentence(found, data) for data in found.data_sets],
+            sentences=[sentences.sentence(found, data) for data in found.data_sets],
             notes=tables.page_notes(found)[len(found.data_sets) :],
             tables=shown,
             benchmarks=[(name, Markup(figure)) for name, figure in tables.benchmark_figures(found)],

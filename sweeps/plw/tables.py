@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from sweeps.display.figures import COLOURS, Curve, curves
 from sweeps.display.table_files import markdown_rows, tex, write_table
 from sweeps.plw import analysis as a
+from sweeps.plw import sentences
 from sweeps.statistics.intervals import LEVEL
 from trainer.store import Store
 
@@ -91,8 +92,8 @@ def page_notes(found: a.PlwAnalysis) -> list[str]:
     several = len(found.data_sets)
     ols = [t for t in found.tests if t.analysis == "ols"]
     return [
-        *(a.sentence(found, data) for data in found.data_sets),
-        *a.reader_notes(found),
+        *(sentences.sentence(found, data) for data in found.data_sets),
+        *sentences.reader_notes(found),
         f"Holm-Bonferroni over the {len(ols)} coefficients of `ols` of {several} data set{'s' * (several != 1)} "
         f"(intercepts are not tested): {sum(t.reject for t in ols)} are rejected at {a.ALPHA:g}. `beta` and `mixed` "
         "are corrected each by itself.",

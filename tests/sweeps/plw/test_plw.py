@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from sweeps.plw import analysis as a
 from sweeps.plw import models as m
+from sweeps.plw import sentences
 from sweeps.plw.scores import PlwScores
 from sweeps.statistics.intervals import holm
 from sweeps.study.problems import Problems
@@ -262,9 +263,9 @@ def test_sentences_say_what_the_data_allow() -> None:
         for name, truth in {"flat": simulated.nothing, "line": simulated.rising, "peak": simulated.peaked}.items()
     ]
     found = a.analyse_plw(simulated.together(*sets))
-    shapes = {d.name: a.shape(found, d) for d in found.data_sets}
+    shapes = {d.name: sentences.shape(found, d) for d in found.data_sets}
     assert shapes == {"flat": "none", "line": "rises", "peak": "peaks"}
-    said = {d.name: a.sentence(found, d) for d in found.data_sets}
+    said = {d.name: sentences.sentence(found, d) for d in found.data_sets}
     assert "no effect of the prompt loss weight is shown" in said["flat"]
     assert "does not prove that there is none" in said["flat"]
     assert "rises with the weight from 0 to 1" in said["line"]
@@ -279,9 +280,9 @@ def test_the_luck_of_a_few_fine_tunes_is_called_undecided() -> None:
     for seed in range(120):
         found = a.analyse_plw(simulated.study(simulated.nothing, seed, models=("m",), between=0.01))
         [data] = found.data_sets
-        if a.shape(found, data) != "none":
+        if sentences.shape(found, data) != "none":
             claimed += 1
-            objected += "undecided" in a.sentence(found, data)
+            objected += "undecided" in sentences.sentence(found, data)
     assert claimed >= 5
     assert objected / claimed > 0.5, (claimed, objected)
 
@@ -295,11 +296,11 @@ def test_few_weights_are_refused_with_the_reason() -> None:
 
 def test_cut_trials_and_single_seeds_are_noticed() -> None:
     scores = simulated.study(simulated.nothing, 0)
-    said = " ".join(a.reader_notes(a.analyse_plw(PlwScores(scores.table, cut=3, failed=1))))
+    said = " ".join(sentences.reader_notes(a.analyse_plw(PlwScores(scores.table, cut=3, failed=1))))
     assert "3 trials were cut by early stopping" in said
     assert "1 trials failed" in said
     assert "There is one seed" in said
     keep = [i for i in range(scores.table.num_rows) if i != 5]
     assert "Not all weights have the same benchmarks" in " ".join(
-        a.reader_notes(a.analyse_plw(PlwScores(scores.table.take(keep))))
+        sentences.reader_notes(a.analyse_plw(PlwScores(scores.table.take(keep))))
     )
