@@ -51,11 +51,12 @@ from sweeps.prompt_search import batprompt as bat
 from sweeps.prompt_search import zopo as zo
 from sweeps.prompt_search.candidates import grown
 from sweeps.prompt_search.embed import at_answer, of_base
-from sweeps.prompt_search.found import Found, final_race, spread_rows
-from sweeps.prompt_search.journal import FolderJournal, Journal, MemoryJournal
+from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.label_engine import LabelEngine
 from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
+from sweeps.prompt_search.race import final_race, spread_rows
 from sweeps.prompt_search.random_search import random_search
+from sweeps.prompt_search.result import SearchResult
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Scorer
 from sweeps.prompt_search.similarity import Gate
@@ -122,7 +123,7 @@ def main() -> None:
     claims = []
     with tempfile.TemporaryDirectory(prefix="tuned-") as folder:
         for case in cases(size, Path(folder), args.case):
-            journal = MemoryJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name))
+            journal = SearchJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name))
             claims += measure(case, size, journal, args.of)
     if args.json:
         args.json.write_text(json.dumps(claims, indent=1) + "\n")
@@ -204,7 +205,7 @@ def sms(path: Path, n: int) -> list[Row]:
     return [Row(f"m{i}", {"text": r["text"]}, {"ham": "no", "spam": "yes"}[r["label"]]) for i, r in enumerate(rows)]
 
 
-def measure(case: Case, size: Size, journal: Journal, of: str | None) -> list[dict[str, Any]]:
+def measure(case: Case, size: Size, journal: SearchJournal, of: str | None) -> list[dict[str, Any]]:
     words = tuple((name, f" {name}") for name in LABELS)
     model = Model(str(case.model), fingerprint_model(str(case.model)))
     engine = LabelEngine(model, Template("plain", words=words), Task(LABELS, max_length=512), case.decision)
@@ -214,14 +215,18 @@ def measure(case: Case, size: Size, journal: Journal, of: str | None) -> list[di
     def scorer(limit: int | None = size.budget) -> Scorer:
         return Scorer(engine, journal, LABELS, case.decision, "accuracy", limit)
 
-    def search_bat(seed: int) -> bat.Search:
-        own = (RuleWriter(LABELS), Gate(embed=embed), bat.Settings(iterations=40))  # as many as the budget pays for
-        return bat.Search(case.prompts, scorer(), case.rows, *own, seed)
+    def search_bat(seed: int) -> bat.BatpromptSearch:
+        own = (
+            RuleWriter(LABELS),
+            Gate(embed=embed),
+            bat.BatpromptSettings(iterations=40),
+        )  # as many as the budget pays for
+        return bat.BatpromptSearch(case.prompts, scorer(), case.rows, *own, seed)
 
-    def by_random(seed: int, n_rows: int = size.n_rows) -> Found:
+    def by_random(seed: int, n_rows: int = size.n_rows) -> SearchResult:
         return random_search(candidates, scorer(), case.rows, n_rows, seed)
 
-    def by_random_with_race(seed: int) -> Found:
+    def by_random_with_race(seed: int) -> SearchResult:
         """The same end as ZOPO has here: what of its gain is the search, and what the race?"""
         share = size.budget // 4
         own = scorer(size.budget - share)
@@ -229,19 +234,19 @@ def measure(case: Case, size: Size, journal: Journal, of: str | None) -> list[di
         own.limit = size.budget
         return final_race(found.evaluated, spread_rows(case.rows, seed), own, share)
 
-    def by_random_on_both(seed: int) -> Found:
+    def by_random_on_both(seed: int) -> SearchResult:
         return random_search(candidates, scorer(), search_bat(seed).raced, size.n_rows, seed)
 
-    def by_zopo(seed: int) -> Found:
+    def by_zopo(seed: int) -> SearchResult:
         vectors, _ = at_answer(engine, candidates, spread_rows(case.rows, seed)[0])
         own = scorer(size.budget - len(candidates))  # a candidate's embedding is a pass through the model as well
-        return zo.zopo(candidates, vectors, own, case.rows, zo.Settings(rows=size.zopo_rows), seed)
+        return zo.zopo(candidates, vectors, own, case.rows, zo.ZopoSettings(rows=size.zopo_rows), seed)
 
     judge = scorer(None)
     judge.cells([(c, r) for c in candidates for r in case.rows])  # once, in large batches; the searches replay it
     noisy = [perturbed(row, number) for number, row in enumerate(case.held_out)]
 
-    def worth(method: Callable[[int], Found], repeats: int, *parts: list[Row]) -> np.ndarray:
+    def worth(method: Callable[[int], SearchResult], repeats: int, *parts: list[Row]) -> np.ndarray:
         """Accuracy of the method's finds, the mean over ``parts``."""
         found = [method(seed).prompt for seed in range(repeats)]
         return np.array([np.mean([judge.score(p, part) for part in parts]) for p in found])
@@ -255,7 +260,7 @@ def measure(case: Case, size: Size, journal: Journal, of: str | None) -> list[di
     claims = []
     if of in (None, "zopo"):
         fewer, unit = f"random on {size.zopo_rows} rows", "accuracy on held-out rows"
-        methods: dict[str, Callable[[int], Found]] = {
+        methods: dict[str, Callable[[int], SearchResult]] = {
             "random": by_random,
             fewer: lambda seed: by_random(seed, size.zopo_rows),
             "random with a race": by_random_with_race,

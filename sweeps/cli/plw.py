@@ -33,7 +33,7 @@ def lengths_command(
     from sweeps.plw import alpaca
 
     count = alpaca.tokens(tokenizer)
-    found = [(Path(name).name, alpaca.measure(alpaca.read_records(name), count)) for name in files]
+    found = [(Path(name).name, alpaca.measure_lengths(alpaca.read_records(name), count)) for name in files]
     typer.echo(alpaca.lengths_table(found))
     typer.echo("\nMean (std) tokens a row; each field encoded on its own, without special tokens or a template.")
 

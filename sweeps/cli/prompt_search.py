@@ -54,10 +54,12 @@ def search_command(
     ] = None,
 ) -> None:
     """Find one good prompt on training rows, before any fine-tuning."""
-    from sweeps.prompt_search.order import Order
+    from sweeps.prompt_search.request import SearchRequest
     from sweeps.prompt_search.run import search
     from sweeps.study.shipped import open_study
 
-    order = Order(method, budget, rows, seed, pool, template, grow, start, family, writer, tuple(key or ()), embeddings)
-    for line in search(open_study(study, overrides), order, out):
+    request = SearchRequest(
+        method, budget, rows, seed, pool, template, grow, start, family, writer, tuple(key or ()), embeddings
+    )
+    for line in search(open_study(study, overrides), request, out):
         typer.echo(line)

@@ -1,4 +1,4 @@
-"""``steadytune prompts``: generate candidate wordings with language models, split pools, show how each wording does."""
+"""``steadytune prompts``: generate wordings with language models, split pools, show the accuracy under each wording."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from sweeps.prompts.brief import Brief
-    from sweeps.prompts.endpoints import Patience
-    from sweeps.prompts.generation import Model, Order, Source
-    from sweeps.prompts.journal import Journal
+    from sweeps.prompts.endpoints import RetryLimits
+    from sweeps.prompts.generation import GenerationSettings, PromptWriter, WordingSource
+    from sweeps.prompts.journal import AnswerJournal
 
 prompts_app = typer.Typer(
-    help="Generate wordings with language models, split pools, show how each wording does.",
+    help="Generate wordings with language models, split pools, show the accuracy under each wording.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,39 +36,53 @@ def generate_command(
         typer.Option(metavar="MODEL", help="A model's folder, a hub name, or MODEL@URL. Several are allowed."),
     ],
     out: Annotated[str, typer.Option(metavar="FILE", help="The pool to write: a .yaml file.")],
-    number: Annotated[int, typer.Option(min=1, help="Wordings of each model under each strategy.")] = 20,
+    number: Annotated[int, typer.Option(min=1, help="Wordings of each model under each strategy.")] = 20,  # as PAFT
     strategy: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="few-shot or zero-shot. Default: both.")
     ] = None,
     examples: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The pool that few-shot requests show examples from.")
+        str | None, typer.Option(metavar="FILE", help="The pool whose prompts few-shot requests show as examples.")
     ] = None,
     about: Annotated[str | None, typer.Option(metavar="TEXT", help="What the task asks, in a sentence.")] = None,
     apart: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="A pool that the new one must not come near.")
+        list[str] | None, typer.Option(metavar="FILE", help="A pool: near duplicates of its prompts are not taken.")
     ] = None,
     key: Annotated[
         list[str] | None,
         typer.Option(metavar="HOST=NAME", help="The environment variable that holds the key for a host."),
     ] = None,
     at_once: Annotated[int, typer.Option(min=1, max=100, help="Wordings asked for in one request.")] = 10,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Of sampling; 0 takes the likeliest.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=16, help="Of an answer; thinking counts.")] = 2048,
-    seed: Annotated[int, typer.Option(help="Of sampling and of the examples shown.")] = 0,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For one answer of an endpoint.")] = 120.0,
-    attempts: Annotated[int, typer.Option(min=1, help="At one answer of an endpoint, with growing pauses.")] = 6,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="Sampling temperature; 0 takes the likeliest token.")
+    ] = 1.0,
+    max_tokens: Annotated[
+        int, typer.Option(min=16, help="The longest answer in tokens, with a model's thoughts.")
+    ] = 2048,
+    seed: Annotated[int, typer.Option(help="For sampling and for the choice of examples.")] = 0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="The longest time to wait for one answer of an endpoint.")
+    ] = 120.0,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Attempts to get one answer of an endpoint, with growing pauses.")
+    ] = 6,
     dtype: Annotated[
-        str | None, typer.Option(metavar="NAME", help="float32 or bfloat16, of local models. Default: as the machine.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of local models: float32 or bfloat16. Default: bfloat16 on a GPU that has it."
+        ),
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that a local model brings, where it needs that.")
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the Python code that comes with a local model, where it needs that."
+        ),
     ] = False,
 ) -> None:
     """Write a pool of wordings with language models."""
     from sweeps.prompts.brief import check_strategies, read_brief
-    from sweeps.prompts.endpoints import Patience
+    from sweeps.prompts.endpoints import RetryLimits
     from sweeps.prompts.files import check_local
-    from sweeps.prompts.generation import Order, generate
+    from sweeps.prompts.generation import GenerationSettings, generate_wordings
     from sweeps.prompts.journal import open_journal
 
     if not out.lower().endswith((".yaml", ".yml")):
@@ -77,13 +91,15 @@ def generate_command(
     strategies = tuple(dict.fromkeys(strategy or STRATEGIES))
     brief = read_brief(_task_path(task), out, about, examples, apart or [])
     check_strategies(brief, strategies, task)
-    models = _models(model, key or [], max_tokens, temperature, Patience(attempts=attempts, timeout=timeout), dtype,
+    models = _models(model, key or [], max_tokens, temperature, RetryLimits(attempts=attempts, timeout=timeout), dtype,
                      trust_remote_code)  # fmt: skip
-    order = Order(strategies, number, at_once, seed)
+    settings = GenerationSettings(strategies, number, at_once, seed)
     with open_journal(out) as journal:
         _check_free(out, journal)
-        sources = generate(brief, models, order, journal, lambda line: print(line, file=sys.stderr, flush=True))
-        for text in _write(out, brief, sources, order, temperature, journal):
+        sources = generate_wordings(
+            brief, models, settings, journal, lambda line: print(line, file=sys.stderr, flush=True)
+        )
+        for text in _write(out, brief, sources, settings, temperature, journal):
             typer.echo(text)
 
 
@@ -94,10 +110,10 @@ def split_command(
     train: Annotated[float, typer.Option(min=0.0, help="The train pool's share.")] = 0.6,
     dev: Annotated[float, typer.Option(min=0.0, help="The dev pool's share; 0 writes no file.")] = 0.2,
     test: Annotated[float, typer.Option(min=0.0, help="The test pool's share.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Of the drawing.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that hold something else.")] = False,
+    seed: Annotated[int, typer.Option(help="For the random division.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that hold other prompts.")] = False,
 ) -> None:
-    """Deal prompts into train, dev and test pools, near duplicates into the same one."""
+    """Divide prompts into train, dev and test pools; near duplicates go into the same pool."""
     from sweeps.prompts.files import split_files
 
     for line in split_files(pools, out, {"train": train, "dev": dev, "test": test}, seed, overwrite):
@@ -112,10 +128,10 @@ def show_command(
     run: Annotated[str | None, typer.Option(metavar="RUN", help="A run folder, for accuracies.")] = None,
     pool: Annotated[str, typer.Option(metavar="NAME", help="Which pool of the run: test or dev.")] = "test",
     trial: Annotated[str | None, typer.Option(metavar="ID", help="The trial. Default: the winner.")] = None,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write it all as a .csv file.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the whole list as a .csv file.")] = None,
 ) -> None:
-    """List prompts, with near duplicates, flaws and, from a run, the accuracy under each."""
-    from sweeps.prompts.accuracy import as_csv, as_lines, heading, listed, scored_pool
+    """List prompts with their near duplicates and flaws, and with the accuracy under each in a run."""
+    from sweeps.prompts.accuracy import as_csv, as_lines, heading, list_prompts, pool_accuracies
     from sweeps.prompts.files import write_file
     from sweeps.run_folder.find import find_run
     from sweeps.run_folder.reading import RunFolder
@@ -126,9 +142,9 @@ def show_command(
         raise UserError("prompts show needs a file of prompts, or --run RUN")
     if out is not None and not out.lower().endswith(".csv"):
         raise UserError(f'--out = "{out}" must end in .csv')
-    scored = None if run is None else scored_pool(RunFolder(Store.open(find_run(run))), pool, trial)
+    scored = None if run is None else pool_accuracies(RunFolder(Store.open(find_run(run))), pool, trial)
     prompts = load_pool(pool_file) if pool_file else list(scored.prompts if scored else ())
-    shown = listed(prompts, scored)
+    shown = list_prompts(prompts, scored)
     if out is not None:
         write_file(out, as_csv(shown))
         typer.echo(out)
@@ -141,6 +157,10 @@ def show_command(
 # parts of generate ----------------------------------------------------------------------------------------------
 
 
+def _print_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _task_path(name: str) -> str:
     if os.path.exists(name):
         return name
@@ -150,9 +170,9 @@ def _task_path(name: str) -> str:
 
 
 def _models(
-    specs: Sequence[str], keys: Sequence[str], max_tokens: int, temperature: float, patience: Patience,
+    specs: Sequence[str], keys: Sequence[str], max_tokens: int, temperature: float, limits: RetryLimits,
     dtype: str | None, trusted: bool,
-) -> list[Model]:  # fmt: skip
+) -> list[PromptWriter]:  # fmt: skip
     from sweeps.prompts.endpoints import is_endpoint, open_endpoint, parse_keys
     from sweeps.prompts.local_writer import DTYPES, LocalModel
 
@@ -162,33 +182,39 @@ def _models(
         if specs.count(spec) > 1:
             raise UserError(f'--model = "{spec}" is named twice. Keep one, and raise --number for more wordings of it')
     names = parse_keys(keys, [s for s in specs if is_endpoint(s)])
-    models: list[Model] = []
+    models: list[PromptWriter] = []
     for spec in specs:
         if is_endpoint(spec):
-            models.append(open_endpoint(spec, names, max_tokens, temperature, patience))
+            models.append(open_endpoint(spec, names, max_tokens, temperature, limits))
         else:
             local = LocalModel(spec, max_tokens, temperature, dtype, trusted)
-            local.fingerprint()  # a folder that is not there is told before anything is paid
+            local.fingerprint()  # report a missing folder before anything is paid for
             models.append(local)
     return models
 
 
-def _check_free(out: str, journal: Journal) -> None:
-    """A pool that somebody wrote or changed by hand is not replaced."""
+def _check_free(out: str, journal: AnswerJournal) -> None:
+    """Raise UserError where ``out`` exists and was written or changed by hand."""
     if not os.path.exists(out):
         return
     with open(out, "rb") as f:
         if not journal.wrote(f.read()):
             raise UserError(
-                f"{out}: exists, and is not as `prompts generate` wrote it. Name another --out, or move it away (what "
-                "was paid for stays in the journal)"
+                f"{out}: exists, and is not as `prompts generate` wrote it. Name another --out, or move it away (the "
+                "answers that were paid for stay in the journal)"
             )
 
 
 def _write(
-    out: str, brief: Brief, sources: Sequence[Source], order: Order, temperature: float, journal: Journal
+    out: str,
+    brief: Brief,
+    sources: Sequence[WordingSource],
+    settings: GenerationSettings,
+    temperature: float,
+    journal: AnswerJournal,
 ) -> list[str]:
-    """The pool and its tables; lines that say what there is. Raises UserError where there is no wording."""
+    """Write the pool and its tables; returns lines that say what was written. Raises UserError where no wording was
+    taken."""
     from sweeps.prompts.files import content_id, pool_text, write_file
     from sweeps.prompts.usage import usage_csv, usage_md, usage_tex
     from trainer.data.wording import Prompt
@@ -205,17 +231,17 @@ def _write(
         )
     header = [
         f"{n} wordings of: {brief.about.strip()}",
-        f"Made by `steadytune prompts generate`: up to {order.number} of each model under each strategy, temperature "
-        f"{temperature:g}, seed {order.seed}.",
+        f"Made by `steadytune prompts generate`: up to {settings.number} of each model under each strategy, "
+        f"temperature {temperature:g}, seed {settings.seed}.",
         f"Tokens: {name}.usage.md. The answers as they came: {os.path.basename(journal.path)}.",
-        "No person has read them yet: do, before you train on them.",
+        "No person has read them yet: read them before you train on them.",
     ]
     groups = {s.name: [Prompt(content_id(t), t) for t in s.taken] for s in sources}
     text = pool_text(header, groups)
     journal.add_written(text.encode())
     write_file(out, text)
     lines = [f"{out}: {n} wordings; tokens in {stem}.usage.md, .csv and .tex"]
-    short = [f"{s.name}: {len(s.taken)} of {order.number}" for s in sources if len(s.taken) < order.number]
+    short = [f"{s.name}: {len(s.taken)} of {settings.number}" for s in sources if len(s.taken) < settings.number]
     if short:
-        lines.append(f"fewer than asked for after {order.most} requests: {'; '.join(short)}")
+        lines.append(f"fewer than asked for after {settings.most_requests} requests: {'; '.join(short)}")
     return lines

@@ -65,7 +65,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
+def pack_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
     """All documents, each closed by </s>, end to end: [blocks, BLOCK + 1]."""
     ids = [t for found in tokenizer(texts)["input_ids"] for t in (*found, tokenizer.eos_token_id)]
     blocks = (len(ids) - 1) // BLOCK
@@ -126,7 +126,7 @@ def main() -> None:
     start = time.perf_counter()
     texts = list(documents(DOCUMENTS))
     tokenizer = make_tokenizer(texts)
-    blocks = pack(tokenizer, texts)
+    blocks = pack_documents(tokenizer, texts)
     print(f"{len(texts)} documents, {blocks.shape[0] * BLOCK / 1e6:.2f} M tokens, {time.perf_counter() - start:.0f} s")
     model, loss = pretrain(tokenizer, blocks, args.epochs, args.seconds)
     model.save_pretrained(args.out)

@@ -42,7 +42,7 @@ Rows = list[dict[str, Any]]
 def tables(found: Sequence[Result], study: Study, store: Store) -> dict[str, Rows]:
     """Name -> rows, without tables that this study has nothing for. Shares are fractions of 1."""
     made = {
-        "paft_main": main(found, study),
+        "paft_main": main_table(found, study),
         "paft_best": best(found),
         "paft_training": training(found),
         "paft_inference": inference(found),
@@ -54,7 +54,7 @@ def tables(found: Sequence[Result], study: Study, store: Store) -> dict[str, Row
     return {name: rows for name, rows in made.items() if rows}
 
 
-def main(found: Sequence[Result], study: Study) -> Rows:
+def main_table(found: Sequence[Result], study: Study) -> Rows:
     rows = []
     reference = _reference([r for r in found if r.paft])
     for r in found:

@@ -1,10 +1,11 @@
-"""Files of instruction, input and output (Alpaca's format): how long they are, and the short-completion variant.
+"""Files of instruction, input and output (Alpaca's format): their lengths, and the variant with short completions.
 
-The prompt-loss-weight study says that the weight matters where completions are short beside their prompts, so the
-first thing to know of a data set is that ratio. Lengths are counted as in the study's table 1: every field is encoded
-on its own, without special tokens or a prompt template, and an empty field counts 0. The variant swaps completion and
-instruction wherever the completion is longer than the prompt (instruction and input); which unit the study compared is
-not published, so both are offered. Neither torch nor ray is imported, transformers only for a hub name.
+The prompt-loss-weight study finds that the weight matters where completions are short beside their prompts, so the
+ratio of the two is the first thing to know about a data set. Lengths are counted as in the study's table 1: each field
+is encoded by itself, without special tokens or a prompt template; an empty field counts 0. The short variant swaps
+completion and instruction where the completion is longer than the prompt (instruction and input). The study does not
+say in which unit it compared them, so both tokens and characters are offered. Neither torch nor ray is imported, and
+transformers only for the name of a model on the hub.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ Counter = Callable[[Sequence[str]], NDArray[np.int64]]  # texts -> length of eac
 
 
 @dataclass(frozen=True)
-class Records:
-    """The rows of a file, one list per field, all of equal length; a row without input has ""."""
+class AlpacaRecords:
+    """The rows of a file, as one tuple per field. A row without input has ""."""
 
     instruction: tuple[str, ...]
     input: tuple[str, ...]
@@ -47,7 +48,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Table 1 of the study for one file: (mean, standard deviation) per row, ``ddof`` 1."""
+    """A row of the study's table 1, for one file. Pairs are (mean, standard deviation with ``ddof`` 1) over rows."""
 
     rows: int
     instruction: tuple[float, float]
@@ -59,8 +60,8 @@ class Lengths:
     ratio_characters: float
 
 
-def measure(records: Records, count: Counter) -> Lengths:
-    """Lengths of ``records`` in the unit of ``count``."""
+def measure_lengths(records: AlpacaRecords, count: Counter) -> Lengths:
+    """The lengths of ``records`` in the unit of ``count``."""
     instruction, given, completion = (count(t) for t in (records.instruction, records.input, records.output))
     whole = instruction + given + completion
     prompt = int(instruction.sum() + given.sum())
@@ -77,20 +78,20 @@ def measure(records: Records, count: Counter) -> Lengths:
     )
 
 
-def shorten(records: Records, count: Counter) -> tuple[Records, int]:
+def shorten(records: AlpacaRecords, count: Counter) -> tuple[AlpacaRecords, int]:
     """``records`` with completion and instruction swapped where the completion is longer than the prompt, and the
-    number of rows swapped. Order and number of rows stay."""
+    number of swapped rows. Order and number of rows do not change."""
     longer = count(records.output) > count(records.instruction) + count(records.input)
     rows = [
         (WITH_CONTEXT.format(i) if i else WITHOUT_CONTEXT, o, p) if swap else (p, i, o)
         for p, i, o, swap in zip(records.instruction, records.input, records.output, longer, strict=True)
     ]
     instruction, given, output = zip(*rows, strict=True)
-    return Records(instruction, given, output), int(longer.sum())
+    return AlpacaRecords(instruction, given, output), int(longer.sum())
 
 
 def lengths_table(found: Sequence[tuple[str, Lengths]]) -> str:
-    """The study's table 1 as Markdown, a row per file."""
+    """The study's table 1 as Markdown, with a row per file."""
     head = ["file", "rows", "instruction", "input", "completion", "row", "total tokens", "completion/prompt"]
     lines = ["| " + " | ".join([*head, "of characters"]) + " |", "|" + " --- |" * (len(head) + 1)]
     for name, one in found:
@@ -116,8 +117,8 @@ def characters(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def tokens(name: str) -> Counter:
-    """Counts tokens by the tokenizer in a folder (tokenizer.json or tokenizer.model), in such a file, or of a hub
-    name. UserError where there is none."""
+    """Count tokens with a tokenizer: that in a folder (tokenizer.json or tokenizer.model), in such a file, or of a
+    model on the hub. UserError where there is none."""
     path = Path(name)
     if path.is_dir():
         for file in ("tokenizer.json", "tokenizer.model"):
@@ -164,7 +165,7 @@ def _of_hub(name: str) -> Counter:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # a wide family; each becomes one readable line
+    except Exception as error:  # transformers raises many kinds
         detail = " ".join(str(error).split())[:200]
         raise UserError(
             f'--tokenizer = "{name}" is no folder here, and as a hub name it cannot be read ({detail}). '
@@ -174,7 +175,7 @@ def _of_hub(name: str) -> Counter:
 
 
 def _counter(encode: Callable[[list[str]], Any]) -> Counter:
-    """Each text that occurs is encoded once, in parts; "" is 0 whatever a tokenizer would put before it."""
+    """A counter that encodes each distinct text once, in batches. "" counts 0 even where the tokenizer adds tokens."""
 
     def count(texts: Sequence[str]) -> NDArray[np.int64]:
         known = {"": 0}
@@ -190,8 +191,8 @@ def _counter(encode: Callable[[list[str]], Any]) -> Counter:
 # files -----------------------------------------------------------------------------------------------------------
 
 
-def read_records(name: str) -> Records:
-    """The rows of a parquet, json (a list of records, or one a line) or jsonl file. Further columns are left out.
+def read_records(name: str) -> AlpacaRecords:
+    """The rows of a parquet, json (a list of records, or one per line) or jsonl file. Other columns are ignored.
     UserError says which file and row is wrong."""
     path = Path(name)
     if not path.is_file():
@@ -203,11 +204,11 @@ def read_records(name: str) -> Records:
     if not rows:
         raise UserError(f"{name}: has no rows")
     instruction, given, output = zip(*rows, strict=True)
-    return Records(instruction, given, output)
+    return AlpacaRecords(instruction, given, output)
 
 
-def write_records(records: Records, name: str) -> None:
-    """Write the three columns in the format that the ending names."""
+def write_records(records: AlpacaRecords, name: str) -> None:
+    """Write the three columns in the format that the file's ending names."""
     path = Path(name)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f'--out = {name}: the ending "{path.suffix}" is not known.{nearest(path.suffix, FORMATS)}')
@@ -274,7 +275,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _check_columns(where: str, columns: Sequence[str]) -> None:
-    for field in ("instruction", "output"):  # an input is optional in Alpaca's format
+    for field in ("instruction", "output"):  # in Alpaca's format the input is optional
         if field not in columns:
             raise UserError(f'{where}: has no column "{field}".{nearest(field, columns)}')
 

@@ -1,12 +1,12 @@
-"""What the scores of a prompt-loss-weight study allow to say: every data set fitted three ways, tested, and told.
+"""The analysis of a prompt-loss-weight study: each data set is fitted in three ways and tested, with a sentence each.
 
-- ``ols``: the study's first version. Rank axis, least squares, every data set on its own; Holm over all coefficients
-  but the intercepts, of all data sets together (15 in the paper).
-- ``beta``: its later version. Power axis, beta regression on the logit scale. The paper has random effects; statsmodels
-  has no beta mixed model, so the base model enters as a fixed effect.
+- ``ols``: the study's first version. Weights by rank, least squares, each data set by itself. Holm's correction is over
+  all coefficients of all data sets without the intercepts (15 in the paper).
+- ``beta``: its later version. Weights by power, beta regression on the logit scale. The paper has random effects;
+  statsmodels has no beta mixed model, so the base model enters as a fixed effect.
 - ``mixed``: the first version's formula with random intercepts for model, setting and seed, and for the fine-tune where
-  several benchmarks score the same one. Least squares ignores both: it throws the pairing by model away, and takes the
-  benchmarks of one fine-tune for independent evidence.
+  several benchmarks score the same one. Least squares ignores both: it does not compare weights within a model, and it
+  counts the benchmarks of one fine-tune as independent evidence.
 
 An effect is claimed where least squares (after Holm) and the mixed model agree.
 """
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sweeps.plw import models as m
-from sweeps.plw.models import LINEAR, SQUARE, Axis, Fit, Mixed, Turning
+from sweeps.plw.models import LINEAR, SQUARE, MixedFit, RegressionFit, TurningPoint, WeightScale
 from sweeps.plw.scores import PlwScores
 from sweeps.statistics.intervals import Estimate, holm
 from trainer.errors import UserError
@@ -30,17 +30,17 @@ from trainer.measure.grid import Floats
 
 ALPHA = 0.05
 ANALYSES = ("ols", "beta", "mixed")
-FEWEST = 3  # different weights; fewer leave no curve
+FEWEST = 3  # different weights that a curve needs
 
 
 @dataclass(frozen=True)
-class Test:
+class PlwTest:
     """One coefficient of one analysis of one data set."""
 
     analysis: str
     data_set: str
     term: str
-    estimate: float  # score units; of ``beta`` on the logit scale
+    estimate: float  # in score units; for ``beta`` on the logit scale
     stderr: float
     p: float
     p_holm: float  # over all tests of the analysis
@@ -58,33 +58,33 @@ class DataSet:
 
     name: str
     table: pa.Table
-    ols: Fit
-    beta: Fit | None  # None where scores leave [0, 1]
-    mixed: Mixed | None  # None where nothing varies at random: one model and setting, one seed, one benchmark
+    ols: RegressionFit
+    beta: RegressionFit | None  # None where scores leave [0, 1]
+    mixed: MixedFit | None  # None where nothing varies at random: one model and setting, one seed, one benchmark
 
-    def fits(self) -> dict[str, Fit]:
+    def fits(self) -> dict[str, RegressionFit]:
         found = {"ols": self.ols, "beta": self.beta, "mixed": self.mixed.fit if self.mixed else None}
         return {name: fit for name, fit in found.items() if fit is not None}
 
 
 @dataclass(frozen=True)
-class Analysis:
+class PlwAnalysis:
     scores: PlwScores
-    rank: Axis
-    power: Axis
+    rank: WeightScale
+    power: WeightScale
     weights: tuple[float, ...]
     data_sets: tuple[DataSet, ...]
-    tests: tuple[Test, ...]
+    tests: tuple[PlwTest, ...]
 
-    def axis(self, analysis: str) -> Axis:
+    def scale(self, analysis: str) -> WeightScale:
         return self.power if analysis == "beta" else self.rank
 
-    def test(self, analysis: str, data_set: str, term: str) -> Test:
+    def test(self, analysis: str, data_set: str, term: str) -> PlwTest:
         return next(t for t in self.tests if (t.analysis, t.data_set, t.term) == (analysis, data_set, term))
 
 
-def analyse(scores: PlwScores) -> Analysis:
-    """Fit and test. UserError where a data set has too few weights or scores."""
+def analyse_plw(scores: PlwScores) -> PlwAnalysis:
+    """Fit and test every data set. UserError where one has too few weights or scores."""
     table = scores.table
     weights = tuple(sorted(set(table["weight"].to_pylist())))
     if len(weights) < FEWEST:
@@ -95,13 +95,13 @@ def analyse(scores: PlwScores) -> Analysis:
             f"prompt loss weight: finished trials with test scores have {len(weights)} different weights ({listed}); "
             f"a curve needs {FEWEST} or more.{out} Add values to axes.plw, with scheduler.name=none"
         )
-    rank, power = m.rank_axis(weights), m.power_axis(weights)
+    rank, power = m.rank_scale(weights), m.power_scale(weights)
     names = sorted(set(table["data_set"].to_pylist()))
     found = tuple(_fit(name, table.filter(pc.equal(table["data_set"], name)), rank, power) for name in names)
-    return Analysis(scores, rank, power, weights, found, _tests(found))
+    return PlwAnalysis(scores, rank, power, weights, found, _tests(found))
 
 
-def _fit(name: str, table: pa.Table, rank: Axis, power: Axis) -> DataSet:
+def _fit(name: str, table: pa.Table, rank: WeightScale, power: WeightScale) -> DataSet:
     column = {c: table[c].to_pylist() for c in table.column_names}
     y, weight = np.array(column["score"]), np.array(column["weight"])
     x, terms = m.design(rank.forward(weight), column["benchmark"])
@@ -125,8 +125,8 @@ def _fit(name: str, table: pa.Table, rank: Axis, power: Axis) -> DataSet:
     return DataSet(name, table, least, beta, m.mixed_model(y, x, terms, factors))
 
 
-def _tests(data_sets: Sequence[DataSet]) -> tuple[Test, ...]:
-    made: list[Test] = []
+def _tests(data_sets: Sequence[DataSet]) -> tuple[PlwTest, ...]:
+    made: list[PlwTest] = []
     for analysis in ANALYSES:
         fits = [(d.name, d.fits()[analysis]) for d in data_sets if analysis in d.fits()]
         cells = [(name, fit, term) for name, fit in fits for term in fit.terms if term != "intercept"]
@@ -135,12 +135,9 @@ def _tests(data_sets: Sequence[DataSet]) -> tuple[Test, ...]:
         adjusted = [math.nan] * len(p)
         for i, value in zip(known, holm([p[i] for i in known]), strict=True):
             adjusted[i] = value
-        made += [
-            Test(
-                analysis, name, term, float(fit.beta[fit.at(term)]), fit.stderr(term), p[i], adjusted[i], fit.n, fit.df
-            )
-            for i, (name, fit, term) in enumerate(cells)
-        ]
+        for i, (name, fit, term) in enumerate(cells):
+            estimate = float(fit.beta[fit.index(term)])
+            made.append(PlwTest(analysis, name, term, estimate, fit.stderr(term), p[i], adjusted[i], fit.n, fit.df))
     return tuple(made)
 
 
@@ -148,145 +145,41 @@ def _tests(data_sets: Sequence[DataSet]) -> tuple[Test, ...]:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A turning point as a weight. NaN: outside the weights studied; Fieller's set not an interval: 0 to the top."""
+class TurningWeight:
+    """A turning point as a weight."""
 
-    turning: Turning
-    weight: float
+    turning: TurningPoint
+    weight: float  # NaN where the curve turns outside the weights studied
     delta: Estimate
-    fieller: Estimate
+    fieller: Estimate  # from the lowest to the highest weight where Fieller's set is no interval
 
 
-def place(analysis: Analysis, name: str, fit: Fit) -> Place:
-    """The turning point of a fit on the scale of weights; bounds are cut to the weights studied."""
-    axis, turning = analysis.axis(name), m.turning_point(fit)
-    ends = [float(v) for v in axis.forward(np.array([analysis.weights[0], analysis.weights[-1]]))]
-    weight = axis.back(turning.at) if ends[0] <= turning.at <= ends[1] else math.nan
+def turning_weight(analysis: PlwAnalysis, name: str, fit: RegressionFit) -> TurningWeight:
+    """The turning point of a fit as a weight. Its bounds are cut to the weights studied."""
+    scale, turning = analysis.scale(name), m.turning_point(fit)
+    ends = [float(v) for v in scale.forward(np.array([analysis.weights[0], analysis.weights[-1]]))]
+    weight = scale.back(turning.place) if ends[0] <= turning.place <= ends[1] else math.nan
 
     def back(e: Estimate) -> Estimate:
         if e.low > ends[1] or e.high < ends[0]:
             return Estimate(weight, math.nan, math.nan)
-        return Estimate(weight, axis.back(max(e.low, ends[0])), axis.back(min(e.high, ends[1])))
+        return Estimate(weight, scale.back(max(e.low, ends[0])), scale.back(min(e.high, ends[1])))
 
-    return Place(turning, weight, back(turning.delta), back(turning.fieller))
-
-
-# sentences --------------------------------------------------------------------------------------------------------
-
-
-def shape(analysis: Analysis, data: DataSet) -> str:
-    """What least squares says after Holm: ``none``, ``rises``, ``falls``, ``peaks`` or ``dips``."""
-    square, linear = (analysis.test("ols", data.name, term) for term in (SQUARE, LINEAR))
-    if square.reject and math.isfinite(place(analysis, "ols", data.ols).weight):
-        return "peaks" if square.estimate < 0 else "dips"
-    if square.reject or linear.reject:
-        ends = analysis.rank.forward(np.array([analysis.weights[0], analysis.weights[-1]]))
-        return "rises" if data.ols.change(float(ends[0]), float(ends[1])).value > 0 else "falls"
-    return "none"
-
-
-def agrees(data: DataSet) -> bool | None:
-    """Whether the mixed model, too, finds that the weight does something; None where there is none or it has no p."""
-    p = data.mixed.fit.joint() if data.mixed else math.nan
-    return None if math.isnan(p) else p < ALPHA
-
-
-def sentence(analysis: Analysis, data: DataSet) -> str:
-    """One data set in plain words."""
-    found, second = shape(analysis, data), agrees(data)
-    low, top = analysis.weights[0], analysis.weights[-1]
-    if found == "none":
-        said = f"{data.name}: no effect of the prompt loss weight is shown ({_p('p', data.ols.joint())} for the curve"
-        said += f"; mixed model {_p('p', data.mixed.fit.joint())})" if second is not None and data.mixed else ")"
-        if second:
-            return f"{said}. The two disagree, so this is undecided: more seeds would tell. {_change(analysis, data)}"
-        return f"{said}. That is not proof of none: {_change(analysis, data, start='')}"
-    place_ = place(analysis, "ols", data.ols)
-    if found in ("peaks", "dips"):
-        side = "best" if found == "peaks" else "worst"
-        where = f"the score {found} over the weight, {side} near {place_.weight:.2g}{_where(place_)}"
-    else:
-        where = f"the score {found} with the weight from {low:g} to {top:g}"
-    claim = f"{data.name}: {where}; {_change(analysis, data, start='', to=place_.weight)}"
-    if second is False:
-        return (
-            f"{claim} But with models, seeds and fine-tunes as random effects {_p('p', data.mixed.fit.joint())}, "  # type: ignore[union-attr]
-            "so this is undecided: what looks like an effect may be the luck of a few fine-tunes."
-        )
-    return (
-        claim if second else f"{claim} There is one fine-tune for each weight and one benchmark: no check by pairing."
-    )
-
-
-def _change(analysis: Analysis, data: DataSet, start: str = "Fitted: ", to: float = math.nan) -> str:
-    """The fitted difference from the lowest weight to the top, or to ``to``, with its interval."""
-    fit = data.mixed.fit if data.mixed and agrees(data) is not None else data.ols
-    end = analysis.weights[-1] if math.isnan(to) else to
-    a, b = (float(v) for v in analysis.rank.forward(np.array([analysis.weights[0], end])))
-    gap = fit.change(a, b)
-    interval = "" if math.isnan(gap.low) else f" (95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-    return (
-        f"{start}from weight {analysis.weights[0]:g} to {end:.2g} the score changes by "
-        f"{100 * gap.value:+.1f} points{interval}."
-    )
-
-
-def _where(place_: Place) -> str:
-    if not place_.turning.bounded:
-        return " (the data set no bounds to that)"
-    return f" (95 % interval {place_.fieller.low:.2g} to {place_.fieller.high:.2g})"
-
-
-def _p(name: str, value: float) -> str:
-    return f"{name} unknown" if math.isnan(value) else f"{name} < 0.001" if value < 0.001 else f"{name} = {value:.3f}"
-
-
-def notices(analysis: Analysis) -> list[str]:
-    """What a reader must know beside the numbers."""
-    table, said = analysis.scores.table, []
-    if analysis.scores.cut:
-        said.append(
-            f"{analysis.scores.cut} trials were cut by early stopping and are left out. They were cut for their "
-            "scores, so what is left flatters the weights that lost: run the study with scheduler.name=none."
-        )
-    if analysis.scores.failed:
-        said.append(f"{analysis.scores.failed} trials failed and are left out.")
-    per_seed = len(set(table["seed"].to_pylist()))
-    if per_seed == 1:
-        said.append("One seed: how much a score moves when the same fine-tune is repeated is not measured.")
-    uneven = _uneven(table)
-    if uneven:
-        said.append(
-            f"Not every weight met the same benchmarks, models, settings and seeds ({uneven}): differences between "
-            "weights may be differences between those."
-        )
-    said += [f"{d.name}, {name}: {fit.note}." for d in analysis.data_sets for name, fit in d.fits().items() if fit.note]
-    said.append("The conclusion is for these weights, models and benchmarks, at this learning rate and length.")
-    return said
-
-
-def _uneven(table: pa.Table) -> str:
-    cells: dict[str, dict[float, set[tuple[str, ...]]]] = {}
-    for row in table.to_pylist():
-        key = (row["benchmark"], row["model"], row["setting"], str(row["seed"]))
-        cells.setdefault(row["data_set"], {}).setdefault(row["weight"], set()).add(key)
-    every = sorted({w for by in cells.values() for w in by})
-    off = [n for n, by in cells.items() if len(by) < len(every) or len({frozenset(v) for v in by.values()}) > 1]
-    return ", ".join(off)
+    return TurningWeight(turning, weight, back(turning.delta), back(turning.fieller))
 
 
 # the figures' data ------------------------------------------------------------------------------------------------
 
 
-def by_benchmark(analysis: Analysis) -> pa.Table:
-    """The first figure: mean, least and highest score of each data set, benchmark and weight."""
+def by_benchmark(analysis: PlwAnalysis) -> pa.Table:
+    """The first figure's data: mean, lowest and highest score of each data set, benchmark and weight."""
     keys = ["data_set", "benchmark", "weight"]
     return _spread(analysis.scores.table, keys, analysis)
 
 
-def aggregate(analysis: Analysis) -> pa.Table:
-    """The second figure: each fine-tune's mean over benchmarks, by data set and weight, with the curve of ``ols`` at
-    the average benchmark and its 95 % interval."""
+def aggregate(analysis: PlwAnalysis) -> pa.Table:
+    """The second figure's data: each fine-tune's mean over benchmarks, by data set and weight, with the curve of
+    ``ols`` for the average benchmark and its 95 % interval."""
     table = analysis.scores.table
     mean = table.group_by(["data_set", "weight", "trial_id"]).aggregate([("score", "mean")])
     mean = mean.rename_columns({"score_mean": "score"})
@@ -302,8 +195,8 @@ def aggregate(analysis: Analysis) -> pa.Table:
     return found
 
 
-def fitted(data: DataSet, analysis: Analysis) -> _Curve:
-    """place on the rank axis -> fitted score at the data set's mix of benchmarks."""
+def fitted(data: DataSet, analysis: PlwAnalysis) -> _Curve:
+    """A function from a place on the rank scale to the fitted score for the data set's mix of benchmarks."""
     column = data.table.to_pydict()
     x, _ = m.design(analysis.rank.forward(np.array(column["weight"])), column["benchmark"])
     return _Curve(data.ols, x.mean(axis=0))
@@ -311,16 +204,16 @@ def fitted(data: DataSet, analysis: Analysis) -> _Curve:
 
 @dataclass(frozen=True)
 class _Curve:
-    fit: Fit
+    fit: RegressionFit
     average: Floats
 
     def __call__(self, place: float) -> Estimate:
         row = self.average.copy()
-        row[self.fit.at(LINEAR)], row[self.fit.at(SQUARE)] = place, place**2
+        row[self.fit.index(LINEAR)], row[self.fit.index(SQUARE)] = place, place**2
         return self.fit.predicted(row)
 
 
-def _spread(table: pa.Table, keys: list[str], analysis: Analysis) -> pa.Table:
+def _spread(table: pa.Table, keys: list[str], analysis: PlwAnalysis) -> pa.Table:
     found = table.group_by(keys).aggregate([("score", f) for f in ("mean", "min", "max", "count")])
     found = found.rename_columns(
         {f"score_{f}": n for f, n in {"mean": "mean", "min": "min", "max": "max", "count": "n"}.items()}
@@ -331,5 +224,5 @@ def _spread(table: pa.Table, keys: list[str], analysis: Analysis) -> pa.Table:
 
 
 def random_parts(data: DataSet) -> Mapping[str, float]:
-    """Factor -> standard deviation of its random intercept, with ``residual``; empty without a mixed model."""
+    """Factor or ``residual`` -> standard deviation in the mixed model; empty without one."""
     return {**data.mixed.spread, "residual": data.mixed.residual} if data.mixed else {}

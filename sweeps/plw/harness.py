@@ -1,11 +1,12 @@
-"""The study's benchmarks through EleutherAI's harness, on the adapters of a run, stored as score rows.
+"""The prompt-loss-weight study's benchmarks, run by EleutherAI's harness on the adapters of a run.
 
 ``steadytune benchmark RUN`` runs lm-eval's own tasks (their prompts, few-shot examples and accuracy) on every finished
-trial's adapter and writes ``scores/<trial>/<rung>-<task>.parquet`` beside the study's own scores, with one prompt named
-after the number of shots. What is there already is not run again. With ``--data`` the questions come from local parquet
-files instead of the hub: they are written in the columns of the hub's data sets, so the tasks stay lm-eval's.
+trial's adapter and writes score rows to ``scores/<trial>/<rung>-<task>.parquet``, beside the study's own scores. Their
+prompt id is the number of shots. Existing scores are not computed again. With ``--data`` the questions come from local
+parquet files instead of the hub; they are converted to the columns of the hub's data sets, so lm-eval's tasks do not
+change.
 
-Needs the extra ``benchmark`` (lm-eval). Imports torch, transformers and lm-eval only when called.
+Needs the extra ``benchmark`` (lm-eval). torch, transformers and lm-eval are imported only when the command runs.
 """
 
 from __future__ import annotations
@@ -27,23 +28,19 @@ from sweeps.study.schema import Study
 from trainer.errors import UserError, nearest
 from trainer.store import SCORES, Store
 
-Columns = Callable[[Mapping[str, Any]], dict[str, Any]]  # a row of the local file -> one of the hub's data set
-
-
-@dataclass(frozen=True)
-class Local:
-    """Where a task's questions are in a folder of parquet files; ``splits``: lm-eval's split -> value of ``column``."""
-
-    file: str
-    column: str
-    splits: Mapping[str, str]
-    columns: Columns
+Columns = Callable[[Mapping[str, Any]], dict[str, Any]]  # a row of the local file -> a row of the hub's data set
 
 
 @dataclass(frozen=True)
 class Benchmark:
+    """A task of lm-eval with the study's number of examples before each question. The rest says where its questions are
+    in a folder of parquet files."""
+
     shots: int
-    local: Local
+    file: str
+    column: str
+    splits: Mapping[str, str]  # lm-eval's split -> the value of ``column``
+    columns: Columns
 
 
 def _arc(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +54,7 @@ def _piqa(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _truthfulqa(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The task takes the first choice for the right one."""
+    """Puts the right choice first: lm-eval's task expects it there."""
     right = row["labels"].index(1)
     choices = [row["choices"][right], *(c for i, c in enumerate(row["choices"]) if i != right)]
     return {"question": row["question"], "mc1_targets": {"choices": choices}}
@@ -68,21 +65,17 @@ def _winogrande(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"sentence": row["question"], "option1": one, "option2": two, "answer": str(row["label"] + 1)}
 
 
-BENCHMARKS = {  # the study's four, with its numbers of shots
+BENCHMARKS = {  # the study's four
     "arc_challenge": Benchmark(
         25,
-        Local(
-            "arc.parquet",
-            "split",
-            {"train": "challenge_train", "validation": "challenge_dev", "test": "challenge_test"},
-            _arc,
-        ),
+        "arc.parquet",
+        "split",
+        {"train": "challenge_train", "validation": "challenge_dev", "test": "challenge_test"},
+        _arc,
     ),
-    "piqa": Benchmark(0, Local("piqa.parquet", "split", {"train": "train_part", "validation": "dev"}, _piqa)),
-    "truthfulqa_mc1": Benchmark(0, Local("truthfulqa_mc.parquet", "kind", {"validation": "mc1"}, _truthfulqa)),
-    "winogrande": Benchmark(
-        5, Local("winogrande.parquet", "split", {"train": "train_l", "validation": "dev"}, _winogrande)
-    ),
+    "piqa": Benchmark(0, "piqa.parquet", "split", {"train": "train_part", "validation": "dev"}, _piqa),
+    "truthfulqa_mc1": Benchmark(0, "truthfulqa_mc.parquet", "kind", {"validation": "mc1"}, _truthfulqa),
+    "winogrande": Benchmark(5, "winogrande.parquet", "split", {"train": "train_l", "validation": "dev"}, _winogrande),
 }
 
 
@@ -95,7 +88,8 @@ def benchmark(
     batch_size: int = 8,
 ) -> Iterator[str]:
     """Run ``tasks`` (default: the study's four) on every finished trial of ``run``; yields a line for each score file.
-    ``limit``: the first so many questions; ``shots``: other numbers than the study's. UserError."""
+    ``limit`` is the number of questions, the first of each task; ``shots`` replaces the study's number of examples.
+    Raises UserError."""
     names = list(tasks) or list(BENCHMARKS)
     for name in names:
         if name not in BENCHMARKS:
@@ -106,7 +100,7 @@ def benchmark(
         raise UserError("model.head = classifier: benchmarks ask for the likelihood of text, which needs head lm")
     wanted = [(t, r, n) for t, r in _finished(folder) for n in names if not _there(store, t, r, n, shots, limit)]
     if not wanted:
-        yield "nothing to do: every finished trial has its scores"
+        yield "nothing to do: all finished trials have these scores"
         return
     with tempfile.TemporaryDirectory() as scratch:
         found = _tasks(sorted({n for _, _, n in wanted}), data, shots, scratch)
@@ -132,7 +126,7 @@ def _shots(name: str, shots: int | None) -> int:
 
 
 def _there(store: Store, trial: str, rung: int, name: str, shots: int | None, limit: int | None) -> bool:
-    """Whether the same questions were asked already."""
+    """Whether the trial has scores for the same questions already."""
     found = store.read_scores(trial, rung, name)
     asked = found[1].get("benchmark") or {} if found else {}
     return bool(asked) and (asked.get("shots"), asked.get("limit")) == (_shots(name, shots), limit)
@@ -142,8 +136,8 @@ def _there(store: Store, trial: str, rung: int, name: str, shots: int | None, li
 
 
 def _lm_eval() -> Any:
-    """The package. Version 0.4.9 names a class at import that transformers 5 has renamed. The old name is given to the
-    type of transformers' module, because imports put other objects of that type in the module's place."""
+    """Import the package. On import, version 0.4.9 uses the name of a class that transformers 5 has renamed. The old
+    name is set on the type of the transformers module, because imports replace the module by other objects of it."""
     try:
         import transformers
 
@@ -167,7 +161,7 @@ def _tasks(names: Sequence[str], data: str | None, shots: int | None, folder: st
     for name in names:
         config: dict[str, Any] = {"task": name, "num_fewshot": _shots(name, shots)}
         if data is not None:
-            files = _local(BENCHMARKS[name].local, name, Path(data), Path(folder))
+            files = _local_files(name, Path(data), Path(folder))
             config |= {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
         try:
             found[name] = get_task_dict([config], manager)[name]
@@ -177,8 +171,9 @@ def _tasks(names: Sequence[str], data: str | None, shots: int | None, folder: st
     return found
 
 
-def _local(local: Local, name: str, data: Path, folder: Path) -> dict[str, str]:
-    """lm-eval's split -> a parquet file in the hub's columns, made of the local file."""
+def _local_files(name: str, data: Path, folder: Path) -> dict[str, str]:
+    """lm-eval's split -> a parquet file with the hub's columns, converted from the local file."""
+    local = BENCHMARKS[name]
     path = data / local.file
     if not path.is_file():
         inside = sorted(os.listdir(data)) if data.is_dir() else []
@@ -218,7 +213,7 @@ def _adapted(model: Any, store: Store, trial: str, folder: str) -> Any:
 
 
 def _evaluate(model: Any, tokenizer: Any, name: str, task: Any, limit: int | None, batch_size: int) -> list[Any]:
-    """lm-eval's samples: one per question, with the log-likelihood of each choice."""
+    """lm-eval's samples: one per question, with the log-likelihoods of its choices."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -257,7 +252,7 @@ def _rows(trial: str, rung: int, name: str, shots: int, samples: Sequence[Mappin
 
 
 def _record(store: Store, trial: str, rung: int, name: str, shots: int, limit: int | None) -> dict[str, Any]:
-    """The rung's own trial, and what was asked."""
+    """The record of a score file: the trial, as in the rung's own scores, and the task that was run."""
     from importlib.metadata import version
 
     own = next((f for pool in ("dev", "test") if (f := store.read_scores(trial, rung, pool)) is not None), None)

@@ -1,9 +1,9 @@
-"""Rows whose answer is any text, as the columns that a study reads: instruction, input, options, answer.
+"""Convert files to the columns that a prompt-loss-weight study reads: instruction, input, options, answer.
 
-A study's row is answered with a label or with one of its own options. A file to fine-tune on (instruction, input,
-output) has one right text and nothing to choose from: it becomes a row with one option, which only train rows may
-have. A file of questions with choices becomes a row that dev and test can score. So one study trains on the first and
-is scored on the second, as the prompt-loss-weight study does.
+A row of a study is answered with a label or with one of the row's own options. A file to fine-tune on (instruction,
+input, output) has one right text per row: this text becomes the row's only option, which is allowed for train rows
+alone. In a file of questions with choices, the choices become the options, and the rows can be scored as dev and test
+rows. So one study can train on the first kind of file and be scored on the second.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ COLUMNS = pa.schema(
         ("answer", pa.int64()),
     ]
 )
-SEED = 0  # of ``limit``
+SEED = 0  # for the rows that ``limit`` draws
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The rows, and how many were left out because they are empty or too long."""
+class KeptRows:
+    """The rows, and the numbers of rows left out because their answer is empty or they are too long."""
 
     table: pa.Table
     empty: int
@@ -47,10 +47,10 @@ def open_rows(
     limit: int | None = None,
     longest: int | None = None,
     count: Counter | None = None,
-) -> Chosen:
-    """The rows of ``name`` that ``where`` (column: value) keeps, without those of which all texts together have more
-    than ``longest`` in the unit of ``count``; ``limit`` of what is left, drawn with a fixed seed, in file order. Ids
-    are positions in the file. UserError where the file is neither kind."""
+) -> KeptRows:
+    """The rows of the file ``name`` that have the values in ``where`` (column -> value), without rows whose texts
+    together are longer than ``longest`` in the unit of ``count``. Of these, ``limit`` rows are drawn with a fixed seed
+    and kept in the file's order. Ids are positions in the file. UserError where the file is of neither kind."""
     rows = _of_choices(name, where) if _has_choices(name) else _of_completions(name, where)
     full = [r for r in rows if all(o.strip() for o in r["options"])]
     kept = full
@@ -60,13 +60,12 @@ def open_rows(
         kept = [r for r, p, a in zip(full, prompts, answers, strict=True) if p + a <= longest]
     empty, long = len(rows) - len(full), len(full) - len(kept)
     if limit is not None and limit < len(kept):
-        at = sorted(random.Random(SEED).sample(range(len(kept)), limit))
-        kept = [kept[i] for i in at]
+        kept = [kept[i] for i in sorted(random.Random(SEED).sample(range(len(kept)), limit))]
     if not kept:
         raise UserError(
             f"{name}: no row is left ({empty} without an answer, {long} longer than {longest}). Raise --longest"
         )
-    return Chosen(pa.Table.from_pylist(kept, schema=COLUMNS), empty, long)
+    return KeptRows(pa.Table.from_pylist(kept, schema=COLUMNS), empty, long)
 
 
 def _has_choices(name: str) -> bool:
@@ -93,7 +92,8 @@ def _of_completions(name: str, where: Mapping[str, str]) -> list[dict[str, Any]]
 
 
 def _of_choices(name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
-    """question, choices and ``label`` (the right one's number), or ``labels`` (a mark for each, one of them 1)."""
+    """Rows with columns question, choices and either ``label``, the number of the right choice, or ``labels``, a mark
+    for each choice, of which one is 1."""
     table = pq.read_table(name)
     columns: Sequence[str] = table.column_names
     for column in ("question", *where):

@@ -1,7 +1,7 @@
-"""What the prompt loss weight did, from run folders to tables, figures and a sentence.
+"""The report on the prompt loss weight: tables, figures and sentences, made from run folders.
 
-``steadytune report`` adds the part to a run whose grid holds three or more weights; ``steadytune plw RUN…`` makes it
-of several run folders (data sets, models, seeds) together. Only what is stored is read.
+``steadytune report`` adds this part to the report of a run whose grid has three or more weights; ``steadytune plw
+RUN…`` makes it for several run folders (data sets, models, seeds) together. Only stored files are read.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from sweeps.display.html import render
-from sweeps.plw import analysis, tables
-from sweeps.plw.analysis import FEWEST, Analysis, analyse
+from sweeps.plw import sentences, tables
+from sweeps.plw.analysis import FEWEST, PlwAnalysis, analyse_plw
 from sweeps.plw.scores import scores_of, weights_of
 from sweeps.run_folder.reading import RunFolder
 from trainer.errors import UserError
@@ -24,7 +24,7 @@ def part_of_run(run: RunFolder) -> Markup:
     if run.study.search.method != "grid" or len(weights_of(run)) < FEWEST:
         return Markup("")
     try:
-        found = analyse(scores_of([run]))
+        found = analyse_plw(scores_of([run]))
     except StoreError:
         raise
     except UserError:  # an unfinished run: too few weights have come to their end
@@ -38,17 +38,22 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     and return what to say: a sentence for each data set, notices, and where it was written. UserError where the runs
     allow no analysis."""
     folders = [RunFolder(Store.open(run)) for run in runs]
-    found = analyse(scores_of(folders))
+    found = analyse_plw(scores_of(folders))
     target = Store.open(out) if out else folders[0].store
     tables.write(target, found)
     content = Markup("<h1>Prompt loss weight</h1>\n") + fragment(found)
     page = render("display/page.html.j2", title="Prompt loss weight: Steadytune report", content=content)
     target.write("plw.html", page.encode())
-    said = [analysis.sentence(found, data) for data in found.data_sets]
-    return [*said, *analysis.notices(found), f"{target.address('tables/plw_tests.md')}", target.address("plw.html")]
+    said = [sentences.sentence(found, data) for data in found.data_sets]
+    return [
+        *said,
+        *sentences.reader_notes(found),
+        f"{target.address('tables/plw_tests.md')}",
+        target.address("plw.html"),
+    ]
 
 
-def fragment(found: Analysis) -> Markup:
+def fragment(found: PlwAnalysis) -> Markup:
     """The part of a page."""
     shown = [
         {"title": tables.TITLES[name], "head": table.column_names,
@@ -57,7 +62,7 @@ def fragment(found: Analysis) -> Markup:
     ]  # fmt: skip
     return render(
         "plw/plw.html.j2",
-        sentences=[analysis.sentence(found, data) for data in found.data_sets],
+        sentences=[sentences.sentence(found, data) for data in found.data_sets],
         notes=tables.page_notes(found)[len(found.data_sets) :],
         tables=shown,
         benchmarks=[(name, Markup(figure)) for name, figure in tables.benchmark_figures(found)],

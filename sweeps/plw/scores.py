@@ -1,12 +1,13 @@
-"""The scores of a prompt-loss-weight study as one plain table, from one or more run folders.
+"""The scores of a prompt-loss-weight study as one table, from one or more run folders.
 
 A row is one fine-tune on one benchmark: ``benchmark, data_set, weight, model, setting, seed, trial_id, score``. The
-benchmark is the study's own test rows (the score is the mean of the study's metric over the test prompts), or any
-further pool that was scored under its own name (there the score is the share of right answers). The data set is the
-train rows, with the train pool where pools differ: wording changes what the weight acts on. The setting is whatever
-else differs between trials, such as ``template=chat r=8``.
+benchmark is the study's own test rows, where the score is the mean of the study's metric over the test prompts, or any
+other pool with scores of its own, where the score is the share of right answers. The data set is named after the train
+rows, and after the train pool as well where pools differ, since the weight applies to the wording, too. The setting is
+what else differs between trials, such as ``template=chat r=8``.
 
-Only trials that finished count. One that early stopping cut was trained for less, and was cut for its score.
+Only finished trials are in the table. A trial that early stopping cut was trained for fewer steps, and was cut because
+of its score.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _OTHER = tuple(axis for axis in AXES if axis not in ("plw", "pool", "seed"))
 
 @dataclass(frozen=True)
 class PlwScores:
-    """The table, and how many trials it leaves out because they were cut early or failed."""
+    """The table, and the numbers of trials that are not in it because they were cut early or failed."""
 
     table: pa.Table
     cut: int = 0

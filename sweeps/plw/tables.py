@@ -1,7 +1,8 @@
 """The tables of a prompt-loss-weight study as md, csv, tex and parquet, and its two figures.
 
-``plw_tests`` is the study's p-value table, ``plw_turning`` says where each curve turns and what varies at random,
-``plw_benchmarks`` and ``plw_aggregate`` are the data of the figures, ``plw_scores`` are the rows that all rest on.
+``plw_tests`` is the study's table of p-values, ``plw_turning`` says where each curve turns and how much varies at
+random, ``plw_benchmarks`` and ``plw_aggregate`` are the data of the figures, ``plw_scores`` has the scores that the
+analysis is made of.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from sweeps.display.figures import COLOURS, Curve, curves
 from sweeps.display.table_files import markdown_rows, tex, write_table
 from sweeps.plw import analysis as a
+from sweeps.plw import sentences
 from sweeps.statistics.intervals import LEVEL
 from trainer.store import Store
 
@@ -30,7 +32,7 @@ TITLES = {
 _POINTS = 41  # of a drawn fitted curve
 
 
-def tables(found: a.Analysis) -> dict[str, pa.Table]:
+def tables(found: a.PlwAnalysis) -> dict[str, pa.Table]:
     """Name -> table, in the order of ``TITLES``."""
     return {
         "plw_tests": tests(found),
@@ -41,7 +43,7 @@ def tables(found: a.Analysis) -> dict[str, pa.Table]:
     }
 
 
-def tests(found: a.Analysis) -> pa.Table:
+def tests(found: a.PlwAnalysis) -> pa.Table:
     f, s = pa.float64(), pa.string()
     schema = pa.schema(
         {"analysis": s, "data_set": s, "term": s, "estimate": f, "stderr": f, "p": f, "p_holm": f}
@@ -52,9 +54,9 @@ def tests(found: a.Analysis) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def turning(found: a.Analysis) -> pa.Table:
-    """One row per data set and analysis. A weight is null where the turning point lies outside the weights studied;
-    Fieller's bounds are null where the data set none."""
+def turning(found: a.PlwAnalysis) -> pa.Table:
+    """One row per data set and analysis. The weight is null where the curve turns outside the weights studied;
+    Fieller's bounds are null where his set is no interval."""
     f, s = pa.float64(), pa.string()
     numbers = ["p_joint", "weight", "delta_low", "delta_high", "fieller_low", "fieller_high"]
     schema = pa.schema(
@@ -64,19 +66,19 @@ def turning(found: a.Analysis) -> pa.Table:
     rows = []
     for data in found.data_sets:
         for name, fit in data.fits().items():
-            at = a.place(found, name, fit)
-            row: dict[str, Any] = {"data_set": data.name, "analysis": name, "kind": at.turning.kind}
-            row |= {"p_joint": fit.joint(), "weight": at.weight, "bounded": at.turning.bounded, "note": fit.note}
-            row |= {"delta_low": at.delta.low, "delta_high": at.delta.high}
-            if at.turning.bounded:
-                row |= {"fieller_low": at.fieller.low, "fieller_high": at.fieller.high}
+            turn = a.turning_weight(found, name, fit)
+            row: dict[str, Any] = {"data_set": data.name, "analysis": name, "kind": turn.turning.kind}
+            row |= {"p_joint": fit.joint(), "weight": turn.weight, "bounded": turn.turning.bounded, "note": fit.note}
+            row |= {"delta_low": turn.delta.low, "delta_high": turn.delta.high}
+            if turn.turning.bounded:
+                row |= {"fieller_low": turn.fieller.low, "fieller_high": turn.fieller.high}
             if name == "mixed":
                 row |= {f"std_{k.replace('-', '')}": v for k, v in a.random_parts(data).items()}
             rows.append({n: _known(row.get(n)) for n in schema.names})
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def write(store: Store, found: a.Analysis) -> list[str]:
+def write(store: Store, found: a.PlwAnalysis) -> list[str]:
     """Write every table into ``tables/``; returns the names written."""
     written: list[str] = []
     for name, table in tables(found).items():
@@ -85,26 +87,26 @@ def write(store: Store, found: a.Analysis) -> list[str]:
     return written
 
 
-def page_notes(found: a.Analysis) -> list[str]:
-    """Each data set's sentence, then what a reader must know, then how to read the table."""
+def page_notes(found: a.PlwAnalysis) -> list[str]:
+    """The sentence of each data set, what a reader must know about the data, and how to read the table."""
     several = len(found.data_sets)
     ols = [t for t in found.tests if t.analysis == "ols"]
     return [
-        *(a.sentence(found, data) for data in found.data_sets),
-        *a.notices(found),
+        *(sentences.sentence(found, data) for data in found.data_sets),
+        *sentences.reader_notes(found),
         f"Holm-Bonferroni over the {len(ols)} coefficients of `ols` of {several} data set{'s' * (several != 1)} "
         f"(intercepts are not tested): {sum(t.reject for t in ols)} are rejected at {a.ALPHA:g}. `beta` and `mixed` "
         "are corrected each by itself.",
         "`ols` and `mixed`: weights by rank, spread over [-1, 1], estimates in score units. `beta`: weight^0.30103, on "
-        "the logit scale, so its estimates are no differences of scores.",
+        "the logit scale, so its estimates are not differences of scores.",
     ]
 
 
 # figures ----------------------------------------------------------------------------------------------------------
 
 
-def benchmark_figures(found: a.Analysis) -> list[tuple[str, str]]:
-    """(data set, figure): a curve per benchmark over the weights, bars from the lowest to the highest fine-tune."""
+def benchmark_figures(found: a.PlwAnalysis) -> list[tuple[str, str]]:
+    """(data set, figure): a curve per benchmark over the weights; bars show half the range of the fine-tunes."""
     table = a.by_benchmark(found)
     figures = []
     for data in found.data_sets:
@@ -120,8 +122,8 @@ def benchmark_figures(found: a.Analysis) -> list[tuple[str, str]]:
     return figures
 
 
-def aggregate_figure(found: a.Analysis) -> str:
-    """Per data set: the mean over benchmarks at each weight (circles), and the fitted curve with its interval."""
+def aggregate_figure(found: a.PlwAnalysis) -> str:
+    """For each data set the mean over benchmarks at each weight (circles) and the fitted curve with its interval."""
     table = a.aggregate(found)
     series = []
     for i, data in enumerate(found.data_sets):
@@ -140,7 +142,7 @@ def aggregate_figure(found: a.Analysis) -> str:
     return _plane(series, found, "curves")
 
 
-def _plane(series: Sequence[Curve], found: a.Analysis, what: str) -> str:
+def _plane(series: Sequence[Curve], found: a.PlwAnalysis, what: str) -> str:
     places = found.rank.forward(np.array(found.weights))
     names = [(float(p), f"{w:g}") for p, w in zip(places, found.weights, strict=True)]
     return curves(series, "prompt loss weight, by rank", "score, percent", 1, names, what)
@@ -172,7 +174,7 @@ def _latex(name: str, table: pa.Table) -> str:
 
 
 def cell(name: str, value: Any) -> str:
-    """A value for people: p-values as usual, other numbers to four digits."""
+    """A value as text: p-values with three decimals, other numbers with four digits."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -1,15 +1,16 @@
-"""BATprompt (arXiv 2412.18196): rewrite one instruction until it holds when its rows are perturbed.
+"""BATprompt (arXiv 2412.18196): rewrite one instruction until it works on perturbed rows, too.
 
-Each iteration attacks a few rows (rewrites that stay similar and that the current instruction gets wrong), takes from
-the attacks what is different about perturbed rows, has the writer improve the instruction with that in mind, and keeps
-the rewrite with the best metric over sets of rows. What differs from the paper, each for its reason:
+Each iteration attacks a few rows: it searches rewrites of them that stay similar and that the current instruction gets
+wrong. The writer sums up how the perturbed rows differ and improves the instruction accordingly. Of the new
+instructions the one with the best metric over several sets of rows is kept. Differences from the paper:
 
-- the start is the pool's best prompt in a race on part of the budget, unless one is named: its instruction is given;
-- the sets of rows that rewrites are compared on hold the rows as they are beside the perturbed ones, and the current
-  instruction is compared as well, so that an iteration cannot make things worse;
-- what is left of the budget goes to a race between the history's best, on more rows: 20 rows tell little apart, so the
-  history is ranked by score less its standard error;
-- both races are on the rows as they are and perturbed, by turns: one measure from start to end.
+- The paper is given a first instruction. Here it is the winner of a race between the pool's prompts on part of the
+  budget, unless the user names one.
+- Instructions are compared on unperturbed rows beside the perturbed ones, and the current instruction is compared as
+  well, so that no iteration makes the result worse.
+- The rest of the budget goes to a race between the best instructions so far, on more rows. They are ranked by their
+  score minus its standard error, because 20 rows tell little apart.
+- Both races use unperturbed and perturbed rows in turn, so that the same measure is used from start to end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
-from sweeps.prompt_search.found import Evaluated, Found, best_of, race, spread_rows
 from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
+from sweeps.prompt_search.race import race, spread_rows
+from sweeps.prompt_search.result import Evaluation, SearchResult, best_of
 from sweeps.prompt_search.scorer import BudgetSpent, Scorer
 from sweeps.prompt_search.similarity import Gate
 from sweeps.prompt_search.writers import Writer
@@ -30,27 +32,27 @@ from trainer.data.wording import Prompt, PromptError, check_wording, placeholder
 from trainer.errors import UserError, nearest
 from trainer.trial import digest
 
-CHARACTERS = tuple(PERTURBATIONS)  # applied one after the other (the paper's `mix`)
-WORDS = ("W1", "W2", "W3", "S2", "S3")  # each by itself (the paper's `combine`)
+CHARACTERS = tuple(PERTURBATIONS)  # strategies applied one after the other (the paper's `mix`)
+WORDS = ("W1", "W2", "W3", "S2", "S3")  # strategies applied each by itself (the paper's `combine`)
 FAMILIES = {"mix": (CHARACTERS, ()), "combine": ((), WORDS), "both": (CHARACTERS, WORDS)}
 
 
 @dataclass(frozen=True)
-class Settings:
+class BatpromptSettings:
     family: str = "mix"
     iterations: int = 10  # at most; published 5
     sample: int = 5  # rows attacked in an iteration
-    rounds: int = 1  # of rewriting each attacked row; published 3, which leaves a small budget few iterations
-    rewrites: int = 5  # of a row in a round
+    rounds: int = 1  # of rewriting each attacked row; published 3: a small budget would pay for few iterations
+    rewrites: int = 5  # of each row in a round
     improved: int = 5  # new instructions in an iteration; each is paraphrased once
     compared_on: int = 20  # rows of each set
-    kept: int = 5  # of the history's best, for the race at the end
+    kept: int = 5  # best instructions of an iteration that are remembered for the race at the end
     start: str | None = None  # prompt id; None: a race between all candidates
     start_share: float = 0.15  # of the budget, for that race
-    end_share: float = 0.4  # of the budget, for the race at the end: what a few rows tell of a rewrite is little
+    end_share: float = 0.4  # of the budget, for the race at the end
 
 
-class Search:
+class BatpromptSearch:
     def __init__(
         self,
         candidates: Sequence[Prompt],
@@ -58,7 +60,7 @@ class Search:
         rows: Sequence[Row],
         writer: Writer,
         gate: Gate,
-        settings: Settings,
+        settings: BatpromptSettings,
         seed: int,
     ):
         if settings.family not in FAMILIES:
@@ -66,22 +68,22 @@ class Search:
         self.candidates, self.scorer, self.writer, self.gate = list(candidates), scorer, writer, gate
         self.settings, self.seed = settings, seed
         self.rows = spread_rows(rows, seed)
-        self.raced = _Both(self.rows, self._other)
-        by_length = sorted(range(len(self.rows)), key=lambda i: len(_text(self.rows[i])))  # tokens differ a little
+        self.raced = _PairedRows(self.rows, self._other)
+        by_length = sorted(range(len(self.rows)), key=lambda i: len(_text(self.rows[i])))  # roughly as in tokens
         self.longest = [row for i in by_length[-50:] for row in self.raced[2 * i : 2 * i + 2]]
         self.rng = random.Random(seed)
-        self.history: dict[str, Evaluated] = {}  # by wording
-        self.evaluated: list[Evaluated] = []
+        self.history: dict[str, Evaluation] = {}  # wording -> its best evaluation
+        self.evaluated: list[Evaluation] = []
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """Raises UserError where the budget does not pay for a start."""
         budget = self.scorer.left
         current = self._start()
-        self._remember([Evaluated(current, 0.0, 0, self.scorer.spent.scorings)])
+        self._remember([Evaluation(current, 0.0, 0, self.scorer.spent.scorings)])
         reserve = 0.0 if budget == float("inf") else budget * self.settings.end_share
-        for i in range(self.settings.iterations):
+        for _ in range(self.settings.iterations):
             try:
-                current = self._iteration(current, i, reserve)
+                current = self._iteration(current, reserve)
             except BudgetSpent:
                 break
         return self._end(current)
@@ -109,15 +111,15 @@ class Search:
 
     # one iteration ------------------------------------------------------------------------------------------------
 
-    def _iteration(self, current: Prompt, number: int, reserve: float) -> Prompt:
-        """The instruction to go on with. Raises BudgetSpent where less than ``reserve`` would be left."""
+    def _iteration(self, current: Prompt, reserve: float) -> Prompt:
+        """The instruction for the next iteration. Raises BudgetSpent where less than ``reserve`` would be left."""
         s = self.settings
         sample = self.rng.sample(self.rows, min(s.sample, len(self.rows)))
         characters, words = FAMILIES[s.family]
         seed = self.rng.randrange(2**31)
         attacked = list(sample)
         pairs: list[tuple[Row, Row]] = []
-        for strategy in characters:  # in sequence: each begins with what the one before left
+        for strategy in characters:  # in sequence: each changes the rows of the one before
             attacked = self._attack(current, sample, attacked, strategy, seed, reserve)
         if characters:
             pairs += zip(sample, attacked, strict=True)
@@ -126,19 +128,19 @@ class Search:
         changed = [(_text(a), _text(b)) for a, b in pairs if a.fields != b.fields]
         guidance = self.writer.guidance(changed, seed) if changed else ""
         candidates = self._rewrites(current, guidance, seed)
-        # Rows that the longest in letters still holds, so that few rewrites are left out for their length in tokens.
+        # Perturbed rows must fit the prompt with the most letters, so that few rewrites are left out for their length.
         longest = max([current, *candidates], key=lambda p: len(p.text))
         compared = self.rng.sample(self.rows, min(s.compared_on, len(self.rows)))
         sets = self._sets([current, longest], compared, characters, words, seed)
         candidates = [p for p in candidates if all(self.scorer.fits([(p, row) for part in sets for row in part]))]
         scored = []
         size = sum(map(len, sets))
-        able = int((self.scorer.left - reserve) // size) if self.scorer.limit is not None else len(candidates) + 1
-        self.scorer.prepare([current, *candidates][:able], [row for part in sets for row in part])
+        affordable = int((self.scorer.left - reserve) // size) if self.scorer.limit is not None else len(candidates) + 1
+        self.scorer.prepare([current, *candidates][:affordable], [row for part in sets for row in part])
         for prompt in [current, *candidates]:
             self._keep(size, reserve)
             mean = sum(self.scorer.score(prompt, part) for part in sets) / len(sets)
-            scored.append(Evaluated(prompt, mean, size, self.scorer.spent.scorings))
+            scored.append(Evaluation(prompt, mean, size, self.scorer.spent.scorings))
         self.evaluated += scored
         scored.sort(key=lambda e: -e.score)  # ties keep the order: the current instruction before its rewrites
         self._remember(scored[: s.kept])
@@ -147,8 +149,8 @@ class Search:
     def _attack(
         self, prompt: Prompt, originals: Sequence[Row], rows: Sequence[Row], strategy: str, seed: int, reserve: float
     ) -> list[Row]:
-        """Each of ``rows`` as the rewrite that the prompt answers worst, of those that stay similar to the original;
-        as it was, where none is worse."""
+        """For each of ``rows`` the rewrite that the prompt answers worst, among those that stay similar to the
+        original; the row as it was where no rewrite is answered worse."""
         current = list(rows)
         for turn in range(self.settings.rounds):
             options = [
@@ -168,7 +170,8 @@ class Search:
     def _perturbed(
         self, prompts: Sequence[Prompt], original: Row, row: Row, strategy: str, n: int, seed: int
     ) -> list[Row]:
-        """Rewrites of every field of ``row`` that pass the gate, and the length limit under all ``prompts``."""
+        """Rewrites of ``row``, every field rewritten, that pass the gate and fit the length limit under all
+        ``prompts``."""
         fields = {}
         for name, text in row.fields.items():
             if strategy in PERTURBATIONS:
@@ -180,7 +183,7 @@ class Search:
             fields[name] = [t for t, ok in zip(texts, passed, strict=True) if ok]
         count = max(map(len, fields.values()), default=0)
         found = []
-        for i in range(count):  # a field without a rewrite of its own stays
+        for i in range(count):  # a field without a further rewrite stays as it is
             new = {name: texts[i] if i < len(texts) else row.fields[name] for name, texts in fields.items()}
             found.append(replace(row, fields=new))
         return [r for r in found if all(self.scorer.fits([(p, r) for p in prompts]))]
@@ -188,7 +191,8 @@ class Search:
     def _sets(
         self, prompts: Sequence[Prompt], rows: Sequence[Row], characters: Sequence[str], words: Sequence[str], seed: int
     ) -> list[list[Row]]:
-        """The rows as they are, all character strategies one after the other, and each word strategy by itself."""
+        """The rows as they are; the rows under all character strategies, one after the other; and one set of rows for
+        each word strategy."""
         sets = [list(rows)]
         if characters:
             part = list(rows)
@@ -203,7 +207,7 @@ class Search:
         return sets
 
     def _other(self, i: int) -> Row:
-        """Row ``i`` perturbed: by all character strategies, or by the next of the word strategies."""
+        """Row ``i`` perturbed by all character strategies, or by the next of the word strategies in turn."""
         characters, words = FAMILIES[self.settings.family]
         kinds: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), (word,)) for word in words]
         kinds += [(characters, ())] if characters else []
@@ -212,7 +216,7 @@ class Search:
         return self._sets(longest, [self.rows[i]], of_row[0], of_row[1], self.seed)[-1][0]
 
     def _rewrites(self, current: Prompt, guidance: str, seed: int) -> list[Prompt]:
-        """Improved instructions and one paraphrase of each; those that lose a placeholder are left out."""
+        """Improved instructions and one paraphrase of each, without those that lose a placeholder."""
         texts = self.writer.improve(current.text, guidance, self.settings.improved, seed)
         sound = [t for t in texts if self._sound(t, current)]
         for text in list(sound):
@@ -221,7 +225,7 @@ class Search:
         return [p for p in fresh if all(self.scorer.fits([(p, row) for row in self.longest]))]
 
     def _sound(self, text: str, current: Prompt) -> bool:
-        """Readable, with the placeholders of the current instruction."""
+        """Whether ``text`` is a valid wording with the placeholders of the current instruction."""
         try:
             check_wording(text)
             return placeholders(Prompt("new", text)) == placeholders(current)
@@ -229,27 +233,31 @@ class Search:
             return False
 
     def _keep(self, cost: int, reserve: float) -> None:
-        """BudgetSpent where ``cost`` would eat into ``reserve``; on the safe side, as what is known costs nothing."""
+        """Raise BudgetSpent where ``cost`` would leave less than ``reserve``. The true cost may be lower, since cells
+        that were asked for before cost nothing."""
         if self.scorer.left - cost < reserve:
-            raise BudgetSpent("what is left is kept for the race at the end")
+            raise BudgetSpent("the rest of the budget is kept for the race at the end")
 
     # the end ------------------------------------------------------------------------------------------------------
 
-    def _remember(self, scored: Sequence[Evaluated]) -> None:
+    def _remember(self, scored: Sequence[Evaluation]) -> None:
         for one in scored:
             known = self.history.get(one.prompt.text)
-            if known is None or _surely(one) > _surely(known):
+            if known is None or _cautious_score(one) > _cautious_score(known):
                 self.history[one.prompt.text] = one
 
-    def _end(self, current: Prompt) -> Found:
-        """A race between the best of the history on what is left of the budget; without a budget, on 100 rows."""
-        best = sorted(self.history.values(), key=lambda e: (e.prompt != current, -_surely(e)))[: 2 * self.settings.kept]
+    def _end(self, current: Prompt) -> SearchResult:
+        """The winner of a race between the best of the history on the rest of the budget; without a budget, on 100
+        rows."""
+        best = sorted(self.history.values(), key=lambda e: (e.prompt != current, -_cautious_score(e)))[
+            : 2 * self.settings.kept
+        ]
         left = self.scorer.left if self.scorer.limit is not None else 100.0 * len(best)
         ranked = race([e.prompt for e in best], self.raced, self.scorer, left)
         if not ranked:
             return replace(best_of(best), evaluated=self.evaluated)
         top = ranked[0]
-        return Found(top.prompt, top.score, top.rows, self.evaluated + ranked)
+        return SearchResult(top.prompt, top.score, top.rows, self.evaluated + ranked)
 
 
 def batprompt(
@@ -258,16 +266,18 @@ def batprompt(
     rows: Sequence[Row],
     writer: Writer,
     gate: Gate | None = None,
-    settings: Settings | None = None,
+    settings: BatpromptSettings | None = None,
     seed: int = 0,
-) -> Found:
-    """The instruction found: one of ``candidates`` or a rewrite. Raises UserError where the budget is too small."""
-    return Search(candidates, scorer, rows, writer, gate or Gate(), settings or Settings(), seed).run()
+) -> SearchResult:
+    """The best instruction: one of ``candidates`` or a rewrite. Raises UserError where the budget is too small."""
+    return BatpromptSearch(
+        candidates, scorer, rows, writer, gate or Gate(), settings or BatpromptSettings(), seed
+    ).run()
 
 
-class _Both(Sequence[Row]):
-    """Every row as it is and, behind it, perturbed. Made as far as it is asked for: a race may need few of many rows,
-    and a rewrite by a language model is dear."""
+class _PairedRows(Sequence[Row]):
+    """Every row as it is, followed by the same row perturbed. A row is perturbed only when it is read: a race may need
+    few of many rows, and a rewrite by a language model costs time and money."""
 
     def __init__(self, rows: Sequence[Row], other: Callable[[int], Row]):
         self._rows, self._other, self._made = rows, other, dict[int, Row]()
@@ -292,8 +302,8 @@ class _Both(Sequence[Row]):
         return self._made[i]
 
 
-def _surely(one: Evaluated) -> float:
-    """The score less its standard error, as of ``rows`` Bernoulli trials with one success and failure more."""
+def _cautious_score(one: Evaluation) -> float:
+    """The score minus its standard error, that of ``rows`` Bernoulli trials plus one success and one failure."""
     share = (one.score * one.rows + 1) / (one.rows + 2)
     return one.score - math.sqrt(share * (1 - share) / max(one.rows, 1))
 

@@ -1,4 +1,6 @@
-"""What a search may choose from: the train pool, as it is or grown by rules. Dev and test prompts stay unread."""
+"""The candidates of a search: the prompts of a train pool, with or without rule-based rewrites of them.
+
+Dev and test prompts are not read."""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train_pool(study: Study, name: str | None = None) -> list[Prompt]:
-    """The prompts of one train pool; by default of the one with the most. Raises UserError."""
+    """The prompts of the train pool called ``name``, by default of the largest. Raises UserError."""
     given = study.pools.train
     if name is not None and name not in given:
         raise UserError(f'--pool = "{name}" is no train pool of the study.{nearest(name, given)}')
@@ -29,9 +31,9 @@ def _read(study: Study, name: str) -> list[Prompt]:
     pool, split = study.pools.train[name], study.pools.split
     try:
         if split is None:
-            assert pool.file is not None  # the study's own rule
+            assert pool.file is not None  # the study schema demands it without pools.split
             prompts = load_pool(pool.file, pool.only)
-        else:  # the shares are dealt from the whole file; only the train share goes on
+        else:  # the whole file is divided into shares; only the train share is used
             shares = {"train": split.train, "dev": split.dev, "test": split.test}
             dealt = split_pool(load_pool(split.file), shares, split.seed)
             prompts = [p for p in dealt["train"] if not pool.only or p.id in pool.only]
@@ -41,8 +43,8 @@ def _read(study: Study, name: str) -> list[Prompt]:
 
 
 def grown(prompts: Sequence[Prompt], n: int, answers: Sequence[str], seed: int = 0) -> list[Prompt]:
-    """``prompts`` and rule-based rewrites of them, ``n`` in all, as many of each; fewer where the rules find no more.
-    Rewrites that lose a placeholder are left out."""
+    """``prompts`` and rule-based rewrites of them, ``n`` in all, about equally many of each prompt; fewer where the
+    rules find no more. Rewrites that lose a placeholder are left out."""
     writer, found = RuleWriter(answers), {p.text: p for p in prompts}
     for turn in count():
         before = len(found)

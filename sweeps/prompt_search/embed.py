@@ -1,8 +1,9 @@
 """Texts and prompts as vectors.
 
-A text is the mean last hidden state over its tokens: of the base model itself, which is there anyway, or of a
-sentence-embedding model's folder that the user names (``paraphrase-MiniLM-L6-v2`` in BATprompt, ``all-MiniLM-L6-v2`` in
-ZOPO's option), whose own pooling is that mean. A prompt can also be the state from which the base model would answer.
+The vector of a text is the mean of a model's last hidden states over the text's tokens. The model is the base model,
+which is loaded anyway, or a sentence-embedding model in a folder that the user names (``paraphrase-MiniLM-L6-v2`` in
+BATprompt, ``all-MiniLM-L6-v2`` in ZOPO's option; both pool by this mean themselves). The vector of a prompt can also be
+the base model's last hidden state where its answer would begin.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.prompt_search.label_engine import LabelEngine, quiet
+from sweeps.prompt_search.label_engine import LabelEngine, hide_progress_bars
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
@@ -22,10 +23,10 @@ BATCH = 32
 
 
 class Embeddings:
-    """``__call__`` gives float64 [n, d]; the same text is embedded once."""
+    """Call it with texts for their vectors, float64 [n, d]. Each text is embedded once."""
 
     def __init__(self, load: Callable[[], tuple[Any, Any]], prepare: Callable[[], None] = lambda: None):
-        """``load`` gives (tokenizer, model with ``last_hidden_state``); ``prepare`` comes before every batch."""
+        """``load`` returns (tokenizer, model with ``last_hidden_state``); ``prepare`` is called before every batch."""
         self._load, self._prepare = load, prepare
         self._parts: tuple[Any, Any] | None = None
         self._known: dict[str, np.ndarray] = {}
@@ -49,7 +50,7 @@ class Embeddings:
 
 
 def of_base(engine: LabelEngine) -> Embeddings:
-    """Through the model that the engine scores with; its adapter slot is all zeros."""
+    """Embeddings by the model that the engine scores with; its adapter slot is all zeros."""
 
     def load() -> tuple[Any, Any]:
         return engine.renderer().tokenizer, engine.slots().base.base_model
@@ -58,8 +59,8 @@ def of_base(engine: LabelEngine) -> Embeddings:
 
 
 def at_answer(engine: LabelEngine, prompts: Sequence[Prompt], row: Row) -> tuple[np.ndarray, int]:
-    """Each prompt as the base model's last hidden state where its answer on ``row`` would begin, float64 [n, d], and
-    the tokens that went through the model. Raises RenderError where a prompt and the row are too long."""
+    """For each prompt the base model's last hidden state where its answer on ``row`` would begin, float64 [n, d]; and
+    the number of tokens that went through the model. Raises RenderError where a prompt and the row are too long."""
     contexts = [r.context.tolist() for r in engine.renderer().requests([(p, row) for p in prompts])]
     model = engine.slots().base.base_model
     _plain(engine)
@@ -68,7 +69,7 @@ def at_answer(engine: LabelEngine, prompts: Sequence[Prompt], row: Row) -> tuple
 
 
 def _plain(engine: LabelEngine) -> None:
-    routing = engine.slots().routing  # what the last batch of scoring left: plain layers, all positions
+    routing = engine.slots().routing  # remove what the last batch of scoring set
     routing.slots = routing.rows = routing.cols = routing.most_in_row = None
 
 
@@ -88,7 +89,7 @@ def _states(model: Any, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def of_folder(path: str) -> Embeddings:
-    """Raises UserError, at once, where ``path`` is no folder of a model."""
+    """Embeddings by the model in the folder ``path``. Raises UserError at once where there is no model."""
     if not os.path.isfile(os.path.join(path, "config.json")):
         parent, name = os.path.split(os.path.abspath(path))
         beside = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
@@ -100,7 +101,7 @@ def of_folder(path: str) -> Embeddings:
     def load() -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
 
-        quiet()
+        hide_progress_bars()
         try:
             model = AutoModel.from_pretrained(path, use_safetensors=True)
             return AutoTokenizer.from_pretrained(path), model.eval()

@@ -1,8 +1,8 @@
-"""What a prompt search has paid for: scored cells and rewritten texts, by the content they stand for.
+"""The journal of a prompt search: every scored cell and every text of a writer that the search has paid for.
 
-A search asks through its journal, so the same command run again pays for nothing twice: it replays what is there, in
-the same order and to the same result, and goes on where it was ended. A cell's key is the digest of model, template,
-task, wording and row; searches with other methods or seeds may share a folder, and then share cells.
+A search looks into its journal before it computes anything. So the same command run again pays for nothing twice: it
+takes the same steps, reads what the journal has, and goes on where the first run ended. A cell's key is the digest of
+model, template, task, wording and row. Searches with other methods or seeds may share a folder; then they share cells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from trainer.store import Store
 from trainer.trial import digest
@@ -21,9 +21,9 @@ FOLDER = "journal"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One prompt on one row. ``values``: what the decision rule takes the highest of, one per label or option (with
-    rule ``batch``: the log-probabilities, before calibration); NaN where the model gave NaN."""
+class ScoredCell:
+    """One prompt on one row. ``values`` has one number per label or option; the decision rule answers with the highest
+    (with rule ``batch`` they are the log-probabilities before calibration). NaN where the model gave NaN."""
 
     values: tuple[float, ...]
     tokens: int  # that went through the model for it
@@ -31,7 +31,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Written:
+class WriterReply:
     """A writer's answer to one request. ``tokens`` None where the writer does not count them."""
 
     texts: tuple[str, ...]
@@ -39,35 +39,23 @@ class Written:
     seconds: float = 0.0
 
 
-class Journal(Protocol):
-    @property
-    def cells(self) -> Mapping[str, Cell]: ...
-
-    @property
-    def written(self) -> Mapping[str, Written]: ...
-
-    def add_cells(self, cells: Mapping[str, Cell]) -> None: ...
-
-    def add_written(self, key: str, written: Written) -> None: ...
-
-
 @dataclass
-class MemoryJournal:
-    """Forgets at the end of the process."""
+class SearchJournal:
+    """A journal in memory, gone at the end of the process."""
 
-    cells: dict[str, Cell] = field(default_factory=dict)
-    written: dict[str, Written] = field(default_factory=dict)
+    cells: dict[str, ScoredCell] = field(default_factory=dict)
+    written: dict[str, WriterReply] = field(default_factory=dict)
 
-    def add_cells(self, cells: Mapping[str, Cell]) -> None:
+    def add_cells(self, cells: Mapping[str, ScoredCell]) -> None:
         self.cells.update(cells)
 
-    def add_written(self, key: str, written: Written) -> None:
+    def add_written(self, key: str, written: WriterReply) -> None:
         self.written[key] = written
 
 
-class FolderJournal(MemoryJournal):
-    """Kept in ``<store>/journal``: one file per batch of cells and per written answer, whole or not at all. A file that
-    cannot be read is passed over with a warning, and what it held is paid for again."""
+class FolderJournal(SearchJournal):
+    """A journal in ``<store>/journal``: one file per batch of cells and one per reply of a writer, each written whole
+    or not at all. A file that cannot be read is skipped with a warning, and what it held is paid for again."""
 
     def __init__(self, store: Store):
         super().__init__()
@@ -77,7 +65,7 @@ class FolderJournal(MemoryJournal):
             try:
                 content = json.loads(store.read(f"{FOLDER}/{name}"))
                 if kind == "cells":
-                    self.cells.update({k: Cell(tuple(v), int(t), float(s)) for k, (v, t, s) in content.items()})
+                    self.cells.update({k: ScoredCell(tuple(v), int(t), float(s)) for k, (v, t, s) in content.items()})
                 elif kind == "written":
                     self.written[content["key"]] = _written(content)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -85,14 +73,14 @@ class FolderJournal(MemoryJournal):
                     "%s: not readable (%s); what it held is done again", store.address(f"{FOLDER}/{name}"), error
                 )
 
-    def add_cells(self, cells: Mapping[str, Cell]) -> None:
+    def add_cells(self, cells: Mapping[str, ScoredCell]) -> None:
         if not cells:
             return
         text = json.dumps({k: [list(c.values), c.tokens, round(c.seconds, 7)] for k, c in cells.items()})
         self.store.write(f"{FOLDER}/cells-{digest(sorted(cells))[:16]}.json", text.encode())
         super().add_cells(cells)
 
-    def add_written(self, key: str, written: Written) -> None:
+    def add_written(self, key: str, written: WriterReply) -> None:
         text = json.dumps(
             {"key": key, "texts": written.texts, "tokens": written.tokens, "seconds": written.seconds},
             ensure_ascii=False,
@@ -101,6 +89,6 @@ class FolderJournal(MemoryJournal):
         super().add_written(key, written)
 
 
-def _written(content: Mapping[str, Any]) -> Written:
+def _written(content: Mapping[str, Any]) -> WriterReply:
     texts: Sequence[Any] = content["texts"]
-    return Written(tuple(str(t) for t in texts), content["tokens"], float(content["seconds"]))
+    return WriterReply(tuple(str(t) for t in texts), content["tokens"], float(content["seconds"]))

@@ -1,7 +1,8 @@
-"""Label log-probabilities of the base model, before any fine-tuning: what every prompt search compares prompts by.
+"""Label log-probabilities of the base model, before any fine-tuning: every prompt search compares prompts by these.
 
-The model is an engine slot whose adapter is all zeros, so prompts and rows go through the renderer, prefill sharing and
-label scorer that trials go through. Loaded on the first pair that must be paid for: a replay needs no model.
+The base model runs with one slot whose adapter is all zeros, so prompts and rows go through the same renderer, prefill
+sharing and label scorer as those of trials. It is loaded for the first pair that the journal lacks: a search that only
+repeats what is in the journal needs no model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RULES = ("raw", "per_token", "per_byte", "pmi", "contextual", "batch")
 
 
 class LabelEngine:
-    """Raises UserError where the model cannot be loaded or answers in no words (a classification head)."""
+    """Raises UserError where the model cannot be loaded or has a classification head."""
 
     def __init__(self, model: Model, template: Template, task: Task, decision: str = "raw"):
         if decision not in RULES:
@@ -87,13 +88,13 @@ class LabelEngine:
         return self._renderer
 
     def slots(self) -> SlotModel:
-        """The model in evaluation mode, with one slot of zeros."""
+        """The model in evaluation mode, with one slot whose adapter is all zeros."""
         if self._model is None:
             from trainer.model.base import load_base
             from trainer.model.device import pick_device
             from trainer.model.slots import SlotModel
 
-            quiet()
+            hide_progress_bars()
             try:
                 base: Any = load_base(self.model, pick_device())
             except Exception as error:  # transformers and safetensors raise many kinds
@@ -106,7 +107,7 @@ class LabelEngine:
         return self._model
 
 
-def quiet() -> None:
+def hide_progress_bars() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -1,8 +1,8 @@
-"""ZOPO's surrogate: a Gaussian process whose kernel is the empirical neural tangent kernel of a small random network.
+"""ZOPO's surrogate model: a Gaussian process whose kernel is the empirical neural tangent kernel of a small network.
 
-k(a, b) = <d net(a)/d theta, d net(b)/d theta> for an MLP with ReLU, weights and biases drawn from N(0, 1) and never
+k(a, b) = <d net(a)/d theta, d net(b)/d theta> for a ReLU MLP whose weights and biases are drawn from N(0, 1) and never
 trained (Hu et al. 2024, arXiv 2403.02993). For layer l with input h and pre-activation gradient d the inner product is
-(h(a).h(b) + 1) (d(a).d(b)), so no Jacobian is built, and the whole is differentiable in a.
+(h(a).h(b) + 1) (d(a).d(b)), so no Jacobian is built, and the kernel is differentiable in a.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor
 
 
 class NeuralKernel:
-    """``depth`` hidden layers of ``width``; float64. ``scale`` divides the kernel: see ``fit_scale``."""
+    """A network with ``depth`` hidden layers of ``width``, in float64. The kernel is divided by ``scale``, which
+    ``fit_scale`` sets."""
 
     def __init__(self, features: int, width: int = 32, depth: int = 2, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
@@ -29,12 +30,6 @@ class NeuralKernel:
         self.biases = [draw(b) for b in sizes[1:]]
         self.scale = 1.0
 
-    def net(self, x: Tensor) -> Tensor:
-        """[n, features] -> [n]"""
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = torch.relu(x @ weight.T + bias)
-        return (x @ self.weights[-1].T + self.biases[-1]).squeeze(-1)
-
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """[n, m]"""
         inputs_a, grads_a = self._parts(a)
@@ -43,8 +38,8 @@ class NeuralKernel:
         return sum(((x @ y.T + 1.0) * (u @ v.T) for x, u, y, v in parts), torch.zeros(())) / self.scale
 
     def fit_scale(self, x: Tensor) -> None:
-        """Make the prior variance 1 on the average over ``x``, so that ``var`` is a share of what was not known before
-        the first evaluation: with N(0, 1) weights it is in the thousands."""
+        """Set ``scale`` so that the prior variance averaged over ``x`` is 1; N(0, 1) weights make it thousands.
+        ``Posterior.var`` is then a share of the variance before the first evaluation."""
         self.scale = 1.0
         self.scale = float(sum(float(self(row[None], row[None])) for row in x) / len(x))
 
@@ -65,7 +60,8 @@ class NeuralKernel:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Of a Gaussian process with ``kernel`` and constant mean ``mean``, given ``y`` [n] at ``x`` [n, d]."""
+    """The posterior of a Gaussian process with ``kernel`` and the constant mean ``mean``, given values ``y`` [n] at the
+    points ``x`` [n, d]."""
 
     kernel: NeuralKernel
     x: Tensor
@@ -85,18 +81,19 @@ class Posterior:
         return cls(kernel, x, alpha, factor, mean, unit)
 
     def mu(self, z: Tensor) -> Tensor:
-        """[m], in the units of y; differentiable in ``z``."""
+        """[m] means in the units of y, differentiable in ``z``."""
         return self.mean + self.unit * (self.kernel(z, self.x) @ self.alpha)
 
     def var(self, z: Tensor) -> Tensor:
-        """[m], of the standardised values, never below 0."""
+        """[m] variances of the standardised values, at least 0."""
         across = self.kernel(z, self.x)
         own = torch.stack([self.kernel(row[None], row[None])[0, 0] for row in z])
         return (own - (across * torch.cholesky_solve(across.T, self.factor).T).sum(dim=1)).clamp(min=0.0)
 
 
 def normalised(vectors: np.ndarray) -> Tensor:
-    """Min-max to [0, 1] per dimension; a dimension without spread, or with values that are not finite, becomes 0."""
+    """Each dimension scaled to [0, 1] by its minimum and maximum. A dimension of equal values, or with a value that is
+    not finite, becomes 0."""
     finite = np.where(np.isfinite(vectors).all(axis=0), vectors, 0.0)
     low, high = finite.min(axis=0), finite.max(axis=0)
     spread = np.where(high > low, high - low, 1.0)
@@ -104,7 +101,8 @@ def normalised(vectors: np.ndarray) -> Tensor:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """Of a positive matrix; equal candidates and small noise make it singular, so a little is added where it fails."""
+    """The Cholesky factor of a positive matrix. Equal candidates with little noise make the matrix singular; then a
+    small number is added to its diagonal."""
     extra = 0.0
     for _ in range(8):
         factor, failed = torch.linalg.cholesky_ex(matrix + extra * torch.eye(len(matrix), dtype=torch.float64))

@@ -1,11 +1,11 @@
-"""Character-level changes of a row's text, as typists and forms make them: no model, the same for the same seed.
+"""Character-level changes of a row's text, as typing errors and forms cause them. The same seed gives the same text.
 
-C1  typos: a letter dropped, doubled, swapped with its neighbour or replaced by a key beside it
-C2  changed letters: letters replaced by any others
+C1  typos: a letter is dropped, doubled, swapped with its neighbour, or replaced by a neighbouring key
+C2  changed letters: letters are replaced by any others
 C3  extra characters at the end
-S1  a random handle at the end, as posts carry them: ``@q7RtZ0``
+S1  a random handle at the end, as in posts: ``@q7RtZ0``
 
-``share`` is of the words (C1, C2), each changed in one place; at least one word is.
+C1 and C2 change a ``share`` of the words, at least one word, each in one place.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def perturb(text: str, strategy: str, n: int, seed: int) -> list[str]:
-    """``n`` changed texts, each from its own seed; a text without words of three letters keeps them under C1 and C2."""
+    """``n`` changed texts, each from its own seed. C1 and C2 leave a text as it is that has no word of three letters or
+    more."""
     act = PERTURBATIONS[strategy]
     return [act(text, random.Random(f"{strategy}|{seed}|{i}|{text}")) for i in range(n)]
 
@@ -56,8 +57,8 @@ def _in_words(text: str, rng: random.Random, share: float, change: Callable[[str
 
 
 def _typo(word: str, rng: random.Random) -> str:
-    """Unlike ``trainer.data.typos.slip``: equal letters may be swapped, and where no key is beside any letter comes
-    in."""
+    """Differs from ``trainer.data.typos.slip``: equal letters may be swapped, and a letter without neighbouring keys is
+    replaced by any letter."""
     i = rng.randrange(1, len(word) - 1)  # not the first or last letter: those are rarely missed
     kind = rng.choice(("drop", "double", "swap", "beside"))
     if kind == "drop":

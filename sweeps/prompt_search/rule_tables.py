@@ -1,4 +1,6 @@
-"""Words and frames of the rule-based writer: everyday English of instructions and messages, one meaning a line."""
+"""The words and frames of the rule-based writer: everyday English of instructions and messages.
+
+Each line of ``SYNONYMS`` has words of one meaning."""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ CONTRACTIONS = (
     ("I will", "I'll"),
     ("they are", "they're"),
 )
-BEFORE = (  # frames of an instruction; what stands for it is {}
+BEFORE = (  # frames around an instruction, which takes the place of {}
     "Please {}",
     "Task: {}",
     "Instruction: {}",

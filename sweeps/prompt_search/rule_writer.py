@@ -1,9 +1,9 @@
-"""A writer of wordings that needs no language model: rules over a table of words, clause order and frames.
+"""A writer of wordings that needs no language model: it rewrites by rules and a table of words.
 
-It knows no meaning. Its rewrites of an instruction change form far more than content: words for their synonyms, filler
-in or out, sentences in another order, the row's text before or after the instruction, quotes, line breaks, a frame such
-as "Please …", a list of the answers, a hint about noise. Placeholders and statements of the template stay as they are.
-With an instruct model at hand, ``writers.ModelWriter`` is the one to use.
+The rules know no meaning, so they change the form of an instruction far more than its content: they replace words by
+synonyms, add or drop filler words, reorder sentences, move the row's text before or behind the instruction, change
+quotes and line breaks, add a frame such as "Please …", a list of the answers, or a hint about noise. Placeholders and
+template statements stay as they are. Where an instruct model is available, ``writers.ModelWriter`` writes better.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from rapidfuzz.distance import Levenshtein
+
 from sweeps.prompt_search import rule_tables as tables
-from sweeps.prompt_search.similarity import levenshtein
 
 _EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_EDGE = " \n\"'"  # what may stand between the row's text and the end
+_EDGE = " \n\"'"  # characters that may stand between the row's text and the end
 Edit = Callable[[str, random.Random], str]
 
 
 class RuleWriter:
-    """``answers``: the label words that an instruction may list."""
+    """``answers`` are the label words that a rewritten instruction may list."""
 
     name = "rules"
 
@@ -35,13 +36,13 @@ class RuleWriter:
         )  # fmt: skip
 
     def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]:
-        """Up to ``n`` changed texts under W1 synonyms, W2 deleted words, W3 added words (four at most), S2 paraphrase,
-        S3 another order of the clauses; fewer where the rules find nothing to change."""
+        """Up to ``n`` changed texts; fewer where the rules find nothing to change. Strategies: W1 synonyms, W2 words
+        deleted, W3 up to four words added, S2 paraphrase, S3 another order of the clauses."""
         rng = random.Random(f"{strategy}|{seed}|{text}")
         return _different(text, (_of_rows(text, strategy, rng) for _ in range(5 * n)), n)
 
     def guidance(self, pairs: Sequence[tuple[str, str]], seed: int) -> str:
-        """The kinds of differences between originals and their perturbed texts, by name; most frequent first."""
+        """The names of the kinds of differences between originals and perturbed texts, the most frequent first."""
         kinds = [k for a, b in pairs for k in _differences(a, b)]
         return " ".join(sorted(set(kinds), key=lambda k: (-kinds.count(k), k)))
 
@@ -74,7 +75,7 @@ class RuleWriter:
         return _with_sentence(text, rng.choice(("Answer with {}.", "({})", "Choose: {}.")).format(listed))
 
 
-# edits of an instruction: a text that may hold expressions ---------------------------------------------------------
+# edits of an instruction, a text that may hold expressions ----------------------------------------------------------
 
 
 def synonyms(text: str, rng: random.Random, most: int = 2) -> str:
@@ -94,7 +95,7 @@ def contract(text: str, rng: random.Random) -> str:
 
 
 def reorder(text: str, rng: random.Random) -> str:
-    """Lines in another order, where there are several; else sentences."""
+    """Several lines in another order; a single line with its sentences in another order."""
     lines = text.split("\n")
     full = [line for line in lines if line.strip()]
     if len(full) > 1 and "{%" not in text:
@@ -106,7 +107,7 @@ def reorder(text: str, rng: random.Random) -> str:
 
 
 def move_row(text: str, rng: random.Random) -> str:
-    """The row's text from before the instruction to behind it, or the other way, where it stands at an end."""
+    """Move the row's text from before the instruction to behind it or back, where it stands at one end."""
     found = _single(text)
     if found is None:
         return text
@@ -208,7 +209,7 @@ def _insert(text: str, rng: random.Random, n: int) -> str:
 
 
 def _contract(text: str, rng: random.Random) -> str:
-    """Contractions opened or made, whichever the text has."""
+    """Write one contraction out, or contract one pair of words, whichever the text has."""
     for long, short in rng.sample(tables.CONTRACTIONS, len(tables.CONTRACTIONS)):
         for a, b in ((long, short), (short, long)):
             if re.search(rf"\b{re.escape(a)}\b", text):
@@ -280,7 +281,7 @@ def _differences(a: str, b: str) -> set[str]:
     if sorted(first) == sorted(second):
         return {"order"}
     fresh = [w for w in second if w not in first]
-    near = [w for w in fresh if any(levenshtein(w, x) >= 0.6 for x in first)]
+    near = [w for w in fresh if any(Levenshtein.normalized_similarity(w, x) >= 0.6 for x in first)]
     if near:
         kinds.add("letters")
     if len(fresh) > len(near) or len(second) < len(first):

@@ -1,22 +1,23 @@
 """TopAccuracy: the candidate with the best metric on the training rows (PAFT's baseline of that name).
 
-Without a budget every candidate meets every training row, as in the paper. With one, all candidates meet the same first
-rows of a shuffle that keeps the labels' shares, as many as the budget allows.
+Without a budget every candidate is scored on every training row, as in the paper. With a budget all candidates are
+scored on the same part of the rows, which has the labels in about the same shares and is as large as the budget allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeps.prompt_search.found import Evaluated, Found, best_of, spread_rows
+from sweeps.prompt_search.race import spread_rows
+from sweeps.prompt_search.result import Evaluation, SearchResult, best_of
 from sweeps.prompt_search.scorer import Scorer
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 
 
-def top_accuracy(candidates: Sequence[Prompt], scorer: Scorer, rows: Sequence[Row], seed: int = 0) -> Found:
-    """Raises UserError where the budget gives less than one row per candidate."""
+def top_accuracy(candidates: Sequence[Prompt], scorer: Scorer, rows: Sequence[Row], seed: int = 0) -> SearchResult:
+    """Raises UserError where the budget allows less than one row per candidate."""
     n = len(rows) if scorer.limit is None else min(len(rows), scorer.limit // len(candidates))
     if n < 1:
         raise UserError(
@@ -28,5 +29,5 @@ def top_accuracy(candidates: Sequence[Prompt], scorer: Scorer, rows: Sequence[Ro
     evaluated = []
     for prompt in candidates:
         score = scorer.score(prompt, part)
-        evaluated.append(Evaluated(prompt, score, n, scorer.spent.scorings))
+        evaluated.append(Evaluation(prompt, score, n, scorer.spent.scorings))
     return best_of(evaluated)

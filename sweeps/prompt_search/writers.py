@@ -1,7 +1,8 @@
-"""Who writes new wordings for BATprompt: rules, or a model that is asked in words.
+"""The writers of new wordings for BATprompt: an interface, and the writer that asks a language model.
 
-A ``Generator`` is any function from a request to texts; ``ModelWriter`` puts BATprompt's requests to it and reads the
-answers, and keeps each answer in the journal, so that a search that is continued asks nothing twice.
+(``rule_writer.RuleWriter`` is the writer that needs no model.) A ``Generator`` is any function from a request to texts.
+``ModelWriter`` sends BATprompt's requests to a generator, reads the texts in its reply, and keeps each reply in the
+journal, so that a search that is continued asks nothing twice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sweeps.prompt_search.journal import Journal, Written
+from sweeps.prompt_search.journal import SearchJournal, WriterReply
 from sweeps.prompt_search.scorer import Spent
 from trainer.trial import digest
 
@@ -28,7 +29,7 @@ STRATEGIES = {
 
 
 class Writer(Protocol):
-    """``n`` is how many texts are wanted; fewer may come. The same arguments give the same texts."""
+    """``n`` is the number of texts wanted; a writer may give fewer. The same arguments give the same texts."""
 
     name: str
 
@@ -42,10 +43,10 @@ class Writer(Protocol):
 
 
 class ModelWriter:
-    """``name`` stands for the model and its settings in the journal. A generator may count: an attribute ``tokens``
-    that grows with each call is read for the budget report."""
+    """``name`` identifies the model and its settings in the journal. Where the generator has an attribute ``tokens``
+    that grows with each call, the budget report shows the tokens."""
 
-    def __init__(self, generate: Generator, name: str, journal: Journal, spent: Spent):
+    def __init__(self, generate: Generator, name: str, journal: SearchJournal, spent: Spent):
         self.generate, self.name, self.journal, self.spent = generate, name, journal, spent
 
     def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]:
@@ -85,17 +86,17 @@ class ModelWriter:
         return texts_of(self._ask(request, seed))[:n]
 
     def _ask(self, request: str, seed: int) -> str:
-        """The generator's answers to one request, a line between them."""
+        """The generator's texts for one request, joined by line breaks."""
         key = digest([self.name, request, seed])
         if key not in self.journal.written:
             start, before = time.perf_counter(), getattr(self.generate, "tokens", None)
             texts = tuple(str(t) for t in self.generate(request))
             after = getattr(self.generate, "tokens", None)
             tokens = None if before is None or after is None else int(after - before)
-            self.journal.add_written(key, Written(texts, tokens, time.perf_counter() - start))
-        answer = self.journal.written[key]
-        self.spent.add_written(answer)
-        return "\n".join(answer.texts)
+            self.journal.add_written(key, WriterReply(texts, tokens, time.perf_counter() - start))
+        reply = self.journal.written[key]
+        self.spent.add_written(reply)
+        return "\n".join(reply.texts)
 
 
 _KEEP = "Keep everything in double or single braces, such as {{ text }}, exactly as it is."
@@ -104,8 +105,8 @@ _BULLET = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s+")
 
 
 def texts_of(answer: str) -> list[str]:
-    """The texts in a model's answer: JSON lists of strings wherever they stand, else its lines without numbers, bullets
-    and the quotes around them. Each once, in order."""
+    """The texts in a model's answer, each once and in order. If the answer holds JSON lists of strings, these are the
+    texts; else every line is one, without its number, bullet or enclosing quotes."""
     found: list[str] = []
     decoder = json.JSONDecoder()
     at = answer.find("[")
@@ -127,9 +128,9 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
 
 
-class Counting:
-    """A model that takes chat messages and a seed (``endpoints.Endpoint``, ``local_writer.LocalModel``) as a
-    Generator that counts its tokens. ``seed`` is the search's."""
+class ChatGenerator:
+    """A Generator that asks a chat model (``endpoints.Endpoint`` or ``local_writer.LocalModel``) and counts the tokens
+    of its answers. ``seed`` is the search's."""
 
     def __init__(self, model: Any, seed: int = 0):
         self.model, self.seed, self.tokens = model, seed, 0

@@ -1,9 +1,10 @@
-"""ZOPO (Hu et al. 2024, arXiv 2403.02993): gradient ascent on a surrogate over embedded candidates.
+"""ZOPO (Hu et al. 2024, arXiv 2403.02993): gradient ascent on a surrogate model over embedded candidates.
 
 A Gaussian process with the kernel of ``neural_kernel`` is fitted to the scores of the evaluated candidates nearest to
-where the search stands; Adam climbs its mean, and each step snaps to the nearest candidate that was not evaluated.
-Where the surrogate is uncertain several times running, the neighbourhood is evaluated; after some evaluations without
-gain the search goes back to the best. ``Settings`` are the published ones but where a comment says otherwise.
+the current point. Adam climbs its mean, and after each step the point moves to the nearest candidate that was not
+evaluated. Where the surrogate is uncertain several times in a row, the candidates around the point are evaluated. After
+some evaluations without a gain the search goes back to the best candidate. ``ZopoSettings`` has the published values,
+except where a comment says otherwise.
 """
 
 from __future__ import annotations
@@ -17,34 +18,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeps.prompt_search.found import Evaluated, Found, final_race, spread_rows
 from sweeps.prompt_search.neural_kernel import NeuralKernel, Posterior, normalised
+from sweeps.prompt_search.race import final_race, spread_rows
 from sweeps.prompt_search.random_search import require_one
+from sweeps.prompt_search.result import Evaluation, SearchResult
 from sweeps.prompt_search.scorer import Scorer
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 
 
 @dataclass(frozen=True)
-class Settings:
-    rows: int = 50  # each candidate is scored on, always the same
-    initial: int | None = None  # None: a quarter of the evaluations (40 of 165 there)
-    width: int = 32
-    depth: int = 2
-    net_seed: int = 0
-    sigma: float | None = None  # published 0.01; None: what ``rows`` rows leave uncertain, as Bernoulli trials
+class ZopoSettings:
+    rows: int = 50  # that each candidate is scored on, the same for all
+    initial: int | None = None  # random evaluations at the start; None: a quarter (published: 40 of 165)
     neighbours: int = 20  # evaluated candidates that the surrogate is fitted to
-    explore: int = 10  # candidates evaluated in a neighbourhood
+    explore: int = 10  # candidates evaluated around an uncertain point
     uncertain: float = 0.1  # variance, here as a share of the prior's
     uncertain_times: int = 5
     patience: int = 4
     most_steps: int = 2
-    lr: float = 0.1  # published 0.5, which in a hundred dimensions of [0, 1] steps beyond every candidate
-    end_share: float = 0.25  # of the budget, for a race between the best at the end; published: 0, the highest score
+    lr: float = 0.1  # published 0.5: in a hundred dimensions of [0, 1] such a step leads beyond all candidates
+    end_share: float = 0.25  # of the budget, for a race between the best at the end; published: 0, no race
 
 
-class Search:
-    """One run. ``vectors`` [n, d] embed the candidates, in their order."""
+class ZopoSearch:
+    """One run. ``vectors`` [n, d] are the candidates' embeddings, in their order."""
 
     def __init__(
         self,
@@ -52,7 +50,7 @@ class Search:
         vectors: np.ndarray,
         scorer: Scorer,
         rows: Sequence[Row],
-        settings: Settings,
+        settings: ZopoSettings,
         seed: int,
     ):
         self.candidates, self.scorer, self.settings = list(candidates), scorer, settings
@@ -60,17 +58,17 @@ class Search:
         self.rows = self.all_rows[: settings.rows]
         self.reserve = 0.0  # scorings kept for the race at the end
         self.z = normalised(vectors)
-        self.kernel = NeuralKernel(self.z.shape[1], settings.width, settings.depth, settings.net_seed)
+        self.kernel = NeuralKernel(self.z.shape[1])
         self.kernel.fit_scale(self.z)
         self.rng = random.Random(seed)
         self.scored: dict[int, float] = {}  # by position, in the order of evaluation
-        self.evaluated: list[Evaluated] = []
+        self.evaluated: list[Evaluation] = []
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """Raises UserError where the budget does not pay for one candidate."""
         whole = len(self.candidates) * len(self.rows)
         left = self.scorer.left
-        if self.settings.end_share and math.isfinite(left):  # the race gets what all candidates would leave as well
+        if self.settings.end_share and math.isfinite(left):  # the race also gets what all candidates would leave
             share = max(self.settings.end_share * left, left - whole)
             self.reserve = max(0.0, min(share, left - len(self.rows)))
         affordable = int(min(left - self.reserve, whole) // len(self.rows))
@@ -85,7 +83,8 @@ class Search:
 
     @property
     def over(self) -> bool:
-        """No candidate, or not the budget for one, is left, or the best answers everything."""
+        """Whether the search ends: all candidates are evaluated, the budget does not pay for another one, or the best
+        one answers every row right."""
         done = len(self.scored) == len(self.candidates) or self.scorer.left - self.reserve < len(self.rows)
         return done or max(self.scored.values(), default=0.0) >= 1.0
 
@@ -114,13 +113,13 @@ class Search:
             since = self._evaluate(target, since)
 
     def _start(self) -> tuple[Tensor, torch.optim.Adam]:
-        """The best so far as a point to climb from, with a fresh Adam."""
+        """The best candidate so far as the point to climb from, with a new Adam."""
         z = self.z[self.best].clone().requires_grad_(True)
         return z, torch.optim.Adam([z], lr=self.settings.lr)
 
     def _ascend(self, model: Posterior, z: Tensor, optimizer: torch.optim.Adam) -> int:
-        """The candidate to evaluate next: steps on the mean's gradient, each snapped to the nearest candidate that was
-        not evaluated, while the surrogate knows where it is."""
+        """The candidate to evaluate next. Each step follows the gradient of the mean and then moves to the nearest
+        candidate that was not evaluated; an uncertain surrogate ends the steps."""
         target = self._nearest(z, 1)[0]
         for step in range(self.settings.most_steps):
             optimizer.zero_grad()
@@ -134,33 +133,33 @@ class Search:
         return target
 
     def _evaluate(self, i: int, since: int = 0) -> int:
-        """``since`` + 1, or 0 where candidate ``i`` is better than all before; nothing where the budget is spent."""
+        """Evaluate candidate ``i`` and return how many evaluations there were since the last gain: 0 where ``i`` is
+        better than all before, else ``since`` + 1. Where the search is over, nothing is evaluated."""
         if self.over:
             return since
         before = max(self.scored.values(), default=-1.0)
         score = self.scored[i] = self.scorer.score(self.candidates[i], self.rows)
-        self.evaluated.append(Evaluated(self.candidates[i], score, len(self.rows), self.scorer.spent.scorings))
+        self.evaluated.append(Evaluation(self.candidates[i], score, len(self.rows), self.scorer.spent.scorings))
         return 0 if score > before else since + 1
 
     def _nearest(self, z: Tensor, n: int) -> list[int]:
-        """Positions of the ``n`` candidates nearest to ``z`` that were not evaluated."""
+        """Positions of the ``n`` candidates nearest to ``z`` among those that were not evaluated."""
         apart = (self.z - z.detach()).norm(dim=1)
         apart[list(self.scored)] = math.inf
         order = torch.argsort(apart, stable=True)[:n].tolist()
         return [i for i in order if apart[i] < math.inf]
 
     def _model(self, z: Tensor) -> Posterior:
-        """Fitted to the evaluated candidates nearest to ``z``. Scores are standardised by all that was evaluated: a
-        process with mean 0 would take everything far away for worthless."""
+        """The surrogate, fitted to the evaluated candidates nearest to ``z``. Scores are standardised by all evaluated
+        ones, because a process with mean 0 would predict a score of 0 far away from them."""
         known = torch.tensor(list(self.scored))
         values = torch.tensor(list(self.scored.values()), dtype=torch.float64)
         apart = (self.z[known] - z.detach()).norm(dim=1)
         near = torch.argsort(apart, stable=True)[: self.settings.neighbours]
         mean = float(values.mean())
         unit = float(values.std()) if len(values) > 1 and float(values.std()) > 1e-9 else 1.0
-        sigma = self.settings.sigma
-        if sigma is None:
-            sigma = min(1.0, max(0.01, math.sqrt(max(mean * (1 - mean), 1e-9) / len(self.rows)) / unit))
+        # The noise is the standard error of a score on these rows (published: 0.01).
+        sigma = min(1.0, max(0.01, math.sqrt(max(mean * (1 - mean), 1e-9) / len(self.rows)) / unit))
         return Posterior.of(self.kernel, self.z[known[near]], values[near], sigma, mean, unit)
 
     def _var(self, model: Posterior, z: Tensor) -> float:
@@ -173,8 +172,8 @@ def zopo(
     vectors: np.ndarray,
     scorer: Scorer,
     rows: Sequence[Row],
-    settings: Settings | None = None,
+    settings: ZopoSettings | None = None,
     seed: int = 0,
-) -> Found:
+) -> SearchResult:
     """The best candidate found. Raises UserError where the budget does not pay for one."""
-    return Search(candidates, vectors, scorer, rows, settings or Settings(), seed).run()
+    return ZopoSearch(candidates, vectors, scorer, rows, settings or ZopoSettings(), seed).run()

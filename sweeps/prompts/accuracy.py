@@ -1,7 +1,7 @@
-"""Prompts as a list: what each holds, and how trials of a run folder did under it.
+"""A list of prompts with their near duplicates, flaws, and the accuracy of a run's trials under each.
 
-The accuracies come from the score rows of each trial's last rung and, like every table, need neither torch nor ray.
-Wordings are matched by their text, since an id may stand for another wording by now.
+The accuracies are computed from the score rows of each trial's last rung; neither torch nor ray is needed. Prompts are
+matched by their text, because the pool's file may have given an id to another wording since the run.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ _Z = 1.959963984540054  # of a 95 % interval
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one prompt: shares of right answers. ``one`` of the chosen trial on ``rows`` rows; over all trials with rows
-    under this pool ``mean`` and ``lowest``."""
+    """Shares of right answers under one prompt."""
 
-    one: float
+    chosen: float  # of the chosen trial, on ``rows`` rows
     rows: int
-    mean: float
+    mean: float  # over all trials that were scored on this pool
     lowest: float
     trials: int
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of ``one``, for new rows: Wilson's."""
-        p, n = self.one, self.rows
+        """Wilson's 95 % interval of ``chosen`` for new rows."""
+        p, n = self.chosen, self.rows
         middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
         half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
         return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One prompt of the list. ``like``: ids of its near duplicates; ``flaw``: what seems wrong with it."""
+class ListedPrompt:
+    """One prompt of the list."""
 
     prompt: Prompt
-    like: tuple[str, ...]
-    flaw: str
+    like: tuple[str, ...]  # ids of its near duplicates
+    flaw: str  # what seems wrong with it, or ""
     accuracy: Accuracy | None
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A pool as a run folder's trials were scored on it. ``trial``: whose accuracies are the first column."""
+class PoolAccuracies:
+    """How the trials of a run folder did on a pool."""
 
-    trial: str
+    trial: str  # the chosen one
     pool: str
     prompts: tuple[Prompt, ...]
     by_id: Mapping[str, Accuracy]
-    other_pools: int  # trials that were scored on another pool of that name, and are left out
+    other_pools: int  # trials left out because they were scored on another pool of that name
 
 
-def listed(prompts: Sequence[Prompt], scored: Scored | None = None) -> list[Shown]:
-    """In the pool's order; with ``scored`` those without accuracies last, the others from worst to best."""
+def list_prompts(prompts: Sequence[Prompt], scored: PoolAccuracies | None = None) -> list[ListedPrompt]:
+    """The prompts in the pool's order. With ``scored`` they are sorted by accuracy, the worst first, those without an
+    accuracy last."""
     like: dict[str, tuple[str, ...]] = {}
     for group in clusters([p.text for p in prompts]):
         ids = [prompts[i].id for i in group]
@@ -76,13 +76,13 @@ def listed(prompts: Sequence[Prompt], scored: Scored | None = None) -> list[Show
     for prompt in prompts:
         accuracy = scored.by_id.get(ids_of.get(prompt.text, "")) if scored else None
         what = next((what for _, what, _ in flaws(prompt)), "")
-        found.append(Shown(prompt, like[prompt.id], what, accuracy))
+        found.append(ListedPrompt(prompt, like[prompt.id], what, accuracy))
     if scored is not None:
-        found.sort(key=lambda s: math.inf if s.accuracy is None else s.accuracy.one)
+        found.sort(key=lambda s: math.inf if s.accuracy is None else s.accuracy.chosen)
     return found
 
 
-def scored_pool(run: RunFolder, pool: str = "test", trial: str | None = None) -> Scored:
+def pool_accuracies(run: RunFolder, pool: str = "test", trial: str | None = None) -> PoolAccuracies:
     """Accuracies under a pool of the run folder, of ``trial`` (the start of an id; default: the winner). Raises
     UserError."""
     store = run.store
@@ -107,7 +107,7 @@ def scored_pool(run: RunFolder, pool: str = "test", trial: str | None = None) ->
             f"{store.uri}: does not hold the wordings of its {pool} pool (it was made by an older version). Name the "
             "pool's file as well"
         )
-    return Scored(chosen, pool, tuple(prompts), by_id, len(tables) - len(same))
+    return PoolAccuracies(chosen, pool, tuple(prompts), by_id, len(tables) - len(same))
 
 
 Counts = dict[str, tuple[int, int]]  # prompt id -> right answers, rows
@@ -145,8 +145,8 @@ def _chosen(run: RunFolder, tables: Mapping[str, object], trial: str | None, poo
 # as text --------------------------------------------------------------------------------------------------------
 
 
-def as_lines(shown: Sequence[Shown], scored: Scored | None, width: int = 0) -> list[str]:
-    """A list to read: a line for each prompt, its text in one line, cut to ``width`` characters (0: not cut)."""
+def as_lines(shown: Sequence[ListedPrompt], scored: PoolAccuracies | None, width: int = 0) -> list[str]:
+    """One line for each prompt, cut to ``width`` characters (0: not cut)."""
     size = max((len(s.prompt.id) for s in shown), default=0)
     lines = []
     for s in shown:
@@ -164,11 +164,11 @@ def _percents(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return f"{'not scored':<34}"
     low, high = accuracy.interval
-    shown = f"{100 * accuracy.one:5.1f} ({100 * low:4.1f} to {100 * high:5.1f})"
+    shown = f"{100 * accuracy.chosen:5.1f} ({100 * low:4.1f} to {100 * high:5.1f})"
     return f"{shown}  {100 * accuracy.mean:5.1f}  {100 * accuracy.lowest:5.1f}"
 
 
-def heading(scored: Scored) -> list[str]:
+def heading(scored: PoolAccuracies) -> list[str]:
     n = max((a.trials for a in scored.by_id.values()), default=0)
     lines = [
         f"{scored.pool} pool, accuracy in percent, worst first: trial {scored.trial} (95 % interval for new rows),",
@@ -180,31 +180,20 @@ def heading(scored: Scored) -> list[str]:
 
 
 def in_one_line(text: str) -> str:
-    """Line breaks as ⏎; what a terminal would obey is left out: wordings may be anybody's."""
+    """The text in one line, line breaks as ⏎. Control characters are left out: a wording from elsewhere could send
+    commands to the terminal."""
     text = text.replace("\r\n", "\n").replace("\n", " ⏎ ")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def as_csv(shown: Sequence[Shown]) -> str:
-    """All of it, fractions of 1."""
+def as_csv(shown: Sequence[ListedPrompt]) -> str:
+    """The whole list as CSV, accuracies as fractions of 1."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = (
-        "prompt_id",
-        "accuracy",
-        "low",
-        "high",
-        "rows",
-        "mean",
-        "lowest",
-        "trials",
-        "near_duplicates",
-        "flaw",
-        "text",
-    )
-    writer.writerow(head)
+    columns = "prompt_id accuracy low high rows mean lowest trials near_duplicates flaw text"
+    writer.writerow(columns.split())
     for s in shown:
         a = s.accuracy
-        numbers: list[object] = [""] * 7 if a is None else [a.one, *a.interval, a.rows, a.mean, a.lowest, a.trials]
+        numbers: list[object] = [""] * 7 if a is None else [a.chosen, *a.interval, a.rows, a.mean, a.lowest, a.trials]
         writer.writerow([s.prompt.id, *numbers, " ".join(s.like), s.flaw, s.prompt.text])
     return out.getvalue()

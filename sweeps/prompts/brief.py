@@ -1,16 +1,16 @@
-"""What a model is told when it is asked for wordings: the task from a TASK file or a study, and the request's text.
+"""The brief of a generation, from a TASK file or a study, and the requests for wordings that are made of it.
 
 A TASK file is YAML::
 
-    fields: [text]                   # every wording shows each of them
+    fields: [text]                   # columns of a row; every wording shows each of them
     labels: [no, yes]                # or options: COLUMN, where every row brings its own
     about: "Is the writer of the message unhappy?"
     terms: {one_of: [unhappy, upset, complain], never: [angry]}
-    examples: prompts/human.yaml     # shown by the few-shot strategy; a pool
+    examples: prompts/human.yaml     # a pool; the few-shot strategy shows prompts of it
     language: en
     length: [8, 1200]                # characters of a wording without its placeholders
 
-No row of the data is sent: the request holds names of fields and labels, ``about`` and the examples.
+No row of the data is sent: a request holds the names of fields and labels, ``about``, the terms and the examples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trainer.data.wording import Prompt
 
 FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
-STRATEGIES = (FEW_SHOT, ZERO_SHOT)  # PAFT: one for quality, one for diversity
+STRATEGIES = (FEW_SHOT, ZERO_SHOT)  # as in PAFT: the first for quality, the second for diversity
 SHOWN = 5  # examples in a few-shot request, drawn anew for each
 LENGTH = (8, 1200)
 Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "ru", "zh", "ja", "ko", "ar", "any"]
@@ -41,7 +41,7 @@ LANGUAGES: dict[str, str] = {
     "en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese",
     "nl": "Dutch", "ru": "Russian", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "ar": "Arabic",
 }  # fmt: skip
-MANNERS = (  # of a zero-shot request, in turn: without them a model repeats itself from request to request
+MANNERS = (  # asked for in zero-shot requests, in turn: without them a model repeats itself
     "as different people would ask it, without a common style",
     "short, in a few words each",
     "as polite and complete sentences",
@@ -54,8 +54,8 @@ MANNERS = (  # of a zero-shot request, in turn: without them a model repeats its
 
 
 class Terms(Section):
-    one_of: tuple[Text, ...] = ()  # a wording says at least one of them, or it does not name the task
-    never: tuple[Text, ...] = ()  # words that make it another task: "misogyny" for sexism
+    one_of: tuple[Text, ...] = ()  # every wording must contain one of them, so that it names the task
+    never: tuple[Text, ...] = ()  # words that make it another task: "misogyny" where the task is sexism
 
 
 def _names(value: Any) -> Any:
@@ -81,7 +81,7 @@ class TaskFile(Section):
 
 @dataclass(frozen=True)
 class Brief:
-    """``known``: prompts of other pools, of which no wording may be a near duplicate."""
+    """What wordings are wanted. No wording may be a near duplicate of the ``known`` prompts."""
 
     fields: tuple[str, ...]
     about: str
@@ -93,7 +93,7 @@ class Brief:
     known: tuple[Prompt, ...] = ()
     language: str = "en"
     length: tuple[int, int] = LENGTH
-    vague: bool = False  # ``about`` is made up from a study, which does not say what its task asks
+    vague: bool = False  # ``about`` was made from a study, which does not say what its task asks
 
 
 # reading --------------------------------------------------------------------------------------------------------
@@ -102,8 +102,8 @@ class Brief:
 def read_brief(
     path: str, out: str, about: str | None = None, examples: str | None = None, apart: Sequence[str] = ()
 ) -> Brief:
-    """The brief of a TASK file or a study at ``path``. Its own pools and those in ``apart`` are known; ``out``, which
-    may be one of them, is not. Raises UserError."""
+    """The brief of the TASK file or study at ``path``. ``known`` gets the prompts of its own pools and of the pools in
+    ``apart``, without those of ``out``, the pool to be written. Raises UserError."""
     from trainer.data.pools import load_pool
 
     brief = _of_file(path, out)
@@ -155,7 +155,7 @@ def _of_task_file(path: str, value: dict[str, Any]) -> Brief:
 
 
 def _of_study(study: Study, out: str) -> Brief:
-    """The task of a study; the examples are prompts of its train pools, and the prompts of all its pools are known."""
+    """The task of a study. The examples are the prompts of its train pools; the prompts of all its pools are known."""
     from trainer.data.pools import load_pool, split_pool
 
     def read(file: str | None, only: Sequence[str] = ()) -> list[Prompt]:
@@ -180,7 +180,7 @@ def _of_study(study: Study, out: str) -> Brief:
 
 
 def check_strategies(brief: Brief, strategies: Sequence[str], path: str) -> None:
-    """Raises UserError where few-shot has nothing to show, or zero-shot nothing to say."""
+    """Raises UserError where few-shot has no examples to show, or zero-shot no description of the task."""
     for name in strategies:
         if name not in STRATEGIES:
             raise UserError(f'--strategy = "{name}" is not known.{nearest(name, STRATEGIES)}')
@@ -202,7 +202,7 @@ Messages = list[dict[str, str]]
 
 
 def messages(brief: Brief, strategy: str, request: int, n: int, seed: int) -> Messages:
-    """The chat that asks for ``n`` wordings; ``request`` counts from 0. The same for the same arguments."""
+    """The chat messages that ask for ``n`` wordings. ``request`` counts from 0. Depends on the arguments alone."""
     holders = ", ".join(f"{{{{ {name} }}}}" for name in brief.fields)
     parts = [f"The task: {brief.about.strip()}"]
     if brief.labels:

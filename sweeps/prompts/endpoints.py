@@ -1,9 +1,9 @@
-"""A model behind an OpenAI-compatible HTTP endpoint: ``MODEL@URL``, asked through chat completions.
+"""A model behind an OpenAI-compatible HTTP endpoint, ``MODEL@URL``, asked through chat completions.
 
-What may pass is tried again: connections that are refused or cut, time-outs, 408, 429 and 5xx (after ``Retry-After``
-where the server says so), answers that are no completion. Anything else is an ``EndpointError`` of one line. The key
-is read from an environment variable that the user names for the host, is sent to that host only, follows no redirect,
-and is cut out of every message.
+Failures that another attempt may mend are tried again: refused or cut connections, time-outs, the statuses 408, 429 and
+5xx (after ``Retry-After`` where the server sends it), answers that are no completion. Any other failure is an
+``EndpointError`` of one line. The key is read from an environment variable that the user names for the host. It is sent
+to that host only, redirects are not followed, and the key is cut out of every message.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from trainer.errors import UserError
 
-MOST_BYTES = 8 * 2**20  # of an answer
+MOST_BYTES = 8 * 2**20  # of one answer
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _SPEC = re.compile(r"(?P<model>.+)@(?P<url>https?://.+)")
-_SECRET = re.compile(r"key|token|secret|passw|^(?:sig|signature|code)$", re.IGNORECASE)  # parameters of an address
+_SECRET = re.compile(r"key|token|secret|passw|^(?:sig|signature|code)$", re.IGNORECASE)  # URL parameters
 
 
 class EndpointError(UserError):
     """The endpoint cannot be used; the message names it, never the key."""
 
 
-class _MayPass(Exception):
-    """Another attempt may help; ``wait`` is what the server asked for, in seconds."""
+class _TransientError(Exception):
+    """Another attempt may help. ``wait`` is the pause that the server asked for, in seconds."""
 
     def __init__(self, why: str, wait: float | None = None):
         super().__init__(why)
@@ -40,23 +40,25 @@ class _MayPass(Exception):
 
 
 @dataclass(frozen=True)
-class Written:
-    """An answer with what it cost. Tokens are the server's count; None where it gives none."""
+class ModelAnswer:
+    """An answer with its cost. Tokens are those that the server counted; None where it counts none."""
 
     text: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    failed: int = 0  # attempts before it
-    cut: bool = False  # the token limit ended it
+    failed: int = 0  # attempts that failed before it
+    cut: bool = False  # whether it ends at the token limit
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryLimits:
+    """All times are in seconds."""
+
     attempts: int = 6
-    first: float = 1.0  # seconds before the second attempt, doubled for each further one
-    longest: float = 60.0  # between two attempts
-    timeout: float = 120.0  # of one attempt, to the last byte
-    asked: float = 300.0  # a longer Retry-After ends the attempts
+    first_pause: float = 1.0  # before the second attempt; doubled before each further one
+    longest_pause: float = 60.0
+    timeout: float = 120.0  # of one attempt, until the last byte
+    longest_retry_after: float = 300.0  # a longer Retry-After ends the attempts
 
 
 @dataclass
@@ -65,30 +67,30 @@ class Endpoint:
 
     name: str
     model: str
-    url: str  # of the chat completions
+    url: str  # of the chat completions, with the path
     max_tokens: int
     temperature: float
-    patience: Patience = Patience()
+    limits: RetryLimits = RetryLimits()
     key: str | None = field(default=None, repr=False)
     stopped: threading.Event = field(default_factory=threading.Event, repr=False)
-    _refused: set[str] = field(default_factory=set, repr=False)  # parameters that this server does not take
+    _refused: set[str] = field(default_factory=set, repr=False)  # parameters that this server does not accept
 
-    def write(self, messages: Sequence[Mapping[str, str]], seed: int) -> Written:
+    def write(self, messages: Sequence[Mapping[str, str]], seed: int) -> ModelAnswer:
         """The model's answer. Raises EndpointError."""
-        pause, failed = self.patience.first, 0
+        pause, failed = self.limits.first_pause, 0
         while True:
             try:
-                return self._written(self._post(self._body(messages, seed)), failed)
-            except _MayPass as error:
+                return self._completion(self._post(self._body(messages, seed)), failed)
+            except _TransientError as error:
                 failed += 1
                 wait = pause if error.wait is None else error.wait
-                if failed >= self.patience.attempts:
+                if failed >= self.limits.attempts:
                     raise self._error(f"gave no answer in {failed} attempts; the last: {error}") from None
-                if wait > self.patience.asked:
+                if wait > self.limits.longest_retry_after:
                     raise self._error(f"asks to wait {wait:.0f} seconds ({error}). Run it again then") from None
             if self.stopped.wait(wait):
                 raise self._error("was interrupted")
-            pause = min(2 * pause, self.patience.longest)
+            pause = min(2 * pause, self.limits.longest_pause)
 
     def _body(self, messages: Sequence[Mapping[str, str]], seed: int) -> dict[str, Any]:
         limit = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
@@ -97,13 +99,13 @@ class Endpoint:
         return {k: v for k, v in body.items() if k not in self._refused}
 
     def _post(self, body: dict[str, Any]) -> Any:
-        """The decoded answer of status 200."""
+        """Send the request and decode the answer, which has status 200."""
         import requests
 
-        end = time.monotonic() + self.patience.timeout
+        end = time.monotonic() + self.limits.timeout
         try:
             with requests.post(
-                self.url, json=body, auth=self._sign, timeout=(min(10.0, self.patience.timeout), self.patience.timeout),
+                self.url, json=body, auth=self._sign, timeout=(min(10.0, self.limits.timeout), self.limits.timeout),
                 stream=True, allow_redirects=False, headers={"Accept": "application/json"},
             ) as answer:  # fmt: skip
                 data = bytearray()
@@ -114,60 +116,62 @@ class Endpoint:
                             f"sends more than {MOST_BYTES // 2**20} MiB. Is it a chat-completions endpoint?"
                         )
                     if time.monotonic() > end:
-                        raise _MayPass(f"no whole answer within {self.patience.timeout:g} seconds")
+                        raise _TransientError(f"no whole answer within {self.limits.timeout:g} seconds")
                 status, headers = answer.status_code, answer.headers
         except requests.exceptions.SSLError as error:
             raise self._error(f"has no certificate that this machine trusts ({_line(error)})") from None
         except requests.exceptions.Timeout:
-            raise _MayPass(f"no answer within {self.patience.timeout:g} seconds") from None
+            raise _TransientError(f"no answer within {self.limits.timeout:g} seconds") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
             raise self._error(f"is no address ({_line(error)})") from None
         except requests.exceptions.RequestException as error:
-            raise _MayPass(f"the connection failed ({type(error).__name__}: {_line(error)})") from None
+            raise _TransientError(f"the connection failed ({type(error).__name__}: {_line(error)})") from None
         return self._decoded(status, headers, bytes(data), body)
 
     def _decoded(self, status: int, headers: Mapping[str, str], data: bytes, body: Mapping[str, Any]) -> Any:
         text = data.decode("utf-8", "replace")
-        text = text.replace(self.key, "…") if self.key else text  # before anything is cut: half a key is a key too
+        text = (
+            text.replace(self.key, "…") if self.key else text
+        )  # before texts are shortened, so that no part of the key is left
         if status in _RETRIED:
-            raise _MayPass(f"status {status}: {_said(text)}", _retry_after(headers.get("Retry-After")))
+            raise _TransientError(f"status {status}: {_server_message(text)}", _retry_after(headers.get("Retry-After")))
         if status in (400, 422) and (name := self._not_taken(text, body)):
-            self._refused.add(name)  # reasoning models take no temperature and another token limit
-            raise _MayPass(f"does not take {name}", 0.0)
+            self._refused.add(name)  # reasoning models accept no temperature and name the token limit otherwise
+            raise _TransientError(f"does not take {name}", 0.0)
         if status in (401, 403):
             how = "the key is not accepted" if self.key else "it wants a key: --key HOST=NAME, an environment variable"
-            raise self._error(f"refuses with status {status}; {how}. It says: {_said(text)}")
+            raise self._error(f"refuses with status {status}; {how}. It says: {_server_message(text)}")
         if 300 <= status < 400:
             raise self._error(f"sends the request elsewhere (status {status}). Give the address itself")
         if status == 404:
-            raise self._error(f"knows no such model or address (status 404). It says: {_said(text)}")
+            raise self._error(f"knows no such model or address (status 404). It says: {_server_message(text)}")
         if status != 200:
-            raise self._error(f"refuses with status {status}. It says: {_said(text)}")
+            raise self._error(f"refuses with status {status}. It says: {_server_message(text)}")
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            raise _MayPass(f"the answer is no JSON: {_said(text)}") from None
+            raise _TransientError(f"the answer is no JSON: {_server_message(text)}") from None
 
     def _not_taken(self, text: str, body: Mapping[str, Any]) -> str | None:
-        able = [n for n in ("max_tokens", "temperature", "seed") if n in body and n not in self._refused]
-        return next((n for n in able if re.search(rf"\b{n}\b", text)), None)
+        accepted = [n for n in ("max_tokens", "temperature", "seed") if n in body and n not in self._refused]
+        return next((n for n in accepted if re.search(rf"\b{n}\b", text)), None)
 
-    def _written(self, value: Any, failed: int) -> Written:
+    def _completion(self, value: Any, failed: int) -> ModelAnswer:
         try:
             choice = value["choices"][0]
             content = choice["message"].get("content")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise _MayPass(f"the answer is no chat completion: {_said(json.dumps(value))}") from None
-        if isinstance(content, list):  # in parts
+            raise _TransientError(f"the answer is no chat completion: {_server_message(json.dumps(value))}") from None
+        if isinstance(content, list):  # a text in parts
             content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
         usage = value.get("usage")
         counts = [usage.get(n) if isinstance(usage, dict) else None for n in ("prompt_tokens", "completion_tokens")]
         known = [n if type(n) is int and n >= 0 else None for n in counts]
         text = content if isinstance(content, str) else ""
-        return Written(text, known[0], known[1], failed, choice.get("finish_reason") == "length")
+        return ModelAnswer(text, known[0], known[1], failed, choice.get("finish_reason") == "length")
 
     def _sign(self, request: Any) -> Any:
-        """requests' hook for authentication; being there, it also keeps ~/.netrc out."""
+        """The authentication hook of requests. With a hook, requests does not read ~/.netrc."""
         if self.key is not None:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
@@ -182,9 +186,9 @@ def is_endpoint(spec: str) -> bool:
 
 
 def open_endpoint(
-    spec: str, keys: Mapping[str, str], max_tokens: int, temperature: float, patience: Patience | None = None
+    spec: str, keys: Mapping[str, str], max_tokens: int, temperature: float, limits: RetryLimits | None = None
 ) -> Endpoint:
-    """The endpoint of ``MODEL@URL``; ``keys`` are environment variables by host. Raises EndpointError."""
+    """The endpoint of ``MODEL@URL``. ``keys``: host -> the environment variable with its key. Raises EndpointError."""
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise EndpointError(
@@ -200,11 +204,11 @@ def open_endpoint(
         if key is None and name in keys:
             key = _key(name, keys[name])
     url = parts._replace(path=path, fragment="").geturl()
-    return Endpoint(spec, model, url, max_tokens, temperature, patience or Patience(), key)
+    return Endpoint(spec, model, url, max_tokens, temperature, limits or RetryLimits(), key)
 
 
 def parse_keys(texts: Sequence[str], specs: Sequence[str]) -> dict[str, str]:
-    """``HOST=NAME`` as environment variables by host. Raises EndpointError where no model is at the host."""
+    """Host -> environment variable, of texts ``HOST=NAME``. Raises EndpointError where no model is at the host."""
     found = {}
     urls = [_split(m["url"], s) for s in specs if (m := _SPEC.fullmatch(s))]
     hosts = {h.lower() for u in urls for h in (u.netloc, u.hostname or "")}
@@ -257,7 +261,7 @@ def _without_password(spec: str) -> str:
 
 
 def _retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:
-    """Seconds, from a number or a date; None where the header says nothing."""
+    """The header's number of seconds, or the seconds until its date; None where it has neither."""
     if not text:
         return None
     try:
@@ -270,8 +274,8 @@ def _retry_after(text: str | None, now: Callable[[], float] = time.time) -> floa
         return None
 
 
-def _said(text: str) -> str:
-    """What a server says, in one short line without control characters: its error's message where it is JSON."""
+def _server_message(text: str) -> str:
+    """A server's message in one short line without control characters; of JSON the error's message."""
     try:
         value = json.loads(text)
         error = value.get("error", value) if isinstance(value, dict) else value

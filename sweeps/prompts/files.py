@@ -1,4 +1,4 @@
-"""Pools as files that people read: ``id: "text"`` in YAML under a comment that says where the wordings are from."""
+"""Pool files in YAML, one ``id: "text"`` per prompt, under a comment that says where the wordings come from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from trainer.errors import UserError
 
 
 class PoolFileError(UserError):
-    """A pool that may not or cannot be written."""
+    """A pool file cannot be written, or must not be replaced."""
 
 
 def content_id(text: str) -> str:
-    """The id of a wording without one, as of a list: adding wordings renames no other."""
+    """The id of a wording that has none. It depends on the text alone, so adding wordings changes no other id."""
     return "p" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
 
 
 def pool_text(header: Iterable[str], groups: Mapping[str, Sequence[Prompt]]) -> str:
-    """A pool file: ``header`` as comment lines, then each group of prompts under its title (none where it is empty).
-    ``load_pool`` reads the same prompts back, whatever is in their texts."""
+    """A pool file: ``header`` as comment lines, then each group of prompts under its title, if it has one.
+    ``load_pool`` reads the same prompts back, whatever characters their texts hold."""
     lines = [_comment(line) for line in header]
     for title, prompts in groups.items():
         if prompts and title:
@@ -38,7 +38,7 @@ def pool_text(header: Iterable[str], groups: Mapping[str, Sequence[Prompt]]) -> 
 
 
 def _comment(line: str) -> str:
-    """One line of comment: what stands in it must not end it."""
+    """One comment line; characters that would end it are replaced by spaces."""
     return f"# {' '.join(''.join(c if c.isprintable() else ' ' for c in line).split())}".rstrip()
 
 
@@ -52,13 +52,13 @@ def _quoted(text: str) -> str:
 
 
 def check_local(path: str) -> None:
-    """Prompts and journals are files of this machine. Raises PoolFileError for a URL."""
+    """Raise PoolFileError for a URL: pools and journals are files on this machine."""
     if "://" in path:
-        raise PoolFileError(f'--out = "{path}" is no path of this machine. Write it here, and copy it')
+        raise PoolFileError(f'--out = "{path}" is no path on this machine. Write the file here, then copy it')
 
 
 def write_file(path: str, text: str) -> None:
-    """Whole or not at all. Raises UserError."""
+    """Write the file whole or not at all. Raises UserError."""
     from trainer.store import Store
 
     check_local(path)
@@ -70,7 +70,7 @@ def write_file(path: str, text: str) -> None:
 
 
 def read_pools(paths: Sequence[str]) -> list[Prompt]:
-    """The prompts of several files as one pool. Raises UserError where an id stands for two texts."""
+    """The prompts of several files as one pool. Raises UserError where two files have one id for different texts."""
     found: dict[str, tuple[Prompt, str]] = {}
     for path in paths:
         for prompt in load_pool(path):
@@ -85,8 +85,8 @@ def read_pools(paths: Sequence[str]) -> list[Prompt]:
 def split_files(
     paths: Sequence[str], folder: str, shares: Mapping[str, float], seed: int, overwrite: bool = False
 ) -> list[str]:
-    """Write ``folder``/train.yaml and so on (no file for a share of 0); lines that say what was dealt. Raises
-    UserError, before anything is written, where a file there holds something else."""
+    """Write ``folder``/train.yaml, dev.yaml and test.yaml (no file for a share of 0); returns lines that say how the
+    prompts were divided. Raises UserError, before anything is written, where one of the files holds other prompts."""
     check_local(folder)
     prompts = read_pools(paths)
     dealt = {name: pool for name, pool in split_pool(prompts, shares, seed).items() if pool}
@@ -104,13 +104,13 @@ def split_files(
     spent = [Path(usage_file(p)).read_text().splitlines() for p in paths if os.path.isfile(usage_file(p))]
     train = os.path.join(folder, "train.yaml")
     if train in texts and os.path.exists(train) and Path(train).read_bytes() != texts[train].encode():
-        Path(usage_file(train)).unlink(missing_ok=True)  # tokens of the prompts that go
+        Path(usage_file(train)).unlink(missing_ok=True)  # it counts the tokens of the prompts that are replaced now
     for path, text in texts.items():
         write_file(path, text)
-    if spent and train in texts:  # what the prompts cost goes along with those that are trained on
+    if spent and train in texts:  # the train pool keeps the record of what its prompts cost
         lines = [*spent[0], *(line for other in spent[1:] for line in other[1:])]
         write_file(usage_file(train), "\n".join(lines) + "\n")
-    return [*(f"{path}: {len(load_pool(path))} prompts" for path in texts), *_told(prompts, dealt)]
+    return [*(f"{path}: {len(load_pool(path))} prompts" for path in texts), *_split_notes(prompts, dealt)]
 
 
 def _check_free(path: str, text: str, overwrite: bool) -> None:
@@ -122,7 +122,7 @@ def _check_free(path: str, text: str, overwrite: bool) -> None:
         )
 
 
-def _told(prompts: Sequence[Prompt], dealt: Mapping[str, Sequence[Prompt]]) -> list[str]:
+def _split_notes(prompts: Sequence[Prompt], dealt: Mapping[str, Sequence[Prompt]]) -> list[str]:
     groups = [g for g in clusters([p.text for p in prompts]) if len(g) > 1]
     lines = []
     if groups:
@@ -138,8 +138,8 @@ def _told(prompts: Sequence[Prompt], dealt: Mapping[str, Sequence[Prompt]]) -> l
 
 
 def _closest(dealt: Mapping[str, Sequence[Prompt]]) -> tuple[float, str, str] | None:
-    """(similarity, id, id) of the most similar prompts of two pools; among the pairs that share most words, as the
-    exact figure for every pair of a large pool takes minutes."""
+    """(similarity, id, id) of the two most similar prompts of different pools. Only the 200 pairs with the most common
+    words are compared exactly: for all pairs of a large pool that would take minutes."""
     parts = [(name, p.id, Likeness.of(p.text)) for name, pool in dealt.items() for p in pool]
     pairs = [
         (len(x.pairs & y.pairs) / max(1, len(x.pairs | y.pairs)), i, j)

@@ -1,9 +1,10 @@
-"""Asks models for wordings until each has given its number under each strategy, and counts what that took.
+"""Ask models for wordings until each has given its number under each strategy, and count what that took.
 
-Endpoints are asked side by side, in rounds: one request for each model and strategy that lacks wordings; then the
-answers are sifted in the order in which the models were named. Local models follow one after the other. So a pool is a
-function of the answers alone, whichever of them came first and whether they came today or from the journal. What a
-request says never depends on other models' answers, so that adding a model or raising the number wastes nothing.
+Endpoints are asked in parallel, in rounds. A round sends one request for each model and strategy that still lacks
+wordings; then the answers are checked in the order in which the user named the models. Local models are asked one after
+the other. So the pool depends on the answers alone: not on which of them came first, nor on whether they came now or
+from the journal. A request never depends on other models' answers, so adding a model or raising the number later keeps
+all answers in use.
 """
 
 from __future__ import annotations
@@ -11,51 +12,50 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sweeps.prompts.brief import Brief, messages
-from sweeps.prompts.endpoints import Endpoint, Written
-from sweeps.prompts.journal import Answer, Journal
+from sweeps.prompts.endpoints import Endpoint
+from sweeps.prompts.journal import AnswerJournal, StoredAnswer
 from sweeps.prompts.local_writer import LocalModel
-from sweeps.prompts.validation import ACCEPTED, Sieve, wordings
+from sweeps.prompts.validation import ACCEPTED, WordingFilter, wordings
 from trainer.errors import UserError
 from trainer.trial import digest
 
-Model = Endpoint | LocalModel
-NUMBER = 20  # wordings per model and strategy (PAFT)
-AT_ONCE = 10  # wordings asked for in a request
-SPARE = 3  # times as many requests are made, at most, as would do if every wording were taken
+PromptWriter = Endpoint | LocalModel
+Announce = Callable[[str], None]  # shows the user one line of progress
+SPARE = 3  # a source gets at most this many times the requests that would do if every wording were taken
 
 
 class GenerationError(UserError):
-    """A model failed; the message says what is kept."""
+    """A model failed; the message says which answers are kept."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked of every model. ``most``: requests per model and strategy."""
+class GenerationSettings:
+    """What is asked of every model."""
 
     strategies: tuple[str, ...]
-    number: int = NUMBER
-    at_once: int = AT_ONCE
+    number: int  # wordings of each model under each strategy
+    at_once: int  # wordings asked for in one request
     seed: int = 0
 
     @property
-    def most(self) -> int:
+    def most_requests(self) -> int:
+        """The largest number of requests for one model and strategy."""
         return SPARE * -(-self.number // self.at_once)
 
 
 @dataclass
-class Source:
-    """One model under one strategy, and what came of it."""
+class WordingSource:
+    """One model under one strategy: its answers, and the wordings taken from them."""
 
-    model: Model
+    model: PromptWriter
     strategy: str
     taken: list[str] = field(default_factory=list)
-    verdicts: Counter[str] = field(default_factory=Counter)  # accepted, or why not -> wordings
-    answers: list[Answer] = field(default_factory=list)
-    replayed: int = 0  # answers that the journal had
+    verdicts: Counter[str] = field(default_factory=Counter)  # accepted, or the reason against -> number of wordings
+    answers: list[StoredAnswer] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class Source:
 
     @property
     def read(self) -> int:
-        """Wordings read from the answers."""
+        """The number of wordings in the answers."""
         return sum(self.verdicts.values())
 
     @property
@@ -76,106 +76,129 @@ class Source:
 
     @property
     def uncounted(self) -> int:
-        """Answers whose tokens the server did not count."""
+        """The number of answers whose tokens the server did not count."""
         return sum(a.prompt_tokens is None or a.completion_tokens is None for a in self.answers)
 
 
-Tell = Callable[[str], None]
-
-
-def generate(brief: Brief, models: Sequence[Model], order: Order, journal: Journal, tell: Tell) -> list[Source]:
-    """The sources in the order of the models, each with the wordings taken from it. ``tell`` gets a line for each
-    answer. Raises UserError; every answer until then is in the journal."""
-    sieve = Sieve(brief, order.number)
-    sources = [Source(model, strategy) for model in models for strategy in order.strategies]
-    remote = [s for s in sources if isinstance(s.model, Endpoint)]
-    _by_rounds(remote, brief, order, journal, sieve, tell)
+def generate_wordings(
+    brief: Brief,
+    models: Sequence[PromptWriter],
+    settings: GenerationSettings,
+    journal: AnswerJournal,
+    announce: Announce,
+) -> list[WordingSource]:
+    """Every model under every strategy, in the order of the models, each with the wordings taken from it. ``announce``
+    is called with a line for each answer. Raises UserError; all answers received until then are in the journal."""
+    generation = _Generation(brief, settings, journal, WordingFilter(brief, settings.number), announce)
+    sources = [WordingSource(model, strategy) for model in models for strategy in settings.strategies]
+    generation.run_rounds([s for s in sources if isinstance(s.model, Endpoint)])
     for model in models:
         if isinstance(model, LocalModel):
-            _by_rounds([s for s in sources if s.model is model], brief, order, journal, sieve, tell)
+            generation.run_rounds([s for s in sources if s.model is model])
             model.close()
     return sources
 
 
-def request_key(source: Source, brief: Brief, order: Order, request: int, identity: str) -> str:
-    """Stands for everything that an answer depends on."""
-    asked = messages(brief, source.strategy, request, order.at_once, order.seed)
-    model = source.model
-    return digest([identity, asked, source.strategy, request, model.max_tokens, float(model.temperature), order.seed])
+@dataclass(frozen=True)
+class _Generation:
+    brief: Brief
+    settings: GenerationSettings
+    journal: AnswerJournal
+    wording_filter: WordingFilter
+    announce: Announce
+
+    def run_rounds(self, sources: Sequence[WordingSource]) -> None:
+        """Ask until no source lacks wordings, or all its requests are used up."""
+        identities = {id(s.model): _identity(s.model) for s in sources}
+        for request in range(self.settings.most_requests):
+            lacking = [s for s in sources if len(s.taken) < self.settings.number]
+            if not lacking:
+                return
+            keys = {s.name: self._key(s, request, identities[id(s.model)]) for s in lacking}
+            missing = [s for s in lacking if keys[s.name] not in self.journal.answers]
+            fresh = {s.name for s in missing}
+            self._fetch(missing, request, keys)
+            for source in lacking:
+                self._take(source, self.journal.answers[keys[source.name]], replayed=source.name not in fresh)
+
+    def _key(self, source: WordingSource, request: int, identity: str) -> str:
+        """A digest of everything that an answer depends on."""
+        asked, model, seed = self._messages(source, request), source.model, self.settings.seed
+        return digest([identity, asked, source.strategy, request, model.max_tokens, float(model.temperature), seed])
+
+    def _messages(self, source: WordingSource, request: int) -> list[dict[str, str]]:
+        return messages(self.brief, source.strategy, request, self.settings.at_once, self.settings.seed)
+
+    def _take(self, source: WordingSource, answer: StoredAnswer, replayed: bool) -> None:
+        """Take the good wordings of an answer, and announce how many there were."""
+        source.answers.append(answer)
+        found = wordings(answer.text, self.brief.fields)
+        counts = Counter[str]()
+        for text in found:
+            verdict = self.wording_filter.verdict(text, source.name)
+            counts[verdict] += 1
+            if verdict == ACCEPTED:
+                source.taken.append(text)
+        source.verdicts += counts
+        why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if reason != ACCEPTED)
+        line = f"{source.name}: {counts[ACCEPTED]} of {len(found)} taken{f' ({why})' if why else ''}"
+        line += f", {len(source.taken)} of {self.settings.number} so far"
+        line += "; the answer was cut at the token limit" if answer.cut else ""
+        self.announce(line + ("; kept from before" if replayed else ""))
+
+    # asking -----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, sources: Sequence[WordingSource], request: int, keys: dict[str, str]) -> None:
+        """Put an answer for each source into the journal. Each model has a thread, in which its strategies are asked
+        one after the other. Where a model fails, the others' answers are waited for before the error is raised."""
+        failed: list[tuple[int, BaseException]] = []
+
+        def ask(place: int, of_model: Sequence[WordingSource]) -> None:
+            for source in of_model:
+                try:
+                    self.journal.add(self._ask(source, request, keys[source.name]))
+                except BaseException as error:  # the main thread raises it
+                    failed.append((place, error))
+                    return
+
+        by_model: dict[int, list[WordingSource]] = {}
+        for source in sources:
+            by_model.setdefault(id(source.model), []).append(source)
+        groups = list(by_model.values())
+        if len(groups) == 1:
+            ask(0, groups[0])
+        else:
+            threads = [threading.Thread(target=ask, args=group, daemon=True) for group in enumerate(groups)]
+            _run_threads(threads, sources)
+        if failed:
+            self._raise([error for _, error in sorted(failed, key=lambda f: f[0])])
+
+    def _ask(self, source: WordingSource, request: int, key: str) -> StoredAnswer:
+        start = time.monotonic()
+        got = source.model.write(self._messages(source, request), int(key[:8], 16) >> 1)
+        seconds = round(time.monotonic() - start, 3)
+        return StoredAnswer(
+            key, source.model.name, source.strategy, request, got.text, got.prompt_tokens, got.completion_tokens,
+            got.failed, got.cut, seconds,
+        )  # fmt: skip
+
+    def _raise(self, errors: Sequence[BaseException]) -> None:
+        for error in errors:
+            if not isinstance(error, UserError):
+                raise error
+        n = len(self.journal.answers)
+        kept = f"{n} answer{'s' * (n != 1)} {'are' if n != 1 else 'is'} kept in {self.journal.path}"
+        again = "run the same command again to ask for the rest, or leave the failing --model out"
+        raise GenerationError("\n".join([*map(str, errors), f"{kept}: {again}"]))
 
 
-def _by_rounds(
-    sources: Sequence[Source], brief: Brief, order: Order, journal: Journal, sieve: Sieve, tell: Tell
-) -> None:
-    identities = {id(s.model): _identity(s.model) for s in sources}
-    for request in range(order.most):
-        lacking = [s for s in sources if len(s.taken) < order.number]
-        if not lacking:
-            return
-        keys = {s.name: request_key(s, brief, order, request, identities[id(s.model)]) for s in lacking}
-        missing = [s for s in lacking if keys[s.name] not in journal.answers]
-        fresh = {s.name for s in missing}
-        _fetch(missing, brief, order, request, keys, journal)
-        for source in lacking:
-            answer = journal.answers[keys[source.name]]
-            source.replayed += source.name not in fresh
-            tell(_sift(source, answer, brief, sieve, order, source.name not in fresh))
-
-
-def _identity(model: Model) -> str:
+def _identity(model: PromptWriter) -> str:
     return model.fingerprint() if isinstance(model, LocalModel) else model.name
 
 
-def _sift(source: Source, answer: Answer, brief: Brief, sieve: Sieve, order: Order, replayed: bool) -> str:
-    """Take what the answer brings; a line that says what it was."""
-    source.answers.append(answer)
-    found = wordings(answer.text, brief.fields)
-    counts = Counter[str]()
-    for text in found:
-        verdict = sieve.verdict(text, source.name)
-        counts[verdict] += 1
-        if verdict == ACCEPTED:
-            source.taken.append(text)
-    source.verdicts += counts
-    why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if reason != ACCEPTED)
-    line = f"{source.name}: {counts[ACCEPTED]} of {len(found)} taken{f' ({why})' if why else ''}"
-    line += f", {len(source.taken)} of {order.number} so far"
-    line += "; the answer was cut at the token limit" if answer.cut else ""
-    return line + ("; kept from before" if replayed else "")
-
-
-# asking ---------------------------------------------------------------------------------------------------------
-
-
-def _fetch(
-    sources: Sequence[Source], brief: Brief, order: Order, request: int, keys: dict[str, str], journal: Journal
-) -> None:
-    """Put an answer for each source into the journal: one thread for each endpoint, its strategies in turn.
-    Where one fails, the others' answers are waited for before it is told."""
-    if not sources:
-        return
-    failed: list[tuple[int, BaseException]] = []
-
-    def ask(place: int, lane: Sequence[Source]) -> None:
-        for source in lane:
-            try:
-                journal.add(_answer(source, brief, order, request, keys[source.name]))
-            except BaseException as error:  # told by the main thread
-                failed.append((place, error))
-                return
-
-    lanes = list(_lanes(sources))
-    if len(lanes) == 1:
-        ask(0, lanes[0])
-    else:
-        _side_by_side([lambda i=i, lane=lane: ask(i, lane) for i, lane in enumerate(lanes)], lanes)  # type: ignore[misc]
-    if failed:
-        _tell_failure([error for _, error in sorted(failed, key=lambda f: f[0])], journal)
-
-
-def _side_by_side(works: Sequence[Callable[[], None]], lanes: Sequence[Sequence[Source]]) -> None:
-    """Threads that do not keep the process alive: an interruption need not wait for a slow server."""
-    threads = [threading.Thread(target=work, daemon=True) for work in works]
+def _run_threads(threads: Sequence[threading.Thread], sources: Sequence[WordingSource]) -> None:
+    """Start daemon threads and wait for them. An interruption stops the endpoints' pauses and does not wait for a slow
+    server."""
     for thread in threads:
         thread.start()
     try:
@@ -183,33 +206,7 @@ def _side_by_side(works: Sequence[Callable[[], None]], lanes: Sequence[Sequence[
             while thread.is_alive():
                 thread.join(0.2)
     except BaseException:
-        for source in (s for lane in lanes for s in lane):
+        for source in sources:
             if isinstance(source.model, Endpoint):
                 source.model.stopped.set()
         raise
-
-
-def _lanes(sources: Sequence[Source]) -> Iterator[list[Source]]:
-    for model in {id(s.model): s.model for s in sources}.values():
-        yield [s for s in sources if s.model is model]
-
-
-def _answer(source: Source, brief: Brief, order: Order, request: int, key: str) -> Answer:
-    asked = messages(brief, source.strategy, request, order.at_once, order.seed)
-    start = time.monotonic()
-    got: Written = source.model.write(asked, int(key[:8], 16) >> 1)
-    seconds = round(time.monotonic() - start, 3)
-    return Answer(
-        key, source.model.name, source.strategy, request, got.text, got.prompt_tokens, got.completion_tokens,
-        got.failed, got.cut, seconds,
-    )  # fmt: skip
-
-
-def _tell_failure(errors: Sequence[BaseException], journal: Journal) -> None:
-    for error in errors:
-        if not isinstance(error, UserError):
-            raise error
-    n = len(journal.answers)
-    kept = f"{n} answer{'s' * (n != 1)} {'are' if n != 1 else 'is'} kept in {journal.path}"
-    again = "run the same command again to ask for the rest, or leave the failing --model out"
-    raise GenerationError("\n".join([*map(str, errors), f"{kept}: {again}"]))

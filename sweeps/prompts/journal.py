@@ -1,9 +1,9 @@
-"""Answers that are paid for, kept beside the pool as they come: ``POOL.journal.jsonl``, one line for each.
+"""The journal of a generation, ``POOL.journal.jsonl`` beside the pool: one line for each answer that was paid for.
 
-A line is written and flushed before the next request is sent. What a kill tears is at most the last line, and that is
-left out when the file is read. An answer is found again by a digest of everything that it depends on (the model, the
-request's text, limits, temperature, seed), so a generation that is run again asks only for what it has not got: after
-an interruption, with another model added, or with more wordings wanted. No key is in it.
+A line is written and flushed before the next request is sent. Killing the process damages at most the last line, which
+is then left out when the file is read. Answers are found by a digest of everything that they depend on (the model, the
+request's text, limits, temperature, seed). So a generation that is run again, after an interruption, with another model
+or with more wordings, asks only for the answers that it lacks. No API key is in the journal.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SUFFIX = ".journal.jsonl"
 
 
 class JournalError(UserError):
-    """The journal cannot be written, or another generation has it."""
+    """The journal cannot be written, or another process is writing it."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer of a model; tokens are None where the server did not count them."""
+class StoredAnswer:
+    """One answer of a model. Tokens are None where the server did not count them."""
 
     key: str
     model: str
@@ -38,27 +38,27 @@ class Answer:
     text: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    failed: int  # attempts before it
-    cut: bool  # the token limit ended it
+    failed: int  # attempts that failed before it
+    cut: bool  # whether it ends at the token limit
     seconds: float
 
 
-class Journal:
-    """Use through ``open_journal``. ``add`` may be called from several threads."""
+class AnswerJournal:
+    """Made by ``open_journal``. ``add`` may be called from several threads."""
 
     def __init__(self, path: str, file: Any):
         self.path, self._file = path, file
         self._lock = threading.Lock()
-        self.answers: dict[str, Answer] = {}
-        self.written: set[str] = set()  # digests of the pools that were written from it
+        self.answers: dict[str, StoredAnswer] = {}
+        self.written: set[str] = set()  # digests of the pools that were made of these answers
         file.seek(0)
         data = file.read()
         for line in data.split(b"\n"):
-            self._take(line)
+            self._read_line(line)
         if data and not data.endswith(b"\n"):
-            file.write(b"\n")  # after a torn line
+            file.write(b"\n")  # the last line is incomplete: begin a new one
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: StoredAnswer) -> None:
         with self._lock:
             self.answers[answer.key] = answer
             self._append(asdict(answer))
@@ -83,22 +83,22 @@ class Journal:
                 "before this one are kept"
             ) from None
 
-    def _take(self, line: bytes) -> None:
+    def _read_line(self, line: bytes) -> None:
         try:
             record = json.loads(line)
             if "pool" in record:
                 self.written.add(str(record["pool"]))
                 return
-            answer = Answer(**record)
+            answer = StoredAnswer(**record)
         except (ValueError, TypeError, RecursionError):
-            return  # torn, or of another version
+            return  # an incomplete line, or one of another version
         if isinstance(answer.key, str) and isinstance(answer.text, str):
             self.answers[answer.key] = answer
 
 
 @contextlib.contextmanager
-def open_journal(out: str) -> Iterator[Journal]:
-    """The journal of the pool at ``out``, to this process alone. Raises JournalError."""
+def open_journal(out: str) -> Iterator[AnswerJournal]:
+    """The journal of the pool at ``out``, locked for this process. Raises JournalError."""
     path = journal_path(out)
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -110,11 +110,11 @@ def open_journal(out: str) -> Iterator[Journal]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JournalError(
-                f"{path}: another generation is writing it. Wait for it, or name another --out"
+                f"{path}: another generation is writing it. Wait until it ends, or name another --out"
             ) from None
         except OSError:
             pass  # a file system without locks
-        yield Journal(path, file)
+        yield AnswerJournal(path, file)
 
 
 def journal_path(out: str) -> str:

@@ -1,8 +1,9 @@
-"""A model on this machine that is asked for wordings: a folder or hub name with safetensors weights, through its own
-chat template (the messages as plain text where it has none), sampled on the GPU where there is one.
+"""A local model that writes wordings: a folder or hub name with safetensors weights.
 
-One model is in memory at a time: ``prompt_generation`` closes each before it opens the next. torch and transformers
-are imported when the first request is made, so that a generation whose answers are all in the journal needs neither.
+Requests go through the model's chat template; a model without one gets the messages as plain text. It runs on the GPU
+where there is one. Only one model is in memory at a time: ``generation`` closes each before it opens the next. torch
+and transformers are imported with the first request, so a generation whose answers are all in the journal needs
+neither.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.prompts.endpoints import Written
+from sweeps.prompts.endpoints import ModelAnswer
 from trainer.errors import UserError
 
 TOP_P = 0.95
@@ -33,7 +34,7 @@ class LocalModel:
         self._loaded: tuple[Any, Any] | None = None
 
     def fingerprint(self) -> str:
-        """Stands for the weights of a folder, the name of a hub model. Raises UserError where there is no model."""
+        """A digest of the weights in a folder; of a hub model the name. Raises UserError where there is no model."""
         from sweeps.study.overlay import StudyError
         from sweeps.trials.base_model import fingerprint_model
 
@@ -46,7 +47,7 @@ class LocalModel:
         except StudyError as error:
             raise LocalModelError(str(error).replace("model.path", "--model")) from None
 
-    def write(self, messages: Sequence[Mapping[str, str]], seed: int) -> Written:
+    def write(self, messages: Sequence[Mapping[str, str]], seed: int) -> ModelAnswer:
         """The model's answer, the same for the same seed on the same hardware. Raises UserError."""
         import torch
 
@@ -69,7 +70,7 @@ class LocalModel:
                 inputs, attention_mask=torch.ones_like(inputs), pad_token_id=tokenizer.pad_token_id, **options
             )
         new = out[0, len(ids) :].tolist()
-        return Written(
+        return ModelAnswer(
             tokenizer.decode(new, skip_special_tokens=True),
             len(ids),
             len(new),
@@ -77,7 +78,7 @@ class LocalModel:
         )
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free the model's memory."""
         if self._loaded is None:
             return
         import gc
@@ -105,7 +106,12 @@ class LocalModel:
                 tokenizer, model = load_tokenizer(about), load_base(about, device)
             except UserError as error:
                 raise LocalModelError(str(error).replace("model.path", "--model")) from None
-            except (OSError, ValueError, RuntimeError, ImportError) as error:  # transformers' own, and out of memory
+            except (
+                OSError,
+                ValueError,
+                RuntimeError,
+                ImportError,
+            ) as error:  # errors of transformers, and too little memory
                 said = " ".join(str(error).split())[:300]
                 raise LocalModelError(
                     f'--model = "{self.name}": cannot be loaded ({type(error).__name__}: {said}). Give a folder with '
@@ -120,7 +126,7 @@ class LocalModel:
             return list(tokenizer(text)["input_ids"])
         try:
             found = self._templated(tokenizer, messages)
-        except Exception:  # templates that know no system role raise; which error is theirs to choose
+        except Exception:  # a template without a system role may raise any error
             merged = [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
             try:
                 found = self._templated(tokenizer, merged)

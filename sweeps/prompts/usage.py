@@ -1,8 +1,8 @@
-"""What a pool of generated wordings cost: tokens per model and strategy, as Markdown, CSV and LaTeX.
+"""The cost of a pool of generated wordings: tokens per model and strategy, as Markdown, CSV and LaTeX.
 
-The first table is the PAFT paper's: tokens by model and strategy. The second says what came of them. Tokens are those
-of the answers that were received, prompt and completion together, as the servers (or the local tokenizers) count them;
-what a server charges for attempts that failed, nobody reports.
+The first table is the PAFT paper's: tokens by model and strategy. The second has requests, wordings read and wordings
+taken. Tokens are those of the answers that were received, prompt and completion together, as counted by the server or
+the local tokenizer. What a server charges for failed attempts is not reported, so it is not in the tables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sweeps.prompts.generation import Source
+from sweeps.prompts.generation import WordingSource
 from sweeps.prompts.validation import REASONS
 
 COLUMNS = (
@@ -21,8 +21,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def usage_rows(sources: Sequence[Source]) -> list[dict[str, str | int | float | None]]:
-    """One row of ``COLUMNS`` and the reasons for each source. A count that no answer had is None."""
+def usage_rows(sources: Sequence[WordingSource]) -> list[dict[str, str | int | float | None]]:
+    """One row for each source, with ``COLUMNS`` and a count for each reason. Tokens are None where no answer of the
+    source has a count."""
     rows: list[dict[str, str | int | float | None]] = []
     for source in sources:
         known = source.uncounted < len(source.answers) or not source.answers
@@ -48,7 +49,7 @@ def usage_rows(sources: Sequence[Source]) -> list[dict[str, str | int | float | 
     return rows
 
 
-def usage_csv(sources: Sequence[Source]) -> str:
+def usage_csv(sources: Sequence[WordingSource]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, [*COLUMNS, *map(_column, REASONS)], lineterminator="\n")
     writer.writeheader()
@@ -56,7 +57,7 @@ def usage_csv(sources: Sequence[Source]) -> str:
     return out.getvalue()
 
 
-def usage_md(sources: Sequence[Source], title: str) -> str:
+def usage_md(sources: Sequence[WordingSource], title: str) -> str:
     parts = [f"# Tokens spent on {_plain(title)}", "", *_markdown(*_by_model(sources)), ""]
     parts += ["Prompt and completion tokens of the answers received, by the servers' count.", *_uncounted(sources)]
     parts += ["", *_markdown(*_details(sources)), ""]
@@ -68,7 +69,7 @@ def usage_md(sources: Sequence[Source], title: str) -> str:
     return "\n".join(parts)
 
 
-def usage_tex(sources: Sequence[Source]) -> str:
+def usage_tex(sources: Sequence[WordingSource]) -> str:
     """The table by model, for the booktabs package."""
     head, body = _by_model(sources)
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", _tex_row(head), r"\midrule"]
@@ -77,8 +78,8 @@ def usage_tex(sources: Sequence[Source]) -> str:
     return "\n".join(lines)
 
 
-def _by_model(sources: Sequence[Source]) -> tuple[list[str], list[list[str]]]:
-    """Heading, and rows: each model, then the sum and the mean over models."""
+def _by_model(sources: Sequence[WordingSource]) -> tuple[list[str], list[list[str]]]:
+    """The heading and the rows: one per model, then the sum and the mean over models."""
     models = list(dict.fromkeys(s.model.name for s in sources))
     strategies = list(dict.fromkeys(s.strategy for s in sources))
     tokens = {(str(r["model"]), str(r["strategy"])): r["total_tokens"] for r in usage_rows(sources)}
@@ -90,7 +91,7 @@ def _by_model(sources: Sequence[Source]) -> tuple[list[str], list[list[str]]]:
     return ["model", *(f"{s} tokens" for s in strategies), "total tokens"], body
 
 
-def _details(sources: Sequence[Source]) -> tuple[list[str], list[list[str]]]:
+def _details(sources: Sequence[WordingSource]) -> tuple[list[str], list[list[str]]]:
     head = ["model", "strategy", "requests", "failed attempts", "prompt tokens", "completion tokens", "wordings read"]
     body = []
     for row in usage_rows(sources):
@@ -100,7 +101,7 @@ def _details(sources: Sequence[Source]) -> tuple[list[str], list[list[str]]]:
     return [*head, "taken", "tokens per wording taken"], body
 
 
-def _uncounted(sources: Sequence[Source]) -> list[str]:
+def _uncounted(sources: Sequence[WordingSource]) -> list[str]:
     n = sum(s.uncounted for s in sources)
     return [f"{n} answers came without a count and are not in the sums."] if n else []
 
@@ -129,7 +130,7 @@ def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """In one line, without what Markdown would take for HTML."""
+    """The text in one line, with ``<`` escaped so that Markdown does not read it as HTML."""
     return " ".join(text.split()).replace("<", "&lt;")
 
 

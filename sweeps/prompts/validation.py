@@ -1,4 +1,6 @@
-"""What a model's answer holds, and why a wording of it is not taken. Pure functions of the answer and the brief."""
+"""Read the wordings in a model's answer, and say why a wording is not taken.
+
+All of it depends on the answer and the brief alone."""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from trainer.data.wording import OPTIONS, Prompt, fill, placeholders
 from trainer.errors import UserError
 
 ACCEPTED = "accepted"
-REASONS = {  # in the order in which they are asked; a wording is counted under the first
+REASONS = {  # in the order in which they are checked; a wording is counted under the first that applies
     "markup": "an HTML page or HTML tags",
     "unreadable": "control characters, or Jinja that the sandbox refuses",
     "unfilled slot": "a slot such as [describe the text], or a backslash that would reach the model",
@@ -32,8 +34,8 @@ REASONS = {  # in the order in which they are asked; a wording is counted under 
     "surplus": "more than was asked for",
 }
 MOST = 200  # wordings read from one answer
-MOST_CHARACTERS = 200_000  # of an answer that are read
-LONGEST = 20_000  # characters, placeholders and all; beyond it nothing else is asked
+MOST_CHARACTERS = 200_000  # read from one answer
+LONGEST = 20_000  # characters of a wording with its placeholders; a longer one is not checked further
 
 SCRIPTS = {"ru": {"CYRILLIC"}, "zh": {"CJK"}, "ja": {"CJK", "HIRAGANA", "KATAKANA"}, "ko": {"HANGUL"}, "ar": {"ARABIC"}}
 SCRIPT_SHARE = 0.9  # of the letters; a name or a formula may be of another script
@@ -47,13 +49,13 @@ STOP_WORDS = {
     "nl": "het een van niet deze zijn dit op met voor wordt aan de of en is",
 }
 _STOP = {code: set(words.split()) for code, words in STOP_WORDS.items()}
-FEW_WORDS = 6  # below this stop words say nothing
+FEW_WORDS = 6  # with fewer words the stop words are not compared
 _HTML = re.compile(
     r"<!doctype|</?(?:html|head|body|div|span|script|style|title|meta|center|h[1-6]|ul|li|a\s[^>]*href)\b", re.I
 )
 _ANSWERS = (("yes", "no"), ("true", "false"), ("positive", "negative"), ("correct", "incorrect"), ("right", "wrong"),
             ("1", "0"), ("agree", "disagree"))  # fmt: skip
-_SLOT = re.compile(r"\{\s*[^\W\d]\w*\s*\}")  # {title}: meant as a placeholder, and none
+_SLOT = re.compile(r"\{\s*[^\W\d]\w*\s*\}")  # {title}: looks like a placeholder, but is plain text
 _LETTERS = re.compile(r"\bA\)?\s*(?:or|/|,)\s*\(?B\b")
 
 
@@ -61,17 +63,18 @@ _LETTERS = re.compile(r"\bA\)?\s*(?:or|/|,)\s*\(?B\b")
 
 
 def wordings(answer: str, fields: Iterable[str]) -> list[str]:
-    """The wordings in a model's answer, as far as it got: a JSON array, else the items of a numbered or bulleted list,
-    else the lines. What a reasoning model thinks aloud is left out."""
+    """The wordings in a model's answer, which may be cut short: the strings of a JSON array, else the items of a
+    numbered or bulleted list, else the lines. A reasoning model's thoughts are left out."""
     answer = answer[:MOST_CHARACTERS].rpartition("</think>")[2]
     if _HTML.match(answer.strip()):
         return [answer.strip()]
     items = _of_json(answer) or list(_of_lines(answer))
-    return [text for item in items[:MOST] if (text := mended(item, fields))]
+    return [text for item in items[:MOST] if (text := repaired(item, fields))]
 
 
 def _of_json(answer: str) -> list[str]:
-    """The texts of the first array that holds a placeholder; of one that is cut short, those before the cut."""
+    """The texts of the first array in which a placeholder occurs. Of an array that is cut short, those before the
+    cut."""
     for start in itertools.islice(re.finditer(r"\[", answer), MOST):
         texts = [text for item in _items(answer, start.end()) if (text := _text(item)) is not None]
         if any("{" in text for text in texts):
@@ -80,7 +83,7 @@ def _of_json(answer: str) -> list[str]:
 
 
 def _items(text: str, at: int) -> Iterator[Any]:
-    """The items of a JSON array whose inside begins at ``at``."""
+    """The items of a JSON array; ``at`` is the position after its opening bracket."""
     decoder = json.JSONDecoder(strict=False)  # real line breaks inside strings are common
     while True:
         at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
@@ -116,9 +119,9 @@ def _of_lines(answer: str) -> Iterator[str]:
     yield "\n".join(item)
 
 
-def mended(text: str, fields: Iterable[str]) -> str:
-    """``text`` without what models add in form alone: quotes around it, ``{text}`` or ``{{{text}}}`` for
-    ``{{ text }}``, and line breaks written as a backslash and an n (as in the published PAFT prompts)."""
+def repaired(text: str, fields: Iterable[str]) -> str:
+    """``text`` with errors of form repaired: quotes around it are removed, ``{text}`` and ``{{{text}}}`` become
+    ``{{ text }}``, and a backslash with an n becomes a line break (as in the published PAFT prompts)."""
     text = text.strip()
     for quote in ('"', "'", "`"):
         if len(text) > 1 and text[0] == text[-1] == quote and quote not in text[1:-1].replace("\\" + quote, ""):
@@ -133,7 +136,7 @@ def mended(text: str, fields: Iterable[str]) -> str:
 
 
 def fault(text: str, brief: Brief) -> str | None:
-    """The first of ``REASONS`` that speaks against ``text`` on its own; None where none does."""
+    """The first of ``REASONS`` that applies to ``text`` by itself; None where none does."""
     if len(text) > LONGEST:
         return "length"
     if _HTML.search(text):
@@ -157,17 +160,18 @@ def fault(text: str, brief: Brief) -> str | None:
     own = _own_words(text)
     if not brief.length[0] <= len(own) <= brief.length[1]:
         return "length"
-    if not speaks(own, brief.language):
+    if not in_language(own, brief.language):
         return "language"
     if _offers_other_answers(own, brief.labels):
         return "other answers"
-    if any(_says(own, t) for t in brief.never) or (brief.one_of and not any(_says(own, t) for t in brief.one_of)):
+    names_task = not brief.one_of or any(_contains_term(own, t) for t in brief.one_of)
+    if not names_task or any(_contains_term(own, t) for t in brief.never):
         return "other task"
     return None
 
 
 def _shows_fields(prompt: Prompt, brief: Brief) -> bool:
-    """Whether two rows of stand-in values come out in the text, each field's value whole."""
+    """Whether the filled wording contains the value of each field, for two made-up rows."""
     options = ("first option", "second option") if brief.options else ()
     for row in range(2):
         values = {name: f"value {i} of row {row}" for i, name in enumerate(brief.fields)}
@@ -185,9 +189,10 @@ def _own_words(text: str) -> str:
     return " ".join(re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", " ", text, flags=re.DOTALL).split())
 
 
-def speaks(text: str, language: str) -> bool:
-    """Whether ``text`` is of the language, as far as its script and its stop words say: at least ``SCRIPT_SHARE`` of
-    the letters are of its script, and no other language has two stop words more in it (from ``FEW_WORDS`` words on)."""
+def in_language(text: str, language: str) -> bool:
+    """Whether ``text`` seems to be in the language, by its script and stop words: at least ``SCRIPT_SHARE`` of the
+    letters belong to the language's script, and no other language has two stop words more in the text (where the text
+    has at least ``FEW_WORDS`` words)."""
     if language == "any":
         return True
     letters = [c for c in text if c.isalpha()]
@@ -199,12 +204,12 @@ def speaks(text: str, language: str) -> bool:
     if language not in _STOP or len(words) < FEW_WORDS:
         return True
     counts = {code: sum(w in stop for w in words) for code, stop in _STOP.items()}
-    return counts[language] + 1 >= max(counts.values())  # "a" is a word of Portuguese, too
+    return counts[language] + 1 >= max(counts.values())  # one more is allowed: "a" is also a Portuguese word
 
 
 def _offers_other_answers(text: str, labels: Iterable[str]) -> bool:
     names = [n.casefold() for n in labels]
-    if not names or any(_says(text, n, whole=True) for n in names):
+    if not names or any(_contains_term(text, n, whole=True) for n in names):
         return False
     if _LETTERS.search(text):
         return True
@@ -215,18 +220,18 @@ def _offers_other_answers(text: str, labels: Iterable[str]) -> bool:
     return False
 
 
-def _says(text: str, term: str, whole: bool = False) -> bool:
-    """Whether a word of ``text`` begins with ``term`` (is it, where ``whole``)."""
+def _contains_term(text: str, term: str, whole: bool = False) -> bool:
+    """Whether a word of ``text`` begins with ``term``; with ``whole``, whether a word equals it."""
     end = r"(?!\w)" if whole else ""
     return re.search(rf"(?<!\w){re.escape(term)}{end}", text, re.I) is not None
 
 
-# among others ---------------------------------------------------------------------------------------------------
+# compared with others ------------------------------------------------------------------------------------------------
 
 
-class Sieve:
-    """Takes wordings one after the other, and says of each ``accepted`` or why not. ``number`` bounds what is taken
-    for each ``source``."""
+class WordingFilter:
+    """Decides on one wording after the other: ``accepted``, or the reason against it. At most ``number`` wordings are
+    accepted for each ``source``."""
 
     def __init__(self, brief: Brief, number: int):
         self.brief, self.number = brief, number

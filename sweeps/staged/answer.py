@@ -1,4 +1,4 @@
-"""Stage 5 in words: whether tuning one thing after the other was enough, from the crossing's scores alone."""
+"""Stage 5 in words: whether the choices depend on each other, and so whether tuning stage by stage was enough."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 from sweeps.run_folder import stages as record
 from sweeps.search.points import combinations
-from sweeps.staged.points import Standing, axis_values, value_text, varied_text
+from sweeps.staged.points import CurrentChoice, axis_values, value_text, varied_text
 from sweeps.statistics import interaction as ia
-from sweeps.statistics.intervals import LEVEL, Estimate
+from sweeps.statistics.intervals import Estimate
 from sweeps.study.schema import Study
 from sweeps.trials.make import axes_of
 
 FACTORS = ("template", "lora", "plw", "pool")
 MOST_POINTS = 64  # of a full factorial that is still proposed
-NEW = 32  # points that a search draws beyond those of the stages
-_LUCK = math.sqrt(2.0) * 1.96  # between two single trials, in standard deviations over seeds
+NEW = 32  # points that a joint search draws in addition to those of the stages
+_LUCK = math.sqrt(2.0) * 1.96  # 95 % limit of the difference of two trials, in standard deviations over seeds
 
 
-def stage(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, str], key: str) -> record.Stage:
-    """The record of stage 5. ``rows``: one per trial; ``settings``: L1, L2 … -> the LoRA setting in words."""
+def interaction_record(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, str], key: str) -> record.Stage:
+    """The record of stage 5. ``rows`` has one row per trial; ``settings`` maps L1, L2 … to LoRA settings in words."""
     made: record.Stage = {
         "stage": 5, "name": "interaction", "title": "interaction", "key": key, "settings": dict(settings),
         "rows": [dict(r) for r in rows], "tests": [], "shares": {}, "cells": [], "seed_std": None, "left_out": [],
     }  # fmt: skip
     try:
         layout, left_out = ia.crossing(rows, FACTORS, "objective")
-        found = ia.analyse(layout)
+        found = ia.analyse_interactions(layout)
     except ValueError as error:
         made["reason"] = f"No test: {error}."
         return made
@@ -56,25 +56,32 @@ def stage(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, str], key: s
 def _reason(made: record.Stage, trials: int, seeds: int) -> str:
     parts = ", ".join(f"{name} {share_text(values)}" for name, values in made["shares"].items())
     without = (
-        f" Left out, for want of a result in every combination: seed {', '.join(made['left_out'])}."
+        f" Left out, because a combination has no result under it: seed {', '.join(made['left_out'])}."
         if made["left_out"]
         else ""
     )
     alike = sum(r["degenerate"] for r in made["rows"])
     warned = (
-        f" {alike} of {trials} trials answer with one label nearly always, which makes the split doubtful."
+        f" {alike} of {trials} trials answer with one label nearly always, which makes these shares doubtful."
         if alike
         else ""
     )
     return f"{trials} trials, {seeds} seeds. Shares of the variance of the objective: {parts}.{without}{warned}"
 
 
-def answer(made: record.Stage, stages: Sequence[record.Stage], at: Standing, study: Study, uri: str) -> dict[str, Any]:
-    """Kind (``staged``, ``joint``, ``unknown``), the sentence, what to run next, and earlier choices within luck."""
+def final_answer(
+    made: record.Stage, stages: Sequence[record.Stage], current: CurrentChoice, study: Study, uri: str
+) -> dict[str, Any]:
+    """The answer's kind (``staged``, ``joint`` or ``unknown``), its sentence, the command to run next, and the earlier
+    choices whose lead may be chance."""
     test = next((t for t in made["tests"] if set(t["factors"]) == {"template", "lora"}), None)
     lucky = within_luck(stages, made["seed_std"])
     found: dict[str, Any] = {
-        "choice": {"head": at.head, "template": at.templates[0], "lora": varied_text(study, at.settings)},
+        "choice": {
+            "head": current.head,
+            "template": current.templates[0],
+            "lora": varied_text(study, current.settings),
+        },
         "lucky": lucky,
     }
     why = _untested(made, test)
@@ -82,22 +89,23 @@ def answer(made: record.Stage, stages: Sequence[record.Stage], at: Standing, stu
         sentence = f"It cannot be said whether staged was enough: {why}"
         return {**found, "kind": "unknown", "command": None, "sentence": sentence}
     alike = sum(r["degenerate"] for r in made["rows"])
-    doubt = f" {alike} of {len(made['rows'])} trials answer with one label nearly always: doubt it." if alike else ""
+    doubt = f" {alike} of {len(made['rows'])} trials answer with one label nearly always: do not rely on it."
+    doubt = doubt if alike else ""
     if test["p"] < ia.ALPHA and made["flips"]:
         trained = {i for s in stages for c in s.get("candidates", ()) for i in c["trials"]}
-        command = continuation(study, at, uri, len(trained | {r["trial"] for r in made["rows"]}))
-        sentence = _joint(made, test, at.templates[0], command)
+        command = continuation(study, current, uri, len(trained | {r["trial"] for r in made["rows"]}))
+        sentence = _joint(made, test, current.templates[0], command)
         return {**found, "kind": "joint", "command": command, "sentence": sentence + doubt}
     return {**found, "kind": "staged", "command": None, "sentence": _enough(made, test) + doubt}
 
 
 def _untested(made: record.Stage, test: Mapping[str, Any] | None) -> str:
-    """Why stage 5 says nothing of template and LoRA; "" where it does."""
+    """Why stage 5 has no test of template and LoRA; "" where it has one."""
     if not made["tests"]:
         return str(made["reason"])
     if test is None:
         return "stage 5 had one template or one LoRA setting."
-    return "" if len({r["objective"] for r in made["rows"]}) > 1 else "all trials of stage 5 reached the same."
+    return "" if len({r["objective"] for r in made["rows"]}) > 1 else "all trials of stage 5 have the same objective."
 
 
 def _joint(made: record.Stage, test: Mapping[str, Any], template: str, command: str) -> str:
@@ -105,8 +113,8 @@ def _joint(made: record.Stage, test: Mapping[str, Any], template: str, command: 
     ours = next(c for c in made["cells"] if c["template"] == template and c["lora"] == "L1")
     ahead = best["objective"] - ours["objective"]
     return (
-        f"Search jointly: which LoRA setting is best depends on the template ({_shown(test)}). Stage by stage came to "
-        f"{ours['template']} with {ours['lora']}; the best of the crossing is {best['template']} with "
+        f"Search jointly: which LoRA setting is best depends on the template ({_shown(test)}). The stages chose "
+        f"{ours['template']} with {ours['lora']}; the best combination in stage 5 is {best['template']} with "
         f"{best['lora']}, {100 * ahead:+.1f} points. Go on from the same trials: {command}"
     )
 
@@ -114,8 +122,8 @@ def _joint(made: record.Stage, test: Mapping[str, Any], template: str, command: 
 def _enough(made: record.Stage, test: Mapping[str, Any]) -> str:
     if test["p"] < ia.ALPHA:
         return (
-            f"Staged was enough: template and LoRA setting do act on each other ({_shown(test)}), but the best of each "
-            "stays the best whatever the other is."
+            f"Staged was enough: template and LoRA setting do interact ({_shown(test)}), but the best value of each "
+            "does not change with the other."
         )
     share, seed = Estimate(*_numbers(made["shares"]["interaction"])), made["shares"][ia.SEED][0] or 0.0
     said = (
@@ -124,7 +132,7 @@ def _enough(made: record.Stage, test: Mapping[str, Any]) -> str:
         f"{100 * seed:.0f} %."
     )
     if math.isfinite(share.high) and share.high > max(seed, 0.1):
-        said += f" One of up to {100 * share.high:.0f} % is not ruled out by so few trials: add seeds to be surer."
+        said += f" An interaction of up to {100 * share.high:.0f} % is not excluded: add seeds to be more certain."
     return said
 
 
@@ -135,27 +143,28 @@ def _shown(test: Mapping[str, Any]) -> str:
     )
 
 
-def continuation(study: Study, at: Standing, uri: str, done: int) -> str:
+def continuation(study: Study, current: CurrentChoice, uri: str, done: int) -> str:
     """The command that searches the same axes jointly in the same folder: the full factorial under ASHA, or, where that
-    is large, TPE, which begins with the ``done`` trials of the stages. What is trained is not trained again."""
+    is large, TPE, which begins with the ``done`` trials of the stages. Trained trials are not trained again."""
     changed = {
         "classifier": ["model.head=classifier", "axes.plw=0"],
         "generate": ["scoring.scorer=generate"],
-    }.get(at.head, [])
+    }.get(current.head, [])
     grown = 1.0
     for name, values in axis_values(study).items():
-        if name in ("steps", "epochs") and at.settings.get(name, values[0]) not in values:  # stage 4 found it
-            changed.append(f"axes.{name}=[{','.join(map(value_text, (*values, at.settings[name])))}]")
+        if name in ("steps", "epochs") and current.settings.get(name, values[0]) not in values:  # stage 4 found it
+            changed.append(f"axes.{name}=[{','.join(map(value_text, (*values, current.settings[name])))}]")
             grown = (len(values) + 1) / len(values)
     total = combinations(axes_of(study))
     small = total is not None and total * grown <= MOST_POINTS
     how = [] if small else ["search.method=tpe", f"search.trials={done + NEW}"]
-    own = "STUDY" if "://" in uri else f"{uri}/study.yaml"  # a study is read from a disk
+    own = "STUDY" if "://" in uri else f"{uri}/study.yaml"  # a study file is read from a local disk only
     return " ".join(["steadytune run", own, "stages=null", *changed, *how, "--out", uri])
 
 
 def within_luck(stages: Sequence[record.Stage], seed_std: float | None) -> list[str]:
-    """Earlier choices whose lead is smaller than what two trials differ by from the seed alone, 19 times in 20."""
+    """Sentences on the earlier choices whose lead is within the 95 % range of the difference that the seed alone
+    makes."""
     if seed_std is None:
         return []
     said = []
@@ -165,8 +174,8 @@ def within_luck(stages: Sequence[record.Stage], seed_std: float | None) -> list[
         limit = _LUCK * seed_std / math.sqrt(made.get("seeds", 1))
         if gaps and min(gaps) < limit:
             said.append(
-                f"Stage {made['stage']}, {made['title']}: the lead of {100 * min(gaps):.1f} points is within the luck "
-                f"of the seed, {100 * limit:.1f} points."
+                f"Stage {made['stage']}, {made['title']}: the lead of {100 * min(gaps):.1f} points is smaller than the "
+                f"difference that seeds alone can make, {100 * limit:.1f} points."
             )
     return said
 
@@ -178,10 +187,6 @@ def share_text(values: Sequence[float | None]) -> str:
         return "-"
     bounds = "" if math.isnan(low) or math.isnan(high) else f" [{100 * low:.0f}, {100 * high:.0f}]"
     return f"{100 * value:.0f} %{bounds}"
-
-
-def level() -> str:
-    return f"{100 * LEVEL:g} %"
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

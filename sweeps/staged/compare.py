@@ -1,12 +1,12 @@
-"""Which candidate of a stage is taken, and why: objectives on the dev prompts, paired differences, the cheaper of ties.
+"""Choose a candidate of a stage by its objective on the dev prompts; of tied candidates take the cheapest.
 
-All candidates are measured on the same dev prompts and rows. The objective, mean - c x std over the prompts, is no mean
+All candidates are scored on the same dev prompts and rows. The objective, mean - c x std over the prompts, is no mean
 of cells, so each cell is replaced by its pseudo-value: the objective plus the cell's influence on it (infinitesimal
-jackknife over prompts and rows). The difference of two candidates' pseudo-values is a grid whose mean is the difference
-of their objectives; its interval for new prompts and new rows is that of the two-way analysis of variance, with
-Student's t on the number of prompts less one. (The bootstrap of ``sweeps.statistics.intervals`` is meant for means:
-with the std in the objective and 8 prompts it told equal candidates apart in 11 % of the cases, this does in 4 %.) With
-more than one seed, what the difference varies by between seeds is added to it.
+jackknife over prompts and rows). The mean over the differences of two candidates' pseudo-values is the difference of
+their objectives. Its interval for new prompts and new rows is that of the two-way analysis of variance, with Student's
+t on the number of prompts minus one. (The bootstrap of ``sweeps.statistics.intervals`` is meant for means: with the
+std in the objective and 8 prompts it called equal candidates different in 11 % of the cases; this method does in 4 %.)
+With more than one seed, the variation of the difference between seeds is added to the interval.
 """
 
 from __future__ import annotations
@@ -30,54 +30,54 @@ POINTS = "points"
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One trial at one rung on the dev grid."""
+class DevScores:
+    """The scores of one trial at one rung on the dev grid."""
 
     pseudo: Floats  # [P, R] pseudo-values of the objective
     objective: metrics.Objective
-    grid_id: str  # of the prompts and rows
+    grid_id: str  # digest of the prompts and rows
 
 
 @dataclass(frozen=True)
-class Rated:
-    """A candidate with what it reached. ``trials`` in the order of its points, ``None`` scores: cut, NaN or failed."""
+class RatedCandidate:
+    """A candidate with the scores of its trials."""
 
     candidate: Candidate
-    trials: tuple[Trial, ...]
-    scored: tuple[Scored | None, ...]
+    trials: tuple[Trial, ...]  # in the order of its points
+    scores: tuple[DevScores | None, ...]  # None: the trial was cut, failed, or ended in NaN
 
     @property
     def whole(self) -> bool:
-        return all(s is not None and math.isfinite(s.objective.value) for s in self.scored)
+        return all(s is not None and math.isfinite(s.objective.value) for s in self.scores)
 
     @property
     def degenerate(self) -> bool:
-        return any(s is not None and s.objective.degenerate for s in self.scored)
+        return any(s is not None and s.objective.degenerate for s in self.scores)
 
     @property
     def sound(self) -> bool:
         return self.whole and not self.degenerate
 
     def average(self, what: str) -> float:
-        """Mean over the points of ``value``, ``mean``, ``std`` or ``min``; NaN where a point has no scores."""
-        found = [getattr(s.objective, what) for s in self.scored if s is not None]
+        """The mean over the points of ``value``, ``mean``, ``std`` or ``min``; NaN where a point has no scores."""
+        found = [getattr(s.objective, what) for s in self.scores if s is not None]
         return float(np.mean(found)) if self.whole else math.nan
 
 
 @dataclass(frozen=True)
 class Choice:
-    """``gaps``: by candidate name, the leader's objective less its own, with the interval."""
+    """The outcome of a comparison, by names of candidates."""
 
     taken: str
-    leader: str
-    tied: tuple[str, ...]  # with the leader, itself not among them
-    gaps: Mapping[str, st.Estimate]
+    leader: str  # with the highest objective
+    tied: tuple[str, ...]  # candidates tied with the leader, without the leader
+    gaps: Mapping[str, st.Estimate]  # candidate -> the leader's objective minus its own, with the interval
     reason: str
 
 
-def scored(store: Store, trial: Trial, rung: int, std_weight: float) -> Scored | None:
-    """The dev scores of ``trial`` at ``rung``; None where there are none, or it ended in NaN, or only a sample of the
-    grid was scored."""
+def dev_scores(store: Store, trial: Trial, rung: int, std_weight: float) -> DevScores | None:
+    """The dev scores of ``trial`` at ``rung``; None where it has none, where the rung ended in NaN, or where only a
+    sample of the grid was scored."""
     found = store.read_scores(trial.id, rung, "dev", COLUMNS)
     if found is None or not found[0].num_rows:
         return None
@@ -85,26 +85,26 @@ def scored(store: Store, trial: Trial, rung: int, std_weight: float) -> Scored |
     if grid.seen is not None:
         return None
     values = pseudo_values(metrics.cells(grid, trial.task.metric), std_weight)
-    return Scored(
+    return DevScores(
         values, metrics.grid_objective(grid, trial.task.metric, std_weight), digest([grid.prompts, grid.rows])
     )
 
 
 def rate(
     store: Store, candidates: Sequence[Candidate], trial_of: Callable[[Candidate], Sequence[Trial]], std_weight: float
-) -> list[Rated]:
-    """Every candidate with its trials' scores at their ends."""
+) -> list[RatedCandidate]:
+    """Every candidate with its trials' scores at the end of their training."""
     found = []
     for candidate in candidates:
         trials = tuple(trial_of(candidate))
-        at_end = tuple(scored(store, t, t.optimization.steps, std_weight) for t in trials)
-        found.append(Rated(candidate, trials, at_end))
+        at_end = tuple(dev_scores(store, t, t.optimization.steps, std_weight) for t in trials)
+        found.append(RatedCandidate(candidate, trials, at_end))
     return found
 
 
 def pseudo_values(cells: Floats, std_weight: float) -> Floats:
-    """[P, R] whose mean is ``mean - std_weight * std`` of the prompts' means, and whose spread over prompts and rows
-    gives its error. Where all prompts are alike the std has no derivative, and only the mean's part is left."""
+    """[P, R] values whose mean is ``mean - std_weight * std`` of the prompts' means, and whose variation over prompts
+    and rows gives its error. Where all prompts have one mean, the std has no derivative and the cells are returned."""
     p = cells.shape[0]
     each = cells.mean(axis=1, keepdims=True)
     mean = float(each.mean())
@@ -120,9 +120,9 @@ def pseudo_values(cells: Floats, std_weight: float) -> Floats:
     return values
 
 
-def gap(a: Sequence[Scored], b: Sequence[Scored], seeds: int = 1) -> st.Estimate:
-    """Objective of ``a`` less that of ``b``, averaged over their points, with its interval. The points are templates x
-    seeds, the seeds fastest; both lists in the same order."""
+def gap(a: Sequence[DevScores], b: Sequence[DevScores], seeds: int = 1) -> st.Estimate:
+    """The objective of ``a`` minus that of ``b``, averaged over their points, with its interval. The points are
+    templates x seeds, with the seeds of one template next to each other, in the same order in both lists."""
     if not a or len(a) != len(b) or len({s.grid_id for s in (*a, *b)}) != 1:
         return st.Estimate(math.nan, math.nan, math.nan)
     each = [x.pseudo - y.pseudo for x, y in zip(a, b, strict=True)]
@@ -141,14 +141,14 @@ def gap(a: Sequence[Scored], b: Sequence[Scored], seeds: int = 1) -> st.Estimate
     return st.Estimate(value, value - math.hypot(value - found.low, luck), value + math.hypot(found.high - value, luck))
 
 
-def choose(rated: Sequence[Rated], seeds: int = 1) -> Choice:
-    """The leader by the objective, unless a cheaper candidate cannot be told from it: one whose interval of the
-    difference takes in 0. Candidates that were cut, failed or answer with one label take no part; where none is left
-    the first is kept."""
+def choose_candidate(rated: Sequence[RatedCandidate], seeds: int = 1) -> Choice:
+    """The candidate with the highest objective, or a cheaper one that is tied with it, so that the interval of their
+    difference includes 0. Candidates that were cut, failed or answer with one label are not compared; where none is
+    left, the first candidate is kept."""
     first = rated[0].candidate.name
     able = [r for r in rated if r.sound]
     if len(rated) == 1:
-        return Choice(first, first, (), {}, f"{quoted(first)} is the only one: nothing to compare.")
+        return Choice(first, first, (), {}, f"{quoted(first)} is the only candidate: nothing to compare.")
     if not able:
         why = "every candidate answers with one label nearly always, failed or was cut"
         return Choice(first, first, (), {}, f"None can be compared: {why}. Kept the first, {quoted(first)}.")
@@ -161,8 +161,8 @@ def choose(rated: Sequence[Rated], seeds: int = 1) -> Choice:
     return Choice(cheapest.candidate.name, leader.candidate.name, names, gaps, reason)
 
 
-def _all(rated: Rated) -> list[Scored]:
-    return [s for s in rated.scored if s is not None]
+def _all(rated: RatedCandidate) -> list[DevScores]:
+    return [s for s in rated.scores if s is not None]
 
 
 def _amounts(candidate: Candidate) -> tuple[float, ...]:
@@ -176,10 +176,10 @@ def _unclear(found: st.Estimate) -> bool:
 # the reason in words ------------------------------------------------------------------------------------------------
 
 
-def _lead(leader: Rated, able: Sequence[Rated], gaps: Mapping[str, st.Estimate]) -> str:
+def _lead(leader: RatedCandidate, able: Sequence[RatedCandidate], gaps: Mapping[str, st.Estimate]) -> str:
     name = quoted(leader.candidate.name)
     if not gaps:
-        return f"{name} is taken: no other can be compared with it."
+        return f"{name} is taken: no other candidate can be compared with it."
     second = max((r for r in able if r is not leader), key=lambda r: r.average("value"))
     ours, theirs = percent(leader.average("value")), percent(second.average("value"))
     return (
@@ -188,9 +188,9 @@ def _lead(leader: Rated, able: Sequence[Rated], gaps: Mapping[str, st.Estimate])
     )
 
 
-def _tied(leader: Rated, tied: Sequence[Rated], taken: Rated) -> list[str]:
+def _tied(leader: RatedCandidate, tied: Sequence[RatedCandidate], taken: RatedCandidate) -> list[str]:
     if not tied:
-        return ["All intervals leave out 0: taken."]
+        return ["No interval includes 0: taken."]
     names = ", ".join(quoted(r.candidate.name) for r in tied)
     if taken is leader:
         return [f"Tied with {names}, whose interval includes 0; none of them is cheaper: kept the leader."]
@@ -204,7 +204,7 @@ def _tied(leader: Rated, tied: Sequence[Rated], taken: Rated) -> list[str]:
     ]
 
 
-def _left_out(rated: Sequence[Rated]) -> list[str]:
+def _left_out(rated: Sequence[RatedCandidate]) -> list[str]:
     cut = [quoted(r.candidate.name) for r in rated if not r.whole]
     alike = [quoted(r.candidate.name) for r in rated if r.whole and r.degenerate]
     said = [f"Cut early or failed, so not compared: {', '.join(cut)}."] if cut else []
@@ -226,8 +226,8 @@ def quoted(name: str) -> str:
     return f"“{name}”"
 
 
-def as_row(rated: Rated, choice: Choice) -> dict[str, Any]:
-    """A candidate for the record and the tables."""
+def as_row(rated: RatedCandidate, choice: Choice) -> dict[str, Any]:
+    """A candidate as a row of the record and of the tables."""
     name = rated.candidate.name
     found = choice.gaps.get(name)
     numbers = {what: _known(rated.average(key)) for what, key in _NUMBERS.items()}

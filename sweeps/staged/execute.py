@@ -1,5 +1,5 @@
-"""Training the trials of one stage on Ray: one connection for all stages, and the same hosts for as long as the base
-model's head stays the same."""
+"""Train the trials of a stage on Ray. All stages share one connection, and the same hosts while the base model's head
+does not change."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the stages of a study will cost, before anything runs: trials, tokens, passes and time, stage by stage.
+"""The cost of a staged study before it runs: trials, tokens, passes and time of each stage.
 
-Later stages depend on what earlier ones choose. The plan takes every stage to choose its first candidate, keeps as many
-templates as it may, and counts each stage's own trials; the shorter trainings that stage 4 may add are left out. Trials
-of a stage cost what the longest and largest of them does.
+Later stages depend on the choices of earlier ones. The plan assumes that every stage chooses its first candidate and
+that as many templates are kept as the study allows. The shorter training that stage 4 may add is not counted. All
+trials of a stage are counted with the cost of the longest and largest of them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class StagePlan:
     stage: int
     title: str
-    trials: int  # of the stage
-    new: int  # of them not trained before
+    trials: int
+    new: int  # trials that no earlier stage has trained
     plan: Plan | None  # of the new ones; None where there are none
 
 
@@ -49,7 +49,7 @@ class StagesPlan:
 def plan_stages(
     study: Study, sizes: Sizes | None = None, model: ModelSize | None = None, rate: float | None = None
 ) -> StagesPlan:
-    """The cost of a study with stages. ``sizes`` and ``model`` are read from the study's when not given."""
+    """The cost of a study with stages. ``sizes`` and ``model`` are read from the study's files where not given."""
     if sizes is None:
         from sweeps.plan.cost import sizes_of
         from sweeps.trials.assets import load_assets
@@ -64,29 +64,29 @@ def plan_stages(
         cost = _cost(study, heads[0], fresh, measured, sizes, model, rate) if fresh else None
         made.append(StagePlan(stage, title, len(found), len(fresh), cost))
     joint = plan(study.model_copy(update={"stages": None}), sizes, model, rate)
-    return StagesPlan(study.name, tuple(made), joint, tuple(_notes(study, made)))
+    return StagesPlan(study.name, tuple(made), joint, tuple(_notes(study)))
 
 
 def _asked(study: Study) -> Iterator[tuple[int, str, list[str], list[points.Point], bool]]:
-    """(stage, title, head of each point, points, whether they are scored on the test pool), as if the first candidate
-    were taken throughout and two templates kept."""
+    """(stage, title, head of each point, points, whether they are scored on the test pool), if every stage takes its
+    first candidate and as many templates are kept as ``stages.keep`` allows."""
     assert study.stages is not None
-    at = points.baseline(study)
-    stages = [(2, "head", points.head_candidates(study, at), True)]
-    stages += [(3, "templates", points.template_candidates(study, at), False)]
-    kept = replace(at, templates=study.axes.template[: study.stages.keep])
-    tried: list[dict[str, Any]] = [dict(at.settings)]
+    current = points.baseline(study)
+    stages = [(2, "head", points.head_candidates(study, current), True)]
+    stages += [(3, "templates", points.template_candidates(study, current), False)]
+    kept = replace(current, templates=study.axes.template[: study.stages.keep])
+    tried: list[dict[str, Any]] = [dict(current.settings)]
     for group in study.stages.order:
         candidates = points.lora_candidates(study, kept, group)
         if candidates:
             stages.append((4, ", ".join(candidates[0].value), candidates, False))
-            tried += [{**at.settings, **c.value} for c in candidates]
+            tried += [{**current.settings, **c.value} for c in candidates]
     for stage, title, candidates, measured in stages:
         pairs = [(c.head, p) for c in candidates for p in c.points]
         yield stage, title, [h for h, _ in pairs], [p for _, p in pairs], measured
     distinct = [s for i, s in enumerate(tried) if s not in tried[:i]][: study.stages.cross]
-    grid = points.crossing_points(study, at.head, study.axes.template[: study.stages.cross], distinct)
-    yield 5, "interaction", [at.head] * len(grid), [p for p, _ in grid], True
+    grid = points.crossing_points(study, current.head, study.axes.template[: study.stages.cross], distinct)
+    yield 5, "interaction", [current.head] * len(grid), [p for p, _ in grid], True
 
 
 def _cost(
@@ -98,7 +98,7 @@ def _cost(
     model: ModelSize,
     rate: float | None,
 ) -> Plan:
-    """The plan of so many trials, as a study whose seeds are that many."""
+    """The cost of these trials, planned as a study with one seed per trial."""
     part = points.part_study(study, head, len(fresh) > 0)
     lengths: dict[str, Any] = {k: (max(p[k] for p in fresh),) for k in ("steps", "epochs") if k in fresh[0]}
     lora = study.axes.lora.model_copy(
@@ -120,16 +120,16 @@ def _cost(
     return plan(part.model_copy(update={"axes": axes, "stages": None}), shown, model, rate)
 
 
-def _notes(study: Study, made: list[StagePlan]) -> Iterator[str]:
+def _notes(study: Study) -> Iterator[str]:
     if len(study.axes.template) < FEW_TEMPLATES:
         yield f"Stage 3 compares {len(study.axes.template)} templates; {FEW_TEMPLATES} to 15 say more about wording"
     seeds = study.axes.seed
     if isinstance(seeds, tuple) and len(seeds) < 3:
-        yield "Stage 5 has two seeds: it sees only an interaction well above the seed's luck. Three see one of its size"
+        yield "Stage 5 has two seeds: it finds only an interaction well above their variation. Three find one as large"
 
 
 def render(found: StagesPlan) -> RenderableType:
-    """A row per stage, the sum, and beside it what the whole grid would cost."""
+    """A table with a row per stage, their sum, and the cost of the whole grid for comparison."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -147,7 +147,7 @@ def render(found: StagesPlan) -> RenderableType:
     table.add_row("all stages", "", str(found.trials), amount(tokens), amount(passes), duration(found.seconds))
     table.add_row("jointly: the whole grid", str(found.joint.trials), "", *_columns(found.joint))
     lines = [
-        "time is that of one host; later stages are counted as if each took its first candidate",
+        "time is for one host; every stage is assumed to take its first candidate",
         f"rate      {found.joint.rate_source}",
         f"lengths   {found.joint.sizes.prompt_tokens:.0f} tokens a prompt ({found.joint.sizes.source})",
         *(f"note      {note}" for note in found.notes),

@@ -1,8 +1,8 @@
 """``steadytune run`` of a study with ``stages``: format, head, templates, LoRA, interaction, and an answer.
 
-Each stage is a small sweep into the same run folder: trials that a stage before has trained are found there by id and
-cost nothing. What a stage decides goes to ``stages.json``. A second start makes the same stages again: those that are
-done are replayed, trials and decision both, without starting Ray.
+Each stage is a small sweep into the same run folder. Trials that an earlier stage has trained are found there by their
+ids and cost nothing. Each stage's choice is written to ``stages.json``. A second start runs the same stages again;
+those that are finished are read from the folder, trials and choice both, without starting Ray.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Staged:
         assert study.stages is not None
         self.study, self.stages, self.store, self.content = study, study.stages, store, content
         self.execute = execute
-        self.at = points.baseline(study)
+        self.current = points.baseline(study)
         self.records = record.Records(store)
         self.rows: list[dict[str, Any]] = []  # of trials.parquet, all stages so far
         self.began = time.time()
@@ -95,26 +95,26 @@ class Staged:
         self.records.add(known)
 
     def choose_head(self) -> None:
-        """Stage 2: label scoring, a classifier, or generated text, on the same rows and prompts."""
-        candidates = points.head_candidates(self.study, self.at)
+        """Stage 2: compare label scoring, a classifier and generated text on the same rows and prompts."""
+        candidates = points.head_candidates(self.study, self.current)
         stage = self._compare("head", candidates, 2, "head", measured=True)
-        self.at = replace(self.at, head=stage["taken"])
+        self.current = replace(self.current, head=stage["taken"])
 
     def choose_templates(self) -> None:
-        """Stage 3: all templates under the baseline's LoRA setting."""
-        candidates = points.template_candidates(self.study, self.at)
+        """Stage 3: compare all templates under the baseline's LoRA setting."""
+        candidates = points.template_candidates(self.study, self.current)
         stage = self._compare("templates", candidates, 3, "templates")
         best = _by_objective(stage)
         near = [n for n in best if n != stage["taken"] and _is(stage, n, "tied", "leader")]
-        self.at = replace(self.at, templates=(stage["taken"], *near[: self.stages.keep - 1]))
+        self.current = replace(self.current, templates=(stage["taken"], *near[: self.stages.keep - 1]))
         sound = [n for n in best if not _is(stage, n, "degenerate") and _is(stage, n, "whole")]
-        ranked = tuple(dict.fromkeys([*self.at.templates, *sound]))
+        ranked = tuple(dict.fromkeys([*self.current.templates, *sound]))
         self.ranked = ranked if len(ranked) > 1 else tuple(dict.fromkeys([*ranked, *best]))[:2]
 
     def tune_lora(self) -> None:
-        """Stage 4: one group of axes after the other, under the templates that were kept."""
+        """Stage 4: tune one group of axes after the other, under the templates that stage 3 kept."""
         for group in self.stages.order:
-            candidates = points.lora_candidates(self.study, self.at, group)
+            candidates = points.lora_candidates(self.study, self.current, group)
             if candidates:
                 few = len(candidates) <= points.FEW
                 self._tune(", ".join(candidates[0].value), candidates, few)
@@ -126,37 +126,40 @@ class Staged:
         by_name = {c.name: c for c in candidates}
         for row in stage["candidates"]:
             sound = row["objective"] is not None and not row["degenerate"]
-            settings = {**self.at.settings, **by_name[row["candidate"]].value}
+            settings = {**self.current.settings, **by_name[row["candidate"]].value}
             self.tried.append(_Tried(settings, row["objective"] if sound else -math.inf))
-        self.at = self.at.with_settings(**by_name[stage["taken"]].value)
+        self.current = self.current.with_settings(**by_name[stage["taken"]].value)
 
     def _stop_sooner(self) -> None:
-        """Where the objective had stopped rising at a rung on the way, a training of that length is tried."""
-        trials = self._trials_of(points.setting_candidate(self.study, self.at, {}))
+        """Compare a shorter training, where the objective had stopped rising at an earlier rung."""
+        trials = self._trials_of(points.setting_candidate(self.study, self.current, {}))
         steps = trials[0].optimization.steps
         weight = self.study.objective.std_weight
-        at_end = [compare.scored(self.store, t, steps, weight) for t in trials]
+        at_end = [compare.dev_scores(self.store, t, steps, weight) for t in trials]
         for rung in self._shares(steps)[:-1]:
-            before = [compare.scored(self.store, t, rung, weight) for t in trials]
+            before = [compare.dev_scores(self.store, t, rung, weight) for t in trials]
             ours, theirs = [s for s in at_end if s], [s for s in before if s]
             if len(ours) < len(trials) or len(theirs) < len(trials):
                 continue
             gained = compare.gap(ours, theirs, self.stages.seeds)
             if gained.low <= 0 and self._fits(rung):
                 sooner = self._length(rung)
-                pair = [points.setting_candidate(self.study, self.at, {n: self.at.settings[n]}) for n in sooner]
-                pair += [points.setting_candidate(self.study, self.at, sooner)]
+                pair = [
+                    points.setting_candidate(self.study, self.current, {n: self.current.settings[n]}) for n in sooner
+                ]
+                pair += [points.setting_candidate(self.study, self.current, sooner)]
                 why = f"The steps after {rung} of {steps} changed the objective by {compare.interval(gained)} points."
                 self._tune("stopping", pair, True, f"{why} ")
                 return
 
     def check_interaction(self) -> None:
-        """Stage 5: the best templates x the best LoRA settings x weights x pools x seeds, all to their ends."""
+        """Stage 5: train the best templates x the best LoRA settings x weights x pools x seeds, all to the end, and
+        test whether the choices depend on each other."""
         n = self.stages.cross
         templates = self.ranked[:n]
         settings = self._best_settings()[:n]
-        grid = points.crossing_points(self.study, self.at.head, templates, settings)
-        trials = [self._trial(point, self.at.head) for point, _ in grid]
+        grid = points.crossing_points(self.study, self.current.head, templates, settings)
+        trials = [self._trial(point, self.current.head) for point, _ in grid]
         asked = record.key("interaction", [[t.id for t in trials]], weight=self.study.objective.std_weight)
         self._train("interaction", 5, trials, to_the_end=True, measured=True)
         known = self.records.known(asked)
@@ -164,7 +167,7 @@ class Staged:
             names = {i: f"L{i + 1}" for i in range(len(settings))}
             rows = []
             for (point, i), trial in zip(grid, trials, strict=True):
-                found = compare.scored(self.store, trial, trial.optimization.steps, self.study.objective.std_weight)
+                found = compare.dev_scores(self.store, trial, trial.optimization.steps, self.study.objective.std_weight)
                 value = None if found is None else found.objective
                 factors = {"template": point["template"], "lora": names[i], "plw": f"{point['plw']:g}"}
                 rows.append(
@@ -178,16 +181,16 @@ class Staged:
                         "degenerate": bool(value and value.degenerate),
                     }
                 )
-            told = {names[i]: points.varied_text(self.study, s) for i, s in enumerate(settings)}
-            known = answer.stage(rows, told, asked)
+            texts = {names[i]: points.varied_text(self.study, s) for i, s in enumerate(settings)}
+            known = answer.interaction_record(rows, texts, asked)
         self.records.add(known)
-        self.records.answer = answer.answer(known, self.records.stages, self.at, self.study, self.store.uri)
+        self.records.answer = answer.final_answer(known, self.records.stages, self.current, self.study, self.store.uri)
         self.records.write()
 
     def _best_settings(self) -> list[Mapping[str, Any]]:
-        """LoRA settings: what stage 4 ended with, then the others it tried, the best first. One that was cut or answers
-        with one label is there only where there would be nothing to cross otherwise."""
-        found: list[Mapping[str, Any]] = [self.at.settings]
+        """LoRA settings: the one that stage 4 chose, then the others that it tried, the best first. Settings whose
+        trials were cut or answer with one label are used only where there would be a single setting otherwise."""
+        found: list[Mapping[str, Any]] = [self.current.settings]
         for tried in sorted(self.tried, key=lambda t: -t.objective):
             if tried.settings not in found and (math.isfinite(tried.objective) or len(found) < 2):
                 found.append(tried.settings)
@@ -205,7 +208,8 @@ class Staged:
         measured: bool = False,
         why: str = "",
     ) -> record.Stage:
-        """Train the candidates' trials, then choose; or replay the choice that was made. ``why`` begins the reason."""
+        """Train the candidates' trials and choose one, or read an earlier run's choice. The reason begins with
+        ``why``."""
         trials = {c.name: self._trials_of(c) for c in candidates}
         ids = [[t.id for t in trials[c.name]] for c in candidates]
         costs = [[[what, str(amount)] for what, amount in c.cost] for c in candidates]
@@ -218,7 +222,7 @@ class Staged:
         known = self.records.known(asked)
         if known is None:
             rated = compare.rate(self.store, candidates, lambda c: trials[c.name], weight)
-            choice = compare.choose(rated, seeds)
+            choice = compare.choose_candidate(rated, seeds)
             known = {
                 "stage": stage,
                 "name": name,
@@ -233,9 +237,9 @@ class Staged:
         return self.records.add(known)
 
     def _train(self, title: str, stage: int, trials: Sequence[Trial], to_the_end: bool, measured: bool) -> None:
-        """Train and score what is not in the run folder yet; then ``rows`` holds these trials too."""
+        """Train and score the trials that are not in the run folder yet, and add all of them to ``rows``."""
         wanted = list({t.id: t for t in trials}.values())
-        head = "classifier" if wanted[0].model.head == "classifier" else self.at.head
+        head = "classifier" if wanted[0].model.head == "classifier" else self.current.head
         part = points.part_study(self.study, head, to_the_end)
         live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}")
         progress = Progress(part, self.store, live, before=self.rows, measured=measured, began=self.began)
@@ -265,21 +269,21 @@ class Staged:
         return rungs_of(self.study, steps)
 
     def _fits(self, steps: int) -> bool:
-        """Whether the rungs of so short a training are apart."""
+        """Whether a training of so few steps still has distinct rungs."""
         try:
             return bool(self._shares(steps))
         except StudyError:
             return False
 
     def _length(self, steps: int) -> dict[str, Any]:
-        if "steps" in self.at.settings:
+        if "steps" in self.current.settings:
             return {"steps": steps}
         per_epoch = self.content.n_train_rows / (self.study.training.batch_size * self.study.training.accumulation)
         return {"epochs": steps / per_epoch}
 
 
 def _by_objective(stage: record.Stage) -> list[str]:
-    """Candidates' names: sound ones by objective, then the others in the study's order."""
+    """Names of the candidates: those that can be compared by their objective, then the others in the study's order."""
     rows = stage["candidates"]
 
     def place(row: Mapping[str, Any]) -> tuple[bool, float]:

@@ -1,4 +1,4 @@
-"""The report's part about the stages: what each chose and why, where the variance lies, and the answer."""
+"""The part of the report on a staged study: each stage's choice and reason, the shares of variance, and the answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The tables of a staged study, from ``stages.json``, ``trials.parquet`` and the scores: md, csv, tex and parquet.
 
-``staged_choices`` is the protocol on one page; ``staged_candidates`` what each stage compared; ``staged_variance``,
-``staged_interaction`` and ``staged_cells`` are stage 5; ``staged_binary`` has the metrics of two labels.
+``staged_choices`` has the choice of every stage with its reason; ``staged_candidates`` has what each stage compared;
+``staged_variance``, ``staged_interaction`` and ``staged_cells`` have the results of stage 5; ``staged_binary`` has the
+metrics of a task with two labels.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _binary(run: RunFolder, stages: Sequence[Mapping[str, Any]]) -> pa.Table | N
     for trial_id in run.listed if len(run.study.task.names) == 2 else ():
         dev, test = (run.last_grid(trial_id, pool) for pool in ("dev", "test"))
         if dev is not None and test is not None and binary.measurable(dev) and binary.measurable(test):
-            rows.append({"trial_id": trial_id, **binary.measure(dev, test)})
+            rows.append({"trial_id": trial_id, **binary.binary_metrics(dev, test)})
     if not rows:
         return None
     schema = pa.schema([("trial_id", pa.string()), *((name, pa.float64()) for name in binary.NUMBERS)])
@@ -96,7 +97,7 @@ def _binary(run: RunFolder, stages: Sequence[Mapping[str, Any]]) -> pa.Table | N
 
 
 def write(store: Store, made: Mapping[str, pa.Table], notes: Sequence[str] = ()) -> list[str]:
-    """Write every table into ``tables/``; returns the names written. ``notes`` stand above the choices."""
+    """Write every table into ``tables/``; returns the names written. ``notes`` are written above the choices."""
     written: list[str] = []
     for name, table in made.items():
         page = markdown(name, table, notes if name == "staged_choices" else ())
@@ -105,7 +106,7 @@ def write(store: Store, made: Mapping[str, pa.Table], notes: Sequence[str] = ())
 
 
 def body(table: pa.Table) -> list[list[str]]:
-    """The cells as people read them: fractions in percent, differences in points with their sign."""
+    """The cells as text: fractions in percent, differences in points with their sign."""
     return [[cell(name, value) for name, value in row.items()] for row in table.to_pylist()]
 
 
@@ -130,19 +131,19 @@ def markdown(name: str, table: pa.Table, notes: Sequence[str]) -> str:
 
 
 def explained(name: str) -> list[str]:
-    """How to read a table."""
+    """Notes on how to read a table."""
     if name == "staged_binary":
         return [f"`{n}`: {says}." for n, says in binary.SAYS.items()]
     if name == "staged_candidates":
         return [
-            "`gap`: the leader's objective less this one's, in points, paired on the same prompts and rows, with its "
-            "95 % interval for new prompts and new rows (and, with several seeds, their luck).",
-            "`tied`: the interval includes 0. Of the tied the cheaper is taken.",
+            "`gap`: the leader's objective minus this one's, in points, paired on the same prompts and rows, with its "
+            "95 % interval for new prompts and new rows (and, with several seeds, for new seeds).",
+            "`tied`: the interval includes 0. Of tied candidates the cheapest is taken.",
         ]
     if name == "staged_variance":
         return [
-            "Shares of the variance between the trials of stage 5, in percent, with 95 % intervals; `interaction` is "
-            "all of them together, `seed` what trials differ by that are equal in all else."
+            "Shares of the variance between the trials of stage 5, in percent, with 95 % intervals. `interaction` is "
+            "all interactions together, `seed` the variance between trials that differ in the seed alone."
         ]
     return []
 

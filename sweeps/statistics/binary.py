@@ -1,9 +1,10 @@
-"""Metrics of a task with two labels, where one label is rare: at a threshold, over all thresholds, and as chances.
+"""Metrics of a task with two labels, of which one may be rare: at a threshold, over all thresholds, and of chances.
 
-The chance of the positive label, the second in the study, is its share of the two labels' probability. One threshold
-for all prompts is tuned on the dev prompts (largest mean macro-F1) and then held on the test prompts; a threshold of
-its own for each test prompt is an oracle that no user has. What the oracle gains is the threshold drift: how far
-prompts push the chances up or down together. Generated text has no chances, and so none of this.
+The positive label is the second one in the study; its chance is its share of the two labels' probability. One
+threshold for all prompts is tuned on the dev prompts (largest mean macro-F1) and then used on the test prompts. The
+best threshold for each test prompt is computed as well; a user could not know it. The difference in macro-F1 between
+the two is the threshold drift: it shows how far a prompt moves all chances up or down together. Generated text has no
+chances, so it has none of these metrics.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.statistics.intervals import roc_auc
+from sweeps.statistics.prompt_metrics import roc_auc
 from trainer.measure.grid import Floats, Grid
 
 Bools = NDArray[np.bool_]
-BINS = 10  # of the calibration error, equally wide
-CANDIDATES = 512  # thresholds that are tried; more tell apart what a few hundred rows do not
+BINS = 10  # bins of equal width for the calibration error
+CANDIDATES = 512  # thresholds that are tried; more would not matter with a few hundred rows
 NUMBERS = (
     "f1_half", "threshold", "f1_tuned", "f1_own", "drift", "threshold_std", "roc_auc", "pr_auc", "brier", "ece",
     "positive_share", "chance_mean",
@@ -27,15 +28,15 @@ SAYS = {
     "f1_half": "macro-F1 at a threshold of 0.5",
     "threshold": "the one threshold that is best on the dev prompts",
     "f1_tuned": "macro-F1 on the test prompts at that threshold",
-    "f1_own": "macro-F1 if every test prompt had its own best threshold: an oracle",
-    "drift": "f1_own less f1_tuned: the threshold drift across prompts",
-    "threshold_std": "standard deviation over test prompts of their own best thresholds",
+    "f1_own": "macro-F1 if every test prompt had its own best threshold, which no user knows",
+    "drift": "f1_own minus f1_tuned: the threshold drift across prompts",
+    "threshold_std": "standard deviation of the best thresholds of the test prompts",
     "roc_auc": "area under the ROC curve",
     "pr_auc": "average precision of the positive label",
     "brier": "mean squared error of the chance",
     "ece": f"expected calibration error, {BINS} bins",
-    "positive_share": "rows with the positive label",
-    "chance_mean": "mean chance given to it",
+    "positive_share": "share of rows with the positive label",
+    "chance_mean": "mean chance of the positive label",
 }
 
 
@@ -45,8 +46,8 @@ def measurable(grid: Grid) -> bool:
     return two and grid.seen is None and not grid.nan
 
 
-def measure(dev: Grid, test: Grid) -> dict[str, float | None]:
-    """The numbers of one trial; both grids whole, with two labels."""
+def binary_metrics(dev: Grid, test: Grid) -> dict[str, float | None]:
+    """The metrics of one trial. Both grids are complete and have two labels."""
     tuned = common_threshold(chances(dev), dev.label == 1)
     p, positive = chances(test), test.label == 1
     own = [own_threshold(each, positive) for each in p]
@@ -70,18 +71,19 @@ def measure(dev: Grid, test: Grid) -> dict[str, float | None]:
 
 
 def chances(grid: Grid) -> Floats:
-    """[P, R] chance of the second label, of the two labels' log-probabilities."""
+    """[P, R] chances of the second label, from the two labels' log-probabilities."""
     assert grid.label_logprobs is not None
     return np.asarray(1.0 / (1.0 + np.exp(grid.label_logprobs[:, :, 0] - grid.label_logprobs[:, :, 1])))
 
 
 def macro_f1(p: Floats, positive: Bools, threshold: float) -> float:
-    """Of the rows [R] of one prompt; positive where the chance is above the threshold."""
+    """Macro-F1 over the rows [R] of one prompt; the answer is positive where the chance is above the threshold."""
     return float(_macro_f1_at(p, positive, np.array([threshold]))[0])
 
 
 def _macro_f1_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
-    """[T] macro-F1 at each threshold; a label that neither occurs nor is answered counts 0, as in scikit-learn."""
+    """[T] macro-F1 at each threshold. A label that is neither right nor answered anywhere counts 0, as in
+    scikit-learn."""
     n_pos, n = int(positive.sum()), positive.size
     true = n_pos - np.searchsorted(np.sort(p[positive]), thresholds, "right")  # positives above the threshold
     false = (n - n_pos) - np.searchsorted(np.sort(p[~positive]), thresholds, "right")
@@ -94,20 +96,21 @@ def _macro_f1_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
 
 
 def common_threshold(p: Floats, positive: Bools) -> float:
-    """The threshold with the largest mean macro-F1 over the prompts of ``p`` [P, R]; of equals the nearest to 0.5."""
+    """The threshold with the largest mean macro-F1 over the prompts of ``p`` [P, R]; among equals the one nearest to
+    0.5."""
     tried = _between(p)
     mean = np.mean([_macro_f1_at(each, positive, tried) for each in p], axis=0)
     return _best(tried, mean)[0]
 
 
 def own_threshold(p: Floats, positive: Bools) -> tuple[float, float]:
-    """(best threshold of one prompt's rows, its macro-F1)."""
+    """(the best threshold for the rows of one prompt, its macro-F1)."""
     tried = _between(p)
     return _best(tried, _macro_f1_at(p, positive, tried))
 
 
 def _between(p: Floats) -> Floats:
-    """Thresholds that tell apart: half way between neighbouring chances, thinned to ``CANDIDATES``; and 0.5."""
+    """The thresholds to try: the middles between neighbouring chances, at most ``CANDIDATES`` of them, and 0.5."""
     values = np.unique(p)
     middles = (values[1:] + values[:-1]) / 2.0
     if middles.size > CANDIDATES:
@@ -122,7 +125,7 @@ def _best(tried: Floats, value: Floats) -> tuple[float, float]:
 
 
 def average_precision(positive: Bools, p: Floats) -> float:
-    """Precision at each chance that occurs, weighted by the recall gained there (scikit-learn's); NaN without
+    """Precision at each chance that occurs, weighted by the recall gained there, as in scikit-learn; NaN without
     positives."""
     n_pos = int(positive.sum())
     if n_pos == 0 or np.isnan(p).any():
@@ -134,7 +137,8 @@ def average_precision(positive: Bools, p: Floats) -> float:
 
 
 def calibration_error(positive: Bools, p: Floats) -> float:
-    """Mean over rows of how far the bin's share of positives lies from its mean chance (Naeini et al. 2015)."""
+    """Mean over rows of the difference between their bin's share of positives and its mean chance (Naeini et al.
+    2015)."""
     bins = np.minimum((p * BINS).astype(int), BINS - 1)
     off = np.bincount(bins, weights=p - positive, minlength=BINS)
     return float(np.abs(off).sum() / p.size)

@@ -1,19 +1,19 @@
-"""Do the factors of a crossed study act on their own, or does one's best value depend on another's?
+"""Interactions between the factors of a crossed study: does the best value of one factor depend on another's?
 
 Every combination of the factors' values was trained under the same seeds: a balanced layout with the seed as a block.
-What combinations cannot explain beyond single factors is their interaction; what differs between trials that are equal
-in all but the seed is chance, and all tests are against it.
+The interaction is the part of the differences between combinations that the single factors do not explain. Trials that
+differ in the seed alone differ by chance; all tests compare with this variance.
 
-- The test is the F test of the interaction (exact for normal errors) and, beside it, a permutation test on the
-  residuals of the model without it (Freedman and Lane 1983), which asks for no distribution.
-- Shares of variance are those of the layout's cells: of each effect, SS - df x MS_residual over N, not below 0
-  (the omega-squared of Hays 1963); together they are 1.
+- Each interaction has an F test (exact for normal errors) and a permutation test on the residuals of the model without
+  the interaction (Freedman and Lane 1983), which assumes no distribution.
+- Shares of variance are those of the layout's cells: for each effect (SS - df x MS_residual) / N, at least 0 (the
+  omega-squared of Hays 1963). Together they are 1.
 - Their intervals are generalised ones (Weerahandi 1993): each sum of squares is inverted through its own chi-square,
-  the non-central one for effects, given a draw of the residual variance. With two seeds those of 95 % hold the truth in
-  87 % of studies at worst, with three or more in over 90 %. tests/sweeps/statistics/test_interaction.py measures
-  coverage, the rate of false alarms, and power.
+  the non-central one for effects, given a draw of the residual variance. With two seeds 95 % intervals contain the true
+  value in 87 % of studies at worst, with three or more in over 90 %. tests/sweeps/statistics/test_interaction.py
+  measures coverage, the rate of false alarms, and power.
 
-numpy and scipy only; the same values always give the same numbers.
+Needs numpy and scipy only. The same values always give the same numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Crossing:
-    """The layout: ``values[i, j, ..., s]`` is the result at level i of the first factor, j of the second, seed s."""
+    """A crossed layout: ``values[i, j, ..., s]`` is the result at level i of the first factor, j of the second, seed
+    s."""
 
     factors: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
@@ -49,42 +50,35 @@ class Crossing:
         if len(self.factors) != len(self.levels) or self.values.shape[:-1] != shape or min(shape, default=0) < 2:
             raise ValueError(f"a crossing of {self.factors} needs two or more levels each; got {self.values.shape}")
         if self.values.shape[-1] < 2:
-            raise ValueError("a crossing needs two or more seeds: without repeats chance cannot be told from effects")
+            raise ValueError(
+                "a crossing needs two or more seeds: without repeats effects cannot be tested against chance"
+            )
         if not np.isfinite(self.values).all():
             raise ValueError("a crossing needs a value in every cell")
 
 
 @dataclass(frozen=True)
-class Test:
-    """One interaction of two factors. ``p_permutation`` is of the same F; ``p_holm`` over all pairs of the study."""
-
-    __test__ = False  # pytest: no test class
+class InteractionTest:
+    """The test of the interaction of two factors."""
 
     factors: tuple[str, str]
     f: float
     df: int
     df_residual: int
-    p: float
+    p: float  # of the F test
     p_permutation: float
-    p_holm: float
-
-    @property
-    def found(self) -> bool:
-        return self.p < ALPHA
+    p_holm: float  # p corrected for all pairs of the study
 
 
 @dataclass(frozen=True)
-class Analysis:
+class InteractionAnalysis:
     crossing: Crossing
-    tests: tuple[Test, ...]  # all pairs of factors, in the factors' order
-    shares: Mapping[str, Estimate]  # factor -> share of variance; "interaction", all orders together; "seed"
-    seed_std: float  # of one trial over seeds, the block and the rest together
-
-    def test(self, a: str, b: str) -> Test:
-        return next(t for t in self.tests if set(t.factors) == {a, b})
+    tests: tuple[InteractionTest, ...]  # all pairs of factors, in the factors' order
+    shares: Mapping[str, Estimate]  # factor, "interaction" (all orders together) or "seed" -> share of variance
+    seed_std: float  # standard deviation of one trial over seeds, block and residual together
 
     def means(self, a: str, b: str) -> Floats:
-        """[levels of a, levels of b] averages over everything else."""
+        """[levels of a, levels of b] means over all other factors and seeds."""
         i, j = self.crossing.factors.index(a), self.crossing.factors.index(b)
         values = self.crossing.values
         rest = tuple(k for k in range(values.ndim) if k not in (i, j))
@@ -92,15 +86,15 @@ class Analysis:
         return table if i < j else table.T
 
     def flips(self, a: str, b: str) -> bool:
-        """Whether the best value of one of the two changes with the other's."""
+        """Whether the best value of one of the two factors changes with the value of the other."""
         table = self.means(a, b)
         return len(set(table.argmax(axis=0).tolist())) > 1 or len(set(table.argmax(axis=1).tolist())) > 1
 
 
 def crossing(rows: Sequence[Mapping[str, Any]], factors: Sequence[str], value: str) -> tuple[Crossing, tuple[str, ...]]:
-    """The layout of ``rows``, each with a level (text) of every factor, a ``seed`` and a value (None: no result), and
-    the seeds left out because a combination has no result under them. Factors with one level are left out. Raises
-    ValueError where no layout of two seeds and one factor is left."""
+    """The layout of ``rows``, and the seeds that were left out because a combination has no result under them. A row
+    has a level (text) of every factor, a ``seed`` and a value (None: no result). Factors with one level are left out.
+    Raises ValueError where less than two seeds or one factor are left."""
     levels = {f: tuple(dict.fromkeys(str(r[f]) for r in rows)) for f in factors}
     used = [f for f in factors if len(levels[f]) > 1]
     if not used:
@@ -120,8 +114,8 @@ def crossing(rows: Sequence[Mapping[str, Any]], factors: Sequence[str], value: s
     return made, tuple(s for s in seeds if s not in whole)
 
 
-def analyse(layout: Crossing) -> Analysis:
-    """Tests of all pairs, and the split of variance."""
+def analyse_interactions(layout: Crossing) -> InteractionAnalysis:
+    """Test all pairs of factors and compute the shares of variance."""
     sums, df = sums_of_squares(layout.values)
     residual, df_residual = sums.pop("residual"), df.pop("residual")
     block, df_block = sums.pop(SEED), df.pop(SEED)
@@ -134,7 +128,7 @@ def analyse(layout: Crossing) -> Analysis:
         raw.append((names[axes], f, df[axes], p, permutation_p(layout.values, axes)))
     corrected = holm([r[3] for r in raw])
     tests = tuple(
-        Test((n[0], n[1]), f, d, df_residual, p, q, adjusted)
+        InteractionTest((n[0], n[1]), f, d, df_residual, p, q, adjusted)
         for (n, f, d, p, q), adjusted in zip(raw, corrected, strict=True)
     )
     groups = {names[axes][0] if len(axes) == 1 else "interaction": [] for axes in names}  # type: dict[str, list[Any]]
@@ -144,11 +138,11 @@ def analyse(layout: Crossing) -> Analysis:
     shares = _shares(groups, (block, df_block), (residual, df_residual), cells, n)
     noise = residual / df_residual
     seed_std = math.sqrt(noise + max(block / df_block - noise, 0.0) / cells)
-    return Analysis(layout, tests, shares, seed_std)
+    return InteractionAnalysis(layout, tests, shares, seed_std)
 
 
 def sums_of_squares(values: Floats) -> tuple[dict[Any, float], dict[Any, int]]:
-    """Sum of squares and degrees of freedom by effect: a tuple of axes, ``seed`` (the block) and ``residual``."""
+    """Sums of squares and degrees of freedom of each effect: a tuple of axes, ``seed`` (the block) or ``residual``."""
     n, seeds = values.size, values.shape[-1]
     axes = range(values.ndim - 1)
     sums: dict[Any, float] = {}
@@ -162,13 +156,13 @@ def sums_of_squares(values: Floats) -> tuple[dict[Any, float], dict[Any, int]]:
     sums[SEED], df[SEED] = float((by_seed**2).sum()) * n / seeds, seeds - 1
     total = float(((values - values.mean()) ** 2).sum())
     left = total - sum(sums.values())
-    sums["residual"] = 0.0 if left <= 1e-12 * total else left  # what rounding leaves is no variance
+    sums["residual"] = 0.0 if left <= 1e-12 * total else left  # a rest this small comes from rounding
     df["residual"] = (n // seeds - 1) * (seeds - 1)
     return sums, df
 
 
 def _effect(values: Floats, effect: tuple[int, ...]) -> Floats:
-    """The effect of some axes beyond all effects of fewer of them, by inclusion and exclusion of means."""
+    """The joint effect of some axes without the effects of fewer of them, by inclusion and exclusion of means."""
     part = values.mean(axis=tuple(i for i in range(values.ndim) if i not in effect), keepdims=True)
     for i in effect:
         part = part - part.mean(axis=i, keepdims=True)
@@ -176,8 +170,9 @@ def _effect(values: Floats, effect: tuple[int, ...]) -> Floats:
 
 
 def permutation_p(values: Floats, effect: tuple[int, ...], permutations: int = PERMUTATIONS) -> float:
-    """Chance of an F as large as the one found when the residuals of the model without ``effect`` (all other effects
-    and the seeds stay in it) are dealt to the trials anew. The layout found counts as one of the deals."""
+    """p-value of a permutation test: the share of F values at least as large as the observed one when the residuals of
+    the model without ``effect`` (which keeps all other effects and the seeds) are permuted over the trials. The
+    observed order counts as one of the permutations."""
     shape, n = values.shape, values.size
     contrast = _basis(shape, effect)  # [N, df]
     rest = [_basis(shape, other) for other in _effects(values.ndim - 1) if other != effect]
@@ -186,7 +181,7 @@ def permutation_p(values: Floats, effect: tuple[int, ...], permutations: int = P
     y = values.ravel()
     residual = y - others @ (others.T @ y)
     if float(residual @ residual) <= 1e-12 * float(((y - y.mean()) ** 2).sum()):
-        return 1.0  # nothing is left to explain
+        return 1.0  # the model without the effect explains everything
     rng = np.random.default_rng([n, *shape, *effect])
     dealt = np.concatenate([residual[None], rng.permuted(np.tile(residual, (permutations, 1)), axis=1)])
     explained = ((dealt @ contrast) ** 2).sum(axis=1)
@@ -200,7 +195,7 @@ def _effects(factors: int) -> list[tuple[int, ...]]:
 
 
 def _basis(shape: tuple[int, ...], effect: tuple[int, ...]) -> Floats:
-    """[N, df] orthonormal contrasts of one effect of the layout."""
+    """[N, df] orthonormal contrasts of one effect in the layout."""
     found = np.ones((1, 1))
     for axis, size in enumerate(shape):
         if axis in effect:
@@ -221,7 +216,7 @@ def _shares(
     cells: int,
     n: int,
 ) -> dict[str, Estimate]:
-    """Share of each group and of the seed, with generalised intervals. All 0 where nothing varies."""
+    """The shares of each group and of the seed, with generalised intervals. All are 0 where nothing varies."""
     noise = residual[0] / residual[1]
     point = {name: sum(max(s - d * noise, 0.0) for s, d in parts) / n for name, parts in groups.items()}
     point[SEED] = noise + max(block[0] / block[1] - noise, 0.0) / cells
@@ -247,12 +242,13 @@ def _shares(
 
 
 def _non_central(square: float, df: int, noise: Floats, rng: np.random.Generator) -> Floats:
-    """[B] draws of an effect's true sum of squares: noise x the non-centrality under which a chi-square of ``df`` would
-    fall below ``square`` / noise with a chance drawn at random; 0 where even no effect gives so much."""
+    """[B] draws of an effect's true sum of squares: noise x the non-centrality at which a chi-square with ``df`` falls
+    below ``square`` / noise with a probability that is drawn at random; 0 where the central chi-square falls below it
+    with less than this probability."""
     chance = rng.random(noise.size)
     x = square / np.maximum(noise, 1e-300)
     low, high = np.zeros_like(x), x + 60.0 + 12.0 * np.sqrt(x + df)  # beyond: 10 standard deviations
-    for _ in range(45):  # the chance falls with the non-centrality
+    for _ in range(45):  # bisection: the probability falls with the non-centrality
         middle = 0.5 * (low + high)
         above = _below(x, df, middle) > chance
         low, high = np.where(above, middle, low), np.where(above, high, middle)
@@ -263,7 +259,7 @@ _LARGE = 1e4  # beyond it the series of the non-central chi-square is slow, and 
 
 
 def _below(x: Floats, df: int, nc: Floats) -> Floats:
-    """Chance that a non-central chi-square lies below ``x``; for large ones by its square root, nearly normal."""
+    """Probability that a non-central chi-square is below ``x``; where it is large, by its nearly normal square root."""
     large = (x > _LARGE) | (nc > _LARGE)
     exact = special.chndtr(np.where(large, 1.0, x), df, np.where(large, 1.0, nc))
     root = special.ndtr(np.sqrt(np.maximum(x - 0.5 * df, 0.0)) - np.sqrt(nc + 0.5 * (df - 1)))

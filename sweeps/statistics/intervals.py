@@ -1,22 +1,22 @@
-"""What a prompts x rows grid of cells says about new prompts and new rows, with honest intervals.
+"""Estimates from a prompts x rows grid of cells for new prompts and new rows, with their intervals.
 
 Prompts and rows are crossed random factors. A cell is ``mu + prompt + row + residual`` (residual: interaction and
-noise), and a mean over P x R cells has variance s2_prompt/P + s2_row/R + s2_residual/(P R). Choices, all measured in
-tests/sweeps/statistics/test_intervals.py on binary grids with known components:
+noise), and a mean over P x R cells has variance s2_prompt/P + s2_row/R + s2_residual/(P R). The methods, whose
+coverage tests/sweeps/statistics/test_intervals.py measures on binary grids with known components:
 
-- Mean and paired difference: two-way bootstrap-t. Prompts and rows are resampled apart (the pigeonhole bootstrap of
-  Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1). Its percentiles fail both ways: they count the residual
-  three times (99 % coverage where prompts hardly differ) and with ten prompts they are too narrow (88 %). Dividing
-  every replicate by its own analysis-of-variance standard error cures both, and follows skew near the ceiling.
-- Standard deviation over prompts: chi-square interval of the between-prompt variance whose degrees of freedom are cut
-  for excess kurtosis, less the residual's share, so the interval is for the std WITHOUT the noise of finite rows.
+- Mean and paired difference: two-way bootstrap-t. Prompts and rows are resampled separately (the pigeonhole bootstrap
+  of Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1). Its percentiles would be wrong in two ways: they count
+  the residual three times (99 % coverage where prompts hardly differ), and with ten prompts they are too narrow (88 %).
+  Dividing every replicate by its own analysis-of-variance standard error corrects both, and adapts to skew near 1.
+- Standard deviation over prompts: chi-square interval of the between-prompt variance, with degrees of freedom reduced
+  for excess kurtosis, minus the residual's share. So the interval is for the std WITHOUT the noise of finite rows.
 - Worst prompt, quantiles: a two-way bootstrap whose prompt, row and residual effects are first scaled to their
-  estimated variances (Davison and Hinkley 1997, 3.8), so that a replicate has as much noise as the data, not thrice
-  as much; it is then stretched about its mean by sqrt((P-1)/chi2), the doubt about the spread of few prompts.
-- Share above a threshold: Wilson's interval with the number of prompts cut by the design effect of that bootstrap, so
-  0 % and 100 % of few prompts do not get an interval of width zero.
+  estimated variances (Davison and Hinkley 1997, 3.8), so that a replicate has as much noise as the data, not three
+  times as much. It is then stretched about its mean by sqrt((P-1)/chi2), since few prompts leave the std uncertain.
+- Share above a threshold: Wilson's interval with the number of prompts divided by the design effect of that bootstrap,
+  so 0 % and 100 % of few prompts do not get an interval of width zero.
 
-Nothing here reads a clock or a global random state: the same cells always give the same numbers.
+The same cells always give the same numbers.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from trainer.measure.metrics import TwoWay, two_way
 
 LEVEL = 0.95
 REPLICATES = 2000
-MOST_STRETCH = 4.0  # of a t quantile: where nearly all cells are alike, replicates without spread know no bound
-FEW_PROMPTS = 4  # below this resampling prompts says nothing; t quantiles on the analysis of variance are used
+MOST_STRETCH = 4.0  # times a t quantile: where nearly all cells are alike, replicates without spread give no bound
+FEW_PROMPTS = 4  # with fewer prompts they are not resampled; t quantiles on the analysis of variance are used
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 _BLOCK = 4_000_000  # cells of row counts in memory as floats at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval at ``LEVEL``. NaN bounds: the data cannot say."""
+    """A value with its interval at ``LEVEL``. The bounds are NaN where the data allow no interval."""
 
     value: float
     low: float
@@ -53,7 +53,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Which prompts and rows each replicate drew. Shared by all trials of one grid, so that trials stay paired."""
+    """The prompts and rows that each replicate drew. All trials of one grid share them, so that trials stay paired."""
 
     prompts: Ints  # [B, P] indices of the prompts drawn
     counts: NDArray[np.float32]  # [B, P] how often every prompt was drawn
@@ -80,7 +80,7 @@ def resamples(n_prompts: int, n_rows: int, seed: int = 0, replicates: int = REPL
 
 @dataclass(frozen=True)
 class Replicates:
-    """Bootstrap of one grid: B studentised means, and B redrawn sets of P per-prompt values."""
+    """The bootstrap of one grid: B studentised means, and B redrawn sets of P per-prompt values."""
 
     t: Floats  # [B] (replicate's mean - mean) / replicate's own standard error
     per_prompt: Floats  # [B, P] per-prompt metric with effects scaled to their estimated variances
@@ -146,8 +146,8 @@ def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True
         slack = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / fit.n_rows) if bounded else 0.0
         return Estimate(fit.mean, max(fit.mean - slack, floor), min(fit.mean + slack, ceiling)), float(fit.mean == 0.0)
     df = satterthwaite(fit)
-    q = float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))  # scipy.stats takes a hundred times as long for one number
-    below, above = q, q  # how many standard errors the interval reaches down and up
+    q = float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))  # scipy.stats is a hundred times slower for one number
+    below, above = q, q  # length of the interval to each side, in standard errors
     if replicates is not None and fit.n_prompts >= FEW_PROMPTS:
         low_t, high_t = _tails(replicates.t)
         below, above = (min(max(float(x), 0.5 * q), MOST_STRETCH * q) for x in (high_t, -low_t))
@@ -157,7 +157,7 @@ def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True
 
 
 def satterthwaite(fit: TwoWay) -> float:
-    """Degrees of freedom of ``fit.var_mean``, a sum of mean squares (Satterthwaite 1946)."""
+    """The degrees of freedom of ``fit.var_mean``, a sum of mean squares (Satterthwaite 1946)."""
     p, r = fit.n_prompts, fit.n_rows
     shares = [(fit.ms_prompts if fit.var_prompts else 0.0, p - 1), (fit.ms_rows if fit.var_rows else 0.0, r - 1)]
     shares.append((fit.ms_residual, (p - 1) * (r - 1)))
@@ -166,10 +166,10 @@ def satterthwaite(fit: TwoWay) -> float:
 
 
 def std_corrected(fit: TwoWay) -> float:
-    """Standard deviation of the prompts' true values: residual noise removed, bias of the square root removed.
+    """The standard deviation of the prompts' true values, without residual noise and without the square root's bias.
 
     sqrt((ms_prompts - ms_residual) / R) / c4(df) with Satterthwaite's df of that difference, at least 1. Within 5 % of
-    the truth unless the truth is under a third of the rows' noise, or ten prompts hug the ceiling (-9 %)."""
+    the true value, except where that is less than a third of the rows' noise, or ten prompts are close to 1 (-9 %)."""
     if fit.n_prompts < 2 or fit.var_prompts == 0.0:
         return 0.0
     df = max(1.0, (fit.n_prompts - 1) * (fit.var_prompts * fit.n_rows / fit.ms_prompts) ** 2)
@@ -204,14 +204,14 @@ def excess_kurtosis(values: Floats) -> float:
 
 
 def percentile(observed: float, redrawn: Floats) -> Estimate:
-    """Percentile interval of a statistic of ``Replicates.stretched`` [B], cut to [0, 1]: where the statistic of as many
-    other prompts and rows would lie on average. Least exact for the worst of few, very unequal prompts."""
+    """The percentile interval of a statistic of ``Replicates.stretched`` [B], cut to [0, 1]: where the statistic of as
+    many other prompts and rows would lie on average. Least exact for the worst of few, very unequal prompts."""
     low, high = _tails(redrawn)
     return Estimate(observed, max(0.0, low), min(1.0, high))
 
 
 def quantile(ordered: Floats, q: float) -> Any:
-    """Quantile of the last axis of ``ordered``, which is sorted, with numpy's linear interpolation."""
+    """The quantile of the last axis of ``ordered``, which is sorted, with numpy's linear interpolation."""
     place = q * (ordered.shape[-1] - 1)
     below = math.floor(place)
     low, high = ordered[..., below], ordered[..., min(below + 1, ordered.shape[-1] - 1)]
@@ -219,19 +219,20 @@ def quantile(ordered: Floats, q: float) -> Any:
 
 
 def _tails(redrawn: Floats) -> tuple[float, float]:
-    """Between which ``LEVEL`` of ``redrawn`` [B] lies. Sorted whole: several times faster than numpy's quantiles."""
+    """The bounds between which a share of ``LEVEL`` of ``redrawn`` [B] lies. Sorting all of it is several times faster
+    than numpy's quantiles."""
     ordered = np.sort(redrawn)
     return float(quantile(ordered, (1.0 - LEVEL) / 2.0)), float(quantile(ordered, (1.0 + LEVEL) / 2.0))
 
 
 def share_above(per_prompt: Floats, threshold: float, strict: bool) -> float:
-    """Share of prompts above ``threshold`` (strict), or at least at it. Within 1e-12 is at it."""
+    """The share of prompts above ``threshold`` (strict), or not below it. Values within 1e-12 count as equal to it."""
     return float(above(per_prompt, threshold, strict).mean())
 
 
 def share_interval(per_prompt: Floats, redrawn: Floats, threshold: float, strict: bool) -> Estimate:
-    """``share_above`` with Wilson's interval on P / deff prompts; deff is the bootstrap variance of the share over the
-    binomial one (at least 1): shared rows move all prompts across the threshold together."""
+    """``share_above`` with Wilson's interval for P / deff prompts. deff is the bootstrap variance of the share divided
+    by the binomial variance, at least 1, since shared rows move all prompts across the threshold together."""
     n = float(per_prompt.size)
     value = share_above(per_prompt, threshold, strict)
     inner = (value * n + 0.5) / (n + 1.0)
@@ -244,7 +245,7 @@ def share_interval(per_prompt: Floats, redrawn: Floats, threshold: float, strict
 
 
 def difference(cells: Floats, other: Floats, seed: int = 0) -> tuple[Estimate, float]:
-    """Mean of ``cells - other`` over the same prompts and rows, its interval, and the p-value that it is 0."""
+    """The mean of ``cells - other`` over the same prompts and rows, its interval, and the p-value that it is 0."""
     if cells.shape != other.shape:
         raise ValueError(f"paired differences need the same cells; got {cells.shape} and {other.shape}")
     gap = cells - other
@@ -254,7 +255,7 @@ def difference(cells: Floats, other: Floats, seed: int = 0) -> tuple[Estimate, f
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the given order; reject where the adjusted value is below the level."""
+    """Holm's step-down adjusted p-values, in the given order. A test is rejected where its value is below the level."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
@@ -262,43 +263,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(x) for x in adjusted]
 
 
-def roc_auc(positive: NDArray[np.bool_], score: Floats) -> float:
-    """Chance that a positive row scores above a negative one, ties counting half; NaN with one class only."""
-    n_pos = int(positive.sum())
-    n_neg = positive.size - n_pos
-    if n_pos == 0 or n_neg == 0 or np.isnan(score).any():
-        return math.nan
-    smaller = np.sort(score[~positive])  # a tie is half below, half above
-    found = np.searchsorted(smaller, score[positive], "left") + np.searchsorted(smaller, score[positive], "right")
-    return float(found.sum() / (2 * n_pos * n_neg))
-
-
-def cps(per_prompt: Floats) -> float:
-    """Combined performance score (Mizrahi et al. 2024): (1 - (max - mean)) * max."""
-    best = float(per_prompt.max())
-    return (1.0 - (best - float(per_prompt.mean()))) * best
-
-
-def consistency_rate(predicted: Ints) -> float:
-    """SCORE's CR: mean over rows of the share of unordered prompt pairs with the same answer; NaN with one prompt."""
-    p = predicted.shape[0]
-    if p < 2:
-        return math.nan
-    counts = np.stack([(predicted == answer).sum(axis=0) for answer in np.unique(predicted)])
-    return float((counts * (counts - 1)).sum() / (predicted.shape[1] * p * (p - 1)))
-
-
-def prompt_sensitivity(correct: NDArray[np.bool_]) -> float:
-    """ProSA's PSS: mean over rows of the mean |difference| in correctness of two prompts, = 2 q (1 - q) P/(P - 1)."""
-    p = correct.shape[0]
-    if p < 2:
-        return math.nan
-    q = correct.mean(axis=0)
-    return float((2.0 * q * (1.0 - q)).mean() * p / (p - 1))
-
-
 def _studentised(shift: Floats, fit: TwoWay, ss_prompts: Floats, ss_rows: Floats, total: Floats) -> Floats:
-    """t of every replicate whose mean lies ``shift`` off; without spread (one prompt drawn throughout) it is finite."""
+    """t of every replicate, whose mean differs by ``shift``. It is finite even where a replicate has no spread because
+    it drew one prompt only."""
     p, r = fit.n_prompts, fit.n_rows
     ms_residual = np.maximum(total - ss_prompts - ss_rows, 0.0) / max((p - 1) * (r - 1), 1)
     ms_prompts, ms_rows = ss_prompts / max(p - 1, 1), ss_rows / max(r - 1, 1)
@@ -310,8 +277,8 @@ def _studentised(shift: Floats, fit: TwoWay, ss_prompts: Floats, ss_rows: Floats
 
 
 def above(values: Floats, threshold: float, strict: bool) -> NDArray[np.bool_]:
-    """Which values count towards a share: above the threshold (strict), or at least at it."""
-    # 0.85 measured as 17/20 must be "equal to 0.85" whatever the last bit says
+    """Which values count towards a share: those above the threshold (strict), or not below it."""
+    # 17/20 must count as equal to 0.85 whatever the rounding
     return values > threshold + 1e-12 if strict else values >= threshold - 1e-12
 
 

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from sweeps.display.table_files import write_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
+from sweeps.statistics import prompt_metrics
 from sweeps.tables.averages import Groups, group_table, parts
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
 from sweeps.tables.pages import groups_page, robustness_page
@@ -167,9 +168,9 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         "top_label_share": summary.top_label_share,
         "max": float(each.max()),
         "saturation": 1.0 - float(each.max() - each.mean()),
-        "cps": st.cps(each),
-        "consistency": or_none(st.consistency_rate(test.predicted)),
-        "sensitivity": or_none(st.prompt_sensitivity(test.correct)),
+        "cps": prompt_metrics.cps(each),
+        "consistency": or_none(prompt_metrics.consistency_rate(test.predicted)),
+        "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct)),
     }
 
 
@@ -178,7 +179,7 @@ def _mean_auc(test: Grid) -> float | None:
     if test.label_logprobs is None or len(test.labels) != 2 or test.label_logprobs.shape[2] != 2:
         return None
     score = test.label_logprobs[:, :, 1] - test.label_logprobs[:, :, 0]
-    return or_none(float(np.mean([st.roc_auc(test.label == 1, one) for one in score])))
+    return or_none(float(np.mean([prompt_metrics.roc_auc(test.label == 1, one) for one in score])))
 
 
 def _seed(test: Grid) -> int:

@@ -44,7 +44,7 @@ def shared(path: Path) -> str:
 
 
 def test_lengths_are_those_counted_by_hand(file: str) -> None:
-    found = alpaca.measure(alpaca.read_records(file), alpaca.characters)
+    found = alpaca.measure_lengths(alpaca.read_records(file), alpaca.characters)
     assert found.rows == 3
     instruction, given, output = ([len(r[f]) for r in ROWS] for f in alpaca.FIELDS)
     assert found.instruction == (pytest.approx(np.mean(instruction)), pytest.approx(np.std(instruction, ddof=1)))
@@ -55,7 +55,7 @@ def test_lengths_are_those_counted_by_hand(file: str) -> None:
 
 
 def test_one_row_has_no_spread_and_no_prompt_no_ratio() -> None:
-    found = alpaca.measure(alpaca.Records(("",), ("",), ("abc",)), alpaca.characters)
+    found = alpaca.measure_lengths(alpaca.AlpacaRecords(("",), ("",), ("abc",)), alpaca.characters)
     assert found.completion == (3.0, 0.0)
     assert found.ratio == float("inf")
 
@@ -73,13 +73,13 @@ def test_the_swap_rule(file: str) -> None:
 
 
 def test_equal_lengths_stay() -> None:
-    records = alpaca.Records(("ab",), ("c",), ("def",))
+    records = alpaca.AlpacaRecords(("ab",), ("c",), ("def",))
     assert alpaca.shorten(records, alpaca.characters) == (records, 0)
 
 
 @pytest.mark.parametrize("ending", alpaca.FORMATS)
 def test_every_format_is_read_back_as_written(tmp_path: Path, ending: str) -> None:
-    records = alpaca.Records(("a\nb", "ü"), ("", '"'), ("x\u2028y", "z"))
+    records = alpaca.AlpacaRecords(("a\nb", "ü"), ("", '"'), ("x\u2028y", "z"))
     alpaca.write_records(records, str(tmp_path / f"rows{ending}"))
     assert alpaca.read_records(str(tmp_path / f"rows{ending}")) == records
     assert [p.name for p in tmp_path.iterdir()] == [f"rows{ending}"], "no part is left behind"
@@ -118,7 +118,7 @@ def test_a_file_or_tokenizer_that_is_not_there_is_told_with_what_is(tmp_path: Pa
 
 def test_an_input_may_be_missing(tmp_path: Path) -> None:
     pq.write_table(pa.table({"instruction": ["a"], "output": ["b"], "more": [1]}), tmp_path / "a.parquet")
-    assert alpaca.read_records(str(tmp_path / "a.parquet")) == alpaca.Records(("a",), ("",), ("b",))
+    assert alpaca.read_records(str(tmp_path / "a.parquet")) == alpaca.AlpacaRecords(("a",), ("",), ("b",))
 
 
 # commands ---------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_commands(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_table_1_of_the_study_is_reproduced_for_alpaca_data() -> None:
     records = alpaca.read_records(shared(ALPACA))
-    found = alpaca.measure(records, alpaca.tokens(shared(TOKENIZER)))
+    found = alpaca.measure_lengths(records, alpaca.tokens(shared(TOKENIZER)))
     assert found.rows == 52_002
     shown = [tuple(round(v, 2) for v in pair) for pair in (found.instruction, found.input, found.completion)]
     assert shown == [(13.40, 4.97), (6.25, 14.38), (64.51, 64.85)]
@@ -156,7 +156,7 @@ def test_the_short_variant_of_alpaca_data_has_short_completions() -> None:
     records = alpaca.read_records(shared(ALPACA))
     count = alpaca.tokens(shared(TOKENIZER))
     short, swapped = alpaca.shorten(records, count)
-    before, after = alpaca.measure(records, count), alpaca.measure(short, count)
+    before, after = alpaca.measure_lengths(records, count), alpaca.measure_lengths(short, count)
     assert len(short) == len(records)
     assert 0.5 < swapped / len(records) < 0.95
     assert after.ratio < 0.5 < 1 < before.ratio

@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from sweeps.plw import analysis as a
 from sweeps.plw import models as m
+from sweeps.plw import sentences
 from sweeps.plw.scores import PlwScores
 from sweeps.statistics.intervals import holm
 from sweeps.study.problems import Problems
@@ -25,7 +26,7 @@ WEIGHTS = simulated.WEIGHTS
 
 def frame(scores: PlwScores) -> pd.DataFrame:
     found = scores.table.to_pandas()
-    found["w"] = m.rank_axis(WEIGHTS).forward(found["weight"].to_numpy())
+    found["w"] = m.rank_scale(WEIGHTS).forward(found["weight"].to_numpy())
     return found
 
 
@@ -33,7 +34,7 @@ def frame(scores: PlwScores) -> pd.DataFrame:
 
 
 def test_rank_axis_spreads_the_weights_evenly() -> None:
-    axis = m.rank_axis(WEIGHTS)
+    axis = m.rank_scale(WEIGHTS)
     np.testing.assert_allclose(axis.forward(np.array(WEIGHTS)), [-1, -0.6, -0.2, 0.2, 0.6, 1], atol=1e-12)
     assert axis.back(0.2) == pytest.approx(0.1)
     assert axis.back(0.4) == pytest.approx(0.3), "linear between two weights"
@@ -41,7 +42,7 @@ def test_rank_axis_spreads_the_weights_evenly() -> None:
 
 
 def test_power_axis_gives_the_published_places_and_optimum() -> None:
-    axis = m.power_axis((0.0, 1.0))
+    axis = m.power_scale((0.0, 1.0))
     places = axis.forward(np.array([0.0, 0.01, 0.1, 1.0]))
     np.testing.assert_allclose(places, [0, 0.25, 0.5, 1], atol=1e-9)
     assert axis.back(0.652) == pytest.approx(0.2415, abs=5e-5)
@@ -104,7 +105,7 @@ def test_least_squares_equal_statsmodels() -> None:
     names = {m.SQUARE: "I(w ** 2)", m.LINEAR: "w", "intercept": "Intercept"}
     for term in terms:
         name = names.get(term) or f"C(benchmark)[T.{term.removeprefix('benchmark ')}]"
-        assert ours.beta[ours.at(term)] == pytest.approx(theirs.params[name], abs=1e-12)
+        assert ours.beta[ours.index(term)] == pytest.approx(theirs.params[name], abs=1e-12)
         assert ours.stderr(term) == pytest.approx(theirs.bse[name])
         assert ours.p(term) == pytest.approx(theirs.pvalues[name])
     assert ours.joint() == pytest.approx(float(theirs.f_test("I(w ** 2) = 0, w = 0").pvalue))
@@ -130,7 +131,7 @@ def test_mixed_model_equals_statsmodels() -> None:
     theirs = smf.mixedlm(
         "I(100 * score) ~ I(w**2) + w + C(benchmark)", data, groups=np.ones(len(data)), vc_formula=vc, re_formula="0"
     ).fit(method=["lbfgs", "powell"])
-    assert 100 * ours.fit.beta[ours.fit.at(m.SQUARE)] == pytest.approx(theirs.fe_params["I(w ** 2)"], rel=1e-6)
+    assert 100 * ours.fit.beta[ours.fit.index(m.SQUARE)] == pytest.approx(theirs.fe_params["I(w ** 2)"], rel=1e-6)
     assert 100 * ours.fit.stderr(m.LINEAR) == pytest.approx(theirs.bse["w"], rel=1e-3)
     spread = dict(zip(theirs.model.exog_vc.names, np.sqrt(theirs.vcomp), strict=True))
     assert 100 * ours.spread["fine-tune"] == pytest.approx(spread["finetune"], rel=1e-2)
@@ -139,21 +140,21 @@ def test_mixed_model_equals_statsmodels() -> None:
 
 def test_beta_regression_finds_the_curve_it_was_drawn_from() -> None:
     rng = np.random.default_rng(0)
-    places = np.tile(m.power_axis(WEIGHTS).forward(np.array(WEIGHTS)), 400)
+    places = np.tile(m.power_scale(WEIGHTS).forward(np.array(WEIGHTS)), 400)
     mean = 1 / (1 + np.exp(4.284 * (places - 0.652) ** 2 - 0.781))
     x, terms = m.design(places, ["a"] * places.size)
     fit = m.beta_regression(rng.beta(200 * mean, 200 * (1 - mean)), x, terms)
-    assert fit.beta[fit.at(m.SQUARE)] == pytest.approx(-4.284, abs=0.1)
+    assert fit.beta[fit.index(m.SQUARE)] == pytest.approx(-4.284, abs=0.1)
     turning = m.turning_point(fit)
     assert turning.kind == "maximum"
-    assert turning.at == pytest.approx(0.652, abs=0.01)
-    assert m.power_axis(WEIGHTS).back(turning.at) == pytest.approx(0.2415, abs=0.02)
+    assert turning.place == pytest.approx(0.652, abs=0.01)
+    assert m.power_scale(WEIGHTS).back(turning.place) == pytest.approx(0.2415, abs=0.02)
 
 
 def test_beta_regression_draws_certain_scores_in_and_says_so() -> None:
     x, terms = m.design(np.tile([-1.0, 0.0, 1.0], 10), ["a"] * 30)
     scores = np.clip(np.linspace(0.0, 1.0, 30), 0, 1)
-    assert "drawn in" in m.beta_regression(scores, x, terms).note
+    assert "were compressed" in m.beta_regression(scores, x, terms).note
     with pytest.raises(UserError, match="between 0 and 1"):
         m.beta_regression(scores + 0.5, x, terms)
 
@@ -190,7 +191,7 @@ def rates(truth: simulated.Truth, n: int, start: int = 0, **how: Any) -> dict[st
     hits = dict.fromkeys(("square", "linear", "joint", "mixed"), 0)
     for seed in range(start, start + n):
         table = simulated.study(truth, seed, **how).table.to_pydict()
-        y, places = np.array(table["score"]), m.rank_axis(WEIGHTS).forward(np.array(table["weight"]))
+        y, places = np.array(table["score"]), m.rank_scale(WEIGHTS).forward(np.array(table["weight"]))
         x, terms = m.design(places, table["benchmark"])
         fit = m.ols(y, x, terms)
         hits["square"] += fit.p(m.SQUARE) < 0.05
@@ -249,7 +250,7 @@ def test_type_one_error_and_power_over_thousands_of_studies() -> None:
 
 def test_the_papers_design_has_fifteen_tests() -> None:
     sets = [simulated.study(simulated.nothing, i, data_set=f"d{i}") for i in range(3)]
-    found = a.analyse(simulated.together(*sets))
+    found = a.analyse_plw(simulated.together(*sets))
     ols = [t for t in found.tests if t.analysis == "ols"]
     assert len(ols) == 15
     np.testing.assert_allclose([t.p_holm for t in ols], multipletests([t.p for t in ols], 0.05, "holm")[1])
@@ -261,15 +262,15 @@ def test_sentences_say_what_the_data_allow() -> None:
         simulated.study(truth, 1, seeds=3, data_set=name)
         for name, truth in {"flat": simulated.nothing, "line": simulated.rising, "peak": simulated.peaked}.items()
     ]
-    found = a.analyse(simulated.together(*sets))
-    shapes = {d.name: a.shape(found, d) for d in found.data_sets}
+    found = a.analyse_plw(simulated.together(*sets))
+    shapes = {d.name: sentences.shape(found, d) for d in found.data_sets}
     assert shapes == {"flat": "none", "line": "rises", "peak": "peaks"}
-    said = {d.name: a.sentence(found, d) for d in found.data_sets}
+    said = {d.name: sentences.sentence(found, d) for d in found.data_sets}
     assert "no effect of the prompt loss weight is shown" in said["flat"]
-    assert "not proof of none" in said["flat"]
+    assert "does not prove that there is none" in said["flat"]
     assert "rises with the weight from 0 to 1" in said["line"]
     assert "best near 0.1" in said["peak"]
-    place = a.place(found, "ols", found.data_sets[2].ols)
+    place = a.turning_weight(found, "ols", found.data_sets[2].ols)
     assert place.fieller.low <= 0.1 <= place.fieller.high
 
 
@@ -277,11 +278,11 @@ def test_the_luck_of_a_few_fine_tunes_is_called_undecided() -> None:
     """Of the seeds at which least squares, after Holm, claim an effect that is not there, the mixed model objects."""
     claimed = objected = 0
     for seed in range(120):
-        found = a.analyse(simulated.study(simulated.nothing, seed, models=("m",), between=0.01))
+        found = a.analyse_plw(simulated.study(simulated.nothing, seed, models=("m",), between=0.01))
         [data] = found.data_sets
-        if a.shape(found, data) != "none":
+        if sentences.shape(found, data) != "none":
             claimed += 1
-            objected += "undecided" in a.sentence(found, data)
+            objected += "undecided" in sentences.sentence(found, data)
     assert claimed >= 5
     assert objected / claimed > 0.5, (claimed, objected)
 
@@ -290,16 +291,16 @@ def test_few_weights_are_refused_with_the_reason() -> None:
     scores = simulated.study(simulated.nothing, 0)
     table = scores.table.filter(np.array(scores.table["weight"].to_pylist()) < 0.02)
     with pytest.raises(UserError, match=r"2 different weights \(0, 0.01\); a curve needs 3 or more. 7 trials"):
-        a.analyse(PlwScores(table, cut=7))
+        a.analyse_plw(PlwScores(table, cut=7))
 
 
 def test_cut_trials_and_single_seeds_are_noticed() -> None:
     scores = simulated.study(simulated.nothing, 0)
-    said = " ".join(a.notices(a.analyse(PlwScores(scores.table, cut=3, failed=1))))
+    said = " ".join(sentences.reader_notes(a.analyse_plw(PlwScores(scores.table, cut=3, failed=1))))
     assert "3 trials were cut by early stopping" in said
     assert "1 trials failed" in said
-    assert "One seed" in said
+    assert "There is one seed" in said
     keep = [i for i in range(scores.table.num_rows) if i != 5]
-    assert "Not every weight met the same benchmarks" in " ".join(
-        a.notices(a.analyse(PlwScores(scores.table.take(keep))))
+    assert "Not all weights have the same benchmarks" in " ".join(
+        sentences.reader_notes(a.analyse_plw(PlwScores(scores.table.take(keep))))
     )

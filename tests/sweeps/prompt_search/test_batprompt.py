@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prompt_landscape import LABELS, Landscape, prompts, rows
+from rapidfuzz.distance import Levenshtein
 
 from sweeps.prompt_search import perturb, rule_tables
 from sweeps.prompt_search import scorer as scorer_module
-from sweeps.prompt_search.batprompt import Search, Settings, _surely, batprompt
+from sweeps.prompt_search.batprompt import BatpromptSearch, BatpromptSettings, _cautious_score, batprompt
 from sweeps.prompt_search.candidates import grown
-from sweeps.prompt_search.found import Evaluated, Found
-from sweeps.prompt_search.journal import FolderJournal, MemoryJournal
+from sweeps.prompt_search.journal import FolderJournal, SearchJournal
+from sweeps.prompt_search.result import Evaluation, SearchResult
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Pair, Scorer, Spent
-from sweeps.prompt_search.similarity import Gate, cosine, distance, levenshtein
+from sweeps.prompt_search.similarity import Gate, cosine
 from sweeps.prompt_search.writers import ModelWriter, texts_of
 from trainer.data.rows import Row
 from trainer.data.typos import beside
@@ -34,27 +33,6 @@ TEXT = "Dear team, the boiler is loud again and nobody has answered me."
 # characters ---------------------------------------------------------------------------------------------------
 
 
-def plain_distance(a: str, b: str) -> int:
-    """Levenshtein's recurrence, cell by cell."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        above, row = row, [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y)))
-    return row[-1]
-
-
-@given(st.text(alphabet="abcé ", max_size=12), st.text(alphabet="abcé ", max_size=12))
-def test_the_distance_is_levenshteins(a: str, b: str) -> None:
-    assert distance(a, b) == plain_distance(a, b)
-
-
-def test_similarity_is_one_minus_the_share_of_edits() -> None:
-    assert levenshtein("kitten", "sitting") == pytest.approx(1 - 3 / 7)
-    assert levenshtein("", "") == 1.0
-    assert levenshtein("", "ab") == 0.0
-
-
 @pytest.mark.parametrize("strategy", list(perturb.PERTURBATIONS))
 def test_character_changes_are_seeded_and_stay_similar(strategy: str) -> None:
     texts = perturb.perturb(TEXT, strategy, 20, seed=4)
@@ -62,13 +40,13 @@ def test_character_changes_are_seeded_and_stay_similar(strategy: str) -> None:
     assert texts != perturb.perturb(TEXT, strategy, 20, seed=5)
     assert len(set(texts)) > 5
     assert TEXT not in texts
-    assert all(levenshtein(TEXT, t) > 0.6 for t in texts)
+    assert all(Levenshtein.normalized_similarity(TEXT, t) > 0.6 for t in texts)
 
 
 def test_each_strategy_changes_what_its_name_says() -> None:
     for text in perturb.perturb(TEXT, "C1", 30, 0):
         assert abs(len(text) - len(TEXT)) <= 3
-        assert text.split()[0] == "Dear" or distance(text, TEXT) <= 6
+        assert text.split()[0] == "Dear" or Levenshtein.distance(text, TEXT) <= 6
     for text in perturb.perturb(TEXT, "C2", 30, 0):
         changed = [(a, b) for a, b in zip(TEXT, text, strict=True) if a != b]
         assert 1 <= len(changed) <= 2  # a fifth of ten words of three letters
@@ -228,10 +206,10 @@ class Improver(RuleWriter):
 
 def search(
     engine: Landscape, writer: RuleWriter, limit: int | None, folder: Path | None = None, **options: object
-) -> tuple[Found, Scorer]:
-    journal = MemoryJournal() if folder is None else FolderJournal(Store.open(folder))
+) -> tuple[SearchResult, Scorer]:
+    journal = SearchJournal() if folder is None else FolderJournal(Store.open(folder))
     scorer = Scorer(engine, journal, LABELS, limit=limit)
-    settings = Settings(start="p00", **options)  # type: ignore[arg-type]
+    settings = BatpromptSettings(start="p00", **options)  # type: ignore[arg-type]
     return batprompt(prompts(3), scorer, rows(60), writer, settings=settings, seed=2), scorer
 
 
@@ -244,16 +222,16 @@ def test_the_search_takes_up_what_makes_an_instruction_better() -> None:
 
 
 def test_attacks_only_make_rows_harder_and_keep_them_similar() -> None:
-    scorer = Scorer(Wordy({}), MemoryJournal(), LABELS)
+    scorer = Scorer(Wordy({}), SearchJournal(), LABELS)
     pool, some = prompts(2), rows(12)
-    run = Search(pool, scorer, some, RuleWriter(), Gate(), Settings(), seed=0)
+    run = BatpromptSearch(pool, scorer, some, RuleWriter(), Gate(), BatpromptSettings(), seed=0)
     attacked = run._attack(pool[0], some, some, "S1", 5, 0.0)
     before = scorer.margins([(pool[0], r) for r in some])
     after = scorer.margins([(pool[0], r) for r in attacked])
     assert (after <= before).all()
     assert (after < before).any()
     for old, new in zip(some, attacked, strict=True):
-        assert levenshtein(old.fields["text"], new.fields["text"]) > 0.6
+        assert Levenshtein.normalized_similarity(old.fields["text"], new.fields["text"]) > 0.6
         assert (old.id, old.label) == (new.id, new.label)
 
 
@@ -266,7 +244,7 @@ def test_every_family_keeps_to_the_budget_and_is_deterministic(family: str) -> N
 
 def test_without_a_start_the_pools_best_is_raced_for() -> None:
     pool = prompts(20)
-    scorer = Scorer(Landscape({pool[13].text: 0.98}, rest=0.4), MemoryJournal(), LABELS, limit=3000)
+    scorer = Scorer(Landscape({pool[13].text: 0.98}, rest=0.4), SearchJournal(), LABELS, limit=3000)
     found = batprompt(pool, scorer, rows(200), RuleWriter(), seed=1)
     assert found.prompt == pool[13]
     assert scorer.spent.scorings <= 3000
@@ -292,19 +270,19 @@ class Fragile(Landscape):
 @pytest.mark.parametrize("family", ["mix", "combine", "both"])
 def test_a_prompt_that_only_holds_on_rows_as_they_are_does_not_win(family: str) -> None:
     pool = prompts(2)
-    scorer = Scorer(Fragile({pool[1].text: 0.75}), MemoryJournal(), LABELS, limit=2000)
-    found = batprompt(pool, scorer, rows(200), Reworder(), settings=Settings(family=family), seed=0)
+    scorer = Scorer(Fragile({pool[1].text: 0.75}), SearchJournal(), LABELS, limit=2000)
+    found = batprompt(pool, scorer, rows(200), Reworder(), settings=BatpromptSettings(family=family), seed=0)
     assert found.prompt.text != pool[0].text
 
 
 @pytest.mark.parametrize("family", ["mix", "combine", "both"])
 def test_both_races_are_on_rows_as_they_are_and_perturbed_by_turns(family: str) -> None:
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS)
-    run = Search(prompts(2), scorer, rows(40), Reworder(), Gate(), Settings(family=family), seed=3)
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS)
+    run = BatpromptSearch(prompts(2), scorer, rows(40), Reworder(), Gate(), BatpromptSettings(family=family), seed=3)
     assert run.raced[::2] == run.rows
     assert [r.id for r in run.raced[1::2]] == [r.id for r in run.rows]
     assert all(a.fields != b.fields for a, b in zip(run.raced[::2], run.raced[1::2], strict=True))
-    again = Search(prompts(2), scorer, rows(40), Reworder(), Gate(), Settings(family=family), seed=3)
+    again = BatpromptSearch(prompts(2), scorer, rows(40), Reworder(), Gate(), BatpromptSettings(family=family), seed=3)
     assert list(again.raced) == list(run.raced)
 
 
@@ -316,16 +294,18 @@ def test_rows_are_perturbed_only_as_far_as_a_race_needs_them() -> None:
             Counting.asked += 1
             return super().perturb(text, strategy, n, seed)
 
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS, limit=400)
-    Search(prompts(2), scorer, rows(3000), Counting(), Gate(), Settings(family="combine"), seed=3).run()
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS, limit=400)
+    BatpromptSearch(
+        prompts(2), scorer, rows(3000), Counting(), Gate(), BatpromptSettings(family="combine"), seed=3
+    ).run()
     assert 50 <= Counting.asked <= 500
 
 
 def test_the_history_is_ranked_by_what_is_sure() -> None:
     lucky, measured = (
-        Evaluated(p, score, n, 0) for p, score, n in zip(prompts(2), (0.85, 0.80), (20, 400), strict=True)
+        Evaluation(p, score, n, 0) for p, score, n in zip(prompts(2), (0.85, 0.80), (20, 400), strict=True)
     )
-    assert _surely(measured) > _surely(lucky) > _surely(Evaluated(prompts(1)[0], 0.4, 400, 0))
+    assert _cautious_score(measured) > _cautious_score(lucky) > _cautious_score(Evaluation(prompts(1)[0], 0.4, 400, 0))
 
 
 def test_a_writer_that_finds_nothing_leaves_the_start() -> None:
@@ -347,7 +327,7 @@ def test_rewrites_and_rows_beyond_the_length_limit_are_left_out(size: Callable[[
 
     engine = Short({})
     for seed in range(4):
-        scorer = Scorer(engine, MemoryJournal(), LABELS, limit=1500)
+        scorer = Scorer(engine, SearchJournal(), LABELS, limit=1500)
         batprompt(prompts(3), scorer, rows(60), RuleWriter(["no", "yes"]), seed=seed)
     assert engine.calls
     assert max(size(p) + size(t) for p, t in engine.calls) <= most
@@ -356,7 +336,7 @@ def test_rewrites_and_rows_beyond_the_length_limit_are_left_out(size: Callable[[
 def test_mistakes_are_told_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r'--family = "mxi" is not known. Did you mean "mix"'):
         search(Landscape({}), RuleWriter(), 100, family="mxi")
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS, limit=5)
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS, limit=5)
     with pytest.raises(UserError, match=r"--budget = 5: 15% of it do not pay"):
         batprompt(prompts(5), scorer, rows(20), RuleWriter())
 

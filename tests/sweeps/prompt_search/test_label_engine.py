@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sweeps.cli.exit_codes import main
 from sweeps.prompt_search.embed import at_answer, of_base, of_folder
 from sweeps.prompt_search.label_engine import LabelEngine
-from sweeps.prompt_search.results import COLUMNS
+from sweeps.prompt_search.search_folder import COLUMNS
 from trainer.data.pools import load_pool
 from trainer.data.rows import Row
 from trainer.data.texts import RenderError
@@ -203,7 +203,7 @@ def test_methods_that_share_a_folder_share_scorings_and_one_budget_report(
             ["--method", "zopo", "--template", "pla"],
             '--template = "pla" is no template of the study. Did you mean "plain"',
         ),
-        (["--method", "zopo", "--start", "t1"], "--start is of batprompt"),
+        (["--method", "zopo", "--start", "t1"], "--start is for batprompt"),
         (
             ["--method", "batprompt", "--start", "t11"],
             '--start = "t11" is no prompt of the train pool. Did you mean "t1"',

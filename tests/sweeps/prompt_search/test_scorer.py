@@ -12,9 +12,10 @@ from prompt_landscape import LABELS, Landscape, prompts, rows
 from sklearn.metrics import f1_score
 
 from sweeps.prompt_search import scorer as scorer_module
-from sweeps.prompt_search.found import best_of, race, spread_rows
-from sweeps.prompt_search.journal import Cell, FolderJournal, MemoryJournal, Written
+from sweeps.prompt_search.journal import FolderJournal, ScoredCell, SearchJournal, WriterReply
+from sweeps.prompt_search.race import race, spread_rows
 from sweeps.prompt_search.random_search import random_search
+from sweeps.prompt_search.result import best_of
 from sweeps.prompt_search.scorer import BudgetSpent, Scorer
 from sweeps.prompt_search.top_accuracy import top_accuracy
 from trainer.data.rows import Row
@@ -39,7 +40,7 @@ class Fixed:
 
 
 def make(engine: object, limit: int | None = None, **options: object) -> Scorer:
-    return Scorer(engine, MemoryJournal(), LABELS, limit=limit, **options)  # type: ignore[arg-type]
+    return Scorer(engine, SearchJournal(), LABELS, limit=limit, **options)  # type: ignore[arg-type]
 
 
 def test_accuracy_and_macro_f1_are_those_of_the_answers() -> None:
@@ -101,14 +102,14 @@ def test_preparing_pays_but_does_not_count_nor_reach_beyond_the_budget() -> None
 def test_the_journal_keeps_cells_and_texts_and_passes_over_what_is_damaged(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     journal = FolderJournal(store)
-    journal.add_cells({"a": Cell((0.5, math.nan), 3, 0.25)})
-    journal.add_cells({"b": Cell((1.0,), 4, 0.5)})
-    journal.add_written("key", Written(("été", "two"), 12, 1.5))
+    journal.add_cells({"a": ScoredCell((0.5, math.nan), 3, 0.25)})
+    journal.add_cells({"b": ScoredCell((1.0,), 4, 0.5)})
+    journal.add_written("key", WriterReply(("été", "two"), 12, 1.5))
     [first] = [p for p in (tmp_path / "journal").glob("cells-*") if '"a"' in p.read_text()]
     again = FolderJournal(store)
-    assert again.cells["b"] == Cell((1.0,), 4, 0.5)
+    assert again.cells["b"] == ScoredCell((1.0,), 4, 0.5)
     assert math.isnan(again.cells["a"].values[1])
-    assert again.written["key"] == Written(("été", "two"), 12, 1.5)
+    assert again.written["key"] == WriterReply(("été", "two"), 12, 1.5)
     first.write_text('{"a": [[0.5')
     (tmp_path / "journal" / "cells-x.json").write_text(json.dumps(["no", "cells"]))
     assert set(FolderJournal(store).cells) == {"b"}

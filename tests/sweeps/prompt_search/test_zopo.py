@@ -13,14 +13,21 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 
 from sweeps.prompt_search import scorer as scorer_module
-from sweeps.prompt_search.found import Found
-from sweeps.prompt_search.journal import FolderJournal, MemoryJournal
+from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.neural_kernel import NeuralKernel, Posterior, normalised
 from sweeps.prompt_search.random_search import random_search
+from sweeps.prompt_search.result import SearchResult
 from sweeps.prompt_search.scorer import Scorer
-from sweeps.prompt_search.zopo import Settings, zopo
+from sweeps.prompt_search.zopo import ZopoSettings, zopo
 from trainer.errors import UserError
 from trainer.store import Store
+
+
+def network(kernel: NeuralKernel, x: torch.Tensor) -> torch.Tensor:
+    """The output of the kernel's network, [n, features] -> [n]."""
+    for weight, bias in zip(kernel.weights[:-1], kernel.biases[:-1], strict=True):
+        x = torch.relu(x @ weight.T + bias)
+    return (x @ kernel.weights[-1].T + kernel.biases[-1]).squeeze(-1)
 
 
 def gradients(kernel: NeuralKernel, x: torch.Tensor) -> torch.Tensor:
@@ -28,7 +35,7 @@ def gradients(kernel: NeuralKernel, x: torch.Tensor) -> torch.Tensor:
     parameters = [p.requires_grad_(True) for p in (*kernel.weights, *kernel.biases)]
     found = []
     for row in x:
-        parts = torch.autograd.grad(kernel.net(row[None])[0], parameters)
+        parts = torch.autograd.grad(network(kernel, row[None])[0], parameters)
         found.append(torch.cat([g.flatten() for g in parts]))
     for p in parameters:
         p.requires_grad_(False)
@@ -105,10 +112,10 @@ def hill(n: int, seed: int = 0) -> tuple[np.ndarray, dict[str, float]]:
     return at, {p.text: float(h) for p, h in zip(prompts(n), height, strict=True)}
 
 
-def run(seed: int, limit: int = 800, n: int = 150, settings: Settings | None = None) -> tuple[Found, Scorer]:
+def run(seed: int, limit: int = 800, n: int = 150, settings: ZopoSettings | None = None) -> tuple[SearchResult, Scorer]:
     vectors, shares = hill(n, seed)
-    scorer = Scorer(Landscape(shares), MemoryJournal(), LABELS, limit=limit)
-    return zopo(prompts(n), vectors, scorer, rows(200), settings or Settings(rows=40, end_share=0.0), seed), scorer
+    scorer = Scorer(Landscape(shares), SearchJournal(), LABELS, limit=limit)
+    return zopo(prompts(n), vectors, scorer, rows(200), settings or ZopoSettings(rows=40, end_share=0.0), seed), scorer
 
 
 def test_on_a_smooth_landscape_zopo_finds_better_prompts_than_random_search_at_the_same_budget() -> None:
@@ -116,7 +123,7 @@ def test_on_a_smooth_landscape_zopo_finds_better_prompts_than_random_search_at_t
     for seed in range(8):
         found, scorer = run(seed)
         _, shares = hill(150, seed)
-        other = Scorer(Landscape(shares), MemoryJournal(), LABELS, limit=800)
+        other = Scorer(Landscape(shares), SearchJournal(), LABELS, limit=800)
         yardstick = random_search(prompts(150), other, rows(200), 40, seed)
         assert scorer.spent.scorings <= 800
         assert len({e.prompt.id for e in found.evaluated}) == len(found.evaluated) == 20
@@ -131,41 +138,43 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another() -> None:
 
 
 def test_the_race_at_the_end_reads_more_rows_and_keeps_to_the_budget() -> None:
-    found, scorer = run(4, limit=2000, settings=Settings(rows=40, end_share=0.4))
+    found, scorer = run(4, limit=2000, settings=ZopoSettings(rows=40, end_share=0.4))
     assert found.rows > 40
     assert scorer.spent.scorings <= 2000
     assert len({e.prompt.id for e in found.evaluated if e.rows == 40}) == 30
 
 
 def test_a_budget_beyond_all_candidates_goes_to_the_race() -> None:
-    found, scorer = run(4, n=20, limit=2000, settings=Settings(rows=40))
+    found, scorer = run(4, n=20, limit=2000, settings=ZopoSettings(rows=40))
     assert len({e.prompt.id for e in found.evaluated if e.rows == 40}) == 20
     assert found.rows > 40
     assert 800 < scorer.spent.scorings <= 2000
-    alone, _ = run(4, n=1, limit=41, settings=Settings(rows=40))
+    alone, _ = run(4, n=1, limit=41, settings=ZopoSettings(rows=40))
     assert (len(alone.evaluated), alone.rows) == (1, 40)
 
 
 def test_a_perfect_score_ends_the_search() -> None:
     vectors, _ = hill(40)
     engine = Landscape({}, rest=1.0)
-    found = zopo(prompts(40), vectors, Scorer(engine, MemoryJournal(), LABELS, limit=4000), rows(50), Settings(rows=50))
+    found = zopo(
+        prompts(40), vectors, Scorer(engine, SearchJournal(), LABELS, limit=4000), rows(50), ZopoSettings(rows=50)
+    )
     assert found.score == 1.0
     assert len(found.evaluated) == 1
 
 
 def test_all_candidates_are_evaluated_where_the_budget_allows_it_whatever_the_embeddings() -> None:
     same = np.zeros((9, 3))
-    scorer = Scorer(Landscape({}), MemoryJournal(), LABELS)
-    found = zopo(prompts(9), same, scorer, rows(30), Settings(rows=30))
+    scorer = Scorer(Landscape({}), SearchJournal(), LABELS)
+    found = zopo(prompts(9), same, scorer, rows(30), ZopoSettings(rows=30))
     assert len({e.prompt.id for e in found.evaluated}) == 9
     assert found.score == max(e.score for e in found.evaluated)
 
 
 def test_a_doubtful_neighbourhood_is_explored() -> None:
     """With every variance above the limit the search evaluates neighbours of the best in blocks."""
-    sure, _ = run(3, settings=Settings(rows=40, end_share=0.0, uncertain=1e9))
-    unsure, _ = run(3, settings=Settings(rows=40, end_share=0.0, uncertain=0.0, uncertain_times=1, explore=4))
+    sure, _ = run(3, settings=ZopoSettings(rows=40, end_share=0.0, uncertain=1e9))
+    unsure, _ = run(3, settings=ZopoSettings(rows=40, end_share=0.0, uncertain=0.0, uncertain_times=1, explore=4))
     assert [e.prompt.id for e in sure.evaluated[:5]] == [e.prompt.id for e in unsure.evaluated[:5]]
     assert [e.prompt.id for e in sure.evaluated] != [e.prompt.id for e in unsure.evaluated]
 
@@ -179,9 +188,9 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(scorer_module, "BATCH", 16)
     vectors, shares = hill(60)
 
-    def search(engine: Landscape, folder: Path) -> Found:
+    def search(engine: Landscape, folder: Path) -> SearchResult:
         scorer = Scorer(engine, FolderJournal(Store.open(folder)), LABELS, limit=400)
-        return zopo(prompts(60), vectors, scorer, rows(100), Settings(rows=20), seed=5)
+        return zopo(prompts(60), vectors, scorer, rows(100), ZopoSettings(rows=20), seed=5)
 
     whole = search(Landscape(shares), tmp_path / "whole")
     killed, resumed = Landscape(shares, dies_after=13), Landscape(shares)

@@ -16,14 +16,14 @@ from sweeps.prompts.endpoints import (
     MOST_BYTES,
     Endpoint,
     EndpointError,
-    Patience,
+    RetryLimits,
     _retry_after,
     is_endpoint,
     open_endpoint,
     parse_keys,
 )
 
-QUICK = Patience(attempts=4, first=0.01, longest=0.02, timeout=5.0)
+QUICK = RetryLimits(attempts=4, first_pause=0.01, longest_pause=0.02, timeout=5.0)
 ASKED = [{"role": "user", "content": "Answer with a JSON array of 1 strings."}]
 SECRET = "sk-very-secret-0123456789"
 
@@ -34,7 +34,7 @@ def server() -> Iterator[ChatServer]:
         yield found
 
 
-def client(server: ChatServer, patience: Patience = QUICK, keys: dict[str, str] | None = None) -> Endpoint:
+def client(server: ChatServer, patience: RetryLimits = QUICK, keys: dict[str, str] | None = None) -> Endpoint:
     return open_endpoint(server.spec(), keys or {}, 100, 0.7, patience)
 
 
@@ -72,7 +72,7 @@ def test_what_may_pass_is_tried_again(server: ChatServer, fault: Any) -> None:
 
 def test_a_slow_answer_is_given_up_and_asked_for_again(server: ChatServer) -> None:
     server.faults, server.slow = ["slow"], 1.0
-    got = client(server, Patience(attempts=2, first=0.01, timeout=0.3)).write(ASKED, 0)
+    got = client(server, RetryLimits(attempts=2, first_pause=0.01, timeout=0.3)).write(ASKED, 0)
     assert (got.text, got.failed) == ("hello", 1)
 
 

@@ -16,7 +16,7 @@ from prompt_tasks import steadytune
 from scipy.stats import binomtest
 from tiny_run import PROMPTS, made
 
-from sweeps.prompts.accuracy import Accuracy, as_lines, in_one_line, listed, scored_pool
+from sweeps.prompts.accuracy import Accuracy, as_lines, in_one_line, list_prompts, pool_accuracies
 from sweeps.run_folder.reading import RunFolder
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
@@ -39,7 +39,7 @@ def shares(run: str, trial: str, pool: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("pool", ["test", "dev"])
 def test_accuracies_are_those_of_the_score_rows(run: str, pool: str) -> None:
-    scored = scored_pool(RunFolder(Store.open(run)), pool)
+    scored = pool_accuracies(RunFolder(Store.open(run)), pool)
     trials = sorted(p.name for p in Path(run).glob("scores/*"))
     by_trial = {t: shares(run, t, pool) for t in trials}
     [winner] = [r["trial_id"] for r in pq.read_table(f"{run}/tables/robustness.parquet").to_pylist() if r["winner"]]
@@ -47,7 +47,7 @@ def test_accuracies_are_those_of_the_score_rows(run: str, pool: str) -> None:
     assert {p.id: p.text for p in scored.prompts} == PROMPTS[pool]
     for prompt_id in PROMPTS[pool]:
         found, all_shares = scored.by_id[prompt_id], [by_trial[t][prompt_id] for t in trials]
-        assert found.one == by_trial[winner][prompt_id]
+        assert found.chosen == by_trial[winner][prompt_id]
         assert found.mean == pytest.approx(sum(all_shares) / len(all_shares))
         assert (found.lowest, found.trials, found.rows) == (min(all_shares), len(trials), 16)
 
@@ -55,25 +55,25 @@ def test_accuracies_are_those_of_the_score_rows(run: str, pool: str) -> None:
 def test_a_trial_by_the_start_of_its_id(run: str) -> None:
     store = Store.open(run)
     for trial in store.folders("scores"):
-        scored = scored_pool(RunFolder(store), "test", trial[:8])
+        scored = pool_accuracies(RunFolder(store), "test", trial[:8])
         assert scored.trial == trial
-        assert {i: a.one for i, a in scored.by_id.items()} == shares(run, trial, "test")
+        assert {i: a.chosen for i, a in scored.by_id.items()} == shares(run, trial, "test")
     with pytest.raises(UserError, match=r'--trial = "zzz" has no scores on the test pool.*Known: '):
-        scored_pool(RunFolder(store), "test", "zzz")
+        pool_accuracies(RunFolder(store), "test", "zzz")
     with pytest.raises(UserError, match="is the start of several ids"):
-        scored_pool(RunFolder(store), "test", "")
+        pool_accuracies(RunFolder(store), "test", "")
     with pytest.raises(UserError, match=r'--pool = "tset": .* has no scores on it. Did you mean "test"\?'):
-        scored_pool(RunFolder(store), "tset")
+        pool_accuracies(RunFolder(store), "tset")
 
 
 def test_wordings_are_matched_by_text_and_listed_from_worst_to_best(run: str) -> None:
-    scored = scored_pool(RunFolder(Store.open(run)), "test")
+    scored = pool_accuracies(RunFolder(Store.open(run)), "test")
     renamed = [Prompt(f"other-{i}", text) for i, text in PROMPTS["test"].items()]
     changed = Prompt("x1", "Not what x1 was: {{ text }}")
-    shown = listed([changed, *renamed], scored)
+    shown = list_prompts([changed, *renamed], scored)
     assert shown[-1].prompt == changed
     assert shown[-1].accuracy is None
-    known = [s.accuracy.one for s in shown[:-1] if s.accuracy]
+    known = [s.accuracy.chosen for s in shown[:-1] if s.accuracy]
     assert known == sorted(known)
     assert len(known) == 2
     assert "not scored" in as_lines(shown, scored)[-1]
@@ -84,19 +84,19 @@ def test_trials_of_another_pool_of_that_name_are_left_out(run: str, tmp_path: Pa
 
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     store, trials = Store.open(str(copy)), sorted(p.name for p in copy.glob("scores/*"))
-    winner = scored_pool(RunFolder(store)).trial
+    winner = pool_accuracies(RunFolder(store)).trial
     odd = next(t for t in trials if t != winner)
     [file] = (copy / "scores" / odd).glob("*-test.parquet")
     table = pq.read_table(file)
     record = json.loads(table.schema.metadata[b"steadytune"])
     record["trial"]["data"]["test_prompts"] = "0" * 64
     store.write_scores(odd, record["rung"], "test", table, record)
-    scored = scored_pool(RunFolder(store))
+    scored = pool_accuracies(RunFolder(store))
     assert scored.other_pools == 1
     assert {a.trials for a in scored.by_id.values()} == {len(trials) - 1}
     shutil.rmtree(copy / "prompts")
     with pytest.raises(UserError, match="does not hold the wordings"):
-        scored_pool(RunFolder(store))
+        pool_accuracies(RunFolder(store))
 
 
 def test_without_a_winner_a_trial_must_be_named(run: str, tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_without_a_winner_a_trial_must_be_named(run: str, tmp_path: Path) -> Non
     pq.write_table(lost, copy / "tables" / "robustness.parquet")
     store, trials = Store.open(str(copy)), sorted(p.name for p in copy.glob("scores/*"))
     with pytest.raises(UserError, match=f"no winner with scores on the test pool is known.*--trial: {trials[0]}, "):
-        scored_pool(RunFolder(store))
-    assert scored_pool(RunFolder(store), trial=trials[1]).trial == trials[1]
+        pool_accuracies(RunFolder(store))
+    assert pool_accuracies(RunFolder(store), trial=trials[1]).trial == trials[1]
 
 
 @pytest.mark.parametrize(("right", "rows"), [(0, 5), (5, 5), (3, 7), (180, 200)])
@@ -123,7 +123,7 @@ def test_near_duplicates_and_flaws_are_shown() -> None:
         Prompt("b", "Other [describe the text] here {{ text }}"),
         Prompt("c", "Is the author of it unhappy? {{ text }}"),
     ]
-    shown = listed(prompts)
+    shown = list_prompts(prompts)
     assert [s.like for s in shown] == [("c",), (), ("a",)]
     lines = as_lines(shown, None)
     assert lines[0] == "a  [near c]  Is the writer of it unhappy? {{ text }}"
@@ -135,17 +135,17 @@ def test_near_duplicates_and_flaws_are_shown() -> None:
 def test_the_command(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert steadytune("prompts", "show", "--run", run) == 0
     out = capsys.readouterr().out
-    scored = scored_pool(RunFolder(Store.open(run)))
+    scored = pool_accuracies(RunFolder(Store.open(run)))
     assert f"trial {scored.trial} (95 % interval" in out
     for prompt_id, accuracy in scored.by_id.items():
         low, high = accuracy.interval
-        assert f"{prompt_id}  {100 * accuracy.one:5.1f} ({100 * low:4.1f} to {100 * high:5.1f})" in out
+        assert f"{prompt_id}  {100 * accuracy.chosen:5.1f} ({100 * low:4.1f} to {100 * high:5.1f})" in out
     target = str(tmp_path / "prompts.csv")
     assert steadytune("prompts", "show", "--run", run, "--pool", "dev", "--out", target) == 0
     rows = {r["prompt_id"]: r for r in csv.DictReader(Path(target).read_text().splitlines(keepends=True))}
     assert {i: r["text"] for i, r in rows.items()} == PROMPTS["dev"]
-    for prompt_id, accuracy in scored_pool(RunFolder(Store.open(run)), "dev").by_id.items():
-        assert math.isclose(float(rows[prompt_id]["accuracy"]), accuracy.one)
+    for prompt_id, accuracy in pool_accuracies(RunFolder(Store.open(run)), "dev").by_id.items():
+        assert math.isclose(float(rows[prompt_id]["accuracy"]), accuracy.chosen)
     capsys.readouterr()
     (tmp_path / "p.txt").write_text("One {{ text }}\n")
     assert steadytune("prompts", "show", str(tmp_path / "p.txt")) == 0

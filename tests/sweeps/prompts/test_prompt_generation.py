@@ -20,16 +20,16 @@ from checkout import ROOT
 from prompt_tasks import steadytune, task_file
 
 from sweeps.prompts.brief import FEW_SHOT, STRATEGIES, ZERO_SHOT, Brief, read_brief
-from sweeps.prompts.endpoints import Endpoint, Patience, open_endpoint
+from sweeps.prompts.endpoints import Endpoint, RetryLimits, open_endpoint
 from sweeps.prompts.files import content_id
-from sweeps.prompts.generation import GenerationError, Order, Source, generate
+from sweeps.prompts.generation import GenerationError, GenerationSettings, WordingSource, generate_wordings
 from sweeps.prompts.journal import JournalError, open_journal
 from sweeps.prompts.usage import usage_csv, usage_md, usage_tex
 from sweeps.prompts.validation import fault
 from trainer.data.likeness import clusters
 from trainer.data.pools import load_pool
 
-QUICK = Patience(attempts=3, first=0.01, longest=0.02, timeout=5.0)
+QUICK = RetryLimits(attempts=3, first_pause=0.01, longest_pause=0.02, timeout=5.0)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def servers() -> Iterator[list[ChatServer]]:
         yield [first, second]
 
 
-def models_of(servers: Sequence[ChatServer], patience: Patience = QUICK) -> list[Endpoint]:
+def models_of(servers: Sequence[ChatServer], patience: RetryLimits = QUICK) -> list[Endpoint]:
     """Named without the port, which changes from run to run: names are part of a request's seed."""
     found = [open_endpoint(s.spec(f"writer-{i}"), {}, 500, 1.0, patience) for i, s in enumerate(servers)]
     return [replace(m, name=f"{m.model}@here") for m in found]
@@ -55,14 +55,14 @@ def run(
     servers: Sequence[ChatServer],
     number: int = 6,
     strategies: tuple[str, ...] = STRATEGIES,
-) -> tuple[list[Source], list[str]]:
+) -> tuple[list[WordingSource], list[str]]:
     said: list[str] = []
     with open_journal(str(out)) as journal:
-        order = Order(strategies, number, 4)
-        return generate(brief, models_of(servers), order, journal, said.append), said
+        settings = GenerationSettings(strategies, number, 4)
+        return generate_wordings(brief, models_of(servers), settings, journal, said.append), said
 
 
-def texts(sources: Sequence[Source]) -> list[list[str]]:
+def texts(sources: Sequence[WordingSource]) -> list[list[str]]:
     return [s.taken for s in sources]
 
 
@@ -90,7 +90,13 @@ def test_the_pool_does_not_depend_on_who_answers_first_or_on_faults(tmp_path: Pa
                 server.slow = delay
                 server.faults = ["slow", 503] if delay else []
             with open_journal(str(tmp_path / f"{turn}.yaml")) as journal:
-                found.append(texts(generate(brief, models_of((a, b)), Order(STRATEGIES, 6, 4), journal, print)))
+                found.append(
+                    texts(
+                        generate_wordings(
+                            brief, models_of((a, b)), GenerationSettings(STRATEGIES, 6, 4), journal, print
+                        )
+                    )
+                )
     assert found[0] == found[1] == found[2]
 
 
@@ -102,10 +108,8 @@ def test_what_was_paid_for_is_not_asked_again(tmp_path: Path, brief: Brief, serv
     assert texts(again) == texts(first)
     assert len(servers[0].asked) == n
     assert all("kept from before" in line for line in said)
-    assert [s.replayed for s in again] == [len(s.answers) for s in again]
     both, _ = run(out, brief, servers)  # another model: the first one's answers serve
-    assert [s.replayed for s in both[:2]] == [len(s.answers) for s in first]
-    assert len(servers[0].asked) == n + sum(len(s.answers) - s.replayed for s in both[:2])
+    assert len(servers[0].asked) == n + sum(len(s.answers) for s in both[:2]) - sum(len(s.answers) for s in first)
     n = len(servers[0].asked)
     run(out, replace(brief, about="Another question?"), one, 4, strategies=(ZERO_SHOT,))
     assert len(servers[0].asked) > n, "another task is another request"
@@ -119,8 +123,7 @@ def test_more_wordings_are_asked_for_without_asking_for_the_first_again(
     n = len(servers[0].asked)
     [more], _ = run(out, brief, one, 8, (ZERO_SHOT,))
     assert more.taken[:4] == few.taken
-    assert more.replayed == n
-    assert len(servers[0].asked) == len(more.answers) == n + len(more.answers) - more.replayed
+    assert len(servers[0].asked) == len(more.answers) > n
 
 
 def test_a_failing_model_loses_nothing_of_the_others(tmp_path: Path, brief: Brief, servers: list[ChatServer]) -> None:
@@ -134,7 +137,6 @@ def test_a_failing_model_loses_nothing_of_the_others(tmp_path: Path, brief: Brie
     n = len(good.asked)
     sources, _ = run(out, brief, servers)
     assert [len(s.taken) for s in sources] == [6] * 4
-    assert [s.replayed for s in sources] == [1, 1, 0, 0]
     assert len(good.asked) == n + sum(len(s.answers) for s in sources[:2]) - 2
 
 
@@ -165,7 +167,7 @@ def test_a_model_that_cannot_is_left_after_a_bounded_number_of_requests(
     servers[1].answer = lambda body: "I cannot help with that."
     sources, said = run(tmp_path / "pool.yaml", brief, servers)
     assert [len(s.taken) for s in sources] == [6, 6, 0, 0]
-    assert len(servers[1].asked) == 2 * Order(STRATEGIES, 6, 4).most == 12
+    assert len(servers[1].asked) == 2 * GenerationSettings(STRATEGIES, 6, 4).most_requests == 12
     assert sources[2].verdicts == {"missing placeholder": 6}
     assert any("0 of 1 taken (1 missing placeholder)" in line for line in said)
 
@@ -268,7 +270,7 @@ def test_mistakes_are_told_before_anything_is_paid(tmp_path: Path, capsys: pytes
         task = task_file(tmp_path)
         for extra, message in {
             ("--out", "pool.txt"): "must end in .yaml",
-            ("--out", "s3://bucket/pool.yaml"): "is no path of this machine",
+            ("--out", "s3://bucket/pool.yaml"): "is no path on this machine",
             ("--strategy", "few"): "Did you mean",
             ("--model", server.spec()): "is named twice",
             ("--model", str(tmp_path / "no-model")): "is no folder",

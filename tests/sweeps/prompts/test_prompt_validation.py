@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.prompts.brief import Brief
-from sweeps.prompts.validation import ACCEPTED, REASONS, Sieve, fault, mended, speaks, wordings
+from sweeps.prompts.validation import ACCEPTED, REASONS, WordingFilter, fault, in_language, repaired, wordings
 from trainer.data.pools import load_pool
 from trainer.data.wording import Prompt
 
@@ -54,10 +54,10 @@ def test_lines_without_marks_and_lists_inside_a_wording() -> None:
 
 @given(st.text(max_size=300))
 def test_no_answer_breaks_the_reader_or_the_checks(answer: str) -> None:
-    sieve = Sieve(BRIEF, 5)
+    wording_filter = WordingFilter(BRIEF, 5)
     for prefix in ("", '["', "1. {{ text }} {% ", "[" * 50):
         for text in read(prefix + answer):
-            assert sieve.verdict(text, "m") in {ACCEPTED, *REASONS}
+            assert wording_filter.verdict(text, "m") in {ACCEPTED, *REASONS}
 
 
 def test_a_huge_answer_is_read_in_part() -> None:
@@ -66,10 +66,10 @@ def test_a_huge_answer_is_read_in_part() -> None:
 
 
 def test_form_is_mended_and_meaning_is_not() -> None:
-    assert mended('"Say \\"yes\\" {text}"', ["text"]) == 'Say "yes" {{ text }}'
-    assert mended("{ text } {{text}} {{{ text }}}", ["text"]) == "{{ text }} {{ text }} {{ text }}"
-    assert mended("{title} {{ title }} {text!r}", ["text"]) == "{title} {{ title }} {text!r}"
-    assert mended('"One" and "two" {{ text }}', ["text"]) == '"One" and "two" {{ text }}'
+    assert repaired('"Say \\"yes\\" {text}"', ["text"]) == 'Say "yes" {{ text }}'
+    assert repaired("{ text } {{text}} {{{ text }}}", ["text"]) == "{{ text }} {{ text }} {{ text }}"
+    assert repaired("{title} {{ title }} {text!r}", ["text"]) == "{title} {{ title }} {text!r}"
+    assert repaired('"One" and "two" {{ text }}', ["text"]) == '"One" and "two" {{ text }}'
 
 
 # one wording ----------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_options_may_be_listed_or_not() -> None:
     ],
 )
 def test_language_by_script_and_stop_words(text: str, language: str, same: bool) -> None:
-    assert speaks(text, language) is same
+    assert in_language(text, language) is same
 
 
 def test_wordings_that_people_wrote_for_other_studies_are_taken() -> None:
@@ -155,14 +155,14 @@ def test_wordings_that_people_wrote_for_other_studies_are_taken() -> None:
 
 def test_the_sieve_takes_each_wording_once_and_keeps_away_from_other_pools() -> None:
     known = (Prompt("t1", "Does the letter sound unhappy to your ears? {{ text }}"),)
-    sieve = Sieve(Brief(("text",), "Unhappy?", known=known), 2)
-    assert sieve.verdict(A, "m") == ACCEPTED
-    assert sieve.verdict("is the writer UNHAPPY {{text}}", "m") == "duplicate"
-    assert sieve.verdict("Is the author unhappy? {{ text }}", "n") == "near duplicate"
-    assert sieve.verdict("Does the letter sound unhappy to my ears? {{ text }}", "n") == "near duplicate"
-    assert sieve.verdict("does the letter sound unhappy to your ears {{text}}", "n") == "duplicate"
-    assert sieve.verdict("no placeholder here", "n") == "missing placeholder"
-    assert sieve.verdict(B, "m") == ACCEPTED
-    assert sieve.verdict("A third and quite different wording: {{ text }}", "m") == "surplus"
-    assert sieve.verdict("A third and quite different wording: {{ text }}", "n") == ACCEPTED
-    assert sieve.taken == {"m": [A, B], "n": ["A third and quite different wording: {{ text }}"]}
+    wording_filter = WordingFilter(Brief(("text",), "Unhappy?", known=known), 2)
+    assert wording_filter.verdict(A, "m") == ACCEPTED
+    assert wording_filter.verdict("is the writer UNHAPPY {{text}}", "m") == "duplicate"
+    assert wording_filter.verdict("Is the author unhappy? {{ text }}", "n") == "near duplicate"
+    assert wording_filter.verdict("Does the letter sound unhappy to my ears? {{ text }}", "n") == "near duplicate"
+    assert wording_filter.verdict("does the letter sound unhappy to your ears {{text}}", "n") == "duplicate"
+    assert wording_filter.verdict("no placeholder here", "n") == "missing placeholder"
+    assert wording_filter.verdict(B, "m") == ACCEPTED
+    assert wording_filter.verdict("A third and quite different wording: {{ text }}", "m") == "surplus"
+    assert wording_filter.verdict("A third and quite different wording: {{ text }}", "n") == ACCEPTED
+    assert wording_filter.taken == {"m": [A, B], "n": ["A third and quite different wording: {{ text }}"]}

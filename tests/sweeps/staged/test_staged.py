@@ -20,8 +20,8 @@ from sweeps.run import decided
 from sweeps.schedule.asha import Rungs
 from sweeps.search.points import encode, grid_points
 from sweeps.staged import answer, compare
-from sweeps.staged.compare import Rated, Scored, choose, gap, pseudo_values
-from sweeps.staged.points import Candidate, Standing, part_study
+from sweeps.staged.compare import DevScores, RatedCandidate, choose_candidate, gap, pseudo_values
+from sweeps.staged.points import Candidate, CurrentChoice, part_study
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.shipped import study_path
@@ -173,13 +173,13 @@ def grid(
     return found
 
 
-def scored_of(cells: Floats, weight: float = 1.0, degenerate: bool = False) -> Scored:
+def scored_of(cells: Floats, weight: float = 1.0, degenerate: bool = False) -> DevScores:
     each = cells.mean(axis=1)
     value, std = float(each.mean() - weight * metrics.spread(each)), metrics.spread(each)
     found = metrics.Objective(
         value, 0.0, float(each.mean()), std, float(each.min()), *cells.shape, degenerate, 0.5, 0.0
     )
-    return Scored(pseudo_values(cells, weight), found, "12345678")
+    return DevScores(pseudo_values(cells, weight), found, "12345678")
 
 
 def test_pseudo_values_average_to_the_objective() -> None:
@@ -230,17 +230,17 @@ def test_false_alarms_of_the_paired_interval(weight: float) -> None:
     assert 0.02 <= false_alarms(10_000, weight) <= 0.06
 
 
-def rated(name: str, cells: Sequence[Floats], cost: float = 0.0, degenerate: bool = False) -> Rated:
+def rated(name: str, cells: Sequence[Floats], cost: float = 0.0, degenerate: bool = False) -> RatedCandidate:
     found = Candidate(name, "labels", (), (("training", cost),), {"steps": cost})
-    return Rated(found, (), tuple(scored_of(c, degenerate=degenerate) for c in cells))
+    return RatedCandidate(found, (), tuple(scored_of(c, degenerate=degenerate) for c in cells))
 
 
 def test_a_clear_lead_is_taken_whatever_it_costs() -> None:
     rng = np.random.default_rng(3)
-    choice = choose([rated("cheap", [grid(rng, level=0.5)], 1), rated("dear", [grid(rng, level=0.8)], 9)])
+    choice = choose_candidate([rated("cheap", [grid(rng, level=0.5)], 1), rated("dear", [grid(rng, level=0.8)], 9)])
     assert choice.taken == choice.leader == "dear"
     assert choice.gaps["cheap"].low > 0
-    assert "All intervals leave out 0" in choice.reason
+    assert "No interval includes 0" in choice.reason
 
 
 def nearly_equal() -> tuple[Floats, Floats]:
@@ -253,7 +253,7 @@ def nearly_equal() -> tuple[Floats, Floats]:
 
 def test_of_the_tied_the_cheaper_is_taken_and_the_reason_says_so() -> None:
     cells, better = nearly_equal()
-    choice = choose([rated("long", [better], 300), rated("short", [cells], 150)])
+    choice = choose_candidate([rated("long", [better], 300), rated("short", [cells], 150)])
     assert choice.leader == "long"
     assert choice.taken == "short"
     assert choice.tied == ("short",)
@@ -262,7 +262,7 @@ def test_of_the_tied_the_cheaper_is_taken_and_the_reason_says_so() -> None:
 
 def test_of_the_tied_at_the_same_cost_the_leader_stays() -> None:
     cells, better = nearly_equal()
-    choice = choose([rated("a", [cells], 1), rated("b", [better], 1)])
+    choice = choose_candidate([rated("a", [cells], 1), rated("b", [better], 1)])
     assert choice.taken == "b"
     assert "none of them is cheaper" in choice.reason
 
@@ -271,13 +271,13 @@ def test_what_answers_with_one_label_or_was_cut_takes_no_part() -> None:
     rng = np.random.default_rng(4)
     constant, cut = (
         rated("constant", [np.ones((8, 100))], degenerate=True),
-        Rated(Candidate("cut", "", ()), (), (None,)),
+        RatedCandidate(Candidate("cut", "", ()), (), (None,)),
     )
-    choice = choose([constant, cut, rated("sound", [grid(rng)])])
+    choice = choose_candidate([constant, cut, rated("sound", [grid(rng)])])
     assert choice.taken == "sound"
     assert "one label nearly always: “constant”" in choice.reason
     assert "Cut early or failed, so not compared: “cut”" in choice.reason
-    none = choose([constant, cut])
+    none = choose_candidate([constant, cut])
     assert none.taken == "constant"
     assert "None can be compared" in none.reason
 
@@ -307,13 +307,13 @@ def crossed(interaction: float, seeds: int = 3, noise: float = 0.01) -> dict[str
         }
         for i in range(2) for j in range(2) for s in range(seeds)
     ]  # fmt: skip
-    return answer.stage(rows, {"L1": "r = 2", "L2": "r = 4"}, "key")
+    return answer.interaction_record(rows, {"L1": "r = 2", "L2": "r = 4"}, "key")
 
 
 def concluded(made: dict[str, Any], chosen: str = "t0") -> dict[str, Any]:
     study = load_study(study_path("quickstart"))
-    at = Standing("labels", (chosen,), {"r": 2})
-    return answer.answer(made, [made], at, study, "runs/x")
+    at = CurrentChoice("labels", (chosen,), {"r": 2})
+    return answer.final_answer(made, [made], at, study, "runs/x")
 
 
 def test_without_an_interaction_staged_was_enough() -> None:
@@ -329,23 +329,23 @@ def test_with_a_crossing_of_ranks_the_answer_is_to_search_jointly_and_how() -> N
     assert found["kind"] == "joint"
     assert found["sentence"].startswith("Search jointly")
     assert found["command"] == "steadytune run runs/x/study.yaml stages=null --out runs/x"
-    assert "the best of the crossing is t1 with L2" in found["sentence"]
+    assert "the best combination in stage 5 is t1 with L2" in found["sentence"]
 
 
 def test_an_interaction_that_changes_no_rank_does_not_ask_for_a_joint_search() -> None:
     made = crossed(0.0, noise=0.001)
     for row in made["rows"]:  # L2 helps both templates, one more than the other
         row["objective"] += (row["lora"] == "L2") * (0.05 if row["template"] == "t1" else 0.02)
-    found = concluded(answer.stage(made["rows"], made["settings"], "key"))
+    found = concluded(answer.interaction_record(made["rows"], made["settings"], "key"))
     assert found["kind"] == "staged"
-    assert "do act on each other" in found["sentence"]
+    assert "do interact" in found["sentence"]
 
 
 def test_without_results_nothing_is_claimed() -> None:
     made = crossed(0.0)
     for row in made["rows"]:
         row["objective"] = None
-    found = concluded(answer.stage(made["rows"], made["settings"], "key"))
+    found = concluded(answer.interaction_record(made["rows"], made["settings"], "key"))
     assert found["kind"] == "unknown"
     assert "cannot be said" in found["sentence"]
 
@@ -494,8 +494,8 @@ def test_tables_and_report_come_from_the_run_folder(staged: tuple[Path, Any, lis
 
 def test_a_joint_search_begins_with_the_points_of_the_stages(staged: tuple[Path, Any, list[str]]) -> None:
     path, ran, _ = staged
-    steps = sorted({8, ran.at.settings["steps"]})  # a training that was stopped sooner is on no axis yet
-    command = answer.continuation(ran.study, ran.at, "x", 16)
+    steps = sorted({8, ran.current.settings["steps"]})  # a training that was stopped sooner is on no axis yet
+    command = answer.continuation(ran.study, ran.current, "x", 16)
     assert len(steps) == 1 or f"axes.steps=[8,{steps[0]}]" in command
     study = load_study(path, ["stages=null", f"axes.steps={steps}"])
     axes = axes_of(study)
@@ -504,7 +504,7 @@ def test_a_joint_search_begins_with_the_points_of_the_stages(staged: tuple[Path,
     def at(config: Any) -> Trial:
         from sweeps.search.points import decode
 
-        return ran._trial(decode(config, axes), ran.at.head)  # type: ignore[no-any-return]
+        return ran._trial(decode(config, axes), ran.current.head)  # type: ignore[no-any-return]
 
     found = staged_points(store, axes, at)
     ids = {at(encode(p)).id for p in found}
@@ -518,8 +518,8 @@ def test_compare_rates_only_what_is_whole(staged: tuple[Path, Any, list[str]]) -
     path, ran, _ = staged
     store = Store.open(str(path.parent / "run"))
     [trial] = ran._trials_of(ran_candidate(ran))
-    assert compare.scored(store, trial, trial.optimization.steps, 1.0) is not None
-    assert compare.scored(store, trial, 1, 1.0) is None
+    assert compare.dev_scores(store, trial, trial.optimization.steps, 1.0) is not None
+    assert compare.dev_scores(store, trial, 1, 1.0) is None
 
 
 def ran_candidate(ran: Any) -> Candidate:

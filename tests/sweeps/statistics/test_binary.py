@@ -36,7 +36,7 @@ def sample(seed: int, prompts: int = 3, rows: int = 200, shift: float = 0.0) -> 
 @pytest.mark.parametrize("seed", range(5))
 def test_metrics_equal_scikit_learn(seed: int) -> None:
     p, positive = sample(seed)
-    found = binary.measure(grid_of(*sample(seed + 100)), grid_of(p, positive))
+    found = binary.binary_metrics(grid_of(*sample(seed + 100)), grid_of(p, positive))
     t = found["threshold"]
     reference = {
         "f1_half": np.mean([sk.f1_score(positive, x > 0.5, average="macro") for x in p]),
@@ -67,8 +67,8 @@ def test_the_common_threshold_is_the_best_of_all() -> None:
 
 def test_drift_is_what_prompts_shift_the_chances_by() -> None:
     dev = grid_of(*sample(1, prompts=6, rows=800))
-    steady = binary.measure(dev, grid_of(*sample(2, prompts=6, rows=800)))
-    shifted = binary.measure(dev, grid_of(*sample(2, prompts=6, rows=800, shift=2.0)))
+    steady = binary.binary_metrics(dev, grid_of(*sample(2, prompts=6, rows=800)))
+    shifted = binary.binary_metrics(dev, grid_of(*sample(2, prompts=6, rows=800, shift=2.0)))
     assert steady["drift"] is not None
     assert shifted["drift"] is not None
     assert steady["drift"] < 0.03
@@ -79,7 +79,7 @@ def test_drift_is_what_prompts_shift_the_chances_by() -> None:
 
 def test_a_constant_chance_is_no_detector() -> None:
     p, positive = np.full((2, 40), 0.3), np.arange(40) < 10
-    found = binary.measure(grid_of(p, positive), grid_of(p, positive))
+    found = binary.binary_metrics(grid_of(p, positive), grid_of(p, positive))
     assert found["roc_auc"] == 0.5
     assert found["pr_auc"] == pytest.approx(0.25)
     assert found["f1_half"] == pytest.approx((0 + 2 * 30 / 70) / 2)
@@ -88,7 +88,7 @@ def test_a_constant_chance_is_no_detector() -> None:
 
 def test_without_a_positive_row_what_cannot_be_known_is_null() -> None:
     p, positive = np.full((2, 10), 0.3), np.zeros(10, bool)
-    found = binary.measure(grid_of(p, positive), grid_of(p, positive))
+    found = binary.binary_metrics(grid_of(p, positive), grid_of(p, positive))
     assert found["roc_auc"] is None
     assert found["pr_auc"] is None
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import special
 
 from sweeps.statistics import interaction as ia
-from sweeps.statistics.interaction import Crossing, analyse, crossing, permutation_p, sums_of_squares
+from sweeps.statistics.interaction import Crossing, analyse_interactions, crossing, permutation_p, sums_of_squares
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 SHAPES = (((2, 2), 2), ((3, 3), 2), ((2, 3), 3), ((3, 3), 3))
@@ -78,7 +78,7 @@ def test_sums_of_squares_equal_statsmodels(shape: tuple[int, ...]) -> None:
         name = {"seed": "s", "residual": "Residual"}.get(effect) or ":".join(names[i] for i in effect)
         assert found == pytest.approx(table.loc[name, "sum_sq"], rel=1e-8), name
         assert df[effect] == table.loc[name, "df"]
-    tests = {t.factors: t for t in analyse(layout(values)).tests}
+    tests = {t.factors: t for t in analyse_interactions(layout(values)).tests}
     for i, j in itertools.combinations(range(len(names)), 2):
         test = tests[("template", "lora", "plw", "pool")[i], ("template", "lora", "plw", "pool")[j]]
         assert test.f == pytest.approx(table.loc[f"{names[i]}:{names[j]}", "F"], rel=1e-8)
@@ -88,7 +88,7 @@ def test_sums_of_squares_equal_statsmodels(shape: tuple[int, ...]) -> None:
 def test_pairs_are_corrected_together() -> None:
     from statsmodels.stats.multitest import multipletests
 
-    tests = analyse(layout(study(np.random.default_rng(5), (2, 3, 2), 3, 0.5))).tests
+    tests = analyse_interactions(layout(study(np.random.default_rng(5), (2, 3, 2), 3, 0.5))).tests
     assert len(tests) == 3
     assert [t.p_holm for t in tests] == pytest.approx(multipletests([t.p for t in tests], method="holm")[1])
 
@@ -198,7 +198,7 @@ def test_coverage_of_the_shares_intervals(seeds: int, scale: float, monkeypatch:
 
 
 def test_shares_sum_to_one_and_name_every_part() -> None:
-    found = analyse(layout(study(np.random.default_rng(2), (2, 3, 2), 3, 0.4))).shares
+    found = analyse_interactions(layout(study(np.random.default_rng(2), (2, 3, 2), 3, 0.4))).shares
     assert list(found) == ["template", "lora", "plw", "interaction", "seed"]
     assert sum(e.value for e in found.values()) == pytest.approx(1.0)
     assert all(0 <= e.low <= e.value <= e.high <= 1 for e in found.values())
@@ -206,11 +206,11 @@ def test_shares_sum_to_one_and_name_every_part() -> None:
 
 def test_a_study_without_noise_is_decided_by_its_effects() -> None:
     y = np.zeros((2, 2, 2)) + np.array([[0.0, 1.0], [1.0, 0.0]])[..., None]
-    found = analyse(layout(y))
+    found = analyse_interactions(layout(y))
     assert found.tests[0].p == 0.0
     assert found.shares["interaction"].value == pytest.approx(1.0)
     assert found.flips("template", "lora")
-    same = analyse(layout(np.zeros((2, 2, 2))))
+    same = analyse_interactions(layout(np.zeros((2, 2, 2))))
     assert same.tests[0].p == 1.0
     assert all(e.value == 0.0 for e in same.shares.values())
 

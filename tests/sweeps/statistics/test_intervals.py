@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from sweeps.statistics import intervals as st
+from sweeps.statistics import prompt_metrics
 from trainer.measure.grid import Floats
 from trainer.measure.metrics import two_way
 
@@ -192,13 +193,13 @@ def test_holm_equals_statsmodels_and_rejects_11_of_15() -> None:
 def test_roc_auc_equals_scikit_learn_with_ties() -> None:
     rng = np.random.default_rng(0)
     positive, score = rng.random(200) < 0.3, rng.integers(0, 8, 200).astype(float)
-    assert st.roc_auc(positive, score) == pytest.approx(roc_auc_score(positive, score))
-    assert math.isnan(st.roc_auc(np.ones(3, dtype=bool), np.arange(3.0)))
+    assert prompt_metrics.roc_auc(positive, score) == pytest.approx(roc_auc_score(positive, score))
+    assert math.isnan(prompt_metrics.roc_auc(np.ones(3, dtype=bool), np.arange(3.0)))
 
 
 def test_cps_follows_its_definition() -> None:
-    assert st.cps(np.array([0.5, 0.9, 0.7])) == pytest.approx((1 - (0.9 - 0.7)) * 0.9)
-    assert st.cps(np.array([0.8, 0.8])) == pytest.approx(0.8)
+    assert prompt_metrics.cps(np.array([0.5, 0.9, 0.7])) == pytest.approx((1 - (0.9 - 0.7)) * 0.9)
+    assert prompt_metrics.cps(np.array([0.8, 0.8])) == pytest.approx(0.8)
 
 
 def test_consistency_and_sensitivity_equal_the_loop_over_pairs() -> None:
@@ -208,9 +209,9 @@ def test_consistency_and_sensitivity_equal_the_loop_over_pairs() -> None:
     pairs = list(itertools.combinations(range(6), 2))
     agree = np.mean([predicted[a] == predicted[b] for a, b in pairs])
     differ = np.mean([correct[a] != correct[b] for a, b in pairs])
-    assert st.consistency_rate(predicted) == pytest.approx(agree)
-    assert st.prompt_sensitivity(correct) == pytest.approx(differ)
-    assert st.consistency_rate(np.ones((6, 40), dtype=int)) == 1.0
+    assert prompt_metrics.consistency_rate(predicted) == pytest.approx(agree)
+    assert prompt_metrics.prompt_sensitivity(correct) == pytest.approx(differ)
+    assert prompt_metrics.consistency_rate(np.ones((6, 40), dtype=int)) == 1.0
 
 
 def test_nearly_equal_trials_have_a_difference_of_sensible_width() -> None:

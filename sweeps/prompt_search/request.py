@@ -1,13 +1,15 @@
-"""What a prompt search is asked to do."""
+"""What the user asks a prompt search to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+METHODS = ("top-accuracy", "batprompt", "zopo", "random")  # as the command line names the searches
+
 
 @dataclass(frozen=True)
-class Order:
-    """What ``steadytune prompts search`` was asked for; None where the default of the method holds."""
+class SearchRequest:
+    """The options of ``steadytune prompts search``. None stands for the method's default."""
 
     method: str
     budget: int | None = None
