@@ -24,6 +24,7 @@ test-cluster: $(VENV)/.dev  ## a study over Ray nodes that break, as root (netwo
 lint: $(VENV)/.dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) lint-imports
 
 types: $(VENV)/.dev
 	$(RUN) mypy

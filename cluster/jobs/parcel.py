@@ -12,7 +12,7 @@ from pathlib import Path
 from trainer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("trainer", "cluster", "sweeps")
+PACKAGES = ("steadytune", "trainer", "cluster", "sweeps")
 LEFT_OUT = ("sweeps/embedded/", "sweeps/studies/")  # a shipped study brings its files itself, like any other
 MIB = 1024 * 1024
 MAX_BYTES = 90 * MIB  # Ray's job server takes 100 MiB

@@ -1,8 +1,37 @@
-"""Numbers, durations, sizes and axis values as text."""
+"""Fractions, intervals, counts, durations, sizes and axis values as text."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
+
+METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # of ``task.metric``
+
+
+def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> str:
+    """0.941 as ``94.1``; "-" where there is no value."""
+    if fraction is None or not math.isfinite(fraction):
+        return "-"
+    return f"{100 * fraction:{'+' if signed else ''}.{digits}f}"
+
+
+def interval(low: float | None, high: float | None, signed: bool = False, digits: int = 1) -> str:
+    """Two fractions as ``90.4 to 96.4``, in percent; "" where one is missing."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"{percent(low, signed, digits)} to {percent(high, signed, digits)}"
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, signed: bool = False) -> str:
+    """``94.0 (90.4 to 96.4)``, in percent."""
+    bounds = interval(low, high, signed)
+    return percent(value, signed) + (f" ({bounds})" if bounds else "")
+
+
+def column_with_interval(row: Mapping[str, Any], name: str, signed: bool = False) -> str:
+    """The column ``name`` of a table's row with its bounds ``<name>_low`` and ``<name>_high``."""
+    return with_interval(row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high"), signed)
 
 
 def amount(n: float) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, with_interval
 from sweeps.study.schema import Study
 from sweeps.tables.columns import Settings
 from trainer.measure.grid import DEGENERATE_SHARE
@@ -17,8 +17,6 @@ from trainer.trial import Trial, axis_columns
 
 if TYPE_CHECKING:
     from sweeps.export.exported import Exported
-
-METRIC = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def _training(found: Exported, study: Study) -> Iterator[str]:
 def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]:
     trial, row = found.trial, measured.row
     settings = Settings.of(study)
-    name = METRIC[trial.task.metric]
+    name = METRIC_NAMES[trial.task.metric]
     if measured.tested:
         yield (
             f"{name} on {row['n_prompts']} test prompts x {row['n_rows']} test rows, percent; no trial had seen or "
@@ -115,9 +113,15 @@ def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]
             f" prompts {'>' if settings.strict else '≥'} {100 * x:g} % |" for x in settings.thresholds
         )
         yield "|" + " --- |" * (4 + len(settings.thresholds))
-        shares = (_with_interval(row, top) for top in settings.top_names())
-        noise_free = f"{_percent(row['std_corrected'])}{_interval(row, 'std')}"
-        cells = [_with_interval(row, "mean"), _percent(row["std"]), noise_free, _with_interval(row, "min"), *shares]
+        shares = (column_with_interval(row, top) for top in settings.top_names())
+        noise_free = with_interval(row["std_corrected"], row["std_low"], row["std_high"])
+        cells = [
+            column_with_interval(row, "mean"),
+            percent(row["std"]),
+            noise_free,
+            column_with_interval(row, "min"),
+            *shares,
+        ]
         yield "| " + " | ".join(cells) + " |"
         yield ""
     else:
@@ -128,8 +132,8 @@ def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]
     sample = f", estimated from {dev.n_cells} of its cells" if dev.n_cells < dev.n_prompts * dev.n_rows else ""
     yield (
         f"On {dev.n_prompts} dev prompts x {dev.n_rows} dev rows after {measured.rung} steps{sample}: "
-        f"mean {_percent(dev.mean)}, std {_percent(dev.std)}, worst prompt {_percent(dev.min)}; "
-        f"mean - {weight} x std = {_percent(dev.value)}."
+        f"mean {percent(dev.mean)}, std {percent(dev.std)}, worst prompt {percent(dev.min)}; "
+        f"mean - {weight} x std = {percent(dev.value)}."
     )
 
 
@@ -155,9 +159,9 @@ def _input(found: Exported, measured: Measured) -> Iterator[str]:
     if found.prompt is None:
         yield "No default prompt is stored: the prompt files were gone or had changed. Give one with `--prompt`."
         return
-    best, name = measured.dev[found.prompt.id], METRIC[found.trial.task.metric]
+    best, name = measured.dev[found.prompt.id], METRIC_NAMES[found.trial.task.metric]
     yield (
-        f"Default prompt: {_code(found.prompt.id)}, the best of the dev prompts ({_percent(best)} % {name}). It was "
+        f"Default prompt: {_code(found.prompt.id)}, the best of the dev prompts ({percent(best)} % {name}). It was "
         "chosen by that number, so expect less of it on new rows; the train prompts were not scored. `--prompt` "
         "takes another wording."
     )
@@ -202,19 +206,6 @@ def _limits(trial: Trial, measured: Measured) -> Iterator[str]:
     yield "- The adapter needs exactly this base model: another of the same shape loads and answers wrongly."
     if measured.degenerate:
         yield "- It is degenerate (see above)."
-
-
-def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    return f"{_percent(row.get(name))}{_interval(row, name)}"
-
-
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
 def _code(text: str) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.schema import Study
 from trainer.errors import UserError, nearest
@@ -113,7 +114,7 @@ def benchmark(
                 table = _rows(trial, rung, name, asked, samples)
                 store.write_scores(trial, rung, name, table, _record(store, trial, rung, name, asked, limit))
                 right = float(np.mean(table["correct"].to_pylist()))
-                yield f"{trial} {name}: {100 * right:.1f} % of {table.num_rows} questions"
+                yield f"{trial} {name}: {percent(right)} % of {table.num_rows} questions"
             model = adapted.unload()
 
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pyarrow as pa
 
+from sweeps.display.text import interval, percent
 from sweeps.plw.analysis import ALPHA, DataSet, PlwAnalysis, TurningWeight, turning_weight
 from sweeps.plw.models import LINEAR, SQUARE
 
@@ -62,10 +63,11 @@ def _change(analysis: PlwAnalysis, data: DataSet, start: str = "Fitted: ", to: f
     end = analysis.weights[-1] if math.isnan(to) else to
     a, b = (float(v) for v in analysis.rank.forward(np.array([analysis.weights[0], end])))
     gap = fit.change(a, b)
-    interval = "" if math.isnan(gap.low) else f" (95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+    bounds = interval(gap.low, gap.high, signed=True)
+    known = f" (95 % interval {bounds})" if bounds else ""
     return (
         f"{start}from weight {analysis.weights[0]:g} to {end:.2g} the score changes by "
-        f"{100 * gap.value:+.1f} points{interval}."
+        f"{percent(gap.value, signed=True)} points{known}."
     )
 
 

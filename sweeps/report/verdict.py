@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sweeps.display.text import counted
+from sweeps.display.text import METRIC_NAMES, counted, duration, interval, percent
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
 from sweeps.study.schema import Study
@@ -64,12 +64,12 @@ def summary(found: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
         return f"{said[0]} It has no {found.pool} scores yet."
     said.append(
         f"Over {counted(best.number('n_prompts'), f'{found.pool} prompt')} its mean {metric(found.study)} is "
-        f"{_interval(best, 'mean')}, with a standard deviation of {percent(best.number('std'))} between "
+        f"{_interval(best, 'mean')}, with a standard deviation of {percent(best.number('std'))} % between "
         f"prompts{_without_noise(best)}."
     )
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
-        said.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])}.")
+        said.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
     if best.row.get("degenerate"):
         said.append("Beware: it gives one label nearly always, so its steadiness means nothing.")
     return " ".join([*said, *_compared(found, best)])
@@ -84,15 +84,15 @@ def _compared(found: Evidence, best: Entry) -> list[str]:
     if second is None:
         return ["There is no other trial to compare it with that came to its end and was scored."]
     mean, std = percent(second.number("mean")), percent(second.number("std"))
-    said = [f"Second on the dev prompts is {second.label}: mean {mean}, standard deviation {std}."]
+    said = [f"Second on the dev prompts is {second.label}: mean {mean} %, standard deviation {std} %."]
     gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
     if math.isnan(gap):
         return said
     p = second.number("p_best_holm")
     corrected = "" if math.isnan(p) else f"; corrected p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     said.append(
-        f"The winner's mean is {100 * abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
-        f"{100 * low:+.1f} to {100 * high:+.1f}{corrected}): {'' if _clear(second) else 'not '}a clear difference."
+        f"The winner's mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
+        f"{interval(low, high, signed=True)}{corrected}): {'' if _clear(second) else 'not '}a clear difference."
     )
     compared = [e for e in found.entries if math.isfinite(e.number("diff_best"))]
     if len(compared) > 1:
@@ -121,17 +121,14 @@ def _without_noise(entry: Entry) -> str:
     value, low, high = (entry.number(name) for name in ("std_corrected", "std_low", "std_high"))
     if math.isnan(value):
         return ""
-    known = math.isfinite(low) and math.isfinite(high)
-    interval = f", {level()} interval {100 * low:.1f} to {100 * high:.1f}" if known else ""
-    return f" ({percent(value)} without the noise of finite rows{interval})"
+    bounds = interval(low, high)
+    known = f", {level()} interval {bounds}" if bounds else ""
+    return f" ({percent(value)} % without the noise of finite rows{known})"
 
 
 def _interval(entry: Entry, name: str) -> str:
-    low, high = entry.number(f"{name}_low"), entry.number(f"{name}_high")
-    text = percent(entry.number(name))
-    if math.isnan(low) or math.isnan(high):
-        return text
-    return f"{text} ({level()} interval {100 * low:.1f} to {100 * high:.1f})"
+    bounds = interval(entry.number(f"{name}_low"), entry.number(f"{name}_high"))
+    return f"{percent(entry.number(name))} %" + (f" ({level()} interval {bounds})" if bounds else "")
 
 
 # how it was measured ---------------------------------------------------------------------------------------------
@@ -151,7 +148,7 @@ def facts(found: Evidence) -> list[str]:
         _answering(study),
         f"Model: {study.model.path}, {study.model.dtype}; prompt and answer together take at most "
         f"{study.task.max_length} tokens.",
-        f"Cost: {_duration(sum(e.seconds for e in found.entries))} of training and scoring, summed over trials; "
+        f"Cost: {duration(sum(e.seconds for e in found.entries))} of training and scoring, summed over trials; "
         f"{sum(e.tokens for e in found.entries):,} tokens trained on.",
     ]
 
@@ -210,7 +207,7 @@ def drawn(found: Evidence) -> str:
     if not rest:
         return ""
     means = [e.number("mean") for e in rest if math.isfinite(e.number("mean"))]
-    span = f", with means from {percent(min(means))} to {percent(max(means))}" if means else ""
+    span = f", with means from {percent(min(means))} % to {percent(max(means))} %" if means else ""
     return (
         f"Only the best {DRAWN} of {len(found.entries)} trials are drawn; "
         f"the other {len(rest)}{span}, are in the table only."
@@ -218,18 +215,8 @@ def drawn(found: Evidence) -> str:
 
 
 def metric(study: Study) -> str:
-    return {"accuracy": "accuracy", "macro_f1": "macro-F1"}[study.task.metric]
+    return METRIC_NAMES[study.task.metric]
 
 
 def level() -> str:
     return f"{100 * LEVEL:g} %"
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from sweeps.display.figures import COLOURS, Curve, Strip, curves, strips
 from sweeps.display.html import render
+from sweeps.display.text import column_with_interval, interval, percent
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import verdict
@@ -144,19 +145,18 @@ def _cell(entry: Entry, key: str) -> Cell:
         return Cell(f"{number:.0f}", repr(number))
     if key == "p_best_holm":
         return Cell("< 0.001" if number < 0.001 else f"{number:.3f}", repr(number))
-    sign = "+" if key == "diff_best" else ""
-    return Cell(f"{100 * number:{sign}.1f}", repr(number), small=_error(entry, key))
+    return Cell(percent(number, signed=key == "diff_best"), repr(number), small=_error(entry, key))
 
 
 def _error(entry: Entry, key: str) -> str:
     if key == "dev_objective":
         error = entry.number("dev_stderr")
-        return "" if math.isnan(error) else f"± {100 * error:.1f}"
+        return "" if math.isnan(error) else f"± {percent(error)}"
     if key == "std":
         return ""  # its interval is for the corrected one
     name = "std" if key == "std_corrected" else key
-    low, high = entry.number(f"{name}_low"), entry.number(f"{name}_high")
-    return "" if math.isnan(low) or math.isnan(high) else f"[{100 * low:.1f}, {100 * high:.1f}]"
+    bounds = interval(entry.number(f"{name}_low"), entry.number(f"{name}_high"))
+    return f"({bounds})" if bounds else ""
 
 
 # figures --------------------------------------------------------------------------------------------------------
@@ -211,11 +211,9 @@ def _groups(found: Evidence) -> list[tuple[str, str]]:
 def _average(found: Evidence, axis: str, value: str) -> str:
     """What tables/groups says of an axis value."""
     row = found.averages.get((axis, value)) or {}
-    mean, low, high = (row.get(name) for name in ("mean", "mean_low", "mean_high"))
-    if mean is None:
+    if row.get("mean") is None:
         return ""
-    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"; average of {row['n_averaged']} finished {100 * mean:.1f}{interval}"
+    return f"; average of {row['n_averaged']} finished {column_with_interval(row, 'mean')}"
 
 
 def _by_value(entries: Sequence[Entry], axis: str) -> list[tuple[str, list[Entry]]]:

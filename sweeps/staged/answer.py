@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sweeps.display.text import interval, percent
 from sweeps.run_folder import stages as record
 from sweeps.search.points import combinations
 from sweeps.staged.points import CurrentChoice, axis_values, value_text, varied_text
@@ -115,7 +116,7 @@ def _joint(made: record.Stage, test: Mapping[str, Any], template: str, command: 
     return (
         f"Search jointly: which LoRA setting is best depends on the template ({_shown(test)}). The stages chose "
         f"{ours['template']} with {ours['lora']}; the best combination in stage 5 is {best['template']} with "
-        f"{best['lora']}, {100 * ahead:+.1f} points. Go on from the same trials: {command}"
+        f"{best['lora']}, {percent(ahead, signed=True)} points. Go on from the same trials: {command}"
     )
 
 
@@ -129,10 +130,12 @@ def _enough(made: record.Stage, test: Mapping[str, Any]) -> str:
     said = (
         f"Staged was enough: no dependence of the LoRA setting on the template is shown ({_shown(test)}); all "
         f"interactions together make {share_text([share.value, share.low, share.high])} of the variance, seeds "
-        f"{100 * seed:.0f} %."
+        f"{percent(seed, digits=0)} %."
     )
     if math.isfinite(share.high) and share.high > max(seed, 0.1):
-        said += f" An interaction of up to {100 * share.high:.0f} % is not excluded: add seeds to be more certain."
+        said += (
+            f" An interaction of up to {percent(share.high, digits=0)} % is not excluded: add seeds to be more certain."
+        )
     return said
 
 
@@ -174,19 +177,17 @@ def within_luck(stages: Sequence[record.Stage], seed_std: float | None) -> list[
         limit = _LUCK * seed_std / math.sqrt(made.get("seeds", 1))
         if gaps and min(gaps) < limit:
             said.append(
-                f"Stage {made['stage']}, {made['title']}: the lead of {100 * min(gaps):.1f} points is smaller than the "
-                f"difference that seeds alone can make, {100 * limit:.1f} points."
+                f"Stage {made['stage']}, {made['title']}: the lead of {percent(min(gaps))} points is smaller than the "
+                f"difference that seeds alone can make, {percent(limit)} points."
             )
     return said
 
 
 def share_text(values: Sequence[float | None]) -> str:
-    """``12 % [3, 40]``."""
+    """``12 % (3 to 40)``."""
     value, low, high = _numbers(values)
-    if math.isnan(value):
-        return "-"
-    bounds = "" if math.isnan(low) or math.isnan(high) else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return f"{100 * value:.0f} %{bounds}"
+    bounds = interval(low, high, digits=0)
+    return "-" if math.isnan(value) else f"{percent(value, digits=0)} %" + (f" ({bounds})" if bounds else "")
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

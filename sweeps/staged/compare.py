@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from sweeps.display.text import percent, with_interval
 from sweeps.staged.points import Candidate
 from sweeps.statistics import intervals as st
 from trainer.measure import metrics
@@ -181,9 +182,9 @@ def _lead(leader: RatedCandidate, able: Sequence[RatedCandidate], gaps: Mapping[
     if not gaps:
         return f"{name} is taken: no other candidate can be compared with it."
     second = max((r for r in able if r is not leader), key=lambda r: r.average("value"))
-    ours, theirs = percent(leader.average("value")), percent(second.average("value"))
+    ours, theirs = (f"{percent(one.average('value'))} %" for one in (leader, second))
     return (
-        f"{name} leads with an objective of {ours}, {interval(gaps[second.candidate.name])} {POINTS} before "
+        f"{name} leads with an objective of {ours}, {points(gaps[second.candidate.name])} {POINTS} before "
         f"{quoted(second.candidate.name)} ({theirs})."
     )
 
@@ -211,15 +212,9 @@ def _left_out(rated: Sequence[RatedCandidate]) -> list[str]:
     return said + ([f"Left out, since it answers with one label nearly always: {', '.join(alike)}."] if alike else [])
 
 
-def interval(found: st.Estimate) -> str:
-    """``+1.2 [-0.3, +2.7]``, in points."""
-    if math.isnan(found.low) or math.isnan(found.high):
-        return f"{100 * found.value:+.1f}"
-    return f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-
-
-def percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+def points(found: st.Estimate) -> str:
+    """``+1.2 (-0.3 to +2.7)``."""
+    return with_interval(found.value, found.low, found.high, signed=True)
 
 
 def quoted(name: str) -> str:

@@ -148,7 +148,7 @@ class Staged:
                     points.setting_candidate(self.study, self.current, {n: self.current.settings[n]}) for n in sooner
                 ]
                 pair += [points.setting_candidate(self.study, self.current, sooner)]
-                why = f"The steps after {rung} of {steps} changed the objective by {compare.interval(gained)} points."
+                why = f"The steps after {rung} of {steps} changed the objective by {compare.points(gained)} points."
                 self._tune("stopping", pair, True, f"{why} ")
                 return
 

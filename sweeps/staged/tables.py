@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, tex, write_table
+from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import binary
 from trainer.store import Store
@@ -118,7 +119,7 @@ def cell(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     if name in _PERCENT:
-        return f"{100 * value:{'+' if name in _SIGNED else ''}.1f}"
+        return percent(value, signed=name in _SIGNED)
     if name in ("p", "p_permutation", "p_holm"):
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     return f"{value:.3f}"

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows
+from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, with_interval
 from sweeps.tables.columns import Settings, text
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
@@ -32,18 +33,18 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) 
     p = row["p_best_holm"]
     gap = ""
     if row["diff_best"] is not None:
-        gap = f"{_signed(row['diff_best'])} ({_signed(row['diff_best_low'])} to {_signed(row['diff_best_high'])})"
+        gap = column_with_interval(row, "diff_best", signed=True)
     gap += "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    dev = "" if row["dev_objective"] is None else f"{_percent(row['dev_objective'])} ± {_percent(row['dev_stderr'])}"
+    dev = "" if row["dev_objective"] is None else f"{percent(row['dev_objective'])} ± {percent(row['dev_stderr'])}"
     return [
         str(row["rank"] or "-"),
         f"**{row['trial_id']}**" if row["winner"] else row["trial_id"],
         *(text(row[a]) for a in axes),
-        _with_interval(row, "mean"),
-        _percent(row["std"]),
-        f"{_percent(row['std_corrected'])}{_interval(row, 'std')}",
-        _with_interval(row, "min"),
-        *(_with_interval(row, t) for t in tops),
+        column_with_interval(row, "mean"),
+        percent(row["std"]),
+        with_interval(row["std_corrected"], row["std_low"], row["std_high"]),
+        column_with_interval(row, "min"),
+        *(column_with_interval(row, t) for t in tops),
         dev,
         gap,
         ", ".join(m for m in marks if m),
@@ -103,7 +104,7 @@ def groups_page(table: pa.Table, settings: Settings) -> str:
     head.append(f"prompts {sign} {100 * settings.thresholds[0]:g} %")
     body = [
         [r["axis"], r["value"], *(str(r[n]) for n in ("n_trials", "n_finished", "n_averaged"))]
-        + [_with_interval(r, s) for s in ("mean", "std", "min", "top")]
+        + [column_with_interval(r, s) for s in ("mean", "std", "min", "top")]
         for r in rows
         if r["axis"] in varied
     ]
@@ -116,21 +117,4 @@ def groups_page(table: pa.Table, settings: Settings) -> str:
 
 
 def _title(settings: Settings) -> str:
-    return {"accuracy": "accuracy", "macro_f1": "macro-F1"}.get(settings.metric, settings.metric)
-
-
-def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    return f"{_percent(row[name])}{_interval(row, name)}"
-
-
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.1f}"
+    return METRIC_NAMES.get(settings.metric, settings.metric)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from trainer.trial import AXES
 
@@ -19,7 +20,7 @@ def show_table(run: RunFolder, where: str) -> None:
     for name in ("rank", "trial", *axes, "mean", "std", "worst", f"above {100 * threshold:g}", "status"):
         table.add_column(name, no_wrap=True)
     for r in rows:
-        numbers = [f"{100 * r[k]:.1f}" if r[k] is not None else "-" for k in ("mean", "std", "min", "top")]
+        numbers = [percent(r[k]) for k in ("mean", "std", "min", "top")]
         marks = [r["status"], *(["winner"] if r["winner"] else []), *(["one label"] if r["degenerate"] else [])]
         table.add_row(str(r["rank"] or "-"), r["trial_id"], *(str(r[a]) for a in axes), *numbers, ", ".join(marks))
     console = Console() if sys.stdout.isatty() else Console(width=160)

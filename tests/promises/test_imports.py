@@ -1,4 +1,4 @@
-"""Who imports whom: trainer <- cluster <- sweeps, and what reading results or placing trials may not cost."""
+"""What a file may import at all, and what an import may cost. Who may import whom is held by ``make lint``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import FILES, ORDER, ROOT, loaded_by
+from checkout import FILES, PACKAGES, ROOT, loaded_by
 
 LIGHT = {"torch", "transformers", "ray", "deepspeed", "peft"}
 
@@ -19,7 +19,6 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
             for alias in node.names:
                 yield alias.name, node.lineno
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: write imports in full"
             yield node.module or "", node.lineno
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
             "import_module",
@@ -31,21 +30,8 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(ORDER)
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(PACKAGES)
     assert ("ray",) in {(name.split(".")[0],) for path in FILES for name, _ in imported(path)}
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    above = ORDER[ORDER.index(package) + 1 :]
-    forbidden = {*above, "tests", "benchmarks", *({"ray"} if package == "trainer" else ())}
-    found = [
-        f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for name, line in imported(path)
-        if name.split(".")[0] in forbidden
-    ]
-    assert not found
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"  # third-party data and models
 EMBEDDED = ROOT / "sweeps" / "embedded"
-ORDER = ("trainer", "cluster", "sweeps")  # each may import itself and those before it
-FILES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
+PACKAGES = ("steadytune", "trainer", "cluster", "sweeps")
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 def loaded_by(*modules: str) -> set[str]:
