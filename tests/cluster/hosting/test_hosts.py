@@ -291,14 +291,14 @@ def run_gang(fleet: Fleet, trial: Any, rung: int, victim: int | None) -> tuple[A
 def test_a_gang_of_two_gives_the_rows_of_one_worker(zero: int, cluster: None, tmp_path: Path) -> None:
     import ray
 
-    assets, model, trials = prepared(tmp_path, steps=6)
+    assets, model, trials = prepared(tmp_path, steps=2)
     rows = {}
     for workers in (1, 2):
         setup = Setup(slots=1, max_r=4, zero=zero, threads=1)
         store = Store.open(tmp_path / f"w{workers}")
         fleet = Fleet.start(model, setup, assets, store, Resources(1, 1, 0, workers))
         with Resources(1, 1, 0, 2).for_tasks() as options:
-            rows[workers], _ = ray.get(ray.remote(run_gang).options(**options).remote(fleet, trials[0], 6, None))
+            rows[workers], _ = ray.get(ray.remote(run_gang).options(**options).remote(fleet, trials[0], 2, None))
         assert len(store.names(f"tensorboard/{trials[0].id}")) == 1
     assert np.abs(logprobs(rows[1]) - logprobs(rows[2])).max() < 1e-4
     assert rows[1]["predicted"].equals(rows[2]["predicted"])

@@ -27,7 +27,7 @@ from trainer.runner import Counters
 from trainer.store import Store
 
 DASHBOARD = json.loads((ROOT / "ray_configs" / "grafana" / "steadytune.json").read_text())
-STEPS = 160
+STEPS = 80
 RAYS_LABELS = {"SessionName", "NodeAddress", "WorkerId"}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 OURS = {tag for metric in METRICS.values() for tag in metric.tags}
