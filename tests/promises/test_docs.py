@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import typer.main
-from checkout import ROOT
+from checkout import PACKAGES, ROOT
 from pydantic import BaseModel
 from tiny_run import LABELLED, make_run
 
@@ -92,6 +92,21 @@ def test_dictionaries_that_are_named_exist(page: Path) -> None:
         source = (ROOT / file).read_text()
         last = name.rsplit(".", 1)[-1]
         assert re.search(rf"^\s*(?:def |class )?{last}\b", source, re.MULTILINE), f"{page.name}: {file} has no {name}"
+
+
+def test_the_map_is_the_tree() -> None:
+    """CONTRIBUTING lists every package, and every file at the top of one; nothing that is not there."""
+    block = next(b for b in blocks(ROOT / "CONTRIBUTING.md", "") if "sweeps/ " in b)
+    top, listed = "", set()
+    for line in block.splitlines():
+        name = line.split()[0]
+        top = name if not line.startswith(" ") else top
+        listed.add(name if top == name else top + name)
+    listed |= {"cluster/ray_private.py"} if "`ray_private.py`" in block else set()
+    there = {f"{p.parent.relative_to(ROOT)}/" for name in PACKAGES for p in (ROOT / name).rglob("__init__.py")}
+    there |= {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).glob("[!_]*.py")}
+    assert there - listed == set()
+    assert {name for name in listed if not (ROOT / name).exists()} == set()
 
 
 # commands -----------------------------------------------------------------------------------------------------
