@@ -17,7 +17,7 @@ from trainer.errors import UserError
 from trainer.model.base import load_base
 from trainer.model.device import pick_device
 from trainer.model.slots import SlotModel
-from trainer.score.calibration import content_free, unconditional
+from trainer.score.calibration import baseline_for
 from trainer.score.decide import decision_values
 from trainer.score.generation import generate_answers
 from trainer.score.logprobs import class_logprobs, score
@@ -82,8 +82,7 @@ class Predictor:
         self, prompt: Prompt, rows: Sequence[Row], requests: Sequence[Request], prior: Sequence[int] | None
     ) -> list[np.ndarray]:
         rule = self.trial.scoring.decision
-        build = {"pmi": unconditional, "contextual": content_free}.get(rule)
-        extra = build(self.renderer, [(prompt, row) for row in rows]) if build else None
+        extra = baseline_for(rule, self.renderer, [(prompt, row) for row in rows])
         found = self._logprobs([*requests, *(extra.requests if extra else [])])
         own = found[: len(requests)]
         return decision_values(

@@ -54,14 +54,13 @@ class LabelEngine:
         self.slots()
 
     def __call__(self, pairs: Sequence[Pair]) -> list[tuple[tuple[float, ...], int]]:
-        from trainer.score.calibration import content_free, unconditional
+        from trainer.score.calibration import baseline_for
         from trainer.score.decide import decision_values
         from trainer.score.logprobs import score
 
         renderer = self.renderer()
         requests = renderer.requests(pairs)
-        build = {"pmi": unconditional, "contextual": content_free}.get(self.decision)
-        extra = build(renderer, pairs) if build else None
+        extra = baseline_for(self.decision, renderer, pairs)
         asked = [*requests, *(extra.requests if extra else [])]
         found = score(self.slots(), asked, [0] * len(asked)).logprobs
         values = decision_values(

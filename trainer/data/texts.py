@@ -126,7 +126,7 @@ class TextRenderer:
         return head, tail + ("" if self.template.marker == PLAIN_MARKER else self.template.marker)
 
     def _placed(self, chat: str, text: str, spans: list[tuple[int, int]], pair: Pair) -> Context:
-        """The chat text with ``spans`` moved to where the filled prompt stands in it. An empty one stands nowhere."""
+        """The chat text with ``spans`` moved to where the filled prompt stands in it. An empty prompt has no spans."""
         if not text.strip():
             return Context(chat, [])
         at = len(self._head)

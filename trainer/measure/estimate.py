@@ -48,8 +48,8 @@ class StratumFit:
 
 @dataclass(frozen=True)
 class GridEstimate:
-    """Estimates of the whole grid. Errors are standard errors against the whole grid's own value, for nothing but
-    the cells that were left out; new prompts and new rows are ``stderr``'s affair."""
+    """Estimates of the whole grid. Errors are standard errors against the value that the whole grid would give: they
+    cover the cells that were left out, and not new prompts or rows, which ``Objective.stderr`` covers."""
 
     each: Floats  # [P] per prompt, their std is ``std``
     noise: Floats  # [P] variance of a prompt's unbiased estimate about its value in the whole grid

@@ -1,4 +1,4 @@
-"""What a trial's score rows are worth: per-prompt metrics, and the one objective that trials are compared by.
+"""Metrics of a trial's score rows: per prompt, and the one objective by which trials are compared.
 
 ``objective`` is ``mean - std_weight * std`` of the per-prompt metric. Prompts and rows are crossed random factors:
 every prompt meets the same rows, so the error of a mean has a prompt part, a row part and a cell part, and treating

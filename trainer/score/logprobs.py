@@ -57,8 +57,8 @@ def score(
 ) -> Scores:
     """Summed log-probability of each option of ``requests[i]`` under the adapter in ``slots[i]``, in request order.
 
-    ``model`` is in eval mode. ``token_budget`` bounds a batch with its padding; memory that does not suffice
-    halves it. ``share`` None finds out whether this model may share prefills; False never does.
+    ``model`` is in eval mode. ``token_budget`` bounds a batch with its padding, and is halved where memory
+    runs out. ``share`` None finds out whether this model may share prefills; False never does.
     Raises ValueError on an empty context or option, torch's error when a single line does not fit in memory.
     """
     if share is None:
@@ -118,7 +118,7 @@ def sharing_is_exact(model: SlotModel, requests: Sequence[Request], slots: Seque
         sample, places = _sample(requests, slots)
         alone = _per_token(model, sample, places, share=False)
         if np.isnan(alone).any():
-            return True  # the weights' doing, and NaN either way: nothing is learnt of the model
+            return True  # the weights give NaN either way, which says nothing of sharing
         try:
             gaps = np.abs(_per_token(model, sample, places, share=True) - alone)
             apart = float(gaps.max())

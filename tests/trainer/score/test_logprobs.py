@@ -18,7 +18,7 @@ from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.model.slots import SlotModel
-from trainer.score.calibration import content_free, unconditional
+from trainer.score.calibration import baseline_for
 from trainer.score.logprobs import class_logprobs, score, sharing_is_exact
 from trainer.score.prefill import SHORTEST_HEAD, best_groups, heads_of, lines_of, waves
 from trainer.trial import Lora, Task, Template
@@ -408,7 +408,8 @@ def test_unconditional_is_the_bare_marker_once(renderer: Renderer) -> None:
     pairs = [
         (Prompt(p, "{{ text }} " + p), Row(str(i), {"text": f"row {i}"}, "yes")) for p in ("a", "b") for i in range(3)
     ]
-    baseline = unconditional(renderer, pairs)
+    baseline = baseline_for("pmi", renderer, pairs)
+    assert baseline is not None
     assert [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests] == ["\nAnswer:"]
     assert [x.tolist() for x in baseline.expand([np.array([-1.0, -2.0])])] == [[-1.0, -2.0]] * 6
 
@@ -420,7 +421,8 @@ def test_unconditional_asks_once_per_set_of_options() -> None:
         Row("1", {"text": "y"}, "0", ("c", "d", "e")),
         Row("2", {"text": "z"}, "1", ("a", "b")),
     ]
-    baseline = unconditional(renderer, [(Prompt("p", "{{ text }}"), row) for row in rows])
+    baseline = baseline_for("pmi", renderer, [(Prompt("p", "{{ text }}"), row) for row in rows])
+    assert baseline is not None
     assert [len(r.options) for r in baseline.requests] == [2, 3]
     assert baseline.index.tolist() == [0, 1, 0]
 
@@ -429,11 +431,12 @@ def test_content_free_replaces_the_fields_of_every_prompt(renderer: Renderer) ->
     pairs = [
         (Prompt(p, p + " {{ text }}?"), Row(str(i), {"text": f"row {i}"}, "yes")) for p in ("a", "b") for i in range(3)
     ]
-    baseline = content_free(renderer, pairs)
+    baseline = baseline_for("contextual", renderer, pairs)
+    assert baseline is not None
     texts = [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests]
     assert texts == [f"{p} {x}?\nAnswer:" for p in ("a", "b") for x in ("N/A", "", "[MASK]")]
-    spread = baseline.expand([np.array([float(i), 0.0]) for i in range(6)])
-    assert [x[:, 0].tolist() for x in spread] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
+    expanded = baseline.expand([np.array([float(i), 0.0]) for i in range(6)])
+    assert [x[:, 0].tolist() for x in expanded] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
 
 
 def test_the_plain_way_is_the_fallback_of_a_model_that_ignores_position_ids(monkeypatch: pytest.MonkeyPatch) -> None:
