@@ -20,7 +20,7 @@ from trainer.model.slots import SlotModel
 from trainer.score.calibration import baseline_for
 from trainer.score.decide import decision_values
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import class_logprobs, score
+from trainer.score.logprobs import class_logprobs, option_logprobs
 from trainer.trial import Trial
 
 SHOWN = 5  # rows named in a message
@@ -60,7 +60,7 @@ class Predictor:
         slots = [0] * len(requests)
         if self.model.n_labels:
             return list(class_logprobs(self.model, requests, slots))
-        return score(self.model, requests, slots).logprobs
+        return option_logprobs(self.model, requests, slots)
 
     def _requests(self, prompt: Prompt, rows: Sequence[Row]) -> list[Request]:
         pairs = [(prompt, row) for row in rows]

@@ -24,7 +24,7 @@ from trainer.model.slots import SlotModel
 from trainer.score.calibration import Baseline, baseline_for
 from trainer.score.decide import decide
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import class_logprobs, score
+from trainer.score.logprobs import class_logprobs, option_logprobs
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 from trainer.work import Block
@@ -132,7 +132,7 @@ class PoolScorer:
         if model.n_labels:
             logprobs = list(class_logprobs(model, requests, slots))
         else:
-            logprobs = score(model, requests, slots).logprobs
+            logprobs = option_logprobs(model, requests, slots)
         found, at = [], 0
         for m, a in zip(members, asked, strict=True):
             own = logprobs[at : at + len(a.requests)]
