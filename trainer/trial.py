@@ -128,7 +128,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Data:
-    """Fingerprints of what the trial reads: the rows and prompts themselves travel apart."""
+    """Fingerprints of what the trial reads: the rows and prompts themselves are sent apart from it."""
 
     train_rows: str
     dev_rows: str

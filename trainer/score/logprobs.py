@@ -88,6 +88,14 @@ def class_logprobs(
     return found
 
 
+def label_logprobs(model: SlotModel, requests: Sequence[Request], slots: Sequence[int]) -> list[np.ndarray]:
+    """Log-probability of each label or option of ``requests``, float64 [k_i]: from the classification head where the
+    model has one."""
+    if model.n_labels:
+        return list(class_logprobs(model, requests, slots))
+    return option_logprobs(model, requests, slots)
+
+
 _ONE_TOKEN = (np.zeros(1, dtype=np.int32),)  # stands for the options where only the context's last position is wanted
 
 
@@ -134,7 +142,7 @@ _SHARING: weakref.WeakKeyDictionary[SlotModel, bool] = weakref.WeakKeyDictionary
 
 
 def _sample(requests: Sequence[Request], slots: Sequence[int]) -> tuple[list[Request], list[int]]:
-    """Requests that take part in all that may be shared: the two longest of one slot, with an option of several
+    """Requests that make use of everything that may be shared: the two longest of one slot, with an option of several
     tokens added, and copies of them that begin alike. None is longer than the longest of these requests, which the
     model is known to take."""
     members = [i for i, s in enumerate(slots) if s == slots[0]]

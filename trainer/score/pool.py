@@ -24,7 +24,7 @@ from trainer.model.slots import SlotModel
 from trainer.score.calibration import Baseline, baseline_for
 from trainer.score.decide import decide
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import class_logprobs, option_logprobs
+from trainer.score.logprobs import label_logprobs
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 from trainer.work import Block
@@ -129,10 +129,7 @@ class PoolScorer:
             slots += [m.slot] * len(asks)
         if not requests:
             return []
-        if model.n_labels:
-            logprobs = list(class_logprobs(model, requests, slots))
-        else:
-            logprobs = option_logprobs(model, requests, slots)
+        logprobs = label_logprobs(model, requests, slots)
         found, at = [], 0
         for m, a in zip(members, asked, strict=True):
             own = logprobs[at : at + len(a.requests)]
@@ -165,15 +162,8 @@ class PoolScorer:
         slot, trial, renderer = member.slot, member.trial, member.renderer
         words = [renderer.texts.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
-        made = generate_answers(
-            model,
-            asked.requests,
-            [slot] * len(words),
-            words,
-            renderer.tokenizer.decode,
-            renderer.stop_ids,
-            new,
-        )
+        decode, stops = renderer.tokenizer.decode, renderer.stop_ids
+        made = generate_answers(model, asked.requests, [slot] * len(words), words, decode, stops, new)
         taken = np.array([-1 if a.index is None else a.index for a in made])
         return Answers(taken, None, [a.new_tokens for a in made])
 

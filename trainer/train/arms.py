@@ -98,7 +98,7 @@ class PromptMemory:
         return mixed
 
     def choose(self, u: float) -> int:
-        """The prompt at ``u`` in [0, 1) of the cumulated probabilities."""
+        """The prompt at ``u`` in [0, 1) of the cumulative probabilities."""
         at = int(np.searchsorted(np.cumsum(self.probabilities()), u, side="right"))
         return min(at, len(self.values) - 1)
 
