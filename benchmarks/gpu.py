@@ -40,7 +40,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trainer.data.kinds import COMPLETION, CONTENT
 from trainer.data.render import Request
 from trainer.model.slots import SlotModel
-from trainer.score.logprobs import score
+from trainer.score.logprobs import option_logprobs
 from trainer.setup import Setup
 from trainer.train.batches import Sample, collate, micro_batches
 from trainer.train.loss import token_losses, weighted_loss
@@ -141,7 +141,7 @@ def slots_rate(shape: Shape, slots: int, device: torch.device, peak: float) -> d
         asked = questions(shape, options, 64 if shape is TINY else 512)
 
         def ask(asked: list[Request] = asked) -> None:
-            score(model, asked, [0] * len(asked), token_budget=shape.token_budget)
+            option_logprobs(model, asked, [0] * len(asked), token_budget=shape.token_budget)
 
         found[name] = len(asked) / seconds_per(ask, replace(shape, least_seconds=shape.least_seconds / 3), device)
     return found

@@ -41,7 +41,7 @@ from trainer.data.render import Renderer
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.model.slots import SlotModel
-from trainer.score.logprobs import score
+from trainer.score.logprobs import option_logprobs
 from trainer.trial import Lora, Task, Template
 
 LORA = Lora(r=8, alpha=16.0)
@@ -109,7 +109,7 @@ def measure(case: str, name: str, folder: Path, prompts: list[Prompt], rows: lis
 
     def ours() -> np.ndarray:
         requests = Renderer(tokenizer, template, task).requests(pairs)
-        return np.array(score(model, requests, [0] * len(requests)).logprobs)
+        return np.array(option_logprobs(model, requests, [0] * len(requests)))
 
     contexts = [context.text for context in Renderer(tokenizer, template, task).texts.contexts(pairs)]
     through_peft, size = peer(peft_model, tokenizer, contexts, [word for _, word in words])

@@ -17,10 +17,10 @@ from trainer.errors import UserError
 from trainer.model.base import load_base
 from trainer.model.device import pick_device
 from trainer.model.slots import SlotModel
-from trainer.score.calibration import content_free, unconditional
+from trainer.score.calibration import baseline_for
 from trainer.score.decide import decision_values
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import class_logprobs, score
+from trainer.score.logprobs import label_logprobs
 from trainer.trial import Trial
 
 SHOWN = 5  # rows named in a message
@@ -48,19 +48,12 @@ class Predictor:
     def predict(
         self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None
     ) -> list[Prediction]:
-        """One prediction per row. ``label_counts``: the prior of decision ``batch``, per label; the mean that it
-        takes off is over ``rows``."""
+        """One prediction per row. ``label_counts``, per label: the prior of the decision rule ``batch``, which
+        subtracts the mean over ``rows``."""
         requests = self._requests(prompt, rows)
         if self.trial.scoring.scorer == "generate":
             return self._generated(requests, rows)
         return [_prediction(x) for x in self._compared(prompt, rows, requests, label_counts)]
-
-    def _logprobs(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Log-probability of each label or option, float64 [k] per request."""
-        slots = [0] * len(requests)
-        if self.model.n_labels:
-            return list(class_logprobs(self.model, requests, slots))
-        return score(self.model, requests, slots).logprobs
 
     def _requests(self, prompt: Prompt, rows: Sequence[Row]) -> list[Request]:
         pairs = [(prompt, row) for row in rows]
@@ -82,9 +75,9 @@ class Predictor:
         self, prompt: Prompt, rows: Sequence[Row], requests: Sequence[Request], prior: Sequence[int] | None
     ) -> list[np.ndarray]:
         rule = self.trial.scoring.decision
-        build = {"pmi": unconditional, "contextual": content_free}.get(rule)
-        extra = build(self.renderer, [(prompt, row) for row in rows]) if build else None
-        found = self._logprobs([*requests, *(extra.requests if extra else [])])
+        extra = baseline_for(rule, self.renderer, [(prompt, row) for row in rows])
+        asked = [*requests, *(extra.requests if extra else [])]
+        found = label_logprobs(self.model, asked, [0] * len(asked))
         own = found[: len(requests)]
         return decision_values(
             rule,

@@ -1,4 +1,5 @@
-"""How a host runs its base model. Apart from the engine, so that who only starts hosts imports no torch."""
+"""How a host runs its base model. Kept apart from the engine, so that a process that
+only starts hosts does not import torch."""
 
 from __future__ import annotations
 

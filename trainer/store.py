@@ -2,8 +2,8 @@
 
 Layout (the documented contract): ``scores/<trial id>/<rung>-<pool>.parquet``,
 ``checkpoints/<trial id>/<rung>.safetensors``, ``adapters/<trial id>/``. A rung of a trial is complete when its dev
-score file can be read: adapter and checkpoint are written before it, in this order, so whoever finds the scores finds
-them too. Any folder that pyarrow's filesystems open works: a path, s3://, gs://. Nothing here unpickles.
+score file can be read: adapter and checkpoint are written before it, in this order, so they are there where the scores
+are. Any folder that pyarrow's filesystems open works: a path, s3://, gs://. Nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Store:
                 "and process lists would show. Leave it out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
         elif text.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text:
-            text += ("&" if "?" in text else "?") + f"retry_limit_seconds={PATIENCE:g}"  # its own patience: 15 minutes
+            text += ("&" if "?" in text else "?") + f"retry_limit_seconds={PATIENCE:g}"  # default: 15 minutes
         try:
             fs, root = pafs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, OSError) as error:

@@ -100,8 +100,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Arm:
-    """What training does for robustness beyond drawing prompts at random (``trainer.train.arms``); as it stands,
-    nothing.
+    """What training does for robustness beyond drawing prompts at random (``trainer.train.arms``). The
+    defaults add nothing.
 
     Every arm trains on as many sequences a step as every other: ``views`` wordings of a row take the place of as many
     rows."""
@@ -128,7 +128,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Data:
-    """Fingerprints of what the trial reads: the rows and prompts themselves travel apart."""
+    """Fingerprints of what the trial reads: the rows and prompts themselves are sent apart from it."""
 
     train_rows: str
     dev_rows: str
@@ -159,8 +159,8 @@ class Trial:
         return digest({"format": FORMAT, **_identity(self)})[:12]
 
     def share_at(self, rung: int, pool: str) -> float:
-        """Share of the cells of ``pool``'s grid that are scored at ``rung``. Whatever ends in the table (the test pool,
-        and the dev pool of trials that came to their end) is scored whole."""
+        """Share of the cells of ``pool``'s grid that are scored at ``rung``. What is shown in tables (the
+        test pool, and the dev pool at a trial's last rung) is scored whole."""
         return self.scoring.sample if pool == "dev" and rung < self.optimization.steps else 1.0
 
     def to_json(self) -> dict[str, Any]:
@@ -175,12 +175,13 @@ class Trial:
         return dataclasses.replace(made, arm=dataclasses.replace(made.arm, formats=formats))
 
 
-# Names and places: a change of these alone gives the same adapter and the same score rows.
+# Names and places: with another value of these alone, adapter and score rows are the same.
 NOT_IN_ID = frozenset({"pool", "template.name", "arm.name", "model.path", "model.revision", "model.trust_remote_code"})
 _SECTIONS: dict[Any, Any] = {
     c.__name__: c for c in (Model, Task, Template, Lora, Loss, Optimization, Draw, Arm, Scoring, Data)
 }
-# Came after trials had been run, and do nothing as they stand: left out of the id there, so that those are found again.
+# Added after trials had been run. At their defaults, which change nothing, these fields are left out of the id, so that
+# the earlier trials are found again.
 _LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)}
 
 

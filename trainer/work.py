@@ -1,4 +1,5 @@
-"""What a runner can be asked to do for a trial. Apart from the runner, so that whoever asks imports no torch."""
+"""What a runner can be asked to do for a trial. Kept apart from the runner, so that a process that only
+asks does not import torch."""
 
 from __future__ import annotations
 

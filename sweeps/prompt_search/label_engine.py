@@ -55,16 +55,15 @@ class LabelEngine:
         self.slots()
 
     def __call__(self, pairs: Sequence[Pair]) -> list[tuple[tuple[float, ...], int]]:
-        from trainer.score.calibration import content_free, unconditional
+        from trainer.score.calibration import baseline_for
         from trainer.score.decide import decision_values
-        from trainer.score.logprobs import score
+        from trainer.score.logprobs import option_logprobs
 
         renderer = self.renderer()
         requests = renderer.requests(pairs)
-        build = {"pmi": unconditional, "contextual": content_free}.get(self.decision)
-        extra = build(renderer, pairs) if build else None
+        extra = baseline_for(self.decision, renderer, pairs)
         asked = [*requests, *(extra.requests if extra else [])]
-        found = score(self.slots(), asked, [0] * len(asked)).logprobs
+        found = option_logprobs(self.slots(), asked, [0] * len(asked))
         values = decision_values(
             "raw" if self.decision == "batch" else self.decision,
             found[: len(requests)],

@@ -71,7 +71,7 @@ def test_nothing_unpickles(path: Path) -> None:
         (
             "trainer",
             "trial store errors setup data.pools data.wording data.rows data.assets measure.metrics measure.design "
-            "measure.estimate measure.grid measure.rung score.decide",
+            "measure.estimate measure.grid measure.rung score.decide work",
             LIGHT | {"datasets", "pandas"},
         ),
         (

@@ -1,4 +1,4 @@
-"""What trials read besides the model: the task's rows and the pools of prompts. Travels to hosts as one value."""
+"""What trials read besides the model: the task's rows and the pools of prompts. Sent to hosts as one value."""
 
 from __future__ import annotations
 

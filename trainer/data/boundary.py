@@ -1,4 +1,4 @@
-"""Which tokens a word adds after a context, without tokenising the whole context again where that is provable.
+"""Which tokens a word adds after a context, without tokenising the whole context again where that is provably safe.
 
 Scoring asks for tokenize(context + word) once per label; done plainly, that is most of the tokenizer's work. Three
 cuts are proven safe, and everything else takes the plain way:

@@ -1,5 +1,5 @@
-"""The kinds of token that the loss tells apart."""
+"""The kinds of token that the loss weights differently."""
 
 from __future__ import annotations
 
-TEMPLATE, CONTENT, COMPLETION = 0, 1, 2  # kinds of tokens
+TEMPLATE, CONTENT, COMPLETION = 0, 1, 2  # the template's text; the row's fields; the answer and the stop token

@@ -1,4 +1,4 @@
-"""Which wordings are nearly the same: what a pool should hold once, and what two pools should not share.
+"""Which wordings are nearly the same. A pool should hold such a wording once, and two pools should not share one.
 
 Two wordings are near duplicates where the larger of two similarities reaches ``NEAR``, both over tokens (words in lower
 case without punctuation, placeholders, single characters of scripts that are written without spaces):

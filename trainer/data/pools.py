@@ -94,7 +94,8 @@ def split_pool(prompts: Sequence[Prompt], shares: Mapping[str, float], seed: int
 
 
 def _fitted(room: Mapping[str, int], n: int, empty: Sequence[str]) -> dict[str, int]:
-    """``n`` single prompts dealt into the ``room`` that groups left or overdrew, at least one to each of ``empty``."""
+    """How many of ``n`` single prompts each pool gets: its ``room`` after the groups were dealt (negative where they
+    took too much), and at least one for each of ``empty``."""
     counts = {name: max(left, 0) for name, left in room.items()}
     for name in empty:
         counts[name] = max(counts[name], 1)
@@ -117,7 +118,7 @@ def _whole_shares(shares: Sequence[float], n: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedPrompt:
     """One wording found in two pools; ``exact`` is False where it only differs in case, spaces or punctuation."""
 
     pools: tuple[str, str]
@@ -125,14 +126,14 @@ class Shared:
     exact: bool
 
 
-def shared_prompts(pools: Mapping[str, Sequence[Prompt]]) -> list[Shared]:
-    """Wordings that stand in more than one of ``pools``, compared by ``normal_form``."""
+def shared_prompts(pools: Mapping[str, Sequence[Prompt]]) -> list[SharedPrompt]:
+    """Wordings that are in more than one of ``pools``, compared by ``normal_form``."""
     seen: dict[str, list[tuple[str, Prompt]]] = {}
-    found: list[Shared] = []
+    found: list[SharedPrompt] = []
     for pool, prompts in pools.items():
         for prompt in prompts:
             others = seen.setdefault(normal_form(prompt.text), [])
-            found += [Shared((o, pool), (p.id, prompt.id), p.text == prompt.text) for o, p in others if o != pool]
+            found += [SharedPrompt((o, pool), (p.id, prompt.id), p.text == prompt.text) for o, p in others if o != pool]
             others.append((pool, prompt))
     return found
 

@@ -1,8 +1,8 @@
-"""Rows: what a data set says, reduced to the fields a prompt may use and the answer.
+"""Rows: the records of a data set, reduced to the answer and the fields that a prompt may use.
 
 Any file that ``datasets`` reads (parquet, csv, tsv, json, jsonl; a folder of them; a hub name) becomes a list of
-``Row``. Whatever would later be a silent error (a label nobody named, a null text, an answer number outside the
-options) stops here, with the row that has it.
+``Row``. What would later go wrong unseen (a label that the study does not name, a null text, an answer number outside
+the options) is an error here, which names the row.
 """
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ def value_key(value: Any) -> str:
 
 
 def _near_value(value: str, known: Iterable[str]) -> str:
-    """``nearest`` of data: 5 is no misspelt 0, and N no misspelt Y."""
+    """``nearest`` for values in data. No guess for numbers and single letters: 5 is no misspelt 0, nor N a Y."""
     misspelt = len(value) > 1 and any(character.isalpha() for character in value)
     return nearest(value, known) if misspelt else listed(known)
 
 
 @dataclass
 class _Reader:
-    """Makes one ``Row`` of one record, or says which record cannot be one."""
+    """Makes each record a ``Row``, or says which record cannot become one and why."""
 
     source: RowSource
     split: str

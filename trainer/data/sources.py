@@ -55,7 +55,7 @@ def open_table(source: RowSource, split: str, at: str) -> Any:
             return found if source.split else _one_split(found, split, at)
         except UserError:
             raise
-        except Exception as error:  # datasets and what it calls raise a wide family; each becomes one readable line
+        except Exception as error:  # datasets and what it calls raise many kinds; each becomes one readable line
             cause = error.__cause__ or error
             detail = " ".join(str(cause).split())[:300]
             if _holds_nothing(path):

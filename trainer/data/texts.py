@@ -64,8 +64,8 @@ class TextRenderer:
     def words(self, row: Row) -> list[str]:
         """The text of each answer, in the order of the task's labels or of the row's options.
 
-        Given words are used as they are. A label or option that answers as itself gets one leading space in a plain
-        template, unless it or the marker brings one.
+        The template's own words are used as they are. A label without one, or an option, is its own word; in a plain
+        template it gets a leading space, unless it or the marker brings one.
         """
         if self.task.labels:
             return [self._words[name] if name in self._words else self._spaced(name) for name in self.task.labels]
@@ -126,7 +126,7 @@ class TextRenderer:
         return head, tail + ("" if self.template.marker == PLAIN_MARKER else self.template.marker)
 
     def _placed(self, chat: str, text: str, spans: list[tuple[int, int]], pair: Pair) -> Context:
-        """The chat text with ``spans`` moved to where the filled prompt stands in it. An empty one stands nowhere."""
+        """The chat text with ``spans`` moved to where the filled prompt stands in it. An empty prompt has no spans."""
         if not text.strip():
             return Context(chat, [])
         at = len(self._head)

@@ -46,7 +46,7 @@ def changed(
 
 
 def slip(word: str, rng: random.Random) -> str:
-    """``word`` with one typo, not in its first or last letter: readers and typists miss those least."""
+    """``word`` with one typo, not in its first or last letter, where typos are rarest and easiest to see."""
     i = rng.randrange(1, len(word) - 1)
     kind = rng.choice(("drop", "double", "swap", "beside"))
     if kind == "swap" and i + 2 < len(word) and word[i] != word[i + 1]:

@@ -1,7 +1,7 @@
 """A wording and the text it gives for one row, in a sandbox.
 
 A wording is a Jinja2 template over the row's fields (``{{ text }}``), restricted to constructs whose work is bounded,
-so that a wording from anywhere can neither run code nor run for ever. ``fill`` also says which characters came from
+so that a wording from any source can neither run code nor run for ever. ``fill`` also says which characters came from
 the row: the loss weights them apart from the wording (Instruction Modelling, arXiv 2405.14394).
 """
 

@@ -24,7 +24,7 @@ CROSSED = 2  # prompts that a row meets at least: with one, a hard row and a bad
 
 @dataclass(frozen=True)
 class SampleSize:
-    """So many of the grid's cells, on so many of its rows; every prompt takes part."""
+    """How many of the grid's cells are scored, and on how many of its rows; every prompt takes part."""
 
     cells: int
     rows: int

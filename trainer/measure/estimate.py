@@ -1,8 +1,8 @@
 """What a balanced sample of cells says about the whole grid of prompts x rows: per prompt, mean, std, worst, quantiles.
 
 Within a stratum (the rows of one label) a cell is ``prompt + row + residual``. Prompts are estimated by generalised
-least squares with random rows, so that a prompt that met hard rows is not blamed for them; the variances come from
-the analysis of variance of the incomplete grid (Henderson's method 3; Searle, Casella and McCulloch 1992, ch. 5). A
+least squares with random rows, so that a prompt does not lose by having met hard rows; the variances come from the
+analysis of variance of the incomplete grid (Henderson's method 3; Searle, Casella and McCulloch 1992, ch. 5). A
 prompt's value is the mean over strata, each weighted by its rows. With strata, a prompt that leans towards one answer
 shows no noise from the labels that it happened to meet.
 
@@ -26,10 +26,10 @@ from trainer.measure.grid import Floats, Ints
 Seen = NDArray[np.bool_]
 
 THIN = 2  # cells of every prompt that a stratum needs; labels with fewer share one
-SHRINK = 5.0  # cells' worth of the pooled variance in a prompt's own
-EXACT = 1e-12  # variance of metrics between 0 and 1 that is none
+SHRINK = 5.0  # weight, in cells, of the pooled variance in a prompt's own
+EXACT = 1e-12  # of values between 0 and 1: a smaller variance is rounding
 Z = 1.959964  # of a 95 % interval
-# Ridge of the Rasch model. METHODS' source has 0.01 for both; these have the smallest error of worst prompt and
+# Ridge of the Rasch model. The method's source has 0.01 for both; these have the smallest error of worst prompt and
 # quantiles on real grids with 10 % of their cells (as variances: prompts 0.5, a prompt's labels 1, rows 3).
 RIDGE_PROMPT, RIDGE_LABEL, RIDGE_ROW = 2.0, 1.0, 0.3
 
@@ -48,8 +48,8 @@ class StratumFit:
 
 @dataclass(frozen=True)
 class GridEstimate:
-    """Estimates of the whole grid. Errors are standard errors against the whole grid's own value, for nothing but
-    the cells that were left out; new prompts and new rows are ``stderr``'s affair."""
+    """Estimates of the whole grid. Errors are standard errors against the value that the whole grid would give: they
+    cover the cells that were left out, and not new prompts or rows, which ``Objective.stderr`` covers."""
 
     each: Floats  # [P] per prompt, their std is ``std``
     noise: Floats  # [P] variance of a prompt's unbiased estimate about its value in the whole grid
@@ -166,7 +166,7 @@ def strata(label: Ints, seen: Seen) -> list[Ints]:
         if seen[:, here].sum(axis=1).min() >= THIN:
             groups.append(here)
             open_ = []
-    if open_:  # too thin alone: with the largest
+    if open_:  # too few cells for a stratum of their own: they join the largest
         groups = [*groups[:-1], np.concatenate([*groups[-1:], *open_])]
     return groups
 

@@ -74,7 +74,7 @@ class Grid:
     @property
     def degenerate(self) -> bool:
         """One answer takes more than ``DEGENERATE_SHARE`` of the cells. Where the rows themselves carry that label
-        almost always (share t > 0.9) the limit is half way from t to 1, so that a faithful trial is not accused."""
+        almost always (share t > 0.9) the limit is half way from t to 1, so that a trial that is right is not meant."""
         counts = self._answer_counts()
         top = int(counts.argmax()) - 1
         truth = float((self.label == top).mean())
@@ -174,7 +174,7 @@ def _encoded(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
         one = pa.concat_arrays(one.chunks) if one.num_chunks else pa.array([], column.type)
     if not pa.types.is_dictionary(one.type):
         one = one.dictionary_encode()
-    places = one.indices.fill_null(-1) if one.indices.null_count else one.indices  # to look costs less than to fill
+    places = one.indices.fill_null(-1) if one.indices.null_count else one.indices  # checking first is cheaper
     return one.dictionary.to_pylist(), places.to_numpy().astype(np.int64)
 
 

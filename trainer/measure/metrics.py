@@ -1,4 +1,4 @@
-"""What a trial's score rows are worth: per-prompt metrics, and the one objective that trials are compared by.
+"""Metrics of a trial's score rows: per prompt, and the one objective by which trials are compared.
 
 ``objective`` is ``mean - std_weight * std`` of the per-prompt metric. Prompts and rows are crossed random factors:
 every prompt meets the same rows, so the error of a mean has a prompt part, a row part and a cell part, and treating
@@ -20,7 +20,7 @@ from trainer.measure.estimate import GridEstimate, estimate_grid, rasch
 from trainer.measure.grid import NO_ANSWER, Floats, Grid, ScoreError, read_grid
 
 METRICS = ("accuracy", "macro_f1")
-PRIOR = 10.0  # cells' worth of all prompts' answers in one prompt's, where its macro-F1 is developed from a sample
+PRIOR = 10.0  # weight, in cells, of all prompts' answers where a prompt's macro-F1 is estimated from a sample
 
 
 def per_prompt(scores: Grid, metric: str) -> Floats:
@@ -41,7 +41,7 @@ def cells(scores: Grid, metric: str) -> Floats:
     Accuracy: 1 where correct, else 0. Macro-F1 is no mean of cells; these are its pseudo-values, the metric plus R
     times its derivative with respect to the row's weight (infinitesimal jackknife), so one set of formulas and one
     bootstrap serve both metrics. Exact for accuracy, first order in 1/R for macro-F1. Of a sample, cells that were not
-    scored hold a number without meaning, and macro-F1 is developed around each prompt's smoothed answers."""
+    scored hold a number without meaning, and macro-F1 is expanded around each prompt's smoothed answers."""
     _check_metric(metric)
     if metric == "accuracy":
         return scores.correct.astype(np.float64)

@@ -12,8 +12,9 @@ from trainer.trial import Trial
 
 
 def adapter_config(trial: Trial, layers: list[str]) -> dict[str, Any]:
-    """peft's configuration of the trial's adapter; ``layers`` are the full names of the layers that carry it. Its
-    fields by name, the others being peft's defaults: to import peft takes a host two seconds, as long as torch."""
+    """peft's configuration of the trial's adapter; ``layers`` are the full names of the layers that carry it. It is
+    written out here, and what is not named has peft's default: importing peft would take a host two seconds, as long
+    as torch."""
     classifier = trial.model.head == "classifier"
     targets, alpha = trial.lora.target_modules, float(trial.lora.alpha)
     return {

@@ -1,5 +1,5 @@
-"""Is the base model one that can be loaded and trained here, without running code that comes with it? Reads its config
-alone."""
+"""Whether a base model can be loaded and trained here. Reads its config alone; runs code that comes with it only where
+the study allows that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from trainer.trial import Model
 
 def check_architecture(model: Model) -> None:
     """Raises ``UserError`` where the config is of no causal language model that transformers knows, or asks for code
-    of its own that the study has not allowed. Loads no weights and runs no foreign code without that leave."""
+    of its own that the study has not allowed. Loads no weights, and runs none of that code without leave from
+    the study."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING  # slow to import
 
     try:
@@ -37,8 +38,8 @@ def check_architecture(model: Model) -> None:
 
 
 def check_layers(model: Model, target_modules: Iterable[str]) -> None:
-    """Raises ``UserError`` where no adapter can be put on the model as ``target_modules`` say. ``check_architecture``
-    came before. A model that cannot be built without weights is looked at when it is loaded."""
+    """Raises ``UserError`` where no adapter can be put on the model as ``target_modules`` say. Call
+    ``check_architecture`` first. A model that cannot be built without weights is checked when it is loaded."""
     import torch
     from transformers import AutoModelForCausalLM
 

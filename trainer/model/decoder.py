@@ -91,14 +91,14 @@ class _LayerPass:
         if mask is None and cache is not None and cache.get_seq_length(self.layer.self_attn.layer_idx):
             return False  # which of the earlier tokens a position sees is known to transformers only
         if not len(route.rows):
-            return not torch.is_grad_enabled()  # nothing to learn from still needs a graph to go back through
+            return not torch.is_grad_enabled()  # the backward pass needs a graph, also where it has no loss
         return len(route.rows) <= MOST_WANTED * x.shape[0] * x.shape[1]
 
     def _wanted(
         self, hidden_states: Tensor, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, cache: Any
     ) -> Tensor:
-        """The layer's output at the wanted positions alone, [N, 1, H]. Their queries are gathered into a grid of Q to
-        a row; what is left over in it looks at the first token, and is not read."""
+        """The layer's output at the wanted positions alone, [N, 1, H]. Every row of the batch gets Q places for its
+        queries. Places that are left over attend to the first token, and what they give is not used."""
         layer, route = self.layer, self.routing
         assert self.kv is not None
         assert route.rows is not None
@@ -121,7 +121,7 @@ class _LayerPass:
             turn = [(t[0, 0, cols] if len(t) == 1 else t[rows, 0, cols])[:, None, None] for t in (cos, sin)]
             q = rotate(q, *turn)  # [N, heads, 1, d]
             place = rows * Q + torch.arange(n, device=x.device) - torch.searchsorted(rows, rows)
-            grid = q.new_zeros(B * Q, q.shape[1], q.shape[3]).index_copy(0, place, q[:, :, 0])
+            queries = q.new_zeros(B * Q, q.shape[1], q.shape[3]).index_copy(0, place, q[:, :, 0])
             if mask is None:
                 sees = torch.arange(k.shape[2], device=x.device) <= cols[:, None]  # [N, keys]
             else:
@@ -130,7 +130,7 @@ class _LayerPass:
             if sees.dtype == torch.bool:
                 blank[0] = True
             seen = blank.expand(B * Q, -1).index_copy(0, place, sees).view(B, 1, Q, -1)
-            out = self._attend(grid.view(B, Q, *grid.shape[1:]).transpose(1, 2), k, v, seen)  # [B, Q, heads, d]
+            out = self._attend(queries.view(B, Q, *queries.shape[1:]).transpose(1, 2), k, v, seen)  # [B, Q, heads, d]
             picked = out.reshape(B * Q, -1).index_select(0, place)[:, None]
             return self._fed_forward(residual + layer.self_attn.o_proj(picked))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from torch import nn
 
 from trainer.errors import UserError, nearest
 
 
-def matching_names(names: Iterable[str], target_modules: Sequence[str] | Iterable[str]) -> list[str]:
+def matching_names(names: Iterable[str], target_modules: Iterable[str]) -> list[str]:
     """Layers that peft would take for ``target_modules``: the name itself or its last parts."""
     targets = list(target_modules)
     if "all-linear" in targets:
@@ -17,7 +17,7 @@ def matching_names(names: Iterable[str], target_modules: Sequence[str] | Iterabl
     return [n for n in names if any(n == t or n.endswith("." + t) for t in targets)]
 
 
-def linear_layers(base: nn.Module) -> list[str]:
+def _linear_layers(base: nn.Module) -> list[str]:
     """Names of the linear layers that may carry an adapter: all but the output layer."""
     head = base.get_output_embeddings()  # type: ignore[operator]
     return [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
@@ -26,7 +26,7 @@ def linear_layers(base: nn.Module) -> list[str]:
 def matching_layers(base: nn.Module, target_modules: Iterable[str]) -> list[str]:
     """The layers that shall carry adapters. Raises ``UserError`` where a target is none of the model's, or it has
     none."""
-    names = linear_layers(base)
+    names = _linear_layers(base)
     targets = list(target_modules)
     if targets and not names:
         raise UserError(

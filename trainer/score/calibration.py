@@ -1,5 +1,5 @@
-"""The extra requests that two decision rules compare against: pmi the label without row and prompt, contextual the
-prompt around an input without content. They go through the same renderer and scorer as every other request."""
+"""The extra requests that two decision rules compare with: pmi scores each label without row and prompt, contextual
+scores the prompt around an input without content. They go through the same renderer and scorer as all requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ class Baseline:
         return [np.stack([logprobs[j] for j in i]) if self.index.ndim == 2 else logprobs[int(i)] for i in self.index]
 
 
-def unconditional(renderer: Renderer, pairs: Sequence[tuple[Prompt, Row]]) -> Baseline:
+def baseline_for(rule: str, renderer: Renderer, pairs: Sequence[tuple[Prompt, Row]]) -> Baseline | None:
+    """What the decision ``rule`` compares with; None for a rule that needs no extra requests."""
+    build = {"pmi": _unconditional, "contextual": _content_free}.get(rule)
+    return build(renderer, pairs) if build else None
+
+
+def _unconditional(renderer: Renderer, pairs: Sequence[tuple[Prompt, Row]]) -> Baseline:
     """Each pair's answers after the template's system text and marker alone: one request in all where the task has
     labels, one per set of options where rows bring their own. A chat, and a template without system text and
     marker, cannot be empty: the prompt is then "N/A"."""
@@ -38,7 +44,7 @@ def unconditional(renderer: Renderer, pairs: Sequence[tuple[Prompt, Row]]) -> Ba
     return _baseline(renderer, [[((row.options,), prompt, row)] for _, row in pairs], single=True)
 
 
-def content_free(renderer: Renderer, pairs: Sequence[tuple[Prompt, Row]]) -> Baseline:
+def _content_free(renderer: Renderer, pairs: Sequence[tuple[Prompt, Row]]) -> Baseline:
     """Each pair's prompt with all of the row's fields replaced by each of ``CONTENT_FREE``: three requests per
     prompt, or per prompt and set of options where rows bring their own."""
     wanted = [

@@ -1,7 +1,7 @@
-"""The other way to answer: decode greedily and read the label off the text.
+"""Answers by greedy decoding: the label is read off the generated text.
 
-Slower than comparing label log-probabilities and mixed up with format following, which is what it is for: rows
-generated here and rows scored by ``trainer.score.logprobs`` never share a column.
+This is slower than comparing label log-probabilities (``trainer.score.logprobs``), and it also measures how well the
+model keeps to the format, which is why a study would choose it. Results of the two are never put into one column.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def _bare(text: str) -> str:
     kept = [
         i for i, c in enumerate(text) if c.isalnum() or (c in "+-<>=$%" and text[i + 1 : i + 2].isalnum()) or c == "%"
     ]
-    # Of a text made of punctuation alone ("?", "!!") all is meant.
+    # a text of punctuation alone ("?", "!!") is kept whole
     return text[kept[0] : kept[-1] + 1] if kept else text
 
 
 def _joins(character: str) -> bool:
-    """Whether the character would carry a word on. Scripts without spaces (CJK and beyond) do not tell."""
+    """Whether the character could continue a word. In scripts without spaces (CJK and beyond) nothing says so."""
     return (character.isalnum() or character == "_") and ord(character) < 0x2E80
 
 

@@ -1,8 +1,8 @@
 """Label log-probabilities: fast, and equal to what one full forward per option gives.
 
-``score(model, requests, slots)`` sums the log-probability of every option's tokens after its context. The trials
-that are resident together are scored together: the same requests may appear once per slot. What makes it fast is
-in ``trainer.score.prefill``: options share their context, contexts share their head, batches are filled by tokens; and
+``option_logprobs(model, requests, slots)`` sums the log-probability of every option's tokens after its context. Trials
+that are resident together are scored together: the same requests may appear once per slot. What makes it fast is in
+``trainer.score.prefill``: options share their context, contexts share their head, batches are filled by tokens; and
 only the positions that predict an option's token reach the output layer. What keeps it exact is here: sharing
 is used only where the model's attention takes our mask and its cache keeps every token, and is tried against the
 plain way on the first requests a model meets.
@@ -14,7 +14,7 @@ import logging
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,25 +40,18 @@ ROUGH_AGREEMENT = 0.1  # and that of other dtypes on average, or, where logits a
 ROUGH_SHARE = 0.03  # this share of the scores' standard deviation (measured: rounding 0.02, a wrong mask from 0.07)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """``logprobs[i]`` float64 [k_i], in nats; ``n_tokens[i]`` int64 [k_i], for k_i options of request i."""
-
-    logprobs: list[np.ndarray]
-    n_tokens: list[np.ndarray]
-
-
-def score(
+def option_logprobs(
     model: SlotModel,
     requests: Sequence[Request],
     slots: Sequence[int],
     token_budget: int = TOKEN_BUDGET,
     share: bool | None = None,
-) -> Scores:
-    """Summed log-probability of each option of ``requests[i]`` under the adapter in ``slots[i]``, in request order.
+) -> list[np.ndarray]:
+    """Summed log-probability in nats of each option of ``requests[i]`` under the adapter in ``slots[i]``: float64 [k_i]
+    for its k_i options, in request order.
 
-    ``model`` is in eval mode. ``token_budget`` bounds a batch with its padding; memory that does not suffice
-    halves it. ``share`` None finds out whether this model may share prefills; False never does.
+    ``model`` is in eval mode. ``token_budget`` bounds a batch with its padding, and is halved where memory
+    runs out. ``share`` None finds out whether this model may share prefills; False never does.
     Raises ValueError on an empty context or option, torch's error when a single line does not fit in memory.
     """
     if share is None:
@@ -71,9 +64,8 @@ def score(
         present, place = np.unique(options, return_inverse=True)
         sums[present] = np.bincount(place, weights=logprobs)
 
-    _run(model, lines_of(requests, slots, share), token_budget, _option_logprobs, keep)
-    counts = [np.array([len(o) for o in r.options], dtype=np.int64) for r in requests]
-    return Scores([sums[a:b] for a, b in pairwise(starts)], counts)
+    _run(model, lines_of(requests, slots, share), token_budget, _read_options, keep)
+    return [sums[a:b] for a, b in pairwise(starts)]
 
 
 def class_logprobs(
@@ -92,8 +84,16 @@ def class_logprobs(
     def keep(lines: Sequence[Line], logprobs: np.ndarray) -> None:
         found[np.concatenate([line.options for line in lines])] = logprobs
 
-    _run(model, lines_of(contexts, slots, share), token_budget, _class_logprobs, keep)
+    _run(model, lines_of(contexts, slots, share), token_budget, _read_classes, keep)
     return found
+
+
+def label_logprobs(model: SlotModel, requests: Sequence[Request], slots: Sequence[int]) -> list[np.ndarray]:
+    """Log-probability of each label or option of ``requests``, float64 [k_i]: from the classification head where the
+    model has one."""
+    if model.n_labels:
+        return list(class_logprobs(model, requests, slots))
+    return option_logprobs(model, requests, slots)
 
 
 _ONE_TOKEN = (np.zeros(1, dtype=np.int32),)  # stands for the options where only the context's last position is wanted
@@ -118,7 +118,7 @@ def sharing_is_exact(model: SlotModel, requests: Sequence[Request], slots: Seque
         sample, places = _sample(requests, slots)
         alone = _per_token(model, sample, places, share=False)
         if np.isnan(alone).any():
-            return True  # the weights' doing, and NaN either way: nothing is learnt of the model
+            return True  # the weights give NaN either way, which says nothing of sharing
         try:
             gaps = np.abs(_per_token(model, sample, places, share=True) - alone)
             apart = float(gaps.max())
@@ -142,7 +142,7 @@ _SHARING: weakref.WeakKeyDictionary[SlotModel, bool] = weakref.WeakKeyDictionary
 
 
 def _sample(requests: Sequence[Request], slots: Sequence[int]) -> tuple[list[Request], list[int]]:
-    """Requests that take part in all that may be shared: the two longest of one slot, with an option of several
+    """Requests that make use of everything that may be shared: the two longest of one slot, with an option of several
     tokens added, and copies of them that begin alike. None is longer than the longest of these requests, which the
     model is known to take."""
     members = [i for i, s in enumerate(slots) if s == slots[0]]
@@ -160,8 +160,8 @@ def _sample(requests: Sequence[Request], slots: Sequence[int]) -> tuple[list[Req
 def _per_token(model: SlotModel, requests: Sequence[Request], slots: Sequence[int], share: bool) -> np.ndarray:
     if model.n_labels:
         return class_logprobs(model, requests, slots, share=share)
-    scores = score(model, requests, slots, share=share)
-    return np.concatenate(scores.logprobs) / np.concatenate(scores.n_tokens)
+    logprobs = option_logprobs(model, requests, slots, share=share)
+    return np.concatenate(logprobs) / [len(o) for r in requests for o in r.options]
 
 
 # Running -------------------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def _tree_mask(branch: Tensor, head_lengths: Sequence[int], wave: Wave) -> Tenso
     return torch.cat([head[:, None, :].expand(-1, width, -1), own], dim=-1)[:, None]
 
 
-def _option_logprobs(logits: Tensor, lines: Sequence[Line]) -> Tensor:
+def _read_options(logits: Tensor, lines: Sequence[Line]) -> Tensor:
     """float32 [tokens of all options], from the logits [N, V] of the lines' wanted positions."""
     offsets = np.cumsum([0, *(line.wanted for line in lines[:-1])])
     places = np.concatenate([line.places + offset for line, offset in zip(lines, offsets, strict=True)])
@@ -324,5 +324,5 @@ def _option_logprobs(logits: Tensor, lines: Sequence[Line]) -> Tensor:
     return logits[where, tokens].float() - total[where]
 
 
-def _class_logprobs(logits: Tensor, lines: Sequence[Line]) -> Tensor:
+def _read_classes(logits: Tensor, lines: Sequence[Line]) -> Tensor:
     return torch.log_softmax(logits.float(), dim=-1)

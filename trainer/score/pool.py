@@ -3,7 +3,7 @@
 Before a trial's last rung it may be a sample of the dev pool's cells (``trainer.measure.design``), the same for every
 trial. Requests are rendered once per template and kept, since every trial with that template is asked the same. Label
 comparison, classification heads and generation give the same table. The decision rule ``batch`` centres a prompt's
-labels on the rows it was asked, of a sample on those in the sample (each label in its share of the rows).
+labels on the rows that were scored: in a sample, on the rows of the sample (each label in its share of the rows).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.measure import design
 from trainer.model.slots import SlotModel
-from trainer.score.calibration import Baseline, content_free, unconditional
+from trainer.score.calibration import Baseline, baseline_for
 from trainer.score.decide import decide
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import class_logprobs, score
+from trainer.score.logprobs import label_logprobs
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 from trainer.work import Block
@@ -118,9 +118,7 @@ class PoolScorer:
             if block is not None:
                 ids = {p.id for p in prompts_of(block, self.assets.pools[pool])}
                 pairs = [(prompt, row) for prompt, row in pairs if prompt.id in ids]
-            build = {"pmi": unconditional, "contextual": content_free}.get(rule)
-            baseline = build(renderer, pairs) if build else None
-            self._asked[key] = PoolRequests(pairs, renderer.requests(pairs), baseline)
+            self._asked[key] = PoolRequests(pairs, renderer.requests(pairs), baseline_for(rule, renderer, pairs))
         return self._asked[key]
 
     def _compare(self, model: SlotModel, members: Sequence[Member], asked: Sequence[PoolRequests]) -> list[Answers]:
@@ -131,10 +129,7 @@ class PoolScorer:
             slots += [m.slot] * len(asks)
         if not requests:
             return []
-        if model.n_labels:
-            logprobs = list(class_logprobs(model, requests, slots))
-        else:
-            logprobs = score(model, requests, slots).logprobs
+        logprobs = label_logprobs(model, requests, slots)
         found, at = [], 0
         for m, a in zip(members, asked, strict=True):
             own = logprobs[at : at + len(a.requests)]
@@ -151,7 +146,7 @@ class PoolScorer:
     ) -> np.ndarray:
         labels = trial.task.labels
         prior = None
-        if labels:  # of the dev rows, whatever the pool: the test rows' shares are not to be known
+        if labels:  # of the dev rows for every pool: the test rows' shares must not be used
             prior = [sum(r.label == x for r in self.assets.rows["dev"]) for x in labels]
         return decide(
             trial.scoring.decision,
@@ -167,15 +162,8 @@ class PoolScorer:
         slot, trial, renderer = member.slot, member.trial, member.renderer
         words = [renderer.texts.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
-        made = generate_answers(
-            model,
-            asked.requests,
-            [slot] * len(words),
-            words,
-            renderer.tokenizer.decode,
-            renderer.stop_ids,
-            new,
-        )
+        decode, stops = renderer.tokenizer.decode, renderer.stop_ids
+        made = generate_answers(model, asked.requests, [slot] * len(words), words, decode, stops, new)
         taken = np.array([-1 if a.index is None else a.index for a in made])
         return Answers(taken, None, [a.new_tokens for a in made])
 

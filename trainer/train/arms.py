@@ -41,7 +41,7 @@ WHOLE_AT = 0.5  # share of the steps after which it has all of it
 UNIFORM_SHARE = 0.2  # of importance draws, so that no prompt is forgotten and its loss grows stale
 DECAY = 0.9  # of a prompt's running loss, per step in which it occurs
 
-Floats = NDArray[np.float64]
+PerPrompt = NDArray[np.float64]  # [P]
 
 
 def easiest_first(prompts: Sequence[Prompt]) -> tuple[int, ...]:
@@ -85,20 +85,20 @@ class PromptMemory:
     def reset(self) -> None:
         """As before the first step."""
         start = math.nan if self.arm.choice == "importance" else -math.log(max(1, self.n_prompts))
-        self.values: Floats = np.full(self.n_prompts, start)
+        self.values: PerPrompt = np.full(self.n_prompts, start)
 
-    def probabilities(self) -> Floats:
+    def probabilities(self) -> PerPrompt:
         """Of each prompt in the next draw; prompts not met yet count as the mean of the others."""
         known = np.isfinite(self.values)
         if self.arm.choice != "importance" or not known.any():
             return np.full(len(self.values), 1.0 / len(self.values))
         losses = np.where(known, self.values, self.values[known].mean()) / self.arm.temperature
         soft = np.exp(losses - losses.max())
-        mixed: Floats = (1.0 - UNIFORM_SHARE) * soft / soft.sum() + UNIFORM_SHARE / len(soft)
+        mixed: PerPrompt = (1.0 - UNIFORM_SHARE) * soft / soft.sum() + UNIFORM_SHARE / len(soft)
         return mixed
 
     def choose(self, u: float) -> int:
-        """The prompt at ``u`` in [0, 1) of the cumulated probabilities."""
+        """The prompt at ``u`` in [0, 1) of the cumulative probabilities."""
         at = int(np.searchsorted(np.cumsum(self.probabilities()), u, side="right"))
         return min(at, len(self.values) - 1)
 
@@ -121,15 +121,15 @@ class PromptMemory:
         if self.arm.choice == "group_dro":
             self.values = _normalised(self.values)
 
-    def restore(self, values: Floats) -> None:
+    def restore(self, values: PerPrompt) -> None:
         """Raises ValueError where ``values`` are of another pool."""
         if values.shape != self.values.shape:
             raise ValueError(f"{MEMORY_TENSOR} holds {values.size} prompts, the pool {self.values.size}")
         self.values = values.astype(np.float64)
 
 
-def _normalised(logs: Floats) -> Floats:
+def _normalised(logs: PerPrompt) -> PerPrompt:
     """Logarithms of weights that sum to 1."""
     top = logs.max()
-    normal: Floats = logs - (top + math.log(float(np.exp(logs - top).sum())))
+    normal: PerPrompt = logs - (top + math.log(float(np.exp(logs - top).sum())))
     return normal

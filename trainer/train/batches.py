@@ -46,8 +46,8 @@ class Pick:
 class ExampleOrder:
     """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` and ``arm`` say.
 
-    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views the stream holds each row V
-    times in a row, and V rows' worth of sequences less of other rows: a step is as large as without."""
+    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views each
+    row comes V times in succession: a step has as many sequences as without views, and 1 / V of the rows."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class ExampleOrder:
         return self._easiest[place_in_open] if self.arm.choice == "curriculum" else place_in_open
 
     def _open(self, at: int) -> int:
-        """How many prompts may be drawn at row ``at`` of the stream."""
+        """How many prompts may be drawn for row number ``at`` of the stream."""
         if self.arm.choice != "curriculum":
             return self.n_prompts
         return open_prompts(self.n_prompts, at / self._rows_in_all)
@@ -217,8 +217,9 @@ def collate(group: Sequence[Sample], pad_id: int) -> Collated:
 def _views(
     group: Sequence[Sample], targets: Sequence[NDArray], completion: Sequence[NDArray]
 ) -> list[tuple[float, torch.Tensor]]:
-    """Of each family in the group: its weight, and where the answer's tokens stand among the wanted positions. Compared
-    are the first T, up to the first where the views' answers differ: behind it they would answer other questions."""
+    """Of each family in the group: its weight, and the places of the answer's tokens among the wanted positions. The
+    first T tokens are compared, up to and including the first at which the views' answers differ: after it the views
+    go on from different texts."""
     starts = np.cumsum([0, *map(len, targets)])
     members: dict[tuple[int, int], list[int]] = {}
     for b, s in enumerate(group):
@@ -230,7 +231,7 @@ def _views(
         T = min(map(len, own))
         answers = np.stack([targets[b][o[:T]] for b, o in zip(rows, own, strict=True)])
         differs = np.flatnonzero((answers != answers[:1]).any(axis=0))
-        T = int(differs[0]) + 1 if len(differs) else T  # up to the first that differs the views saw the same
+        T = int(differs[0]) + 1 if len(differs) else T
         places = np.stack([starts[b] + o[:T] for b, o in zip(rows, own, strict=True)])
         if len(rows) > 1 and T:
             found.append((group[rows[0]].consistency, torch.from_numpy(places)))

@@ -108,8 +108,9 @@ class Engine:
 
     def tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
         """One optimizer step of every trial that has samples here. ``samples`` are the whole effective batches of all
-        of them together; each worker takes its share. Out of memory halves the micro-batch and gathers the gradients
-        again. In the step itself smaller micro-batches are no help: it raises, and no slot has been stepped."""
+        of them together; each worker takes its share. Where memory runs out while gradients are gathered, micro-batches
+        are halved and the gradients gathered again. Where it runs out in the step itself, smaller micro-batches would
+        not help: that raises, and no slot has been stepped."""
         self.slot_model.train(False)  # the base stays in eval mode: adapters bring their own dropout
         while True:
             try:
@@ -177,8 +178,8 @@ class Engine:
 
     def _share(self, samples: Sequence[Sample]) -> list[list[Sample]]:
         """This worker's micro-batches. Every worker runs as many as the busiest: ZeRO 2 and 3 communicate in each,
-        so one that ran fewer would leave the others waiting. The extra ones weigh nothing. Views of a row
-        stay together."""
+        so one that ran fewer would leave the others waiting. The extra ones have weight 0. Views of a
+        row stay together."""
         parts = families(samples)
         of = [[s for part in parts[r :: self.world] for s in part] for r in range(self.world)]
         shares = [list(micro_batches(share, self.token_budget)) for share in of]
@@ -236,7 +237,7 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Let go of DeepSpeed's engine, keeping the base (without this ZeRO 1-3 hold on to the whole model)."""
+        """End DeepSpeed's engine; the base stays. Without this, ZeRO 1 to 3 would keep the whole model in memory."""
         if self._engine is None:
             return
         self._engine.destroy()
@@ -271,8 +272,8 @@ class Engine:
 
         found = {}
         for name, p in named.items():
-            name_there = deepspeed_internals.MOMENTS.get(key)
-            value = safe_get_full_optimizer_state(p, name_there) if name_there else safe_get_full_fp32_param(p)
+            moment = deepspeed_internals.MOMENTS.get(key)
+            value = safe_get_full_optimizer_state(p, moment) if moment else safe_get_full_fp32_param(p)
             shape = deepspeed_internals.whole_shape(p)
             found[name] = torch.zeros(shape) if value is None else value.detach().float().view(shape).clone()
         return found

@@ -107,7 +107,7 @@ class SlotAdamW(torch.optim.Optimizer):
         c1 = column([1 - p.beta1**n for n, p in zip(steps, plans, strict=True)])
         c2 = column([math.sqrt(1 - p.beta2**n) for n, p in zip(steps, plans, strict=True)])
         x = x - (lr / c1) * m / (v.sqrt() / c2 + column([p.eps for p in plans]))
-        # Nothing is changed before this point, where all memory is had: a step that fails has not been taken.
+        # Nothing was changed up to here, and no memory is needed from here on: a step that runs out of it is not taken.
         for s, n in zip(active, steps, strict=True):
             self.steps[s] = n
         self.norms[index] = norm

@@ -1,4 +1,4 @@
-"""A trial on its way: which examples its next step takes, and what its steps since the last rung did."""
+"""A trial in a slot: the examples of its next steps, and the log of its steps since the last rung."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CURVE_POINTS = 200  # points kept of a rung's training curve
 
 @dataclass
 class Resident:
-    """``slot`` holds the trial's adapter, trained for ``step`` steps and wanted at ``target``. ``renderer`` scores;
-    training goes through ``formats`` where the trial's arm has some."""
+    """``slot`` holds the trial's adapter, trained for ``step`` steps and to be trained to ``target``. ``renderer``
+    is for scoring; training uses ``formats`` where the trial's arm has some."""
 
     trial: Trial
     assets: Assets
@@ -54,7 +54,7 @@ class Resident:
     def samples(self) -> list[Sample]:
         """The effective batch of the next step."""
         if self.step not in self._ready:
-            self._render(range(self.step, min(self.step + self._ahead, self.trial.optimization.steps)))
+            self._prepare(range(self.step, min(self.step + self._ahead, self.trial.optimization.steps)))
         ready = self._ready.pop(self.step)
         if self.trial.arm.choice != "group_dro" or not self.memory.remembers:
             return ready
@@ -101,11 +101,11 @@ class Resident:
         self.log, self.seconds = [], 0.0
         return record
 
-    def _render(self, steps: range) -> None:
+    def _prepare(self, steps: range) -> None:
         t = self.trial
         picks = [(s, i, p) for s in steps for i, p in enumerate(self._order.batch(s, self.memory))]
         classes = t.model.head == "classifier"
-        rendered = self._rendered(picks, classes)
+        rendered = self._render_picks(picks, classes)
         size, arm = self._order.size, t.arm
         for k, s in enumerate(steps):
             part = slice(k * size, (k + 1) * size)
@@ -128,27 +128,27 @@ class Resident:
             return Sample(self.slot, rendered.context, one, kinds, W, key, label)
         return Sample(self.slot, rendered.ids, token_weights(rendered.kinds, self.trial.loss), rendered.kinds, W, key)
 
-    def _rendered(self, picks: Sequence[tuple[int, int, Pick]], classes: bool) -> list[Example | Request]:
-        """What each pick is trained on, in one tokenizer call per format."""
+    def _render_picks(self, picks: Sequence[tuple[int, int, Pick]], classes: bool) -> list[Example | Request]:
+        """The example, or for a classification head the request, of each pick; one tokenizer call per format."""
         renderers = self.formats or (self.renderer,)
         found: dict[int, Example | Request] = {}
         for form, renderer in enumerate(renderers):
             own = [n for n, (_, _, pick) in enumerate(picks) if pick.format == form]
             pairs = [(self._wording(*picks[n]), self._rows[picks[n][2].row]) for n in own]
             plain = [(self._prompts[picks[n][2].prompt], row) for n, (_, row) in zip(own, pairs, strict=True)]
-            made = self._fitting(renderer, pairs, plain, classes)
+            made = self._render_within_length(renderer, pairs, plain, classes)
             found.update(zip(own, made, strict=True))
         return [found[n] for n in range(len(picks))]
 
-    def _fitting(
+    def _render_within_length(
         self,
         renderer: Renderer,
         pairs: Sequence[tuple[Prompt, Row]],
         plain: Sequence[tuple[Prompt, Row]],
         classes: bool,
     ) -> Sequence[Example | Request]:
-        """``pairs`` rendered. A typo can cost a token or two: where that would pass the longest that was checked before
-        the run, the wording is taken as it was."""
+        """``pairs`` rendered. Typos can make a wording a token or two longer. Where that makes it too long, it is taken
+        as it is in ``plain``, whose lengths were checked before the run."""
         render = renderer.requests if classes else renderer.examples
         try:
             return render(pairs)

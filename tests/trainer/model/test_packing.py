@@ -17,7 +17,7 @@ from tiny_llama import make_llama
 
 from trainer.data.render import Request
 from trainer.model.slots import SlotModel
-from trainer.score.logprobs import score
+from trainer.score.logprobs import option_logprobs
 from trainer.setup import Setup
 from trainer.train.engine import Engine
 from trainer.trial import Lora, Loss, Optimization
@@ -81,7 +81,7 @@ def requests() -> list[Request]:
 def logprobs(model: SlotModel, slots: list[int]) -> dict[int, np.ndarray]:
     """[12, 2] for each of ``slots``, all of them scored together."""
     asked = requests()
-    found = score(model, asked * len(slots), [s for s in slots for _ in asked]).logprobs
+    found = option_logprobs(model, asked * len(slots), [s for s in slots for _ in asked])
     return {s: np.array(found[i * len(asked) : (i + 1) * len(asked)]) for i, s in enumerate(slots)}
 
 

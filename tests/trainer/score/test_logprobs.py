@@ -18,8 +18,8 @@ from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.model.slots import SlotModel
-from trainer.score.calibration import content_free, unconditional
-from trainer.score.logprobs import class_logprobs, score, sharing_is_exact
+from trainer.score.calibration import baseline_for
+from trainer.score.logprobs import class_logprobs, option_logprobs, sharing_is_exact
 from trainer.score.prefill import SHORTEST_HEAD, best_groups, heads_of, lines_of, waves
 from trainer.trial import Lora, Task, Template
 
@@ -61,10 +61,9 @@ def test_scores_equal_one_forward_per_option(kind: str) -> None:
     with torch.no_grad():
         for layer in model.layers.values():
             layer.B.zero_()
-    scores = score(model, requests, [0] * len(requests), token_budget=300)
+    scores = option_logprobs(model, requests, [0] * len(requests), token_budget=300)
     assert sharing_is_exact(model, requests, [0] * len(requests)), "the fast way was not taken"
-    assert_close(scores.logprobs, brute_force(make_llama(), requests), 1e-4)
-    assert all(n.tolist() == [len(o) for o in r.options] for n, r in zip(scores.n_tokens, requests, strict=True))
+    assert_close(scores, brute_force(make_llama(), requests), 1e-4)
 
 
 def test_every_slot_scores_as_its_adapter_alone_in_peft() -> None:
@@ -73,8 +72,8 @@ def test_every_slot_scores_as_its_adapter_alone_in_peft() -> None:
     slots = [slot for slot in range(3) for _ in requests]
     order = np.random.default_rng(0).permutation(len(slots))  # slots come mixed
     mixed = [(requests * 3)[i] for i in order]
-    scores = score(model, mixed, [slots[i] for i in order])
-    got = dict(zip(order.tolist(), scores.logprobs, strict=True))
+    scores = option_logprobs(model, mixed, [slots[i] for i in order])
+    got = dict(zip(order.tolist(), scores, strict=True))
     expected = [x for slot, lora in enumerate(LORAS) for x in brute_force(peft_alone(model, slot, lora), requests)]
     assert_close([got[i] for i in range(len(slots))], expected, 1e-4)
     assert np.abs(np.concatenate(expected[:15]) - np.concatenate(expected[15:30])).max() > 0.01, (
@@ -86,9 +85,9 @@ def test_every_slot_scores_as_its_adapter_alone_in_peft() -> None:
 def test_budget_and_sharing_do_not_change_the_scores(kind: str) -> None:
     model, requests = slotted(make_llama()), some_requests(kind)
     slots = [i % 3 for i in range(len(requests))]
-    reference = score(model, requests, slots, token_budget=4096, share=False).logprobs
+    reference = option_logprobs(model, requests, slots, token_budget=4096, share=False)
     for budget in (1, 100, 1000, 100_000):
-        assert_close(score(model, requests, slots, token_budget=budget).logprobs, reference, 1e-5)
+        assert_close(option_logprobs(model, requests, slots, token_budget=budget), reference, 1e-5)
 
 
 def test_eager_attention_gives_the_same() -> None:
@@ -96,8 +95,8 @@ def test_eager_attention_gives_the_same() -> None:
     base.set_attn_implementation("eager")
     model = slotted(base)
     assert sharing_is_exact(model, requests, [0] * len(requests))
-    reference = score(slotted(make_llama()), requests, [1] * len(requests)).logprobs
-    assert_close(score(model, requests, [1] * len(requests)).logprobs, reference, 1e-5)
+    reference = option_logprobs(slotted(make_llama()), requests, [1] * len(requests))
+    assert_close(option_logprobs(model, requests, [1] * len(requests)), reference, 1e-5)
 
 
 def test_a_model_with_a_sliding_window_is_scored_the_plain_way_and_exactly() -> None:
@@ -115,9 +114,9 @@ def test_a_model_with_a_sliding_window_is_scored_the_plain_way_and_exactly() -> 
     requests = some_requests("several tokens", 8)
     expected = brute_force(copy.deepcopy(base), requests)
     model = SlotModel(base, 1, 2, ["all-linear"]).eval()
-    scores = score(model, requests, [0] * len(requests))
+    scores = option_logprobs(model, requests, [0] * len(requests))
     assert not sharing_is_exact(model, requests, [0] * len(requests))
-    assert_close(scores.logprobs, expected, 1e-4)
+    assert_close(scores, expected, 1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "gpt_neox", "qwen2"])
@@ -146,7 +145,7 @@ def test_other_architectures_are_exact_too(family: str) -> None:
     requests = some_requests("shared first tokens", 6)
     expected = brute_force(copy.deepcopy(base), requests)
     model = SlotModel(base, 1, 2, []).eval()
-    assert_close(score(model, requests, [0] * len(requests)).logprobs, expected, 1e-3)
+    assert_close(option_logprobs(model, requests, [0] * len(requests)), expected, 1e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
@@ -178,8 +177,8 @@ def test_no_position_is_beyond_those_that_the_model_has(family: str, first: str)
     expected = brute_force(copy.deepcopy(base), tight)
     model = SlotModel(base, 1, 2, []).eval()
     if first == "short":
-        score(model, [request(rng, some(10), [some(1), some(1)])], [0])
-    assert_close(score(model, tight, [0] * len(tight)).logprobs, expected, 1e-4)
+        option_logprobs(model, [request(rng, some(10), [some(1), some(1)])], [0])
+    assert_close(option_logprobs(model, tight, [0] * len(tight)), expected, 1e-4)
     assert sharing_is_exact(model, tight, [0] * len(tight))
 
 
@@ -236,7 +235,7 @@ def test_scores_equal_lm_eval(shared: Path) -> None:
     ]
     expected = np.array([x[0] for x in peer.loglikelihood(asked, disable_tqdm=True)]).reshape(-1, 3)
     model = SlotModel(base, 1, 4, ["all-linear"]).eval()
-    assert_close(score(model, requests, [0] * len(requests)).logprobs, list(expected), 1e-4)
+    assert_close(option_logprobs(model, requests, [0] * len(requests)), list(expected), 1e-4)
 
 
 def test_classification_heads_of_all_slots() -> None:
@@ -259,7 +258,7 @@ def test_classification_heads_of_all_slots() -> None:
 def test_memory_that_does_not_suffice_halves_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     model, requests = slotted(make_llama()), some_requests("several tokens")
     slots = [i % 3 for i in range(len(requests))]
-    reference = score(model, requests, slots).logprobs
+    reference = option_logprobs(model, requests, slots)
     forward, sizes = SlotModel.forward, []
 
     def limited(self: SlotModel, batch: Any, cache: Any = None) -> Any:
@@ -269,7 +268,7 @@ def test_memory_that_does_not_suffice_halves_the_budget(monkeypatch: pytest.Monk
         return forward(self, batch, cache)
 
     monkeypatch.setattr(SlotModel, "forward", limited)
-    assert_close(score(model, requests, slots).logprobs, reference, 1e-5)
+    assert_close(option_logprobs(model, requests, slots), reference, 1e-5)
     assert len(sizes) > 3
 
     def hopeless(self: SlotModel, batch: Any, cache: Any = None) -> Any:
@@ -277,43 +276,43 @@ def test_memory_that_does_not_suffice_halves_the_budget(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(SlotModel, "forward", hopeless)
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
-        score(model, requests, slots)
+        option_logprobs(model, requests, slots)
 
 
 def test_other_errors_are_not_taken_for_exhausted_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, requests = slotted(make_llama()), some_requests("one token", 3)
-    score(model, requests, [0, 1, 2])
+    option_logprobs(model, requests, [0, 1, 2])
 
     def broken(self: SlotModel, batch: Any, cache: Any = None) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(SlotModel, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        score(model, requests, [0, 1, 2])
+        option_logprobs(model, requests, [0, 1, 2])
 
 
 def test_weights_that_are_nan_give_nan_not_an_error() -> None:
     model, requests = slotted(make_llama()), some_requests("several tokens", 6)
     with torch.no_grad():
         next(iter(model.layers.values())).B[1] = torch.nan
-    scores = score(model, requests * 2, [0] * 6 + [1] * 6).logprobs
+    scores = option_logprobs(model, requests * 2, [0] * 6 + [1] * 6)
     assert np.isfinite(np.concatenate(scores[:6])).all()
     assert np.isnan(np.concatenate(scores[6:])).all()
 
 
 def test_nothing_to_score_and_requests_that_cannot_be_scored() -> None:
     model = slotted(make_llama())
-    assert score(model, [], []).logprobs == []
+    assert option_logprobs(model, [], []) == []
     rng = np.random.default_rng(0)
     for context, options in (([], [[3]]), ([1, 2], []), ([1, 2], [[3], []])):
         with pytest.raises(ValueError, match="row r, prompt p"):
-            score(model, [request(rng, context, options)], [0], share=True)
+            option_logprobs(model, [request(rng, context, options)], [0], share=True)
 
 
 def test_scoring_twice_gives_the_same_bits() -> None:
     model, requests = slotted(make_llama()), some_requests("shared first tokens")
     slots = [i % 3 for i in range(len(requests))]
-    first, second = (np.concatenate(score(model, requests, slots).logprobs) for _ in range(2))
+    first, second = (np.concatenate(option_logprobs(model, requests, slots)) for _ in range(2))
     assert (first == second).all()
 
 
@@ -408,7 +407,8 @@ def test_unconditional_is_the_bare_marker_once(renderer: Renderer) -> None:
     pairs = [
         (Prompt(p, "{{ text }} " + p), Row(str(i), {"text": f"row {i}"}, "yes")) for p in ("a", "b") for i in range(3)
     ]
-    baseline = unconditional(renderer, pairs)
+    baseline = baseline_for("pmi", renderer, pairs)
+    assert baseline is not None
     assert [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests] == ["\nAnswer:"]
     assert [x.tolist() for x in baseline.expand([np.array([-1.0, -2.0])])] == [[-1.0, -2.0]] * 6
 
@@ -420,7 +420,8 @@ def test_unconditional_asks_once_per_set_of_options() -> None:
         Row("1", {"text": "y"}, "0", ("c", "d", "e")),
         Row("2", {"text": "z"}, "1", ("a", "b")),
     ]
-    baseline = unconditional(renderer, [(Prompt("p", "{{ text }}"), row) for row in rows])
+    baseline = baseline_for("pmi", renderer, [(Prompt("p", "{{ text }}"), row) for row in rows])
+    assert baseline is not None
     assert [len(r.options) for r in baseline.requests] == [2, 3]
     assert baseline.index.tolist() == [0, 1, 0]
 
@@ -429,11 +430,12 @@ def test_content_free_replaces_the_fields_of_every_prompt(renderer: Renderer) ->
     pairs = [
         (Prompt(p, p + " {{ text }}?"), Row(str(i), {"text": f"row {i}"}, "yes")) for p in ("a", "b") for i in range(3)
     ]
-    baseline = content_free(renderer, pairs)
+    baseline = baseline_for("contextual", renderer, pairs)
+    assert baseline is not None
     texts = [renderer.tokenizer.decode(r.context.tolist()) for r in baseline.requests]
     assert texts == [f"{p} {x}?\nAnswer:" for p in ("a", "b") for x in ("N/A", "", "[MASK]")]
-    spread = baseline.expand([np.array([float(i), 0.0]) for i in range(6)])
-    assert [x[:, 0].tolist() for x in spread] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
+    expanded = baseline.expand([np.array([float(i), 0.0]) for i in range(6)])
+    assert [x[:, 0].tolist() for x in expanded] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
 
 
 def test_the_plain_way_is_the_fallback_of_a_model_that_ignores_position_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,5 +444,5 @@ def test_the_plain_way_is_the_fallback_of_a_model_that_ignores_position_ids(monk
     forward = rotary.forward
     monkeypatch.setattr(rotary, "forward", lambda x, position_ids: forward(x, torch.arange(x.shape[1])[None]))
     assert not sharing_is_exact(model, requests, [0] * 6)
-    assert_close(score(model, requests, [0] * 6).logprobs, score(model, requests, [0] * 6, share=False).logprobs, 0)
+    assert_close(option_logprobs(model, requests, [0] * 6), option_logprobs(model, requests, [0] * 6, share=False), 0)
     assert model in scoring._SHARING

@@ -24,7 +24,7 @@ from tiny_llama import make_llama
 import trainer.train.engine as engine_module
 from trainer.data.render import Request
 from trainer.model.base import load_base
-from trainer.score.logprobs import score
+from trainer.score.logprobs import option_logprobs
 from trainer.setup import Setup
 from trainer.train.engine import Engine
 from trainer.train.optimizer import learning_rate
@@ -227,7 +227,7 @@ def test_a_closed_engine_lets_go_of_its_base(zero: int) -> None:
         train(engine, 0, PLAN, Loss(), 0, 1)
         ids = np.arange(3, 12, dtype=np.int32)
         option = (np.array([5], np.int32), np.array([6], np.int32))
-        score(engine.slot_model, [Request("r", "p", "0", ids, option, (1, 1))] * 2, [0, 0])
+        option_logprobs(engine.slot_model, [Request("r", "p", "0", ids, option, (1, 1))] * 2, [0, 0])
         engine.close()
         del engine, base
         gc.collect()
