@@ -1,23 +1,23 @@
-"""BATprompt and ZOPO against random search at the same budget of scorings: what the found prompt is worth on rows that
+"""BATprompt and ZOPO against random search at the same budget of scorings: how good the chosen prompts are on rows that
 no search has read.
 
     python benchmarks/prompt_search.py [--json FILE] [--quick] [--keep DIR] [--case NAME]
 
-Two models. ``embedded``: the embedded model after 120 LoRA steps on one prompt, which is done here first (before them
-it is near chance under every prompt), asked with ten other hand-written prompts. ``tiny1m``: a model of 0.9 M
-parameters that has read children's stories only, asked with ten prompts whether a text message is spam. Both labels
-alike often. Candidates are the hand-written prompts and rule-based rewrites of them, 300 in all, the same for ZOPO and
-random search; BATprompt starts from the hand-written ones and rewrites by the same rules.
+There are two cases. ``embedded``: the embedded model with ten hand-written prompts. The script first trains it for 120
+LoRA steps on one other prompt, because without training it is near chance under every prompt. ``tiny1m``: a model of
+0.9 M parameters that was trained on children's stories only, with ten prompts that ask whether a text message is spam.
+Both labels are equally frequent. Candidates are the hand-written prompts and rule-based rewrites of them, 300 in all,
+the same for ZOPO and random search; BATprompt starts from the hand-written ones and rewrites by the same rules.
 
-ZOPO is measured by accuracy on rows as they are; of the same budget 300 scorings less are its own, as a candidate's
-embedding is a pass through the model too. Random search scores a candidate on 100 rows, and once more on 50 as ZOPO
+ZOPO is measured by accuracy on rows as they are. Its budget is 300 scorings smaller, since the embedding of a candidate
+is a pass through the model, too. Random search scores a candidate on 100 rows, and in a second form on 50 rows, as ZOPO
 does. ``random with a race`` is random search with ZOPO's end: 50 rows, and a quarter of the budget for a race between
-the best. BATprompt looks for a prompt that holds on perturbed rows too and is measured by the mean accuracy on rows as
-they are and on perturbed ones; beside plain random search stands one that scores the same mixture of rows, so that what
-the measure gives and what the search gives can be told apart. Each repeat has its own seed for rows, order,
-perturbations and rewrites: 100 of them, and 200 for BATprompt against plain random search on tiny1m, where what is
-found differs more. The interval is that of the paired differences (t, 95 %). ``--keep`` stores the scored cells, so
-that another run is cheap.
+the best. BATprompt searches a prompt that also works on perturbed rows; it is measured by the mean accuracy on rows as
+they are and on perturbed ones. It is compared with plain random search and with one that scores the same mixture of
+rows, which separates the effect of the rows from that of the search. Each repeat has its own seed for rows, order,
+perturbations and rewrites. There are 100 repeats, and 200 for BATprompt against plain random search on tiny1m, where
+the results differ more. The interval is that of the paired differences (t, 95 %). ``--keep`` stores the scored cells,
+so that another run is cheap.
 """
 
 # ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)
@@ -93,15 +93,15 @@ class Case:
     prompts: list[Prompt]
     rows: list[Row]
     held_out: list[Row]
-    more: int = 1  # times as many repeats of BATprompt against random search
+    more: int = 1  # factor for the repeats of BATprompt against random search
 
 
 @dataclass(frozen=True)
 class Size:
     candidates: int = 300
-    rows: int = 600  # that searches may read
+    rows: int = 600  # rows that the searches use
     held_out: int = 400
-    n_rows: int = 100  # of them, random search scores a candidate on
+    n_rows: int = 100  # rows of these that random search scores a candidate on
     zopo_rows: int = 50
     budget: int = 6000
     repeats: int = 100
@@ -113,10 +113,10 @@ QUICK = Size(candidates=24, rows=40, held_out=40, n_rows=10, zopo_rows=5, budget
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the claims here")
-    parser.add_argument("--quick", action="store_true", help="3 repeats of a tiny form: does it run")
+    parser.add_argument("--quick", action="store_true", help="3 repeats of a tiny form, to see that it runs")
     parser.add_argument("--keep", type=Path, help="a folder for scored cells")
-    parser.add_argument("--case", choices=("embedded", "tiny1m"), help="only this one")
-    parser.add_argument("--of", choices=("zopo", "batprompt"), help="only the claims about this one")
+    parser.add_argument("--case", choices=("embedded", "tiny1m"), help="run only this case")
+    parser.add_argument("--of", choices=("zopo", "batprompt"), help="run only the comparisons of this method")
     args = parser.parse_args()
     torch.set_num_threads(1)
     size = QUICK if args.quick else Size()
@@ -124,7 +124,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tuned-") as folder:
         for case in cases(size, Path(folder), args.case):
             journal = SearchJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name))
-            claims += measure(case, size, journal, args.of)
+            claims += compare(case, size, journal, args.of)
     if args.json:
         args.json.write_text(json.dumps(claims, indent=1) + "\n")
 
@@ -155,7 +155,8 @@ def cases(size: Size, folder: Path, only: str | None) -> list[Case]:
 
 
 def tune_on_one_prompt(rows: list[Row], folder: Path, steps: int = 120) -> None:
-    """The embedded model after ``steps`` LoRA steps of 8 rows under the first train prompt, merged, in ``folder``."""
+    """Train the embedded model for ``steps`` LoRA steps of 8 rows under the first train prompt, merge the adapter, and
+    save the model in ``folder``."""
     import peft
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -192,7 +193,7 @@ def perturbed(row: Row, seed: int) -> Row:
 
 
 def balanced(rows: list[Row], n: int) -> list[Row]:
-    """The first ``n`` that hold the labels alike often: else a constant answer beats chance, by the rows' luck."""
+    """The first ``n`` rows with equally many of each label; otherwise a constant answer could be better than chance."""
     return [row for label in LABELS for row in [r for r in rows if r.label == label][: n // 2]]
 
 
@@ -205,7 +206,7 @@ def sms(path: Path, n: int) -> list[Row]:
     return [Row(f"m{i}", {"text": r["text"]}, {"ham": "no", "spam": "yes"}[r["label"]]) for i, r in enumerate(rows)]
 
 
-def measure(case: Case, size: Size, journal: SearchJournal, of: str | None) -> list[dict[str, Any]]:
+def compare(case: Case, size: Size, journal: SearchJournal, of: str | None) -> list[dict[str, Any]]:
     words = tuple((name, f" {name}") for name in LABELS)
     model = Model(str(case.model), fingerprint_model(str(case.model)))
     engine = LabelEngine(model, Template("plain", words=words), Task(LABELS, max_length=512), case.decision)
@@ -220,14 +221,14 @@ def measure(case: Case, size: Size, journal: SearchJournal, of: str | None) -> l
             RuleWriter(LABELS),
             Gate(embed=embed),
             bat.BatpromptSettings(iterations=40),
-        )  # as many as the budget pays for
+        )  # the budget ends it earlier
         return bat.BatpromptSearch(case.prompts, scorer(), case.rows, *own, seed)
 
     def by_random(seed: int, n_rows: int = size.n_rows) -> SearchResult:
         return random_search(candidates, scorer(), case.rows, n_rows, seed)
 
     def by_random_with_race(seed: int) -> SearchResult:
-        """The same end as ZOPO has here: what of its gain is the search, and what the race?"""
+        """Random search with the same race at the end as ZOPO, to separate the effects of the search and the race."""
         share = size.budget // 4
         own = scorer(size.budget - share)
         found = random_search(candidates, own, case.rows, size.zopo_rows, seed)
@@ -239,15 +240,15 @@ def measure(case: Case, size: Size, journal: SearchJournal, of: str | None) -> l
 
     def by_zopo(seed: int) -> SearchResult:
         vectors, _ = at_answer(engine, candidates, spread_rows(case.rows, seed)[0])
-        own = scorer(size.budget - len(candidates))  # a candidate's embedding is a pass through the model as well
+        own = scorer(size.budget - len(candidates))  # embedding a candidate is a pass through the model, too
         return zo.zopo(candidates, vectors, own, case.rows, zo.ZopoSettings(rows=size.zopo_rows), seed)
 
     judge = scorer(None)
-    judge.cells([(c, r) for c in candidates for r in case.rows])  # once, in large batches; the searches replay it
+    judge.cells([(c, r) for c in candidates for r in case.rows])  # once, in large batches, into the journal
     noisy = [perturbed(row, number) for number, row in enumerate(case.held_out)]
 
-    def worth(method: Callable[[int], SearchResult], repeats: int, *parts: list[Row]) -> np.ndarray:
-        """Accuracy of the method's finds, the mean over ``parts``."""
+    def accuracy(method: Callable[[int], SearchResult], repeats: int, *parts: list[Row]) -> np.ndarray:
+        """The mean accuracy on ``parts`` of the prompts that the method chooses."""
         found = [method(seed).prompt for seed in range(repeats)]
         return np.array([np.mean([judge.score(p, part) for part in parts]) for p in found])
 
@@ -266,7 +267,7 @@ def measure(case: Case, size: Size, journal: SearchJournal, of: str | None) -> l
             "random with a race": by_random_with_race,
             "ZOPO": by_zopo,
         }
-        values = {name: worth(method, size.repeats, case.held_out) for name, method in methods.items()}
+        values = {name: accuracy(method, size.repeats, case.held_out) for name, method in methods.items()}
         for pair in (
             ("ZOPO", "random"),
             ("ZOPO", fewer),
@@ -277,9 +278,9 @@ def measure(case: Case, size: Size, journal: SearchJournal, of: str | None) -> l
     if of in (None, "batprompt"):
         same, unit = "random on such rows", "mean accuracy on held-out rows as they are and perturbed"
         values = {
-            "random": worth(by_random, case.more * size.repeats, case.held_out, noisy),
-            "BATprompt": worth(lambda seed: search_bat(seed).run(), case.more * size.repeats, case.held_out, noisy),
-            same: worth(by_random_on_both, size.repeats, case.held_out, noisy),
+            "random": accuracy(by_random, case.more * size.repeats, case.held_out, noisy),
+            "BATprompt": accuracy(lambda seed: search_bat(seed).run(), case.more * size.repeats, case.held_out, noisy),
+            same: accuracy(by_random_on_both, size.repeats, case.held_out, noisy),
         }
         for pair in (("BATprompt", "random"), ("BATprompt", same), (same, "random")):
             claims.append(claim(case, size, unit, values, *pair))

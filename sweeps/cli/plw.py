@@ -1,4 +1,4 @@
-"""``steadytune lengths``, ``shorten``, ``rows``, ``benchmark`` and ``plw``: the tools of a prompt-loss-weight study."""
+"""``steadytune lengths``, ``shorten``, ``rows``, ``benchmark`` and ``plw``: commands for a prompt-loss-weight study."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def lengths_command(
     ],
     tokenizer: Annotated[str, typer.Option(metavar="T", help="A tokenizer's folder or file, or a hub name.")],
 ) -> None:
-    """Say how long instructions, inputs and completions are, as in the study's table 1."""
+    """Show how long instructions, inputs and completions are, as in the study's table 1."""
     from sweeps.plw import alpaca
 
     count = alpaca.tokens(tokenizer)
     found = [(Path(name).name, alpaca.measure_lengths(alpaca.read_records(name), count)) for name in files]
     typer.echo(alpaca.lengths_table(found))
-    typer.echo("\nMean (std) tokens a row; each field encoded on its own, without special tokens or a template.")
+    typer.echo("\nMean (std) tokens per row; each field is encoded by itself, without special tokens or a template.")
 
 
 def shorten_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Rows of instruction, input, output.")],
     out: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Where to write them. Default: <name>-short in the current folder."),
+        typer.Option(metavar="FILE", help="The file to write. Default: <name>-short in the current folder."),
     ] = None,
     tokenizer: TokenizerOption = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="UNIT", help="What is compared: tokens or characters. Default: tokens with --tokenizer."),
+        typer.Option(metavar="UNIT", help="Compare in tokens or characters. Default: tokens with --tokenizer."),
     ] = None,
 ) -> None:
     """Swap completion and instruction where the completion is longer than the prompt."""
@@ -74,9 +74,9 @@ def rows_command(
     ],
     out: Annotated[str, typer.Option(metavar="FILE", help="The .parquet file to write.")],
     where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep questions with that value.")
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep only questions with this value.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many of them, drawn with a fixed seed.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The number of rows, drawn with a fixed seed.")] = None,
     longest: Annotated[
         int | None, typer.Option(min=1, help="Leave out rows with more tokens (characters without --tokenizer).")
     ] = None,
@@ -105,16 +105,16 @@ def rows_command(
 def benchmark_command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its name in runs/.")],
     tasks: Annotated[
-        str, typer.Option(metavar="NAMES", help="Of lm-eval, with commas. Default: the study's four.")
+        str, typer.Option(metavar="NAMES", help="Tasks of lm-eval, separated by commas. Default: the study's four.")
     ] = "",
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="A folder with the questions as parquet. Default: the hub.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many questions of each.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The number of questions of each task.")] = None,
     shots: Annotated[
-        int | None, typer.Option(min=0, help="Examples before each question. Default: the study's.")
+        int | None, typer.Option(min=0, help="Examples before each question. Default: as in the study.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Choices scored at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Choices scored in one batch.")] = 8,
 ) -> None:
     """Score a run's adapters on ARC, PIQA, TruthfulQA and WinoGrande."""
     from sweeps.plw.harness import benchmark

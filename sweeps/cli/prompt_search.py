@@ -1,4 +1,4 @@
-"""``steadytune prompts search``: one prompt for a study, found by one of four searches on one scorer and budget."""
+"""``steadytune prompts search``: choose one prompt for a study by one of four searches."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def search_command(
     overrides: Overrides = None,
     budget: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Scorings: a prompt on a row each. Default: 4000; top-accuracy: no end."),
+        typer.Option(
+            min=1, metavar="N", help="Scorings: one prompt on one row each. Default: 4000; top-accuracy: all."
+        ),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Training rows: for a candidate (zopo 50, random 100) or in all (others).")
+        int | None, typer.Option(min=1, help="Training rows: per candidate (zopo 50, random 100) or in all (others).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of rows, order and rewrites.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For the choice of rows, the order and rewrites.")] = 0,
     pool: Annotated[
         str | None, typer.Option(metavar="NAME", help="The train pool of candidates. Default: the largest.")
     ] = None,
@@ -34,26 +36,28 @@ def search_command(
         str | None, typer.Option(metavar="NAME", help="The study's template. Default: its first.")
     ] = None,
     grow: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Candidates in all: the pool and rule-based rewrites of it.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Candidates in all: the pool and rule-based rewrites of it."),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(metavar="ID", help="batprompt: where to start. Default: a race between candidates.")
+        str | None, typer.Option(metavar="ID", help="batprompt: the first prompt. Default: the winner of a race.")
     ] = None,
     family: Annotated[
         str, typer.Option(metavar="NAME", help="batprompt: mix (characters), combine (words) or both.")
     ] = "mix",
     writer: Annotated[
-        str, typer.Option(metavar="MODEL", help="batprompt: rules, a model's folder or hub name, or MODEL@URL.")
+        str,
+        typer.Option(metavar="MODEL", help="batprompt: rules, or a model: its folder, hub name or MODEL@URL."),
     ] = "rules",
     key: Annotated[
         list[str] | None,
         typer.Option(metavar="HOST=NAME", help="The environment variable that holds the key for a host."),
     ] = None,
     embeddings: Annotated[
-        str | None, typer.Option(metavar="DIR", help="A sentence-embedding model. Default: the base model's states.")
+        str | None, typer.Option(metavar="DIR", help="A sentence-embedding model. Default: the base model.")
     ] = None,
 ) -> None:
-    """Find one good prompt on training rows, before any fine-tuning."""
+    """Choose one good prompt on training rows, before any fine-tuning."""
     from sweeps.prompt_search.request import SearchRequest
     from sweeps.prompt_search.run import search
     from sweeps.study.shipped import open_study

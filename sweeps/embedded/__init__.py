@@ -1,1 +1,1 @@
-"""The quickstart's own model, yes/no task and prompt pools, all of the project's making."""
+"""The quickstart's own model, yes/no task and prompt pools, all made for this project."""

@@ -1,9 +1,8 @@
-"""The pretraining language: messages without their label, small facts, notes, and yes/no questions about other things.
+"""The corpus of the embedded model: messages without labels, small facts, notes, and yes/no questions.
 
-The quickstart's own question (is the writer unhappy?) is never asked here, in no wording; its words occur in other
-company. The nearest thing to it is whether a given sentence could come next. Questions are put in many forms, so that
-the model has seen that an answer may depend on a quoted text, wherever it stands. None of the texts of the three
-splits occurs.
+The quickstart's own question (is the writer unhappy?) is asked in no wording here; its words occur in other contexts.
+The most similar question is whether a given sentence could come next. Questions have many forms, so that the model
+learns that an answer may depend on a quoted text, wherever that is. No text of the three splits occurs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ SYSTEMS = (
     "You sort the mail.",
 )
 
-# Forms of a question q about a text t. Every slot is filled; the answer follows.
+# Forms of a question q about a text t; the answer follows.
 FORMS = (
     "{t}\n{q}",
     "{q}\n{t}",
@@ -243,7 +242,7 @@ def documents(count: int) -> Iterator[str]:
 
 
 def _about(rng: random.Random, m: Message) -> tuple[str, str]:
-    """A question about a message (its area, the people, its marks and length), in some form; and yes or no."""
+    """A question about a message (its area, people, punctuation or length) in one of the forms, and yes or no."""
     kind = rng.random()
     if kind < 0.4:
         question, answer = _next(rng, m)
@@ -261,13 +260,13 @@ def _about(rng: random.Random, m: Message) -> tuple[str, str]:
             rng.choice(LONG_QUESTIONS),
             len([p for p in m.text.replace("!", ".").replace("?", ".").split(".") if len(p) > 9]) > 1,
         )
-    if rng.random() < 0.25:  # words beside the point, before or after the question
+    if rng.random() < 0.25:  # unrelated words before or after the question
         question = " ".join(rng.sample((question, _chatter(rng)), 2))
     return rng.choice(FORMS).format(t=m.text, q=question), "yes" if answer else "no"
 
 
 def _next(rng: random.Random, m: Message) -> tuple[str, bool]:
-    """Could this sentence come next? Drawn from the kind that fits, or from one of the two others."""
+    """A question whether a sentence could come next, and whether it is one of the fitting kind."""
     fitting = UPSET if m.label else CALM if m.pattern == "calm" else GLAD
     true = rng.random() < 0.5
     sentences = fitting if true else rng.choice([kind for kind in (UPSET, GLAD, CALM) if kind is not fitting])
@@ -275,7 +274,7 @@ def _next(rng: random.Random, m: Message) -> tuple[str, bool]:
 
 
 def _fact(rng: random.Random) -> tuple[str, str]:
-    """Kinds of things and opposite words."""
+    """A question about kinds of things or opposite words, and yes or no."""
     if rng.random() < 0.5:
         kind, other = rng.sample(sorted(KINDS), 2)
         word, truth = rng.choice(KINDS[kind].split()), rng.random() < 0.5
@@ -326,7 +325,7 @@ def _chatter(rng: random.Random) -> str:
 
 
 def _asked(rng: random.Random, question: str, answer: str) -> str:
-    """The question with its answer, as plain text behind a marker or as a chat."""
+    """The question with its answer, as a chat or as plain text with a marker between them."""
     roll = rng.random()
     if roll < 0.3:
         return CHAT.format(q=question, a=answer)

@@ -1,4 +1,4 @@
-"""Writes the quickstart's rows: data/train.jsonl, dev.jsonl and test.jsonl, the same bytes every time.
+"""Write the quickstart's rows, data/train.jsonl, dev.jsonl and test.jsonl; the same bytes every time.
 
     python -m sweeps.embedded.make_data
 
@@ -26,7 +26,7 @@ def splits() -> dict[str, list[Message]]:
 
 
 def distinct(rng: random.Random, seen: set[str]) -> Iterator[Message]:
-    """Messages whose text (without case) is not in ``seen``; adds what it yields."""
+    """Messages whose lower-case text is not in ``seen``; adds the texts of those that it yields."""
     while True:
         found = message(rng)
         if found.text.lower() not in seen:

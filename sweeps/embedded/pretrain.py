@@ -1,4 +1,4 @@
-"""Makes the tiny base model from nothing: a BPE tokenizer, then a Llama of half a million parameters, on the CPU.
+"""Train the embedded base model from scratch on the CPU: a BPE tokenizer and a Llama of half a million parameters.
 
     python -m sweeps.embedded.pretrain [--out sweeps/embedded/model] [--seconds 300]
 
@@ -66,7 +66,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def pack_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
-    """All documents, each closed by </s>, end to end: [blocks, BLOCK + 1]."""
+    """All documents one after the other, each ended by </s>, cut into blocks: [blocks, BLOCK + 1]."""
     ids = [t for found in tokenizer(texts)["input_ids"] for t in (*found, tokenizer.eos_token_id)]
     blocks = (len(ids) - 1) // BLOCK
     return torch.tensor(ids[: blocks * BLOCK + 1]).unfold(0, BLOCK + 1, BLOCK)
@@ -75,8 +75,8 @@ def pack_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torc
 def pretrain(
     tokenizer: PreTrainedTokenizerFast, blocks: torch.Tensor, epochs: float, seconds: float
 ) -> tuple[LlamaForCausalLM, float]:
-    """One cosine run of AdamW, shortened (with its schedule) where ``seconds`` would not suffice. Returns the model
-    and the mean loss of the last 100 steps in nats per token."""
+    """One run of AdamW with a cosine schedule. Where ``seconds`` do not suffice, the run and its schedule are
+    shortened. Returns the model and the mean loss of the last 100 steps in nats per token."""
     torch.manual_seed(0)
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -92,7 +92,7 @@ def pretrain(
     steps, order, losses, start = int(epochs * len(blocks) / BATCH), random.Random(0), [], time.perf_counter()
     queue: list[int] = []
     for step in range(steps):
-        # the share of the run that is over: by steps, or by time where time is short
+        # the finished share of the run, by steps or by time, whichever is larger
         done = max(step / steps, (time.perf_counter() - start) / seconds)
         if done >= 1:
             break
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument(
-        "--seconds", type=float, default=math.inf, help="budget; the result then depends on the machine's speed"
+        "--seconds", type=float, default=math.inf, help="time limit; the result then depends on the machine's speed"
     )
     args = parser.parse_args()
     torch.set_num_threads(1)

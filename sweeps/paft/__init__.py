@@ -1,1 +1,1 @@
-"""The PAFT study: what each training arm scored and cost, its tables and figures, its part of the report."""
+"""The PAFT study: the score and cost of each training arm, its tables and figures, its part of the report."""

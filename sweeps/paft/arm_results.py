@@ -1,6 +1,6 @@
-"""What the arms of a study came to, from its run folder: accuracy under the test prompts, and what each arm cost.
+"""The results of a study's training arms, from its run folder: accuracy under the test prompts, and cost.
 
-Trials of an arm that differ in their seed alone are averaged; other axes that vary split an arm into several rows.
+Trials of an arm that differ in their seed alone are averaged. Where other axes vary, an arm has several results.
 Reads ``trials.parquet``, ``tables/robustness.parquet``, score files and ``prompts/``: no torch, no ray.
 """
 
@@ -22,7 +22,7 @@ from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
 from trainer.trial import AXES, SAME, Trial, digest
 
-_NOT_SPLIT = ("arm", "pool", "steps", "seed")  # an arm brings its pool and steps; seeds are repeats
+_NOT_SPLIT = ("arm", "pool", "steps", "seed")  # an arm sets its pool and steps; seeds are repeats
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Result:
     epochs: float
     tokens: float  # of one trial in training
     train_seconds: float
-    test_seconds: float  # to score the whole test grid
+    test_seconds: float  # for scoring the whole test grid
     new_tokens: float | None  # mean per answer; None where labels were compared
     parse_failures: float
 
@@ -51,7 +51,7 @@ class Result:
 
     @property
     def plain(self) -> bool:
-        """Trained as PAFT is published, but for K, T and the pool."""
+        """Whether the arm is trained as PAFT is published, except for K, T and the pool."""
         a = self.trial.arm
         beyond = (a.choice, a.typos, a.formats, a.views, a.consistency)
         return beyond == ("uniform", 0.0, (), 1, 0.0) and self.trial.draw.mode == "dynamic"
@@ -71,7 +71,7 @@ class Change:
 
 
 def results(run: RunFolder) -> list[Result]:
-    """The arms whose trials have come to their end and were scored on the test pool, in the study's order."""
+    """The arms that have finished trials with test scores, in the study's order."""
     study, rows = run.study, run.robustness()
     done = [
         {**r, "arm": arm}
@@ -119,7 +119,7 @@ def _result(run: RunFolder, name: str, arm: str, rows: Sequence[Mapping[str, Any
 
 
 def _epochs(study: Study, arm: str, steps: int) -> float:
-    """T, as the study says it; NaN where it gives a number of steps."""
+    """T as the study states it; NaN where it states a number of steps instead."""
     given = study.arms.get(arm)
     if given is not None and given.epochs is not None:
         return float(given.epochs)
@@ -154,9 +154,9 @@ def comparable(a: Result, b: Result) -> bool:
 
 
 def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
-    """``a`` less ``b`` of mean, std and worst prompt, and the p-value for the mean. The mean's interval is the paired
-    bootstrap-t of the tables; the others' are percentiles of a two-way bootstrap that draws the same prompts and rows
-    for both."""
+    """``a`` minus ``b`` in mean, std and worst prompt, and the p-value for the mean. The mean's interval is the paired
+    bootstrap-t of the tables; the other intervals are percentiles of a two-way bootstrap that draws the same prompts
+    and rows for both."""
     seed = int(digest([a.prompts, list(a.cells.shape)])[:8], 16)
     mean, p = st.difference(a.cells, b.cells, seed)
     drawn = st.resamples(*a.cells.shape, seed)
@@ -181,3 +181,15 @@ def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
 
 def is_base(result: Result) -> bool:
     return result.trial.optimization.steps == 0
+
+
+def largest_pool(found: Sequence[Result]) -> list[Result]:
+    """The arms that are PAFT on the largest pool that any of them has."""
+    able = [r for r in found if r.paft]
+    most = max((r.train_prompts for r in able), default=0)
+    return [r for r in able if r.train_prompts == most]
+
+
+def reference_arm(able: Sequence[Result]) -> Result | None:
+    """The arm called paft, or else the first."""
+    return next((r for r in able if r.arm == "paft"), able[0] if able else None)

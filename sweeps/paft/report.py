@@ -1,6 +1,6 @@
-"""The part of a report about training arms: the paper's tables and figures, from a run folder.
+"""The part of a report about training arms: the PAFT paper's tables and figures, made from a run folder.
 
-``steadytune report`` writes it for every study that sweeps arms, at any time; no GPU, torch or ray is needed.
+``steadytune report`` writes it at any time for every study that sweeps arms. It needs no GPU, torch or ray.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The tables and figures of a study of training arms, named after those of the PAFT paper (arXiv 2502.12859).
 
-``paft_main``      accuracy over unseen prompts (mean, std, worst, share above the threshold), and what the arm cost
+``paft_main``      accuracy over unseen prompts (mean, std, worst, share above the threshold), and the arm's cost
 ``paft_best``      the best arm against the second best, paired
 ``paft_training``  time and tokens of training
-``paft_inference`` time, new tokens and unreadable answers of answering the test grid
+``paft_inference`` time, new tokens and unreadable answers on the test grid
 ``paft_k_t``       mean ± std by K (examples per prompt) and T (epochs)
 ``paft_prompts``   mean and std by the number of training prompts
 ``paft_usage``     tokens that the prompts of the largest pool cost, by model and strategy
@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from sweeps.display.figures import Curve, Strip, curves, strips
 from sweeps.display.table_files import markdown_rows, tex, write_table
-from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base
+from sweeps.paft.arm_results import Result, changes, comparable, is_base, largest_pool, reference_arm
+from sweeps.paft.claims import claims
 from sweeps.run_folder.prompts import kept_usage
 from sweeps.study.schema import Study
 from trainer.store import Store
@@ -35,12 +36,11 @@ TITLES = {
     "paft_usage": "Tokens spent on the prompts",
     "paft_claims": "What the paper finds",
 }
-MARGIN = 0.02  # a difference of the mean within two points counts as "hardly matters"
 Rows = list[dict[str, Any]]
 
 
 def tables(found: Sequence[Result], study: Study, store: Store) -> dict[str, Rows]:
-    """Name -> rows, without tables that this study has nothing for. Shares are fractions of 1."""
+    """Name -> rows, without empty tables. Shares are fractions of 1."""
     made = {
         "paft_main": main_table(found, study),
         "paft_best": best(found),
@@ -56,7 +56,7 @@ def tables(found: Sequence[Result], study: Study, store: Store) -> dict[str, Row
 
 def main_table(found: Sequence[Result], study: Study) -> Rows:
     rows = []
-    reference = _reference([r for r in found if r.paft])
+    reference = reference_arm([r for r in found if r.paft])
     for r in found:
         row: dict[str, Any] = {"arm": r.name, "train_prompts": 0 if is_base(r) else r.train_prompts}
         row |= {n: r.stats.get(n) for n in ("mean", "std", "std_corrected", "min", "top")}
@@ -76,7 +76,8 @@ def main_table(found: Sequence[Result], study: Study) -> Rows:
 
 
 def best(found: Sequence[Result]) -> Rows:
-    """Ordered by their means on the test prompts, as in the paper; so "best" is chosen where it is measured."""
+    """The two best arms by their means on the test prompts, as in the paper. So the best is chosen on the same prompts
+    that it is measured on."""
     ranked = sorted(found, key=lambda r: -r.stats.get("mean", -math.inf))
     if len(ranked) < 2 or not comparable(*ranked[:2]):
         return []
@@ -116,18 +117,19 @@ def inference(found: Sequence[Result]) -> Rows:
 
 
 def k_t(found: Sequence[Result]) -> Rows:
-    """One row per K and T of the arms that are PAFT on the largest pool; empty with one of them."""
-    able = [r for r in _largest_pool(found) if r.trial.draw.unit == "examples" and math.isfinite(r.epochs)]
+    """One row per K and T of the PAFT arms on the largest pool; empty where there is only one such row."""
+    able = [r for r in largest_pool(found) if r.trial.draw.unit == "examples" and math.isfinite(r.epochs)]
     rows = [{"K": r.trial.draw.every, "T": r.epochs, **_numbers(r)} for r in able]
     return sorted(rows, key=lambda x: (x["K"], x["T"])) if len({(x["K"], x["T"]) for x in rows}) > 1 else []
 
 
 def by_prompts(found: Sequence[Result]) -> Rows:
-    """Arms that differ in the number of training prompts alone: those with the draw and length of the fullest pool."""
-    pools = _largest_pool(found)
+    """The arms that differ in the number of training prompts alone: they draw prompts and train as long as the arm on
+    the largest pool."""
+    pools = largest_pool(found)
     if not pools:
         return []
-    fullest = _reference(pools)
+    fullest = reference_arm(pools)
     assert fullest is not None
     same = [
         r
@@ -141,8 +143,9 @@ def by_prompts(found: Sequence[Result]) -> Rows:
 
 
 def usage(found: Sequence[Result], store: Store) -> Rows:
-    """Tokens by model and strategy of the largest pool, with sum and mean over models; empty where people wrote it."""
-    pools = _largest_pool(found)
+    """Tokens spent on the largest pool by model and strategy, with sum and mean over models; empty where no model wrote
+    it."""
+    pools = largest_pool(found)
     spent = kept_usage(store, pools[0].trial.data.train_prompts) if pools else []
     models: dict[str, dict[str, int]] = {}
     for row in spent:
@@ -154,68 +157,19 @@ def usage(found: Sequence[Result], store: Store) -> Rows:
         {"model": m, **{f"{s}_tokens": of.get(s) for s in strategies}, "total_tokens": sum(of.values())}
         for m, of in models.items()
     ]
-    if len(rows) > 1:  # of what was counted, as in `prompts generate`'s own table
+    if len(rows) > 1:  # over the models whose tokens were counted, as in the table of `prompts generate`
         known = {n: [r[n] for r in rows if r[n] is not None] for n in rows[0] if n != "model"}
         rows.append({"model": "sum", **{n: sum(v) for n, v in known.items()}})  # type: ignore[arg-type]
         rows.append({"model": "mean", **{n: round(sum(v) / len(v)) for n, v in known.items() if v}})  # type: ignore[arg-type]
     return rows
 
 
-def claims(found: Sequence[Result]) -> Rows:
-    """The paper's findings as differences with intervals, and what they allow to say."""
-    pools = _largest_pool(found)
-    pool = _reference(pools)
-    rows: Rows = []
-    singles = [r for r in found if r.plain and r.train_prompts == 1 and not is_base(r)]
-    for one in singles:
-        if pool is None or not comparable(pool, one):
-            continue
-        gap, _ = changes(pool, one)
-        for name, says, sign in (
-            ("mean", "raises the mean", 1), ("std", "lowers the std", -1), ("min", "raises the worst prompt", 1),
-        ):  # fmt: skip
-            claim = f"{pool.name} {says} against {one.name}"
-            rows.append({"claim": claim, **_interval(gap[name]), "verdict": _verdict(gap[name], sign)})
-    if pool is not None:
-        longest = [r for r in pools if r.epochs == pool.epochs and comparable(r, pool)]
-        if len({r.trial.draw.every for r in longest}) > 1:
-            ranked = sorted(longest, key=lambda r: -r.stats["mean"])
-            gap, _ = changes(ranked[0], ranked[-1])
-            inside, beyond = gap["mean"].high < MARGIN, gap["mean"].low > MARGIN
-            verdict = "confirmed" if inside else "not confirmed" if beyond else "undecided"
-            claim = f"K hardly matters (within {100 * MARGIN:g} points): {ranked[0].name} against {ranked[-1].name}"
-            rows.append({"claim": claim, **_interval(gap["mean"]), "verdict": verdict})
-    return rows
-
-
-def _largest_pool(found: Sequence[Result]) -> list[Result]:
-    """The arms that are PAFT on the largest pool that any of them has."""
-    able = [r for r in found if r.paft]
-    most = max((r.train_prompts for r in able), default=0)
-    return [r for r in able if r.train_prompts == most]
-
-
 def _numbers(result: Result) -> dict[str, Any]:
     return {n: result.stats.get(n) for n in ("mean", "std", "min", "top")}
 
 
-def _reference(able: Sequence[Result]) -> Result | None:
-    """The arm called paft, or else the first."""
-    return next((r for r in able if r.arm == "paft"), able[0] if able else None)
-
-
-def _interval(change: Change) -> dict[str, float]:
-    return {"difference": change.value, "low": change.low, "high": change.high}
-
-
-def _verdict(change: Change, sign: int) -> str:
-    """Whether a difference of this sign is shown, the opposite is, or neither."""
-    low, high = (change.low, change.high) if sign > 0 else (-change.high, -change.low)
-    return "confirmed" if low > 0 else "not confirmed" if high < 0 else "undecided"
-
-
 def _even(rows: Rows) -> Rows:
-    """The same columns in every row, in the order of their first occurrence."""
+    """The rows with the same columns in each, in the order in which the columns first occur."""
     names = list(dict.fromkeys(n for row in rows for n in row))
     return [{n: row.get(n) for n in names} for row in rows]
 
@@ -224,7 +178,7 @@ def _even(rows: Rows) -> Rows:
 
 
 def distribution(found: Sequence[Result], study: Study) -> str:
-    """A strip per arm: its metric under every test prompt, averaged over seeds."""
+    """A strip per arm with its metric under every test prompt, averaged over seeds."""
     rows = [Strip(r.name, tuple(100.0 * v for v in r.per_prompt.tolist()), r.prompts, r.paft) for r in found]
     thresholds = [100.0 * t for t in study.tables.thresholds]
     return strips(rows, f"{study.task.metric} under one prompt, percent", thresholds, 100.0, 1)
@@ -255,7 +209,7 @@ _PERCENT = {"mean", "std", "std_corrected", "min", "top", "threshold", "low", "h
 
 
 def cell(name: str, value: Any) -> str:
-    """For people: shares in percent, p-values as usual, other numbers to four digits."""
+    """A value as text: shares in percent, p-values with three decimals, other numbers with four digits."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if not isinstance(value, float):
@@ -274,10 +228,10 @@ def notes(found: Sequence[Result], study: Study) -> list[str]:
         f"Test grid: {size} (prompts x rows), {study.task.metric}. Percent here, fractions of 1 in csv and parquet.",
         "std: over test prompts, ddof 1; std_corrected: without the noise of finite rows. top: share of prompts above "
         f"{100 * study.tables.thresholds[0]:g} %.",
-        "low and high: 95 % intervals for new prompts and rows, paired. Arms were trained on as many sequences a "
-        "step as each other; tokens and seconds say what each cost.",
+        "low and high: 95 % intervals for new prompts and rows, paired. All arms were trained on the same number of "
+        "sequences per step; tokens and seconds are the cost of each.",
         f"Trials per arm: {', '.join(map(str, seeds))}. Trials of an arm that differ in their seed are averaged; the "
-        "intervals do not know how much another seed would change.",
+        "intervals do not include the variation between seeds.",
     ]
     if study.scoring.scorer == "labels":
         said.append(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display.text import amount, duration
-from sweeps.plan.cost import ModelSize, Plan, Sizes, model_size, plan
+from sweeps.plan.cost import ModelSize, Plan, Sizes, model_size, plan, sizes_of
 from sweeps.staged import points
 from sweeps.study.schema import Study
 from sweeps.study.stages import FEW_TEMPLATES
@@ -51,7 +51,6 @@ def plan_stages(
 ) -> StagesPlan:
     """The cost of a study with stages. ``sizes`` and ``model`` are read from the study's files where not given."""
     if sizes is None:
-        from sweeps.plan.cost import sizes_of
         from sweeps.trials.assets import load_assets
 
         sizes = sizes_of(study, load_assets(study))

@@ -19,6 +19,7 @@ from tiny_run import LABELLED, PLAIN, make_run
 
 from sweeps.paft import arm_results, tables
 from sweeps.paft.arm_results import Result
+from sweeps.paft.claims import claims
 from sweeps.plan.cost import count_trials, mean_steps
 from sweeps.prompts.usage import COLUMNS
 from sweeps.run_folder.reading import RunFolder
@@ -308,14 +309,14 @@ def test_claims_follow_what_is_true(run: tuple[str, dict[str, t.Trial]]) -> None
     one = fake(run, "user", grid(rng, 0.7, 0.25), 1)
     many = fake(run, "paft", grid(rng, 0.85, 0.02), 24)
     same = fake(run, "k1", np.where(rng.random((20, 400)) < 0.002, 1 - many.cells, many.cells), 24, every=1)
-    verdicts = [r["verdict"] for r in tables.claims([one, many, same])]
+    verdicts = [r["verdict"] for r in claims([one, many, same])]
     assert verdicts == ["confirmed"] * 4
     swapped = [fake(run, "user", many.cells, 1), fake(run, "paft", one.cells, 24)]
-    assert [r["verdict"] for r in tables.claims(swapped)] == ["not confirmed"] * 3
+    assert [r["verdict"] for r in claims(swapped)] == ["not confirmed"] * 3
     equal = [fake(run, "user", grid(rng, 0.8, 0.1), 1), fake(run, "paft", grid(rng, 0.8, 0.1), 24)]
-    assert [r["verdict"] for r in tables.claims(equal)] == ["undecided"] * 3
+    assert [r["verdict"] for r in claims(equal)] == ["undecided"] * 3
     far = fake(run, "k8", grid(rng, 0.6, 0.02), 24, every=8)
-    assert tables.claims([many, far])[-1]["verdict"] == "not confirmed"
+    assert claims([many, far])[-1]["verdict"] == "not confirmed"
 
 
 def test_best_is_paired_against_the_second_best(run: tuple[str, dict[str, t.Trial]]) -> None:
