@@ -1,4 +1,4 @@
-"""Checks of a ``ray up`` file: Ray's own schema and validator, then what is legal there but wrong for a sweep."""
+"""Checks of a ``ray up`` file: Ray's own schema and validator, then what Ray accepts but is wrong for a sweep."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_ray_up(findings: FileFindings, raw: dict[str, Any], need: Need | None)
     elif need is not None:
         findings.note(
             ("provider", "worker_ips"),
-            f"study {need.name} keeps {need.hosts} hosts busy; what these machines hold is not said",
+            f"study {need.name} keeps {need.hosts} hosts busy; the file does not say what these machines have",
         )
 
 
@@ -98,7 +98,7 @@ def _schema_error(findings: FileFindings, error: Any) -> None:
 
 
 def node_groups(full: dict[str, Any], provider: str) -> list[NodeGroup]:
-    """The worker types that may have nodes at all."""
+    """The worker types that may have nodes at all (``max_workers`` above 0)."""
     groups = []
     for name, kind in full["available_node_types"].items():
         count = min(kind.get("max_workers", 0), full["max_workers"])
@@ -163,13 +163,13 @@ def _head(findings: FileFindings, full: dict[str, Any], many: bool) -> None:
     if many and "--autoscaling-config" not in commands[at]:
         findings.error(
             key,
-            "starts no autoscaler: no worker will ever come",
+            "starts no autoscaler: no worker will ever start",
             "Add --autoscaling-config=~/ray_bootstrap_config.yaml.",
         )
     if many and not re.search(r"--num-cpus[= ]0\b", commands[at]):
         findings.warn(
             key,
-            "lets the head do trials' work: one that eats its memory takes the whole cluster down",
+            "lets trials run on the head: one that uses up its memory ends the whole cluster",
             "Add --num-cpus=0 --num-gpus=0.",
         )
     head = full["available_node_types"][full["head_node_type"]]
@@ -183,7 +183,7 @@ def _head(findings: FileFindings, full: dict[str, Any], many: bool) -> None:
     if is_spot(mapping_at(head, "node_config")):
         findings.warn(
             ("available_node_types", full["head_node_type"], "node_config"),
-            "makes the head a spot machine: losing it ends the run",
+            "makes the head a spot machine: if it is lost, the run ends",
             "Take the spot option out of the head's type; it needs no GPU and costs little.",
         )
 
@@ -251,7 +251,7 @@ def _storage(findings: FileFindings, raw: dict[str, Any], full: dict[str, Any], 
 
 
 def _addresses(findings: FileFindings, full: dict[str, Any]) -> None:
-    """Machines of one's own."""
+    """The addresses of the user's own machines."""
     listed = [str(a) for a in list_at(full, "provider", "worker_ips") if "CHANGE-ME" not in str(a)]
     for address in sorted({a for a in listed if listed.count(a) > 1}):
         findings.error(("provider", "worker_ips"), f"names {address} twice", "A machine joins once, with all its GPUs.")
