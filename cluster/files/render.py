@@ -57,8 +57,6 @@ class Choices:
 
 def render_cluster_file(provider: str, need: Need, choices: Choices) -> tuple[str, str]:
     """The text of the file, and one line on its machines. Raises ClusterFileError if nothing fits."""
-    if provider not in PROVIDERS:
-        raise ClusterFileError(f'--provider = "{provider}" is not known.{nearest(provider, PROVIDERS)}')
     source = PROVIDERS[provider]
     text = (CONFIGS / source).read_text()
     make = {"aws": _ray_up, "gcp": _ray_up, "kuberay": _kuberay, "slurm": _slurm, "local": _local}[provider]
