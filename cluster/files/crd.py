@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from cluster.files.finding import FileFindings
-from cluster.files.key_path import KeyPath
-from trainer.errors import UserError, nearest
+from cluster.files.schema_error import add_schema_error
+from trainer.errors import UserError
 
 Kind = tuple[str, str]  # apiVersion and kind
 PLURALS = {"RayCluster": "rayclusters", "RayJob": "rayjobs"}
@@ -73,25 +73,7 @@ def from_cluster(kinds: Sequence[str]) -> tuple[dict[Kind, Any], str]:
 def check_schema(findings: FileFindings, document: Mapping[str, Any], validator: Any) -> None:
     """Every deviation from the CRD; for an unknown key also the nearest known one."""
     for error in sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path]):
-        path: KeyPath = tuple(error.absolute_path)
-        if error.validator == "additionalProperties":
-            known = list(error.schema.get("properties", {}))
-            for key in error.instance:
-                if key not in known:
-                    findings.error((*path, str(key)), f"is not a known key.{nearest(str(key), known)}")
-        elif error.validator == "required":
-            for key in error.validator_value:
-                if key not in error.instance:
-                    findings.error((*path, key), "is missing: the CRD requires it")
-        elif error.validator == "enum":
-            known = [str(v) for v in error.validator_value]
-            findings.error(path, f"is not known.{nearest(str(error.instance), known)}", value=error.instance)
-        elif error.validator in ("type", "anyOf"):
-            wanted = error.validator_value if error.validator == "type" else "integer or string"
-            quotes = "Put it in quotes." if wanted == "string" else ""
-            findings.error(path, f"must be of type {wanted}", quotes, error.instance)
-        else:
-            findings.error(path, f"is refused by the CRD: {error.message[:200]}")
+        add_schema_error(findings, error, "the CRD")
 
 
 def _validators(documents: Sequence[Any]) -> dict[Kind, Any]:

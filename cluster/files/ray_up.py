@@ -14,6 +14,7 @@ from cluster.files.finding import FileFindings
 from cluster.files.key_path import KeyPath, list_at, mapping_at, value_at
 from cluster.files.machines import MACHINES, gpu_memory
 from cluster.files.provider_checks import check_aws, check_gcp, is_spot
+from cluster.files.schema_error import add_schema_error
 from cluster.ray_private import prepare_ray_up_config
 from trainer.errors import nearest
 
@@ -64,7 +65,7 @@ def prepared(findings: FileFindings, raw: dict[str, Any]) -> dict[str, Any] | No
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return prepare_ray_up_config(copy.deepcopy(raw))
     except jsonschema.ValidationError as error:
-        _schema_error(findings, error)
+        add_schema_error(findings, error, "Ray")
     except (
         click.ClickException,
         ValueError,
@@ -77,24 +78,6 @@ def prepared(findings: FileFindings, raw: dict[str, Any]) -> dict[str, Any] | No
         words = str(error) or said.getvalue() or type(error).__name__
         findings.error("", f"Ray refuses the file: {' '.join(words.split())}".rstrip("."))
     return None
-
-
-def _schema_error(findings: FileFindings, error: Any) -> None:
-    path: KeyPath = tuple(error.absolute_path)
-    if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        patterns = list(error.schema.get("patternProperties", {}))
-        for key in error.instance:
-            if key not in known and not any(re.search(p, key) for p in patterns):
-                findings.error((*path, key), f"is not a known key.{nearest(str(key), known)}")
-    elif error.validator == "required":
-        missing = [k for k in error.validator_value if k not in error.instance]
-        for key in missing:
-            findings.error((*path, key), "is missing", f"Ray requires {', '.join(error.validator_value)} here.")
-    elif error.validator == "type":
-        findings.error(path, f"must be of type {error.validator_value}", value=error.instance)
-    else:
-        findings.error(path, f"is refused by Ray: {error.message.splitlines()[0]}"[:300])
 
 
 def node_groups(full: dict[str, Any], provider: str) -> list[NodeGroup]:

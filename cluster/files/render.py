@@ -19,7 +19,7 @@ from cluster.files.finding import PLACEHOLDER, FileFindings
 from cluster.files.machines import SPARE
 from cluster.files.pods import pod_groups
 from cluster.files.ray_up import node_groups, prepared
-from cluster.files.yaml_text import dump_with_comments, in_one_line, load_with_comments, yaml_documents
+from cluster.files.yaml_text import dump_with_comments, flow_mapping, load_with_comments, yaml_documents
 from trainer.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ray_configs"  # beside the packages, in a checkout and installed
@@ -163,9 +163,9 @@ def _ray_up(provider: str, text: str, need: Need, choices: Choices) -> tuple[str
 def _set_price(provider: str, machine: Any, spot: bool) -> None:
     if provider == "gcp":
         model = {"provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"} if spot else {}
-        machine["scheduling"] = in_one_line({"onHostMaintenance": "TERMINATE", **model})
+        machine["scheduling"] = flow_mapping({"onHostMaintenance": "TERMINATE", **model})
     elif spot:
-        machine["InstanceMarketOptions"] = in_one_line({"MarketType": "spot"})
+        machine["InstanceMarketOptions"] = flow_mapping({"MarketType": "spot"})
     else:
         del machine["InstanceMarketOptions"]
 
@@ -189,10 +189,10 @@ def _kuberay(provider: str, text: str, need: Need, choices: Choices) -> tuple[st
     spot = need.workers == 1 if choices.spot is None else choices.spot
     if spot != node.spot:
         selector = {k: v for k, v in pod["nodeSelector"].items() if "spot" not in k}
-        pod["nodeSelector"] = in_one_line(selector | ({"cloud.google.com/gke-spot": "true"} if spot else {}))
+        pod["nodeSelector"] = flow_mapping(selector | ({"cloud.google.com/gke-spot": "true"} if spot else {}))
     if spot and not node.spot:
         toleration = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-        pod["tolerations"].append(in_one_line(toleration))
+        pod["tolerations"].append(flow_mapping(toleration))
     folder = choices.run_folder or f"gs://{PLACEHOLDER}/steadytune/runs/{need.name}"
     job["spec"]["entrypoint"] = f"steadytune run /study/{study}{choices.words} --out {folder}"
     job["metadata"]["name"] = _name(need)

@@ -63,7 +63,7 @@ def dump_with_comments(documents: Sequence[Any]) -> str:
     return written.getvalue()
 
 
-def in_one_line(values: Mapping[str, Any]) -> CommentedMap:
+def flow_mapping(values: Mapping[str, Any]) -> CommentedMap:
     """A mapping that ``dump_with_comments`` writes as ``{a: 1, b: 2}``."""
     made = CommentedMap(values)
     made.fa.set_flow_style()

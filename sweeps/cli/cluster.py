@@ -25,7 +25,7 @@ def check_command(
     study: Annotated[str | None, typer.Option(metavar="STUDY", help="The study that is to run there.")] = None,
     crd: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="KubeRay's CRD. Default: from the cluster that kubectl is set up for."),
+        typer.Option(metavar="FILE", help="KubeRay's CRD. Default: the one of kubectl's cluster."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
 ) -> None:
@@ -64,7 +64,7 @@ def render_command(
     ] = None,
     spot: Annotated[
         bool | None,
-        typer.Option("--spot/--on-demand", help="Which prices to pay. Default: spot, and on demand for gangs."),
+        typer.Option("--spot/--on-demand", help="Prices to pay. Default: spot, and on demand for gangs."),
     ] = None,
     run_folder: Annotated[
         str | None, typer.Option(metavar="URI", help="The run folder: s3://…, gs://… or a path.")
