@@ -1,14 +1,15 @@
-"""What a study loses, and how long it stands, when machines break: 20 random faults over one study on three nodes.
+"""How much work a study loses, and for how long it stops, when machines fail: 20 random faults in a study on 3 nodes.
 
     sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 48] [--steps 240]
 
-The nodes are network namespaces on this machine (tests/support/nodes.py), so it needs root. A study runs undisturbed,
-and again under faults drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the driver killed
-and started again, a disk that takes no writes, a node that stops for some seconds. A killed node is replaced at once.
-Every optimizer step sends a datagram to this process, which is how it knows when a trial goes on: the recovery time is
-from the node's death to the first step of a trial that was on it, anywhere else. ASHA is off and every host has one
-slot, so the rows of both runs must be equal to the last bit; the exit code is 1 where one is lost, twice there or
-different. The head finds a silent node (a cut cable) in about 15 s here; with Ray's own settings in about a minute.
+The nodes are network namespaces on this machine (tests/support/nodes.py), which needs root. A study runs once without
+faults, and once with faults that are drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the
+driver killed and started again, a disk that takes no writes, a node that stops for some seconds. A killed node is
+replaced at once. Each optimizer step sends a datagram to this process, which shows when a trial goes on. The recovery
+time is that from the node's death to the first step of a trial that was there, on any other node. ASHA is off and each
+host has one slot, so the rows of both runs must be equal bit for bit; the exit code is 1 if a row is lost, written
+twice or different. The head notices a silent node (a cut cable) after about 15 s here, and with Ray's defaults after a
+minute.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from nodes import BIN, Machines, Node, children, why_not  # noqa: E402
 from step_signals import Steps, listening_code  # noqa: E402
@@ -44,9 +45,9 @@ WEIGHTS = {
     "node killed": 6, "cable cut": 3, "spot notice": 3, "host process killed": 2, "trial process killed": 2,
     "driver killed": 2, "disk takes no writes": 1, "node stands still": 1,
 }  # fmt: skip
-NOTICE = 5  # seconds of a spot notice; the clouds give 30 to 120
-PAUSE = 5.0  # seconds without writes, or without life
-LIMIT = 150.0  # seconds for a trial to go on
+NOTICE = 5  # seconds between a spot notice and the end; cloud providers give 30 to 120
+PAUSE = 5.0  # seconds for which the disk takes no writes, or the node stops
+LIMIT = 150.0  # seconds within which a trial must go on
 
 
 def write_study(folder: Path, trials: int, steps: int) -> Path:
@@ -72,11 +73,11 @@ def write_study(folder: Path, trials: int, steps: int) -> Path:
 
 
 class Run:
-    """The study under way on the head; started again where its driver was killed."""
+    """The study that runs on the head; started again after its driver was killed."""
 
     def __init__(self, machines: Machines, study: Path, out: Path, log: Path, early: float):
         self.machines, self.study, self.out, self.log = machines, study, out, log
-        self.early = early  # a step by which a trial has work before it that can be lost
+        self.early = early  # a step up to which a trial has enough steps left to lose some
         self.start()
 
     def start(self) -> None:
@@ -91,7 +92,7 @@ class Run:
         self.process.wait(30)
 
     def done(self) -> set[str]:
-        """The trials whose dev rows are there."""
+        """The trials that have dev rows."""
         return {p.parent.name for p in self.out.glob("scores/*/*-dev.parquet")}
 
     @property
@@ -119,11 +120,11 @@ class Fault:
     kind: str
     node: str
     after: float  # seconds since the study began
-    recovery: float | None  # seconds; None where the trial was done when it happened
+    recovery: float | None  # seconds; None if the trial had ended before the fault
 
 
 def strike(kind: str, node: Node, run: Run, steps: Steps, began: float) -> Fault:
-    """Do it, put things right again, and wait until a trial that was there takes a step."""
+    """Cause the fault, repair the damage, and wait until a trial that it hit takes a step."""
     machines, before = run.machines, time.monotonic()
     if kind == "spot notice":
         drain(machines, node)
@@ -151,7 +152,7 @@ def strike(kind: str, node: Node, run: Run, steps: Steps, began: float) -> Fault
 
 
 def _apply(kind: str, node: Node, run: Run) -> tuple[float, str, Callable[[], None]]:
-    """(when it happened, what the trial must go on without, what to do when it did)."""
+    """(time of the fault, where the trial can no longer go on, what repairs the damage afterwards)."""
     machines = run.machines
     now = time.monotonic()
     if kind == "node killed":
@@ -185,7 +186,7 @@ def _apply(kind: str, node: Node, run: Run) -> tuple[float, str, Callable[[], No
 
 
 def drain(machines: Machines, node: Node) -> None:
-    """Ray's own word that a machine will be taken away."""
+    """Tell Ray that a machine will be taken away."""
     about = "print(next(n['NodeID'] for n in ray.nodes() if n['NodeManagerAddress'] == sys.argv[1] and n['Alive']))"
     name = machines.ask(about, node.address).strip()
     words = [str(BIN / "ray"), "drain-node", "--address", machines.address, "--node-id", name]
@@ -195,7 +196,7 @@ def drain(machines: Machines, node: Node) -> None:
 
 
 def strike_all(run: Run, steps: Steps, faults: int, trials: int, rng: random.Random) -> list[Fault]:
-    """The faults, spread over the study by its progress; each at a node that trains something."""
+    """The faults, spread evenly over the study's progress, each on a node where a trial trains."""
     kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=faults)
     began, found = time.monotonic(), []
     for number, kind in enumerate(kinds):
@@ -216,7 +217,7 @@ def strike_all(run: Run, steps: Steps, faults: int, trials: int, rng: random.Ran
 
 
 def compare(whole: Path, torn: Path) -> dict[str, int]:
-    """How many score rows of the torn run are lost, twice there, too many or different."""
+    """How many score rows of the run with faults are lost, duplicated, extra or different."""
     import pyarrow.parquet as pq
 
     def files(out: Path) -> dict[str, Any]:
@@ -259,7 +260,7 @@ def main() -> int:
         shared = folder / "shared"
         (shared / "site").mkdir(parents=True)
         study = write_study(shared, trials, args.steps)
-        path = os.pathsep.join(str(p) for p in (shared / "site", ROOT, ROOT / "tests"))
+        path = os.pathsep.join(str(p) for p in (shared / "site", ROOT, ROOT / "tests" / "support"))
         with Machines(folder, shared, env={"PYTHONPATH": path}) as machines:
             steps = Steps(machines.gateway)
             (shared / "site" / "sitecustomize.py").write_text(listening_code(steps))

@@ -1,17 +1,18 @@
-"""What 2,000 trials cost the driver, and the tables of their 10 million score rows.
+"""The cost of 2,000 trials for the driver, and of the tables of their 10 million score rows.
 
     python benchmarks/scale.py [--json FILE] [--quick] [--trials N] [--nodes N] [--slots N]
 
-Trials do no work, but each rung writes real score rows into a real run folder, through our own scheduler, progress
-and live table; TensorBoard's files, which hosts write, are left out on both sides. Ours has what a run sets for Tune
-(its own state on disk is not renewed), the peer Tune's defaults. The peer is Ray Tune with its own
-ASHA: as many trials, on the same cluster, that write the same rows. Figures: processor seconds of the driver process
-(all of its threads, Ray's too) for each reported rung, which is one decision; its memory while the sweep goes on;
-decisions per second; the rule alone, without Ray; and, in a process of its own, the tables.
+Trials do not train, but each rung writes real score rows into a real run folder, through Steadytune's scheduler,
+progress and live table. The comparison is Ray Tune with its own ASHA: as many trials, on the same cluster, that write
+the same rows. TensorBoard's files, which hosts write, are left out on both sides. Steadytune's side has the settings
+for Tune that every run has (so Tune does not write its state to disk again and again), and the other side Tune's
+defaults. Measured are the processor seconds of the driver process (all of its threads, Ray's included) for each
+reported rung, which is one decision; its memory during the sweep; decisions per second; the promotion rule alone,
+without Ray; and the tables, in a separate process.
 
-The nodes are raylets of this machine (``ray.cluster_utils``), and each trial that runs is a process. 100 nodes with 4
-slots would be more than 400 processes, so the default is 3 nodes with 4 slots: as many trials wait at their rungs or
-for a place as on 100 nodes, fewer run at a time.
+The nodes are raylets on this machine (``ray.cluster_utils``), and each trial that runs is a process. 100 nodes with 4
+slots would need more than 400 processes, so the default is 3 nodes with 4 slots. Then as many trials wait at their
+rungs or for a place as on 100 nodes, but fewer run at a time.
 """
 
 from __future__ import annotations
@@ -53,21 +54,21 @@ from trainer.measure.rung import RungReport  # noqa: E402
 from trainer.store import SCORES, Store  # noqa: E402
 
 EMBEDDED = ROOT / "sweeps" / "embedded"
-GRIDS = {"dev": (10, 100), "test": (20, 200)}  # prompts, rows: 5,000 score rows of each trial are tabled
+GRIDS = {"dev": (10, 100), "test": (20, 200)}  # prompts, rows: 5,000 score rows of each trial are in the tables
 STEPS, SHARES = 100, (0.25, 0.5, 1.0)
 NAMES = ("no", "yes")
 
 
 @dataclass(frozen=True)
 class NoWork(Fleet):
-    """A fleet without hosts: score rows appear at once."""
+    """A fleet without hosts, which makes score rows at once."""
 
     def _advance(self, trial: Any, rung: int, pool: str) -> None:
         write_rows(Store.open(self.store_uri), trial.id, rung, pool, trial.to_json())
 
 
 def write_rows(store: Store, trial_id: str, rung: int, pool: str, trial: Mapping[str, Any]) -> None:
-    """Answers of a trial whose skill its id decides and its steps improve; prompts and rows differ in difficulty."""
+    """Answers of a trial: its skill depends on id and steps, and prompts and rows differ in difficulty."""
     p, r = GRIDS[pool]
     common = np.random.default_rng([p, r])
     easy = common.normal(0, 0.5, (p, 1)) + common.normal(0, 1.0, (1, r))
@@ -103,7 +104,7 @@ def write_rows(store: Store, trial_id: str, rung: int, pool: str, trial: Mapping
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one sweep: reports (decisions), seconds, processor seconds of the driver, its memory over time."""
+    """Measured in one sweep: reports (decisions), seconds, the driver's processor seconds, its memory over time."""
 
     reports: int
     wall: float
@@ -116,7 +117,7 @@ class Cost:
 
 
 class Meter:
-    """Counts reports and looks at the driver's memory every second."""
+    """Counts reports and reads the driver's memory every second."""
 
     def __init__(self) -> None:
         self.reports = 0
@@ -142,7 +143,7 @@ class Meter:
 
 
 def resident_mb() -> float:
-    """Of this process, without what it shares with files and other processes (Ray's objects)."""
+    """MB of this process, without memory that it shares with files and other processes (Ray's objects)."""
     resident, shared = (int(x) for x in Path("/proc/self/statm").read_text().split()[1:3])
     return (resident - shared) * os.sysconf("SC_PAGESIZE") / 2**20
 
@@ -179,7 +180,7 @@ def study_of(n: int, folder: Path) -> Any:
 
 
 def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
-    """The sweep, and the seconds it takes to have all of its trials scored on the test pool."""
+    """The sweep, and the seconds that scoring all of its trials on the test pool takes."""
     from sweeps.driver.progress import Progress
     from sweeps.driver.session import quiet, setup_of
     from sweeps.driver.test_pool import score_test_pool
@@ -271,7 +272,7 @@ def peer(n: int, folder: Path, slots: int) -> Cost:
 
 
 def rule(n: int) -> float:
-    """Decisions per second of the promotion rule by itself."""
+    """Decisions per second of the promotion rule alone."""
     from sweeps.schedule.asha import Rungs
 
     rng = np.random.default_rng(0)
@@ -310,7 +311,7 @@ print(json.dumps([wall, used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def tables(folder: Path) -> tuple[float, float, float]:
-    """(seconds, processor seconds, MB at most) for all tables of the run folder, in a process of its own."""
+    """(seconds, processor seconds, MB at most) for all tables of the run folder, in a separate process."""
     command = [sys.executable, "-c", TABLES, str(folder / "run"), str(folder / "study.yaml")]
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
@@ -335,7 +336,9 @@ def main() -> None:
         with raylets(nodes):
             mine, tested = ours(n, folder, args.slots)
             say("ours", mine)
-            os.environ.pop("TUNE_GLOBAL_CHECKPOINT_S", None)  # ours is set by `quiet`; the peer has Tune's default
+            os.environ.pop(
+                "TUNE_GLOBAL_CHECKPOINT_S", None
+            )  # `quiet` sets it for Steadytune; the other side has Tune's default
             theirs = peer(n, folder, args.slots)
             say("Ray Tune", theirs)
         found = tables(folder)

@@ -1,5 +1,5 @@
-"""The Ray cluster that a run uses: the one it was submitted to, or a local one for as long as the run lasts; and
-the token that opens it."""
+"""The connection of a run to Ray: to the cluster it was submitted to, or to a local one that lasts as long as the run;
+and the token that Ray asks for."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 
 from trainer.errors import UserError
 
-TOKEN_FILE = os.path.join("~", ".ray", "auth_token")  # where Ray looks last
+TOKEN_FILE = os.path.join("~", ".ray", "auth_token")  # the last place where Ray looks
 
 
 class ConnectError(UserError):
-    """The cluster does not let this process in."""
+    """The cluster refuses this process, or cannot be reached."""
 
 
 def token_source() -> str:
-    """Where Ray takes the cluster's token from, in its own order; "" where there is none."""
+    """Where Ray finds the cluster's token, in the order in which Ray looks; "" if there is none."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "RAY_AUTH_TOKEN"
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if named:
-        if not _holds_text(named):  # Ray would end the process
+        if not _holds_text(named):  # Ray itself would end the process
             raise ConnectError(
                 f'RAY_AUTH_TOKEN_PATH = "{named}" is no file with a token that can be read. Write the token there'
             )
@@ -46,14 +46,15 @@ def _holds_text(path: str) -> bool:
 
 
 def set_auth_mode() -> None:
-    """Say RAY_AUTH_MODE outright, before Ray is imported: where it is not set, Ray takes it as disabled in some
-    commands and as token in others, and half a cluster refuses the other half."""
+    """Set RAY_AUTH_MODE if it is not set; to be called before Ray is imported. Without it some of Ray's commands use a
+    token and others do not, and the parts of one cluster refuse each other."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if token_source() else "disabled"
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """What a signal raised; Ray's compiled code wraps it where it came while that waited."""
+    """What a signal handler raised. If the signal comes while Ray's compiled code waits, Ray wraps it in
+    SystemError."""
     while isinstance(error, SystemError) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -61,14 +62,14 @@ def unwrapped(error: BaseException) -> BaseException:
 
 @contextmanager
 def connected(cpus: float, gpus: int = 0) -> Iterator[None]:
-    """RAY_ADDRESS names a cluster (``ray job submit`` sets it); without it a local one starts, without
-    dashboard, under a token that is made for it and dies with it: Ray's own ports listen on every interface, and
-    answer to who has the token. A connection that exists already is used and left alone. ``cpus`` and ``gpus`` of
-    one host: a local Ray gets no node beside its own, so what this machine lacks is refused; a cluster may yet grow.
-    Raises ``UserError``."""
+    """Connected to the cluster that RAY_ADDRESS names (``ray job submit`` sets it), or else to a local Ray, which is
+    started without a dashboard and under a token made for it alone: Ray's ports listen on every interface, and only the
+    token protects them. If this process is connected already, that connection is used and kept. ``cpus`` and ``gpus``
+    are those of one host. A local Ray never gets another node, so GPUs that this machine lacks are refused; a cluster
+    may still grow. Raises ``UserError``."""
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local" and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        # Ray reads these when it is first imported, and not again
+        # Ray reads these only when it is first imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     set_auth_mode()
     import ray
@@ -77,7 +78,7 @@ def connected(cpus: float, gpus: int = 0) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Workers must find these packages also where they run from a checkout that is not installed.
+    # Workers must find these packages also if they run from a checkout that is not installed.
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     local: dict[str, Any] = (
@@ -90,10 +91,10 @@ def connected(cpus: float, gpus: int = 0) -> Iterator[None]:
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=env or None, **local)
     except (ray.exceptions.AuthenticationError, ConnectionError) as error:
-        # Ray says the second where the cluster is not there, and at times where it refuses the token as well
+        # Ray raises ConnectionError if the cluster is not there, and sometimes also if it refuses the token
         raise ConnectError(_refused(address, isinstance(error, ConnectionError))) from None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place, which ends the process without a word
+        signal.signal(signal.SIGTERM, stop)  # Ray sets a handler that ends the process without a message
     try:
         if address == "local" and gpus and not ray.cluster_resources().get("GPU"):
             raise UserError(
@@ -110,7 +111,7 @@ def _refused(address: str, silent: bool) -> str:
     start = f"the cluster at {address} " + ("cannot be reached, or " if silent else "")
     if os.environ.get("RAY_AUTH_MODE") != "token" or not where:
         return (
-            f"{start}lets nobody in without its token. Set RAY_AUTH_MODE=token and put the token into RAY_AUTH_TOKEN "
-            f"or {TOKEN_FILE}"
+            f"{start}accepts no request without its token. Set RAY_AUTH_MODE=token and put the token into "
+            f"RAY_AUTH_TOKEN or {TOKEN_FILE}"
         )
-    return f"{start}refuses the token from {where}: it is another cluster's. Give this one's there"
+    return f"{start}refuses the token from {where}: it belongs to another cluster. Put the token of this one there"

@@ -1,4 +1,4 @@
-"""What a trial asks of Ray: its share of an accelerator, so that a host's slots fill exactly one, or a whole gang."""
+"""The resources that a trial asks Ray for: a slot's share of an accelerator, or those of a whole gang."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one host: ``slots`` trials share ``cpus`` CPUs and ``gpus`` (0 or 1) GPUs. ``workers`` > 1: one trial takes
-    so many times all of that."""
+    """The resources of one host: ``slots`` trials share ``cpus`` CPUs and ``gpus`` (0 or 1) GPUs. With ``workers`` > 1,
+    one trial takes that many times the whole."""
 
     slots: int = 1
     cpus: float = 1.0
@@ -19,13 +19,14 @@ class Resources:
     workers: int = 1
 
     def share(self) -> dict[str, float]:
-        """One trial's part, in Ray's names. Rounded down to Ray's resolution, so that all slots always fit."""
+        """One trial's part, by Ray's names. Rounded down to the precision that Ray counts with, so that all slots
+        fit."""
         parts = {"CPU": self.cpus / self.slots, "GPU": self.gpus / self.slots}
         return {name: max(1, int(part * 10_000)) / 10_000 for name, part in parts.items() if part}
 
     def lacking(self) -> str:
-        """What keeps a trial from the cluster as it is now: no node that could take it, or too little for all of its
-        gang; "" where it could run. An autoscaler may bring what is missing."""
+        """Why no trial can run on the cluster as it is now (no node is large enough, or there is too little for a whole
+        gang); "" if one can. An autoscaler may still add what is missing."""
         import ray
 
         share, have = self.share(), ray.cluster_resources()
@@ -46,8 +47,8 @@ class Resources:
 
     @contextmanager
     def for_tasks(self) -> Iterator[dict[str, Any]]:
-        """Options of Ray tasks that do a trial's work outside Tune. Tasks of gangs run one after another, in one
-        placement group that lives as long as the context."""
+        """Options for Ray tasks that do the work of a trial outside Tune. The tasks of gangs run one after another, in
+        one placement group that lasts as long as the context."""
         share = self.share()
         if self.workers == 1:
             yield {"num_cpus": share.get("CPU", 0), "num_gpus": share.get("GPU", 0)}

@@ -2,11 +2,11 @@
 # sbatch ray_configs/slurm.sh
 #
 # A study on Slurm: a Ray cluster over the nodes of one job, which runs the study and ends. Submit it again to resume.
-# `steadytune cluster render STUDY --provider slurm` writes this file sized for one study.
+# `steadytune cluster render STUDY --provider slurm` writes this file with the nodes for one study.
 # Change: STUDY, RUN_FOLDER (on a file system that every node mounts), ENVIRONMENT, partition and account, nodes and GPUs.
 # Before: python3.11 -m venv ~/steadytune-env && ~/steadytune-env/bin/pip install -c constraints.txt torch==2.13.0 .
-# Costs: nodes x hours x what your centre charges, whether or not trials fill them: Slurm's nodes do not come and go with the
-# trials, so ask for as many as keep busy. --requeue starts the job again when a node fails.
+# Costs: nodes x hours x what your centre charges, also for idle nodes: their number does not follow the trials, so ask for no
+# more than the study keeps busy. --requeue starts the job again when a node fails.
 #SBATCH --job-name=steadytune
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -16,7 +16,7 @@
 #SBATCH --requeue
 #SBATCH --exclusive
 #SBATCH --output=steadytune-%j.log
-# --exclusive: at its end `ray symmetric-run` stops every Ray process of yours on the nodes, also of other jobs.
+# --exclusive: at its end `ray symmetric-run` stops all your Ray processes on the nodes, also those of other jobs.
 ##SBATCH --partition=CHANGE-ME
 ##SBATCH --account=CHANGE-ME
 set -euo pipefail
@@ -27,7 +27,7 @@ ENVIRONMENT="$HOME/steadytune-env"
 
 source "$ENVIRONMENT/bin/activate"
 
-# A token for this job alone, in a file that only you can read; it is removed with the job. It never stands on a command line.
+# A token for this job alone, in a file that only you can read and that is deleted at its end. It is on no command line.
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="$HOME/.steadytune/token-$SLURM_JOB_ID"
 mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")"

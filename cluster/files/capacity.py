@@ -14,7 +14,7 @@ from cluster.resources import Resources
 
 @dataclass(frozen=True)
 class Need:
-    """A study as a cluster sees it. ``cpus`` and ``gpus`` are those of one host, or of one worker of a gang."""
+    """What a study needs of a cluster. ``cpus`` and ``gpus`` are those of one host, or of one worker of a gang."""
 
     name: str
     trials: int
@@ -24,11 +24,11 @@ class Need:
     workers: int = 1
     zero: int = 0
     offload: bool = False
-    gpu_bytes: float | None = None  # of one GPU, where it was estimated
+    gpu_bytes: float | None = None  # memory that one GPU must have, if it was estimated
 
     @property
     def hosts(self) -> int:
-        """Hosts (or workers of gangs) that keep every trial running at once."""
+        """Hosts (or workers of gangs) with which all trials run at once."""
         return self.trials * self.workers if self.workers > 1 else math.ceil(self.trials / self.slots)
 
     @property
@@ -43,29 +43,29 @@ class Need:
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """One node type or worker group."""
+    """One node type of a ``ray up`` file, worker group of KubeRay, or kind of node of a Slurm job."""
 
     name: str
-    key: KeyPath  # where the file describes it
-    count: int  # at most
+    key: KeyPath  # where it stands in the file
+    count: int  # nodes, at most
     cpus: float
     gpus: float
     gpu_gib: float | None = None
     spot: bool = False
 
     def places(self, need: Need) -> int:
-        """Trials (or workers of gangs) that fit on one node."""
+        """How many trials (or workers of gangs) fit on one node."""
         share = need.share
         cpu = math.floor(self.cpus / share["CPU"] + 1e-6)
         return min(cpu, math.floor(self.gpus / share["GPU"] + 1e-6)) if need.gpus else cpu
 
     def full(self, need: Need) -> int:
-        """What would fit if CPUs did not run out first."""
+        """How many would fit if CPUs were no limit."""
         return math.floor(self.gpus) * need.slots if need.gpus else self.places(need)
 
 
 def places(nodes: Sequence[NodeGroup], need: Need, at_most: int) -> int:
-    """Trials (or workers) that run at once on ``at_most`` nodes of these types."""
+    """How many trials (or workers) run at once on ``at_most`` nodes of these types."""
     left, total = at_most, 0
     for node in sorted(nodes, key=lambda n: -n.places(need)):
         used = min(left, node.count)
@@ -76,7 +76,7 @@ def places(nodes: Sequence[NodeGroup], need: Need, at_most: int) -> int:
 def check_capacity(
     findings: FileFindings, nodes: Sequence[NodeGroup], need: Need, at_most: int, limit: KeyPath
 ) -> None:
-    """``limit``: the key that bounds the number of nodes."""
+    """Compare the nodes with the study. ``limit``: the key in the file that limits the number of nodes."""
     asked = " and ".join(f"{amount:g} {name}" for name, amount in sorted(need.share.items(), reverse=True))
     who = f"study {need.name}"
     if need.gpus and not any(n.gpus >= need.share["GPU"] for n in nodes):
@@ -118,7 +118,7 @@ def check_capacity(
         findings.warn(
             limit,
             f"is below the need of {who}: {total} of its {need.trials} trials run at once, the others wait",
-            f"All at once take {nodes_needed} nodes; fewer are right where time matters less than the largest bill.",
+            f"To run all at once takes {nodes_needed} nodes. Fewer nodes take longer, and cost less at a time.",
         )
 
 
@@ -139,6 +139,6 @@ def _one_type(findings: FileFindings, node: NodeGroup, need: Need, who: str) -> 
     if node.spot and need.workers > 1:
         findings.warn(
             node.key,
-            f"is spot, and {who} trains in gangs of {need.workers}: one lost node ends the work of all its workers",
+            f"is spot, and {who} trains in gangs of {need.workers}: one lost node stops all workers of a gang",
             "Take on-demand nodes for gangs.",
         )

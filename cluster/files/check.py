@@ -1,4 +1,4 @@
-"""``steadytune cluster check``: what kind of cluster file it is, and what is wrong with it, before anything is paid."""
+"""``steadytune cluster check``: recognise the kind of a cluster file, and find its mistakes before it costs money."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class CheckError(UserError):
 
 
 def check_file(file: str, need: Need | None = None, crds: Mapping[Kind, Any] | None = None) -> FileFindings:
-    """What is wrong with ``file``. ``need``: of the study that shall run there. ``crds``: validators of KubeRay's
-    kinds; None asks the cluster that kubectl is set up for. CheckError where there is no such file."""
+    """The findings for ``file``. ``need``: that of the study to run there. ``crds``: validators of KubeRay's kinds;
+    None asks the cluster that kubectl is set up for. Raises CheckError if there is no such file."""
     path = Path(file)
     if not path.is_file():
         raise CheckError(f'FILE = "{file}" does not exist.{_beside(path)}')
@@ -85,7 +85,9 @@ def _yaml(findings: FileFindings, text: str, need: Need | None, crds: Mapping[Ki
         _manifests(findings, loaded, need, crds)
     elif "model" in first and "task" in first:
         findings.error(
-            "", "is a study, not a cluster", f"Write --study {findings.file}, and steadytune check for itself."
+            "",
+            "is a study, not a cluster",
+            f"Give it as --study {findings.file}; to check the study itself use `steadytune check`.",
         )
     elif "provider" in first or "available_node_types" in first or "cluster_name" in first:
         check_ray_up(findings, first, need)

@@ -1,5 +1,5 @@
-"""KubeRay's own schema, from its custom resource definitions, made strict: a key that it does not know is an error, as
-with ``kubectl --validate=strict``. Kubernetes drops unknown keys without a word, so a misspelt one has no effect.
+"""KubeRay's schema, taken from its custom resource definitions (CRDs) and made strict: an unknown key is an error, as
+with ``kubectl --validate=strict``. Kubernetes itself drops unknown keys silently, so a misspelt key has no effect.
 CEL rules (``x-kubernetes-validations``) are not evaluated.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from cluster.files.finding import FileFindings
-from cluster.files.key_path import KeyPath
-from trainer.errors import UserError, nearest
+from cluster.files.schema_error import add_schema_error
+from trainer.errors import UserError
 
 Kind = tuple[str, str]  # apiVersion and kind
 PLURALS = {"RayCluster": "rayclusters", "RayJob": "rayjobs"}
@@ -24,7 +24,7 @@ _NUMBERS = ("int32", "int64", "double", "float", "byte")
 
 
 class CrdError(UserError):
-    """A file that was named with --crd and is no custom resource definition of KubeRay."""
+    """A file given with --crd is no custom resource definition of KubeRay."""
 
 
 def from_files(files: Sequence[str]) -> dict[Kind, Any]:
@@ -51,7 +51,7 @@ def from_files(files: Sequence[str]) -> dict[Kind, Any]:
 
 
 def from_cluster(kinds: Sequence[str]) -> tuple[dict[Kind, Any], str]:
-    """The validators of the cluster that kubectl is set up for, and, where there are none, why not."""
+    """The validators from the cluster that kubectl is set up for, or the reason why there are none."""
     if shutil.which("kubectl") is None:
         return {}, "kubectl is not installed"
     names = [f"{PLURALS[kind]}.ray.io" for kind in sorted(set(kinds)) if kind in PLURALS]
@@ -71,27 +71,9 @@ def from_cluster(kinds: Sequence[str]) -> tuple[dict[Kind, Any], str]:
 
 
 def check_schema(findings: FileFindings, document: Mapping[str, Any], validator: Any) -> None:
-    """Every deviation from the CRD, with the nearest key that it knows."""
+    """Every deviation from the CRD; for an unknown key also the nearest known one."""
     for error in sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path]):
-        path: KeyPath = tuple(error.absolute_path)
-        if error.validator == "additionalProperties":
-            known = list(error.schema.get("properties", {}))
-            for key in error.instance:
-                if key not in known:
-                    findings.error((*path, str(key)), f"is not a known key.{nearest(str(key), known)}")
-        elif error.validator == "required":
-            for key in error.validator_value:
-                if key not in error.instance:
-                    findings.error((*path, key), "is missing: the CRD requires it")
-        elif error.validator == "enum":
-            known = [str(v) for v in error.validator_value]
-            findings.error(path, f"is not known.{nearest(str(error.instance), known)}", value=error.instance)
-        elif error.validator in ("type", "anyOf"):
-            wanted = error.validator_value if error.validator == "type" else "integer or string"
-            quotes = "Put it in quotes." if wanted == "string" else ""
-            findings.error(path, f"must be of type {wanted}", quotes, error.instance)
-        else:
-            findings.error(path, f"is refused by the CRD: {error.message[:200]}")
+        add_schema_error(findings, error, "the CRD")
 
 
 def _validators(documents: Sequence[Any]) -> dict[Kind, Any]:
@@ -111,7 +93,7 @@ def _validators(documents: Sequence[Any]) -> dict[Kind, Any]:
 
 
 def strict(schema: Any) -> Any:
-    """A structural schema of Kubernetes as JSON Schema that refuses unknown keys."""
+    """A structural schema of Kubernetes as a JSON Schema that refuses unknown keys."""
     if not isinstance(schema, dict):
         return schema
     made = {k: v for k, v in schema.items() if not k.startswith("x-kubernetes-") and k not in ("default", "nullable")}

@@ -31,9 +31,7 @@ def check_dockerfile(findings: FileFindings, text: str) -> None:
         if re.search(r"RAY_AUTH_MODE[= ][\"']?disabled", line):
             findings.warn("ENV RAY_AUTH_MODE", "turns token authentication off", "Write token.")
         if line.upper().startswith("EXPOSE "):
-            findings.warn(
-                "EXPOSE", "is not needed: nothing here is to be reached from outside", "Leave it out.", line[7:]
-            )
+            findings.warn("EXPOSE", "is not needed: no port has to be reached from outside", "Leave it out.", line[7:])
     users = [line.split()[1] for line in lines if line.upper().startswith("USER ")]
     if not users or users[-1] in ("root", "0"):
-        findings.warn("USER", "is root", "Add a user of its own: what a job may do, it may then not do as root.")
+        findings.warn("USER", "is root", "Add a user without root's rights, so that jobs do not have them either.")

@@ -1,4 +1,4 @@
-"""Checks of KubeRay manifests (RayCluster, RayJob, and what stands beside them) that no schema makes."""
+"""Checks of KubeRay manifests (RayCluster, RayJob and the objects beside them) beyond what the schema can check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.files.pods import check_groups, check_head, check_pod, containers_o
 from trainer.errors import nearest
 
 KINDS = ("RayCluster", "RayJob")
-KEYS = {  # of ray.io/v1 as of KubeRay 1.7, for when no CRD is at hand
+KEYS = {  # of ray.io/v1 in KubeRay 1.7, for use without a CRD
     "cluster": (
         "authOptions autoscalerOptions enableInTreeAutoscaling gcsFaultToleranceOptions headGroupSpec "
         "headServiceAnnotations historyServerOptions managedBy networkPolicy rayVersion suspend tlsOptions "
@@ -39,7 +39,7 @@ KEYS = {  # of ray.io/v1 as of KubeRay 1.7, for when no CRD is at hand
 
 
 def check_kuberay(findings: FileFindings, documents: Sequence[dict[str, Any]], need: Need | None, schema: bool) -> None:
-    """``schema``: whether the CRD has been checked, which knows the keys better than we do."""
+    """``schema``: whether the manifests were checked against the CRD, which then decides on unknown keys."""
     start.check_placeholders(findings, list(documents))
     for document in documents:
         start.check_secrets(findings, document)
@@ -84,11 +84,11 @@ def _job(
             (*key, "entrypointNumGpus"), "keeps a GPU for the driver, which computes nothing", "Leave it out.", gpus
         )
     if value_at(spec, "clusterSelector") is not None:
-        return  # a cluster that another file describes
+        return  # the cluster is described in another file
     if spec.get("shutdownAfterJobFinishes") is not True:
         findings.warn(
             (*key, "shutdownAfterJobFinishes"),
-            "is not true: the cluster stays, and is paid, when the study is done",
+            "is not true: the cluster stays, and costs money, after the study has ended",
             "Write shutdownAfterJobFinishes: true.",
         )
     if re.search(r"^\s*(pip|conda|uv)\s*:", str(spec.get("runtimeEnvYAML") or ""), re.MULTILINE):
@@ -173,7 +173,9 @@ def _token(
         )
     elif options is not None and not version:
         findings.error(
-            (*key, "rayVersion"), "is missing: KubeRay turns the token on by it", f"Write {start.local_ray()}."
+            (*key, "rayVersion"),
+            "is missing: without it KubeRay does not turn the token on",
+            f"Write {start.local_ray()}.",
         )
 
 
@@ -213,7 +215,7 @@ def _storage(findings: FileFindings, key: KeyPath, folder: str | None, spec: dic
     groups = [mapping_at(spec, "headGroupSpec"), *[g for g in list_at(spec, "workerGroupSpecs") if isinstance(g, dict)]]
 
     def mounted(path: str) -> bool:
-        """A claim or network volume at the path in every pod."""
+        """Whether every pod mounts a volume claim or network volume at the path."""
         for group in groups:
             volumes = list_at(group, "template", "spec", "volumes")
             shared = [v.get("name") for v in volumes if {"persistentVolumeClaim", "nfs", "csi"} & set(v)]

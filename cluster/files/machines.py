@@ -1,10 +1,10 @@
-"""Machine types and GPUs that the shipped configs name: what they hold. Facts of the providers, November 2026."""
+"""The CPUs, GPUs and memory of the machine types that the shipped configs use. Providers' data, November 2026."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-GPU_MEMORY = {  # GiB that a process can use, as the driver reports them
+GPU_MEMORY = {  # GiB that a process can use, as reported by the driver
     "l4": 22.3,
     "a10g": 22.3,
     "a100": 39.5,
@@ -13,7 +13,7 @@ GPU_MEMORY = {  # GiB that a process can use, as the driver reports them
     "h100": 79.6,
     "h200": 140.4,
 }
-SPARE = 0.9  # of a GPU's memory may be planned with: CUDA's context, fragments, and an estimate that is one
+SPARE = 0.9  # share of a GPU's memory to plan with; the rest is for CUDA's context, fragments and errors of estimates
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ MACHINES = {
 
 
 def gpu_memory(group: str) -> float | None:
-    """GiB of one GPU of a node type or worker group that is named after it: ``l40s``, ``h100-x8``."""
+    """GiB of one GPU of a node type or worker group that is named after its GPU: ``l40s``, ``h100-x8``."""
     return GPU_MEMORY.get(group.rsplit("-x", 1)[0])

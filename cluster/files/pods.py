@@ -1,4 +1,4 @@
-"""Checks of the pods of a KubeRay manifest: the head's, and the worker groups that come and go."""
+"""Checks of the pods of a KubeRay manifest: the head's, and those of the worker groups."""
 
 from __future__ import annotations
 
@@ -72,12 +72,14 @@ def check_head(findings: FileFindings, key: KeyPath, head: dict[str, Any]) -> No
     if value_at(head, "rayStartParams", "num-cpus") not in ("0", 0):
         findings.warn(
             (*key, "rayStartParams", "num-cpus"),
-            "lets the head do trials' work: one that eats its memory takes the whole cluster down",
+            "lets trials run on the head: one that uses up its memory ends the whole cluster",
             'Write num-cpus: "0".',
         )
     if _on_spot(head):
         findings.warn(
-            (*key, "template", "spec"), "puts the head on a spot node: losing it ends the run", "Keep it on demand."
+            (*key, "template", "spec"),
+            "puts the head on a spot node: if that is lost, the run ends",
+            "Keep it on demand.",
         )
     for place in ("serviceType", "headService"):
         kind = head.get(place) if place == "serviceType" else value_at(head, "headService", "spec", "type")
@@ -153,7 +155,7 @@ def _autoscaler(
         if options.get("version") != "v2":
             findings.warn(
                 (*key, "autoscalerOptions", "version"),
-                "is not v2: version 1 ends idle pods less surely and is no longer developed",
+                "is not v2: version 1 ends idle pods less reliably and is no longer developed",
                 "Write version: v2, and restartPolicy: Never in every pod.",
             )
         pods = [((*key, "headGroupSpec"), mapping_at(spec, "headGroupSpec"))]
@@ -179,7 +181,7 @@ def _node(group: dict[str, Any], key: KeyPath, count: int) -> NodeGroup:
 
 
 def _quantity(value: Any) -> float:
-    """Kubernetes' amounts of CPUs and GPUs: 4, "4", "500m"."""
+    """A number of CPUs or GPUs as Kubernetes writes it: 4, "4", "500m"."""
     text = str(value)
     try:
         return float(text[:-1]) / 1000 if text.endswith("m") else float(text)

@@ -1,4 +1,4 @@
-"""Checks of what a ``ray up`` file tells AWS and Google Cloud, which Ray passes on without looking at it."""
+"""Checks of the parts of a ``ray up`` file that Ray passes on to AWS and Google Cloud without checking them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of a ``ray up`` file: Ray's own schema and validator, then what is legal there but wrong for a sweep."""
+"""Checks of a ``ray up`` file: Ray's own schema and validator, then what Ray accepts but is wrong for a sweep."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cluster.files.finding import FileFindings
 from cluster.files.key_path import KeyPath, list_at, mapping_at, value_at
 from cluster.files.machines import MACHINES, gpu_memory
 from cluster.files.provider_checks import check_aws, check_gcp, is_spot
+from cluster.files.schema_error import add_schema_error
 from cluster.ray_private import prepare_ray_up_config
 from trainer.errors import nearest
 
@@ -50,7 +51,7 @@ def check_ray_up(findings: FileFindings, raw: dict[str, Any], need: Need | None)
     elif need is not None:
         findings.note(
             ("provider", "worker_ips"),
-            f"study {need.name} keeps {need.hosts} hosts busy; what these machines hold is not said",
+            f"study {need.name} keeps {need.hosts} hosts busy; the file does not say what these machines have",
         )
 
 
@@ -64,7 +65,7 @@ def prepared(findings: FileFindings, raw: dict[str, Any]) -> dict[str, Any] | No
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return prepare_ray_up_config(copy.deepcopy(raw))
     except jsonschema.ValidationError as error:
-        _schema_error(findings, error)
+        add_schema_error(findings, error, "Ray")
     except (
         click.ClickException,
         ValueError,
@@ -79,26 +80,8 @@ def prepared(findings: FileFindings, raw: dict[str, Any]) -> dict[str, Any] | No
     return None
 
 
-def _schema_error(findings: FileFindings, error: Any) -> None:
-    path: KeyPath = tuple(error.absolute_path)
-    if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        patterns = list(error.schema.get("patternProperties", {}))
-        for key in error.instance:
-            if key not in known and not any(re.search(p, key) for p in patterns):
-                findings.error((*path, key), f"is not a known key.{nearest(str(key), known)}")
-    elif error.validator == "required":
-        missing = [k for k in error.validator_value if k not in error.instance]
-        for key in missing:
-            findings.error((*path, key), "is missing", f"Ray requires {', '.join(error.validator_value)} here.")
-    elif error.validator == "type":
-        findings.error(path, f"must be of type {error.validator_value}", value=error.instance)
-    else:
-        findings.error(path, f"is refused by Ray: {error.message.splitlines()[0]}"[:300])
-
-
 def node_groups(full: dict[str, Any], provider: str) -> list[NodeGroup]:
-    """The worker types that may have nodes at all."""
+    """The worker types that may have nodes at all (``max_workers`` above 0)."""
     groups = []
     for name, kind in full["available_node_types"].items():
         count = min(kind.get("max_workers", 0), full["max_workers"])
@@ -163,13 +146,13 @@ def _head(findings: FileFindings, full: dict[str, Any], many: bool) -> None:
     if many and "--autoscaling-config" not in commands[at]:
         findings.error(
             key,
-            "starts no autoscaler: no worker will ever come",
+            "starts no autoscaler: no worker will ever start",
             "Add --autoscaling-config=~/ray_bootstrap_config.yaml.",
         )
     if many and not re.search(r"--num-cpus[= ]0\b", commands[at]):
         findings.warn(
             key,
-            "lets the head do trials' work: one that eats its memory takes the whole cluster down",
+            "lets trials run on the head: one that uses up its memory ends the whole cluster",
             "Add --num-cpus=0 --num-gpus=0.",
         )
     head = full["available_node_types"][full["head_node_type"]]
@@ -183,7 +166,7 @@ def _head(findings: FileFindings, full: dict[str, Any], many: bool) -> None:
     if is_spot(mapping_at(head, "node_config")):
         findings.warn(
             ("available_node_types", full["head_node_type"], "node_config"),
-            "makes the head a spot machine: losing it ends the run",
+            "makes the head a spot machine: if it is lost, the run ends",
             "Take the spot option out of the head's type; it needs no GPU and costs little.",
         )
 
@@ -251,7 +234,7 @@ def _storage(findings: FileFindings, raw: dict[str, Any], full: dict[str, Any], 
 
 
 def _addresses(findings: FileFindings, full: dict[str, Any]) -> None:
-    """Machines of one's own."""
+    """The addresses of the user's own machines."""
     listed = [str(a) for a in list_at(full, "provider", "worker_ips") if "CHANGE-ME" not in str(a)]
     for address in sorted({a for a in listed if listed.count(a) > 1}):
         findings.error(("provider", "worker_ips"), f"names {address} twice", "A machine joins once, with all its GPUs.")

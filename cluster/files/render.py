@@ -1,7 +1,7 @@
-"""``steadytune cluster render``: a shipped config, cut to what one study needs.
+"""``steadytune cluster render``: write a shipped cluster file with the machines that one study needs.
 
-The files in ``ray_configs/`` are the only source: their text is edited value by value, so that comments stay and a new
-machine type there can be chosen here.
+The files in ``ray_configs/`` are the only source. Single values in them are changed, so their comments stay, and a
+machine type that is added there can be chosen here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cluster.files.finding import PLACEHOLDER, FileFindings
 from cluster.files.machines import SPARE
 from cluster.files.pods import pod_groups
 from cluster.files.ray_up import node_groups, prepared
-from cluster.files.yaml_text import dump_with_comments, in_one_line, load_with_comments, yaml_documents
+from cluster.files.yaml_text import dump_with_comments, flow_mapping, load_with_comments, yaml_documents
 from trainer.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ray_configs"  # beside the packages, in a checkout and installed
@@ -33,32 +33,30 @@ PROVIDERS = {
 
 
 class ClusterFileError(UserError):
-    """No shipped config can hold the study, or a choice that is not offered."""
+    """No shipped file fits the study, or there is no such choice."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user decides. None leaves it to the study."""
+    """What the user decides. None: it follows from the study."""
 
-    study: str  # the file or name, as it was given
-    out: str  # the file's name, for its comments
-    hosts: int | None = None  # at most so many (workers, where trials are gangs)
+    study: str  # the file or name, as given on the command line
+    out: str  # the name of the file to write, for its comments
+    hosts: int | None = None  # at most this many (workers, if trials are gangs)
     gpu: str | None = None
     spot: bool | None = None
     run_folder: str | None = None
     image: str | None = None
-    overrides: Sequence[str] = ()  # key=value that the study is run with
+    overrides: Sequence[str] = ()  # key=value, with which the study is run
 
     @property
     def words(self) -> str:
-        """The overrides as they stand after the study on a command line."""
+        """The overrides as a command line has them after the study."""
         return "".join(f" {shlex.quote(o)}" for o in self.overrides)
 
 
 def render_cluster_file(provider: str, need: Need, choices: Choices) -> tuple[str, str]:
-    """The file's text, and one line on how it was sized. ClusterFileError where nothing fits."""
-    if provider not in PROVIDERS:
-        raise ClusterFileError(f'--provider = "{provider}" is not known.{nearest(provider, PROVIDERS)}')
+    """The text of the file, and one line on its machines. Raises ClusterFileError if nothing fits."""
     source = PROVIDERS[provider]
     text = (CONFIGS / source).read_text()
     make = {"aws": _ray_up, "gcp": _ray_up, "kuberay": _kuberay, "slurm": _slurm, "local": _local}[provider]
@@ -76,8 +74,8 @@ def render_cluster_file(provider: str, need: Need, choices: Choices) -> tuple[st
 
 
 def cheapest_group(nodes: Sequence[NodeGroup], need: Need, gpu: str | None) -> tuple[NodeGroup, int]:
-    """The cheapest node type that holds the study (the shipped files list them from cheap to dear), and how many of
-    it keep every trial running."""
+    """The cheapest node type that the study fits on (the shipped files list them from cheap to expensive), and how many
+    such nodes run all trials at once."""
     if not need.gpus:
         fitting = [n for n in nodes if not n.gpus and n.places(need)]
         if not fitting:
@@ -105,7 +103,7 @@ def cheapest_group(nodes: Sequence[NodeGroup], need: Need, gpu: str | None) -> t
             f"Run it with resources.cpus={math.floor(most_cpus)}"
         )
     whole = [n for n in filled if n.gpus >= need.workers]
-    if not whole:  # a gang over several nodes: the largest ones
+    if not whole:  # a gang spans several nodes: take the largest
         whole = [max(filled, key=lambda n: n.gpus)]
     node = min(whole, key=lambda n: n.gpus)  # the first of the smallest, so the cheapest
     if node.gpus >= need.workers:
@@ -165,9 +163,9 @@ def _ray_up(provider: str, text: str, need: Need, choices: Choices) -> tuple[str
 def _set_price(provider: str, machine: Any, spot: bool) -> None:
     if provider == "gcp":
         model = {"provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"} if spot else {}
-        machine["scheduling"] = in_one_line({"onHostMaintenance": "TERMINATE", **model})
+        machine["scheduling"] = flow_mapping({"onHostMaintenance": "TERMINATE", **model})
     elif spot:
-        machine["InstanceMarketOptions"] = in_one_line({"MarketType": "spot"})
+        machine["InstanceMarketOptions"] = flow_mapping({"MarketType": "spot"})
     else:
         del machine["InstanceMarketOptions"]
 
@@ -191,10 +189,10 @@ def _kuberay(provider: str, text: str, need: Need, choices: Choices) -> tuple[st
     spot = need.workers == 1 if choices.spot is None else choices.spot
     if spot != node.spot:
         selector = {k: v for k, v in pod["nodeSelector"].items() if "spot" not in k}
-        pod["nodeSelector"] = in_one_line(selector | ({"cloud.google.com/gke-spot": "true"} if spot else {}))
+        pod["nodeSelector"] = flow_mapping(selector | ({"cloud.google.com/gke-spot": "true"} if spot else {}))
     if spot and not node.spot:
         toleration = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-        pod["tolerations"].append(in_one_line(toleration))
+        pod["tolerations"].append(flow_mapping(toleration))
     folder = choices.run_folder or f"gs://{PLACEHOLDER}/steadytune/runs/{need.name}"
     job["spec"]["entrypoint"] = f"steadytune run /study/{study}{choices.words} --out {folder}"
     job["metadata"]["name"] = _name(need)
@@ -210,7 +208,7 @@ def _kuberay(provider: str, text: str, need: Need, choices: Choices) -> tuple[st
 
 
 def _slurm(provider: str, text: str, need: Need, choices: Choices) -> tuple[str, str]:
-    """A centre's nodes are not known here: one GPU a node, and for gangs up to 8."""
+    """The nodes of a Slurm cluster are not known here: assume one GPU a node, and for gangs up to 8."""
     gpus = min(need.workers, 8) if need.gpus else 0
     per_node = gpus or 1
     nodes = need.trials * math.ceil(need.workers / per_node) if need.workers > 1 else need.hosts

@@ -17,7 +17,7 @@ OPTIONS = (
     "mem-per-gpu nice nodelist nodes no-requeue ntasks ntasks-per-node open-mode output partition qos requeue "
     "reservation signal switches threads-per-core time time-min tmp wait wckey"
 )
-REFUSED = ("--head", "--port", "--block", "--node-ip-address")  # symmetric-run gives these to ray start itself
+REFUSED = ("--head", "--port", "--block", "--node-ip-address")  # symmetric-run itself passes these to ray start
 
 
 def check_slurm(findings: FileFindings, text: str, need: Need | None) -> None:
@@ -62,7 +62,7 @@ def check_slurm(findings: FileFindings, text: str, need: Need | None) -> None:
 
 
 def _options(findings: FileFindings, text: str) -> dict[str, str]:
-    """The #SBATCH options; Slurm stops reading them at the first command."""
+    """The #SBATCH options. Slurm stops reading them at the first command."""
     given: dict[str, str] = {}
     past = False
     known = OPTIONS.split()
@@ -140,7 +140,9 @@ def _command(findings: FileFindings, run: str, joined: str) -> None:
 def _token(findings: FileFindings, joined: str) -> None:
     if re.search(r"RAY_AUTH_TOKEN=[\"']?[A-Za-z0-9]{8,}", joined):
         findings.warn(
-            "RAY_AUTH_TOKEN", "stands in the script in plain text", "Make it in the job, in a file of umask 077."
+            "RAY_AUTH_TOKEN",
+            "stands in the script in plain text",
+            "Let the job make it, in a file that only you can read (umask 077).",
         )
     if not re.search(r"export\s+(?:\w+=\S+\s+)*RAY_AUTH_MODE=[\"']?token", joined):
         findings.warn(
@@ -153,7 +155,7 @@ def _token(findings: FileFindings, joined: str) -> None:
 
 
 def _value(text: str, word: str) -> str:
-    """A word of the command, with a variable of the script replaced by its value."""
+    """A word of the command; a variable of the script is replaced by its value."""
     word = word.strip("\"'")
     name = re.fullmatch(r"\$\{?(\w+)\}?", word)
     set_to = re.search(rf"^{name[1]}=(\S+)", text, re.MULTILINE) if name else None

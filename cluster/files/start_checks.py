@@ -1,4 +1,4 @@
-"""Checks that every kind of cluster file shares: Ray's version, how Ray is started, the run folder, secrets."""
+"""Checks for every kind of cluster file: Ray's version, how Ray is started, the run folder, secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from cluster.files.finding import PLACEHOLDER, FileFindings
 from cluster.files.key_path import KeyPath, leaves
 
-TOKEN_SINCE = (2, 52)  # Ray's first release with token authentication
+TOKEN_SINCE = (2, 52)  # the first Ray with token authentication
 _VERSION = re.compile(r"ray[:=/-]+v?(\d+\.\d+\.\d+)")  # rayproject/ray:2.60.0-py311, steadytune:0.1.0-ray2.60.0
 _TAGGED = re.compile(r"ray(\d+\.\d+\.\d+)")
 _OPEN = r"(?:0\.0\.0\.0|::|\*)(?!\d)"
@@ -23,7 +23,7 @@ def local_ray() -> str:
 
 
 def check_ray_version(findings: FileFindings, key: KeyPath | str, version: str) -> None:
-    """Ray refuses to connect different versions; a job's client and server may differ, but were not tested so."""
+    """Nodes of different Ray versions refuse each other. A job's client may have another one: untested."""
     if version != local_ray():
         findings.warn(
             key,
@@ -45,7 +45,7 @@ def check_image(findings: FileFindings, key: KeyPath, image: str) -> None:
     elif "@sha256:" not in image and tag in ("", "latest", "nightly"):
         findings.warn(
             key,
-            "is not pinned: it can be another Ray tomorrow",
+            "is not pinned: tomorrow it can be another Ray",
             f"Write the version: rayproject/ray:{local_ray()}",
             image,
         )
@@ -54,11 +54,11 @@ def check_image(findings: FileFindings, key: KeyPath, image: str) -> None:
 
 
 def check_start(findings: FileFindings, key: KeyPath, command: str, head: bool, token: bool) -> None:
-    """One ``ray start`` command. ``token``: authentication is turned on outside of the command."""
+    """Check one ``ray start`` command. ``token``: whether something outside the command turns authentication on."""
     if re.search(rf"--dashboard-host[= ]['\"]?{_OPEN}", command):
         findings.warn(
             key,
-            "opens the dashboard, which runs any code it is sent, to every network (--dashboard-host=0.0.0.0)",
+            "opens the dashboard, which runs any code that it is sent, to every network (--dashboard-host=0.0.0.0)",
             "Write --dashboard-host=127.0.0.1 and use `ray dashboard FILE` or an SSH tunnel.",
         )
     if re.search(r"RAY_AUTH_MODE=[\"']?disabled", command):
@@ -74,7 +74,7 @@ def check_start(findings: FileFindings, key: KeyPath, command: str, head: bool, 
 
 
 def check_secrets(findings: FileFindings, raw: Any) -> None:
-    """Tokens and keys do not belong in a file that is kept and sent around."""
+    """Find tokens and keys, which do not belong in a file that is stored and passed on."""
     for path, value in leaves(raw):
         last = str(path[-1]) if path else ""
         if isinstance(value, str) and (
@@ -97,7 +97,7 @@ def check_placeholders(findings: FileFindings, raw: Any) -> None:
 def check_run_folder(
     findings: FileFindings, key: KeyPath | str, folder: str | None, nodes: int, mounted: Callable[[str], bool]
 ) -> None:
-    """``mounted``: whether the file shows that every node mounts the disk under a path."""
+    """``mounted`` tells whether, by the file, every node mounts a shared disk at a path."""
     if nodes <= 1:
         return
     if not folder:
@@ -123,7 +123,7 @@ def check_run_folder(
 
 def check_idle(findings: FileFindings, key: KeyPath | str, seconds: float | None, default: str) -> None:
     if seconds is None:
-        findings.warn(key, f"is missing, so {default} counts", "Write it down: idle GPUs are what costs most.")
+        findings.warn(key, f"is missing, so it is {default}", "Write it down: idle GPUs cost the most.")
     elif seconds > 3600:
         findings.warn(
             key,
@@ -131,7 +131,7 @@ def check_idle(findings: FileFindings, key: KeyPath | str, seconds: float | None
             "5 minutes are enough: a new node takes about as long.",
         )
     elif seconds == 0:
-        findings.warn(key, "is 0: nodes are given back between two rungs and started again", "Write 2 to 10 minutes.")
+        findings.warn(key, "is 0: nodes end between two rungs and start again", "Write 2 to 10 minutes.")
 
 
 def first_match(pattern: str, commands: Sequence[str]) -> int | None:

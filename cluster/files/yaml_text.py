@@ -1,4 +1,4 @@
-"""YAML as text: read with the place of every value, and edited without touching the rest, comments included."""
+"""YAML files: read strictly, with the line of each mistake, and changed without losing comments and layout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from trainer.errors import UserError
 
 
 class YamlError(UserError):
-    """A file that is not YAML, or holds a key twice."""
+    """A file is not YAML, or has a key twice."""
 
 
 def yaml_documents(text: str, where: str) -> list[Any]:
-    """The documents of a YAML file, read by YAML 1.1 rules as Ray and kubectl do. YamlError with the line."""
+    """The documents of a YAML file, by the rules of YAML 1.1, as Ray and kubectl read them. Raises YamlError with the
+    line."""
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
         twice = [found for node in nodes if node is not None for found in _duplicates(node, (), set())]
@@ -62,7 +63,7 @@ def dump_with_comments(documents: Sequence[Any]) -> str:
     return written.getvalue()
 
 
-def in_one_line(values: Mapping[str, Any]) -> CommentedMap:
+def flow_mapping(values: Mapping[str, Any]) -> CommentedMap:
     """A mapping that ``dump_with_comments`` writes as ``{a: 1, b: 2}``."""
     made = CommentedMap(values)
     made.fa.set_flow_style()

@@ -1,5 +1,5 @@
-"""Checks of a DeepSpeed configuration. Steadytune reads none: it makes its own from ``resources.zero`` and
-``resources.offload``. The shipped files show what it makes; a file of yours is compared with that."""
+"""Checks of a DeepSpeed configuration. Steadytune reads no such file: it makes its own configuration from
+``resources.zero`` and ``resources.offload``. The shipped files show what it makes; others are compared with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS = (
     "train_micro_batch_size_per_gpu gradient_accumulation_steps managed_gradient_accumulation gradient_clipping "
     "zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer steps_per_print _command"
 )
-ELSEWHERE = {  # what a study says in another place
+ELSEWHERE = {  # keys of DeepSpeed -> the study's keys for the same thing
     "optimizer": "axes.lr and training.weight_decay (AdamW)",
     "scheduler": "training.schedule and training.warmup",
     "bf16": "model.dtype",
@@ -41,7 +41,7 @@ def check_zero(findings: FileFindings, raw: dict[str, Any], need: Need | None) -
         elif key not in OURS.split():
             findings.warn(
                 (key,),
-                f"is nothing that Steadytune sets.{nearest(key, [*OURS.split(), *ELSEWHERE])}",
+                f"is no key that Steadytune sets.{nearest(key, [*OURS.split(), *ELSEWHERE])}",
                 "It reads no DeepSpeed file; set resources.zero and resources.offload in the study.",
             )
     for key in zero:

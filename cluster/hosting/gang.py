@@ -1,9 +1,9 @@
-"""A gang: one trial over W workers, for a model too large for one accelerator.
+"""A gang: the workers that train one trial together, for a model that is too large for one accelerator.
 
-Tune reserves all workers at once, in the trial's own placement group, so nothing waits half-placed and nothing
-leaks (a Ray Train job nested in a Tune trial costs 20 to 30 s a start and can leak its group). Every worker runs the
-same engine code with one slot; rank 0 writes. A worker that dies fails the trial at once: the others, which would
-wait for it in a collective, are ended.
+Tune reserves all workers at once, in the trial's own placement group. So no gang waits with only some of its workers,
+and no placement group outlives its trial. (A Ray Train job nested in a Tune trial takes 20 to 30 s to start and can
+leave its group behind.) Every worker runs the same engine code with one slot; rank 0 writes. If a worker dies, the gang
+ends the others, which would wait for it in a collective, and the trial fails at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainer.work import TrainAndScore
 
 
 class PlaceLostError(UserError):
-    """Where a trial ran is gone. No fault of the trial's: it is tried again elsewhere, and that is not counted."""
+    """The place where a trial ran is lost. The trial is tried again elsewhere; this is not counted as its failure."""
 
 
 class GangError(PlaceLostError):
@@ -32,16 +32,16 @@ class GangError(PlaceLostError):
 
 
 class Worker:
-    """One rank."""
+    """One rank of a gang, an actor."""
 
     def address(self) -> tuple[str, int]:
-        """This worker's address and a port that is free on it."""
+        """This worker's address, and a port that is free there."""
         with socket.socket() as s:
             s.bind(("", 0))
             return ray.util.get_node_ip_address(), s.getsockname()[1]
 
     def join(self, rank: int, world: int, address: tuple[str, int], arguments: tuple[Any, ...]) -> None:
-        """Meet the other ranks and load the base. Each worker sees one device, so its local rank is 0."""
+        """Connect to the other ranks and load the base model. Each worker sees one device, so its local rank is 0."""
         os.environ.update(
             RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world), MASTER_ADDR=address[0], MASTER_PORT=str(address[1])
         )
@@ -50,7 +50,7 @@ class Worker:
         model, setup, assets, store_uri = arguments
         self.store, self.std_weight = Store.open(store_uri), setup.std_weight
         self.runner = Runner(model, setup, ray.get(assets[0]), self.store)
-        if rank == 0:  # its counts are of all ranks together
+        if rank == 0:  # its counts are those of all ranks together
             publish_host(self.runner, "gang")
 
     def advance(self, trial: Trial, rung: int, pool: str) -> None:
@@ -58,12 +58,9 @@ class Worker:
         if pool == "dev" and self.runner.rank == 0:
             chart(self.store, trial, rung, self.std_weight)
 
-    def process(self) -> int:
-        return os.getpid()
-
 
 class Gang:
-    """The workers of the placement group that this process runs in; kept for the next trial in this process."""
+    """The workers in the placement group of this process. The process keeps them for its next trial."""
 
     def __init__(self, workers: int, cpus: float, gpus: int, arguments: tuple[Any, ...]):
         group = ray.util.get_current_placement_group()
@@ -80,7 +77,7 @@ class Gang:
         self._all([w.advance.remote(trial, rung, pool) for w in self.workers])
 
     def _all(self, references: list[Any]) -> list[Any]:
-        """Every result; the first failure ends the gang and is raised."""
+        """All results. At the first failure the gang ends, and the failure is raised."""
         waiting = list(references)
         try:
             while waiting:

@@ -1,10 +1,11 @@
-"""Hosts: one actor per accelerator holds the base model; trials that land on that accelerator share it.
+"""Hosts: one actor per accelerator holds the base model, and the trials on that accelerator share it.
 
-A trial asks Ray for a fraction of an accelerator and is placed like anything else. Where it lands, it asks the
-registry for that place's host. On a machine without GPUs an accelerator is ``resources.cpus`` of its CPUs, so it has as
-many hosts as that goes into them. Hosts take no resources of their own (their trials' fractions pay for them) and
-belong to the registry, which belongs to the driver: when the driver dies, all of them do. The registry stands on the
-driver's node, so that no other node's death takes it along; killed alone, it starts again, and so do the hosts.
+A trial asks Ray for a fraction of an accelerator, and Ray places it like any other task. There it asks the registry
+for the host of that place. On a machine without GPUs, ``resources.cpus`` CPUs count as one accelerator, so the machine
+has several hosts if it has several times as many. A host reserves no resources of its own, since its trials have
+reserved the accelerator. The registry owns the hosts, and the driver owns the registry: when the driver dies, all of
+them end. The registry runs on the driver's node, so that it survives the loss of any other node. If only the registry
+is killed, Ray starts it again, and it starts the hosts again.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, Work
 
 log = logging.getLogger("steadytune")
 
-RETRIES = 3  # a trial goes to a new host this often when its host dies under it
-BLOCK = 5000  # cells of a whole grid that one host scores at a time, so that others may help
+RETRIES = 3  # new hosts that a trial gets, one after another, when its host dies
+BLOCK = 5000  # cells of a whole grid in one block of scoring; other hosts may score other blocks
 IDLE = 60.0  # seconds without a trial after which a host ends
 
 
 @dataclass(frozen=True)
 class Place:
-    """One accelerator of the cluster: a node, and a GPU there, or where there is none ("") a part of its CPUs."""
+    """One accelerator of the cluster: a node and a GPU there, or, with ``gpu`` "", a part of the node's CPUs."""
 
     node: str
     gpu: str
@@ -62,7 +63,7 @@ class Host:
 
     def __init__(self, model: Model, setup: Any, assets: Any, store_uri: str, place: Place):
         if place.gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu  # Ray hides the GPUs from an actor that asked for none
+            os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu  # Ray hides all GPUs from an actor that reserves none
         from trainer.runner import Runner
 
         self._busy, self._since = 0, time.monotonic()
@@ -71,18 +72,18 @@ class Host:
         publish_host(self.runner, place.device)
 
     async def advance(self, trial: Trial, rung: int, pool: str) -> None:
-        """Returns when the score rows of ``trial`` at ``rung`` under ``pool`` are in the run folder, and those of the
-        dev pool in TensorBoard."""
+        """Bring ``trial`` to ``rung`` and score it on ``pool``. When this returns, the score rows are in the run
+        folder, and for the dev pool also the TensorBoard file."""
         await self._do(TrainAndScore(trial, rung, pool))
         await self.chart(trial, rung, pool)
 
     async def train(self, trial: Trial, rung: int, pool: str) -> Any:
-        """Train up to ``rung`` and checkpoint there, for hosts that score ``pool`` in blocks. Training's record; None
-        where its rows are in the run folder after all."""
+        """Train up to ``rung`` and write its checkpoint, so that several hosts can score ``pool`` in blocks. The record
+        of training; None if the score rows are in the run folder already."""
         return await self._do(TrainOnly(trial, rung, pool))
 
     async def score(self, trial: Trial, rung: int, pool: str, block: Block) -> Any:
-        """The score rows of a block, and its seconds."""
+        """The score rows of one block, and the seconds it took."""
         return await self._do(ScoreBlock(trial, rung, pool, block))
 
     async def chart(self, trial: Trial, rung: int, pool: str) -> None:
@@ -96,7 +97,7 @@ class Host:
         try:
             return await asyncio.wrap_future(self.runner.submit(work))
         except Exception as error:
-            if device_lost(error):  # and with it all that comes here; a new process can use it again
+            if device_lost(error):  # every later job would fail as well; a new process can use the device again
                 log.error("this host ends, and another takes its place: %s", error)
                 os._exit(1)
             raise
@@ -104,31 +105,28 @@ class Host:
             self._busy, self._since = self._busy - 1, time.monotonic()
 
     async def idle(self) -> float:
-        """Seconds since it had a trial."""
+        """Seconds since the last trial left; 0 while there is one."""
         return 0.0 if self._busy else time.monotonic() - self._since
 
     async def steps(self) -> int:
         """Optimizer steps taken since this host started, over all trials."""
         return self.runner.steps
 
-    async def process(self) -> int:
-        return os.getpid()
-
 
 class Registry:
-    """Which host serves which place; starts them on demand and anew after a death. Started again after its own death
-    it knows no host, and there is none: they die with it."""
+    """Knows the host of each place, starts hosts on demand, and starts a new one when one has died. After its own death
+    it starts empty: its hosts have ended with it."""
 
     def __init__(self, idle: float) -> None:
         self._hosts: dict[Place, Any] = {}
-        self._seats: dict[str, Place] = {}  # where each trial under way is
-        self._served: set[str] = set()  # ids of hosts that a trial has left: they are up
+        self._seats: dict[str, Place] = {}  # where each trial that is being worked on is
+        self._served: set[str] = set()  # ids of hosts that a trial has left, which shows that they have started
         threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
     def host(self, place: Place, parts: int, trial: str, dead: Any, arguments: tuple[Any, ...]) -> Any:
-        """A host at ``place``, made with the fleet's ``arguments``: of its ``parts`` the one with the fewest trials.
-        ``trial`` counts there until it leaves. ``dead``: the actor id of a host that the caller saw die, so that two
-        callers who saw the same death get the same new host."""
+        """The host for ``trial`` at ``place``: of the place's ``parts``, the one with the fewest trials. The trial is
+        counted there until it calls ``leave``. ``dead``: the actor id of a host that the caller saw die, so that two
+        callers that saw the same death get the same new host. ``arguments``: the fleet's, to start a host with."""
         self.forget(dead)
         self._seats.pop(trial, None)
         busy = Counter(self._seats.values())
@@ -137,10 +135,10 @@ class Registry:
         return self._at(seat, arguments)
 
     def forget(self, dead: Any) -> None:
-        """The next trial at the place of the host with the actor id ``dead`` gets a new one."""
+        """Let the next trial at the place of the host with the actor id ``dead`` get a new host."""
         for known, host in list(self._hosts.items()):
             if actor_id(host) == dead:
-                self._hosts.pop(known, None)  # unless `_retire`, on its thread, came first
+                self._hosts.pop(known, None)  # unless the thread of `_retire` was faster
 
     def leave(self, trial: str) -> None:
         place = self._seats.pop(trial, None)
@@ -148,12 +146,12 @@ class Registry:
             self._served.add(actor_id(self._hosts[place]))
 
     def idle(self) -> list[Any]:
-        """Hosts that are up and have no trial."""
+        """The hosts that have started and have no trial."""
         busy = set(self._seats.values())
         return [h for place, h in list(self._hosts.items()) if place not in busy and actor_id(h) in self._served]
 
     def warm(self, place: Place, parts: int, arguments: tuple[Any, ...]) -> None:
-        """Start hosts that trials will ask for soon."""
+        """Start the hosts that trials will soon ask for."""
         for part in range(parts):
             self._at(replace(place, part=part), arguments)
 
@@ -170,15 +168,16 @@ class Registry:
         return list(self._hosts.values())
 
     def _retire(self, idle: float) -> None:
-        """Ends hosts that have had no trial for ``idle`` seconds: to Ray's autoscaler a node with an actor on it is in
-        use, though the actor asks for nothing. A trial that comes at that very moment sees a death like any other."""
+        """End hosts that have had no trial for ``idle`` seconds, since Ray's autoscaler counts a node with an actor as
+        in use, even if the actor reserves nothing. A trial that asks for the host at that moment sees it die, and gets
+        a new one like after any other death."""
         while True:
             time.sleep(idle / 4)
             for place, host in list(self._hosts.items()):
                 try:
                     if ray.get(host.idle.remote(), timeout=idle / 4) < idle:
                         continue
-                except ray.exceptions.RayError:  # it loads its model, or is dead: then a trial will say so
+                except ray.exceptions.RayError:  # it is loading its model, or it is dead, which its next trial reports
                     continue
                 if self._hosts.get(place) is host:
                     self._hosts.pop(place, None)
@@ -187,7 +186,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What a trial needs to get its work done, wherever it is placed. Travels to every trial process."""
+    """What a trial needs to reach its host, wherever it is placed. Ray sends it to every trial process."""
 
     registry: Any
     store_uri: str
@@ -197,7 +196,7 @@ class Fleet:
 
     @classmethod
     def start(cls, model: Model, setup: Setup, assets: Assets, store: Store, resources: Resources) -> Fleet:
-        """``assets`` goes to the object store once; hosts fetch it from there, not from the driver's disk."""
+        """``assets`` is put into Ray's object store once, and hosts fetch it from there, not from the driver's disk."""
         arguments = (model, setup, [ray.put(assets)], store.uri)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
@@ -206,17 +205,17 @@ class Fleet:
         return cls(registry, store.uri, resources, arguments, grids)
 
     def warm(self, trials: int) -> None:
-        """Load the base model while the processes of the first of ``trials`` start. Only where it is known which
-        accelerators they will get: on one machine without GPUs. Returns when Ray has been asked for the hosts, which
-        take longer to start than those processes and so go before them."""
+        """Start hosts, which load the base model, while the processes of the first of ``trials`` start. This happens
+        only on a single machine without GPUs, where it is known which places the trials will get. Returns once Ray has
+        the request, since hosts take longer to start than trial processes and should come first."""
         if self.resources.workers == 1 and not self.resources.gpus and len(ray.nodes()) == 1:
             place = here()
             parts = min(self._room(place), math.ceil(trials / self.resources.slots))
             ray.get(self.registry.warm.remote(place, parts, self.arguments))
 
     def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
-        """The score rows and record of ``trial`` at ``rung``: from the run folder when they are there, else made
-        now by this place's host; ``replayed`` in the record tells which. Raises what the trial failed with."""
+        """The score rows and the record of ``trial`` at ``rung``: read from the run folder if they are there (the
+        record then says ``replayed``), else made now by this place's host. Raises what the trial failed with."""
         store = Store.open(self.store_uri)
         found = store.read_scores(trial.id, rung, pool)
         if found is not None:
@@ -234,12 +233,12 @@ class Fleet:
         return found
 
     def leave(self) -> None:
-        """Give this process's gang back; for whoever does a single trial's work and will not be asked again."""
+        """End this process's gang, if it has one; for a task that works on a single trial."""
         if _gang is not None:
             _gang.end()
 
     def _advance(self, trial: Trial, rung: int, pool: str) -> None:
-        """With this place's host, and again with the next one where it dies under the trial."""
+        """Let this place's host do it. If the host dies, try again with the next one."""
         prompts, rows = self.grids[pool]
         blocks = min(prompts, prompts * rows // BLOCK) if trial.share_at(rung, pool) == 1 else 1
         place, dead = here(), None
@@ -256,13 +255,13 @@ class Fleet:
                 raise PlaceLostError(f"trial {trial.id}: {place} takes no host any more ({error})") from error
             except RayActorError as error:
                 where = f"trial {trial.id}: its host on {place.device} of node {place.node[:8]}"
-                if error.actor_init_failed:  # most likely it would again, so whoever tries the trial again decides
+                if error.actor_init_failed:  # a new host would most likely fail, too: the trial's own retries decide
                     ray.get(self.registry.forget.remote(actor_id(host)))
                     told = str(error).strip().splitlines()[-1].removeprefix("trainer.errors.UserError: ")
                     raise HostError(f"{where} cannot start: {told}") from error
                 if attempt == RETRIES:
                     raise HostError(f"{where} died {RETRIES + 1} times ({error})") from error
-                # A host that cannot be reached may yet live: a second one would take the accelerator's memory twice.
+                # A host that cannot be reached may still run, and a second one beside it would need the memory twice.
                 dead = None if isinstance(error, ActorUnavailableError) else actor_id(host)
                 time.sleep(0.2 * 2**attempt)
             except RayTaskError as error:
@@ -271,13 +270,13 @@ class Fleet:
                 self.registry.leave.remote(trial.id)
 
     def _together(self, host: Any, trial: Trial, rung: int, pool: str, blocks: int) -> None:
-        """Train on ``host``; then score the grid there and on all hosts that have nothing to do, block by block. The
-        blocks are the same however many take part, so the rows are. Helpers only help: the block of one that dies, or
-        that takes much longer than others, is done by ``host``."""
+        """Train on ``host``, then score the grid block by block, there and on all hosts without a trial. The blocks do
+        not depend on how many hosts take part, so the rows do not either. If a helping host dies, or takes much longer
+        than the others, ``host`` scores its block."""
         record = ray.get(host.train.remote(trial, rung, pool))
         store = Store.open(self.store_uri)
         if store.read_scores(trial.id, rung, pool) is not None:
-            return  # training broke off, or another process was here first
+            return  # training ended in NaN, or another process was faster
         done: dict[int, tuple[pa.Table, float]] = {}
         todo = deque(range(blocks))
         under_way: dict[Any, tuple[Any, int]] = {}
@@ -295,7 +294,7 @@ class Fleet:
             try:
                 answer = ray.get(ready[0])
                 if answer is None:
-                    return  # another process has written the rows meanwhile
+                    return  # another process has written the rows in the meantime
                 done[block] = answer
                 free.append(helper)
             except (RayActorError, RayTaskError):
@@ -309,11 +308,11 @@ class Fleet:
         ray.get(host.chart.remote(trial, rung, pool))
 
     def _parts(self, place: Place) -> int:
-        """How many hosts share the machine of ``place``, on which a trial is."""
+        """How many hosts share the machine of ``place``; at least one, since a trial is there."""
         return 1 if place.gpu else max(1, self._room(place))
 
     def _room(self, place: Place) -> int:
-        """Hosts that go into the CPUs which Ray has at ``place``; a cluster's head may have none."""
+        """How many hosts the CPUs of the node of ``place`` are enough for; Ray may give a cluster's head none."""
         cpus = next((n["Resources"].get("CPU", 0) for n in ray.nodes() if n["NodeID"] == place.node), 0)
         return int(cpus // self.resources.cpus)
 
@@ -325,15 +324,15 @@ class Fleet:
         return _gang
 
 
-_gang: Gang | None = None  # this process's workers, warm for its next trial
+_gang: Gang | None = None  # the gang that this process keeps for its next trial
 
 
 class HostError(UserError):
-    """A host could not do its work."""
+    """A host could not start, kept dying, or left no score rows."""
 
 
 def here() -> Place:
-    """The accelerator that Ray gave this process."""
+    """The accelerator that Ray has given this process."""
     context = ray.get_runtime_context()
     gpus = context.get_accelerator_ids().get("GPU") or [""]
     return Place(context.get_node_id(), str(gpus[0]))

@@ -1,11 +1,11 @@
-"""What a run tells Prometheus, through Ray's own metrics: every node's agent serves them beside Ray's.
+"""The metrics of a run for Prometheus. They go through Ray's own metrics, so each node's agent serves them with Ray's.
 
-Ray adds ``ray_`` in front of each name and ``_total`` behind a counter's, and the labels ``NodeAddress``,
-``WorkerId`` and ``SessionName`` (Ray 2.60; ``exported`` gives the final name). A host publishes what its runner
-counted, the driver what only the scheduler knows. They are for watching: what a process had not told yet when it
-died is missing, and a resumed study counts from 0 again. The run folder has the exact figures.
+Ray puts ``ray_`` in front of each name and ``_total`` behind a counter's name, and adds the labels ``NodeAddress``,
+``WorkerId`` and ``SessionName`` (Ray 2.60). A host publishes its runner's counters, and the driver what only the
+scheduler knows. The metrics are for watching a run, and not exact: what a process had not published when it died is
+missing, and a resumed study counts from 0 again. The run folder has the exact figures.
 
-Nothing here raises. A trial must not fail because a metric could not be recorded, so that is one warning a process.
+Nothing here raises an error: no trial fails because a metric could not be recorded. There is one warning a process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer.store import Store
 
 log = logging.getLogger("steadytune")
 
-EVERY = 5.0  # seconds between two looks at a runner's counters; Ray's agents are told every 10 s by default
+EVERY = 5.0  # seconds between two readings of a runner's counters; Ray sends metrics to its agents every 10 s
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "steadytune_slots": Metric("gauge", "Slots of the host"),
     "steadytune_slots_used": Metric("gauge", "Slots whose trial is being trained or scored"),
-    "steadytune_hosts_started": Metric("counter", "Hosts started, again after a death too"),
+    "steadytune_hosts_started": Metric("counter", "Hosts started, those that replace a dead host included"),
     "steadytune_optimizer_steps": Metric("counter", "Optimizer steps over all trials of the host"),
     "steadytune_trained_tokens": Metric("counter", "Tokens that went through the model in training"),
-    "steadytune_scored_rows": Metric("counter", "Score rows made: a prompt and a row each"),
-    "steadytune_training_seconds": Metric("counter", "Seconds of the accelerator in optimizer steps"),
-    "steadytune_scoring_seconds": Metric("counter", "Seconds of the accelerator in scoring"),
+    "steadytune_scored_rows": Metric("counter", "Score rows made, each of one prompt and one row"),
+    "steadytune_training_seconds": Metric("counter", "Seconds in which the accelerator took optimizer steps"),
+    "steadytune_scoring_seconds": Metric("counter", "Seconds in which the accelerator scored"),
     "steadytune_trials": Metric("gauge", "Trials by state", ("study", "state")),
     "steadytune_cuts": Metric("counter", "Trials stopped by the scheduler", ("study",)),
     "steadytune_retries": Metric("counter", "Trials started again after a failure", ("study",)),
@@ -54,13 +54,8 @@ _COUNTED = {  # counters of a host -> fields of the runner's
 }
 
 
-def exported(name: str) -> str:
-    """The name under which Prometheus finds a metric."""
-    return f"ray_{name}_total" if METRICS[name].kind == "counter" else f"ray_{name}"
-
-
 class Publisher:
-    """Records metrics of one process under ``tags``."""
+    """Records the metrics of one process, with ``tags``."""
 
     def __init__(self, **tags: str):
         self.tags = tags
@@ -68,7 +63,7 @@ class Publisher:
         self._warned = False
 
     def add(self, name: str, value: float) -> None:
-        """Raise a counter by ``value``; 0 and less change nothing."""
+        """Raise a counter by ``value``; a value of 0 or less changes nothing."""
         if value > 0:
             self._record(name, "inc", value, {})
 
@@ -91,11 +86,11 @@ class Publisher:
 
 
 class HostMetrics:
-    """Publishes a runner's counters: at each ``publish``, what was added since the last."""
+    """Publishes a runner's counters: each ``publish`` adds what was counted since the one before."""
 
     def __init__(self, runner: Any, publisher: Publisher):
         self.runner, self.publisher = runner, publisher
-        self._told = dict.fromkeys(_COUNTED, 0.0)
+        self._published = dict.fromkeys(_COUNTED, 0.0)
         publisher.add("steadytune_hosts_started", 1)
 
     def publish(self) -> None:
@@ -103,8 +98,8 @@ class HostMetrics:
         self.publisher.set("steadytune_slots_used", self.runner.busy)
         for name, field in _COUNTED.items():
             now = float(getattr(self.runner.counters, field))
-            self.publisher.add(name, now - self._told[name])
-            self._told[name] = now
+            self.publisher.add(name, now - self._published[name])
+            self._published[name] = now
 
 
 def publish_host(runner: Any, place: str, every: float = EVERY) -> None:
@@ -127,9 +122,9 @@ def _publish_forever(metrics: HostMetrics, every: float) -> None:
 
 
 def study_name(store: Store) -> str:
-    """The study that a run folder holds; the folder's own name where ``study.yaml`` cannot tell."""
+    """The name of the study in a run folder, or the folder's own name if ``study.yaml`` cannot be read."""
     try:
         name = yaml.safe_load(store.read("study.yaml"))["name"]
         return str(name)
-    except Exception:  # no file, no bucket, no YAML, no name: a label is not worth a run
+    except Exception:  # whatever is wrong with the file, a missing label must not end the run
         return store.root.rsplit("/", 1)[-1]

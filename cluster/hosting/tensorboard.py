@@ -1,16 +1,18 @@
-"""What TensorBoard shows of a sweep: a run per trial with scalars, histograms and hparams from its first rung on, and
-the prompts by name.
+"""The TensorBoard files of a sweep: a run per trial, with scalars, histograms and hparams from its first rung on, and
+the wordings of the prompts.
 
-``tensorboard --logdir <run folder>/tensorboard`` reads it. The files are written here, with the ``tensorboard``
-package's own records and messages and without torch or tensorflow, for two reasons: Tune's logger writes hparams only
-when a trial ends, so a sweep that is running shows none; and a resumed sweep would write every point twice.
+Read them with ``tensorboard --logdir <run folder>/tensorboard``. They are written here, with the records and messages
+of the ``tensorboard`` package and without torch or tensorflow, and not by Tune's logger, for two reasons. Tune's logger
+writes hparams only when a trial ends, so a running sweep would show none; and after a resume it would write every point
+again.
 
-A trial's points of one rung go into one file named by trial and rung, written whole through ``Store.write`` by the host
-that scored it: over thousands of trials this would be a third of the driver's work. So the
-run folder may be remote (the upload is that one write), and a rung that is replayed after a resume finds its file and
-is left alone. A rung between two others (the study was run again with other rungs) brings its objective only: the
-later rung's file holds those training steps already. How a trial ended, with its test scores, is one more file, written
-when the sweep is over. TensorBoard reads on from where it was in a file, so none is written with other content.
+Each rung of a trial is one file, named by trial and rung. The host that scored the rung writes it whole, through
+``Store.write``; over thousands of trials this would be a third of the driver's work. So the run folder may be remote
+(the file is uploaded in one write), and when a rung is replayed after a resume, its file is there and nothing is
+written. If a study is run again with other rungs, a rung between two earlier ones brings only its objective, since the
+later rung's file already has those training steps. How a trial ended, with its test scores, is one more file, written
+when the sweep is over. TensorBoard reads a file on from where it stopped, so no file is ever written again with other
+content.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from trainer.trial import Trial, axis_columns
 log = logging.getLogger("steadytune")
 
 FOLDER = "tensorboard"
-# names in a rung record's curve -> names in TensorBoard; the two losses stay apart, their sum changes with PLW
+# names in a rung record's curve -> names in TensorBoard. The two losses are separate: their sum depends on PLW
 CURVE = {
     "completion_loss": "loss/completion",
     "prompt_loss": "loss/prompt",
@@ -54,15 +56,15 @@ _MOST_VALUES = 50  # an axis with more values than this (a random search) is des
 
 
 class Board:
-    """Writes TensorBoard files into ``store``. A file that cannot be written is a warning, never the end of a sweep:
-    everything in it can be read from the score files."""
+    """Writes TensorBoard files into ``store``. A file that cannot be written is a warning and does not end the sweep:
+    all it would hold can be read from the score files."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def study(self, axes: Mapping[str, Iterable[Any] | None], ranges: Mapping[str, tuple[float, float]]) -> None:
-        """Describe the axes and the metrics of the hparams page: an axis by its values or, in ``ranges``, by its ends;
-        one of None is left to TensorBoard."""
+        """Describe the axes and the metrics for the hparams page: an axis by its values or, in ``ranges``, by its ends.
+        For an axis of None, TensorBoard collects the values itself."""
         from tensorboard.plugins.hparams import summary_v2 as hp
 
         domains = {
@@ -75,7 +77,8 @@ class Board:
         self._only("study", _events([(0, 0.0, summary)]))
 
     def prompts(self, pools: Mapping[str, Sequence[Prompt]]) -> None:
-        """List the wordings of every pool (train.<name>, dev, test) by name, on TensorBoard's text page."""
+        """List the prompts of every pool (train.<name>, dev, test), with name and wording, on TensorBoard's text
+        page."""
         from tensorboard.plugins.text.summary_v2 import text_pb
 
         events = [(0, 0.0, text_pb(f"prompts/{pool}", _listed(wordings))) for pool, wordings in pools.items()]
@@ -102,7 +105,7 @@ class Board:
         now = time.time()
         began = now - float(record.get("seconds") or 0.0)
         hparams = {name: _plain(value) for name, value in axes.items()}
-        # in every rung's file: each file can be read alone, and the first report already shows the hparams
+        # in the file of every rung, so that each can be read alone and the first one already shows the hparams
         events = [(0, began, hp.hparams_pb(hparams, trial_id=trial_id, start_time_secs=began))]
         after = rung if any(r > rung for r in others) else max(others, default=0)
         points = _curve_points(record.get("curve") or {}, after)
@@ -126,7 +129,7 @@ class Board:
             self._write(name, _events(events))
 
     def _only(self, what: str, data: bytes) -> None:
-        """Have ``data`` in the one file of its kind. Of two, TensorBoard would believe the older."""
+        """Write ``data`` and delete older files of its kind: of two files, TensorBoard would use the older one."""
         name = f"{what}.{hashlib.sha256(data).hexdigest()[:8]}"
         here = [n for n in self._names(FOLDER) if n.startswith(_PREFIX) and f".{what}" in n]
         if any(n.endswith(name) for n in here):
@@ -151,7 +154,7 @@ class Board:
             return []
 
     def _rungs(self, trial_id: str) -> list[int]:
-        """Rungs of the trial that have a file."""
+        """The rungs of the trial that have a file."""
         names = self._names(f"{FOLDER}/{trial_id}")
         return [int(n.rsplit(".", 1)[1]) for n in names if n.startswith(_PREFIX) and n.rsplit(".", 1)[1].isdigit()]
 
@@ -163,7 +166,7 @@ class Board:
 
 
 def chart(store: Store, trial: Trial, rung: int, std_weight: float) -> None:
-    """Write the event file of one rung whose score rows are there. Never the end of a trial: a warning."""
+    """Write the event file of one rung that has its score rows. An error is a warning and does not end the trial."""
     try:
         found = store.read_scores(trial.id, rung, "dev", COLUMNS)
         if found is None or "nan" in found[1]:
@@ -172,27 +175,27 @@ def chart(store: Store, trial: Trial, rung: int, std_weight: float) -> None:
         scores = read_grid(rows, trial.task.labels, sample=record.get("sample"))
         scored = grid_objective(scores, trial.task.metric, std_weight)
         Board(store).rung(trial.id, axis_columns(trial), record, scored, per_prompt(scores, trial.task.metric))
-    except Exception as error:  # what is only shown must not end a trial
+    except Exception as error:  # a missing chart must not end a trial
         log.warning("TensorBoard, trial %s, rung %d: %s", trial.id, rung, error)
 
 
 def write_ends(store: Store, ends: Iterable[tuple[str, str, int, Objective | None]]) -> None:
-    """How every trial ended: id, status, rung and test result. Side by side, since each is a file of its own."""
+    """Write how each trial ended (id, status, rung, test result), several files at a time."""
     board = Board(store)
     try:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda end: board.end(*end), ends))
-    except Exception as error:  # a chart that cannot be drawn must not end a sweep
+    except Exception as error:  # a missing chart must not end a sweep
         log.warning("TensorBoard: %s. The sweep goes on", error)
 
 
 def _name(rung: int) -> str:
-    """Padded, so that the order of names is the order of steps: TensorBoard reads a run's files in that order."""
+    """With the step padded by zeros: TensorBoard reads a run's files in the order of their names."""
     return f"{_PREFIX}{rung:010d}.{rung}"
 
 
 def _curve_points(curve: Mapping[str, Sequence[Any]], after: int) -> list[tuple[int, dict[str, float]]]:
-    """(step, tag -> value) of the curve's steps beyond ``after``; a value that is missing (null) is left out."""
+    """(step, tag -> value) of the curve's steps beyond ``after``; missing values (null) are left out."""
     points = []
     for i, step in enumerate(curve.get("step", ())):
         if step <= after:
@@ -205,7 +208,7 @@ def _curve_points(curve: Mapping[str, Sequence[Any]], after: int) -> list[tuple[
 
 
 def _objective_values(objective: Objective) -> dict[str, float]:
-    """A NaN objective is shown, it is news; an error that cannot be known is left out."""
+    """A NaN objective is shown; a standard error that could not be estimated is left out."""
     found = (objective.value, objective.stderr, objective.mean, objective.std, objective.min)
     values = dict(zip(METRICS, found, strict=True))
     if not math.isfinite(objective.stderr):
@@ -214,7 +217,7 @@ def _objective_values(objective: Objective) -> dict[str, float]:
 
 
 def _session_end(failed: bool, now: float) -> Any:
-    """What TensorBoard's hparams page shows as status. Its own function for this asks for tensorflow."""
+    """The status that TensorBoard's hparams page shows. Its own function for this needs tensorflow."""
     from tensorboard.compat.proto import summary_pb2
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -226,7 +229,7 @@ def _session_end(failed: bool, now: float) -> Any:
 
 
 def _listed(prompts: Sequence[Prompt]) -> str:
-    """A table of names and wordings in Markdown, in which a wording is shown as it stands."""
+    """A Markdown table of names and wordings. A wording is shown literally, never as Markdown."""
     lines = ["| prompt | wording |", "| --- | --- |"]
     lines += [f"| {_literal(p.id)} | {_literal(p.text)} |" for p in prompts[:MOST_PROMPTS]]
     more = len(prompts) - MOST_PROMPTS
@@ -234,7 +237,7 @@ def _listed(prompts: Sequence[Prompt]) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text that Markdown and HTML leave alone: TensorBoard would follow a wording's image link, say."""
+    """``text`` escaped for Markdown and HTML: otherwise TensorBoard would load an image that a wording links to."""
     lines = re.split(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text)
     return "<br>".join(re.sub(r"[^\w ]|_", lambda m: f"&#{ord(m[0])};", line) for line in lines)
 
@@ -278,4 +281,4 @@ def _domain(values: list[Any]) -> Any:
         return hp.RealInterval(min(values), max(values))
     if len(kinds) == 1 and len(values) <= _MOST_VALUES:
         return hp.Discrete(sorted(set(values)))
-    return None  # mixed kinds or many texts: TensorBoard collects them itself
+    return None  # mixed types or many texts: TensorBoard collects the values itself

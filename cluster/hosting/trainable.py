@@ -1,8 +1,8 @@
 """The Tune trainable: a light process that takes a slot in its accelerator's host and reports one rung per step.
 
-It imports no torch. It holds no state but the number of rungs reported: whatever is finished is found in the run
-folder, so a fresh process, a resumed one and one on another node all go on at the same place. That number comes with
-the trial's config, where the scheduler keeps it: a checkpoint would be two more calls for each rung.
+It imports no torch. Its only state is the number of rungs reported, since all finished work is in the run folder: a new
+process, a resumed one and one on another node all go on from the same point. The scheduler keeps that number in the
+trial's config; in a checkpoint it would cost two more calls for each rung.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ RUNGS_DONE = "rungs_done"  # in a trial's config
 @dataclass(frozen=True)
 class Sweep:
     """What all trials of a sweep share. ``trial_of`` turns Tune's parameters (ids and numbers) into a trial. A trial
-    that breaks on something is tried again ``failures`` times; a lost process or node is Tune's to count."""
+    that raises an error is tried again ``failures`` times; Tune counts lost processes and nodes apart from these."""
 
     fleet: Fleet
     trial_of: Callable[[Mapping[str, Any]], Trial]
     rungs: Sequence[float]  # shares of a trial's steps
     std_weight: float
     failures: int = 0
-    test: bool = False  # whether a trial that reaches its last rung is scored on the test pool, too
+    test: bool = False  # whether a trial is also scored on the test pool after its last rung
 
 
 class SlotTrainable(tune.Trainable):
-    """One ``step()`` brings the trial to its next rung; the last one scores the test prompts as well, while the adapter
-    is at hand and other trials train."""
+    """One ``step()`` brings the trial to its next rung. The last one also scores the test prompts, while the adapter is
+    in its slot and other trials train."""
 
     def setup(self, config: dict[str, Any], sweep: Sweep) -> None:  # type: ignore[override]
         self.sweep = sweep
@@ -53,8 +53,8 @@ class SlotTrainable(tune.Trainable):
         return True
 
     def train(self) -> dict[str, Any]:
-        """Without the times, process, host and config that Tune's own adds: the run folder has what is to be kept."""
-        return {**self.step(), "training_iteration": self.rung}  # which Tune's loggers ask for, where they are on
+        """Unlike Tune's own ``train``, adds no times, process, host and config: what is kept is in the run folder."""
+        return {**self.step(), "training_iteration": self.rung}  # Tune's loggers need it if they are on
 
     def step(self) -> dict[str, Any]:
         steps = rung_steps(self.sweep.rungs, self.trial.optimization.steps)
@@ -70,8 +70,8 @@ class SlotTrainable(tune.Trainable):
         return {**report.encode(), "done": done}
 
     def _ensure(self, rung: int, pool: str) -> Any:
-        """Rows and record of ``rung`` under ``pool``, or why there are none after all attempts. Raises where the place
-        is lost."""
+        """Score rows and record of ``rung`` on ``pool``, or, after the last attempt, the error as text. Raises if the
+        place is lost."""
         for attempt in range(self.sweep.failures + 1):
             try:
                 return self.sweep.fleet.ensure(self.trial, rung, pool)

@@ -223,11 +223,14 @@ class JobServer:
         where = token_source()
         if "required" in text.split("\n")[0] or not where:
             return (
-                f"cluster {self.address} lets nobody in without its token, and this client has none. Put it into "
-                "RAY_AUTH_TOKEN, or a file with it into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+                f"cluster {self.address} accepts no request without its token, and this client has none. Put it "
+                "into RAY_AUTH_TOKEN, or a file with it into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
                 + (" (RAY_AUTH_MODE is disabled here: unset it)" if where else "")
             )
-        return f"cluster {self.address} refuses the token from {where}: it is another cluster's. Give this one's there"
+        return (
+            f"cluster {self.address} refuses the token from {where}: it belongs to another cluster. Put the token of "
+            "this one there"
+        )
 
 
 def dashboard_address(address: str | None) -> str:

@@ -1,4 +1,4 @@
-"""``steadytune cluster``: check the files that describe a cluster, and write one that is sized for a study."""
+"""``steadytune cluster``: check the files that describe a cluster, and write one for a study."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def check_command(
         list[str],
         typer.Argument(metavar="FILE...", help="ray up and KubeRay YAML, Slurm script, DeepSpeed JSON, Dockerfile."),
     ],
-    study: Annotated[str | None, typer.Option(metavar="STUDY", help="The study that shall run there.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="The study that is to run there.")] = None,
     crd: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="KubeRay's CRD. Default: that of the cluster of kubectl.")
+        list[str] | None,
+        typer.Option(metavar="FILE", help="KubeRay's CRD. Default: the one of kubectl's cluster."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
 ) -> None:
-    """Say what is wrong with cluster files before anything is paid."""
+    """Find mistakes in cluster files before they cost money."""
     from cluster.files.check import check_file
     from cluster.files.crd import from_files
     from sweeps.plan.need import need_of
@@ -53,23 +54,24 @@ def render_command(
     study: StudyArgument,
     overrides: Overrides = None,
     provider: Annotated[str, typer.Option(metavar="NAME", help="aws, gcp, kuberay, slurm or local.")] = "local",
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write it. Default: the screen.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="The file to write. Default: the screen.")] = None,
     hosts: Annotated[
-        int | None, typer.Option(min=1, help="At most so many. Default: every trial runs at once.")
+        int | None, typer.Option(min=1, help="At most this many. Default: all trials run at once.")
     ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The GPU, such as l40s. Default: the cheapest that is large enough."),
     ] = None,
     spot: Annotated[
-        bool | None, typer.Option("--spot/--on-demand", help="How to pay. Default: spot, and gangs on demand.")
+        bool | None,
+        typer.Option("--spot/--on-demand", help="Prices to pay. Default: spot, and on demand for gangs."),
     ] = None,
     run_folder: Annotated[
         str | None, typer.Option(metavar="URI", help="The run folder: s3://…, gs://… or a path.")
     ] = None,
     image: Annotated[str | None, typer.Option(metavar="NAME", help="Your image of ray_configs/Dockerfile.")] = None,
 ) -> None:
-    """Write a cluster file that is sized for a study."""
+    """Write a cluster file with the machines that a study needs."""
     from cluster.files.check import check_text
     from cluster.files.render import PROVIDERS, Choices, ClusterFileError, render_cluster_file
     from sweeps.plan.need import sized
@@ -96,5 +98,5 @@ def render_command(
     if time:
         typer.echo(f"time: {time}", err=True)
     for item in check_text(text, name, need, {}).items:
-        if "KubeRay's schema" not in item.what:  # it was made from a file that a test holds against the schema
+        if "KubeRay's schema" not in item.what:  # a test checks the shipped files against the schema
             typer.echo(f"{item.level}: {item}", err=True)

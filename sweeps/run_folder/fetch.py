@@ -1,4 +1,4 @@
-"""Fetching a run folder, or the part of it that people read, to where the user is."""
+"""Copy a run folder, or the files of it that people read, to this machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trainer.store import Store, StoreError
 
 
 def fetch(run: str, to: str, parts: Sequence[str] | None) -> str:
-    """Copy ``parts`` (files and folders) of the run folder, or all of it, into ``to``; returns ``to``. Files that are
-    there already are replaced. UserError where the folder cannot be read from here."""
+    """Copy ``parts`` (files and folders) of the run folder, or all of it, into ``to``, and return ``to``. Existing
+    files are replaced. Raises UserError if the folder cannot be read from here."""
     try:
         store = Store.open(run)
         if not store.exists("study.yaml"):
@@ -35,13 +35,13 @@ def fetch(run: str, to: str, parts: Sequence[str] | None) -> str:
 
 
 def _names(store: Store, parts: Sequence[str] | None) -> Iterator[str]:
-    """Files below the run folder, as paths in it."""
+    """The files of the run folder, as paths in it."""
     selector = pafs.FileSelector(store.root, recursive=True)
     for info in store.fs.get_file_info(selector):
         name = info.path[len(store.root) :].lstrip("/")
         if info.type != pafs.FileType.File or name.endswith((".part", ".corrupt")) or name == "lease.json":
             continue
-        if ".." in name.split("/"):  # an object's name may hold anything
+        if ".." in name.split("/"):  # the name of an object in a bucket may contain anything
             continue
         if parts is None or name.split("/")[0] in parts:
             yield name
@@ -50,10 +50,11 @@ def _names(store: Store, parts: Sequence[str] | None) -> Iterator[str]:
 def _why_not(run: str) -> str:
     if "://" in run:
         return (
-            "this machine sees no run folder there. Either nothing is written yet (steadytune status), or it lacks the "
-            "right to read: set the storage's credentials here as on the nodes"
+            "this machine sees no run folder there. Either nothing is written yet (steadytune status), or this machine "
+            "may not read it: set the storage's credentials here as on the nodes"
         )
     return (
-        "this machine sees no run folder there. Either nothing is written yet (steadytune status), or the path is of "
-        "the cluster's disk: copy it from there, such as with `scp -r HEAD:RUN DIR`, or submit with --out s3://… or gs://…"
+        "this machine sees no run folder there. Either nothing is written yet (steadytune status), or the path is on "
+        "the cluster's disk: copy it from there, such as with `scp -r HEAD:RUN DIR`, or submit with --out s3://… or "
+        "gs://…"
     )

@@ -1,12 +1,13 @@
-"""One run at a time in a run folder: a lease, ``lease.json``, that the driver renews while it works.
+"""One run at a time in a run folder: the driver holds a lease, ``lease.json``, and renews it while it works.
 
-Storage has no lock that works on a shared disk and on S3 alike, and clocks of two machines differ, so that a lease's
-age cannot be trusted. Whoever finds a lease therefore watches it: one that is renewed is in use; one whose process is
-gone from this machine, or that nobody renews for ``PATIENCE`` seconds, is taken over. Every renewal reads first: a
-driver that was taken for dead (a suspended laptop, storage out of reach) finds the other's lease and ends.
+No kind of lock works both on a shared disk and on S3, and the clocks of two machines differ, so the age of a lease says
+nothing. A run that finds a lease therefore watches it. If it is renewed, the folder is in use. If its process has ended
+on this machine, or if nobody renews it for ``PATIENCE`` seconds, the run takes the lease over. Before each renewal a
+driver reads the lease: if another run has taken it over (this laptop was suspended, or the storage was out of reach),
+the driver ends.
 
-This keeps two runs from training the same trials twice. It is not what keeps results right: files are whole and
-trials idempotent without it.
+The lease prevents two runs from training the same trials twice. Results would be right without it, since files are
+written whole and trials are idempotent.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ log = logging.getLogger("steadytune")
 
 NAME = "lease.json"
 EVERY = 5.0  # seconds between renewals
-PATIENCE = 30.0  # seconds without one until a lease counts as left behind: six renewals that did not come
-SIGNAL = signal.SIGUSR2  # Ray's jobs block SIGINT, shells ignore it in what they start with "&"
-SETTLE = 0.3  # seconds after which two that began at the same moment see which of their writes stayed
+PATIENCE = 30.0  # seconds without a renewal, that is six missing ones, after which a lease may be taken over
+SIGNAL = signal.SIGUSR2  # not SIGINT: Ray's jobs block it, and programs that a shell starts with "&" ignore it
+SETTLE = 0.3  # seconds after which two runs that start at the same moment read which of their leases stayed
 
 
 class LeaseError(UserError):
@@ -42,18 +43,18 @@ class LeaseError(UserError):
 
 
 class _Taken(BaseException):
-    """Raised where the main thread is when the lease was lost; nothing on the way out is to catch it."""
+    """Raised in the main thread when the lease is lost. A BaseException, so that no handler of errors catches it."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a run folder, as ``lease.json`` says it."""
+    """The process that holds a run folder, as written in ``lease.json``."""
 
-    token: str  # of this one start
+    token: str  # random, different at each start
     host: str
-    machine: str  # tells machines and containers apart whose host names are equal
+    machine: str  # distinguishes machines and containers with the same host name
     pid: int
-    born: str  # when the process started, so that another process with its number is not taken for it
+    born: str  # when the process started, to distinguish it from a later process with the same number
     job: str  # Ray's submission id; "" outside of jobs
     started: float  # seconds since 1970
     renewed: float
@@ -75,7 +76,7 @@ class Holder:
 
     @property
     def gone(self) -> bool:
-        """Whether it is a process of this machine that has ended. False where that cannot be known."""
+        """Whether its process ran on this machine and has ended. False if that cannot be known."""
         return self.machine == _machine() and not _alive(self.pid, self.born)
 
     def __str__(self) -> str:
@@ -84,7 +85,7 @@ class Holder:
 
 
 class Lease:
-    """Use as ``with Lease(store): …``. Raises LeaseError where another run is at work in the folder."""
+    """Use as ``with Lease(store): …``. Raises LeaseError if another run works in the folder."""
 
     def __init__(self, store: Store, every: float = EVERY, patience: float = PATIENCE, settle: float = SETTLE):
         self.store, self.every, self.patience, self.settle = store, every, patience, settle
@@ -97,7 +98,7 @@ class Lease:
         self._wait_for_the_other()
         self._write(self.mine)
         time.sleep(self.settle)
-        found = read(self.store)
+        found = read_holder(self.store)
         if found is not None and found.token != self.mine.token:
             raise LeaseError(_in_use(self.store, found, "started at the same moment"))
         self._main = threading.current_thread() is threading.main_thread()
@@ -114,43 +115,47 @@ class Lease:
             signal.signal(SIGNAL, self._before)
         if self.lost is not None:
             raise LeaseError(
-                f"{self.store.uri}: another run took this folder over ({self.lost}), since this one was not heard "
-                f"of for {self.patience:.0f} s. What is done is kept, the other goes on from it"
+                f"{self.store.uri}: another run took this folder over ({self.lost}), since this one did not renew its "
+                f"lease for {self.patience:.0f} s. All finished work is kept, and the other run goes on from it"
             ) from None
         try:
-            found = read(self.store)
+            found = read_holder(self.store)
             if found is not None and found.token == self.mine.token:
                 self.store.fs.delete_file(self.store.path(NAME))
         except (StoreError, OSError) as failure:
-            log.warning("%s/%s: cannot be removed (%s). It ends by itself", self.store.uri, NAME, failure)
+            log.warning("%s/%s: cannot be removed (%s). It expires by itself", self.store.uri, NAME, failure)
 
-    # before the work ------------------------------------------------------------------------------------------
+    # taking the lease -----------------------------------------------------------------------------------------------
 
     def _wait_for_the_other(self) -> None:
-        """Return when nobody holds the folder. A renewal is seen by its number: no clock is compared."""
-        first = seen = read(self.store)
+        """Wait until nobody holds the folder. Renewals are numbered, so no clocks are compared."""
+        first = seen = read_holder(self.store)
         if first is None or first.gone:
             return
         if first.machine == self.mine.machine:
             raise LeaseError(_in_use(self.store, first, "and still runs"))
-        log.warning("%s: %s", self.store.uri, f"was in use ({first}); looking for up to {self.patience:.0f} s if it is")
+        log.warning(
+            "%s: %s",
+            self.store.uri,
+            f"was in use ({first}); watching for up to {self.patience:.0f} s whether it still is",
+        )
         end = time.monotonic() + self.patience
         while time.monotonic() < end:
             time.sleep(min(1.0, self.patience / 10))
-            seen = read(self.store)
+            seen = read_holder(self.store)
             if seen is None or seen.gone:
                 return
             if (seen.token, seen.renewals) != (first.token, first.renewals):
                 raise LeaseError(_in_use(self.store, seen, "renewed while this run waited"))
-        log.warning("%s: nothing was heard of it; taken over", self.store.uri)
+        log.warning("%s: its lease was not renewed; taken over", self.store.uri)
 
-    # while it goes on -----------------------------------------------------------------------------------------
+    # renewing it ----------------------------------------------------------------------------------------------------
 
     def _renew_on(self) -> None:
         failed = False
         while not self._over.wait(self.every):
             try:
-                found = read(self.store)
+                found = read_holder(self.store)
                 if found is not None and found.token != self.mine.token:
                     self.lost = found
                     if self._main:
@@ -159,7 +164,7 @@ class Lease:
                 self.mine = replace(self.mine, renewed=time.time(), renewals=self.mine.renewals + 1)
                 self._write(self.mine)
                 failed = False
-            except StoreError as error:  # the run itself ends if that lasts; a moment is lived with
+            except StoreError as error:  # if that lasts, the run itself fails; a short outage is no reason to end
                 if not failed:
                     log.warning("the lease cannot be renewed: %s", error)
                 failed = True
@@ -172,8 +177,8 @@ class Lease:
         self.store.write(NAME, json.dumps(asdict(holder)).encode())
 
 
-def read(store: Store) -> Holder | None:
-    """Who holds the folder; None where nobody does. A file that is no lease counts as none."""
+def read_holder(store: Store) -> Holder | None:
+    """The holder of the folder; None if there is none, or if the file is no lease."""
     if not store.exists(NAME):
         return None
     try:
@@ -181,9 +186,9 @@ def read(store: Store) -> Holder | None:
     except StoreError:
         if store.exists(NAME):
             raise
-        return None  # released between the two looks
+        return None  # released since ``exists``
     except (ValueError, TypeError, KeyError, AttributeError):
-        log.warning("%s/%s: is not readable and counts as left behind", store.uri, NAME)
+        log.warning("%s/%s: is not readable and is ignored", store.uri, NAME)
         return None
 
 
@@ -199,7 +204,7 @@ def _in_use(store: Store, holder: Holder, sign: str) -> str:
     stop = f"steadytune stop {holder.job}" if holder.job else f"kill {holder.pid} on {holder.host}"
     return (
         f"run folder {store.uri} is in use: {holder}, {sign}. Two runs in one folder would train the same trials "
-        f"twice. Let it finish, end it ({stop}), or give this run a folder of its own with --out. After its end the "
+        f"twice. Let it finish, stop it ({stop}), or give this run another folder with --out. After it has ended, the "
         "same command goes on from what is there"
     )
 
@@ -212,24 +217,24 @@ def _ago(seconds: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-# this machine ---------------------------------------------------------------------------------------------------
+# this machine -------------------------------------------------------------------------------------------------------
 
 
 def _machine() -> str:
-    """Equal for processes that see each other's numbers: the same boot and the same container."""
+    """Equal for processes that see each other's numbers: those of one container since one boot of one machine."""
     parts = [socket.gethostname()]
     try:
         with open("/proc/sys/kernel/random/boot_id") as f:
             parts.append(f.read().strip())
         parts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:  # not Linux: the host's name must do
+    except OSError:  # not Linux: only the host name is known
         pass
     return " ".join(parts)
 
 
 def _born(pid: int) -> str:
-    """When a process started, in the kernel's ticks since boot; "" where that is not told, "ended" of one whose
-    parent has not looked yet."""
+    """When a process started, in the kernel's ticks since boot; "" if that is unknown, and "ended" if the process has
+    ended but its parent has not collected it."""
     try:
         with open(f"/proc/{pid}/stat") as f:
             fields = f.read().rsplit(")", 1)[1].split()
@@ -243,6 +248,6 @@ def _alive(pid: int, born: str) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # a process of another user
         pass
     return _born(pid) == born

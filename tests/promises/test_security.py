@@ -91,8 +91,8 @@ def test_our_commands_say_what_is_missing_in_one_line(head: Head, command: str, 
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
     said = {
-        "none": "lets nobody in without its token, and this client has none. Put it into RAY_AUTH_TOKEN",
-        "wrong": "refuses the token from RAY_AUTH_TOKEN: it is another cluster's",
+        "none": "accepts no request without its token, and this client has none. Put it into RAY_AUTH_TOKEN",
+        "wrong": "refuses the token from RAY_AUTH_TOKEN: it belongs to another cluster",
         "disabled": "RAY_AUTH_MODE is disabled here: unset it",
         "no file": "RAY_AUTH_TOKEN_PATH",
     }

@@ -174,7 +174,7 @@ BROKEN_UP: list[tuple[str, str, str, Any, str, str]] = [  # file, path, value; l
         f"{HEAD}/1",
         "RAY_AUTH_MODE=token ray start --head --autoscaling-config=x",
         "warning",
-        r"lets the head do trials' work",
+        r"lets trials run on the head",
     ),
     (
         "a head that promises CPUs",

@@ -116,8 +116,8 @@ def test_what_the_user_decides_is_in_the_file() -> None:
 def test_comments_of_the_shipped_file_stay() -> None:
     text = made("aws", SMALL)
     for line in (
-        "# Where `--out` of run and submit points.",
-        "#   sg-CHANGE-ME    a group that lets in",
+        "# What you give as `--out` to run and submit.",
+        "#   sg-CHANGE-ME    a group that allows",
         "# The head only",
     ):
         assert line in text

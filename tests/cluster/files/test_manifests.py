@@ -80,7 +80,7 @@ KUBE: list[tuple[str, str, Any, str, str]] = [
     ("the old autoscaler", f"{C}/autoscalerOptions/version", "v1", "warning", r"is not v2"),
     ("no autoscaler", f"{C}/enableInTreeAutoscaling", False, "warning", r"the number of pods stays"),
     ("no idle timeout", f"{C}/autoscalerOptions/idleTimeoutSeconds", ..., "warning", r"idleTimeoutSeconds is missing"),
-    ("a head that works", f"{C}/headGroupSpec/rayStartParams", {}, "warning", r"lets the head do trials' work"),
+    ("a head that works", f"{C}/headGroupSpec/rayStartParams", {}, "warning", r"lets trials run on the head"),
     (
         "a head on spot",
         f"{C}/headGroupSpec/template/spec/nodeSelector",

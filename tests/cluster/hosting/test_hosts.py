@@ -77,7 +77,7 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
             wait_until(lambda fleet=fleet: len(ray.get(fleet.registry.hosts.remote())) == 1)  # type: ignore[misc]
             host = ray.get(fleet.registry.hosts.remote())[0]
             wait_until(lambda host=host: ray.get(host.steps.remote()) > 10)  # type: ignore[misc]
-            os.kill(ray.get(host.process.remote()), signal.SIGKILL)
+            os.kill(ray.get(host.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         found[name] = ray.get(running, timeout=200)
         ray.kill(fleet.registry)
     for whole, torn in zip(found["whole"], found["torn"], strict=True):
@@ -203,7 +203,7 @@ def test_a_large_grid_is_scored_by_all_hosts_and_outlives_those_that_help(
     assert whole.num_rows == prompts * rows
     own = ray.get(fleet.registry.host.remote(here(), 2, trials[0].id, None, fleet.arguments))
     helper = next(h for h in idle if h._actor_id != own._actor_id)
-    process = ray.get(helper.process.remote())
+    process = ray.get(helper.__ray_call__.remote(lambda _: os.getpid()))
 
     monkeypatch.setattr("cluster.hosting.hosts.BLOCK", whole.num_rows // prompts)  # a prompt each
     at_once: list[int] = []
@@ -275,7 +275,7 @@ def run_gang(fleet: Fleet, trial: Any, rung: int, victim: int | None) -> tuple[A
 
     began = time.monotonic()
     if victim is not None:
-        process = ray.get(gang.workers[victim].process.remote())
+        process = ray.get(gang.workers[victim].__ray_call__.remote(lambda _: os.getpid()))
         threading.Timer(1.0, lambda: os.kill(process, signal.SIGKILL)).start()
         began += 1.0
     try:

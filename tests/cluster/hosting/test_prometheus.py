@@ -21,7 +21,7 @@ import pytest
 from checkout import ROOT
 from small_study import write_study
 
-from cluster.hosting.prometheus import METRICS, HostMetrics, Publisher, exported, publish_host, study_name
+from cluster.hosting.prometheus import METRICS, HostMetrics, Publisher, publish_host, study_name
 from sweeps.driver.heartbeat import Speed
 from trainer.runner import Counters
 from trainer.store import Store
@@ -31,6 +31,11 @@ STEPS = 80
 RAYS_LABELS = {"SessionName", "NodeAddress", "WorkerId"}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 OURS = {tag for metric in METRICS.values() for tag in metric.tags}
+
+
+def exported(name: str) -> str:
+    """The name under which Prometheus finds a metric."""
+    return f"ray_{name}_total" if METRICS[name].kind == "counter" else f"ray_{name}"
 
 
 def scrape(port: int) -> Samples:
@@ -100,11 +105,11 @@ def kill_a_trial(scraper: Scraper) -> None:
 
 
 def test_prometheus_sees_a_study_run(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sweeps.driver.tuning
+    import sweeps.driver.watcher
     from sweeps.run import run
     from sweeps.study.load import load_study
 
-    monkeypatch.setattr(sweeps.driver.tuning, "BEAT_EVERY", 1.0)
+    monkeypatch.setattr(sweeps.driver.watcher, "BEAT_EVERY", 1.0)
     study = load_study(write_study(tmp_path, axes={"steps": STEPS}))
     scraper = Scraper(port)
     scraper.start()

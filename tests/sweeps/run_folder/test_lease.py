@@ -15,7 +15,7 @@ import pytest
 from checkout import ROOT
 
 from sweeps.run_folder import lease
-from sweeps.run_folder.lease import Holder, Lease, LeaseError, read
+from sweeps.run_folder.lease import Holder, Lease, LeaseError, read_holder
 from trainer.store import Store
 
 
@@ -40,20 +40,20 @@ def elsewhere(**changes: object) -> Holder:
 
 def test_a_lease_is_there_while_the_run_is_and_gone_afterwards(store: Store) -> None:
     with quick(store):
-        held = read(store)
+        held = read_holder(store)
         assert held is not None
         assert (held.pid, held.host) == (os.getpid(), Holder.this().host)
-    assert read(store) is None
+    assert read_holder(store) is None
     with pytest.raises(ZeroDivisionError), quick(store):
         raise ZeroDivisionError
-    assert read(store) is None
+    assert read_holder(store) is None
     assert store.names("") == []
 
 
 def test_a_lease_is_renewed(store: Store) -> None:
     with quick(store, every=0.02):
         end = time.monotonic() + 30
-        while (found := read(store)) is None or found.renewals < 3:
+        while (found := read_holder(store)) is None or found.renewals < 3:
             assert time.monotonic() < end
             time.sleep(0.01)
 
@@ -71,7 +71,7 @@ def test_a_second_run_is_refused_with_who_holds_the_folder_and_how_to_go_on(stor
         "--out",
     ):
         assert part in text
-    assert read(store) is None, "the first one's lease ended with it, the second left none"
+    assert read_holder(store) is None, "the first one's lease ended with it, the second left none"
 
 
 def test_the_job_that_holds_it_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_killed_process_of_this_machine_holds_nothing(store: Store) -> None:
         "with Lease(Store.open(sys.argv[1]), settle=0): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, store.uri], cwd=ROOT)
-    assert read(store) is not None
+    assert read_holder(store) is not None
     with Lease(store, patience=3600):
         pass
 
@@ -125,7 +125,7 @@ def test_another_process_with_the_old_number_is_not_taken_for_the_holder(store: 
 def test_a_lease_of_another_machine_ends_when_nobody_renews_it(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     leave(store, elsewhere(started=time.time() + 1e6, renewed=0.0))  # whatever its clock says
     with quick(store):
-        held = read(store)
+        held = read_holder(store)
         assert held is not None
         assert held.pid == os.getpid()
     assert "node-7, process 4711" in caplog.text
@@ -159,7 +159,7 @@ def test_a_run_that_was_taken_over_ends_and_says_so(store: Store) -> None:
     with pytest.raises(LeaseError, match=r"another run took this folder over \(host node-7"), quick(store):  # noqa: PT012
         leave(store, other)
         time.sleep(60)  # ended by the interrupt
-    assert read(store) == other, "the other's lease is left alone"
+    assert read_holder(store) == other, "the other's lease is left alone"
 
 
 def test_storage_that_cannot_be_written_for_a_moment_ends_nothing(
@@ -179,7 +179,7 @@ def test_storage_that_cannot_be_written_for_a_moment_ends_nothing(
         while held.mine.renewals < before + 3:
             assert time.monotonic() < end
             time.sleep(0.02)
-    assert read(store) is None
+    assert read_holder(store) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"token": "x"}', '{"token": "x", "pid": "y"}'])
@@ -200,11 +200,11 @@ def test_on_object_storage_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             with pytest.raises(LeaseError, match="in use"), quick(store):
                 pass
             end = time.monotonic() + 60
-            while (found := read(store)) is None or found.renewals < 2:
+            while (found := read_holder(store)) is None or found.renewals < 2:
                 assert time.monotonic() < end
                 time.sleep(0.05)
-        assert read(store) is None
+        assert read_holder(store) is None
         leave(store, elsewhere())
         with quick(store):
             pass
-        assert read(store) is None
+        assert read_holder(store) is None
