@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from sweep_makespan import SIZES, timed, write_study
 
+from sweeps.run_folder.reading import RunFolder
 from trainer.measure import design
-from trainer.measure.grid import NO_ANSWER, Grid, read_grid
+from trainer.measure.grid import NO_ANSWER, Grid
 from trainer.measure.metrics import grid_estimate, grid_objective
 from trainer.store import Store
 
@@ -96,11 +97,12 @@ def make_study(folder: Path, quick: bool, share: float) -> None:
 def read(run: Path) -> tuple[list[Grid], tuple[float, float]]:
     """The whole grids of the trials that came to their end, and a trial's scoring seconds: sampled, whole."""
     grids, seconds = [], ([], [])  # type: tuple[list[Grid], tuple[list[float], list[float]]]
-    for _trial, _rung, table, record in Store.open(str(run)).score_tables("dev"):
-        whole = "sample" not in record
-        seconds[whole].append(record["score_seconds"])
-        if whole:
-            grids.append(read_grid(table, record["trial"]["task"]["labels"]))
+    folder = RunFolder(Store.open(str(run)))
+    for rung in (rung for trial_id in folder.store.folders("scores") for rung in folder.rungs(trial_id, "dev")):
+        whole = "sample" not in rung.record
+        seconds[whole].append(rung.record["score_seconds"])
+        if whole and rung.grid is not None:
+            grids.append(rung.grid)
     return grids, (float(np.mean(seconds[0])), float(np.mean(seconds[1])))
 
 

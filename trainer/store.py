@@ -15,7 +15,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -249,16 +249,6 @@ class Store:
         """Rungs at which ``trial_id`` has a score file for ``pool``, ascending."""
         found = (re.fullmatch(rf"(\d+)-{re.escape(pool)}\.parquet", n) for n in self.names(f"scores/{trial_id}"))
         return sorted(int(m[1]) for m in found if m)
-
-    def score_tables(
-        self, pool: str, trial_ids: Sequence[str] | None = None
-    ) -> Iterator[tuple[str, int, pa.Table, dict[str, Any]]]:
-        """(trial id, rung, rows, record) of every readable score file of ``pool``, one file in memory at a time."""
-        for trial_id in trial_ids if trial_ids is not None else self.folders("scores"):
-            for rung in self.rungs(trial_id, pool):
-                found = self.read_scores(trial_id, rung, pool)
-                if found is not None:
-                    yield trial_id, rung, *found
 
 
 def _check_place(metadata: pq.FileMetaData, place: Mapping[str, Any]) -> None:

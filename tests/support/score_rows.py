@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.store import SCORES
+from trainer.store import SCORES, Store
 
 RECORD = {"rung": 10, "seconds": 1.5, "curve": {"step": [1, 2], "prompt_loss": [None, 0.25]}}
 
@@ -80,3 +82,11 @@ def can_mount(place: Path) -> bool:
         )
     except FileNotFoundError:
         return False
+
+
+def read_score_files(store: Store, pool: str) -> Iterator[tuple[str, int, pa.Table, dict[str, Any]]]:
+    """(trial id, rung, rows, record) of every readable score file of ``pool``."""
+    for trial_id in store.folders("scores"):
+        for rung in store.rungs(trial_id, pool):
+            if (scores := store.read_scores(trial_id, rung, pool)) is not None:
+                yield trial_id, rung, *scores

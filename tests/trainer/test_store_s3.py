@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 from s3_server import BUCKET, S3, s3_server
-from score_rows import KINDS, RECORD, damaged, rows
+from score_rows import KINDS, RECORD, damaged, read_score_files, rows
 
 from trainer import store as store_module
 from trainer.store import Store, StoreError, checkpoint_name, scores_name
@@ -58,7 +58,7 @@ def test_what_is_written_is_read_and_listed(store: Store) -> None:
     assert found[1] == RECORD
     assert store.rungs("aa11", "dev") == [10, 20, 1_000_000]
     assert store.folders("scores") == ["aa11", "bb22"]
-    assert [(i, r, t.num_rows) for i, r, t, _ in store.score_tables("dev")] == [
+    assert [(i, r, t.num_rows) for i, r, t, _ in read_score_files(store, "dev")] == [
         ("aa11", 10, 40), ("aa11", 20, 40), ("aa11", 1_000_000, 40), ("bb22", 10, 8),
     ]  # fmt: skip
     store.write("study.yaml", b"first")

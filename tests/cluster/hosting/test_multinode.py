@@ -25,6 +25,7 @@ import pytest
 from checkout import ROOT
 from nodes import Machines, Node, children, cluster, traces, why_not
 from s3_server import BUCKET, s3_server
+from score_rows import read_score_files
 from small_study import score_files, wait_for, write_study
 
 from trainer.store import Store
@@ -243,7 +244,7 @@ def test_on_s3_no_node_needs_the_disk_of_another(tmp_path: Path, sizes: dict[str
             tables = {
                 f"scores/{i}/{rung:06d}-{pool}.parquet": table
                 for pool in ("dev", "test")
-                for i, rung, table, _ in store.score_tables(pool)
+                for i, rung, table, _ in read_score_files(store, pool)
             }
             check_rows(tables, 4, **sizes)
             status = pq.read_table(pa.BufferReader(store.read("trials.parquet"))).column("status").to_pylist()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from score_rows import read_score_files
 from staged_study import run_in_process, write_study
 
 from sweeps.checks.meaning import meaning_findings, says
@@ -412,7 +413,7 @@ def test_heads_are_compared_on_the_same_rows_and_prompts(staged: tuple[Path, Any
     path, ran, _ = staged
     store, grids = Store.open(str(path.parent / "run")), []
     for candidate in ran.records.stages[1]["candidates"]:
-        [(_, _, rows, record)] = list(store.score_tables("test", candidate["trials"]))
+        [(_, _, rows, record)] = [f for f in read_score_files(store, "test") if f[0] in candidate["trials"]]
         trial = Trial.from_json(record["trial"])
         assert {"labels": ("lm", "labels"), "classifier": ("classifier", "labels"), "generate": ("lm", "generate")}[
             candidate["candidate"]
