@@ -9,7 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from sweeps.prompt_search.rule_writer import RuleWriter
-from trainer.data.pools import load_pool, split_pool
+from sweeps.trials.assets import load_train_pools
 from trainer.data.wording import Prompt, PromptError, check_wording, placeholders
 from trainer.errors import UserError, nearest
 from trainer.trial import digest
@@ -23,23 +23,8 @@ def train_pool(study: Study, name: str | None = None) -> list[Prompt]:
     given = study.pools.train
     if name is not None and name not in given:
         raise UserError(f'--pool = "{name}" is no train pool of the study.{nearest(name, given)}')
-    pools = {n: _read(study, n) for n in ([name] if name is not None else given)}
+    pools = load_train_pools(study.pools, [name] if name is not None else list(given))
     return max(pools.values(), key=len)
-
-
-def _read(study: Study, name: str) -> list[Prompt]:
-    pool, split = study.pools.train[name], study.pools.split
-    try:
-        if split is None:
-            assert pool.file is not None  # the study schema demands it without pools.split
-            prompts = load_pool(pool.file, pool.only)
-        else:  # the whole file is divided into shares; only the train share is used
-            shares = {"train": split.train, "dev": split.dev, "test": split.test}
-            dealt = split_pool(load_pool(split.file), shares, split.seed)
-            prompts = [p for p in dealt["train"] if not pool.only or p.id in pool.only]
-    except UserError as error:
-        raise UserError(f"pools.train.{name}: {error}") from error
-    return prompts[: pool.limit]
 
 
 def grown(prompts: Sequence[Prompt], n: int, answers: Sequence[str], seed: int = 0) -> list[Prompt]:

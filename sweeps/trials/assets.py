@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from trainer.data.assets import Assets
-from trainer.data.pools import fingerprint_prompts, load_pool, split_pool
+from trainer.data.pools import fingerprint_prompts, keep_only, load_pool, split_pool
 from trainer.data.rows import fingerprint_rows, load_rows
 from trainer.data.sources import RowSource
 from trainer.data.wording import Prompt
@@ -15,7 +15,7 @@ from trainer.trial import Data, Task, Template
 
 if TYPE_CHECKING:
     from sweeps.study.schema import Study
-    from sweeps.study.sections import PoolSection, PoolsSection, TaskSection, TemplateSection
+    from sweeps.study.sections import PoolSection, PoolsSection, SplitSection, TaskSection, TemplateSection
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")
@@ -69,20 +69,41 @@ def templates_of(study: Study) -> dict[str, Template]:
 
 def load_pools(given: PoolsSection, names: Sequence[str]) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
     """(train pools of these ``names``; dev and test). Raises ``UserError``."""
-    used = {name: given.train[name] for name in names}
     if given.split is not None:
-        cut = given.split
-        dealt = split_pool(load_pool(cut.file), {"train": cut.train, "dev": cut.dev, "test": cut.test}, cut.seed)
-        train = {n: _part(dealt["train"], p, f"pools.train.{n}") for n, p in used.items()}
-        return train, {"dev": dealt["dev"], "test": dealt["test"]}
+        dealt = _dealt(given.split)
+        return _parts(given, names, dealt["train"]), {"dev": dealt["dev"], "test": dealt["test"]}
     assert given.dev is not None  # the study's own rule
     assert given.test is not None
+    read = _read_all({**{f"train.{n}": given.train[n] for n in names}, "dev": given.dev, "test": given.test})
+    return {n: read[f"train.{n}"] for n in names}, {n: read[n] for n in ("dev", "test")}
+
+
+def load_train_pools(given: PoolsSection, names: Sequence[str]) -> dict[str, list[Prompt]]:
+    """The train pools of these ``names`` alone: dev and test files are not opened. Raises ``UserError``."""
+    if given.split is not None:
+        return _parts(given, names, _dealt(given.split)["train"])
+    read = _read_all({f"train.{n}": given.train[n] for n in names})
+    return {n: read[f"train.{n}"] for n in names}
+
+
+def _dealt(cut: SplitSection) -> dict[str, list[Prompt]]:
+    return split_pool(load_pool(cut.file), {"train": cut.train, "dev": cut.dev, "test": cut.test}, cut.seed)
+
+
+def _parts(given: PoolsSection, names: Sequence[str], prompts: list[Prompt]) -> dict[str, list[Prompt]]:
+    """Train pools that are parts of the split's train share."""
+    missing = "is not in the train share of pools.split"
+    return {
+        n: keep_only(prompts, given.train[n].only, f"pools.train.{n}", missing)[: given.train[n].limit] for n in names
+    }
+
+
+def _read_all(places: Mapping[str, PoolSection]) -> dict[str, list[Prompt]]:
     wrong: list[str] = []
-    places = {f"train.{n}": p for n, p in used.items()} | {"dev": given.dev, "test": given.test}
     read = {at: _try(wrong, lambda at=at, p=p: _read(p, f"pools.{at}")) or [] for at, p in places.items()}  # type: ignore[misc]
     if wrong:
         raise UserError("\n".join(wrong))
-    return {n: read[f"train.{n}"] for n in used}, {n: read[n] for n in ("dev", "test")}
+    return read
 
 
 def _read(pool: PoolSection, at: str) -> list[Prompt]:
@@ -92,18 +113,6 @@ def _read(pool: PoolSection, at: str) -> list[Prompt]:
     except UserError as error:
         raise UserError("\n".join(f"{at}: {line}" for line in str(error).splitlines())) from error
     return prompts[: pool.limit]
-
-
-def _part(prompts: list[Prompt], pool: PoolSection, at: str) -> list[Prompt]:
-    """A train pool that is part of the split's train share."""
-    by_id = {p.id: p for p in prompts}
-    for wanted in pool.only:
-        if wanted not in by_id:
-            raise UserError(
-                f'{at}: only = "{wanted}" is not in the train share of pools.split. It holds: '
-                f"{', '.join(list(by_id)[:20])}"
-            )
-    return ([by_id[i] for i in pool.only] if pool.only else prompts)[: pool.limit]
 
 
 def _try(wrong: list[str], read: Callable[[], T]) -> T | None:

@@ -42,13 +42,17 @@ def load_pool(path: str, only: Sequence[str] = ()) -> list[Prompt]:
         for i, t in ((i, t.strip("\r\n")) for i, t in readers[file.suffix.lower()](content, path))
     ]
     _check_pool(prompts, path)
-    if not only:
-        return prompts
+    return keep_only(prompts, only, path, "is no prompt of this file")
+
+
+def keep_only(prompts: list[Prompt], only: Sequence[str], where: str, missing: str) -> list[Prompt]:
+    """The prompts with the ids ``only``, in that order; all where it is empty. PromptError for an id that is not there:
+    ``where`` and ``missing`` are parts of its message."""
     by_id = {p.id: p for p in prompts}
     for wanted in only:
         if wanted not in by_id:
-            raise PromptError(f'{path}: only = "{wanted}" is no prompt of this file.{nearest(wanted, by_id)}')
-    return [by_id[wanted] for wanted in dict.fromkeys(only)]
+            raise PromptError(f'{where}: only = "{wanted}" {missing}.{nearest(wanted, by_id)}')
+    return [by_id[wanted] for wanted in dict.fromkeys(only)] if only else prompts
 
 
 def fingerprint_prompts(prompts: Sequence[Prompt]) -> str:
