@@ -207,7 +207,7 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
         began = time.perf_counter()
         score_test_pool(progress, fleet)
         tested = time.perf_counter() - began
-        progress.write(over=True)
+        progress.write(finished=True)
     assert not [d for d in progress.decisions.values() if d.status not in ("finished", "stopped")]
     return meter.cost, tested
 
@@ -285,7 +285,7 @@ def rule(n: int) -> float:
         made += 1
         if decided.action == "continue":
             ready.append((trial, at + 1))
-        for name in rungs.news():
+        for name in rungs.newly_decided():
             found = rungs.decide(name)
             if found.action == "continue" and found.rung is not None:
                 ready.append((name, found.rung + 1))

@@ -20,7 +20,7 @@ from sweeps.live.table import LiveTable
 from sweeps.run_folder.lease import Lease
 from sweeps.run_folder.prompts import keep_prompts
 from sweeps.run_folder.reading import RunFolder
-from sweeps.run_folder.stages import Records
+from sweeps.run_folder.stages import StageRecords
 from sweeps.staged.execute import OnRay
 from sweeps.staged.protocol import Staged
 from sweeps.study.load import resolved
@@ -41,47 +41,47 @@ def run(study: Study, out: str) -> int:
     store = Store.open(out)
     with Lease(store):
         content = content_of(study)
-        statuses, sentences = (run_sweep if study.stages is None else run_stages)(study, store, content)
+        statuses, messages = (run_sweep if study.stages is None else run_stages)(study, store, content)
         from sweeps.report.write import write_report
 
         page = write_report(store.uri)
         show_table(RunFolder(store), page)
-        print("".join(f"{sentence}\n" for sentence in sentences), end="", flush=True)
+        print("".join(f"{sentence}\n" for sentence in messages), end="", flush=True)
     return 1 if "failed" in statuses else 0
 
 
 def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], list[str]]:
     """Run the axes as one search. The status of every trial; nothing more to say."""
     points = points_of(study)
-    made = None if points is None else make_trials(study, points, content)
+    trials = None if points is None else make_trials(study, points, content)
     progress = Progress(study, store, LiveTable(study.name))
-    finished = None if made is None else replayed(progress, made)
+    finished = None if trials is None else replayed(progress, trials)
     if finished is None:
-        _warn(checked(study, content))
+        _print_warnings(warnings_of_check(study, content))
     with on_ray(study) if finished is None else nullcontext():
         store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before any trial
         keep_prompts(store, content.assets, {name: pool.file for name, pool in study.pools.train.items()})
         with progress.live:
-            for trial in made or []:
+            for trial in trials or []:
                 progress.add(trial)
             progress.write()
             if finished is not None:
                 finished()
             else:
-                sweep(progress, content, made)
-            progress.write(over=True)
+                sweep(progress, content, trials)
+            progress.write(finished=True)
     return [decision.status for decision in progress.decisions.values()], []
 
 
-def checked(study: Study, content: Content) -> list[str]:
+def warnings_of_check(study: Study, content: Content) -> list[str]:
     """The warnings of the check, before anything is asked of the cluster. Raises ``UserError`` with all errors."""
-    found = preflight(content, target_modules(study))
-    if found.errors:
-        raise UserError("\n".join(map(str, found.errors)))
-    return [str(warning) for warning in found.warnings]
+    findings = preflight(content, target_modules(study))
+    if findings.errors:
+        raise UserError("\n".join(map(str, findings.errors)))
+    return [str(warning) for warning in findings.warnings]
 
 
-def _warn(warnings: Sequence[str]) -> None:
+def _print_warnings(warnings: Sequence[str]) -> None:
     for warning in warnings[:MOST_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)
     if len(warnings) > MOST_WARNINGS:
@@ -93,10 +93,10 @@ def run_stages(study: Study, store: Store, content: Content) -> tuple[list[str],
     with OnRay(study, store, content) as on_ray:
         staged = Staged(study, store, content, on_ray)
         staged.run()
-    return [row["status"] for row in staged.rows], list(decided(staged.records))
+    return [row["status"] for row in staged.rows], list(decisions_of_stages(staged.records))
 
 
-def decided(records: Records) -> Iterator[str]:
+def decisions_of_stages(records: StageRecords) -> Iterator[str]:
     """What the stages decided, for the terminal."""
     for stage in records.stages:
         yield f"stage {stage['stage']}, {stage['title']}: {stage['reason']}"

@@ -52,7 +52,7 @@ def split_of(pool: str) -> str:
     return pool if pool in ("dev", "test") else "train"
 
 
-def names(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+def row_names(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     """What a prompt may name: the rows' fields, and ``options`` where rows bring their own."""
     first = next((r for split in rows.values() for r in split), None)
     return (

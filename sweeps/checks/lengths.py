@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.checks.findings import Finding, Length, names, split_of
+from sweeps.checks.findings import Finding, Length, row_names, split_of
 from trainer.data.rows import Row
 from trainer.data.wording import OPTIONS, Prompt, placeholder_uses
 from trainer.trial import Task
@@ -13,7 +13,9 @@ from trainer.trial import Task
 if TYPE_CHECKING:
     from trainer.data.render import Renderer
 
-Sizes = dict[tuple[str, str], list[int]]  # (template, split) -> tokens of each row under a wording of all its fields
+RowLengths = dict[
+    tuple[str, str], list[int]
+]  # (template, split) -> tokens of each row under a wording of all its fields
 TOP_ROWS = 8  # longest rows with which every prompt is measured
 MOST_EXACT = 20_000  # pairs measured exactly because their estimate comes near the limit
 
@@ -25,7 +27,7 @@ def longest(
     limit: int,
     template: str,
     pool: str,
-    sizes: Sizes | None = None,
+    sizes: RowLengths | None = None,
 ) -> Length:
     """The longest sequence of ``prompts`` x ``rows``.
 
@@ -36,7 +38,7 @@ def longest(
     """
     sizes = {} if sizes is None else sizes
     key = (template, split_of(pool))
-    fields = [f"{{{{ {name} }}}}" for name in names({"": rows}) if name != OPTIONS]
+    fields = [f"{{{{ {name} }}}}" for name in row_names({"": rows}) if name != OPTIONS]
     everything = Prompt("all fields", "\n".join([*fields, *(["{{ options|join(' ') }}"] if rows[0].options else [])]))
     if key not in sizes:
         sizes[key] = renderer.lengths([(everything, r) for r in rows])

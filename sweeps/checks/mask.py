@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainer.data.render import Example, Renderer
 
 NAMES = ("template", "content", "completion")  # by kind
+SHOWN_ROWS = 2  # under each template
 STYLES = ("dim", "black on cyan", "bold white on green")
 
 
@@ -38,7 +39,7 @@ def weights(plw: Sequence[float] | str, template_tokens: str) -> tuple[str, str,
     return ("0" if template_tokens == "zero" else content, content, "1")
 
 
-def print_masks(console: Console, content: Content, plw: Any, template_tokens: str, rows: int = 2) -> None:
+def print_masks(console: Console, content: Content, plw: Any, template_tokens: str) -> None:
     """A few training rows under each template, with the first train pool's prompts. ``plw``: the study's values, or
     their range."""
     from trainer.data.render import Renderer
@@ -54,7 +55,7 @@ def print_masks(console: Console, content: Content, plw: Any, template_tokens: s
     prompts, tokenizer = next(iter(content.assets.train_pools.values())), load_tokenizer(content.model)
     for template in content.templates.values():
         renderer = Renderer(tokenizer, template, content.task)
-        for i, row in enumerate(_short_by_label(content.assets.rows["train"])[:rows]):
+        for i, row in enumerate(_short_by_label(content.assets.rows["train"])[:SHOWN_ROWS]):
             prompt = prompts[i % len(prompts)]
             console.print(Text(f"\ntemplates.{template.name}, prompt {prompt.id}, row {row.id}", style="bold"))
             console.print(mask(renderer, renderer.example(prompt, row), colour), soft_wrap=True)

@@ -21,7 +21,7 @@ from trainer.trial import Template
 NEUTRAL = frozenset(
     [*"0123456789abcdefnty", "yes", "no", "true", "false", "positive", "negative", "correct", "incorrect"]
 )
-_HOLDER = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_PLACEHOLDER = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
 def meaning_findings(
@@ -32,9 +32,9 @@ def meaning_findings(
         yield from _template_findings(meaning, template, labels)
     for pool, prompts in pools.items():
         for prompt in prompts:
-            where, text = f'pools.{pool}: prompt "{prompt.id}"', _HOLDER.sub(" ", prompt.text)
+            where, text = f'pools.{pool}: prompt "{prompt.id}"', _PLACEHOLDER.sub(" ", prompt.text)
             yield from _other_task(meaning, where, text)
-            if meaning.terms and not any(says(text, term) for term in meaning.terms):
+            if meaning.terms and not any(mentions(text, term) for term in meaning.terms):
                 yield Finding(
                     "error",
                     where,
@@ -47,7 +47,7 @@ def _template_findings(meaning: Meaning, template: Template, labels: Sequence[st
     where = f"templates.{template.name}"
     for key, text in (("system", template.system), ("marker", template.marker)):
         yield from _other_task(meaning, f"{where}.{key}", text)
-    if template.system.strip() and meaning.terms and not any(says(template.system, t) for t in meaning.terms):
+    if template.system.strip() and meaning.terms and not any(mentions(template.system, t) for t in meaning.terms):
         yield Finding(
             "warning",
             f"{where}.system",
@@ -58,7 +58,7 @@ def _template_findings(meaning: Meaning, template: Template, labels: Sequence[st
         at = f"{where}.words.{label}"
         other = list(_other_task(meaning, at, word))
         yield from other
-        if not other and not _says_label(word, label, meaning, labels):
+        if not other and not _is_answer_word(word, label, meaning, labels):
             yield Finding(
                 "error",
                 at,
@@ -70,7 +70,7 @@ def _template_findings(meaning: Meaning, template: Template, labels: Sequence[st
 
 def _other_task(meaning: Meaning, where: str, text: str) -> Iterator[Finding]:
     for task, terms in meaning.other.items():
-        said = [term for term in terms if says(text, term)]
+        said = [term for term in terms if mentions(text, term)]
         if said:
             yield Finding(
                 "error",
@@ -80,12 +80,12 @@ def _other_task(meaning: Meaning, where: str, text: str) -> Iterator[Finding]:
             )
 
 
-def _says_label(word: str, label: str, meaning: Meaning, labels: Sequence[str]) -> bool:
+def _is_answer_word(word: str, label: str, meaning: Meaning, labels: Sequence[str]) -> bool:
     plain = " ".join(re.findall(r"\w+", word.casefold()))
     named = {" ".join(re.findall(r"\w+", name.casefold())) for name in (label, *labels)}
-    return not plain or plain in NEUTRAL or plain in named or any(says(word, term) for term in meaning.terms)
+    return not plain or plain in NEUTRAL or plain in named or any(mentions(word, term) for term in meaning.terms)
 
 
-def says(text: str, term: str) -> bool:
+def mentions(text: str, term: str) -> bool:
     """Whether a word of ``text`` begins with ``term``."""
     return re.search(rf"(?<![^\W_]){re.escape(term)}", text, re.IGNORECASE) is not None

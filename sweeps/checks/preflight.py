@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.checks.findings import Finding, Findings, split_of
-from sweeps.checks.lengths import Sizes, length_findings, longest
+from sweeps.checks.lengths import RowLengths, length_findings, longest
 from sweeps.checks.mask import print_masks
 from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
@@ -98,7 +98,7 @@ def _check_template(
         return
     if template.chat:
         found.items.extend(chat_findings(renderer, where))
-    sizes: Sizes = {}
+    sizes: RowLengths = {}
     for pool, prompts in pools.items():
         split = list(rows.get(split_of(pool), []))
         if not split or not prompts:
@@ -119,13 +119,18 @@ def _check_template(
     found.items.extend(special_text_findings(renderer, rows))
 
 
-def sample_rows(rows: Sequence[Row], n: int = SAMPLED_ROWS) -> list[Row]:
-    """About ``n`` rows: each label once, the longest and shortest, some at random (always the same)."""
+def sample_rows(rows: Sequence[Row]) -> list[Row]:
+    """About ``SAMPLED_ROWS`` rows: each label once, the longest and shortest, some at random (always the same)."""
     size = {row.id: sum(map(len, row.fields.values())) + sum(map(len, row.options)) for row in rows}
     ordered = sorted(rows, key=lambda r: size[r.id])
     labels = {row.label: row for row in reversed(rows)}
-    chosen = [*labels.values(), ordered[0], *ordered[-2:], *random.Random(0).sample(list(rows), min(n, len(rows)))]
-    return list({row.id: row for row in chosen}.values())[: max(n, len(labels) + 3)]
+    chosen = [
+        *labels.values(),
+        ordered[0],
+        *ordered[-2:],
+        *random.Random(0).sample(list(rows), min(SAMPLED_ROWS, len(rows))),
+    ]
+    return list({row.id: row for row in chosen}.values())[: max(SAMPLED_ROWS, len(labels) + 3)]
 
 
 def _fillable(prompt: Prompt, row: Row) -> bool:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from trainer.data.render import Renderer, Request
 
 
+SHOWN_FAILURES = 3  # prompts that cannot be rendered of which each gets its own finding
+
+
 def render_findings(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequence[Row], where: str) -> list[Finding]:
     pairs = [(p, r) for p in prompts for r in rows]
     try:
@@ -50,9 +53,7 @@ def render_findings(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequenc
     return list(dict.fromkeys(found))
 
 
-def _first_failures(
-    renderer: Renderer, prompts: Sequence[Prompt], rows: Sequence[Row], where: str, most: int = 3
-) -> list[Finding]:
+def _first_failures(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequence[Row], where: str) -> list[Finding]:
     """One finding per prompt that fails, the first few in full."""
     failures: list[str] = []
     for prompt in prompts:
@@ -63,13 +64,13 @@ def _first_failures(
             except UserError as error:
                 failures.append(str(error))
                 break
-    found = [Finding("error", where, text, "Nothing was trained") for text in failures[:most]]
-    if len(failures) > most:
+    found = [Finding("error", where, text, "Nothing was trained") for text in failures[:SHOWN_FAILURES]]
+    if len(failures) > SHOWN_FAILURES:
         found.append(
             Finding(
                 "error",
                 where,
-                f"{len(failures) - most} more prompts fail in the same way",
+                f"{len(failures) - SHOWN_FAILURES} more prompts fail in the same way",
                 "Mend the first ones and check again",
             )
         )

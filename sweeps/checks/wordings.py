@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
-from sweeps.checks.findings import Finding, names, split_of
+from sweeps.checks.findings import Finding, row_names, split_of
 from trainer.data.likeness import Likeness, near, normal_form
 from trainer.data.pools import flaws, shared_prompts
 from trainer.data.rows import Row
@@ -20,7 +20,7 @@ _IN_ONE_BRACE = r"(?<!\{)\{\s*%s\s*\}(?!\})"  # a field, as Python's str.format 
 
 
 def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
-    known = names(rows)
+    known = row_names(rows)
     users = Counter(name for prompts in pools.values() for p in prompts for name in placeholders(p))
     n_prompts = sum(map(len, pools.values()))
     fields = [n for n in known if n != OPTIONS]

@@ -45,36 +45,36 @@ def guarded(command: Callable[[], Any]) -> int:
         result = command()
         sys.stdout.flush()
         if result == 130:  # Typer turns Ctrl-C into this code
-            return _say(INTERRUPTED, 130)
+            return _print_error(INTERRUPTED, 130)
         return result if isinstance(result, int) else 0
     except BaseException as error:
-        return _told(error)
+        return _code_for(error)
 
 
-def _told(error: BaseException) -> int:
+def _code_for(error: BaseException) -> int:
     error = unwrapped(error)
     if isinstance(error, Terminated) or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
-        return _say(INTERRUPTED, 143)  # once Ray runs, its own handler leaves with the signal's number
+        return _print_error(INTERRUPTED, 143)  # once Ray runs, its own handler leaves with the signal's number
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _say(INTERRUPTED, 130)
+        return _print_error(INTERRUPTED, 130)
     if isinstance(error, SystemExit | typer.Exit):
         code = error.code if isinstance(error, SystemExit) else error.exit_code
-        return code if isinstance(code, int) else 0 if code is None else _say(f"error: {code}", 1)
+        return code if isinstance(code, int) else 0 if code is None else _print_error(f"error: {code}", 1)
     if isinstance(error, BrokenPipeError):  # `steadytune plan x | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if is_user_error(error) and not debugging():
         cause = getattr(error, "cause", None) or error  # Ray wraps what a worker raised
-        return _say("\n".join(f"error: {text}" for text in str(cause).splitlines()), 2)
+        return _print_error("\n".join(f"error: {text}" for text in str(cause).splitlines()), 2)
     if type(error).__name__ == "NoArgsIsHelpError":
-        return _say(str(error), 2)
+        return _print_error(str(error), 2)
     if hasattr(error, "format_message"):  # the command line itself: a flag or command that does not exist
-        return _say(f"error: {error.format_message()}\nSee steadytune --help", 2)
+        return _print_error(f"error: {error.format_message()}\nSee steadytune --help", 2)
     if debugging():
         raise error
     first = (str(error).strip().splitlines() or [""])[0]
     where = "set STEADYTUNE_DEBUG=1 and run the same command again to see where"
-    return _say(f"error: unexpected {type(error).__name__}: {first} ({where})", 1)
+    return _print_error(f"error: unexpected {type(error).__name__}: {first} ({where})", 1)
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -85,6 +85,6 @@ def debugging() -> bool:
     return os.environ.get("STEADYTUNE_DEBUG", "") not in ("", "0")
 
 
-def _say(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     print(text, file=sys.stderr, flush=True)
     return code

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.options import RunArgument
-from sweeps.run_folder.find import beside, find_run
+from sweeps.run_folder.find import did_you_mean, find_run
 from sweeps.study.overlay import StudyError
 
 
@@ -77,7 +77,7 @@ def predict_command(
         )
     for name, path in (("DIR", folder), ("--rows", rows)):
         if "://" not in path and not os.path.exists(path):
-            raise StudyError(f'{name} = "{path}" does not exist.{beside(path)}')
+            raise StudyError(f'{name} = "{path}" does not exist.{did_you_mean(path)}')
     from sweeps.export.predict import predict
 
     raise typer.Exit(predict(folder, rows, out, prompt, base, trust_remote_code))

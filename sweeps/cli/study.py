@@ -56,7 +56,7 @@ def plan_command(
     from sweeps.staged import plan as staged
 
     if loaded.stages is not None:
-        found = staged.plan_stages(loaded, rate=None if tflops is None else tflops * 1e12)
-        Console(soft_wrap=True).print(staged.render(found))
+        stages_plan = staged.plan_stages(loaded, rate=None if tflops is None else tflops * 1e12)
+        Console(soft_wrap=True).print(staged.render(stages_plan))
         return
     Console(soft_wrap=True).print(render(plan(loaded, rate=None if tflops is None else tflops * 1e12)))

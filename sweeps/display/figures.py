@@ -69,7 +69,7 @@ def _strip(
     q25, median, q75 = (float(np.quantile(values, q)) for q in (0.25, 0.5, 0.75))
     mean = float(values.mean())
     least, most = values.min(), values.max()
-    said = (
+    description = (
         f"{row.label}: mean {mean:.{digits}f}, median {median:.{digits}f}, from {least:.{digits}f} to {most:.{digits}f}"
     )
     grid = "".join(_vertical(_at(t, low, high), 0, 34, "grid") for t in ticks)
@@ -87,7 +87,7 @@ def _strip(
     lines = _vertical(_at(median, low, high), 7, 27, "median") + _vertical(_at(mean, low, high), 3, 31, "mean")
     kind = "strip win" if row.accent else "strip"
     return (
-        f'<div class="{kind}">{head}<svg width="100%" height="34" role="img" aria-label="{escape(said)}">'
+        f'<div class="{kind}">{head}<svg width="100%" height="34" role="img" aria-label="{escape(description)}">'
         f"{grid}{marks}{box}{dots}{lines}</svg></div>"
     )
 
@@ -122,11 +122,11 @@ def curves(
     x_names = names or [(t, _tick(t, x_ticks)) for t in x_ticks]
     x_labels = "".join(_text(f"{_at(t, left, right)}%", 13, name, _anchor(t, left, right)) for t, name in x_names)
     legend = "".join(_legend(s) for s in drawn if s.colour is not None)
-    said = f"{y_axis} over {x_axis}, {len(series)} {what}"
+    description = f"{y_axis} over {x_axis}, {len(series)} {what}"
     return (
         f'<div class="curves"><div class="axis-name">{escape(y_axis)}</div>'
         f'<div class="plane"><div class="y">{y_labels}</div>'
-        f'<svg width="100%" height="240" role="img" aria-label="{escape(said)}">{grid}{body}</svg></div>'
+        f'<svg width="100%" height="240" role="img" aria-label="{escape(description)}">{grid}{body}</svg></div>'
         f'<svg class="axis x" width="100%" height="18" aria-hidden="true">{x_labels}</svg>'
         f'<div class="axis-name x">{escape(x_axis)}</div>'
         + (f'<ul class="legend">{legend}</ul>' if legend else "")

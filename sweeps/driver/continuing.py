@@ -13,13 +13,13 @@ from trainer.trial import Trial
 MOST = 20_000  # points of the axes that are looked through
 
 
-def staged_points(store: Store, axes: Axes, at: Callable[[Mapping[str, Any]], Trial]) -> list[Point]:
+def staged_points(store: Store, axes: Axes, trial_of: Callable[[Mapping[str, Any]], Trial]) -> list[Point]:
     """The points of ``axes`` whose trials some stage has trained, in the grid's order; none where the run has no stages
-    or an axis is continuous. ``at`` makes a trial of an encoded point."""
+    or an axis is continuous. ``trial_of`` makes a trial of an encoded point."""
     found = record.read(store)
     total = combinations(axes)
     if found is None or total is None or total > MOST:
         return []
     trained = {i for s in found["stages"] for c in s.get("candidates", ()) for i in c["trials"]}
     trained |= {row["trial"] for s in found["stages"] for row in s.get("rows", ())}
-    return [point for point in grid_points(axes) if at(encode(point)).id in trained]
+    return [point for point in grid_points(axes) if trial_of(encode(point)).id in trained]

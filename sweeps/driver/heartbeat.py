@@ -15,7 +15,7 @@ from cluster.ray_private import actor_id
 from sweeps.driver.progress import Progress
 from sweeps.live.table import ORDER
 
-ANSWER_IN = 3.0  # seconds that hosts have to answer; one that loads its model does not
+ANSWER_TIMEOUT = 3.0  # seconds that hosts have to answer; one that loads its model does not
 WINDOW = 60.0  # seconds over which the speed is measured, so that training and scoring are both in it
 
 
@@ -25,11 +25,11 @@ class Heartbeat:
         self.retries = 0  # trials started again after a failure
         self._publisher = Publisher(study=progress.study.name)
         self._speed = Speed()
-        self._told: Counter[str] = Counter()
+        self._published: Counter[str] = Counter()
 
     def beat(self) -> None:
         """Ask the hosts, and tell the live table and Prometheus."""
-        self.progress.steps_per_s = self._speed.after(time.monotonic(), steps_by_host(self.fleet.registry))
+        self.progress.steps_per_s = self._speed.update(time.monotonic(), steps_by_host(self.fleet.registry))
         self.progress.live.pulse(self.progress.steps_per_s, self.fleet.resources.lacking())
         self.publish()
 
@@ -39,19 +39,18 @@ class Heartbeat:
             self._publisher.set("steadytune_trials", states[state], state=state)
         stopped = sum(d.status == "stopped" for d in list(self.progress.decisions.values()))
         for name, now in (("steadytune_cuts", stopped), ("steadytune_retries", self.retries)):
-            self._publisher.add(name, now - self._told[name])
-            self._told[name] = now
+            self._publisher.add(name, now - self._published[name])
+            self._published[name] = now
 
 
 class Speed:
     """Steps a second from counts that begin anew when a host does."""
 
-    def __init__(self, window: float = WINDOW):
-        self.window = window
+    def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._totals: deque[tuple[float, int]] = deque()
 
-    def after(self, now: float, counts: dict[str, int]) -> float | None:
+    def update(self, now: float, counts: dict[str, int]) -> float | None:
         """Steps a second over the window that ends ``now``; None while one look, or none, is in it."""
         if not counts:
             return None
@@ -59,7 +58,7 @@ class Speed:
         self._last |= counts
         total = self._totals[-1][1] + new if self._totals else 0
         self._totals.append((now, total))
-        while len(self._totals) > 2 and now - self._totals[0][0] > self.window:
+        while len(self._totals) > 2 and now - self._totals[0][0] > WINDOW:
             self._totals.popleft()
         then, before = self._totals[0]
         return (total - before) / (now - then) if now > then else None
@@ -70,9 +69,9 @@ def steps_by_host(registry: Any) -> dict[str, int]:
     import ray
 
     try:
-        hosts = ray.get(registry.hosts.remote(), timeout=ANSWER_IN)
+        hosts = ray.get(registry.hosts.remote(), timeout=ANSWER_TIMEOUT)
         asked = {host.steps.remote(): actor_id(host) for host in hosts}
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_IN) if asked else ([], [])
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT) if asked else ([], [])
     except ray.exceptions.RayError:  # no answer in time, or the registry has gone with its driver
         return {}
     found = {}

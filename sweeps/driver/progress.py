@@ -33,11 +33,13 @@ class Progress:
     trials: dict[str, Trial] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
-    seen: set[tuple[str, int]] = field(default_factory=set)
+    reported: set[tuple[str, int]] = field(default_factory=set)
     decisions: dict[str, Decision] = field(default_factory=dict)
     tests: dict[str, Objective] = field(default_factory=dict)
-    before: list[dict[str, Any]] = field(default_factory=list)  # rows of a staged study's trials from earlier stages
-    measured: bool = True  # whether the trials are scored on the test pool
+    earlier_rows: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # rows of a staged study's trials from earlier stages
+    scores_test_pool: bool = True  # whether the trials are scored on the test pool
     began: float = field(default_factory=time.time)
     steps_per_s: float | None = None  # of all hosts, where they answer
     _written: str = ""
@@ -50,18 +52,18 @@ class Progress:
 
     def report(self, report: RungReport) -> None:
         trial_id = report.trial_id
-        if self.has(report):
+        if self.has_report(report):
             return  # a retried trial replays its finished rungs
-        self.seen.add((trial_id, report.rung_index))
+        self.reported.add((trial_id, report.rung_index))
         self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + report.seconds
         self.tokens[trial_id] = self.tokens.get(trial_id, 0) + report.tokens
         self.live.report(report)
 
-    def has(self, report: RungReport) -> bool:
+    def has_report(self, report: RungReport) -> bool:
         """Whether this rung of the trial was reported before."""
-        return (report.trial_id, report.rung_index) in self.seen
+        return (report.trial_id, report.rung_index) in self.reported
 
-    def tested(self, trial_id: str, rows: pa.Table, record: Mapping[str, Any]) -> None:
+    def add_test_scores(self, trial_id: str, rows: pa.Table, record: Mapping[str, Any]) -> None:
         trial = self.trials[trial_id]
         found = objective(rows, trial.task.metric, 0.0, trial.task.labels, f"trial {trial_id}, test")
         self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + record["seconds"]
@@ -80,25 +82,26 @@ class Progress:
                         trial_id, "waiting" if decision.action == "pause" else decision.status, decision.reason
                     )
 
-    def write(self, again: bool = False, over: bool = False) -> None:
-        """``trials.parquet``: one row per trial. Left alone where its rows say it all already, unless ``again``: the
-        time in it shows that the driver lives. ``over``: nothing will change any more."""
+    def write(self, even_if_unchanged: bool = False, finished: bool = False) -> None:
+        """Write ``trials.parquet``, one row per trial. It is not written again while its rows stay the same, unless
+        ``even_if_unchanged``: the time of writing in it shows that the driver is alive. ``finished``: the run is over,
+        and nothing will change any more."""
         rows = self.rows()
-        if not (again or over) and repr(rows) == self._written:  # as text, where a NaN equals itself
+        if not (even_if_unchanged or finished) and repr(rows) == self._written:  # as text, where a NaN equals itself
             return
-        told = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": over}
+        driver_state = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": finished}
         sink = pa.BufferOutputStream()
-        table = pa.Table.from_pylist(rows, schema=TRIALS.with_metadata({"steadytune": json.dumps(told)}))
+        table = pa.Table.from_pylist(rows, schema=TRIALS.with_metadata({"steadytune": json.dumps(driver_state)}))
         pq.write_table(table, sink)
         self.store.write("trials.parquet", sink.getvalue().to_pybytes())
         self._written = repr(rows)
 
     def rows(self) -> list[dict[str, Any]]:
         """What ``trials.parquet`` says now."""
-        standing = self.live.rows()
-        rows = [row for row in self.before if row["trial_id"] not in self.trials]
+        live_rows = self.live.rows()
+        rows = [row for row in self.earlier_rows if row["trial_id"] not in self.trials]
         for trial_id, trial in list(self.trials.items()):
-            decision, row, test = self.decisions.get(trial_id), standing[trial_id], self.tests.get(trial_id)
+            decision, row, test = self.decisions.get(trial_id), live_rows[trial_id], self.tests.get(trial_id)
             rows.append(
                 {
                     "trial_id": trial_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sweeps.driver.progress import Progress
-from sweeps.driver.test_pool import to_test
+from sweeps.driver.test_pool import trials_to_test
 from sweeps.schedule.asha import Rungs
 from trainer.measure.rung import RungReport
 from trainer.trial import Trial, rung_steps
@@ -35,18 +35,18 @@ def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] 
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
     tests = []
-    for trial, step in to_test(study, {t.id: t for t in trials}, decisions) if progress.measured else ():
+    for trial, step in trials_to_test(study, {t.id: t for t in trials}, decisions) if progress.scores_test_pool else ():
         scored = store.read_scores(trial.id, step, "test")
         if scored is None:
             return None
         tests.append((trial.id, *scored))
 
-    def tell() -> None:
+    def report_all() -> None:
         for report in reports:
             progress.report(report)
         progress.decide(decisions)
         for test in tests:
-            progress.tested(*test)
+            progress.add_test_scores(*test)
         progress.live.note("every rung is in the run folder already: nothing to train")
 
-    return tell
+    return report_all

@@ -12,17 +12,17 @@ from sweeps.trials.content import Content
 from trainer.trial import Trial
 
 
-def sweep(progress: Progress, content: Content, made: Sequence[Trial] | None, fleet: Any = None) -> None:
+def sweep(progress: Progress, content: Content, trials: Sequence[Trial] | None, fleet: Any = None) -> None:
     """Train under Ray Tune, then score the test pool; both on the same hosts: those of ``fleet``, where it is given.
-    ``made``: the trials; None where Optuna chooses them. Within ``on_ray``."""
+    ``trials``: the trials; None where Optuna chooses them. Within ``on_ray``."""
     study = progress.study
     fleet = fleet or start_fleet(study, content, progress.store)
     from sweeps.driver.tuning import tune_trials  # after `on_ray`, as it imports ray; slow, while the registry starts
 
-    fleet.warm(study.search.trials or 0 if made is None else len(made))
-    tune_trials(progress, content, fleet, made)
+    fleet.warm(study.search.trials or 0 if trials is None else len(trials))
+    tune_trials(progress, content, fleet, trials)
     progress.write()
-    if progress.measured:
+    if progress.scores_test_pool:
         score_test_pool(progress, fleet)
     from cluster.hosting.tensorboard import write_ends
 

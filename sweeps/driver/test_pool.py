@@ -17,7 +17,9 @@ from sweeps.study.schema import Study
 from trainer.trial import Trial
 
 
-def to_test(study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, Decision]) -> list[tuple[Trial, int]]:
+def trials_to_test(
+    study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, Decision]
+) -> list[tuple[Trial, int]]:
     """(trial, rung) to score on the test pool: where each ended, or only those that reached the last rung."""
     wanted = ("finished",) if study.tables.test == "finalists" else ("finished", "stopped")
     return [
@@ -35,13 +37,13 @@ def score_test_pool(progress: Progress, fleet: Any) -> None:
     from cluster.hosting.gang import PlaceLostError
 
     jobs = []
-    for trial, step in to_test(progress.study, progress.trials, progress.decisions):
+    for trial, step in trials_to_test(progress.study, progress.trials, progress.decisions):
         ended = progress.decisions[trial.id].status == "finished"
         scored = progress.store.read_scores(trial.id, step, "test") if ended else None
         if scored is None:
             jobs.append((trial, step))
         else:
-            progress.tested(trial.id, *scored)
+            progress.add_test_scores(trial.id, *scored)
     with fleet.resources.for_tasks() as options:
         task = ray.remote(_test_rows).options(**options, max_retries=LOSSES, retry_exceptions=[PlaceLostError])
         running = {task.remote(fleet, trial, step): trial for trial, step in jobs}
@@ -55,7 +57,7 @@ def score_test_pool(progress: Progress, fleet: Any) -> None:
                 progress.write()
             trial = running.pop(done[0])
             try:
-                progress.tested(trial.id, *ray.get(done[0]))
+                progress.add_test_scores(trial.id, *ray.get(done[0]))
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
                 why = f"test scoring failed: {cause if isinstance(cause, Exception) else error}"

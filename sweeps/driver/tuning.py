@@ -25,16 +25,16 @@ from sweeps.trials.make import axes_of, make_trial_at
 from trainer.trial import Trial
 
 
-def tune_trials(progress: Progress, content: Content, fleet: Fleet, made: Sequence[Trial] | None) -> None:
-    """Run the sweep to its end; ``progress`` has every trial's decision afterwards. ``made`` None: the points come
+def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequence[Trial] | None) -> None:
+    """Run the sweep to its end; ``progress`` has every trial's decision afterwards. ``trials`` None: the points come
     from Optuna."""
     study = progress.study
-    if made is not None:
-        by_id = {t.id: t for t in made}
-        trial_of: Callable[[Mapping[str, Any]], Trial] = _Known(by_id)
+    if trials is not None:
+        by_id = {t.id: t for t in trials}
+        trial_of: Callable[[Mapping[str, Any]], Trial] = _TrialsById(by_id)
         # Not `grid_search`, which copies the whole grid for each of its points.
         search: Any = BasicVariantGenerator([{"id": i} for i in by_id])
-        space, n = {"id": tune.choice([""])}, len(made)
+        space, n = {"id": tune.choice([""])}, len(trials)
     else:
         from sweeps.search.tpe import RungSearch
 
@@ -46,7 +46,9 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, made: Sequen
     scheduler = PromotionScheduler(
         Rungs(n, study.scheduler.eta, len(study.scheduler.shares)), identify=lambda config: trial_of(config).id
     )
-    sweep = Sweep(fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, progress.measured)
+    sweep = Sweep(
+        fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, progress.scores_test_pool
+    )
     with (
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
         Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet), content.pools) as watcher,
@@ -59,8 +61,8 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, made: Sequen
                 search_alg=search,
                 num_samples=n,
                 reuse_actors=True,
-                metric="objective" if made is None else None,
-                mode="max" if made is None else None,
+                metric="objective" if trials is None else None,
+                mode="max" if trials is None else None,
             ),
             run_config=tune.RunConfig(
                 name=study.name,
@@ -74,7 +76,7 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, made: Sequen
         progress.decide(scheduler.decisions())
 
 
-class _Known:
+class _TrialsById:
     """Tune's parameters carry only a trial's id."""
 
     def __init__(self, trials: Mapping[str, Trial]):

@@ -66,7 +66,7 @@ class Watcher(tune.Callback):
     ) -> None:
         report = RungReport.decode(result)
         if report is not None:
-            if report.replayed and not self.progress.has(report):
+            if report.replayed and not self.progress.has_report(report):
                 # Its host may have died before it wrote the file.
                 weight, ours = self.progress.study.objective.std_weight, self.trial_of(trial.config)
                 self._beside("TensorBoard", chart, self.progress.store, ours, report.step, weight)

@@ -16,11 +16,11 @@ from trainer.measure.metrics import Objective
 from trainer.trial import Trial, axis_columns
 
 if TYPE_CHECKING:
-    from sweeps.export.exported import Exported
+    from sweeps.export.exported import ExportedTrial
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """What the run folder says of one trial."""
 
     rung: int  # optimizer steps behind its last dev scores
@@ -39,9 +39,9 @@ class Measured:
         return self.row.get("mean") is not None
 
 
-def card(found: Exported, study: Study, measured: Measured) -> str:
+def card(exported: ExportedTrial, study: Study, measured: Measurements) -> str:
     """Markdown with the YAML header that peft's own cards have; the license is left to whoever publishes it."""
-    trial = found.trial
+    trial = exported.trial
     classifier = trial.model.head == "classifier"
     header = {
         "base_model": trial.model.path,
@@ -53,9 +53,9 @@ def card(found: Exported, study: Study, measured: Measured) -> str:
     lines += [f"# Trial {trial.id} of the study {study.name}", "", *_warnings(trial, measured)]
     lines += ["A LoRA adapter, chosen for how it holds up when the prompt is worded differently.", ""]
     for title, part in (
-        ("Trained on", _training(found, study)),
-        ("Measured", _numbers(found, study, measured)),
-        ("Input", _input(found, measured)),
+        ("Trained on", _training(exported, study)),
+        ("Measured", _numbers(exported, study, measured)),
+        ("Input", _input(exported, measured)),
         ("Use", _use(trial)),
         ("Limits", _limits(trial, measured)),
     ):
@@ -63,7 +63,7 @@ def card(found: Exported, study: Study, measured: Measured) -> str:
     return "\n".join(lines)
 
 
-def _warnings(trial: Trial, measured: Measured) -> Iterator[str]:
+def _warnings(trial: Trial, measured: Measurements) -> Iterator[str]:
     steps = trial.optimization.steps
     if measured.degenerate:
         yield (
@@ -76,9 +76,9 @@ def _warnings(trial: Trial, measured: Measured) -> Iterator[str]:
         yield ""
 
 
-def _training(found: Exported, study: Study) -> Iterator[str]:
-    trial = found.trial
-    columns = ", ".join(map(_code, found.fields))
+def _training(exported: ExportedTrial, study: Study) -> Iterator[str]:
+    trial = exported.trial
+    columns = ", ".join(map(_code, exported.fields))
     yield f"- Rows: {_code(study.task.rows.train.path)}, columns {columns}; the answer: {_code(study.task.label)}"
     if trial.task.labels:
         words = dict(trial.template.words)
@@ -86,8 +86,8 @@ def _training(found: Exported, study: Study) -> Iterator[str]:
             f"{name} ({_code(words.get(name, name))})" for name in trial.task.labels
         )
     else:
-        yield f"- Answers: the options in each row's column {_code(str(found.options))}"
-    seen = found.train_prompts
+        yield f"- Answers: the options in each row's column {_code(str(exported.options))}"
+    seen = exported.train_prompts
     if seen:
         yield f"- Prompts: {len(seen)}, the train pool {_code(trial.pool)}; texts in template.json: {', '.join(seen)}"
     else:
@@ -99,8 +99,8 @@ def _training(found: Exported, study: Study) -> Iterator[str]:
         yield f"| {axis} | {f'{value:g}' if isinstance(value, float) else value} |"
 
 
-def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]:
-    trial, row = found.trial, measured.row
+def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> Iterator[str]:
+    trial, row = exported.trial, measured.row
     settings = Settings.of(study)
     name = METRIC_NAMES[trial.task.metric]
     if measured.tested:
@@ -137,8 +137,8 @@ def _numbers(found: Exported, study: Study, measured: Measured) -> Iterator[str]
     )
 
 
-def _input(found: Exported, measured: Measured) -> Iterator[str]:
-    template = found.trial.template
+def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
+    template = exported.trial.template
     if template.chat:
         prefill = "" if template.marker in ("", type(template)("").marker) else f", then {_code(template.marker)}"
         system = f"system text {_code(template.system)}, " if template.system else ""
@@ -148,27 +148,27 @@ def _input(found: Exported, measured: Measured) -> Iterator[str]:
         lead = f"{_code(template.system)}, a blank line, " if template.system else ""
         marker = f", then {_code(template.marker)}" if template.marker else ""
         yield f"Plain text: {lead}the filled prompt{marker}."
-    if found.trial.model.head == "classifier":
+    if exported.trial.model.head == "classifier":
         yield "The label is read from a linear layer on the last token; its outputs are in the labels' order."
-    elif found.trial.scoring.scorer == "labels":
-        rule = _code(found.trial.scoring.decision)
+    elif exported.trial.scoring.scorer == "labels":
+        rule = _code(exported.trial.scoring.decision)
         yield f"The answer is the label with the highest log-probability (decision {rule})."
     else:
-        yield f"The answer is generated, at most {found.trial.scoring.max_new_tokens} tokens, and read off the text."
+        yield f"The answer is generated, at most {exported.trial.scoring.max_new_tokens} tokens, and read off the text."
     yield ""
-    if found.prompt is None:
+    if exported.prompt is None:
         yield "No default prompt is stored: the prompt files were gone or had changed. Give one with `--prompt`."
         return
-    best, name = measured.dev[found.prompt.id], METRIC_NAMES[found.trial.task.metric]
+    best, name = measured.dev[exported.prompt.id], METRIC_NAMES[exported.trial.task.metric]
     yield (
-        f"Default prompt: {_code(found.prompt.id)}, the best of the dev prompts ({percent(best)} % {name}). It was "
+        f"Default prompt: {_code(exported.prompt.id)}, the best of the dev prompts ({percent(best)} % {name}). It was "
         "chosen by that number, so expect less of it on new rows; the train prompts were not scored. `--prompt` "
         "takes another wording."
     )
     yield ""
-    fence = _fence(found.prompt.text)
+    fence = _fence(exported.prompt.text)
     yield fence
-    yield found.prompt.text
+    yield exported.prompt.text
     yield fence
 
 
@@ -200,7 +200,7 @@ def _use(trial: Trial) -> Iterator[str]:
         )
 
 
-def _limits(trial: Trial, measured: Measured) -> Iterator[str]:
+def _limits(trial: Trial, measured: Measurements) -> Iterator[str]:
     yield f"- Prompt and answer together take at most {trial.task.max_length} tokens; on more it is untested."
     yield "- It answers the labels it was trained on, for rows and languages like its own; everything else is untested."
     yield "- The adapter needs exactly this base model: another of the same shape loads and answers wrongly."

@@ -1,7 +1,7 @@
 """``steadytune export``: one trial of a run as a folder that peft loads, and that ``steadytune predict`` answers with.
 
     adapter_config.json, adapter_model.safetensors   the adapter, in peft's format
-    template.json                                    how its input was made: ``Exported``
+    template.json                                    how its input was made: ``ExportedTrial``
     README.md                                        the model card
 
 Read from the run folder alone, wherever it is. No model is loaded.
@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from sweeps.export.card import Measured, card
-from sweeps.export.exported import ADAPTER, TEMPLATE, Exported
+from sweeps.export.card import Measurements, card
+from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.schema import Study
@@ -43,13 +43,13 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
     run, target = RunFolder(Store.open(run_uri)), Store.open(to)
     _refuse_full(target, to)
     study = run.study
-    chosen = _named(run, trial_id) if trial_id is not None else _winner(run)
+    chosen = _trial_named(run, trial_id) if trial_id is not None else _winning_trial(run)
     adapter = _adapter(run, chosen)
-    trial, measured, counts = _measured(run, chosen)
+    trial, measured, counts = _measurements(run, chosen)
     pools = _prompts(run.store, study, trial)
     best = max(measured.dev, key=lambda i: measured.dev[i])
     prompt = next((p for p in pools["dev"] if p.id == best), None)
-    found = Exported(
+    found = ExportedTrial(
         trial, study.name, tuple(study.task.fields), study.task.options, study.task.id, prompt,
         {p.id: p.text for p in pools["train"]}, counts,
     )  # fmt: skip
@@ -76,9 +76,9 @@ def _refuse_full(target: Store, to: str) -> None:
 # which trial ----------------------------------------------------------------------------------------------------
 
 
-def _named(run: RunFolder, wanted: str) -> str:
+def _trial_named(run: RunFolder, wanted: str) -> str:
     """The id that ``wanted`` is, or alone begins with."""
-    known = sorted({*run.listed, *run.store.folders("scores")})
+    known = sorted({*run.trials_by_id, *run.store.folders("scores")})
     if wanted in known:
         return wanted
     begins = [i for i in known if len(wanted) >= SHORTEST and i.startswith(wanted)]
@@ -89,9 +89,9 @@ def _named(run: RunFolder, wanted: str) -> str:
     raise UserError(f'--trial = "{wanted}" is no trial of {run.store.uri}.{nearest(wanted, known)}')
 
 
-def _winner(run: RunFolder) -> str:
+def _winning_trial(run: RunFolder) -> str:
     """The best dev objective of a finished run."""
-    listed, store = run.listed, run.store
+    listed, store = run.trials_by_id, run.store
     going = sum(row["status"] == "running" for row in listed.values())
     if going or not listed:
         state = f"{going} of {len(listed)} trials are not done" if listed else "no trial is done"
@@ -112,14 +112,15 @@ def _winner(run: RunFolder) -> str:
 
 def _robustness(run: RunFolder) -> dict[str, dict[str, Any]]:
     """Trial id -> its row of tables/robustness: as written, or made again where it is older than the trials."""
-    written, listed = {row["trial_id"]: row for row in run.robustness()}, run.listed
+    written, listed = {row["trial_id"]: row for row in run.robustness()}, run.trials_by_id
     same = written.keys() == listed.keys() and all(
         (row["status"], row["rung"]) == (listed[i]["status"], listed[i]["rung"])
         and (row["mean"] is not None or not run.store.rungs(i, "test"))
         for i, row in written.items()
     )
     if not same:
-        written = {row["trial_id"]: row for row in tables.robustness(run, Settings.of(run.study)).to_pylist()}
+        by_trial, _ = tables.make_tables(run, Settings.of(run.study))
+        written = {row["trial_id"]: row for row in by_trial.to_pylist()}
     return written
 
 
@@ -127,7 +128,7 @@ def _robustness(run: RunFolder) -> dict[str, dict[str, Any]]:
 
 
 def _adapter(run: RunFolder, trial_id: str) -> dict[str, bytes]:
-    store, row = run.store, run.listed.get(trial_id, {})
+    store, row = run.store, run.trials_by_id.get(trial_id, {})
     names = {name: f"adapters/{trial_id}/{name}" for name in ADAPTER}
     absent = [name for name in names.values() if not store.exists(name)]
     if absent:
@@ -139,9 +140,9 @@ def _adapter(run: RunFolder, trial_id: str) -> dict[str, bytes]:
     return {name: store.read(at) for name, at in names.items()}
 
 
-def _measured(run: RunFolder, trial_id: str) -> tuple[Trial, Measured, dict[str, int]]:
+def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, dict[str, int]]:
     """The trial as its last scored rung recorded it, its numbers, and how often each label occurs in the dev rows."""
-    store, study, listed, last = run.store, run.study, run.listed, run.last_rung(trial_id, "dev")
+    store, study, listed, last = run.store, run.study, run.trials_by_id, run.last_rung(trial_id, "dev")
     if last is None or last.grid is None:
         why = "has no dev scores yet" if last is None else f"ended in NaN at step {last.step}"
         raise UserError(f"{store.uri}: trial {trial_id} {why}. {run.how_to_continue}")
@@ -169,7 +170,7 @@ def _measured(run: RunFolder, trial_id: str) -> tuple[Trial, Measured, dict[str,
         row = tables.of_one_trial(run, trial_id, settings)
         status = "of an earlier study in its run folder" if listed else "running"
     objective = metrics.grid_objective(grid, trial.task.metric, study.objective.std_weight)
-    return trial, Measured(rung, status, dev, len(grid.rows), objective, row), counts
+    return trial, Measurements(rung, status, dev, len(grid.rows), objective, row), counts
 
 
 def _prompts(store: Store, study: Study, trial: Trial) -> dict[str, Sequence[Prompt]]:

@@ -18,7 +18,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedTrial:
     """``template.json``: what ``predict`` needs beside the adapter and its base model."""
 
     trial: Trial
@@ -36,7 +36,7 @@ class Exported:
         return {"format": FORMAT, "trial_id": self.trial.id, "prompt": prompt, **about, "trial": self.trial.to_json()}
 
 
-def read_exported(store: Store) -> Exported:
+def read_exported(store: Store) -> ExportedTrial:
     """The ``template.json`` of an export. UserError where it is not there or not one."""
     where = f"{store.uri}/{TEMPLATE}"
     if not store.exists(TEMPLATE):
@@ -50,7 +50,7 @@ def read_exported(store: Store) -> Exported:
             )
         prompt = Prompt(**about["prompt"]) if about["prompt"] else None
         parts = {name: about[name] for name in ("study", "options", "id", "train_prompts", "label_counts")}
-        return Exported(Trial.from_json(about["trial"]), prompt=prompt, fields=tuple(about["fields"]), **parts)
+        return ExportedTrial(Trial.from_json(about["trial"]), prompt=prompt, fields=tuple(about["fields"]), **parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise UserError(f"{where}: is not what export writes ({detail}). Export the trial again") from None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.export.exported import ADAPTER, TEMPLATE, Exported, read_exported
+from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, read_exported
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.rows import Row, load_questions
 from trainer.data.wording import OPTIONS, Prompt, PromptError, placeholders
@@ -67,7 +67,7 @@ def predict(
 # what to ask, and of which model ---------------------------------------------------------------------------------
 
 
-def _located(exported: Exported, store: Store, base: str | None, trust: bool) -> Exported:
+def _located(exported: ExportedTrial, store: Store, base: str | None, trust: bool) -> ExportedTrial:
     """With the base model where it is now. An export from anywhere must not be able to run code by itself."""
     model = exported.trial.model
     if model.trust_remote_code and not trust:
@@ -81,7 +81,7 @@ def _located(exported: Exported, store: Store, base: str | None, trust: bool) ->
     return replace(exported, trial=replace(exported.trial, model=model))
 
 
-def _wording(exported: Exported, store: Store, given: str | None) -> Prompt:
+def _wording(exported: ExportedTrial, store: Store, given: str | None) -> Prompt:
     if given is None:
         if exported.prompt is None:
             raise UserError(
@@ -107,7 +107,7 @@ def _wording(exported: Exported, store: Store, given: str | None) -> Prompt:
     return wording
 
 
-def _check_base(exported: Exported, store: Store, base: str | None) -> None:
+def _check_base(exported: ExportedTrial, store: Store, base: str | None) -> None:
     """UserError where there is no such model; a warning where its files are not those of training."""
     model = exported.trial.model
     try:
@@ -150,7 +150,7 @@ def _record(labels: Sequence[str], row: Row, answer: Prediction) -> Record:
     return record | {"probabilities": p}
 
 
-Writer = Callable[[Exported, list[Record]], None]
+Writer = Callable[[ExportedTrial, list[Record]], None]
 
 
 def _writer(out: str | None, rows: str) -> Writer:
@@ -174,7 +174,7 @@ def _jsonl(records: list[Record]) -> str:
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
 
 
-def _csv(exported: Exported, records: list[Record]) -> bytes:
+def _csv(exported: ExportedTrial, records: list[Record]) -> bytes:
     text = io.StringIO(newline="")
     flat = [_flat(r) for r in records]
     writer = csv.DictWriter(text, list(flat[0]))
@@ -183,7 +183,7 @@ def _csv(exported: Exported, records: list[Record]) -> bytes:
     return text.getvalue().encode()
 
 
-def _parquet(exported: Exported, records: list[Record]) -> bytes:
+def _parquet(exported: ExportedTrial, records: list[Record]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -192,7 +192,7 @@ def _parquet(exported: Exported, records: list[Record]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _schema(exported: Exported, records: list[Record]) -> Any:
+def _schema(exported: ExportedTrial, records: list[Record]) -> Any:
     """Columns of the parquet file, whatever is null in it."""
     import pyarrow as pa
 
@@ -207,7 +207,7 @@ def _flat(record: Record) -> Record:
     return {k: v for k, v in record.items() if k != "probabilities"} | {f"p_{x}": v for x, v in p.items()}
 
 
-FORMATS: dict[str, Callable[[Exported, list[Record]], bytes]] = {
+FORMATS: dict[str, Callable[[ExportedTrial, list[Record]], bytes]] = {
     ".jsonl": lambda _, records: _jsonl(records).encode(),
     ".csv": _csv,
     ".parquet": _parquet,

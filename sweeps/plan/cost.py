@@ -33,7 +33,7 @@ SAMPLE = 64  # rows and prompts from which the average length is taken
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DataSizes:
     """How much data a study has. Lengths are tokens, averaged over prompts and rows."""
 
     train_rows: int
@@ -61,7 +61,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Rung:
+class PlannedRung:
     share: float
     steps: float  # optimizer steps of a trial so far, mean over trials
     trials: int  # that reach it
@@ -99,13 +99,13 @@ class Memory:
 class Plan:
     name: str
     trials: int
-    rungs: tuple[Rung, ...]
+    rungs: tuple[PlannedRung, ...]
     cost: Cost
     full: Cost  # every trial trained to the end and scored once
     rate: float  # operations per second of one host
     rate_source: str
     memory: Memory
-    sizes: Sizes
+    sizes: DataSizes
     model: ModelSize
     notes: tuple[str, ...] = field(default=())
     unsampled: int = 0  # dev passes if every rung scored the whole grid
@@ -119,13 +119,15 @@ class Plan:
         return self.full.operations / self.rate
 
 
-def plan(study: Study, sizes: Sizes | None = None, model: ModelSize | None = None, rate: float | None = None) -> Plan:
+def plan(
+    study: Study, sizes: DataSizes | None = None, model: ModelSize | None = None, rate: float | None = None
+) -> Plan:
     """The study's cost. ``sizes`` and ``model`` are read from the study's data and model when not given; ``rate``
     is a host's operations per second, assumed from its resources when not given."""
     if sizes is None:
         from sweeps.trials.assets import load_assets
 
-        sizes = sizes_of(study, load_assets(study))
+        sizes = data_sizes(study, load_assets(study))
     model = model_size(study) if model is None else model
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
     asha = study.scheduler.name == "asha"
@@ -137,7 +139,7 @@ def plan(study: Study, sizes: Sizes | None = None, model: ModelSize | None = Non
     cells = [sample] * (len(shares) - 1) + [grid]
     at = [share * steps for share in shares]
     rungs = tuple(
-        Rung(share, now, n, n * (now - before) * per_step, n * scored, scored)
+        PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, at, [0.0, *at], quotas, cells, strict=False)
     )
     tested = quotas[-1] if asha and study.tables.test == "finalists" else trials
@@ -187,7 +189,7 @@ def _values(values: Any) -> tuple[Any, ...]:
     return (values.low, values.high) if isinstance(values, Range | Domain) else tuple(values)
 
 
-def _notes(study: Study, sizes: Sizes, trials: int) -> list[str]:
+def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     notes = []
     shortest = min(_all_steps(study, sizes.train_rows))
     grid, share = sizes.dev_prompts * sizes.dev_rows, study.scoring.sample
@@ -210,7 +212,7 @@ def _notes(study: Study, sizes: Sizes, trials: int) -> list[str]:
 # operations, time, memory -------------------------------------------------------------------------------------
 
 
-def _cost(study: Study, sizes: Sizes, model: ModelSize, tokens: float, dev: int, test: int) -> Cost:
+def _cost(study: Study, sizes: DataSizes, model: ModelSize, tokens: float, dev: int, test: int) -> Cost:
     """A forward pass takes 2 operations per parameter and token, and attention its share; training twice that, as
     frozen weights need no gradient of their own. The output layer runs only where it is read."""
     forward = 2.0 * model.body + 4.0 * model.layers * model.hidden * sizes.prompt_tokens
@@ -237,7 +239,7 @@ def _assumed_rate(study: Study) -> tuple[float, str]:
     )
 
 
-def memory_of(study: Study, sizes: Sizes, model: ModelSize) -> Memory:
+def memory_of(study: Study, sizes: DataSizes, model: ModelSize) -> Memory:
     """Of one host, its slots all taken by trials of the largest rank."""
     width = 2 if study.model.dtype == "bfloat16" else 4
     res, axes = study.resources, study.axes
@@ -265,7 +267,7 @@ def model_size(study: Study) -> ModelSize:
         shapes = tensor_shapes(path)
         if not shapes:
             raise StudyError(f'model.path = "{path}" has no weights: no *.safetensors file is in it')
-        return _measured(shapes)
+        return _size_of_tensors(shapes)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -278,10 +280,10 @@ def model_size(study: Study) -> ModelSize:
         ) from None
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, trust_remote_code=study.model.trust_remote_code)
-    return _measured({name: tuple(p.shape) for name, p in built.named_parameters()})
+    return _size_of_tensors({name: tuple(p.shape) for name, p in built.named_parameters()})
 
 
-def _measured(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
+def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
     """Embedding and output layer are the tables of the vocabulary: the embedding's, and whatever has its shape."""
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     embedding = next(
@@ -297,7 +299,7 @@ def _measured(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
     return ModelSize(total, total - tables, len(numbers), embedding[1], embedding[0], linear)
 
 
-def sizes_of(study: Study, assets: Assets) -> Sizes:
+def data_sizes(study: Study, assets: Assets) -> DataSizes:
     """The data's size, lengths estimated from characters of a sample of prompts and rows."""
     from trainer.data.wording import fill
 
@@ -314,7 +316,7 @@ def sizes_of(study: Study, assets: Assets) -> Sizes:
     prompt = (sum(sizes) / len(sizes) + sum(frames) / len(frames)) / CHARACTERS_PER_TOKEN
     answer = max(1.0, sum(map(len, words)) / len(words) / CHARACTERS_PER_TOKEN)
     longest = min(float(study.task.max_length), max(sizes) / CHARACTERS_PER_TOKEN + answer)
-    return Sizes(
+    return DataSizes(
         train_rows=len(assets.rows["train"]),
         dev_rows=len(assets.rows["dev"]),
         test_rows=len(assets.rows["test"]),

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from sweeps.study.overlay import parse_yaml
-from sweeps.study.problems import Problems, line, problems_of
+from sweeps.study.problems import Problems, problem_line, problems_of
 from sweeps.study.values import Count, Name, Section, Text
 from trainer.errors import UserError, nearest
 
@@ -143,7 +143,7 @@ def _of_task_file(path: str, value: dict[str, Any]) -> Brief:
     try:
         task = TaskFile.model_validate(value)
     except ValidationError as error:
-        found = [line(p, path, value, value, []) for p in problems_of(error, TaskFile)]
+        found = [problem_line(p, path, value, value, []) for p in problems_of(error, TaskFile)]
         raise UserError("\n".join(dict.fromkeys(found))) from None
     examples: tuple[Prompt, ...] = ()
     if task.examples is not None:

@@ -50,7 +50,7 @@ class Evidence:
     entries: tuple[Entry, ...]  # best first
     differing: tuple[str, ...]  # axes with more than one value
     pool: str  # test, or dev while no test rows exist
-    listed: bool  # trials.parquet exists
+    has_trials: bool  # trials.parquet exists
     averages: Mapping[tuple[str, str], Mapping[str, Any]]  # (axis, value) -> row of tables/groups
 
     @property
@@ -96,10 +96,10 @@ class Evidence:
 
 def gather(run: RunFolder) -> Evidence:
     """Everything the report says, from the run folder and the tables that ``sweeps.tables.robustness`` wrote there."""
-    study, listed = run.study, run.has_trials
-    trials = run.trials if listed else run.trials_from_scores()
-    rows = {row["trial_id"]: row for row in (run.robustness() if listed else [])}
-    averages = {(row["axis"], row["value"]): row for row in (run.rows("tables/groups.parquet") if listed else [])}
+    study, has_trials = run.study, run.has_trials
+    trials = run.trials if has_trials else run.trials_from_scores()
+    rows = {row["trial_id"]: row for row in (run.robustness() if has_trials else [])}
+    averages = {(row["axis"], row["value"]): row for row in (run.rows("tables/groups.parquet") if has_trials else [])}
     tested = any(row.get("mean") is not None for row in rows.values())
     if not tested:
         rows = {t["trial_id"]: {**rows.get(t["trial_id"], {}), **_dev_row(run, t["trial_id"])} for t in trials}
@@ -107,21 +107,21 @@ def gather(run: RunFolder) -> Evidence:
     differing = tuple(n for n in AXES if len({a.get(n) for a in axes.values()}) > 1)
     entries = [_entry(t, axes[t["trial_id"]], differing, rows.get(t["trial_id"], {})) for t in trials]
     entries.sort(key=_merit)
-    return Evidence(run, study, tuple(entries), differing, "test" if tested else "dev", listed, averages)
+    return Evidence(run, study, tuple(entries), differing, "test" if tested else "dev", has_trials, averages)
 
 
 def _entry(
-    fact: Mapping[str, Any], axes: Mapping[str, str], differing: tuple[str, ...], row: Mapping[str, Any]
+    trial: Mapping[str, Any], axes: Mapping[str, str], differing: tuple[str, ...], row: Mapping[str, Any]
 ) -> Entry:
     return Entry(
-        id=fact["trial_id"],
-        label=" ".join([fact["trial_id"][:8], *(f"{n}={axes.get(n, '-')}" for n in differing)]),
+        id=trial["trial_id"],
+        label=" ".join([trial["trial_id"][:8], *(f"{n}={axes.get(n, '-')}" for n in differing)]),
         axes=axes,
-        status=str(fact.get("status") or "running"),
-        rung=int(fact.get("rung") or 0),
-        reason=str(fact.get("reason") or ""),
-        seconds=float(fact.get("seconds") or 0.0),
-        tokens=int(fact.get("tokens") or 0),
+        status=str(trial.get("status") or "running"),
+        rung=int(trial.get("rung") or 0),
+        reason=str(trial.get("reason") or ""),
+        seconds=float(trial.get("seconds") or 0.0),
+        tokens=int(trial.get("tokens") or 0),
         row=row,
     )
 

@@ -18,91 +18,93 @@ ALPHA = 0.05  # a difference is called clear below this corrected p-value
 _OVER = ("finished", "stopped", "failed")
 
 
-def question(found: Evidence) -> str:
-    varied = [f"{axis} ({len({e.axes.get(axis) for e in found.entries})})" for axis in found.differing]
+def question(evidence: Evidence) -> str:
+    varied = [f"{axis} ({len({e.axes.get(axis) for e in evidence.entries})})" for axis in evidence.differing]
     over = f" Varied here: {', '.join(varied)}." if varied else ""
     return f"Which fine-tune keeps working when the prompt is worded differently?{over}"
 
 
-def notices(found: Evidence) -> list[str]:
+def notices(evidence: Evidence) -> list[str]:
     """What a reader must know before the numbers."""
-    said = []
-    if not _over(found):
-        over = sum(e.status in _OVER for e in found.entries)
+    sentences = []
+    if not _over(evidence):
+        over = sum(e.status in _OVER for e in evidence.entries)
         known = (
-            f"{over} of {len(found.entries)} trials known so far are done" if found.entries else "no trial has a score"
+            f"{over} of {len(evidence.entries)} trials known so far are done"
+            if evidence.entries
+            else "no trial has a score"
         )
-        said.append(
+        sentences.append(
             f"This run is not finished: {known}. "
             "Run the same command again to go on; rungs that are done are not repeated."
         )
-    if found.pool == "dev" and found.entries:
-        said.append(
+    if evidence.pool == "dev" and evidence.entries:
+        sentences.append(
             "There are no test scores yet: the numbers below are of the dev prompts, which early stopping reads, "
             "so they flatter the best trials."
         )
-    failed = sum(e.status == "failed" for e in found.entries)
+    failed = sum(e.status == "failed" for e in evidence.entries)
     if failed:
-        said.append(f"{failed} trial{'s' * (failed > 1)} failed; the reasons are listed below.")
-    return said
+        sentences.append(f"{failed} trial{'s' * (failed > 1)} failed; the reasons are listed below.")
+    return sentences
 
 
-def _over(found: Evidence) -> bool:
+def _over(evidence: Evidence) -> bool:
     """Whether every trial of the study is done."""
-    return found.listed and bool(found.entries) and all(e.status in _OVER for e in found.entries)
+    return evidence.has_trials and bool(evidence.entries) and all(e.status in _OVER for e in evidence.entries)
 
 
-def summary(found: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
+def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
     """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
-    best = found.winner or next((e for e in found.entries if math.isfinite(e.number("mean"))), None)
-    if not found.winner and _over(found):
-        return f"No winner: {why_no_winner([{'status': e.status} for e in found.entries])}."
+    best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
+    if not evidence.winner and _over(evidence):
+        return f"No winner: {why_no_winner([{'status': e.status} for e in evidence.entries])}."
     if best is None:
         return "No trial was scored yet."
-    said = [f"{best.label} {'is the winner, chosen by the dev prompts' if found.winner else 'leads so far'}."]
+    sentences = [f"{best.label} {'is the winner, chosen by the dev prompts' if evidence.winner else 'leads so far'}."]
     if math.isnan(best.number("mean")):
-        return f"{said[0]} It has no {found.pool} scores yet."
-    said.append(
-        f"Over {counted(best.number('n_prompts'), f'{found.pool} prompt')} its mean {metric(found.study)} is "
+        return f"{sentences[0]} It has no {evidence.pool} scores yet."
+    sentences.append(
+        f"Over {counted(best.number('n_prompts'), f'{evidence.pool} prompt')} its mean {metric(evidence.study)} is "
         f"{_interval(best, 'mean')}, with a standard deviation of {percent(best.number('std'))} % between "
         f"prompts{_without_noise(best)}."
     )
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
-        said.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
+        sentences.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
     if best.row.get("degenerate"):
-        said.append("Beware: it gives one label nearly always, so its steadiness means nothing.")
-    return " ".join([*said, *_compared(found, best)])
+        sentences.append("Beware: it gives one label nearly always, so its steadiness means nothing.")
+    return " ".join([*sentences, *_compared(evidence, best)])
 
 
-def _compared(found: Evidence, best: Entry) -> list[str]:
+def _compared(evidence: Evidence, best: Entry) -> list[str]:
     """How the winner stands against the second, and how many others it cannot be told apart from."""
-    others = [e for e in found.entries if e is not best and math.isfinite(e.number("mean"))]
-    if found.winner:
+    others = [e for e in evidence.entries if e is not best and math.isfinite(e.number("mean"))]
+    if evidence.winner:
         others = [e for e in others if e.status == "finished" and not e.row.get("degenerate")]
     second = max(others, key=_dev_objective, default=None)
     if second is None:
         return ["There is no other trial to compare it with that came to its end and was scored."]
     mean, std = percent(second.number("mean")), percent(second.number("std"))
-    said = [f"Second on the dev prompts is {second.label}: mean {mean} %, standard deviation {std} %."]
+    sentences = [f"Second on the dev prompts is {second.label}: mean {mean} %, standard deviation {std} %."]
     gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
     if math.isnan(gap):
-        return said
+        return sentences
     p = second.number("p_best_holm")
     corrected = "" if math.isnan(p) else f"; corrected p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    said.append(
+    sentences.append(
         f"The winner's mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
         f"{interval(low, high, signed=True)}{corrected}): {'' if _clear(second) else 'not '}a clear difference."
     )
-    compared = [e for e in found.entries if math.isfinite(e.number("diff_best"))]
+    compared = [e for e in evidence.entries if math.isfinite(e.number("diff_best"))]
     if len(compared) > 1:
         unclear = sum(not _clear(e) for e in compared)
-        said.append(
+        sentences.append(
             f"Of all {len(compared)} other tested trials, {unclear} cannot be told apart from it by the mean."
             if unclear
             else f"All {len(compared)} other tested trials differ clearly from it by the mean."
         )
-    return said
+    return sentences
 
 
 def _clear(entry: Entry) -> bool:
@@ -134,33 +136,33 @@ def _interval(entry: Entry, name: str) -> str:
 # how it was measured ---------------------------------------------------------------------------------------------
 
 
-def facts(found: Evidence) -> list[str]:
-    study = found.study
+def facts(evidence: Evidence) -> list[str]:
+    study = evidence.study
     return [
         f"Metric: {metric(study)}, for each prompt over all rows; then mean and standard deviation over prompts.",
         "Three pools of prompts that share none: one to train on, one that early stopping reads (dev), "
         "and one that only measures (test).",
-        *_grid(found),
-        *_intervals(found),
+        *_grid(evidence),
+        *_intervals(evidence),
         _share(study),
         f"Early stopping: {_stopping(study)}",
         *_sampling(study),
         _answering(study),
         f"Model: {study.model.path}, {study.model.dtype}; prompt and answer together take at most "
         f"{study.task.max_length} tokens.",
-        f"Cost: {duration(sum(e.seconds for e in found.entries))} of training and scoring, summed over trials; "
-        f"{sum(e.tokens for e in found.entries):,} tokens trained on.",
+        f"Cost: {duration(sum(e.seconds for e in evidence.entries))} of training and scoring, summed over trials; "
+        f"{sum(e.tokens for e in evidence.entries):,} tokens trained on.",
     ]
 
 
-def _grid(found: Evidence) -> list[str]:
-    sizes = {(e.number("n_prompts"), e.number("n_rows")) for e in found.entries if math.isfinite(e.number("n_rows"))}
-    grids = [f"{counted(p, f'{found.pool} prompt')} on {counted(r, 'row')}" for p, r in sorted(sizes)]
+def _grid(evidence: Evidence) -> list[str]:
+    sizes = {(e.number("n_prompts"), e.number("n_rows")) for e in evidence.entries if math.isfinite(e.number("n_rows"))}
+    grids = [f"{counted(p, f'{evidence.pool} prompt')} on {counted(r, 'row')}" for p, r in sorted(sizes)]
     return [f"Measured on {' or '.join(grids)}."] if grids else []
 
 
-def _intervals(found: Evidence) -> list[str]:
-    if found.pool != "test":
+def _intervals(evidence: Evidence) -> list[str]:
+    if evidence.pool != "test":
         return []
     return [
         f"{level()} intervals hold for new prompts and new rows alike: both count as drawn at random. The interval "
@@ -201,15 +203,15 @@ def _answering(study: Study) -> str:
     return f"Answers: the label with the highest log-probability (decision {study.scoring.decision})."
 
 
-def drawn(found: Evidence) -> str:
+def drawn(evidence: Evidence) -> str:
     """Which trials the figures leave out."""
-    rest = found.entries[DRAWN:]
+    rest = evidence.entries[DRAWN:]
     if not rest:
         return ""
     means = [e.number("mean") for e in rest if math.isfinite(e.number("mean"))]
     span = f", with means from {percent(min(means))} % to {percent(max(means))} %" if means else ""
     return (
-        f"Only the best {DRAWN} of {len(found.entries)} trials are drawn; "
+        f"Only the best {DRAWN} of {len(evidence.entries)} trials are drawn; "
         f"the other {len(rest)}{span}, are in the table only."
     )
 

@@ -27,7 +27,7 @@ from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings
 from trainer.store import Store
 
-NOTHING = Markup("")
+NO_PARTS = Markup("")
 _MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
 
 Prompts = Mapping[str, Mapping[str, float]]  # trial id -> prompt id -> metric
@@ -37,7 +37,7 @@ def write_report(run_uri: str) -> str:
     """Write the tables and ``report.html`` of the run folder and return the page's place. Raises UserError where
     ``run_uri`` is no run folder."""
     run = RunFolder(Store.open(run_uri))
-    parts, study = NOTHING, run.study
+    parts, study = NO_PARTS, run.study
     if run.has_trials:  # else the sweep is at its very start
         tables.write_tables(run, Settings.of(study))
         parts += staged_report.part_of_run(run)
@@ -48,33 +48,35 @@ def write_report(run_uri: str) -> str:
     return run.store.address("report.html")
 
 
-def page(found: Evidence, parts: Markup = NOTHING) -> str:
+def page(evidence: Evidence, parts: Markup = NO_PARTS) -> str:
     """The page. ``parts``: those about stages, weights and training arms."""
-    study = found.study
-    prompts = {e.id: found.prompts(e) for e in found.drawn}
-    columns = _columns(found)
+    study = evidence.study
+    prompts = {e.id: evidence.prompts(e) for e in evidence.drawn}
+    columns = _columns(evidence)
     content = {
         "name": study.name,
-        "question": verdict.question(found),
-        "notices": verdict.notices(found),
-        "summary": verdict.summary(found, prompts),
-        "pool": found.pool,
+        "question": verdict.question(evidence),
+        "notices": verdict.notices(evidence),
+        "summary": verdict.summary(evidence, prompts),
+        "pool": evidence.pool,
         "metric": verdict.metric(study),
         "columns": columns,
-        "rows": [{"winner": e is found.winner, "cells": [_cell(e, c.key) for c in columns]} for e in found.entries],
-        "order": "The winner first, then by rank on the test prompts." if found.winner else "Best first.",
-        "level": verdict.level() if found.pool == "test" else "",
+        "rows": [
+            {"winner": e is evidence.winner, "cells": [_cell(e, c.key) for c in columns]} for e in evidence.entries
+        ],
+        "order": "The winner first, then by rank on the test prompts." if evidence.winner else "Best first.",
+        "level": verdict.level() if evidence.pool == "test" else "",
         "std_weight": f"{study.objective.std_weight:g}",
         "thresholds": " and ".join(f"{100 * t:g} %" for t in study.tables.thresholds),
-        "drawn": verdict.drawn(found),
-        "strips": Markup(_strips(found, prompts)),
-        "losses": Markup(_losses(found)),
-        "objectives": Markup(_objectives(found)),
-        "cuts": [e for e in found.entries if e.status in ("stopped", "failed")],
-        "groups": [{"axis": axis, "figure": Markup(figure)} for axis, figure in _groups(found)],
+        "drawn": verdict.drawn(evidence),
+        "strips": Markup(_strips(evidence, prompts)),
+        "losses": Markup(_losses(evidence)),
+        "objectives": Markup(_objectives(evidence)),
+        "cuts": [e for e in evidence.entries if e.status in ("stopped", "failed")],
+        "groups": [{"axis": axis, "figure": Markup(figure)} for axis, figure in _groups(evidence)],
         "parts": parts,
-        "facts": verdict.facts(found),
-        "study": found.run.study_text,
+        "facts": verdict.facts(evidence),
+        "study": evidence.run.study_text,
     }
     return render("report/report.html.j2", r=content)
 
@@ -86,7 +88,7 @@ def page(found: Evidence, parts: Markup = NOTHING) -> str:
 class Column:
     key: str  # of the robustness table, or ``axis:<name>``
     title: str
-    says: str
+    description: str
     number: bool = True
 
 
@@ -114,17 +116,17 @@ _AFTER = (
 )
 
 
-def _columns(found: Evidence) -> list[Column]:
+def _columns(evidence: Evidence) -> list[Column]:
     """Columns that have a value for some trial; the metric itself stands once, as the mean."""
-    known = {key for e in found.entries for key in e.row if math.isfinite(e.number(key))}
-    study, sign = found.study, ">" if found.study.tables.strict else "≥"
+    known = {key for e in evidence.entries for key in e.row if math.isfinite(e.number(key))}
+    study, sign = evidence.study, ">" if evidence.study.tables.strict else "≥"
     tops = [
         Column(key, f"{sign} {100 * t:g} %", f"share of prompts {sign} {100 * t:g} %")
         for key, t in zip(Settings.of(study).top_names(), study.tables.thresholds, strict=True)
     ]
     numbers = [c for c in (*_BEFORE, *tops, *_AFTER) if c.key in known and c.key != study.task.metric]
     rank = [Column("rank", "rank", "by the objective on the test prompts, for reading only")] if "rank" in known else []
-    axes = [Column(f"axis:{name}", name, f"axis {name}", False) for name in found.differing]
+    axes = [Column(f"axis:{name}", name, f"axis {name}", False) for name in evidence.differing]
     ends = Column("status", "status", "how the trial ended", False)
     return [*rank, Column("id", "trial", "trial id", False), *axes, *numbers, ends]
 
@@ -162,29 +164,29 @@ def _error(entry: Entry, key: str) -> str:
 # figures --------------------------------------------------------------------------------------------------------
 
 
-def _strips(found: Evidence, prompts: Prompts) -> str:
+def _strips(evidence: Evidence, prompts: Prompts) -> str:
     rows = [
-        Strip(e.label, tuple(100 * v for v in prompts[e.id].values()), tuple(prompts[e.id]), e is found.winner)
-        for e in found.drawn
+        Strip(e.label, tuple(100 * v for v in prompts[e.id].values()), tuple(prompts[e.id]), e is evidence.winner)
+        for e in evidence.drawn
         if prompts[e.id]
     ]
-    thresholds = [100 * t for t in found.study.tables.thresholds]
-    return strips(rows, f"{verdict.metric(found.study)} under one prompt, percent", thresholds, 100.0, 1)
+    thresholds = [100 * t for t in evidence.study.tables.thresholds]
+    return strips(rows, f"{verdict.metric(evidence.study)} under one prompt, percent", thresholds, 100.0, 1)
 
 
-def _losses(found: Evidence) -> str:
+def _losses(evidence: Evidence) -> str:
     series = []
-    for i, e in enumerate(found.drawn):
-        steps, losses = found.losses(e)
-        marks = tuple(float(rung) for rung in found.rungs[e.id])
+    for i, e in enumerate(evidence.drawn):
+        steps, losses = evidence.losses(e)
+        marks = tuple(float(rung) for rung in evidence.rungs[e.id])
         series.append(Curve(e.label, steps, losses, marks=marks, colour=i if i < COLOURS else None))
     return curves([s for s in series if s.x], "optimizer steps", "loss on the answer, nats")
 
 
-def _objectives(found: Evidence) -> str:
+def _objectives(evidence: Evidence) -> str:
     series = []
-    for i, e in enumerate(found.drawn):
-        scored = found.objectives(e)
+    for i, e in enumerate(evidence.drawn):
+        scored = evidence.objectives(e)
         x, y = tuple(float(rung) for rung in scored), tuple(100 * o.value for o in scored.values())
         coloured = i < COLOURS
         errors = tuple(100 * o.stderr for o in scored.values()) if coloured else ()
@@ -193,24 +195,24 @@ def _objectives(found: Evidence) -> str:
     return curves([s for s in series if s.x], "optimizer steps", "objective on the dev prompts, percent", 1)
 
 
-def _groups(found: Evidence) -> list[tuple[str, str]]:
+def _groups(evidence: Evidence) -> list[tuple[str, str]]:
     """(axis, figure) of every axis that varies: a strip per value, a dot per scored trial."""
-    scored = [e for e in found.entries if math.isfinite(e.number("mean"))]
+    scored = [e for e in evidence.entries if math.isfinite(e.number("mean"))]
     figures = []
-    for axis in found.differing:
+    for axis in evidence.differing:
         rows = []
         for name, members in _by_value(scored, axis):
-            label = f"{name} ({len(members)} trial{'s' * (len(members) != 1)}{_average(found, axis, name)})"
+            label = f"{name} ({len(members)} trial{'s' * (len(members) != 1)}{_average(evidence, axis, name)})"
             rows.append(Strip(label, tuple(100 * e.number("mean") for e in members), tuple(e.label for e in members)))
         if len(rows) > 1:
-            title = f"mean {verdict.metric(found.study)} of one trial, percent"
+            title = f"mean {verdict.metric(evidence.study)} of one trial, percent"
             figures.append((axis, strips(rows, title, (), 100.0, 1)))
     return figures
 
 
-def _average(found: Evidence, axis: str, value: str) -> str:
+def _average(evidence: Evidence, axis: str, value: str) -> str:
     """What tables/groups says of an axis value."""
-    row = found.averages.get((axis, value)) or {}
+    row = evidence.averages.get((axis, value)) or {}
     if row.get("mean") is None:
         return ""
     return f"; average of {row['n_averaged']} finished {column_with_interval(row, 'mean')}"

@@ -16,10 +16,10 @@ def find_run(name: str) -> str:
     if os.path.isdir(os.path.join("runs", name)):
         return os.path.join("runs", name)
     runs = sorted(os.listdir("runs")) if os.path.isdir("runs") and not os.path.dirname(name) else []
-    raise StudyError(f'run folder "{name}" does not exist.{beside(name, runs)}')
+    raise StudyError(f'run folder "{name}" does not exist.{did_you_mean(name, runs)}')
 
 
-def beside(path: str, others: Sequence[str] = ()) -> str:
+def did_you_mean(path: str, others: Sequence[str] = ()) -> str:
     """The nearest name in the folder where ``path`` would be, or among ``others``."""
     folder = os.path.dirname(path) or "."
     names = sorted(n for n in os.listdir(folder) if not n.startswith(".")) if os.path.isdir(folder) else []

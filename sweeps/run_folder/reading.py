@@ -118,7 +118,7 @@ class RunFolder:
         return rows
 
     @functools.cached_property
-    def listed(self) -> dict[str, dict[str, Any]]:
+    def trials_by_id(self) -> dict[str, dict[str, Any]]:
         """The rows of ``trials.parquet`` by trial id; empty at a run's very start."""
         return {row["trial_id"]: row for row in self.trials} if self.has_trials else {}
 
@@ -180,7 +180,7 @@ class RunFolder:
             if (found := self._rung(trial_id, step, pool)) is not None:
                 return found
         if pool == "dev" and self._ended_later(trial_id, 0):
-            name = scores_name(trial_id, self.listed[trial_id]["rung"], pool)
+            name = scores_name(trial_id, self.trials_by_id[trial_id]["rung"], pool)
             log.warning("%s: is missing or damaged. %s", self.store.address(name), self.how_to_continue)
         return None
 
@@ -207,7 +207,7 @@ class RunFolder:
 
     def _ended_later(self, trial_id: str, step: int) -> bool:
         """Whether ``trials.parquet`` says that the trial ended at a later step."""
-        row = self.listed.get(trial_id, {})
+        row = self.trials_by_id.get(trial_id, {})
         return row.get("status") in ("finished", "stopped") and step < (row.get("rung") or 0)
 
     @staticmethod

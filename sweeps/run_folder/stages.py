@@ -14,23 +14,23 @@ from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import digest
 
-NAME = "stages.json"
+STAGES_FILE = "stages.json"
 RULE = 1  # raise it when the same scores may lead to another choice
 Stage = dict[str, Any]
 
 
-class Records:
+class StageRecords:
     """The stages in the order in which they were decided. ``write`` after each."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.stages: list[Stage] = []
         self.answer: dict[str, Any] | None = None
-        self._known = {stage["key"]: stage for stage in (read(store) or {"stages": []})["stages"]}
+        self._earlier = {stage["key"]: stage for stage in (read(store) or {"stages": []})["stages"]}
 
-    def known(self, key: str) -> Stage | None:
+    def earlier(self, key: str) -> Stage | None:
         """The record of a stage that asked the same on an earlier start."""
-        return self._known.get(key)
+        return self._earlier.get(key)
 
     def add(self, stage: Mapping[str, Any]) -> Stage:
         made = dict(stage)
@@ -40,21 +40,23 @@ class Records:
 
     def write(self) -> None:
         content = {"format": 1, "stages": self.stages, "answer": self.answer}
-        self.store.write(NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        self.store.write(
+            STAGES_FILE, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        )
 
 
 def read(store: Store) -> dict[str, Any] | None:
     """The file's content; None where the run has no stages. Raises UserError where it cannot be read."""
-    if not store.exists(NAME):
+    if not store.exists(STAGES_FILE):
         return None
     try:
-        content: dict[str, Any] = json.loads(store.read(NAME))
+        content: dict[str, Any] = json.loads(store.read(STAGES_FILE))
         if content["format"] != 1 or not isinstance(content["stages"], list):
             raise ValueError(f"its format is {content['format']}")
         return content
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{store.address(NAME)}: is not a record of stages ({error}). Remove it and run the study again: "
+            f"{store.address(STAGES_FILE)}: is not a record of stages ({error}). Remove it and run the study again: "
             "its trials are kept, and the stages are decided anew"
         ) from None
 

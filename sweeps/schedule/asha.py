@@ -86,7 +86,7 @@ def number_to_come(quotas: Sequence[int], arrived: Sequence[int], invalid: Seque
     return to_come
 
 
-def show(value: float, other: float | None = None) -> str:
+def _digits(value: float, other: float | None = None) -> str:
     """Six significant digits, or all of them where six would make two different values look the same."""
     text = f"{value:.6g}"
     return repr(value) if other is not None and other != value and text == f"{other:.6g}" else text
@@ -106,7 +106,7 @@ class _Report:
     def value(self, other: float | None = None) -> str:
         error = "" if self.stderr is None or not math.isfinite(self.stderr) else f" ± {self.stderr:.2g}"
         note = " (degenerate: one answer nearly always)" if self.degenerate else ""
-        return f"objective {show(self.objective, other)}{error}{note}"
+        return f"objective {_digits(self.objective, other)}{error}{note}"
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Rungs:
         self.quotas = rung_quotas(trials, eta, count)
         self._rungs = [_Rung() for _ in range(count)]
         self._entrants: dict[str, _Entrant] = {}
-        self._news: list[str] = []
+        self._newly_decided: list[str] = []
 
     @property
     def trials(self) -> int:
@@ -182,7 +182,9 @@ class Rungs:
             ranked.insert(fresh, key)
             entrant.state = "finished" if rung == self.count - 1 else "waiting"
         self._settle(rung, fresh)
-        self._news = [name for name in self._news if name != trial]  # the caller gets this one as the answer
+        self._newly_decided = [
+            name for name in self._newly_decided if name != trial
+        ]  # the caller gets this one as the answer
         return self.decide(trial)
 
     def fail(self, trial: str, why: str = "the trial failed") -> Decision:
@@ -211,10 +213,10 @@ class Rungs:
         self.quotas = rung_quotas(trials, self.eta, self.count)
         self._settle(0)
 
-    def news(self) -> list[str]:
+    def newly_decided(self) -> list[str]:
         """Trials that waited and have been promoted or stopped since the last call, in order of decision."""
-        news, self._news = self._news, []
-        return news
+        decided, self._newly_decided = self._newly_decided, []
+        return decided
 
     def decide(self, trial: str) -> Decision:
         """What ``trial`` does now. The reason is put into words from what is known now, so after the last
@@ -230,10 +232,6 @@ class Rungs:
 
     def decisions(self) -> dict[str, Decision]:
         return {trial: self.decide(trial) for trial in self._entrants}
-
-    def promoted(self, rung: int) -> set[str]:
-        """The trials that have been promoted from ``rung`` so far."""
-        return {key[2] for key in self._rungs[rung].ranked[: self._rungs[rung].promoted]}
 
     def to_come(self) -> list[int]:
         """For each rung, how many trials may still arrive."""
@@ -272,7 +270,7 @@ class Rungs:
         if not entrant.waits_at(rung):
             return
         entrant.state = "running"
-        self._news.append(trial)
+        self._newly_decided.append(trial)
         if entrant.failure:
             entrant.state = "failed"
             self._rungs[rung + 1].invalid += 1
@@ -282,7 +280,7 @@ class Rungs:
         if not entrant.waits_at(rung):
             return False
         entrant.state = "failed" if entrant.failure else "stopped"
-        self._news.append(trial)
+        self._newly_decided.append(trial)
         return True
 
     def _reason(self, trial: str, entrant: _Entrant) -> str:
@@ -310,4 +308,4 @@ class Rungs:
         if cutoff == last.objective and degenerate == last.degenerate:
             return f"stopped at {where}: {last.value()} equals the cut-off of {best}, whose ids come first"
         below = "is below" if degenerate == last.degenerate else "ranks below"
-        return f"stopped at {where}: {last.value(cutoff)} {below} {best} (cut-off {show(cutoff, last.objective)})"
+        return f"stopped at {where}: {last.value(cutoff)} {below} {best} (cut-off {_digits(cutoff, last.objective)})"

@@ -53,8 +53,8 @@ from cluster.hosting.trainable import RUNGS_DONE
 from sweeps.schedule.asha import Decision, Rungs
 from trainer.measure.rung import RungReport
 
-KEPT = 60.0  # seconds for which a trial that waits keeps its process where no other trial asks for its place
-LEAST_ASKED = 16  # actors asked for beyond those that run; more where more run, so that a cluster can double
+KEEP_PROCESS = 60.0  # seconds for which a trial that waits keeps its process where no other trial asks for its place
+LEAST_REQUESTED = 16  # actors asked for beyond those that run; more where more run, so that a cluster can double
 
 
 class PromotionScheduler(TrialScheduler):
@@ -74,18 +74,18 @@ class PromotionScheduler(TrialScheduler):
         self._identify = identify
         self._names: dict[str, str] = {}  # Tune's trial id -> our id
         self._trials: dict[str, Trial] = {}  # our id -> Tune's trial
-        self._same: Counter[str] = Counter()  # how many trials have the id that ``identify`` gives
-        self._open: dict[str, Trial] = {}  # not known to have ended
+        self._same_id: Counter[str] = Counter()  # how many trials have the id that ``identify`` gives
+        self._unended: dict[str, Trial] = {}  # not known to have ended
         self._changed: dict[str, None] = {}  # decided anew since ``changes`` was asked; in order
-        self._fresh: dict[str, Trial] = {}
-        self._again: dict[str, Trial] = {}  # to be retried
+        self._new: dict[str, Trial] = {}
+        self._retries: dict[str, Trial] = {}  # to be retried
         self._reached: dict[str, int] = {}  # our id -> its highest rung
         self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
-        self._starting: dict[str, Trial] = {}  # returned to the controller, not running yet
+        self._requested: dict[str, Trial] = {}  # returned to the controller, not running yet
         self._pausing: dict[str, tuple[Trial, float]] = {}  # reported, and when; to be paused or to go on
-        self._parked: set[str] = set()  # paused, and may yet go on
-        self._cut: dict[str, Trial] = {}  # to be ended as soon as they are paused
-        self._erred: dict[str, Trial] = {}  # failed; whether for good shows in the next step
+        self._paused: set[str] = set()  # paused, and may yet go on
+        self._to_end: dict[str, Trial] = {}  # to be ended as soon as they are paused
+        self._errors: dict[str, Trial] = {}  # failed; whether for good shows in the next step
         self._controller: Any = None
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -105,15 +105,15 @@ class PromotionScheduler(TrialScheduler):
                     "for each other for ever. Leave it unset and limit concurrency by resources per trial."
                 )
             name = self._identify(trial.config) if self._identify else trial.trial_id
-            self._same[name] += 1
-            name = f"{name}#{self._same[name]}" if self._same[name] > 1 else name
-            self._names[trial.trial_id], self._trials[name], self._open[name] = name, trial, trial
-            self._fresh[name] = trial
+            self._same_id[name] += 1
+            name = f"{name}#{self._same_id[name]}" if self._same_id[name] > 1 else name
+            self._names[trial.trial_id], self._trials[name], self._unended[name] = name, trial, trial
+            self._new[name] = trial
             if isinstance(tune_controller.search_alg, BasicVariantGenerator):
                 trial.set_status(Trial.PAUSED)
             return
-        self._erred.pop(self._names[trial.trial_id], None)
-        self._again[self._names[trial.trial_id]] = trial
+        self._errors.pop(self._names[trial.trial_id], None)
+        self._retries[self._names[trial.trial_id]] = trial
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         report = RungReport.decode(result)
@@ -123,7 +123,7 @@ class PromotionScheduler(TrialScheduler):
         if decision.action in ("pause", "stop"):
             self._pausing[self._names[trial.trial_id]] = (trial, time.monotonic())
         if decision.action == "stop":
-            self._cut[self._names[trial.trial_id]] = trial
+            self._to_end[self._names[trial.trial_id]] = trial
         return {"continue": self.CONTINUE, "pause": self.NOOP, "stop": self.NOOP}.get(decision.action, self.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class PromotionScheduler(TrialScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         self._controller = tune_controller
-        self._erred[self._names[trial.trial_id]] = trial
+        self._errors[self._names[trial.trial_id]] = trial
 
     # -- what the controller asks
 
@@ -153,19 +153,19 @@ class PromotionScheduler(TrialScheduler):
         self._end_cut(tune_controller)
         places = _Places(tune_controller)
         trial = self._next(places)
-        if trial is None and not any((self._again, self._starting, *self._promoted)) and self._find_lost():
+        if trial is None and not any((self._retries, self._requested, *self._promoted)) and self._find_lost():
             return self._next(places)
         return trial
 
     def no_more_trials(self, trials: int) -> None:
         """Only ``trials`` will exist. Called by itself when the search algorithm says that it has finished."""
         self.rungs.no_more_trials(trials)
-        self._act()
+        self._take_decisions()
 
     def requeue(self) -> None:
         """Puts back the trials that Tune gave up although they have attempts left. To be called when Tune tells of
         an error, too: where that trial was the only one left, the controller takes no further step."""
-        for trial in list(self._erred.values()):
+        for trial in list(self._errors.values()):
             if trial.status == Trial.ERROR and trial.should_recover():
                 _put_back(self._controller, trial)
 
@@ -192,7 +192,7 @@ class PromotionScheduler(TrialScheduler):
 
     def _report(self, trial: Trial, report: RungReport | None, failure: str) -> Decision:
         name = self._names[trial.trial_id]
-        for waiting in (*self._promoted, self._starting):  # it runs, as a retried trial may of its own accord
+        for waiting in (*self._promoted, self._requested):  # it runs, as a retried trial may of its own accord
             waiting.pop(name, None)
         self._changed[name] = None
         if failure:
@@ -210,24 +210,24 @@ class PromotionScheduler(TrialScheduler):
             stderr=report.stderr,
             degenerate=report.degenerate,
         )
-        self._act()
+        self._take_decisions()
         return decision
 
     def _fail(self, name: str, why: str) -> None:
         self.rungs.fail(name, why)
         self._changed[name] = None
-        self._act()
+        self._take_decisions()
 
-    def _act(self) -> None:
+    def _take_decisions(self) -> None:
         """Files the trials whose waiting is over."""
-        for name in self.rungs.news():
+        for name in self.rungs.newly_decided():
             self._changed[name] = None
-            self._parked.discard(name)
+            self._paused.discard(name)
             decision = self.rungs.decide(name)
             if decision.action == "continue" and decision.rung is not None:
                 self._promoted[decision.rung][name] = self._trials[name]
             else:
-                self._cut[name] = self._trials[name]
+                self._to_end[name] = self._trials[name]
 
     def _pause(self, tune_controller: Any) -> None:
         """Lets those that reported go on where that is certain, and frees the places of the others, of the cut first:
@@ -236,11 +236,11 @@ class PromotionScheduler(TrialScheduler):
         if not self._pausing:
             return
         wanted = _Places(tune_controller).wanted
-        others = any(name not in self._pausing for queue in (*self._promoted, self._fresh) for name in queue)
-        for name in sorted(self._pausing, key=lambda n: n not in self._cut):
+        others = any(name not in self._pausing for queue in (*self._promoted, self._new) for name in queue)
+        for name in sorted(self._pausing, key=lambda n: n not in self._to_end):
             trial, since = self._pausing[name]
             promoted = next((queue for queue in self._promoted if name in queue), None)
-            idle = time.monotonic() - since > KEPT or (name in self._cut and not self._parked)
+            idle = time.monotonic() - since > KEEP_PROCESS or (name in self._to_end and not self._paused)
             if trial.status != Trial.RUNNING:
                 del self._pausing[name]
             elif promoted is not None:
@@ -249,28 +249,32 @@ class PromotionScheduler(TrialScheduler):
             elif wanted > 0 or (idle and not others):
                 del self._pausing[name]
                 wanted -= 1
-                if name not in self._cut:
-                    self._parked.add(name)
+                if name not in self._to_end:
+                    self._paused.add(name)
                 tune_controller.pause_trial(trial, should_checkpoint=False)
 
     def _end_cut(self, tune_controller: Any) -> None:
-        for name, trial in list(self._cut.items()):
+        for name, trial in list(self._to_end.items()):
             if trial.status == Trial.PAUSED:
                 tune_controller.stop_trial(trial)
             if trial.is_finished():
-                del self._cut[name]
+                del self._to_end[name]
 
     def _next(self, places: _Places) -> Trial | None:
         """A trial for the idle actor, or one to ask for an actor for; None where enough are asked for."""
-        for queue in (self._again, self._starting):
+        for queue in (self._retries, self._requested):
             for name in [n for n, t in queue.items() if t.status not in (Trial.PENDING, Trial.PAUSED)]:
                 del queue[name]
         if not places.idle:
-            if places.asked >= max(LEAST_ASKED, places.running):
+            if places.requested >= max(LEAST_REQUESTED, places.running):
                 return None
-            return next((t for t in self._again.values() if not places.asks(t)), None) or self._next_waiting()
-        again = next((t for t in self._again.values() if not places.starts(t)), None)
-        return again or self._next_waiting() or next((t for t in self._starting.values() if not places.starts(t)), None)
+            return next((t for t in self._retries.values() if not places.has_actor(t)), None) or self._next_waiting()
+        again = next((t for t in self._retries.values() if not places.has_process(t)), None)
+        return (
+            again
+            or self._next_waiting()
+            or next((t for t in self._requested.values() if not places.has_process(t)), None)
+        )
 
     def _next_waiting(self) -> Trial | None:
         """Of those that no actor was asked for: the first of the highest rung, or the first new one."""
@@ -278,28 +282,28 @@ class PromotionScheduler(TrialScheduler):
             for name in [n for n in waiting if n not in self._pausing]:
                 trial = waiting.pop(name)
                 if not trial.is_finished():
-                    self._starting[name] = trial
+                    self._requested[name] = trial
                     return trial
-        while self._fresh:
-            name = next(iter(self._fresh))
-            trial = self._fresh.pop(name)
+        while self._new:
+            name = next(iter(self._new))
+            trial = self._new.pop(name)
             if trial.status in (Trial.PENDING, Trial.PAUSED):
-                self._starting[name] = trial
+                self._requested[name] = trial
                 return trial
         return None
 
     def _book_failures(self) -> None:
-        for name, trial in list(self._erred.items()):
+        for name, trial in list(self._errors.items()):
             if trial.status == Trial.ERROR and not trial.should_recover():
-                del self._erred[name]
+                del self._errors[name]
                 self._fail(name, _error_text(trial))
 
     def _find_lost(self) -> bool:
         """Books trials that ended without a word to the scheduler. True if there were any."""
-        ended = [(name, trial) for name, trial in self._open.items() if trial.is_finished()]
+        ended = [(name, trial) for name, trial in self._unended.items() if trial.is_finished()]
         lost = [(name, trial) for name, trial in ended if self.rungs.decide(name).status == "running"]
         for name in {name for name, _ in ended} - {name for name, _ in lost}:
-            del self._open[name]
+            del self._unended[name]
         for name, trial in lost:
             self._fail(name, _error_text(trial) if trial.status == Trial.ERROR else "it ended before its last rung")
         return bool(lost)
@@ -341,13 +345,13 @@ class _Places:
         idle = controller._actor_cache.num_cached_objects
         self.idle = idle > 0
         self.wanted = len(controller._staged_trials) - idle  # how many more Tune would keep
-        self.asked, self.running = manager.num_pending_actors, len(self._live)
+        self.requested, self.running = manager.num_pending_actors, len(self._live)
 
-    def asks(self, trial: Trial) -> bool:
+    def has_actor(self, trial: Trial) -> bool:
         """Whether an actor was asked for, or is there."""
         return trial in self._actors
 
-    def starts(self, trial: Trial) -> bool:
+    def has_process(self, trial: Trial) -> bool:
         """Whether its process starts, or resets."""
         return trial in self._actors and self._actors[trial] in self._live
 

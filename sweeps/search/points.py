@@ -1,43 +1,30 @@
 """Which points of the axes become trials: ``grid``, ``random`` or ``tpe``.
 
 An axis is a list of choices or a ``Domain`` of numbers; a point gives each axis one value. The points of ``grid`` and
-``random`` are drawn up front, the same for the same seed, none twice. ``tpe`` draws each point when a place for
-it is free (``sweeps/search/tpe.py``). Only ids and plain numbers go to Ray Tune, since Tune writes them into
-names and logs: ``encode`` and ``decode`` translate. This file imports neither Ray nor Optuna.
+``random`` are known before the first trial starts; the same seed draws the same points, and no point comes twice.
+``tpe`` chooses each point when a place for its trial is free (``sweeps/search/tpe.py``). Ray Tune writes what it is
+given into names and logs, so it gets only ids and plain values: ``encode`` and ``decode`` translate. The study has
+checked the axes (``sweeps/study``); this file imports neither Ray nor Optuna.
 """
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-METHODS = ("grid", "random", "tpe")
-KINDS = ("loguniform", "uniform", "int")
-MOST_DRAWS = 10_000  # redraws of one point before the axes count as too narrow
+MOST_DRAWS = 10_000  # draws for each point; if they give too few different ones, the ranges are too narrow
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Values between ``low`` and ``high``, both included. ``int`` gives whole numbers, all equally likely."""
+    """The values between ``low`` and ``high``, both included. ``int`` gives whole numbers, all equally likely."""
 
-    kind: str
+    kind: Literal["loguniform", "uniform", "int"]
     low: float
     high: float
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f'axes: kind = "{self.kind}" is not known.{_nearest(self.kind, KINDS)}')
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"axes: {self.kind} from {self.low} to {self.high}: give two numbers, the lower first.")
-        if self.kind == "loguniform" and self.low <= 0:
-            raise ValueError(f"axes: loguniform from {self.low}: give a lower end above 0, or use uniform.")
-        if self.kind == "int" and not (float(self.low).is_integer() and float(self.high).is_integer()):
-            raise ValueError(f"axes: int from {self.low} to {self.high}: give whole numbers, or use uniform.")
 
     def draw(self, rng: random.Random) -> float | int:
         if self.kind == "int":
@@ -50,22 +37,6 @@ class Domain:
 Values = Sequence[Any] | Domain
 Axes = Mapping[str, Values]
 Point = dict[str, Any]  # axis -> value
-
-
-def check_axes(axes: Axes) -> None:
-    """Every axis has a value, none twice, and a name that Tune leaves as it is."""
-    for name, values in axes.items():
-        if "/" in name:
-            raise ValueError(f'axes: "{name}" holds a "/", which Tune reads as nesting. Use another name.')
-        if isinstance(values, Domain):
-            continue
-        if not values:
-            raise ValueError(f"axes.{name} is empty. Give at least one value.")
-        keys = [encode_value(value) for value in values]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                twice, first = values[place], values[keys.index(key)]
-                raise ValueError(f"axes.{name} holds {twice!r} twice (as {first!r}). Remove one.")
 
 
 def combinations(axes: Axes) -> int | None:
@@ -82,24 +53,14 @@ def combinations(axes: Axes) -> int | None:
 
 
 def grid_points(axes: Axes) -> list[Point]:
-    """Every combination, the last axis turning fastest."""
-    check_axes(axes)
-    lists: list[Sequence[Any]] = []
-    for name, values in axes.items():
-        if isinstance(values, Domain):
-            raise ValueError(
-                f"axes.{name} is a range ({values.kind}), which a grid cannot cover. "
-                'Give a list of values, or set search.method to "random" or "tpe".'
-            )
-        lists.append(values)
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*lists)]
+    """Every combination, the last axis turning fastest. No axis may be continuous."""
+    total = combinations(axes)
+    assert total is not None  # the study's own rule
+    return [nth_point(axes, index) for index in range(total)]
 
 
 def random_points(axes: Axes, trials: int, seed: int) -> list[Point]:
     """``trials`` distinct points, drawn uniformly (log-uniformly) and independently."""
-    check_axes(axes)
-    if trials < 1:
-        raise ValueError(f"search.trials = {trials} is too small. Give 1 or more.")
     total = combinations(axes)
     if total is not None and trials > total:
         raise ValueError(f"search.trials = {trials} is more than the {total} distinct points of the axes. Lower it.")
@@ -152,11 +113,7 @@ def point_key(point: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def encode_value(value: Any) -> Any:
     """A plain value stays; a tuple becomes one string: ("q_proj", "v_proj") -> "q_proj+v_proj"."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return "+".join(str(encode_value(item)) for item in value)
-    raise ValueError(f"axes: {value!r} is neither a number, a text nor a list of these.")
+    return "+".join(value) if isinstance(value, tuple) else value
 
 
 def encode(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,31 +128,6 @@ def decode(config: Mapping[str, Any], axes: Axes) -> Point:
         value = config[name]
         if isinstance(values, Domain):
             point[name] = int(value) if values.kind == "int" else float(value)
-            continue
-        known = {encode_value(choice): choice for choice in values}
-        if value not in known:
-            raise ValueError(f"axes.{name} = {value!r} is not known.{_nearest(str(value), [str(k) for k in known])}")
-        point[name] = known[value]
+        else:
+            point[name] = next(choice for choice in values if encode_value(choice) == value)
     return point
-
-
-def fixed_points(method: str, axes: Axes, trials: int | None, seed: int) -> list[Point]:
-    """The points of ``grid`` or ``random``. ``trials`` belongs to ``random``; a grid has as many as it has."""
-    if method == "random":
-        if trials is None:
-            raise ValueError('search.trials is missing. "random" needs the number of trials.')
-        return random_points(axes, trials, seed)
-    if method != "grid":
-        raise ValueError(f'search.method = "{method}" is not known here.{_nearest(method, METHODS)}')
-    points = grid_points(axes)
-    if trials not in (None, len(points)):
-        raise ValueError(
-            f'search.trials = {trials}, but the grid has {len(points)} points. Leave it out, or use "random".'
-        )
-    return points
-
-
-def _nearest(value: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(value, known, n=1)
-    hint = f' Did you mean "{close[0]}"?' if close else ""
-    return f"{hint} Known: {', '.join(known)}"

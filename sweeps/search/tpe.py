@@ -22,7 +22,6 @@ from sweeps.search.points import (
     Axes,
     Domain,
     Point,
-    check_axes,
     combinations,
     decode,
     encode,
@@ -49,7 +48,6 @@ class RungSearch(OptunaSearch):
     """
 
     def __init__(self, axes: Axes, seed: int, rungs: int = 1, first: Sequence[Point] = ()) -> None:
-        check_axes(axes)
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line per suggestion otherwise
         self._axes = dict(axes)
         self._rungs = rungs
@@ -59,7 +57,7 @@ class RungSearch(OptunaSearch):
         self._suggested: dict[str, dict[str, Any]] = {}  # Tune's trial id -> encoded point
         self._keys: set[tuple[Any, ...]] = set()
         self._reached: dict[str, dict[int, float]] = {}  # Tune's trial id -> rung -> objective
-        self._seen: dict[str, FrozenTrial] = {}  # what TPE learns from
+        self.observations: dict[str, FrozenTrial] = {}  # Tune's trial id -> what TPE learns from that trial
         super().__init__(space=None, metric=METRIC, mode="max", sampler=optuna.samplers.TPESampler(seed=seed))
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -84,11 +82,11 @@ class RungSearch(OptunaSearch):
         reached = self._reached.setdefault(trial_id, {})
         reached[rung] = report.objective
         if not all(math.isfinite(v) for v in reached.values()):
-            self._seen.pop(trial_id, None)
+            self.observations.pop(trial_id, None)
             return
         complete = rung == self._rungs - 1 and not report.degenerate
         params = self._suggested[trial_id]
-        self._seen[trial_id] = create_trial(
+        self.observations[trial_id] = create_trial(
             state=TrialState.COMPLETE if complete else TrialState.PRUNED,
             value=reached[rung] if complete else None,
             params={name: params[name] for name in self._distributions},
@@ -98,13 +96,9 @@ class RungSearch(OptunaSearch):
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         if error:
-            self._seen.pop(trial_id, None)
+            self.observations.pop(trial_id, None)
         elif result:  # a trial that is stopped while it runs reports its last rung only here
             self.on_trial_result(trial_id, result)
-
-    def observations(self) -> dict[str, FrozenTrial]:
-        """Tune's trial id -> what TPE has learnt from that trial."""
-        return dict(self._seen)
 
     def _new_point(self) -> Point:
         while self._first:
@@ -122,7 +116,7 @@ class RungSearch(OptunaSearch):
     def _study(self) -> optuna.Study:
         """Made anew for each suggestion: what Optuna was told of a trial once cannot be replaced by its next rung."""
         study = optuna.create_study(direction="maximize", sampler=self._sampler)
-        study.add_trials(self._seen.values())
+        study.add_trials(self.observations.values())
         return study
 
 

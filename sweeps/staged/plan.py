@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display.text import amount, duration
-from sweeps.plan.cost import ModelSize, Plan, Sizes, model_size, plan, sizes_of
+from sweeps.plan.cost import DataSizes, ModelSize, Plan, data_sizes, model_size, plan
 from sweeps.staged import points
 from sweeps.study.schema import Study
 from sweeps.study.stages import FEW_TEMPLATES
@@ -47,13 +47,13 @@ class StagesPlan:
 
 
 def plan_stages(
-    study: Study, sizes: Sizes | None = None, model: ModelSize | None = None, rate: float | None = None
+    study: Study, sizes: DataSizes | None = None, model: ModelSize | None = None, rate: float | None = None
 ) -> StagesPlan:
     """The cost of a study with stages. ``sizes`` and ``model`` are read from the study's files where not given."""
     if sizes is None:
         from sweeps.trials.assets import load_assets
 
-        sizes = sizes_of(study, load_assets(study))
+        sizes = data_sizes(study, load_assets(study))
     model, seen = model or model_size(study), set[str]()
     made = []
     for stage, title, heads, found, measured in _asked(study):
@@ -93,7 +93,7 @@ def _cost(
     head: str,
     fresh: list[points.Point],
     measured: bool,
-    sizes: Sizes,
+    sizes: DataSizes,
     model: ModelSize,
     rate: float | None,
 ) -> Plan:

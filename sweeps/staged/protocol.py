@@ -53,7 +53,7 @@ class Staged:
         self.study, self.stages, self.store, self.content = study, study.stages, store, content
         self.execute = execute
         self.current = points.baseline(study)
-        self.records = record.Records(store)
+        self.records = record.StageRecords(store)
         self.rows: list[dict[str, Any]] = []  # of trials.parquet, all stages so far
         self.began = time.time()
         self.ranked: tuple[str, ...] = ()  # templates, the best first
@@ -80,7 +80,7 @@ class Staged:
             "format", [], model=content.model.fingerprint, data=data, pools=read,
             templates=[str(t) for t in templates], meaning=meaning.model_dump(), task=str(content.task),
         )  # fmt: skip
-        known = self.records.known(asked)
+        known = self.records.earlier(asked)
         if known is None:
             found = preflight(content, target_modules(self.study), meaning)
             if found.errors:
@@ -162,7 +162,7 @@ class Staged:
         trials = [self._trial(point, self.current.head) for point, _ in grid]
         asked = record.key("interaction", [[t.id for t in trials]], weight=self.study.objective.std_weight)
         self._train("interaction", 5, trials, to_the_end=True, measured=True)
-        known = self.records.known(asked)
+        known = self.records.earlier(asked)
         if known is None:
             names = {i: f"L{i + 1}" for i in range(len(settings))}
             rows = []
@@ -219,7 +219,7 @@ class Staged:
             members = [t for found in trials.values() for t in found if t.model.head == head]
             if members:
                 self._train(title, stage, members, to_the_end, measured)
-        known = self.records.known(asked)
+        known = self.records.earlier(asked)
         if known is None:
             rated = compare.rate(self.store, candidates, lambda c: trials[c.name], weight)
             choice = compare.choose_candidate(rated, seeds)
@@ -242,7 +242,7 @@ class Staged:
         head = "classifier" if wanted[0].model.head == "classifier" else self.current.head
         part = points.part_study(self.study, head, to_the_end)
         live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}")
-        progress = Progress(part, self.store, live, before=self.rows, measured=measured, began=self.began)
+        progress = Progress(part, self.store, live, earlier_rows=self.rows, scores_test_pool=measured, began=self.began)
         done = replayed(progress, wanted)
         with progress.live:
             for trial in wanted:
@@ -252,7 +252,7 @@ class Staged:
                 done()
             else:
                 self.execute(progress, wanted)
-            progress.write(over=stage == len(STAGES))
+            progress.write(finished=stage == len(STAGES))
         self.rows = progress.rows()
 
     # trials ---------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def _binary(run: RunFolder, stages: Sequence[Mapping[str, Any]]) -> pa.Table | N
     """The binary metrics of every trial that was scored on both pools, averaged over the test prompts, and what it was
     a trial of; None where no trial has two labels with log-probabilities."""
     rows = []
-    for trial_id in run.listed if len(run.study.task.names) == 2 else ():
+    for trial_id in run.trials_by_id if len(run.study.task.names) == 2 else ():
         dev, test = (run.last_grid(trial_id, pool) for pool in ("dev", "test"))
         if dev is not None and test is not None and binary.measurable(dev) and binary.measurable(test):
             rows.append({"trial_id": trial_id, **binary.binary_metrics(dev, test)})

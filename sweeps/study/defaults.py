@@ -11,7 +11,7 @@ from sweeps.study.values import (
 )
 
 
-def spelled_out(layer: Mapping[str, Any]) -> dict[str, Any]:
+def as_mappings(layer: Mapping[str, Any]) -> dict[str, Any]:
     """``layer`` with files given as plain text written as mappings, so that the command line can add to them:
     ``pools.dev=x.yaml`` and then ``pools.dev.limit=4``."""
     full = dict(layer)

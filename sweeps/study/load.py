@@ -13,24 +13,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sweeps.study.defaults import completed, spelled_out
+from sweeps.study.defaults import as_mappings, completed
 from sweeps.study.overlay import (
     Path,
     StudyError,
-    dump_yaml,
     lay_over,
     located_override,
     missing_file,
     parse_override,
     read_study_file,
 )
-from sweeps.study.problems import Problem, line, problems_of
+from sweeps.study.problems import Problem, problem_line, problems_of
 from sweeps.study.rules import disagreements, named_files, unsafe_files
 from sweeps.study.schema import Study
 from sweeps.study.sections import TemplateSection
-from sweeps.study.values import Range, Section
-
-__all__ = ["Range", "Study", "StudyError", "dump_yaml", "load_study", "resolved"]
+from sweeps.study.values import Section
 
 
 def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), files: bool = True) -> Study:
@@ -49,7 +46,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
         except StudyError as error:
             wrong.append(str(error))
     layer = {"name": os.path.splitext(os.path.basename(where))[0], **own}
-    layer = spelled_out(layer) if given else layer
+    layer = as_mappings(layer) if given else layer
     for override in given:
         layer = lay_over(layer, override)
     layer = completed(layer)
@@ -57,7 +54,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
     problems += unsafe_files(layer)
     if files:
         problems += [Problem(at, says) for at, text in named_files(layer) if (says := missing_file(text)) is not None]
-    wrong += [line(p, where, layer, own, given) for p in problems]
+    wrong += [problem_line(p, where, layer, own, given) for p in problems]
     if wrong or study is None:
         raise StudyError("\n".join(dict.fromkeys(wrong)))
     return study

@@ -83,7 +83,7 @@ def _sentence(d: Any) -> str:
     kind, ctx, value = d["type"], d.get("ctx", {}), d["input"]
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", str(ctx["expected"]))
-        return f"is not known.{nearest(value if isinstance(value, str) else shown(value), known)}"
+        return f"is not known.{nearest(value if isinstance(value, str) else yaml_text(value), known)}"
     if kind == "too_short":
         return "is empty"
     if kind == "finite_number":
@@ -92,7 +92,7 @@ def _sentence(d: Any) -> str:
         if bound in ctx:
             return f"must be {words} {ctx[bound]:g}"
     if kind.startswith("string") and isinstance(value, int | float):
-        return f'must be text: write "{shown(value)}" in quotes'
+        return f'must be text: write "{yaml_text(value)}" in quotes'
     return next((words for start, words in _KINDS.items() if kind.startswith(start)), str(d["msg"]))
 
 
@@ -200,22 +200,22 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 # lines --------------------------------------------------------------------------------------------------------
 
 
-def shown(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """A value as it would be written in the study, cut where it is long."""
     if isinstance(value, str):
         text = '"' + value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"') + '"'
     elif isinstance(value, bool) or value is None:
         text = {True: "true", False: "false", None: "null"}[value]
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{k}: {shown(v)}" for k, v in value.items()) + "}"
+        text = "{" + ", ".join(f"{k}: {yaml_text(v)}" for k, v in value.items()) + "}"
     elif isinstance(value, list | tuple):
-        text = "[" + ", ".join(shown(v) for v in value) + "]"
+        text = "[" + ", ".join(yaml_text(v) for v in value) + "]"
     else:
         text = str(value)
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def line(problem: Problem, where: str, layer: Any, own: Any, overrides: Sequence[Override]) -> str:
+def problem_line(problem: Problem, where: str, layer: Any, own: Any, overrides: Sequence[Override]) -> str:
     """One problem as a line. ``layer`` is the whole study, ``own`` the file's part of it: what the command line
     brought is told of the command line."""
     path = problem.path
@@ -228,8 +228,8 @@ def line(problem: Problem, where: str, layer: Any, own: Any, overrides: Sequence
             raw = "…" if problem.hidden else override.raw
             return f"command line: {dotted(override.path)}={raw} {problem.sentence}"
         if path[:n] == override.path:
-            tail = "" if problem.bare or value is Absent else f"={shown(value)}"
+            tail = "" if problem.bare or value is Absent else f"={yaml_text(value)}"
             return f"command line: {key}{tail} {problem.sentence}"
     if problem.bare or value is Absent:
         return f"{where}: {key} {problem.sentence}"
-    return f"{where}: {key} = {shown(value)} {problem.sentence}"
+    return f"{where}: {key} = {yaml_text(value)} {problem.sentence}"

@@ -35,11 +35,6 @@ def weight_of_share(share: float, ratio: float) -> float:
     return share * ratio / (1.0 - share)
 
 
-def share_of_weight(weight: float, ratio: float) -> float:
-    """The prompt's share of the loss weight, w P / (w P + C), where C / P = ``ratio``; 0 for weight 0."""
-    return weight / (weight + ratio) if weight else 0.0
-
-
 def as_weights(value: Any) -> Any:
     """The axis as written -> as plain weights. What is no layout (a number, a list, a range) is left for the schema.
     Raises ``Problems``."""

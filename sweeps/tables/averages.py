@@ -21,52 +21,52 @@ class Group:
 
     n_trials: int = 0
     n_finished: int = 0
-    to_come: int = 0  # trials that have not been looked at
+    remaining: int = 0  # trials that have not been looked at
     averaged: list[str] = field(default_factory=list)  # ids
     grid: str = ""  # identity of the prompts and rows; trials of another grid spoil the average
     mixed: bool = False
     sums: dict[str, Any] = field(default_factory=dict)  # given up when the last trial is in
 
-    def add(self, trial_id: str, identity: str, found: Mapping[str, Any]) -> None:
+    def add(self, trial_id: str, identity: str, summands: Mapping[str, Any]) -> None:
         self.mixed |= bool(self.grid) and self.grid != identity
         self.grid = self.grid or identity
         self.averaged.append(trial_id)
         if not self.mixed:
-            self.sums = {k: v + self.sums[k] if self.sums else v for k, v in found.items()}
+            self.sums = {k: v + self.sums[k] if self.sums else v for k, v in summands.items()}
 
 
 @dataclass
 class Groups:
     """All axis values, and the averages of those whose trials have all been looked at."""
 
-    of: dict[tuple[str, str], Group] = field(default_factory=dict)
-    found: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)  # trials averaged -> columns
+    by_value: dict[tuple[str, str], Group] = field(default_factory=dict)
+    averages: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)  # trials averaged -> columns
 
     @classmethod
-    def announce(cls, trials: Sequence[Mapping[str, Any]]) -> Groups:
+    def of_trials(cls, trials: Sequence[Mapping[str, Any]]) -> Groups:
         groups = cls()
         for trial in trials:
             for key in _values(trial):
-                group = groups.of.setdefault(key, Group())
+                group = groups.by_value.setdefault(key, Group())
                 group.n_trials += 1
-                group.to_come += 1
+                group.remaining += 1
                 group.n_finished += trial.get("status") == "finished"
         return groups
 
-    def take(self, trial: Mapping[str, Any], identity: str, own: Mapping[str, Any] | None) -> None:
-        """One trial's ``parts``; None where it is not averaged."""
+    def add_trial(self, trial: Mapping[str, Any], identity: str, summands: Mapping[str, Any] | None) -> None:
+        """One trial's ``summands``; None where it is not averaged."""
         for key in _values(trial):
-            group = self.of[key]
-            group.to_come -= 1
-            if own is not None:
-                group.add(trial["trial_id"], identity, own)
-            if group.to_come == 0:
-                if group.averaged and not group.mixed and tuple(group.averaged) not in self.found:
-                    self.found[tuple(group.averaged)] = _averages(group)
+            group = self.by_value[key]
+            group.remaining -= 1
+            if summands is not None:
+                group.add(trial["trial_id"], identity, summands)
+            if group.remaining == 0:
+                if group.averaged and not group.mixed and tuple(group.averaged) not in self.averages:
+                    self.averages[tuple(group.averaged)] = _averages(group)
                 group.sums = {}
 
 
-def parts(cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
+def summands(cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
     """What a group sums over its trials: cells and statistics, observed and per replicate."""
     each = cells.mean(axis=1)
     threshold, strict = settings.thresholds[0], settings.strict
@@ -99,17 +99,17 @@ def _averages(group: Group) -> dict[str, Any]:
     return row
 
 
-def group_table(averages: Groups) -> pa.Table:
+def group_table(groups: Groups) -> pa.Table:
     floats = [n for s in ("mean", "std", "min", "top") for n in (s, f"{s}_low", f"{s}_high")]
     counts = ["n_trials", "n_finished", "n_averaged"]
     kinds = {"axis": pa.string(), "value": pa.string(), **dict.fromkeys(counts, pa.int32())}
     schema = pa.schema(kinds | dict.fromkeys(floats, pa.float64()))
     rows = []
-    for (axis, value), group in averages.of.items():
+    for (axis, value), group in groups.by_value.items():
         row: dict[str, Any] = {**dict.fromkeys(schema.names), "axis": axis, "value": value}
         row |= {"n_trials": group.n_trials, "n_finished": group.n_finished, "n_averaged": len(group.averaged)}
         if not group.mixed:
-            row |= averages.found.get(tuple(group.averaged), {})
+            row |= groups.averages.get(tuple(group.averaged), {})
         rows.append(row)
     order = {axis: i for i, axis in enumerate(AXES)}
     rows.sort(key=lambda r: order[r["axis"]])

@@ -79,8 +79,8 @@ def text(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def bounds(name: str, found: st.Estimate) -> dict[str, float | None]:
-    return {f"{name}_low": or_none(found.low), f"{name}_high": or_none(found.high)}
+def bounds(name: str, estimate: st.Estimate) -> dict[str, float | None]:
+    return {f"{name}_low": or_none(estimate.low), f"{name}_high": or_none(estimate.high)}
 
 
 def or_none(value: float) -> float | None:

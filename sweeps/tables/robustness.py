@@ -24,7 +24,7 @@ from sweeps.display.table_files import write_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
-from sweeps.tables.averages import Groups, group_table, parts
+from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
 from sweeps.tables.pages import groups_page, robustness_page
 from trainer.measure import metrics
@@ -45,18 +45,6 @@ class Reference:
     cells: Floats
 
 
-def robustness(run: RunFolder, settings: Settings) -> pa.Table:
-    """One row per trial, winner first: how its metric holds up over the test prompts. Fractions of 1; see the
-    Markdown's notes for what each column means. Raises ``ScoreError`` naming file, prompt and row of a bad cell."""
-    return _summarise(run, settings)[0]
-
-
-def groups(run: RunFolder, settings: Settings) -> pa.Table:
-    """One row per axis and value: averages over its finished, non-degenerate trials with 95 % intervals that treat
-    prompts and rows as random and the trials as given."""
-    return _summarise(run, settings)[1]
-
-
 def of_one_trial(run: RunFolder, trial_id: str, settings: Settings) -> dict[str, Any]:
     """The columns that one trial's own score files decide, whether or not ``trials.parquet`` lists it; its adapter may
     be of an earlier study in the folder."""
@@ -68,7 +56,7 @@ def of_one_trial(run: RunFolder, trial_id: str, settings: Settings) -> dict[str,
 
 def write_tables(run: RunFolder, settings: Settings) -> list[str]:
     """Write ``tables/robustness`` and ``tables/groups`` as md, csv and parquet; returns the names written."""
-    table, by_axis = _summarise(run, settings)
+    table, by_axis = make_tables(run, settings)
     texts = {"robustness": robustness_page(table, settings), "groups": groups_page(by_axis, settings)}
     written: list[str] = []
     for name, found in (("robustness", table), ("groups", by_axis)):
@@ -76,9 +64,13 @@ def write_tables(run: RunFolder, settings: Settings) -> list[str]:
     return written
 
 
-def _summarise(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]:
+def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]:
+    """``tables/robustness``: one row per trial, winner first, how its metric holds up over the test prompts; and
+    ``tables/groups``: one row per axis and value, averages over its finished, non-degenerate trials. Fractions of 1.
+    The intervals, of 95 %, treat prompts and rows as drawn at random; those of groups take the trials as given. Raises
+    ``ScoreError`` naming file, prompt and row of a bad cell."""
     trials = run.trials
-    averages = Groups.announce(trials)
+    averages = Groups.of_trials(trials)
     # one thread for each product: they are small, and to share one costs more than it saves
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
@@ -86,7 +78,7 @@ def _summarise(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]:
         for start in range(0, len(rows), CHUNK):
             found = pool.map(lambda row: _add_test(run, row, references, settings), rows[start : start + CHUNK])
             for trial, (identity, own) in zip(trials[start : start + CHUNK], found, strict=True):
-                averages.take(trial, identity, own)
+                averages.add_trial(trial, identity, own)
     _rank(rows)
     chosen = _by_dev(rows)
     if chosen:
@@ -132,7 +124,7 @@ def _add_test(
     row |= _columns(test, cells, drawn, settings)
     row |= _differences(row["trial_id"], test, cells, references)
     averaged = row.get("status") == "finished" and not row["degenerate"]
-    return f"{seed} {cells.shape}", parts(cells, drawn, settings) if averaged else None
+    return f"{seed} {cells.shape}", summands(cells, drawn, settings) if averaged else None
 
 
 def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sweeps.run_folder.reading import RunFolder
 from trainer.trial import AXES
 
 
-def show_table(run: RunFolder, where: str) -> None:
+def show_table(run: RunFolder, report: str) -> None:
     """The robustness table on the terminal, best first, and where the rest is."""
     from rich.console import Console
     from rich.table import Table
@@ -30,7 +30,7 @@ def show_table(run: RunFolder, where: str) -> None:
 
         console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False)
     console.print(
-        f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md\nreport: {where}",
+        f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md\nreport: {report}",
         soft_wrap=True,
         highlight=False,
     )

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweeps.search.points import Domain, Point, Values, decode, fixed_points
+from sweeps.search.points import Domain, Point, Values, decode, grid_points, random_points
 from sweeps.study.overlay import StudyError
-from sweeps.study.problems import shown
+from sweeps.study.problems import yaml_text
 from sweeps.study.schema import Study
 from sweeps.study.sections import ArmSection
 from sweeps.study.values import Range
@@ -56,11 +56,14 @@ def _searched(values: tuple[Any, ...] | Range[Any]) -> Values:
 
 
 def points_of(study: Study) -> list[Point] | None:
-    """The study's points; None for ``tpe``, which chooses each after seeing the last."""
-    if study.search.method == "tpe":
+    """The study's points; None for ``tpe``, which chooses each point from the results of the trials before it."""
+    search, axes = study.search, axes_of(study)
+    if search.method == "tpe":
         return None
+    if search.trials is None:
+        return grid_points(axes)
     try:
-        return fixed_points(study.search.method, axes_of(study), study.search.trials, study.search.seed)
+        return random_points(axes, search.trials, search.seed)
     except ValueError as error:
         raise StudyError(str(error)) from None
 
@@ -155,7 +158,7 @@ def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
     rungs = t.rung_steps(study.scheduler.shares, steps)
     if len(set(rungs)) < len(rungs):
         raise StudyError(
-            f"scheduler.rungs = {shown(list(study.scheduler.shares))} fall together in a trial of {steps} steps. "
+            f"scheduler.rungs = {yaml_text(list(study.scheduler.shares))} fall together in a trial of {steps} steps. "
             "Give fewer rungs or more steps"
         )
     return rungs

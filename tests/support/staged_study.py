@@ -69,7 +69,7 @@ def in_process(study: Study, store: Store, assets: Assets, trained: list[str]) -
             for trial in trials:
                 rungs = rung_steps(progress.study.scheduler.shares, trial.optimization.steps)
                 wanted = [TrainAndScore(trial, rung, "dev") for rung in rungs]
-                wanted += [TrainAndScore(trial, rungs[-1], "test")] if progress.measured else []
+                wanted += [TrainAndScore(trial, rungs[-1], "test")] if progress.scores_test_pool else []
                 for work in wanted:
                     runner.submit(work).result(timeout=300)
         finally:

@@ -192,13 +192,13 @@ def test_a_study_is_named_by_its_file_and_else_by_its_folder(tmp_path: Path) -> 
 
 
 def test_speed_counts_a_host_that_began_anew_from_its_beginning() -> None:
-    speed = Speed(window=60)
-    assert speed.after(0.0, {"a": 100}) is None
-    assert speed.after(10.0, {"a": 150, "b": 0}) == 5.0
-    assert speed.after(20.0, {"b": 50}) == 5.0  # a died; its steps stay counted
-    assert speed.after(30.0, {"c": 50, "b": 50}) == 5.0
-    assert speed.after(40.0, {}) is None
-    assert speed.after(100.0, {"c": 50, "b": 50}) == 0.0  # what is past the window is forgotten
+    speed = Speed()
+    assert speed.update(0.0, {"a": 100}) is None
+    assert speed.update(10.0, {"a": 150, "b": 0}) == 5.0
+    assert speed.update(20.0, {"b": 50}) == 5.0  # a died; its steps stay counted
+    assert speed.update(30.0, {"c": 50, "b": 50}) == 5.0
+    assert speed.update(40.0, {}) is None
+    assert speed.update(100.0, {"c": 50, "b": 50}) == 0.0  # what is past the window is forgotten
 
 
 # the dashboard ------------------------------------------------------------------------------------------------

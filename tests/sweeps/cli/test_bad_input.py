@@ -356,7 +356,7 @@ def test_a_run_folder_that_may_not_be_read(place: Path) -> None:
         (folder / "study.yaml").write_text("name: x")
         (folder / "study.yaml").chmod(0)
         os.chmod(name, 0o755)
-        code = "import os, sys; from sweeps import cli; from sweeps.report import write\nif os.geteuid() == 0: os.seteuid(65534)\ncli.main(sys.argv[1:])"
+        code = "import os, sys; from sweeps.cli import exit_codes; from sweeps.report import write\nif os.geteuid() == 0: os.seteuid(65534)\nexit_codes.main(sys.argv[1:])"
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [sys.executable, "-c", code, "report", str(folder)], env=env, cwd="/", capture_output=True, text=True

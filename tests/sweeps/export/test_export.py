@@ -16,9 +16,9 @@ import tiny_run
 import torch
 import yaml
 
-from sweeps.export.card import Measured, card
+from sweeps.export.card import Measurements, card
 from sweeps.export.export import export
-from sweeps.export.exported import Exported, read_exported
+from sweeps.export.exported import ExportedTrial, read_exported
 from sweeps.report.write import write_report
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.load import load_study
@@ -196,8 +196,8 @@ def test_the_card_says_what_the_table_says(run: Run, tmp_path: Path) -> None:
 )
 def test_the_card_says_what_stands_before_the_answer(run: Run, template: Template, said: str) -> None:
     uri, trials = run
-    found = Exported(replace(trials[0], template=template), "s", ("text",), None, None, None, {}, {})
-    measured = Measured(1, "finished", {}, 1, Objective(0.5, 0.1, 0.6, 0.1, 0.4, 1, 1, False, 0.5, 0.0), {})
+    found = ExportedTrial(replace(trials[0], template=template), "s", ("text",), None, None, None, {}, {})
+    measured = Measurements(1, "finished", {}, 1, Objective(0.5, 0.1, 0.6, 0.1, 0.4, 1, 1, False, 0.5, 0.0), {})
     assert said in card(found, load_study(Path(uri).parent / "tiny.yaml"), measured)
 
 
@@ -218,7 +218,7 @@ def test_a_run_on_another_filesystem_is_read_through_it(run: Run, tmp_path: Path
 def test_tables_older_than_the_trials_are_not_believed(copy: Run, tmp_path: Path) -> None:
     """The table of an earlier, smaller sweep names its own winner."""
     uri, trials = copy
-    whole = tables.robustness(RunFolder(Store.open(uri)), Settings.of(load_study(f"{uri}/study.yaml")))
+    whole, _ = tables.make_tables(RunFolder(Store.open(uri)), Settings.of(load_study(f"{uri}/study.yaml")))
     loser = next(t.id for t in trials if t.id != next(r["trial_id"] for r in whole.to_pylist() if r["winner"]))
     old = [{**r, "winner": True} for r in whole.to_pylist() if r["trial_id"] == loser]
     pq.write_table(pa.Table.from_pylist(old, schema=whole.schema), f"{uri}/tables/robustness.parquet")

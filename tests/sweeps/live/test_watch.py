@@ -93,7 +93,7 @@ def script(progress: Progress, a: Trial, b: Trial) -> Iterator[Callable[[], None
 
     for act in (first, rung, cut, last, test, result):
         yield lambda act=act: (act(), progress.write())  # type: ignore[misc,return-value]
-    yield lambda: progress.write(over=True)
+    yield lambda: progress.write(finished=True)
 
 
 def follow(progress: Progress, trials: list[Trial]) -> str:
@@ -169,7 +169,9 @@ def test_a_driver_that_is_silent_is_told(driver: Progress, monkeypatch: pytest.M
 def test_a_run_folder_out_of_reach_for_a_moment_is_lived_with(driver: Progress) -> None:
     path = Path(driver.store.uri) / "trials.parquet"
     whole = path.read_bytes()
-    acts = iter([lambda: path.write_bytes(b"PAR1"), lambda: path.write_bytes(whole), lambda: driver.write(over=True)])
+    acts = iter(
+        [lambda: path.write_bytes(b"PAR1"), lambda: path.write_bytes(whole), lambda: driver.write(finished=True)]
+    )
     out = io.StringIO()
     assert watch(driver.store.uri, 1.0, False, out, lambda _: next(acts)()) == 0
     assert out.getvalue().splitlines()[-1].startswith("over")
@@ -184,7 +186,7 @@ def test_a_folder_that_is_not_there_is_an_error_and_one_without_a_study_is_waite
     with pytest.raises(UserError, match="no study has started here yet"):
         watch(str(tmp_path / "empty"), 1.0, True)
     empty, whole = Store.open(tmp_path / "empty"), driver.store
-    driver.write(over=True)
+    driver.write(finished=True)
     acts = iter(
         [
             lambda: None,

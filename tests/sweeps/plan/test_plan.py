@@ -12,12 +12,12 @@ from rich.console import Console
 from study_text import BASE
 
 from sweeps.display.text import amount, duration, size
-from sweeps.plan.cost import ModelSize, Sizes, model_size, plan, sizes_of
+from sweeps.plan.cost import DataSizes, ModelSize, data_sizes, model_size, plan
 from sweeps.plan.page import render
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 
-SIZES = Sizes(
+SIZES = DataSizes(
     train_rows=400, dev_rows=10, test_rows=20, dev_prompts=3, test_prompts=5,
     prompt_tokens=30.0, answer_tokens=2.0, answers=2.0, longest=40.0,
 )  # fmt: skip
@@ -127,7 +127,7 @@ def test_lengths_are_characters_over_four_when_none_are_given(tmp_path: Path, ll
         )
     (tmp_path / "x.yaml").write_text(BASE)
     study = load_study(tmp_path / "x.yaml", [f"model.path={llama_folder}", "axes.template=plain"])
-    sizes = sizes_of(study, load_assets(study))
+    sizes = data_sizes(study, load_assets(study))
     assert (sizes.train_rows, sizes.dev_rows, sizes.test_rows, sizes.dev_prompts, sizes.test_prompts) == (
         40,
         8,

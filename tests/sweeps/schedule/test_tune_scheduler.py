@@ -23,7 +23,7 @@ tune = pytest.importorskip("ray.tune")
 
 from cluster.hosting.trainable import RUNGS_DONE  # noqa: E402
 from sweeps.schedule.asha import Rungs  # noqa: E402
-from sweeps.schedule.tune_scheduler import LEAST_ASKED, PromotionScheduler  # noqa: E402
+from sweeps.schedule.tune_scheduler import LEAST_REQUESTED, PromotionScheduler  # noqa: E402
 from sweeps.search.points import Domain  # noqa: E402
 from sweeps.search.tpe import RungSearch  # noqa: E402
 
@@ -140,8 +140,8 @@ def test_eight_trials_on_two_places(cluster: None, tmp_path: Path) -> None:
         "best": "finished", "good": "finished", "once": "stopped", "weak": "stopped",
         "constant": "stopped", "poor": "stopped", "nan": "stopped", "lost": "failed",
     }  # fmt: skip
-    assert scheduler.rungs.promoted(0) == {"best", "good", "once", "weak"}
-    assert scheduler.rungs.promoted(1) == {"best", "good"}
+    assert {name for name, d in decisions.items() if (d.rung or 0) >= 1} == {"best", "good", "once", "weak"}
+    assert {name for name, d in decisions.items() if (d.rung or 0) >= 2} == {"best", "good"}
     assert decisions["poor"].reason == (
         "stopped at rung 1 of 3 (step 10): objective 0.3 ± 0.01 is below the 4 best of 8 (cut-off 0.4)"
     )
@@ -219,7 +219,7 @@ def test_rays_own_asha_depends_on_the_order_and_ours_does_not() -> None:
         kept[order] = "".join(t for t in order if t not in stopped)
         for trial in order:
             ours.report(trial, 0, values[trial])
-        assert ours.promoted(0) == {"d"}
+        assert {t for t, d in ours.decisions().items() if d.action == "continue"} == {"d"}
     assert kept == {"abcd": "abd", "dcba": "d"}
 
 
@@ -276,7 +276,7 @@ def test_promoted_trials_start_before_new_ones_and_the_highest_rung_first() -> N
     assert scheduler.choose_trial_to_run(controller) is trials["a"]  # rung 2 before g
     assert trials["c"].status == trials["h"].status == Trial.RUNNING  # until a was asked for: one of them has a's place
     controller._staged_trials.add(trials["a"])
-    controller._actor_cache.num_cached_objects, controller._actor_manager.num_pending_actors = 0, LEAST_ASKED
+    controller._actor_cache.num_cached_objects, controller._actor_manager.num_pending_actors = 0, LEAST_REQUESTED
     assert scheduler.choose_trial_to_run(controller) is None  # enough are asked for
     controller._actor_manager.num_pending_actors -= 1
     assert scheduler.choose_trial_to_run(controller) is trials["g"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from sweeps.search.points import (
     combinations,
     decode,
     encode,
-    fixed_points,
     grid_points,
     nth_point,
     point_key,
@@ -68,30 +66,6 @@ def test_points_survive_the_way_through_tune() -> None:
         assert all(isinstance(v, bool | int | float | str) for v in config.values())
         assert decode(config, MIXED) == point
     assert encode({"target_modules": MODULES[0]}) == {"target_modules": "q_proj+v_proj"}
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: grid_points({"lr": Domain("uniform", 0, 1)}), "axes.lr is a range .* search.method"),
-        (lambda: grid_points({"lr": [0.1, 0.2, 0.1]}), "axes.lr holds 0.1 twice"),
-        (lambda: grid_points({"m": [("a", "b"), ("a+b",)]}), "axes.m holds"),
-        (lambda: grid_points({"lr": []}), "axes.lr is empty"),
-        (lambda: grid_points({"a/b": [1]}), 'holds a "/"'),
-        (lambda: grid_points({"a": [{"x": 1}]}), "neither a number"),
-        (lambda: Domain("loguniform", 0, 1), "lower end above 0"),
-        (lambda: Domain("uniform", 1, 1), "lower first"),
-        (lambda: Domain("int", 1, 2.5), "whole numbers"),
-        (lambda: Domain("loguniforn", 1, 2), 'Did you mean "loguniform"'),
-        (lambda: fixed_points("gird", {"a": [1]}, None, 0), 'Did you mean "grid"'),
-        (lambda: fixed_points("random", {"a": [1]}, None, 0), "search.trials is missing"),
-        (lambda: fixed_points("grid", {"a": [1, 2]}, 3, 0), "the grid has 2 points"),
-        (lambda: decode({"a": "plane"}, {"a": ["plain", "chat"]}), 'Did you mean "plain"'),
-    ],
-)
-def test_errors_name_the_value_and_the_fix(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 @pytest.fixture
@@ -153,9 +127,8 @@ def test_tpe_ranks_by_rung_then_objective_whichever_way_a_trial_was_cut() -> Non
     search.on_trial_result("failed", RungReport("", 0, 1, 0.9).encode())
     search.on_trial_complete("failed", error=True)
     search.on_trial_complete("constant", RungReport("", 0, 1, 0.95, degenerate=True).encode())
-    seen = search.observations()  # type: ignore[union-attr]
-    told = {name: (t.state, t.intermediate_values, t.values) for name, t in seen.items()}
-    assert told == {
+    observed = {name: (t.state, t.intermediate_values, t.values) for name, t in search.observations.items()}
+    assert observed == {
         "paused": (TrialState.PRUNED, {0: 0.3}, None),
         "running": (TrialState.PRUNED, {0: 0.4}, None),
         "top": (TrialState.COMPLETE, {1: 0.6}, [0.6]),

@@ -14,10 +14,10 @@ import pytest
 from score_rows import read_score_files
 from staged_study import run_in_process, write_study
 
-from sweeps.checks.meaning import meaning_findings, says
+from sweeps.checks.meaning import meaning_findings, mentions
 from sweeps.driver.continuing import staged_points
 from sweeps.report.write import write_report
-from sweeps.run import decided
+from sweeps.run import decisions_of_stages
 from sweeps.schedule.asha import Rungs
 from sweeps.search.points import encode, grid_points
 from sweeps.staged import answer, compare
@@ -156,9 +156,9 @@ def test_a_tone_without_the_tasks_words_is_a_warning() -> None:
 
 
 def test_words_are_compared_by_their_beginning() -> None:
-    assert says("Is it SEXISM?", "sexis")
-    assert says("labelled_sexist", "sexis")
-    assert not says("asexist", "sexis")
+    assert mentions("Is it SEXISM?", "sexis")
+    assert mentions("labelled_sexist", "sexis")
+    assert not mentions("asexist", "sexis")
 
 
 # comparing --------------------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def test_all_stages_run_and_each_says_what_it_took_and_why(staged: tuple[Path, A
     for stage in stages[1:-1]:
         assert [c["candidate"] for c in stage["candidates"] if c["taken"]] == [stage["taken"]]
     assert content["answer"]["kind"] in ("staged", "joint", "unknown")
-    assert list(decided(ran.records))[-1] == f"answer: {content['answer']['sentence']}"
+    assert list(decisions_of_stages(ran.records))[-1] == f"answer: {content['answer']['sentence']}"
 
 
 def test_every_stage_reuses_the_trials_of_the_one_before(staged: tuple[Path, Any, list[str]]) -> None:

@@ -93,7 +93,7 @@ def by_id(table: pa.Table) -> dict[str, dict[str, Any]]:
 
 
 def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Store) -> None:
-    table = tables.robustness(RunFolder(store), SETTINGS)
+    table = tables.make_tables(RunFolder(store), SETTINGS)[0]
     assert table.column_names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
     row, predicted = by_id(table)["good"], TRIALS["good"][3]
     each = (predicted == LABEL).mean(axis=1)
@@ -112,7 +112,7 @@ def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Sto
 
 
 def test_the_dev_objective_chooses_the_winner_and_the_test_objective_ranks(store: Store) -> None:
-    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
     assert [t for t, r in found.items() if r["winner"]] == ["good"]  # best on dev although "fair" is better on test
     assert (found["fair"]["rank"], found["good"]["rank"], found["cut"]["rank"]) == (1, 2, 3)
     dev = (TRIALS["good"][2] == LABEL).mean(axis=1)
@@ -121,7 +121,7 @@ def test_the_dev_objective_chooses_the_winner_and_the_test_objective_ranks(store
 
 
 def test_a_constant_answer_is_never_ranked_and_never_wins(store: Store) -> None:
-    flat = by_id(tables.robustness(RunFolder(store), replace(SETTINGS, std_weight=100.0)))["flat"]
+    flat = by_id(tables.make_tables(RunFolder(store), replace(SETTINGS, std_weight=100.0))[0])["flat"]
     assert (flat["std"], flat["top_label_share"]) == (0.0, 1.0)  # std 0 would be the best objective by far
     assert flat["degenerate"] is True
     assert flat["rank"] is None
@@ -129,14 +129,14 @@ def test_a_constant_answer_is_never_ranked_and_never_wins(store: Store) -> None:
 
 
 def test_a_trial_without_test_rows_keeps_its_status_and_reason(store: Store) -> None:
-    broken = by_id(tables.robustness(RunFolder(store), SETTINGS))["broken"]
+    broken = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])["broken"]
     assert broken["mean"] is None
     assert broken["rank"] is None
     assert (broken["status"], broken["reason"]) == ("failed", "loss is NaN at step 3")
 
 
 def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
-    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
     cut, good, fair = found["cut"], found["good"], found["fair"]
     assert cut["diff_best"] == pytest.approx(cut["mean"] - good["mean"])
     assert cut["diff_second"] == pytest.approx(cut["mean"] - fair["mean"])
@@ -148,7 +148,7 @@ def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
 
 def test_macro_f1_studies_are_summarised_by_macro_f1(store: Store) -> None:
     settings = replace(SETTINGS, metric="macro_f1")
-    row = by_id(tables.robustness(RunFolder(store), settings))["good"]
+    row = by_id(tables.make_tables(RunFolder(store), settings)[0])["good"]
     assert row["metric"] == "macro_f1"
     assert row["mean"] == pytest.approx(row["macro_f1"])
     assert row["mean_low"] < row["mean"] < row["mean_high"]
@@ -159,13 +159,13 @@ def test_strict_and_not_strict_differ_at_the_threshold(store: Store) -> None:
     at = float(np.sort(each)[2])
     for strict, expected in ((True, (each > at).mean()), (False, (each >= at).mean())):
         settings = replace(SETTINGS, thresholds=(at,), strict=strict)
-        assert by_id(tables.robustness(RunFolder(store), settings))["good"]["top"] == pytest.approx(expected)
+        assert by_id(tables.make_tables(RunFolder(store), settings)[0])["good"]["top"] == pytest.approx(expected)
 
 
 def test_groups_average_the_finished_trials_of_an_axis_value(store: Store) -> None:
-    rows = {(r["axis"], r["value"]): r for r in tables.groups(RunFolder(store), SETTINGS).to_pylist()}
+    rows = {(r["axis"], r["value"]): r for r in tables.make_tables(RunFolder(store), SETTINGS)[1].to_pylist()}
     plain, chat = rows["template", "plain"], rows["template", "chat"]
-    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
     for name in ("mean", "std", "min", "top"):
         assert plain[name] == pytest.approx((found["good"][name] + found["fair"][name]) / 2)
         assert plain[f"{name}_low"] <= plain[f"{name}_high"]
@@ -181,7 +181,7 @@ def test_written_files_agree_and_are_the_same_bytes_every_time(store: Store, tmp
     tables.write_tables(RunFolder(again), SETTINGS)
     assert all(store.read(n) == again.read(n) for n in names)
     parquet = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet")))
-    assert parquet.equals(tables.robustness(RunFolder(store), SETTINGS))
+    assert parquet.equals(tables.make_tables(RunFolder(store), SETTINGS)[0])
     text = pacsv.read_csv(pa.BufferReader(store.read("tables/robustness.csv")))
     assert text["trial_id"].to_pylist() == parquet["trial_id"].to_pylist()
     assert text["mean"].to_pylist() == pytest.approx(parquet["mean"].to_pylist())
@@ -209,26 +209,26 @@ def test_a_doubled_cell_names_file_prompt_and_row(store: Store) -> None:
     rows = scores("good", 40, "test", TRIALS["good"][3])
     store.write_scores("good", 40, "test", pa.Table.from_pylist([*rows, rows[7]], schema=SCORES), RECORD)
     with pytest.raises(ScoreError, match=r'scores/good/000040-test.parquet: prompt "test0" on row "r007" is scored 2'):
-        tables.robustness(RunFolder(store), SETTINGS)
+        tables.make_tables(RunFolder(store), SETTINGS)
 
 
 def test_a_folder_without_trials_is_an_error_a_user_understands(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"trials.parquet: no such file. Is this a run folder\?"):
-        tables.robustness(RunFolder(Store.open(tmp_path)), SETTINGS)
+        tables.make_tables(RunFolder(Store.open(tmp_path)), SETTINGS)
 
 
 def test_a_single_prompt_and_no_trial_at_all_are_tabled(store: Store) -> None:
     for trial_id in ("good", "fair"):
         rows = scores(trial_id, 40, "test", TRIALS[trial_id][3])[:R]
         store.write_scores(trial_id, 40, "test", pa.Table.from_pylist(rows, schema=SCORES), RECORD)
-    found = by_id(tables.robustness(RunFolder(store), SETTINGS))
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
     assert (found["good"]["n_prompts"], found["good"]["std"], found["good"]["std_low"]) == (1, 0.0, None)
     assert found["good"]["consistency"] is None
     assert found["cut"]["diff_best"] is None  # not the same cells: no pairing
     sink = pa.BufferOutputStream()
     pq.write_table(pq.read_table(pa.BufferReader(store.read("trials.parquet")))[:0], sink)
     store.write("trials.parquet", sink.getvalue().to_pybytes())
-    assert tables.robustness(RunFolder(store), SETTINGS).num_rows == 0
+    assert tables.make_tables(RunFolder(store), SETTINGS)[0].num_rows == 0
     tables.write_tables(RunFolder(store), SETTINGS)
     assert "No winner" in store.read("tables/robustness.md").decode()
 
@@ -277,13 +277,13 @@ def test_the_columns_of_a_grid_alone_give_the_same_grid(store: Store) -> None:
 
 def test_what_a_group_summed_is_given_up_with_its_last_trial() -> None:
     trials = [{"trial_id": f"t{i}", "seed": i, "pool": "many", "status": "finished"} for i in range(3)]
-    groups = Groups.announce(trials)
+    groups = Groups.of_trials(trials)
     own = {"cells": np.ones((2, 3)), "std": np.zeros(5), "min": np.ones(5), "top": np.ones(5)}
     for i, trial in enumerate(trials):
-        assert ("pool", "many") in groups.of
-        groups.take(trial, "7 (2, 3)", own)
-        assert not groups.of["seed", str(i)].sums
-        assert bool(groups.of["pool", "many"].sums) == (i < 2)
+        assert ("pool", "many") in groups.by_value
+        groups.add_trial(trial, "7 (2, 3)", own)
+        assert not groups.by_value["seed", str(i)].sums
+        assert bool(groups.by_value["pool", "many"].sums) == (i < 2)
     rows = {(r["axis"], r["value"]): r for r in group_table(groups).to_pylist()}
     assert (rows["pool", "many"]["n_averaged"], rows["pool", "many"]["mean"]) == (3, 1.0)
     assert (rows["seed", "1"]["n_averaged"], rows["seed", "1"]["mean"]) == (1, 1.0)
