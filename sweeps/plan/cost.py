@@ -197,7 +197,7 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: {design.LEAST} a prompt are the least")
     if study.scheduler.name == "asha":
-        rungs_of(study, shortest)  # StudyError where rungs fall together
+        rungs_of(study, shortest)  # StudyError where two rungs have the same step
         if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
             notes.append(
                 f"The first rung ({study.scheduler.rungs[0]:g}) lies within the warm-up ({study.training.warmup:g}): "

@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 
 def load_assets(study: Study) -> Assets:
-    """Rows per split and prompts per pool; of the train pools, those that the axes use. Raises one ``UserError`` that
-    lists all that is wrong, a line each."""
+    """Rows per split and prompts per pool; of the train pools, those that the axes use. Raises one ``UserError`` with a
+    line for each thing that is wrong."""
     wrong: list[str] = []
     rows = {}
     for split in SPLITS:

@@ -157,7 +157,7 @@ def test_the_plan_reads_as_a_table_with_its_assumptions(study) -> None:  # type:
 
 
 def test_rungs_that_fall_together_are_told_before_anything_runs(study) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(StudyError, match="fall together in a trial of 2 steps"):
+    with pytest.raises(StudyError, match="has two rungs at the same step of a trial of 2 steps"):
         plan(study("axes.steps=2"), SIZES, MODEL)
 
 

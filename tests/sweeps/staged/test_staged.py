@@ -68,7 +68,7 @@ def test_a_staged_study_loads_and_a_plain_one_has_no_stages() -> None:
         (["axes.seed=0"], ["is a single seed", "[0, 1, 2]"]),
         (["stages.seeds=3"], ["is more than the 2 of axes.seed"]),
         (["axes.template=[plain]"], ["must hold 2 to 15 templates"]),
-        (["search.method=tpe", "search.trials=4"], ["cannot stand beside stages", "stages=null"]),
+        (["search.method=tpe", "search.trials=4"], ["cannot be combined with stages", "stages=null"]),
         (["model.head=classifier"], ["model.head", "chosen by stages.heads"]),
         (["scoring.decision=pmi"], ["scoring.decision", "heads: [labels]"]),
         (["axes.lora.r=8"], ["stage 4 has nothing to tune"]),
