@@ -1,8 +1,8 @@
-"""Before a GPU is asked for: does every template, tokenizer, label set and pool of the study make sound sequences?
+"""Checks, before a GPU is requested, that every template, label set and pool of the study makes sound sequences.
 
-All prompts are rendered with a sample of rows; all rows are rendered once per template; the longest sequences are
-found by an estimate that is exact for prompts that use each field once, and rendered. Each finding says which, where
-and how to mend it. ``check`` prints them and shows what the loss weights.
+All prompts are rendered with a sample of rows, and all rows once per template. The longest sequences are found by an
+estimate, which is exact for prompts that use each field once, and then rendered. Each finding says what is wrong,
+where, and how to mend it. ``check`` prints the findings and shows the loss weights of a few training sequences.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SAMPLED_ROWS = 12  # rows with which every prompt is rendered
 
 
 def preflight(content: Content, targets: Sequence[str], meaning: Meaning | None = None) -> Findings:
-    """Everything that is wrong or doubtful before anything is trained. ``targets``: the layers to which trials may add
-    an adapter. ``meaning``: what the task asks, where the study says it. Raises ``UserError`` for a model that cannot
-    be loaded or carry the adapters."""
+    """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
+    an adapter. ``meaning``: what the task asks, if the study says it. Raises ``UserError`` for a model that cannot be
+    loaded, or that lacks the layers."""
     tokenizer = checked_tokenizer(content.model, targets)
     templates = list(content.templates.values())
     found = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer)
@@ -53,7 +53,7 @@ def check_formats(
     tokenizer: Any,
 ) -> Findings:
     """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` meet the rows of that split, every
-    other pool the train rows. Never raises for what the study got wrong: that is in the findings."""
+    other pool the train rows. Mistakes of the study are findings; none is raised."""
     found = Findings()
     found.items.extend(pool_findings(rows, pools))
     filled_wrongly = bool(found.errors)
@@ -65,8 +65,8 @@ def check_formats(
 
 
 def checked_tokenizer(model: Model, target_modules: Sequence[str]) -> Any:
-    """The tokenizer of a model that can be loaded and can carry the study's adapters, with the longest sequence that
-    this model takes. Raises ``UserError``."""
+    """The tokenizer, with the longest sequence that the model takes. Raises ``UserError`` if the model cannot be loaded
+    or lacks the layers of the study's adapters."""
     from trainer.data.tokenizer import load_tokenizer
     from trainer.model.architecture import check_architecture, check_layers, positions
 
@@ -92,7 +92,7 @@ def _check_template(
     try:
         renderer = Renderer(
             tokenizer, template, dataclasses.replace(task, max_length=10**9)
-        )  # lengths are judged below
+        )  # lengths are checked below
     except UserError as error:
         found.items.append(Finding("error", where, str(error), "Choose another template or model"))
         return
@@ -141,7 +141,7 @@ def _fillable(prompt: Prompt, row: Row) -> bool:
 
 
 def check(study: Study, console: Console) -> int:
-    """Load what the study reads, check it, print findings and the masks of a few rows. 0 where nothing is an error."""
+    """Load what the study reads, check it, print the findings and the masks of a few rows. 0 without errors, else 1."""
     try:
         content = content_of(study)
         found = preflight(content, target_modules(study), None if study.stages is None else study.stages.meaning)
