@@ -39,10 +39,10 @@ def preflight(content: Content, targets: Sequence[str], meaning: Meaning | None 
     loaded, or that lacks the layers."""
     tokenizer = checked_tokenizer(content.model, targets)
     templates = list(content.templates.values())
-    found = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer)
+    findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer)
     if meaning is not None:
-        found.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
-    return found
+        findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
+    return findings
 
 
 def check_formats(
@@ -54,14 +54,14 @@ def check_formats(
 ) -> Findings:
     """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` meet the rows of that split, every
     other pool the train rows. Mistakes of the study are findings; none is raised."""
-    found = Findings()
-    found.items.extend(pool_findings(rows, pools))
-    filled_wrongly = bool(found.errors)
-    found.items.extend(label_findings(task, rows))
+    findings = Findings()
+    findings.items.extend(pool_findings(rows, pools))
+    filled_wrongly = bool(findings.errors)
+    findings.items.extend(label_findings(task, rows))
     for template in templates:
-        found.items.extend(word_findings(template, task, rows))
-        _check_template(template, task, rows, pools, tokenizer, found, skip_unfilled=filled_wrongly)
-    return Findings(list(dict.fromkeys(found.items)), found.lengths)
+        findings.items.extend(word_findings(template, task, rows))
+        _check_template(template, task, rows, pools, tokenizer, findings, skip_unfilled=filled_wrongly)
+    return Findings(list(dict.fromkeys(findings.items)), findings.lengths)
 
 
 def checked_tokenizer(model: Model, target_modules: Sequence[str]) -> Any:
@@ -83,7 +83,7 @@ def _check_template(
     rows: Mapping[str, Sequence[Row]],
     pools: Mapping[str, Sequence[Prompt]],
     tokenizer: Any,
-    found: Findings,
+    findings: Findings,
     skip_unfilled: bool,
 ) -> None:
     from trainer.data.render import Renderer  # numpy and, through the tokenizer, transformers
@@ -94,10 +94,10 @@ def _check_template(
             tokenizer, template, dataclasses.replace(task, max_length=10**9)
         )  # lengths are checked below
     except UserError as error:
-        found.items.append(Finding("error", where, str(error), "Choose another template or model"))
+        findings.items.append(Finding("error", where, str(error), "Choose another template or model"))
         return
     if template.chat:
-        found.items.extend(chat_findings(renderer, where))
+        findings.items.extend(chat_findings(renderer, where))
     sizes: RowLengths = {}
     for pool, prompts in pools.items():
         split = list(rows.get(split_of(pool), []))
@@ -106,17 +106,19 @@ def _check_template(
         usable = [p for p in prompts if _fillable(p, split[0])] if skip_unfilled else list(prompts)
         sample = sample_rows(split)
         broken = render_findings(renderer, usable, sample, f"{where}, pools.{pool}")
-        found.items.extend(broken)
+        findings.items.extend(broken)
         if not usable or any(f.level == "error" for f in broken):
             continue
         try:
             length = longest(renderer, usable, split, task.max_length, template.name, pool, sizes)
         except UserError as error:
-            found.items.append(Finding("error", f"{where}, pools.{pool}", str(error), "Mend the row or the template"))
+            findings.items.append(
+                Finding("error", f"{where}, pools.{pool}", str(error), "Mend the row or the template")
+            )
             continue
-        found.lengths.append(length)
-        found.items.extend(length_findings(length, task, tokenizer))
-    found.items.extend(special_text_findings(renderer, rows))
+        findings.lengths.append(length)
+        findings.items.extend(length_findings(length, task, tokenizer))
+    findings.items.extend(special_text_findings(renderer, rows))
 
 
 def sample_rows(rows: Sequence[Row]) -> list[Row]:
@@ -144,19 +146,19 @@ def check(study: Study, console: Console) -> int:
     """Load what the study reads, check it, print the findings and the masks of a few rows. 0 without errors, else 1."""
     try:
         content = content_of(study)
-        found = preflight(content, target_modules(study), None if study.stages is None else study.stages.meaning)
+        findings = preflight(content, target_modules(study), None if study.stages is None else study.stages.meaning)
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)
         return 1
-    for finding in [*found.errors, *found.warnings]:
+    for finding in [*findings.errors, *findings.warnings]:
         _print(console, finding.level, str(finding))
-    for n in found.lengths:
+    for n in findings.lengths:
         text = f"templates.{n.template}, pools.{n.pool}: longest {n.longest} of {content.task.max_length} tokens"
         console.print(text, markup=False, highlight=False)
-    if not found.errors:
+    if not findings.errors:
         print_masks(console, content, study.axes.plw, study.training.template_tokens)
-    wrong, doubtful = len(found.errors), len(found.warnings)
+    wrong, doubtful = len(findings.errors), len(findings.warnings)
     console.print(f"{counted(wrong, 'error')}, {counted(doubtful, 'warning')}", style="red" if wrong else "green")
     return 1 if wrong else 0
 

@@ -81,8 +81,8 @@ def _located(exported: ExportedTrial, store: Store, base: str | None, trust: boo
     return replace(exported, trial=replace(exported.trial, model=model))
 
 
-def _wording(exported: ExportedTrial, store: Store, given: str | None) -> Prompt:
-    if given is None:
+def _wording(exported: ExportedTrial, store: Store, prompt: str | None) -> Prompt:
+    if prompt is None:
         if exported.prompt is None:
             raise UserError(
                 f"{store.uri}/{TEMPLATE}: holds no default prompt. "
@@ -90,18 +90,18 @@ def _wording(exported: ExportedTrial, store: Store, given: str | None) -> Prompt
             )
         return exported.prompt
     known = {**exported.train_prompts, **({exported.prompt.id: exported.prompt.text} if exported.prompt else {})}
-    if given in known:
-        return Prompt(given, known[given])
-    wording = Prompt("given", given)
+    if prompt in known:
+        return Prompt(prompt, known[prompt])
+    wording = Prompt("given", prompt)
     try:
         reads = placeholders(wording)
     except PromptError as error:
         raise UserError(f"--prompt: {error}") from None
     if not reads:
-        near = closest(given, known)
+        near = closest(prompt, known)
         meant = f' Did you mean the prompt "{near}"?' if near else ""
         raise UserError(
-            f'--prompt = "{given}" reads no column of the rows, so every row would be asked the same.{meant} '
+            f'--prompt = "{prompt}" reads no column of the rows, so every row would be asked the same.{meant} '
             f"Write the column into it: {{{{ {exported.fields[0]} }}}}"
         )
     return wording

@@ -15,7 +15,7 @@ from sweeps.study.schema import Study
 from sweeps.tables.winner import why_no_winner
 
 ALPHA = 0.05  # a difference is called clear below this corrected p-value
-_OVER = ("finished", "stopped", "failed")
+_ENDED = ("finished", "stopped", "failed")
 
 
 def question(evidence: Evidence) -> str:
@@ -27,10 +27,10 @@ def question(evidence: Evidence) -> str:
 def notices(evidence: Evidence) -> list[str]:
     """What a reader must know before the numbers."""
     sentences = []
-    if not _over(evidence):
-        over = sum(e.status in _OVER for e in evidence.entries)
+    if not _is_finished(evidence):
+        ended = sum(e.status in _ENDED for e in evidence.entries)
         known = (
-            f"{over} of {len(evidence.entries)} trials known so far are done"
+            f"{ended} of {len(evidence.entries)} trials known so far are done"
             if evidence.entries
             else "no trial has a score"
         )
@@ -49,15 +49,15 @@ def notices(evidence: Evidence) -> list[str]:
     return sentences
 
 
-def _over(evidence: Evidence) -> bool:
+def _is_finished(evidence: Evidence) -> bool:
     """Whether every trial of the study is done."""
-    return evidence.has_trials and bool(evidence.entries) and all(e.status in _OVER for e in evidence.entries)
+    return evidence.has_trials and bool(evidence.entries) and all(e.status in _ENDED for e in evidence.entries)
 
 
 def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
     """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
     best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
-    if not evidence.winner and _over(evidence):
+    if not evidence.winner and _is_finished(evidence):
         return f"No winner: {why_no_winner([{'status': e.status} for e in evidence.entries])}."
     if best is None:
         return "No trial was scored yet."

@@ -239,7 +239,7 @@ class PromotionScheduler(TrialScheduler):
         is cut at once if no paused trial may still need its process."""
         if not self._pausing:
             return
-        wanted = _Places(tune_controller).wanted
+        wanted = _Places(tune_controller).missing
         others = any(name not in self._pausing for queue in (*self._promoted, self._new) for name in queue)
         for name in sorted(self._pausing, key=lambda n: n not in self._to_end):
             trial, since = self._pausing[name]
@@ -348,7 +348,7 @@ class _Places:
         self._actors, self._live = controller._trial_to_actor, manager._live_actors_to_ray_actors_resources
         idle = controller._actor_cache.num_cached_objects
         self.idle = idle > 0
-        self.wanted = len(controller._staged_trials) - idle  # how many more Tune would keep
+        self.missing = len(controller._staged_trials) - idle  # how many more Tune would keep
         self.requested, self.running = manager.num_pending_actors, len(self._live)
 
     def has_actor(self, trial: Trial) -> bool:

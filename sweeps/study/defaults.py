@@ -64,9 +64,9 @@ def _completed_arms(arms: Any, pools: Mapping[str, Any]) -> Any:
     return {k: {"pool": named[0], **(v or {})} if isinstance(v, dict | None) else v for k, v in arms.items()}
 
 
-def arm_pools(arms: Mapping[str, Any], wanted: Any) -> list[str]:
-    """The pools of the arms that are ``wanted`` (a name, or a list), each once. Malformed arms are skipped."""
-    names = wanted if isinstance(wanted, list | tuple) else [wanted]
+def arm_pools(arms: Mapping[str, Any], chosen: Any) -> list[str]:
+    """The pools of the arms that are ``chosen`` (a name, or a list), each once. Malformed arms are skipped."""
+    names = chosen if isinstance(chosen, list | tuple) else [chosen]
     pools = [_mapping(arms.get(n)).get("pool") for n in names if isinstance(n, str)]
     return list(dict.fromkeys(p for p in pools if isinstance(p, str)))
 

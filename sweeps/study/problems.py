@@ -216,16 +216,16 @@ def yaml_text(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def problem_line(problem: Problem, where: str, layer: Any, own: Any, overrides: Sequence[Override]) -> str:
-    """One problem as a line. ``layer`` is the whole study, ``own`` the part that the file gives: a value from the
-    command line is reported as ``command line: …``."""
+def problem_line(problem: Problem, where: str, layer: Any, file_layer: Any, overrides: Sequence[Override]) -> str:
+    """One problem as a line. ``layer`` is the whole study, ``file_layer`` the part that the file gives: a value from
+    the command line is reported as ``command line: …``."""
     path = problem.path
     while path and isinstance(path[-1], int) and not isinstance(get(layer, path[:-1]), list | tuple):
         path = path[:-1]  # a single value stands for a list of one
     key, value = dotted(path), get(layer, path)
     for override in reversed(overrides):
         n = len(override.path)
-        if path == override.path or (path == override.path[: len(path)] and get(own, path) is Absent):
+        if path == override.path or (path == override.path[: len(path)] and get(file_layer, path) is Absent):
             raw = "…" if problem.hidden else override.raw
             return f"command line: {dotted(override.path)}={raw} {problem.sentence}"
         if path[:n] == override.path:

@@ -44,10 +44,10 @@ def fingerprints_of(assets: Assets) -> dict[str, Data]:
 
 def source_of(task: TaskSection, split: str) -> RowSource:
     """Where the rows of one split are, as the trainer reads them."""
-    of = getattr(task.rows, split)
+    rows = getattr(task.rows, split)
     return RowSource(
-        path=of.path, fields=tuple(task.fields), label=task.label, labels=dict(task.labels), options=task.options,
-        id=task.id, name=of.name, split=of.split, where=dict(of.where), limit=of.limit, revision=of.revision,
+        path=rows.path, fields=tuple(task.fields), label=task.label, labels=dict(task.labels), options=task.options,
+        id=task.id, name=rows.name, split=rows.split, where=dict(rows.where), limit=rows.limit, revision=rows.revision,
     )  # fmt: skip
 
 
@@ -55,9 +55,9 @@ def task_of(task: TaskSection) -> Task:
     return Task(labels=task.names, metric=task.metric, max_length=task.max_length)
 
 
-def template_of(name: str, given: TemplateSection, labels: Sequence[str]) -> Template:
-    words = tuple((label, given.words[label]) for label in labels)
-    return Template(name=name, chat=given.chat, system=given.system, marker=given.marker, words=words)
+def template_of(name: str, section: TemplateSection, labels: Sequence[str]) -> Template:
+    words = tuple((label, section.words[label]) for label in labels)
+    return Template(name=name, chat=section.chat, system=section.system, marker=section.marker, words=words)
 
 
 def templates_of(study: Study) -> dict[str, Template]:
@@ -67,40 +67,42 @@ def templates_of(study: Study) -> dict[str, Template]:
     return {name: template_of(name, study.templates[name], study.task.names) for name in names}
 
 
-def load_pools(given: PoolsSection, names: Sequence[str]) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
+def load_pools(section: PoolsSection, names: Sequence[str]) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
     """(train pools of these ``names``; dev and test). Raises ``UserError``."""
-    used = {name: given.train[name] for name in names}
-    if given.split is not None:
-        cut = given.split
+    used = {name: section.train[name] for name in names}
+    if section.split is not None:
+        cut = section.split
         dealt = split_pool(load_pool(cut.file), {"train": cut.train, "dev": cut.dev, "test": cut.test}, cut.seed)
         train = {n: _part(dealt["train"], p, f"pools.train.{n}") for n, p in used.items()}
         return train, {"dev": dealt["dev"], "test": dealt["test"]}
-    assert given.dev is not None  # the study's own rule
-    assert given.test is not None
+    assert section.dev is not None  # the study's own rule
+    assert section.test is not None
     wrong: list[str] = []
-    places = {f"train.{n}": p for n, p in used.items()} | {"dev": given.dev, "test": given.test}
-    read = {at: _try(wrong, lambda at=at, p=p: _read(p, f"pools.{at}")) or [] for at, p in places.items()}  # type: ignore[misc]
+    places = {f"train.{n}": p for n, p in used.items()} | {"dev": section.dev, "test": section.test}
+    read = {}
+    for place, pool in places.items():
+        read[place] = _try(wrong, lambda place=place, pool=pool: _read(pool, f"pools.{place}")) or []  # type: ignore[misc]
     if wrong:
         raise UserError("\n".join(wrong))
     return {n: read[f"train.{n}"] for n in used}, {n: read[n] for n in ("dev", "test")}
 
 
-def _read(pool: PoolSection, at: str) -> list[Prompt]:
+def _read(pool: PoolSection, place: str) -> list[Prompt]:
     assert pool.file is not None  # the study's own rule
     try:
         prompts = load_pool(pool.file, pool.only)
     except UserError as error:
-        raise UserError("\n".join(f"{at}: {line}" for line in str(error).splitlines())) from error
+        raise UserError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from error
     return prompts[: pool.limit]
 
 
-def _part(prompts: list[Prompt], pool: PoolSection, at: str) -> list[Prompt]:
+def _part(prompts: list[Prompt], pool: PoolSection, place: str) -> list[Prompt]:
     """A train pool that is part of the split's train share."""
     by_id = {p.id: p for p in prompts}
     for wanted in pool.only:
         if wanted not in by_id:
             raise UserError(
-                f'{at}: only = "{wanted}" is not in the train share of pools.split. It holds: '
+                f'{place}: only = "{wanted}" is not in the train share of pools.split. It holds: '
                 f"{', '.join(list(by_id)[:20])}"
             )
     return ([by_id[i] for i in pool.only] if pool.only else prompts)[: pool.limit]
