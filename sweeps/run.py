@@ -1,8 +1,7 @@
 """``steadytune run``: from a study to its tables.
 
-Nothing is restored, and a second start is like the first: the trials are made from the study again, each finds its
-finished rungs in the run folder, and the scheduler's decisions follow from their values. A study whose rungs are all
-there is decided without starting Ray.
+A second start does what the first did: it makes the trials from the study, each trial reads its finished rungs from the
+run folder, and the scheduler decides from their values again. If all rungs are there, Ray is not started.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ MOST_WARNINGS = 5  # of the check, that a run prints
 
 
 def run(study: Study, out: str) -> int:
-    """Run ``study`` in the run folder ``out``; 0 when every trial ended well, 1 when some failed. Raises ``LeaseError``
-    where another run is at work there."""
+    """Run ``study`` in the run folder ``out``. Returns 1 if a trial failed, else 0. Raises ``LeaseError`` if another
+    run is at work in the folder."""
     store = Store.open(out)
     with Lease(store):
         content = content_of(study)
@@ -51,7 +50,7 @@ def run(study: Study, out: str) -> int:
 
 
 def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], list[str]]:
-    """Run the axes as one search. The status of every trial; nothing more to say."""
+    """Run the axes as one search. The status of every trial, and no messages."""
     points = points_of(study)
     trials = None if points is None else make_trials(study, points, content)
     progress = Progress(study, store, LiveTable(study.name))
@@ -59,7 +58,7 @@ def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], 
     if finished is None:
         _print_warnings(warnings_of_check(study, content))
     with on_ray(study) if finished is None else nullcontext():
-        store.write("study.yaml", dump_yaml(resolved(study)).encode())  # of a study that can run, before any trial
+        store.write("study.yaml", dump_yaml(resolved(study)).encode())  # after the checks, before any trial
         keep_prompts(store, content.assets, {name: pool.file for name, pool in study.pools.train.items()})
         with progress.live:
             for trial in trials or []:
@@ -74,7 +73,7 @@ def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], 
 
 
 def warnings_of_check(study: Study, content: Content) -> list[str]:
-    """The warnings of the check, before anything is asked of the cluster. Raises ``UserError`` with all errors."""
+    """Check the study before the cluster is used. The warnings; raises ``UserError`` with all errors."""
     findings = preflight(content, target_modules(study))
     if findings.errors:
         raise UserError("\n".join(map(str, findings.errors)))
@@ -89,7 +88,7 @@ def _print_warnings(warnings: Sequence[str]) -> None:
 
 
 def run_stages(study: Study, store: Store, content: Content) -> tuple[list[str], list[str]]:
-    """Run one stage after the other. The status of every trial, and what the stages decided."""
+    """Run one stage after the other. The status of every trial, and the decision of each stage."""
     with OnRay(study, store, content) as on_ray:
         staged = Staged(study, store, content, on_ray)
         staged.run()
@@ -97,7 +96,7 @@ def run_stages(study: Study, store: Store, content: Content) -> tuple[list[str],
 
 
 def decisions_of_stages(records: StageRecords) -> Iterator[str]:
-    """What the stages decided, for the terminal."""
+    """The decision of each stage and the final answer, as lines for the terminal."""
     for stage in records.stages:
         yield f"stage {stage['stage']}, {stage['title']}: {stage['reason']}"
     if records.answer is not None:

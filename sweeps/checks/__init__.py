@@ -1,1 +1,1 @@
-"""What is found before anything is trained: prompts, templates, sequences, rows."""
+"""Checks of a study's prompts, templates, sequences and rows, before anything is trained."""

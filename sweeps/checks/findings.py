@@ -1,4 +1,4 @@
-"""What a check of a study finds: findings, each with its place and remedy, and the longest sequences."""
+"""The result of a check: mistakes and doubts, each with its place and how to mend it, and the longest sequences."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def split_of(pool: str) -> str:
     return pool if pool in ("dev", "test") else "train"
 
 
-def row_names(rows: Mapping[str, Sequence[Row]]) -> list[str]:
-    """What a prompt may name: the rows' fields, and ``options`` where rows bring their own."""
+def placeholder_names(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """The names that a placeholder may have: the rows' fields, and ``options`` if rows have options of their own."""
     first = next((r for split in rows.values() for r in split), None)
     return (
         [] if first is None else [*first.fields, *([OPTIONS] if first.options and OPTIONS not in first.fields else [])]

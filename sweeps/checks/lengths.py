@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.checks.findings import Finding, Length, row_names, split_of
+from sweeps.checks.findings import Finding, Length, placeholder_names, split_of
 from trainer.data.rows import Row
 from trainer.data.wording import OPTIONS, Prompt, placeholder_uses
 from trainer.trial import Task
@@ -31,14 +31,14 @@ def longest(
 ) -> Length:
     """The longest sequence of ``prompts`` x ``rows``.
 
-    Every prompt is measured with a middling row and with the ``TOP_ROWS`` longest rows, every row with a wording of
-    all fields. From these comes an estimate for each pair: the prompt's own length and the row's surplus, once for
-    each time the prompt reads a field. Pairs whose estimate comes near the limit are measured exactly.
-    ``sizes`` keeps the rows' own lengths for the next pool that meets the same rows.
+    Every prompt is rendered with a row of median length and with the ``TOP_ROWS`` longest rows, every row with a prompt
+    that holds all fields. The length of any other pair is estimated from these: the prompt's length with the median
+    row, plus the row's excess over the median row, as often as the prompt uses a field. Pairs whose estimate is near
+    the limit are rendered, too. ``sizes`` keeps the rows' lengths for other pools that are used with the same rows.
     """
     sizes = {} if sizes is None else sizes
     key = (template, split_of(pool))
-    fields = [f"{{{{ {name} }}}}" for name in row_names({"": rows}) if name != OPTIONS]
+    fields = [f"{{{{ {name} }}}}" for name in placeholder_names({"": rows}) if name != OPTIONS]
     everything = Prompt("all fields", "\n".join([*fields, *(["{{ options|join(' ') }}"] if rows[0].options else [])]))
     if key not in sizes:
         sizes[key] = renderer.lengths([(everything, r) for r in rows])

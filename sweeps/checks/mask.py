@@ -1,4 +1,4 @@
-"""What the loss sees of a sequence: each token's text, coloured by kind, with the weight that kind gets."""
+"""Shows a training sequence: each token's text, coloured by kind, and the weight of each kind in the loss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mask(renderer: Renderer, example: Example, colour: bool) -> Text:
 
 
 def weights(plw: Sequence[float] | str, template_tokens: str) -> tuple[str, str, str]:
-    """The weight of each kind as text; ``plw`` are the study's values."""
+    """The weight of each kind as text. ``plw``: the study's values, or their range as text."""
     content = plw if isinstance(plw, str) else ", ".join(f"{v:g}" for v in plw)
     return ("0" if template_tokens == "zero" else content, content, "1")
 
@@ -62,7 +62,7 @@ def print_masks(console: Console, content: Content, plw: Any, template_tokens: s
 
 
 def _short_by_label(rows: Sequence[Any]) -> list[Any]:
-    """One short row per label: a screenful shows more of the template than of one long text."""
+    """One short row per label, so that the template is seen and not only one long text."""
     found: dict[str, Any] = {}
     for row in sorted(rows, key=lambda r: abs(sum(map(len, r.fields.values())) - 60)):
         found.setdefault(row.label, row)

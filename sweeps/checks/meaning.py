@@ -1,10 +1,10 @@
-"""Stage 1's guard: a wording that changes what the task asks is no template of it.
+"""Stage 1: refuse prompts and templates that ask for something else than the task.
 
-"Is this misogyny?" asks for less than "Is this sexist?": the labels of the data answer the second. Such a wording can
-win or lose for the wrong reason, so it is refused here, and enters only as a task of its own: a study whose
-``stages.meaning`` and labels are that task's. The study says what it asks (``terms``) and what its neighbours are
-called (``other``); this compares every prompt, system text, marker and label word with them. Words are compared by how
-they begin, without regard to case; ``_`` and punctuation end a word.
+"Is this misogyny?" asks for less than "Is this sexist?", and the labels of the data answer the second question. Such a
+wording can win or lose for the wrong reason, so it is refused. It may be a task of its own: a study with its own
+``stages.meaning`` and labels. The study gives the words that name its task (``terms``) and those that name other tasks
+(``other``); every prompt, system text, marker and label word is searched for them. A word matches if it begins with a
+term, without regard to case; ``_`` and punctuation end a word.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sweeps.study.stages import Meaning
 from trainer.data.wording import Prompt
 from trainer.trial import Template
 
-# answers that mean nothing of their own, so that only the prompt says what is asked
+# answers that have no meaning of their own: only the prompt says what is asked
 NEUTRAL = frozenset(
     [*"0123456789abcdefnty", "yes", "no", "true", "false", "positive", "negative", "correct", "incorrect"]
 )
@@ -27,7 +27,7 @@ _PLACEHOLDER = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 def meaning_findings(
     meaning: Meaning, templates: Sequence[Template], pools: Mapping[str, Sequence[Prompt]], labels: Sequence[str]
 ) -> Iterator[Finding]:
-    """Everything in the study's wordings that asks something else, or does not say what it asks."""
+    """Every prompt, template and label word that asks for something else, or does not name the task."""
     for template in templates:
         yield from _template_findings(meaning, template, labels)
     for pool, prompts in pools.items():
@@ -39,7 +39,7 @@ def meaning_findings(
                     "error",
                     where,
                     f"names none of the task's terms ({', '.join(meaning.terms)}): it asks something else or nothing",
-                    "Say what is asked, remove it, or add its word to stages.meaning.terms if that means the same",
+                    "Name the task in it, remove it, or add its word to stages.meaning.terms if that means the same",
                 )
 
 
@@ -51,8 +51,8 @@ def _template_findings(meaning: Meaning, template: Template, labels: Sequence[st
         yield Finding(
             "warning",
             f"{where}.system",
-            f'"{template.system}" names none of the task\'s terms ({", ".join(meaning.terms)})',
-            "Nothing to mend where it only sets the tone; a task in other words belongs in a study of its own",
+            f'"{template.system}" contains none of the task\'s terms ({", ".join(meaning.terms)})',
+            "This is fine if it only sets the tone. If it asks for another task, make that a study of its own",
         )
     for label, word in template.words:
         at = f"{where}.words.{label}"
@@ -64,19 +64,19 @@ def _template_findings(meaning: Meaning, template: Template, labels: Sequence[st
                 at,
                 f'answers "{label}" with "{word.strip()}", which is neither the label, nor yes or no, nor one of the '
                 f"task's terms ({', '.join(meaning.terms)})",
-                "It asks for something else. Take the label's, or add it to stages.meaning.terms if it means the same",
+                "Use the label itself, or add the word to stages.meaning.terms if it means the same",
             )
 
 
 def _other_task(meaning: Meaning, where: str, text: str) -> Iterator[Finding]:
     for task, terms in meaning.other.items():
-        said = [term for term in terms if mentions(text, term)]
-        if said:
+        matches = [term for term in terms if mentions(text, term)]
+        if matches:
             yield Finding(
                 "error",
                 where,
-                f'says "{said[0]}", which asks for {task} and not: {meaning.about.strip().rstrip(".?")}',
-                f"The labels do not answer that. Reword it, or make {task} a study of its own with its own labels",
+                f'contains "{matches[0]}", which asks for {task} and not: {meaning.about.strip().rstrip(".?")}',
+                f"The labels do not answer that. Change the wording, or make {task} a study with its own labels",
             )
 
 

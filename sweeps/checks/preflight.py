@@ -1,8 +1,8 @@
-"""Before a GPU is asked for: does every template, tokenizer, label set and pool of the study make sound sequences?
+"""Checks, before a GPU is requested, that every template, label set and pool of the study makes sound sequences.
 
-All prompts are rendered with a sample of rows; all rows are rendered once per template; the longest sequences are
-found by an estimate that is exact for prompts that use each field once, and rendered. Each finding says which, where
-and how to mend it. ``check`` prints them and shows what the loss weights.
+All prompts are rendered with a sample of rows, and all rows once per template. The longest sequences are found by an
+estimate, which is exact for prompts that use each field once, and then rendered. Each finding says what is wrong,
+where, and how to mend it. ``check`` prints the findings and shows the loss weights of a few training sequences.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SAMPLED_ROWS = 12  # rows with which every prompt is rendered
 
 
 def preflight(content: Content, targets: Sequence[str], meaning: Meaning | None = None) -> Findings:
-    """Everything that is wrong or doubtful before anything is trained. ``targets``: the layers to which trials may add
-    an adapter. ``meaning``: what the task asks, where the study says it. Raises ``UserError`` for a model that cannot
-    be loaded or carry the adapters."""
+    """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
+    an adapter. ``meaning``: what the task asks, if the study says it. Raises ``UserError`` for a model that cannot be
+    loaded, or that lacks the layers."""
     tokenizer = checked_tokenizer(content.model, targets)
     templates = list(content.templates.values())
-    found = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer)
+    findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer)
     if meaning is not None:
-        found.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
-    return found
+        findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
+    return findings
 
 
 def check_formats(
@@ -53,20 +53,20 @@ def check_formats(
     tokenizer: Any,
 ) -> Findings:
     """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` meet the rows of that split, every
-    other pool the train rows. Never raises for what the study got wrong: that is in the findings."""
-    found = Findings()
-    found.items.extend(pool_findings(rows, pools))
-    filled_wrongly = bool(found.errors)
-    found.items.extend(label_findings(task, rows))
+    other pool the train rows. Mistakes of the study are findings; none is raised."""
+    findings = Findings()
+    findings.items.extend(pool_findings(rows, pools))
+    filled_wrongly = bool(findings.errors)
+    findings.items.extend(label_findings(task, rows))
     for template in templates:
-        found.items.extend(word_findings(template, task, rows))
-        _check_template(template, task, rows, pools, tokenizer, found, skip_unfilled=filled_wrongly)
-    return Findings(list(dict.fromkeys(found.items)), found.lengths)
+        findings.items.extend(word_findings(template, task, rows))
+        _check_template(template, task, rows, pools, tokenizer, findings, skip_unfilled=filled_wrongly)
+    return Findings(list(dict.fromkeys(findings.items)), findings.lengths)
 
 
 def checked_tokenizer(model: Model, target_modules: Sequence[str]) -> Any:
-    """The tokenizer of a model that can be loaded and can carry the study's adapters, with the longest sequence that
-    this model takes. Raises ``UserError``."""
+    """The tokenizer, with the longest sequence that the model takes. Raises ``UserError`` if the model cannot be loaded
+    or lacks the layers of the study's adapters."""
     from trainer.data.tokenizer import load_tokenizer
     from trainer.model.architecture import check_architecture, check_layers, positions
 
@@ -83,7 +83,7 @@ def _check_template(
     rows: Mapping[str, Sequence[Row]],
     pools: Mapping[str, Sequence[Prompt]],
     tokenizer: Any,
-    found: Findings,
+    findings: Findings,
     skip_unfilled: bool,
 ) -> None:
     from trainer.data.render import Renderer  # numpy and, through the tokenizer, transformers
@@ -92,12 +92,12 @@ def _check_template(
     try:
         renderer = Renderer(
             tokenizer, template, dataclasses.replace(task, max_length=10**9)
-        )  # lengths are judged below
+        )  # lengths are checked below
     except UserError as error:
-        found.items.append(Finding("error", where, str(error), "Choose another template or model"))
+        findings.items.append(Finding("error", where, str(error), "Choose another template or model"))
         return
     if template.chat:
-        found.items.extend(chat_findings(renderer, where))
+        findings.items.extend(chat_findings(renderer, where))
     sizes: RowLengths = {}
     for pool, prompts in pools.items():
         split = list(rows.get(split_of(pool), []))
@@ -106,17 +106,19 @@ def _check_template(
         usable = [p for p in prompts if _fillable(p, split[0])] if skip_unfilled else list(prompts)
         sample = sample_rows(split)
         broken = render_findings(renderer, usable, sample, f"{where}, pools.{pool}")
-        found.items.extend(broken)
+        findings.items.extend(broken)
         if not usable or any(f.level == "error" for f in broken):
             continue
         try:
             length = longest(renderer, usable, split, task.max_length, template.name, pool, sizes)
         except UserError as error:
-            found.items.append(Finding("error", f"{where}, pools.{pool}", str(error), "Mend the row or the template"))
+            findings.items.append(
+                Finding("error", f"{where}, pools.{pool}", str(error), "Mend the row or the template")
+            )
             continue
-        found.lengths.append(length)
-        found.items.extend(length_findings(length, task, tokenizer))
-    found.items.extend(special_text_findings(renderer, rows))
+        findings.lengths.append(length)
+        findings.items.extend(length_findings(length, task, tokenizer))
+    findings.items.extend(special_text_findings(renderer, rows))
 
 
 def sample_rows(rows: Sequence[Row]) -> list[Row]:
@@ -141,22 +143,22 @@ def _fillable(prompt: Prompt, row: Row) -> bool:
 
 
 def check(study: Study, console: Console) -> int:
-    """Load what the study reads, check it, print findings and the masks of a few rows. 0 where nothing is an error."""
+    """Load what the study reads, check it, print the findings and the masks of a few rows. 0 without errors, else 1."""
     try:
         content = content_of(study)
-        found = preflight(content, target_modules(study), None if study.stages is None else study.stages.meaning)
+        findings = preflight(content, target_modules(study), None if study.stages is None else study.stages.meaning)
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)
         return 1
-    for finding in [*found.errors, *found.warnings]:
+    for finding in [*findings.errors, *findings.warnings]:
         _print(console, finding.level, str(finding))
-    for n in found.lengths:
+    for n in findings.lengths:
         text = f"templates.{n.template}, pools.{n.pool}: longest {n.longest} of {content.task.max_length} tokens"
         console.print(text, markup=False, highlight=False)
-    if not found.errors:
+    if not findings.errors:
         print_masks(console, content, study.axes.plw, study.training.template_tokens)
-    wrong, doubtful = len(found.errors), len(found.warnings)
+    wrong, doubtful = len(findings.errors), len(findings.warnings)
     console.print(f"{counted(wrong, 'error')}, {counted(doubtful, 'warning')}", style="red" if wrong else "green")
     return 1 if wrong else 0
 

@@ -35,7 +35,7 @@ def render_findings(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequenc
                     "error",
                     at,
                     "training and scoring see different token ids",
-                    "Report this with the tokenizer's name: it is not deterministic",
+                    "The tokenizer is not deterministic. Report this with its name",
                 )
             )
         if len(trained) < 2 or trained[-1] != renderer.stop_id:
@@ -101,13 +101,14 @@ def _bos_findings(renderer: Renderer, request: Request, where: str) -> Iterator[
 
 
 def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: str) -> Iterator[Finding]:
-    """Labels are compared by their tokens without the stop token: equal ones tie, and a prefix can never lose."""
+    """Labels are compared by their tokens without the stop token: labels with equal tokens always tie, and a label
+    whose tokens begin another's always scores at least as high."""
     tokens = [tuple(o.tolist()) for o in request.options]
     names = list(renderer.task.labels) or [f"{i} ({text!r:.30})" for i, text in enumerate(renderer.texts.words(row))]
     level: Literal["error", "warning"] = (
         "error" if renderer.task.labels else "warning"
-    )  # of options only that row suffers
-    # labels are the same for every prompt and row, so they are told once for a template
+    )  # options of one row affect that row only
+    # labels are the same for every prompt and row, so they are reported once for a template
     at = f"templates.{renderer.template.name}" if renderer.task.labels else f'{where}, row "{row.id}"'
     for i, a in enumerate(tokens):
         for j, b in enumerate(tokens):
@@ -125,7 +126,7 @@ def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: st
                     at,
                     f"the tokens of answer {names[i]}, {shown}, begin those of {names[j]}: the shorter one "
                     "would always score higher",
-                    "Give words of which none begins another",
+                    "Give words of which none is the beginning of another",
                 )
 
 
@@ -139,7 +140,7 @@ def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
             where,
             f"the chat template writes a finished answer ({whole[-60:]!r}) differently from a question plus "
             f"answer ({(asked + 'b')[-60:]!r})",
-            "Training and scoring both use the second form; a model tuned elsewhere may expect the first",
+            "Training and scoring use the second form; a model that was tuned elsewhere may expect the first",
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks that need no tokenizer: what the prompts show of a row, which pools share one, what the label words say."""
+"""Checks without a tokenizer: what prompts show of a row, prompts in two pools, labels and their words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
-from sweeps.checks.findings import Finding, row_names, split_of
+from sweeps.checks.findings import Finding, placeholder_names, split_of
 from trainer.data.likeness import Likeness, near, normal_form
 from trainer.data.pools import flaws, shared_prompts
 from trainer.data.rows import Row
@@ -20,7 +20,7 @@ _IN_ONE_BRACE = r"(?<!\{)\{\s*%s\s*\}(?!\})"  # a field, as Python's str.format 
 
 
 def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
-    known = row_names(rows)
+    known = placeholder_names(rows)
     users = Counter(name for prompts in pools.values() for p in prompts for name in placeholders(p))
     n_prompts = sum(map(len, pools.values()))
     fields = [n for n in known if n != OPTIONS]
@@ -50,7 +50,7 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
                     "Rename it, or add the column to task.fields",
                 )
             if unknown or bare:
-                continue  # what it shows of the row is known when these are mended
+                continue  # check what it shows of the row when these are mended
             if not asked & set(fields):
                 yield Finding(
                     "error",
@@ -72,8 +72,8 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
             yield Finding(
                 "warning",
                 f"pools.{pool}",
-                f"prompts {', '.join(ids)} say the same but for case, spaces or punctuation",
-                "Keep one: it counts more than the others",
+                f"prompts {', '.join(ids)} differ only in case, spaces or punctuation",
+                "Keep one, or this wording counts more than the others",
             )
     for name, split in rows.items():
         yield from _empty_findings(name, split, [p for pool in pools if split_of(pool) == name for p in pools[pool]])
@@ -87,7 +87,7 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
             "error",
             f'pools.{b}: prompt "{j}"',
             f'{how} prompt "{i}" of pools.{a}',
-            "Remove one: what was seen in training or selection measures nothing",
+            "Remove one: a prompt that was used in training or selection cannot measure unseen prompts",
         )
     yield from _near_findings(pools)
 
@@ -140,8 +140,8 @@ def _near_findings(pools: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
                 "warning",
                 f"pools.{b}",
                 f"{what} of prompts of pools.{a}: {some}",
-                "Reword or remove them, or let `steadytune prompts split` deal the pools: a score on a wording that is "
-                "nearly known says little of unknown ones",
+                "Change or remove them, or make the pools with `steadytune prompts split`: a score on a wording that "
+                "is nearly known says little about unknown ones",
             )
 
 
@@ -168,7 +168,7 @@ def _level(text: str) -> Literal["error", "warning"]:
 
 
 def label_findings(task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
-    """Labels that do not occur: a mistake where no split has them, a loss where one is without."""
+    """Labels that do not occur: an error if no split has them, a warning if a split lacks them."""
     found = {split: {row.label for row in some} for split, some in rows.items()}
     for label in task.labels:
         without = [split for split in rows if label not in found[split]]

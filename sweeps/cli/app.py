@@ -1,4 +1,4 @@
-"""The commands of ``steadytune``, one file a group.
+"""The commands of ``steadytune``; each group of commands has a file of its own.
 
 ``steadytune run quickstart axes.lr=[1e-3,3e-3]`` sweeps a shipped study; a path to a YAML file does as well. Each
 command imports what it needs when it is called, so that help and a mistake in a study cost no second.

@@ -1,4 +1,4 @@
-"""The exit code of every way a command may end, and what is said on the error stream.
+"""Runs a command and turns every way it may end into an exit code and a message on the error stream.
 
 0: done. 1: ``check`` found an error, a trial or a followed job failed, or something unexpected happened. 2: a mistake
 to mend. 130 and 143: ended by Ctrl-C and by SIGTERM. STEADYTUNE_DEBUG=1 shows tracebacks.
@@ -40,7 +40,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def guarded(command: Callable[[], Any]) -> int:
-    """The exit code of ``command``; whatever it raises is told on the error stream."""
+    """The exit code of ``command``; a message about anything that it raises is printed on the error stream."""
     try:
         result = command()
         sys.stdout.flush()

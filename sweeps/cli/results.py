@@ -21,8 +21,10 @@ def register(app: typer.Typer) -> None:
 
 def watch_command(
     run: RunArgument,
-    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.2, help="Between two looks at the folder.")] = 5.0,
-    once: Annotated[bool, typer.Option("--once", help="Print the table as it is now, and end.")] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.2, help="Time between two readings of the folder.")
+    ] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once, and end.")] = False,
 ) -> None:
     """Show a run's live table, from any machine that reads its folder."""
     folder = find_run(run)
@@ -44,7 +46,7 @@ def export_command(
     to: Annotated[str, typer.Option(metavar="DIR", help="The folder to write.")],
     trial: Annotated[str | None, typer.Option(metavar="ID", help="The trial. Default: the best.")] = None,
 ) -> None:
-    """Write one trial's adapter with all it needs."""
+    """Write one trial's adapter into a folder that peft and predict load."""
     folder = find_run(run)
     from sweeps.export.export import export
 
@@ -52,7 +54,7 @@ def export_command(
 
 
 def predict_command(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="What export wrote.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that export wrote.")],
     rows: Annotated[str, typer.Option(metavar="FILE", help="The rows to answer.")],
     out: Annotated[
         str | None,
@@ -60,13 +62,13 @@ def predict_command(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Another wording, such as '{{ text }} Is it?', or the id of a train prompt."),
+        typer.Option(metavar="TEXT", help="Another prompt, such as '{{ text }} Is it?', or the id of a train prompt."),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The base model, where it is not where it was trained.")
+        str | None, typer.Option(metavar="DIR", help="The base model, if its path has changed since training.")
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that the base model brings, where it needs that.")
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with the base model, if it needs it.")
     ] = False,
 ) -> None:
     """Answer rows with an exported adapter."""

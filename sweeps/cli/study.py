@@ -44,7 +44,7 @@ def plan_command(
     study: StudyArgument,
     overrides: Overrides = None,
     tflops: Annotated[
-        float | None, typer.Option(min=1e-6, help="What one host reaches, in 10^12 operations a second.")
+        float | None, typer.Option(min=1e-6, help="The speed of one host, in 10^12 operations a second.")
     ] = None,
 ) -> None:
     """Say what a study will cost before anything runs."""

@@ -1,8 +1,9 @@
 """The report's figures as inline SVG: distributions over prompts, and curves over steps.
 
-Made by hand because they must stay small, follow the page's light or dark colours, and be readable on a phone:
-positions across are percentages of the width, so text and dots keep their size on every screen. Numbers and ids show
-when pointed at (``<title>``). Every text is escaped here; the functions return markup that is safe to place in a page.
+Written as SVG here, because the figures must be small, follow the page's light or dark colours, and be readable on a
+phone: horizontal positions are percentages of the width, so text and dots keep their size on every screen. Pointing at
+an element shows its numbers and id (``<title>``). Every text is escaped; the functions return markup that is safe to
+place in a page.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Strip:
 
     label: str
     values: tuple[float, ...]
-    names: tuple[str, ...]  # what each value belongs to, shown when pointed at
+    names: tuple[str, ...]  # of the values, shown when pointed at
     accent: bool = False
 
 
@@ -45,7 +46,7 @@ class Curve:
 def strips(
     rows: Sequence[Strip], axis: str, thresholds: Sequence[float] = (), ceiling: float = math.inf, digits: int = 3
 ) -> str:
-    """Dot strips with boxes, one under the other on one axis, which ends at 0 and ``ceiling`` at the latest."""
+    """Dot strips with boxes, one below the other, on one axis that ends at 0 and ``ceiling`` at the latest."""
     finite = [v for row in rows for v in row.values if math.isfinite(v)]
     if not finite:
         return ""
@@ -53,7 +54,7 @@ def strips(
     ticks = nice_ticks(low, high, 7)
     shown = [t for t in thresholds if low <= t <= high]
     parts = [_strip(row, low, high, ticks, shown, digits) for row in rows]
-    labels = [_text(f"{_at(t, low, high)}%", 13, _tick(t, ticks), _anchor(t, low, high)) for t in ticks]
+    labels = [_text(f"{_place(t, low, high)}%", 13, _tick(t, ticks), _anchor(t, low, high)) for t in ticks]
     foot = f'<svg class="axis" width="100%" height="18" aria-hidden="true">{"".join(labels)}</svg>'
     return f'<div class="strips">{"".join(parts)}{foot}<div class="axis-name">{escape(axis)}</div></div>'
 
@@ -72,19 +73,19 @@ def _strip(
     description = (
         f"{row.label}: mean {mean:.{digits}f}, median {median:.{digits}f}, from {least:.{digits}f} to {most:.{digits}f}"
     )
-    grid = "".join(_vertical(_at(t, low, high), 0, 34, "grid") for t in ticks)
-    marks = "".join(_vertical(_at(t, low, high), 0, 34, "threshold") for t in thresholds)
-    left, right = _at(q25, low, high), _at(q75, low, high)
+    grid = "".join(_vertical(_place(t, low, high), 0, 34, "grid") for t in ticks)
+    marks = "".join(_vertical(_place(t, low, high), 0, 34, "threshold") for t in thresholds)
+    left, right = _place(q25, low, high), _place(q75, low, high)
     box = (
-        f'<line class="whisker" x1="{_at(least, low, high)}%" x2="{_at(most, low, high)}%" y1="17" y2="17"/>'
+        f'<line class="whisker" x1="{_place(least, low, high)}%" x2="{_place(most, low, high)}%" y1="17" y2="17"/>'
         f'<rect class="box" x="{left}%" width="{round(right - left, 2)}%" y="7" height="20" rx="2"/>'
     )
-    places = [_at(v, low, high) for v, _ in pairs]
+    places = [_place(v, low, high) for v, _ in pairs]
     dots = "".join(
         f'<circle class="dot" cx="{x}%" cy="{17 + off}" r="3"><title>{escape(n)}: {v:.{digits}f}</title></circle>'
         for (v, n), x, off in zip(pairs, places, _spread(places), strict=True)
     )
-    lines = _vertical(_at(median, low, high), 7, 27, "median") + _vertical(_at(mean, low, high), 3, 31, "mean")
+    lines = _vertical(_place(median, low, high), 7, 27, "median") + _vertical(_place(mean, low, high), 3, 31, "mean")
     kind = "strip win" if row.accent else "strip"
     return (
         f'<div class="{kind}">{head}<svg width="100%" height="34" role="img" aria-label="{escape(description)}">'
@@ -100,8 +101,9 @@ def curves(
     names: Sequence[tuple[float, str]] = (),
     what: str = "trials",
 ) -> str:
-    """Curves over steps on one plane. Coloured series are listed under it and drawn on top of the grey ones.
-    ``names``: what to write at which x instead of numbers; ``what``: what a curve is, for those who cannot see it."""
+    """Curves over steps in one plot. Coloured series are in the legend and drawn over the grey ones. ``names``: texts
+    to write at values of x instead of numbers; ``what``: what a curve stands for, in the description for screen
+    readers."""
     drawn = [_thinned(s) for s in series]
     xs = [x for s in drawn for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
     ys = [y for s in drawn for y in s.y if math.isfinite(y)]
@@ -113,14 +115,14 @@ def curves(
     if right == left:
         right = left + 1.0
     x_ticks, y_ticks = nice_ticks(left, right, 6), nice_ticks(low, high, 5)
-    grid = "".join(_horizontal(100 - _at(t, low, high)) for t in y_ticks)
+    grid = "".join(_horizontal(100 - _place(t, low, high)) for t in y_ticks)
     ordered = sorted(drawn, key=lambda s: (s.colour is not None, -(s.colour or 0)))
     body = "".join(_curve(s, left, right, low, high, digits) for s in ordered)
     y_labels = "".join(
-        f'<span style="top:{round(100 - _at(t, low, high), 2)}%">{_tick(t, y_ticks)}</span>' for t in y_ticks
+        f'<span style="top:{round(100 - _place(t, low, high), 2)}%">{_tick(t, y_ticks)}</span>' for t in y_ticks
     )
     x_names = names or [(t, _tick(t, x_ticks)) for t in x_ticks]
-    x_labels = "".join(_text(f"{_at(t, left, right)}%", 13, name, _anchor(t, left, right)) for t, name in x_names)
+    x_labels = "".join(_text(f"{_place(t, left, right)}%", 13, name, _anchor(t, left, right)) for t, name in x_names)
     legend = "".join(_legend(s) for s in drawn if s.colour is not None)
     description = f"{y_axis} over {x_axis}, {len(series)} {what}"
     return (
@@ -135,7 +137,9 @@ def curves(
 
 
 def _curve(s: Curve, left: float, right: float, low: float, high: float, digits: int) -> str:
-    points = [(_at(x, left, right), round(100 - _at(y, low, high), 2), x, y) for x, y in zip(s.x, s.y, strict=True)]
+    points = [
+        (_place(x, left, right), round(100 - _place(y, low, high), 2), x, y) for x, y in zip(s.x, s.y, strict=True)
+    ]
     known = [p for p in points if math.isfinite(p[3])]
     if not known:
         return ""
@@ -149,12 +153,12 @@ def _curve(s: Curve, left: float, right: float, low: float, high: float, digits:
     ]
     for (px, _, _, y), error in zip(points, s.error, strict=False):
         if math.isfinite(y) and math.isfinite(error):
-            top, bottom = (round(100 - _at(v, low, high), 2) for v in (min(y + error, high), max(y - error, low)))
+            top, bottom = (round(100 - _place(v, low, high), 2) for v in (min(y + error, high), max(y - error, low)))
             out.append(f'<line class="bar" x1="{px}%" x2="{px}%" y1="{top}%" y2="{bottom}%"/>')
     steps, values = [x for _, _, x, _ in known], [y for _, _, _, y in known]
     for mark in s.marks:
         y = float(np.interp(mark, steps, values))
-        px, py = _at(mark, left, right), round(100 - _at(y, low, high), 2)
+        px, py = _place(mark, left, right), round(100 - _place(y, low, high), 2)
         title = f"<title>{name}, step {mark:g}: {y:.{digits}f}</title>"
         out.append(f'<circle class="mark" cx="{px}%" cy="{py}%" r="3.5">{title}</circle>')
     if s.cut is not None:
@@ -200,17 +204,18 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _padded(low: float, high: float, floor: float = -math.inf, ceiling: float = math.inf) -> tuple[float, float]:
-    """A little room on both sides, not beyond ``floor`` and ``ceiling`` where the data keep to them."""
+    """A margin on both sides, which passes ``floor`` and ``ceiling`` only if the data do."""
     pad = max((high - low) * 0.05, abs(high) * 0.01) or 1.0
     return max(low - pad, min(floor, low)), min(high + pad, max(ceiling, high))
 
 
-def _at(value: float, low: float, high: float) -> float:
+def _place(value: float, low: float, high: float) -> float:
     return round(100 * (value - low) / (high - low), 2)
 
 
 def _spread(places: Sequence[float]) -> list[int]:
-    """Offsets up and down in pixels, so that dots at nearly one place (percent of the width) lie side by side."""
+    """Vertical offsets in pixels, so that dots at nearly the same place (percent of the width) do not cover each
+    other."""
     seen: dict[int, int] = {}
     offsets = []
     for place in places:
@@ -220,7 +225,7 @@ def _spread(places: Sequence[float]) -> list[int]:
 
 
 def _anchor(value: float, low: float, high: float) -> str:
-    place = _at(value, low, high)
+    place = _place(value, low, high)
     return "start" if place < 4 else "end" if place > 96 else "middle"
 
 

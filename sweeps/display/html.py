@@ -1,4 +1,4 @@
-"""The one Jinja environment of the reports: every text in a page is escaped, unless it is markup of our own making."""
+"""Fills the templates of the reports with Jinja. Every text is escaped, unless it is ``Markup`` that our code made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PACKAGES = ("display", "report", "plw", "paft", "staged")  # below ``sweeps``: those with templates
+PACKAGES = ("display", "report", "plw", "paft", "staged")  # those of ``sweeps`` with templates
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -10,12 +10,12 @@ from sweeps.search.points import Axes, Point, combinations, encode, grid_points
 from trainer.store import Store
 from trainer.trial import Trial
 
-MOST = 20_000  # points of the axes that are looked through
+MOST = 20_000  # more points than this are not searched
 
 
 def staged_points(store: Store, axes: Axes, trial_of: Callable[[Mapping[str, Any]], Trial]) -> list[Point]:
-    """The points of ``axes`` whose trials some stage has trained, in the grid's order; none where the run has no stages
-    or an axis is continuous. ``trial_of`` makes a trial of an encoded point."""
+    """The points of ``axes`` whose trials some stage has trained, in the grid's order; none if the run has no stages or
+    an axis is continuous. ``trial_of`` makes the trial of an encoded point."""
     found = record.read(store)
     total = combinations(axes)
     if found is None or total is None or total > MOST:

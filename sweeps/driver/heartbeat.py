@@ -1,6 +1,6 @@
-"""What the driver finds out between the trials' reports: how fast the hosts go, and what Prometheus is to be told.
+"""Between the trials' reports the driver asks the hosts how fast they are, and publishes metrics for Prometheus.
 
-It runs beside the scheduler. Hosts that do not answer in time are left out; nothing that fails here ends a sweep.
+This runs in a thread beside the scheduler. Hosts that do not answer in time are left out; no failure here ends a sweep.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from cluster.ray_private import actor_id
 from sweeps.driver.progress import Progress
 from sweeps.live.table import ORDER
 
-ANSWER_TIMEOUT = 3.0  # seconds that hosts have to answer; one that loads its model does not
-WINDOW = 60.0  # seconds over which the speed is measured, so that training and scoring are both in it
+ANSWER_TIMEOUT = 3.0  # seconds; a host that loads its model does not answer in time
+WINDOW = 60.0  # seconds over which the speed is measured, long enough to hold both training and scoring
 
 
 class Heartbeat:
@@ -28,7 +28,7 @@ class Heartbeat:
         self._published: Counter[str] = Counter()
 
     def beat(self) -> None:
-        """Ask the hosts, and tell the live table and Prometheus."""
+        """Ask the hosts, and update the live table and Prometheus."""
         self.progress.steps_per_s = self._speed.update(time.monotonic(), steps_by_host(self.fleet.registry))
         self.progress.live.pulse(self.progress.steps_per_s, self.fleet.resources.lacking())
         self.publish()
@@ -44,14 +44,14 @@ class Heartbeat:
 
 
 class Speed:
-    """Steps a second from counts that begin anew when a host does."""
+    """Steps a second, from counts that begin at 0 when a host starts again."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._totals: deque[tuple[float, int]] = deque()
 
     def update(self, now: float, counts: dict[str, int]) -> float | None:
-        """Steps a second over the window that ends ``now``; None while one look, or none, is in it."""
+        """Steps a second over the window that ends ``now``; None while it holds fewer than two counts."""
         if not counts:
             return None
         new = sum(max(count - self._last.get(host, 0), 0) for host, count in counts.items())
@@ -65,7 +65,7 @@ class Speed:
 
 
 def steps_by_host(registry: Any) -> dict[str, int]:
-    """Optimizer steps that each host has taken since it started, of those that answer."""
+    """Optimizer steps since its start, of each host that answers."""
     import ray
 
     try:
@@ -78,6 +78,6 @@ def steps_by_host(registry: Any) -> dict[str, int]:
     for reference in done:
         try:
             found[asked[reference]] = int(ray.get(reference))
-        except ray.exceptions.RayError:  # it died, and its trials will find out
+        except ray.exceptions.RayError:  # it died; its trials notice that themselves
             continue
     return found

@@ -1,4 +1,4 @@
-"""How far every trial of a sweep is: what ``trials.parquet`` and the live table show."""
+"""The state of every trial of a sweep, as ``trials.parquet`` and the live table show it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRITE_EVERY = 5.0  # seconds between writings of trials.parquet while the study 
 
 @dataclass
 class Progress:
-    """Where every trial stands; what ``trials.parquet`` and the live table show."""
+    """Collects reports, decisions and test scores; writes ``trials.parquet`` and updates the live table."""
 
     study: Study
     store: Store
@@ -36,12 +36,10 @@ class Progress:
     reported: set[tuple[str, int]] = field(default_factory=set)
     decisions: dict[str, Decision] = field(default_factory=dict)
     tests: dict[str, Objective] = field(default_factory=dict)
-    earlier_rows: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # rows of a staged study's trials from earlier stages
+    earlier_rows: list[dict[str, Any]] = field(default_factory=list)  # of trials from earlier stages
     scores_test_pool: bool = True  # whether the trials are scored on the test pool
     began: float = field(default_factory=time.time)
-    steps_per_s: float | None = None  # of all hosts, where they answer
+    steps_per_s: float | None = None  # optimizer steps of all hosts that answer
     _written: str = ""
 
     def add(self, trial: Trial) -> None:
@@ -71,12 +69,12 @@ class Progress:
         self.live.tested(trial_id, found.mean, found.std)
 
     def decide(self, decisions: Mapping[str, Decision]) -> None:
-        """Take over the scheduler's decisions; the live table hears what changed."""
+        """Store the scheduler's decisions, and show those that changed in the live table."""
         for trial_id, decision in decisions.items():
             if self.decisions.get(trial_id) != decision:
                 before = self.decisions.get(trial_id)
                 self.decisions[trial_id] = decision
-                first = before is None and decision.rung is not None  # on its way to its first report is no news
+                first = before is None and decision.rung is not None  # before its first report there is nothing to show
                 if first or decision.action != (before.action if before else "continue"):
                     self.live.decided(
                         trial_id, "waiting" if decision.action == "pause" else decision.status, decision.reason
@@ -97,7 +95,7 @@ class Progress:
         self._written = repr(rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What ``trials.parquet`` says now."""
+        """The rows of ``trials.parquet``."""
         live_rows = self.live.rows()
         rows = [row for row in self.earlier_rows if row["trial_id"] not in self.trials]
         for trial_id, trial in list(self.trials.items()):

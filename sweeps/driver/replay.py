@@ -1,4 +1,4 @@
-"""A sweep decided from the run folder alone, without Ray."""
+"""Decides a sweep whose rungs are all in the run folder, without Ray."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trainer.trial import Trial, rung_steps
 
 
 def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
-    """Decide the sweep from the run folder alone. A function that reports it to ``progress``; None when something is
-    left to do."""
+    """Decide the sweep from the scores in the run folder. Returns a function that reports the result to ``progress``;
+    None if something is left to train or score."""
     study, store = progress.study, progress.store
     if not all(store.rungs(t.id, "dev") for t in trials):
         return None

@@ -21,7 +21,8 @@ LOSSES = 8  # lost processes and nodes that a trial survives between two rungs
 
 @contextmanager
 def on_ray(study: Study) -> Iterator[None]:
-    """With the cluster that ``study`` runs on. Raises ``UserError`` where it cannot be had, or can never do it."""
+    """Connects to the cluster that ``study`` runs on. Raises ``UserError`` if there is none, or if it can never run the
+    study."""
     quiet()
     from cluster.connect import connected
 
@@ -30,14 +31,14 @@ def on_ray(study: Study) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Before Ray is imported: no files and no messages of Tune's own."""
+    """Turn off files and messages of Ray Tune. To be called before Ray is imported."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trial records are in the run folder
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next one goes on
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # its state of the sweep: never read again
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command; the next start continues
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # Tune's state of the sweep is never read again
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     for noisy in ("ray.tune", "ray.air", "ray.train"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)  # it misses the result files that are switched off above
+        logging.getLogger(noisy).setLevel(logging.ERROR)  # it warns about the result files that are switched off above
 
 
 def start_fleet(study: Study, content: Content, store: Store) -> Any:
@@ -51,7 +52,7 @@ def start_fleet(study: Study, content: Content, store: Store) -> Any:
 
 
 def setup_of(study: Study) -> Setup:
-    """The engine's shape: large enough for every value of the axes."""
+    """The settings of the engine, large enough for every value of the axes."""
     r = study.axes.lora.r
     res = study.resources
     return Setup(

@@ -13,8 +13,8 @@ from trainer.trial import Trial
 
 
 def sweep(progress: Progress, content: Content, trials: Sequence[Trial] | None, fleet: Any = None) -> None:
-    """Train under Ray Tune, then score the test pool; both on the same hosts: those of ``fleet``, where it is given.
-    ``trials``: the trials; None where Optuna chooses them. Within ``on_ray``."""
+    """Train under Ray Tune, then score the test pool on the same hosts: those of ``fleet``, if it is given. ``trials``
+    is None if Optuna chooses them. To be called within ``on_ray``."""
     study = progress.study
     fleet = fleet or start_fleet(study, content, progress.store)
     from sweeps.driver.tuning import tune_trials  # after `on_ray`, as it imports ray; slow, while the registry starts

@@ -20,7 +20,7 @@ from trainer.trial import Trial
 def trials_to_test(
     study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, Decision]
 ) -> list[tuple[Trial, int]]:
-    """(trial, rung) to score on the test pool: where each ended, or only those that reached the last rung."""
+    """The trials to score on the test pool, each with its last rung; with ``finalists`` only those that finished."""
     wanted = ("finished",) if study.tables.test == "finalists" else ("finished", "stopped")
     return [
         (trials[i], d.step)
@@ -30,8 +30,8 @@ def trials_to_test(
 
 
 def score_test_pool(progress: Progress, fleet: Any) -> None:
-    """Score the test pool, as Ray tasks that take the same share of an accelerator as a trial does. Trials that reached
-    their last rung have done so themselves."""
+    """Score the test pool in Ray tasks that take the same share of an accelerator as a trial. Trials that finished have
+    scored it themselves."""
     import ray
 
     from cluster.hosting.gang import PlaceLostError

@@ -1,4 +1,4 @@
-"""The sweep under Ray Tune: trials, scheduler and search on one side, progress on the other."""
+"""Runs the sweep under Ray Tune, with our scheduler and search, and reports to ``Progress``."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from trainer.trial import Trial
 
 
 def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequence[Trial] | None) -> None:
-    """Run the sweep to its end; ``progress`` has every trial's decision afterwards. ``trials`` None: the points come
-    from Optuna."""
+    """Run the sweep to its end; afterwards ``progress`` has every trial's decision. If ``trials`` is None, Optuna
+    chooses the points."""
     study = progress.study
     if trials is not None:
         by_id = {t.id: t for t in trials}
@@ -66,7 +66,7 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequ
             ),
             run_config=tune.RunConfig(
                 name=study.name,
-                storage_path=scratch,  # Tune's own state: never read again, a new start replays the run folder
+                storage_path=scratch,  # Tune's own state, never read again: a new start replays the run folder
                 verbose=0,
                 callbacks=[watcher],
                 failure_config=tune.FailureConfig(max_failures=LOSSES),
@@ -77,7 +77,7 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequ
 
 
 class _TrialsById:
-    """Tune's parameters carry only a trial's id."""
+    """The trial of a Tune config, which holds only the trial's id."""
 
     def __init__(self, trials: Mapping[str, Trial]):
         self.trials = trials

@@ -1,4 +1,4 @@
-"""What Tune reports, carried to the live table, ``trials.parquet`` and TensorBoard."""
+"""Passes on what Tune reports to the live table, ``trials.parquet`` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from trainer.data.wording import Prompt
 from trainer.measure.rung import RungReport
 from trainer.trial import Trial, modules_text
 
-BEAT_EVERY = 15.0  # seconds between two questions to the hosts how far they are
-BEATS = 4  # after so many, trials.parquet is written though no trial reported: whoever watches sees a live driver
+BEAT_EVERY = 15.0  # seconds after which the hosts are asked again for their steps
+BEATS = 4  # after so many, trials.parquet is written even without a report, to show that the driver is alive
 
 
 class Watcher(tune.Callback):
-    """Carries what Tune tells over to the live table, trials.parquet and TensorBoard."""
+    """A callback of Tune that updates ``Progress``, and lets a thread write files and ask the hosts."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Watcher(tune.Callback):
         self.progress, self.scheduler, self.trial_of, self.heartbeat = progress, scheduler, trial_of, heartbeat
         self.pools = pools
         self._board = Board(progress.store)
-        self._pool = ThreadPoolExecutor(1)  # files are written and hosts are asked beside the scheduler, not in its way
+        self._pool = ThreadPoolExecutor(1)  # writes files and asks hosts, so that the scheduler does not wait
         self._writing: Future[None] | None = None
         self._beating: Future[None] | None = None
         self._written = self._beaten = time.monotonic()
@@ -53,7 +53,7 @@ class Watcher(tune.Callback):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)  # the next start makes up for them
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)  # the next start writes them
         self.heartbeat.publish()  # the cuts of the last rung
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -74,7 +74,7 @@ class Watcher(tune.Callback):
         self.progress.decide(self.scheduler.changes())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called many times a second, with or without news; what is still under way is not asked for again."""
+        """Called many times a second, with or without news; a job is not started again while it still runs."""
         self.progress.decide(self.scheduler.changes())
         now = time.monotonic()
         if now - self._beaten > BEAT_EVERY and (self._beating is None or self._beating.done()):
@@ -82,14 +82,14 @@ class Watcher(tune.Callback):
             self._beating = self._beside("the hosts", self.heartbeat.beat)
         if now - self._written > WRITE_EVERY and (self._writing is None or self._writing.done()):
             self._written = now
-            self.progress.decide(self.scheduler.decisions())  # how the waiting stand now
+            self.progress.decide(self.scheduler.decisions())  # with the present reasons of waiting trials
             self._writing = self._beside("trials.parquet", self.progress.write, self._beats >= BEATS)
             self._beats %= BEATS
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.heartbeat.retries += 1
         self.progress.live.decided(
-            self.trial_of(trial.config).id, "waiting", "lost its place; to go on from its last rung"
+            self.trial_of(trial.config).id, "waiting", "lost its process; goes on from its last rung"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -102,15 +102,16 @@ class Watcher(tune.Callback):
     def _safely(self, what: str, act: Callable[..., None], *args: Any) -> None:
         try:
             act(*args)
-        except Exception as error:  # what is only shown must not end a sweep
+        except Exception as error:  # a failure to show something must not end a sweep
             logging.getLogger("steadytune").warning("%s: %s", what, error)
 
     def _describe(self) -> None:
-        """The axes as the study has them, so that a search's trials to come are covered; and the prompts."""
+        """Write the axes and the prompts. The axes are the study's, so they cover trials that a search has yet to
+        choose."""
         study = self.progress.study
         axes = axes_of(study)
         values: dict[str, Any] = {n: v for n, v in axes.items() if not isinstance(v, Domain)}
-        if "epochs" in axes:  # trials have steps, and those of a search are not known yet
+        if "epochs" in axes:  # a trial has steps; those of a search's trials are not known yet
             values.pop("epochs", None)
             steps = {t.optimization.steps for t in list(self.progress.trials.values())}
             values["steps"] = steps if study.search.method != "tpe" else None

@@ -1,1 +1,1 @@
-"""One trial as a folder that peft loads, and the answers that it gives."""
+"""Export a trial as a folder that peft loads, and answer rows with it."""

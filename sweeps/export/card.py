@@ -1,4 +1,4 @@
-"""The README.md of an export: what the adapter is, what is known of it, how to load it, and its limits."""
+"""The README.md of an export: what the adapter is, how it was measured, how to load it, and its limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the run folder says of one trial."""
+    """The numbers that the run folder holds of one trial."""
 
     rung: int  # optimizer steps behind its last dev scores
     status: str  # finished | stopped | failed | running | of an earlier study in its run folder
@@ -40,7 +40,7 @@ class Measurements:
 
 
 def card(exported: ExportedTrial, study: Study, measured: Measurements) -> str:
-    """Markdown with the YAML header that peft's own cards have; the license is left to whoever publishes it."""
+    """Markdown with the YAML header that peft's own cards have; whoever publishes it adds the licence."""
     trial = exported.trial
     classifier = trial.model.head == "classifier"
     header = {
@@ -68,7 +68,7 @@ def _warnings(trial: Trial, measured: Measurements) -> Iterator[str]:
     if measured.degenerate:
         yield (
             f"**Degenerate: one answer takes more than {100 * DEGENERATE_SHARE:g} % of what it was scored on. "
-            "Its steadiness is that of a constant; do not use it.**"
+            "It answers the same whatever is asked; do not use it.**"
         )
         yield ""
     if measured.status != "finished":
@@ -91,7 +91,7 @@ def _training(exported: ExportedTrial, study: Study) -> Iterator[str]:
     if seen:
         yield f"- Prompts: {len(seen)}, the train pool {_code(trial.pool)}; texts in template.json: {', '.join(seen)}"
     else:
-        yield f"- Prompts: the train pool {_code(trial.pool)}; its texts were not to be had when this was written"
+        yield f"- Prompts: the train pool {_code(trial.pool)}; its texts were not available when this was written"
     yield ""
     yield "| axis | value |"
     yield "| --- | --- |"
@@ -106,7 +106,7 @@ def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> I
     if measured.tested:
         yield (
             f"{name} on {row['n_prompts']} test prompts x {row['n_rows']} test rows, percent; no trial had seen or "
-            "been chosen by these prompts. Intervals are of 95 %, for new prompts and new rows."
+            "been chosen on these prompts. Intervals are of 95 %, for new prompts and new rows."
         )
         yield ""
         yield "| mean | std over prompts | std, noise removed | worst prompt |" + "".join(
@@ -125,7 +125,7 @@ def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> I
         yield "| " + " | ".join(cells) + " |"
         yield ""
     else:
-        yield "It has no test scores. The dev scores below chose between trials, so they flatter it."
+        yield "It has no test scores. Trials were chosen by these dev scores, so it looks better on them than it is."
         yield ""
     dev = measured.objective
     weight = f"{study.objective.std_weight:g}"
@@ -163,7 +163,7 @@ def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
     yield (
         f"Default prompt: {_code(exported.prompt.id)}, the best of the dev prompts ({percent(best)} % {name}). It was "
         "chosen by that number, so expect less of it on new rows; the train prompts were not scored. `--prompt` "
-        "takes another wording."
+        "uses another prompt."
     )
     yield ""
     fence = _fence(exported.prompt.text)
@@ -209,7 +209,7 @@ def _limits(trial: Trial, measured: Measurements) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """Inline code; line breaks and edge spaces are made visible by quotes."""
+    """Inline code; quotes show line breaks, and spaces at the ends."""
     shown = repr(text) if text != text.strip() or "\n" in text else text
     ticks = "`" * (_longest_ticks(shown) + 1)
     return f"{ticks} {shown} {ticks}" if "`" in shown else f"{ticks}{shown}{ticks}"

@@ -1,10 +1,10 @@
-"""``steadytune export``: one trial of a run as a folder that peft loads, and that ``steadytune predict`` answers with.
+"""``steadytune export``: write one trial of a run as a folder that peft and ``steadytune predict`` load.
 
     adapter_config.json, adapter_model.safetensors   the adapter, in peft's format
     template.json                                    how its input was made: ``ExportedTrial``
     README.md                                        the model card
 
-Read from the run folder alone, wherever it is. No model is loaded.
+It reads only the run folder. No model is loaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainer.trial import Trial
 
 log = logging.getLogger("steadytune")
 
-SHORTEST = 4  # characters by which a trial may be named
+SHORTEST = 4  # characters of an id that are enough to name a trial
 
 
 def export(run_uri: str, trial_id: str | None, to: str) -> str:
@@ -54,7 +54,7 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
         {p.id: p.text for p in pools["train"]}, counts,
     )  # fmt: skip
     files = {**adapter, "README.md": card(found, study, measured).encode()}
-    # Last: an export that was interrupted is none.
+    # Written last, so that an interrupted export is not taken for a whole one.
     files[TEMPLATE] = (json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
     for name, data in files.items():
         target.write(name, data)
@@ -77,7 +77,7 @@ def _refuse_full(target: Store, to: str) -> None:
 
 
 def _trial_named(run: RunFolder, wanted: str) -> str:
-    """The id that ``wanted`` is, or alone begins with."""
+    """The trial whose id is ``wanted``, or the only one whose id begins with it."""
     known = sorted({*run.trials_by_id, *run.store.folders("scores")})
     if wanted in known:
         return wanted
@@ -90,7 +90,7 @@ def _trial_named(run: RunFolder, wanted: str) -> str:
 
 
 def _winning_trial(run: RunFolder) -> str:
-    """The best dev objective of a finished run."""
+    """The winner of a finished run."""
     listed, store = run.trials_by_id, run.store
     going = sum(row["status"] == "running" for row in listed.values())
     if going or not listed:
@@ -111,7 +111,7 @@ def _winning_trial(run: RunFolder) -> str:
 
 
 def _robustness(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Trial id -> its row of tables/robustness: as written, or made again where it is older than the trials."""
+    """Trial id -> its row of tables/robustness, which is made again if it is older than ``trials.parquet``."""
     written, listed = {row["trial_id"]: row for row in run.robustness()}, run.trials_by_id
     same = written.keys() == listed.keys() and all(
         (row["status"], row["rung"]) == (listed[i]["status"], listed[i]["rung"])
@@ -141,7 +141,7 @@ def _adapter(run: RunFolder, trial_id: str) -> dict[str, bytes]:
 
 
 def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, dict[str, int]]:
-    """The trial as its last scored rung recorded it, its numbers, and how often each label occurs in the dev rows."""
+    """The trial as its last rung recorded it, its numbers, and how often each label occurs in the dev rows."""
     store, study, listed, last = run.store, run.study, run.trials_by_id, run.last_rung(trial_id, "dev")
     if last is None or last.grid is None:
         why = "has no dev scores yet" if last is None else f"ended in NaN at step {last.step}"
@@ -174,8 +174,8 @@ def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, d
 
 
 def _prompts(store: Store, study: Study, trial: Trial) -> dict[str, Sequence[Prompt]]:
-    """The trial's train pool and the dev pool. Folders of before they were kept there: from the study's files; empty
-    where those are gone or have changed."""
+    """The trial's train pool and the dev pool. If the run folder does not hold their texts, they are read from the
+    study's files; a pool is empty if its file is gone or has changed."""
     kept = {pool: kept_prompts(store, getattr(trial.data, f"{pool}_prompts")) for pool in ("train", "dev")}
     if all(kept.values()):
         return {pool: prompts or () for pool, prompts in kept.items()}

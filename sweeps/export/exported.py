@@ -1,4 +1,4 @@
-"""``template.json`` of an export: what ``predict`` needs beside the adapter and its base model."""
+"""``template.json`` of an export: what ``predict`` needs besides the adapter and its base model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True)
 class ExportedTrial:
-    """``template.json``: what ``predict`` needs beside the adapter and its base model."""
+    """The content of ``template.json``."""
 
     trial: Trial
     study: str
     fields: tuple[str, ...]  # columns that its prompts may use
     options: str | None  # column with the row's own options
     id: str | None
-    prompt: Prompt | None  # the default wording; None where its text could not be found
-    train_prompts: Mapping[str, str]  # the wordings it was trained on, id -> text
-    label_counts: Mapping[str, int]  # of the dev rows, as decision "batch" takes them
+    prompt: Prompt | None  # the default prompt; None if its text could not be found
+    train_prompts: Mapping[str, str]  # the prompts it was trained on, id -> text
+    label_counts: Mapping[str, int]  # how often each label occurs in the dev rows, for decision "batch"
 
     def to_json(self) -> dict[str, Any]:
         about = {f: getattr(self, f) for f in ("study", "fields", "options", "id", "train_prompts", "label_counts")}
@@ -37,7 +37,7 @@ class ExportedTrial:
 
 
 def read_exported(store: Store) -> ExportedTrial:
-    """The ``template.json`` of an export. UserError where it is not there or not one."""
+    """Read the ``template.json`` of an export. UserError if it is missing or damaged."""
     where = f"{store.uri}/{TEMPLATE}"
     if not store.exists(TEMPLATE):
         raise UserError(f"{where}: no such file. Give a folder that `steadytune export RUN --to DIR` wrote")

@@ -1,9 +1,9 @@
 """``steadytune predict``: answer rows with an exported adapter.
 
-One record per row, in the file's order: ``id``, ``label`` (of options: the number of the one taken, from 0),
-``probabilities``: the softmax of what the trial's decision rule compares (with ``raw``, of the labels' summed
-log-probabilities), so that the label is always the most probable; they sum to 1 over the labels and are not
-calibrated. Rows of options bring ``answer``, the option's text; generated answers bring ``text`` and no
+One record per row, in the file's order: ``id``, ``label`` (for options: the number of the chosen one, from 0) and
+``probabilities``, the softmax of what the trial's decision rule compares (with ``raw``, of the labels' summed
+log-probabilities). So the label is always the most probable one; the probabilities sum to 1 over the labels and are not
+calibrated. With options a record has ``answer``, the option's text; with generated answers it has ``text`` and no
 probabilities. In csv and parquet each label has a column ``p_<label>``.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("steadytune")
 
-FEW = 20  # rows below which decision "batch" has no mean to speak of
+FEW = 20  # fewer rows give decision "batch" no reliable mean
 Record = dict[str, Any]
 
 
@@ -42,8 +42,8 @@ def predict(
     base: str | None = None,
     trust_remote_code: bool = False,
 ) -> int:
-    """Answer the rows in the file ``rows`` with the adapter in ``folder``; 0. ``prompt`` is a wording, or the id of a
-    train prompt; ``base`` the base model where it has moved. Raises UserError."""
+    """Answer the rows in the file ``rows`` with the adapter in ``folder``; returns 0. ``prompt``: a wording, or the id
+    of a train prompt; ``base``: the base model, if it has moved. Raises UserError."""
     write = _writer(out, rows)
     store = Store.open(folder)
     exported = _located(read_exported(store), store, base, trust_remote_code)
@@ -68,7 +68,7 @@ def predict(
 
 
 def _located(exported: ExportedTrial, store: Store, base: str | None, trust: bool) -> ExportedTrial:
-    """With the base model where it is now. An export from anywhere must not be able to run code by itself."""
+    """``exported`` with the base model's present path. Code that comes with a model runs only if the user allows it."""
     model = exported.trial.model
     if model.trust_remote_code and not trust:
         raise UserError(
@@ -81,8 +81,8 @@ def _located(exported: ExportedTrial, store: Store, base: str | None, trust: boo
     return replace(exported, trial=replace(exported.trial, model=model))
 
 
-def _wording(exported: ExportedTrial, store: Store, given: str | None) -> Prompt:
-    if given is None:
+def _wording(exported: ExportedTrial, store: Store, prompt: str | None) -> Prompt:
+    if prompt is None:
         if exported.prompt is None:
             raise UserError(
                 f"{store.uri}/{TEMPLATE}: holds no default prompt. "
@@ -90,25 +90,25 @@ def _wording(exported: ExportedTrial, store: Store, given: str | None) -> Prompt
             )
         return exported.prompt
     known = {**exported.train_prompts, **({exported.prompt.id: exported.prompt.text} if exported.prompt else {})}
-    if given in known:
-        return Prompt(given, known[given])
-    wording = Prompt("given", given)
+    if prompt in known:
+        return Prompt(prompt, known[prompt])
+    wording = Prompt("given", prompt)
     try:
         reads = placeholders(wording)
     except PromptError as error:
         raise UserError(f"--prompt: {error}") from None
     if not reads:
-        near = closest(given, known)
+        near = closest(prompt, known)
         meant = f' Did you mean the prompt "{near}"?' if near else ""
         raise UserError(
-            f'--prompt = "{given}" reads no column of the rows, so every row would be asked the same.{meant} '
+            f'--prompt = "{prompt}" reads no column of the rows, so every row would be asked the same.{meant} '
             f"Write the column into it: {{{{ {exported.fields[0]} }}}}"
         )
     return wording
 
 
 def _check_base(exported: ExportedTrial, store: Store, base: str | None) -> None:
-    """UserError where there is no such model; a warning where its files are not those of training."""
+    """UserError if there is no such model; a warning if its files are not those of the training."""
     model = exported.trial.model
     try:
         found = fingerprint_model(model.path, model.revision)
@@ -154,7 +154,7 @@ Writer = Callable[[ExportedTrial, list[Record]], None]
 
 
 def _writer(out: str | None, rows: str) -> Writer:
-    """What writes the records. UserError, before any work, where ``out`` cannot be meant."""
+    """The function that writes the records. UserError, before any work, if ``out`` cannot be written."""
     if out is None:
         return lambda _, records: print(_jsonl(records), end="")
     ending = os.path.splitext(out)[1].lower()
@@ -193,7 +193,7 @@ def _parquet(exported: ExportedTrial, records: list[Record]) -> bytes:
 
 
 def _schema(exported: ExportedTrial, records: list[Record]) -> Any:
-    """Columns of the parquet file, whatever is null in it."""
+    """The columns of the parquet file, with types that do not depend on which values are null."""
     import pyarrow as pa
 
     kinds = {"probabilities": pa.list_(pa.float64()), **{f"p_{x}": pa.float64() for x in exported.trial.task.labels}}

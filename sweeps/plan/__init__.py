@@ -1,1 +1,1 @@
-"""What a study will cost, and what it asks of a cluster."""
+"""What a study will cost, and what it needs of a cluster."""

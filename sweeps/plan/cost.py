@@ -1,8 +1,8 @@
 """What a study will cost before anything runs: trials at each rung, tokens, scoring passes, time and memory.
 
-Counts of trials, steps and passes are exact (for random steps: their mean). Tokens rest on average lengths, which
-the caller may count with the tokenizer; else characters / 4. Time is operations over a stated rate, so it is right
-about what ASHA saves and only roughly right about hours.
+Counts of trials, steps and passes are exact (for random steps: their mean). Tokens follow from average lengths, which
+the caller may count with the tokenizer and which are otherwise estimated as characters / 4. Time is operations divided
+by a stated rate: the share that early stopping saves is right, the hours are rough.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class DataSizes:
     prompt_tokens: float
     answer_tokens: float  # one label or option
     answers: float  # labels, or options of a row
-    longest: float  # prompt and answer
+    longest: float  # sequence, prompt and answer
     source: str = "counted with the tokenizer"
 
 
@@ -62,17 +62,17 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class PlannedRung:
-    share: float
-    steps: float  # optimizer steps of a trial so far, mean over trials
+    share: float  # of a trial's steps
+    steps: float  # optimizer steps of a trial up to the rung, mean over trials
     trials: int  # that reach it
-    tokens: float  # trained between the rung before and this one, all trials
-    passes: int  # cells of the dev grid that are scored, all trials
-    cells: int  # of them a trial's
+    tokens: float  # trained on since the rung before, by all trials
+    passes: int  # cells of the dev grid that are scored, for all trials
+    cells: int  # cells of the dev grid that are scored for one trial
 
 
 @dataclass(frozen=True)
 class Cost:
-    tokens: float  # trained
+    tokens: float  # trained on
     dev_passes: int
     test_passes: int
     operations: float
@@ -137,10 +137,10 @@ def plan(
     grid = sizes.dev_prompts * sizes.dev_rows
     sample = design.sample_size(study.scoring.sample, sizes.dev_prompts, sizes.dev_rows).cells
     cells = [sample] * (len(shares) - 1) + [grid]
-    at = [share * steps for share in shares]
+    ends = [share * steps for share in shares]
     rungs = tuple(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
-        for share, now, before, n, scored in zip(shares, at, [0.0, *at], quotas, cells, strict=False)
+        for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], quotas, cells, strict=False)
     )
     tested = quotas[-1] if asha and study.tables.test == "finalists" else trials
     test_grid = sizes.test_prompts * sizes.test_rows
@@ -195,9 +195,9 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     grid, share = sizes.dev_prompts * sizes.dev_rows, study.scoring.sample
     least = design.sample_size(share, sizes.dev_prompts, sizes.dev_rows).cells
     if least >= share * grid + 1:
-        notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: {design.LEAST} a prompt are the least")
+        notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: at least {design.LEAST} a prompt")
     if study.scheduler.name == "asha":
-        rungs_of(study, shortest)  # StudyError where rungs fall together
+        rungs_of(study, shortest)  # StudyError where two rungs have the same step
         if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
             notes.append(
                 f"The first rung ({study.scheduler.rungs[0]:g}) lies within the warm-up ({study.training.warmup:g}): "
@@ -205,7 +205,7 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
             )
         if trials < study.scheduler.eta:
             few = f"{trials} trial{'s' * (trials != 1)}"
-            notes.append(f"With {few} there is nothing to stop early: scheduler.name = none saves the rungs")
+            notes.append(f"With {few} nothing can be stopped early: scheduler.name = none saves the scores at rungs")
     return notes
 
 
@@ -213,8 +213,8 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
 
 
 def _cost(study: Study, sizes: DataSizes, model: ModelSize, tokens: float, dev: int, test: int) -> Cost:
-    """A forward pass takes 2 operations per parameter and token, and attention its share; training twice that, as
-    frozen weights need no gradient of their own. The output layer runs only where it is read."""
+    """A forward pass takes 2 operations per parameter and token, plus attention; training takes twice that, as frozen
+    weights need no gradient. The output layer runs only at the positions that are read."""
     forward = 2.0 * model.body + 4.0 * model.layers * model.hidden * sizes.prompt_tokens
     output = 2.0 * model.vocabulary * model.hidden
     length = sizes.prompt_tokens + sizes.answer_tokens
@@ -240,7 +240,7 @@ def _assumed_rate(study: Study) -> tuple[float, str]:
 
 
 def memory_of(study: Study, sizes: DataSizes, model: ModelSize) -> Memory:
-    """Of one host, its slots all taken by trials of the largest rank."""
+    """Of one host whose slots are all taken by trials of the largest rank."""
     width = 2 if study.model.dtype == "bfloat16" else 4
     res, axes = study.resources, study.axes
     targets = {m for choice in axes.lora.target_modules for m in choice}
@@ -259,7 +259,7 @@ def memory_of(study: Study, sizes: DataSizes, model: ModelSize) -> Memory:
 
 
 def model_size(study: Study) -> ModelSize:
-    """From the weights' headers of a local folder; of a hub model from its config, built without weights."""
+    """From the headers of the weights in a local folder; for a hub model from its config, without its weights."""
     import os
 
     path = study.model.path
@@ -276,7 +276,7 @@ def model_size(study: Study) -> ModelSize:
         config = AutoConfig.from_pretrained(path, **trust)
     except OSError as error:
         raise StudyError(
-            f'model.path = "{path}" is no folder, and cannot be had from the hub ({str(error).splitlines()[0]})'
+            f'model.path = "{path}" is no folder, and cannot be read from the hub ({str(error).splitlines()[0]})'
         ) from None
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, trust_remote_code=study.model.trust_remote_code)
@@ -284,7 +284,7 @@ def model_size(study: Study) -> ModelSize:
 
 
 def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
-    """Embedding and output layer are the tables of the vocabulary: the embedding's, and whatever has its shape."""
+    """Counts from the shapes of the tensors. Embedding and output layer are the matrices with the embedding's shape."""
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     embedding = next(
         (s for n, s in matrices.items() if "embed_tokens" in n or n.endswith(("wte.weight", "embed_in.weight"))), None
@@ -300,7 +300,7 @@ def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
 
 
 def data_sizes(study: Study, assets: Assets) -> DataSizes:
-    """The data's size, lengths estimated from characters of a sample of prompts and rows."""
+    """The size of the data, with lengths estimated from the characters of a sample of prompts and rows."""
     from trainer.data.wording import fill
 
     def spread(things: Sequence[Any]) -> Sequence[Any]:
@@ -328,6 +328,3 @@ def data_sizes(study: Study, assets: Assets) -> DataSizes:
         longest=max(longest, prompt + answer),
         source="estimated as characters / 4",
     )
-
-
-# text ---------------------------------------------------------------------------------------------------------

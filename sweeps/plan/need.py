@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def need_of(study: Study, gpu_bytes: float | None = None) -> Need:
-    """What the study asks of a cluster. ``gpu_bytes``: of one GPU."""
+    """What the study needs of a cluster. ``gpu_bytes``: memory of one GPU."""
     from cluster.files.capacity import Need
     from sweeps.plan.cost import count_trials
 
@@ -21,8 +21,8 @@ def need_of(study: Study, gpu_bytes: float | None = None) -> Need:
 
 
 def sized(study: Study, gpu: str | None, provider: str) -> tuple[Need, str]:
-    """The need with an estimate of the GPU's memory, and a line on time. Without the model's sizes (``--gpu`` names
-    the GPU, or none is chosen) a model that cannot be reached from here is no error."""
+    """The need with an estimate of the GPU's memory, and a line on time. If the memory is not needed, because ``--gpu``
+    names the GPU or no GPU has to be chosen, it is no error that the model cannot be read from here."""
     from sweeps.display.text import duration
     from sweeps.plan.cost import plan
 

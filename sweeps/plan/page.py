@@ -42,7 +42,7 @@ def render(p: Plan) -> RenderableType:
 
 
 def _sampling(p: Plan) -> list[str]:
-    """What the sampled rungs save; nothing where all rungs score the whole grid."""
+    """The line on what sampling saves; none if all rungs score the whole grid."""
     saved = p.unsampled - p.cost.dev_passes
     if not saved:
         return []

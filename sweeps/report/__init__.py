@@ -1,1 +1,1 @@
-"""The report of a run folder: one page, from files alone."""
+"""The report of a run folder: one HTML page, made from the folder's files."""

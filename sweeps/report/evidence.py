@@ -1,8 +1,8 @@
-"""What a run folder holds, as the report needs it: its trials in order of merit, their prompts, rungs and curves.
+"""The data of the report: a run's trials, best first, with their prompts, rungs and curves.
 
-Reads the score files, ``trials.parquet`` and ``tables/`` and nothing that only a running sweep knows, so a report can
-be made at any time, of an unfinished run too: then the dev pool stands in for the test pool, and at a sweep's very
-start the trials come from the score files.
+It is read from the score files, ``trials.parquet`` and ``tables/``, so a report can be made at any time, of an
+unfinished run as well: without test scores it shows dev scores, and before ``trials.parquet`` exists the trials come
+from the score files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DRAWN = 40  # trials that are drawn one by one; more would be neither readable n
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial. ``row`` are its numbers for the table: of tables/robustness, or of its last dev rung."""
+    """One trial. ``row`` holds its numbers for the table: from tables/robustness, or from its last dev rung."""
 
     id: str
     label: str  # short id and the axis values that differ between trials
@@ -38,7 +38,7 @@ class Entry:
     row: Mapping[str, Any]
 
     def number(self, name: str) -> float:
-        """A column of ``row``; NaN where it has none."""
+        """A column of ``row``; NaN if it has no number there."""
         value = self.row.get(name)
         return float(value) if isinstance(value, int | float) else math.nan
 
@@ -84,7 +84,7 @@ class Evidence:
         return {rung: scored for rung, (scored, _) in self.rungs[entry.id].items() if scored is not None}
 
     def losses(self, entry: Entry) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Steps and the mean loss of the answer's tokens of a drawn trial, over all rungs, each step once."""
+        """The training steps of a drawn trial, and the mean loss of the answer's tokens at each."""
         points: dict[int, float] = {}
         for _, curve in self.rungs[entry.id].values():
             for step, loss in zip(curve.get("step", ()), curve.get("completion_loss", ()), strict=False):
@@ -95,7 +95,7 @@ class Evidence:
 
 
 def gather(run: RunFolder) -> Evidence:
-    """Everything the report says, from the run folder and the tables that ``sweeps.tables.robustness`` wrote there."""
+    """Read everything that the report shows, from the run folder and the tables in it."""
     study, has_trials = run.study, run.has_trials
     trials = run.trials if has_trials else run.trials_from_scores()
     rows = {row["trial_id"]: row for row in (run.robustness() if has_trials else [])}
@@ -127,7 +127,7 @@ def _entry(
 
 
 def _dev_row(run: RunFolder, trial_id: str) -> dict[str, Any]:
-    """The table's numbers at the trial's last rung on the dev pool; empty where it has none, or ended in NaN."""
+    """The table's numbers from the trial's last rung on the dev pool; empty if it has none or ended in NaN."""
     scored = _objective(run.last_grid(trial_id, "dev"), run.study)
     if scored is None:
         return {}

@@ -1,6 +1,6 @@
-"""The report's sentences, made from the numbers: who wins, how surely, and how it was measured.
+"""The sentences of the report: which trial wins, how clearly, and how it was measured.
 
-The winner is the best trial by the dev objective, as in ``sweeps.tables.robustness``; test prompts only measure it.
+The winner is chosen on the dev prompts, as in ``sweeps.tables.robustness``, and measured on the test prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sweeps.study.schema import Study
 from sweeps.tables.winner import why_no_winner
 
 ALPHA = 0.05  # a difference is called clear below this corrected p-value
-_OVER = ("finished", "stopped", "failed")
+_ENDED = ("finished", "stopped", "failed")
 
 
 def question(evidence: Evidence) -> str:
@@ -27,21 +27,21 @@ def question(evidence: Evidence) -> str:
 def notices(evidence: Evidence) -> list[str]:
     """What a reader must know before the numbers."""
     sentences = []
-    if not _over(evidence):
-        over = sum(e.status in _OVER for e in evidence.entries)
+    if not _is_finished(evidence):
+        ended = sum(e.status in _ENDED for e in evidence.entries)
         known = (
-            f"{over} of {len(evidence.entries)} trials known so far are done"
+            f"{ended} of {len(evidence.entries)} trials known so far are done"
             if evidence.entries
             else "no trial has a score"
         )
         sentences.append(
             f"This run is not finished: {known}. "
-            "Run the same command again to go on; rungs that are done are not repeated."
+            "Run the same command again to continue; finished rungs are not repeated."
         )
     if evidence.pool == "dev" and evidence.entries:
         sentences.append(
-            "There are no test scores yet: the numbers below are of the dev prompts, which early stopping reads, "
-            "so they flatter the best trials."
+            "There are no test scores yet. The numbers below are of the dev prompts, by which early stopping chooses, "
+            "so the best trials look better than they are."
         )
     failed = sum(e.status == "failed" for e in evidence.entries)
     if failed:
@@ -49,19 +49,19 @@ def notices(evidence: Evidence) -> list[str]:
     return sentences
 
 
-def _over(evidence: Evidence) -> bool:
+def _is_finished(evidence: Evidence) -> bool:
     """Whether every trial of the study is done."""
-    return evidence.has_trials and bool(evidence.entries) and all(e.status in _OVER for e in evidence.entries)
+    return evidence.has_trials and bool(evidence.entries) and all(e.status in _ENDED for e in evidence.entries)
 
 
 def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
     """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
     best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
-    if not evidence.winner and _over(evidence):
+    if not evidence.winner and _is_finished(evidence):
         return f"No winner: {why_no_winner([{'status': e.status} for e in evidence.entries])}."
     if best is None:
         return "No trial was scored yet."
-    sentences = [f"{best.label} {'is the winner, chosen by the dev prompts' if evidence.winner else 'leads so far'}."]
+    sentences = [f"{best.label} {'is the winner, chosen on the dev prompts' if evidence.winner else 'leads so far'}."]
     if math.isnan(best.number("mean")):
         return f"{sentences[0]} It has no {evidence.pool} scores yet."
     sentences.append(
@@ -73,18 +73,18 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     if worst is not None:
         sentences.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
     if best.row.get("degenerate"):
-        sentences.append("Beware: it gives one label nearly always, so its steadiness means nothing.")
+        sentences.append("Beware: it gives one label nearly always, so a small standard deviation means nothing.")
     return " ".join([*sentences, *_compared(evidence, best)])
 
 
 def _compared(evidence: Evidence, best: Entry) -> list[str]:
-    """How the winner stands against the second, and how many others it cannot be told apart from."""
+    """How the winner compares with the second, and from how many others it cannot be told apart."""
     others = [e for e in evidence.entries if e is not best and math.isfinite(e.number("mean"))]
     if evidence.winner:
         others = [e for e in others if e.status == "finished" and not e.row.get("degenerate")]
     second = max(others, key=_dev_objective, default=None)
     if second is None:
-        return ["There is no other trial to compare it with that came to its end and was scored."]
+        return ["No other trial finished and was scored, so there is nothing to compare it with."]
     mean, std = percent(second.number("mean")), percent(second.number("std"))
     sentences = [f"Second on the dev prompts is {second.label}: mean {mean} %, standard deviation {std} %."]
     gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
@@ -108,7 +108,7 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
 
 
 def _clear(entry: Entry) -> bool:
-    """Whether the paired difference to the winner is more than chance."""
+    """Whether the paired difference to the winner is unlikely to be chance."""
     p, low, high = (entry.number(name) for name in ("p_best_holm", "diff_best_low", "diff_best_high"))
     return low > 0 or high < 0 if math.isnan(p) else p < ALPHA
 
@@ -119,7 +119,7 @@ def _dev_objective(entry: Entry) -> float:
 
 
 def _without_noise(entry: Entry) -> str:
-    """The corrected standard deviation; its interval is the one that the tables give."""
+    """The corrected standard deviation with its interval."""
     value, low, high = (entry.number(name) for name in ("std_corrected", "std_low", "std_high"))
     if math.isnan(value):
         return ""
@@ -140,8 +140,8 @@ def facts(evidence: Evidence) -> list[str]:
     study = evidence.study
     return [
         f"Metric: {metric(study)}, for each prompt over all rows; then mean and standard deviation over prompts.",
-        "Three pools of prompts that share none: one to train on, one that early stopping reads (dev), "
-        "and one that only measures (test).",
+        "Three pools of prompts without common prompts: one for training, one for early stopping (dev), and one only "
+        "for measuring (test).",
         *_grid(evidence),
         *_intervals(evidence),
         _share(study),
@@ -165,9 +165,9 @@ def _intervals(evidence: Evidence) -> list[str]:
     if evidence.pool != "test":
         return []
     return [
-        f"{level()} intervals hold for new prompts and new rows alike: both count as drawn at random. The interval "
-        "beside the corrected standard deviation is for the part that prompts make, without the noise of finite rows.",
-        "Differences are to the best trial by the dev objective, paired on the same prompts and rows; their p-values "
+        f"{level()} intervals are for new prompts and new rows: both count as drawn at random. The interval of the "
+        "corrected standard deviation is for the differences between prompts, without the noise of finite rows.",
+        "Differences are to the best trial by the dev objective, paired on the same prompts and rows. Their p-values "
         "are corrected for the number of comparisons (Holm).",
     ]
 
@@ -180,7 +180,7 @@ def _share(study: Study) -> str:
 
 def _stopping(study: Study) -> str:
     if study.scheduler.name == "none":
-        return "none, every trial trains to its end."
+        return "none, every trial is trained to its end."
     rungs = ", ".join(f"{share:g}" for share in study.scheduler.rungs)
     return (
         f"ASHA at {rungs} of a trial's steps; the best 1/{study.scheduler.eta} go on, by mean - "

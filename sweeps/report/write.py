@@ -1,8 +1,9 @@
-"""``report.html`` of a run folder: one file without external parts, made again at any time from what is stored.
+"""``report.html`` of a run folder: one file without external parts, which can be made again at any time.
 
-The page says in plain words which trial holds best over unseen prompts and how sure that is, then shows the table, the
-distributions, the curves, the cuts with their reasons, and how everything was measured. Text from data, prompts and
-the study is escaped by Jinja2 and by ``sweeps.display.figures``. Neither torch nor ray nor transformers is imported.
+The page says in plain words which trial is best over unseen prompts and how sure that is. Then follow the table, the
+distributions, the curves, the trials that were cut with the reasons, and how everything was measured. Text from data,
+prompts and the study is escaped by Jinja2 and by ``sweeps.display.figures``. Neither torch nor ray nor transformers is
+imported.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ Prompts = Mapping[str, Mapping[str, float]]  # trial id -> prompt id -> metric
 
 
 def write_report(run_uri: str) -> str:
-    """Write the tables and ``report.html`` of the run folder and return the page's place. Raises UserError where
+    """Write the tables and ``report.html`` of the run folder and return the page's address. Raises UserError if
     ``run_uri`` is no run folder."""
     run = RunFolder(Store.open(run_uri))
     parts, study = NO_PARTS, run.study
-    if run.has_trials:  # else the sweep is at its very start
+    if run.has_trials:  # not yet at the start of a run
         tables.write_tables(run, Settings.of(study))
         parts += staged_report.part_of_run(run)
-        if study.stages is None:  # stages change one thing after the other: no grid over the weights
+        if study.stages is None:  # stages have no grid over the weights
             parts += plw_report.part_of_run(run)
         parts += paft_report.part_of_run(run)
     run.store.write("report.html", page(gather(run), parts).encode())
@@ -49,7 +50,7 @@ def write_report(run_uri: str) -> str:
 
 
 def page(evidence: Evidence, parts: Markup = NO_PARTS) -> str:
-    """The page. ``parts``: those about stages, weights and training arms."""
+    """The HTML of the page. ``parts``: its parts about stages, weights and training arms."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.drawn}
     columns = _columns(evidence)
@@ -117,7 +118,7 @@ _AFTER = (
 
 
 def _columns(evidence: Evidence) -> list[Column]:
-    """Columns that have a value for some trial; the metric itself stands once, as the mean."""
+    """Columns in which some trial has a value. The metric itself is the column ``mean``."""
     known = {key for e in evidence.entries for key in e.row if math.isfinite(e.number(key))}
     study, sign = evidence.study, ">" if evidence.study.tables.strict else "≥"
     tops = [
@@ -155,7 +156,7 @@ def _error(entry: Entry, key: str) -> str:
         error = entry.number("dev_stderr")
         return "" if math.isnan(error) else f"± {percent(error)}"
     if key == "std":
-        return ""  # its interval is for the corrected one
+        return ""  # the interval is that of the corrected one
     name = "std" if key == "std_corrected" else key
     bounds = interval(entry.number(f"{name}_low"), entry.number(f"{name}_high"))
     return f"({bounds})" if bounds else ""
@@ -211,7 +212,7 @@ def _groups(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _average(evidence: Evidence, axis: str, value: str) -> str:
-    """What tables/groups says of an axis value."""
+    """The average of an axis value, from tables/groups."""
     row = evidence.averages.get((axis, value)) or {}
     if row.get("mean") is None:
         return ""

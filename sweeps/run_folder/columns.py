@@ -22,12 +22,12 @@ TRIALS = pa.schema(
         ("rung", pa.int32()),  # optimizer steps at its last report
         ("reason", pa.string()),
         ("seconds", pa.float64()),  # of its accelerator, training and scoring
-        ("tokens", pa.int64()),  # that went through the model in training
+        ("tokens", pa.int64()),  # seen in training
         ("state", pa.string()),  # waiting | running | testing | finished | stopped | failed
         ("objective", pa.float64()),  # on the dev prompts, at its last report
         ("stderr", pa.float64()),  # of the objective
-        ("degenerate", pa.bool_()),  # one answer nearly always
-        ("test_mean", pa.float64()),  # of the metric over the test prompts, once they are scored
+        ("degenerate", pa.bool_()),  # gives one answer nearly always
+        ("test_mean", pa.float64()),  # of the metric over the test prompts; null until they are scored
         ("test_std", pa.float64()),
         ("arm", pa.string()),  # name in the study; null where it has no arms
     ]

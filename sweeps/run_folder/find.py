@@ -20,7 +20,8 @@ def find_run(name: str) -> str:
 
 
 def did_you_mean(path: str, others: Sequence[str] = ()) -> str:
-    """The nearest name in the folder where ``path`` would be, or among ``others``."""
+    """`` Did you mean "x"?`` with the nearest name in the folder of ``path`` or among ``others``; "" if none is
+    near."""
     folder = os.path.dirname(path) or "."
     names = sorted(n for n in os.listdir(folder) if not n.startswith(".")) if os.path.isdir(folder) else []
     near = closest(os.path.basename(path.rstrip("/")), [*names, *others])

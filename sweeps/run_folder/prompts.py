@@ -1,8 +1,8 @@
-"""The prompts' texts in the run folder, ``prompts/<fingerprint>.json``: a file per pool, named by what it holds.
+"""The prompts' texts in the run folder, ``prompts/<fingerprint>.json``: a file per pool, named by its content.
 
-A study names files that may be gone when its results are used: edited since, on another machine, or in the temporary
-folder of a Ray job. A trial knows its pools by fingerprint, and finds their texts here; and what a generated pool cost,
-where its file has the tokens beside it, in ``prompts/<fingerprint>.usage.csv``.
+When results are used, the files that the study names may have been edited, or be on another machine or in the temporary
+folder of a Ray job. A trial holds the fingerprints of its pools, and their texts are here. For a generated pool,
+``prompts/<fingerprint>.usage.csv`` holds the tokens that it cost.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ log = logging.getLogger("steadytune")
 
 
 def usage_file(pool_file: str) -> str:
-    """Where ``prompts generate`` and ``prompts split`` leave the tokens spent on the prompts of ``pool_file``."""
+    """The file in which ``prompts generate`` and ``prompts split`` write the tokens spent on the prompts of
+    ``pool_file``."""
     return os.path.splitext(pool_file)[0] + ".usage.csv"
 
 
 def keep_prompts(store: Store, assets: Assets, files: Mapping[str, str | None] | None = None) -> None:
-    """Write every pool that is not there yet. ``files``: train pool -> its file, for the tokens beside it."""
+    """Write every pool that is not there yet. ``files``: train pool -> its file, beside which the tokens stand."""
     kept = set(store.names("prompts"))
     for pool in (*assets.train_pools.values(), *assets.pools.values()):
         name = f"{fingerprint_prompts(pool)}.json"
@@ -44,7 +45,7 @@ def keep_prompts(store: Store, assets: Assets, files: Mapping[str, str | None] |
 
 
 def kept_usage(store: Store, fingerprint: str) -> list[dict[str, str]]:
-    """Tokens spent by model and strategy on the pool with this fingerprint, as CSV has them; [] where none are kept."""
+    """The rows of the pool's usage file: tokens by model and strategy; [] if there is none."""
     name = f"prompts/{fingerprint}.usage.csv"
     if not store.exists(name):
         return []
@@ -52,7 +53,7 @@ def kept_usage(store: Store, fingerprint: str) -> list[dict[str, str]]:
 
 
 def kept_prompts(store: Store, fingerprint: str) -> list[Prompt] | None:
-    """The pool with this fingerprint; None where the folder does not hold it (whole and unchanged)."""
+    """The pool with this fingerprint; None if the folder does not hold it whole and unchanged."""
     name = f"prompts/{fingerprint}.json"
     if not store.exists(name):
         return None

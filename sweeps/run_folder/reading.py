@@ -1,7 +1,7 @@
-"""``RunFolder``: the one reader of a run folder. Tables, report, export and watch see a run through it.
+"""``RunFolder``: the reader of a run folder, for tables, report, export and watch.
 
-A trial's scores are those of its last rung. ``trials.parquet`` says which rung that is: where the score file of that
-rung is missing or damaged, a warning says so, and scores of an earlier rung are not taken in its place.
+A trial's scores are those of its last rung, which ``trials.parquet`` names. If the score file of that rung is missing
+or damaged, a warning says so; the scores of an earlier rung do not replace it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = logging.getLogger("steadytune")
 
 @dataclass(frozen=True)
 class Rung:
-    """What a trial was scored with at one rung under one pool."""
+    """The scores of a trial at one rung under one pool."""
 
     step: int  # optimizer steps
     record: Mapping[str, Any]  # of the score file: trial, losses, seconds, tokens, curve
-    rows: pa.Table  # ``COLUMNS``; none where the rung ended in NaN
-    grid: Grid | None  # the rows as prompts x rows
+    rows: pa.Table  # ``COLUMNS``; empty if the rung ended in NaN
+    grid: Grid | None  # the scores as prompts x rows; None if the rung ended in NaN
 
 
 class RunFolder:
@@ -53,7 +53,7 @@ class RunFolder:
 
     @functools.cached_property
     def study_text(self) -> str:
-        """``study.yaml``. Raises ``UserError`` where there is none."""
+        """``study.yaml``. Raises ``UserError`` if there is none."""
         try:
             return self.store.read("study.yaml").decode()
         except StoreError as error:
@@ -74,8 +74,8 @@ class RunFolder:
 
     @functools.cached_property
     def name_and_shares(self) -> tuple[str, tuple[float, ...]]:
-        """The study's name, and the shares of a trial's steps at which it is scored: what another version of the
-        product, whose studies have other keys, has written as well. Raises ``UserError``."""
+        """The study's name, and the shares of a trial's steps at which it is scored. Every version writes these two,
+        even if other keys of its studies differ. Raises ``UserError``."""
         try:
             return str(self._layer["name"]), SchedulerSection.model_validate(self._layer["scheduler"]).shares
         except (KeyError, ValidationError) as error:
@@ -99,12 +99,12 @@ class RunFolder:
 
     @property
     def has_trials(self) -> bool:
-        """False at a run's very start, before ``trials.parquet`` is there."""
+        """False at the start of a run, before ``trials.parquet`` is there."""
         return self.store.exists(TRIALS_FILE)
 
     @functools.cached_property
     def trials_table(self) -> pa.Table:
-        """``trials.parquet``, with what the driver says of itself in the table's metadata. Raises ``UserError``."""
+        """``trials.parquet``; the driver's state is in the table's metadata. Raises ``UserError``."""
         if not self.has_trials:
             raise UserError(
                 f"{self.store.uri}/{TRIALS_FILE}: no such file. Is this a run folder? `steadytune run` writes it"
@@ -113,17 +113,17 @@ class RunFolder:
 
     @functools.cached_property
     def trials(self) -> list[dict[str, Any]]:
-        """The rows of ``trials.parquet``. Raises ``UserError`` where it is not there or damaged."""
+        """The rows of ``trials.parquet``. Raises ``UserError`` if it is missing or damaged."""
         rows: list[dict[str, Any]] = self.trials_table.to_pylist()
         return rows
 
     @functools.cached_property
     def trials_by_id(self) -> dict[str, dict[str, Any]]:
-        """The rows of ``trials.parquet`` by trial id; empty at a run's very start."""
+        """The rows of ``trials.parquet`` by trial id; empty while the file is not there yet."""
         return {row["trial_id"]: row for row in self.trials} if self.has_trials else {}
 
     def trials_from_scores(self) -> list[dict[str, Any]]:
-        """Rows as in ``trials.parquet``, from the records of the dev scores: for a run's very start."""
+        """Rows as in ``trials.parquet``, made from the records of the dev scores, while that file is not there yet."""
         return [row for trial_id in self.store.folders("scores") if (row := self._trial_from_scores(trial_id))]
 
     def _trial_from_scores(self, trial_id: str) -> dict[str, Any] | None:
@@ -141,16 +141,16 @@ class RunFolder:
     # tables -----------------------------------------------------------------------------------------------------
 
     def robustness(self) -> list[dict[str, Any]]:
-        """The rows of tables/robustness as they were written last; none where they were not."""
+        """The rows of tables/robustness as they were last written; none if they were not written yet."""
         return self.rows(ROBUSTNESS_FILE)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a parquet file of the folder; none where it is not there. Raises ``UserError``."""
+        """The rows of a parquet file of the folder; none if it is not there. Raises ``UserError``."""
         rows: list[dict[str, Any]] = self.table(name).to_pylist() if self.store.exists(name) else []
         return rows
 
     def table(self, name: str) -> pa.Table:
-        """A parquet file of the folder. Raises ``UserError`` where it is not there or damaged."""
+        """A parquet file of the folder. Raises ``UserError`` if it is missing or damaged."""
         try:
             return self.store.read_table(name)
         except (pa.ArrowException, OSError) as error:
@@ -160,20 +160,20 @@ class RunFolder:
 
     @property
     def how_to_continue(self) -> str:
-        """The sentence that names the command which goes on with the run."""
+        """The sentence that names the command which continues the run."""
         study = f"{self.store.uri}/study.yaml" if "://" not in self.store.uri else "STUDY"
         return f"Continue it with: steadytune run {study} --out {self.store.uri}"
 
     # scores -----------------------------------------------------------------------------------------------------
 
     def last_grid(self, trial_id: str, pool: str) -> Grid | None:
-        """The trial's scores under ``pool`` at its last rung. None where it has none there, or where that rung ended in
-        NaN. Raises ``ScoreError`` naming file, prompt and row of a bad cell."""
+        """The trial's scores under ``pool`` at its last rung; None if it has none there, or if that rung ended in NaN.
+        Raises ``ScoreError`` naming file, prompt and row of a bad cell."""
         last = self.last_rung(trial_id, pool)
         return None if last is None else last.grid
 
     def last_rung(self, trial_id: str, pool: str) -> Rung | None:
-        """The trial's last rung under ``pool``; None where it has no scores there."""
+        """The trial's last rung under ``pool``; None if it has no scores there."""
         for step in reversed(self.store.rungs(trial_id, pool)):
             if self._ended_later(trial_id, step):
                 break
@@ -212,8 +212,8 @@ class RunFolder:
 
     @staticmethod
     def _labels(pool: str, record: Mapping[str, Any]) -> tuple[str, ...]:
-        """The labels in the order of ``label_logprobs``; none where rows bring their own options, as those of a
-        benchmark do."""
+        """The labels in the order of ``label_logprobs``; none if rows have their own options, as those of a benchmark
+        have."""
         if pool not in ("dev", "test"):
             return ()
         return tuple(((record.get("trial") or {}).get("task") or {}).get("labels") or ())

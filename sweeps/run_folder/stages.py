@@ -1,7 +1,7 @@
-"""``stages.json`` in the run folder: what each stage asked, what it compared, what it chose and why.
+"""``stages.json`` in the run folder: what each stage compared, what it chose and why.
 
-A stage that is done is replayed from here on the next start, as long as it would ask the same: the same trials, by id,
-under the same rule. Tables and report read this file and the score files.
+On the next start a finished stage is read from here instead of being decided again, if it would compare the same trials
+(by id) by the same rule. Tables and report read this file and the score files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from trainer.store import Store
 from trainer.trial import digest
 
 STAGES_FILE = "stages.json"
-RULE = 1  # raise it when the same scores may lead to another choice
+RULE = 1  # to be raised when the same scores may lead to another choice
 Stage = dict[str, Any]
 
 
 class StageRecords:
-    """The stages in the order in which they were decided. ``write`` after each."""
+    """The records of the stages, in the order in which they were decided."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -29,7 +29,7 @@ class StageRecords:
         self._earlier = {stage["key"]: stage for stage in (read(store) or {"stages": []})["stages"]}
 
     def earlier(self, key: str) -> Stage | None:
-        """The record of a stage that asked the same on an earlier start."""
+        """The record that an earlier start has made of the stage with this key."""
         return self._earlier.get(key)
 
     def add(self, stage: Mapping[str, Any]) -> Stage:
@@ -46,7 +46,7 @@ class StageRecords:
 
 
 def read(store: Store) -> dict[str, Any] | None:
-    """The file's content; None where the run has no stages. Raises UserError where it cannot be read."""
+    """The file's content; None if the run has no stages. Raises UserError if it cannot be read."""
     if not store.exists(STAGES_FILE):
         return None
     try:
@@ -62,5 +62,5 @@ def read(store: Store) -> dict[str, Any] | None:
 
 
 def key(name: str, trials: Sequence[Sequence[str]], **settings: Any) -> str:
-    """What a stage asks, as a key: equal keys, equal question."""
+    """Equal for two stages that compare the same trials by the same rule and settings."""
     return digest({"rule": RULE, "name": name, "trials": [list(t) for t in trials], **settings})[:16]

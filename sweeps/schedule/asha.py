@@ -1,23 +1,24 @@
-"""Which trials go on: successive halving of the promotion type, whatever the order of arrival.
+"""Which trials go on: successive halving that promotes the same trials in whatever order they report.
 
-The rule. ``trials`` trials enter rung 0. At a rung a trial reports its objective and waits. Exactly the best
-``quotas[k + 1]`` of the entrants of rung k go on, ranked by objective, then by id; ``quotas[0]`` is the number
-of trials and ``quotas[k + 1] = max(1, floor(quotas[k] / eta))``. So the promoted set is a function of the
-values alone. Nobody waits longer than needed: a trial goes on as soon as no trial still to come can push it
-out, and is stopped as soon as enough better ones have reported.
+The rule: ``trials`` trials enter rung 0. At a rung a trial reports its objective and waits. Exactly the best
+``quotas[k + 1]`` of the trials that enter rung k go on, ranked by objective, then by id; ``quotas[0]`` is the number of
+trials and ``quotas[k + 1] = max(1, floor(quotas[k] / eta))``. So the set of promoted trials depends on the objectives
+alone. No trial waits longer than needed: it goes on as soon as no trial that has yet to report can push it out, and is
+stopped as soon as enough better trials have reported.
 
-* NaN and infinity arrive as the worst and are stopped at once. A failed trial arrives as the worst too, so it
-  never blocks a rung; if fewer valid trials than the quota are left, only those go on.
+* A trial whose objective is NaN or infinite is stopped at once. It and a failed trial count as having reported the
+  worst value, so that the other trials do not wait for them; if fewer valid trials than the quota are left, only those
+  go on.
 * A degenerate trial (one answer nearly always) ranks below every other valid one, whatever its objective.
-* A trial that fails while it waits keeps its value and its place (others may have been stopped because of it);
-  if it is promoted it counts as failed at the next rung.
+* A trial that fails while it waits keeps its value and its place, since others may have been stopped because of it. If
+  it is then promoted, it counts as failed at the next rung.
 
-Ray's ``AsyncHyperBandScheduler`` is the stopping type: it compares with those that happened to arrive before,
-so the first arrivals always go on and eight equal scores keep eight trials (Li et al., 2020, "A System for
-Massively Parallel Hyperparameter Tuning", Algorithm 2, promotes asynchronously and depends on order as well).
+Ray's ``AsyncHyperBandScheduler`` stops a trial by comparing it with the trials that reported before it, so the first
+ones always go on, and of eight equal trials all eight are kept. Li et al., 2020, "A System for Massively Parallel
+Hyperparameter Tuning", Algorithm 2, promotes asynchronously and depends on the order as well.
 
-This file is the rule alone, without Ray: one report costs O(log n) comparisons. ``sweeps/schedule/tune_scheduler.py``
-is the same rule as a Ray Tune scheduler.
+This file holds the rule without Ray; one report costs O(log n) comparisons. ``sweeps/schedule/tune_scheduler.py`` makes
+a Ray Tune scheduler of it.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _ACTIONS: dict[State, Action] = {
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to a trial and why. ``rung`` counts from 0 and, like ``step`` and ``objective``, is the last
-    one reported; None where the trial has reported nothing."""
+    """What a trial does next, and why. ``rung`` (from 0), ``step`` and ``objective`` are those of its last report; None
+    if the trial has not reported yet."""
 
     action: Action
     reason: str
@@ -55,7 +56,7 @@ class Decision:
 
     @property
     def status(self) -> Status:
-        """The word of trials.parquet; ``running`` covers waiting."""
+        """The status in trials.parquet; a waiting trial is ``running``."""
         words: dict[Action, Status] = {"stop": "stopped", "finish": "finished", "fail": "failed"}
         return words.get(self.action, "running")
 
@@ -74,7 +75,7 @@ def rank_key(trial: str, objective: float, degenerate: bool = False) -> Key:
 
 
 def number_to_come(quotas: Sequence[int], arrived: Sequence[int], invalid: Sequence[int]) -> list[int]:
-    """For each rung, how many trials may still arrive there: an upper bound, exact once the rungs below are full.
+    """For each rung, the most trials that may still report there; the exact number once the rungs below are complete.
 
     ``arrived`` counts reports and failures, ``invalid`` those of them that cannot go on (NaN, failed).
     """
@@ -87,7 +88,8 @@ def number_to_come(quotas: Sequence[int], arrived: Sequence[int], invalid: Seque
 
 
 def _digits(value: float, other: float | None = None) -> str:
-    """Six significant digits, or all of them where six would make two different values look the same."""
+    """``value`` with six significant digits; with all digits if six would make it look equal to a different
+    ``other``."""
     text = f"{value:.6g}"
     return repr(value) if other is not None and other != value and text == f"{other:.6g}" else text
 
@@ -113,10 +115,10 @@ class _Report:
 class _Entrant:
     state: State = "running"
     last: _Report | None = None
-    failure: str = ""  # set at once, also while its value still holds its place
+    failure: str = ""  # set when it fails, even while its value keeps its place
 
     def waits_at(self, rung: int) -> bool:
-        """False for one that was promoted from ``rung`` earlier and waits further up by now."""
+        """False if it was promoted from ``rung`` before and now waits at a later one."""
         return self.state == "waiting" and self.last is not None and self.last.rung == rung
 
 
@@ -132,14 +134,14 @@ class _Rung:
 
 
 class Rungs:
-    """Reports and failures in, decisions out. ``count`` rungs; one rung means that nothing is cut.
+    """Takes reports and failures of trials and decides which go on, at ``count`` rungs; with one rung none is cut.
 
-    A trial needs no registration: it exists from its first report or failure on. Reporting a rung again, as a
-    retried trial does when it replays its finished rungs, changes nothing and returns the decision that stands.
+    A trial is not registered: its first report or failure adds it. A retried trial replays its finished rungs, and
+    reporting a rung again changes nothing and returns the trial's decision.
     """
 
     def __init__(self, trials: int, eta: float, count: int) -> None:
-        for name, value in (("trials", trials), ("eta", eta), ("count", count)):  # with eta 1 all go on
+        for name, value in (("trials", trials), ("eta", eta), ("count", count)):  # with eta 1 all trials go on
             if not value >= 1:
                 raise ValueError(f"scheduler: {name} = {value} is too small. Give 1 or more.")
         self.eta = eta
@@ -163,7 +165,7 @@ class Rungs:
         stderr: float | None = None,
         degenerate: bool = False,
     ) -> Decision:
-        """Records the objective of ``trial`` at ``rung`` (from 0) and returns what it does now."""
+        """Record the objective of ``trial`` at ``rung`` (from 0) and return what the trial does now."""
         entrant = self._enter(trial)
         due = 0 if entrant.last is None else entrant.last.rung + 1
         if rung < due or entrant.state in ("stopped", "finished", "failed"):
@@ -172,23 +174,23 @@ class Rungs:
             raise ValueError(f"trial {trial}: a report of rung {rung + 1} of {self.count} came, rung {due + 1} was due")
         report = _Report(rung, float(objective), step, stderr, bool(degenerate))
         entrant.last = report
-        fresh = None
+        new_place = None
         if not math.isfinite(report.objective):
             entrant.state = "stopped"
             self._rungs[rung].invalid += 1
         else:
             ranked, key = self._rungs[rung].ranked, report.key(trial)
-            fresh = bisect_left(ranked, key)
-            ranked.insert(fresh, key)
+            new_place = bisect_left(ranked, key)
+            ranked.insert(new_place, key)
             entrant.state = "finished" if rung == self.count - 1 else "waiting"
-        self._settle(rung, fresh)
+        self._settle(rung, new_place)
         self._newly_decided = [
             name for name in self._newly_decided if name != trial
         ]  # the caller gets this one as the answer
         return self.decide(trial)
 
     def fail(self, trial: str, why: str = "the trial failed") -> Decision:
-        """The trial ends without another report. No effect on one that is stopped or finished already."""
+        """Record that the trial ends without another report. No effect if it is stopped or finished already."""
         entrant = self._enter(trial)
         if entrant.state == "running":
             entrant.state, entrant.failure = "failed", why
@@ -200,11 +202,11 @@ class Rungs:
         return self.decide(trial)
 
     def no_more_trials(self, trials: int) -> None:
-        """Only ``trials`` trials exist after all: the search ended early, or some never appear.
+        """Record that only ``trials`` trials will exist, because the search ended early.
 
-        The quotas become those of ``trials``. No decision taken before is contradicted, since a missing trial
-        lowers the number to come by one and a quota by at most one: the outcome is what it would have been
-        with the number known from the start.
+        The quotas become those of ``trials``. No earlier decision changes: a missing trial lowers the number of trials
+        to come by one and a quota by at most one. So the outcome is that of a sweep which had known the number from
+        the start.
         """
         if trials > self.trials:
             raise ValueError(f"trials = {trials} is more than the {self.trials} that were announced.")
@@ -219,8 +221,8 @@ class Rungs:
         return decided
 
     def decide(self, trial: str) -> Decision:
-        """What ``trial`` does now. The reason is put into words from what is known now, so after the last
-        report it does not depend on the order of arrival either."""
+        """What ``trial`` does now. The reason is worded from all reports so far, so after the last report it does not
+        depend on their order either."""
         entrant = self._entrants.get(trial)
         if entrant is None:
             return Decision("continue", f"on its way to rung 1 of {self.count}")
@@ -246,24 +248,25 @@ class Rungs:
             entrant = self._entrants[trial] = _Entrant()
         return entrant
 
-    def _settle(self, start: int, fresh: int | None = None) -> None:
-        """Takes every decision that has become certain, from rung ``start`` up: an arrival or a failure bears
-        on its own rung and on those above. ``fresh`` is the place of the new report in rung ``start``."""
+    def _settle(self, start: int, new_place: int | None = None) -> None:
+        """Take every decision that has become certain, from rung ``start`` up: a report or a failure matters to its own
+        rung and to those above. ``new_place`` is the place of the new report in rung ``start``."""
         for number in range(start, self.count - 1):
             rung, quota = self._rungs[number], self.quotas[number + 1]
             sure = min(len(rung.ranked), max(rung.promoted, quota - self.to_come()[number]))
             places = [*range(rung.promoted, sure)]
-            if fresh is not None and number == start and fresh < sure:
-                places.append(fresh)
+            if new_place is not None and number == start and new_place < sure:
+                places.append(new_place)
             for place in places:
                 self._promote(rung.ranked[place][2], number)
             rung.promoted = sure
-            # Behind the quota all but the new report and the ones that it (or a smaller quota) pushed out are stopped.
+            # Below the quota, only the new report and those that it (or a smaller quota) pushed out are not stopped
+            # yet.
             for place in range(quota, len(rung.ranked)):
                 if not self._stop(rung.ranked[place][2], number):
                     break
-            if fresh is not None and number == start and fresh >= quota:
-                self._stop(rung.ranked[fresh][2], number)
+            if new_place is not None and number == start and new_place >= quota:
+                self._stop(rung.ranked[new_place][2], number)
 
     def _promote(self, trial: str, rung: int) -> None:
         entrant = self._entrants[trial]

@@ -1,40 +1,42 @@
 """``sweeps.schedule.asha`` as a Ray Tune scheduler.
 
-A trial that reports a rung is paused, which frees its place on the accelerator, until it is certain that it
-goes on or is cut. What Tune (2.60) does with it, and what follows:
+A trial that reports a rung is paused, which frees its place on the accelerator, until it is certain that it goes on or
+is cut. What Tune (2.60) does, and what this file does because of it:
 
-* PAUSE means: save, take the actor away (or keep it for the next trial with ``reuse_actors``), status PAUSED. There
-  is nothing to save here but how many rungs are done, which goes into the trial's config (``RUNGS_DONE``); so trials
-  are paused without a save, and two of four calls to an actor for each rung fall away. A paused trial runs again when
-  ``choose_trial_to_run`` returns it.
-* The actor of a paused trial is kept where another was asked for; with nothing asked for it is ended. So a trial that
-  could go on is asked for first, and the one that reported is paused in the controller's next step. With nobody to
-  take its place it is not paused but left running without a task: a new process would cost it seconds. So a trial that
-  is certain to go on before it was paused is simply given its next task. STOP ends the actor of whoever is cut in the
-  same way; so that trial, too, is paused first, and its actor goes to those that its report let go on.
-* A paused trial is ended by ``controller.stop_trial``: no actor is started, the status goes from PAUSED to
-  TERMINATED, and the search algorithm hears ``on_trial_complete`` without a result. It happens in
-  ``choose_trial_to_run``, which the controller calls in every step.
-* A failure that Tune will retry and the last one reach ``on_trial_error`` alike. They differ in the status when
-  the controller is done (PENDING or ERROR), so a failure is booked one step later. A few ends are not told at
-  all (an actor that could not be reset); when nothing can be started, the statuses are looked through for them.
-* An idle actor that died with its node fails the trial that is to take it over, and Tune counts that one failure
-  twice, the second time as final. Such a trial, which has attempts left, is put back in the queue.
-* Tune gives an idle actor to the trial that it is told to run, and takes down the one that was starting for it. With
-  rungs shorter than the start of a process, all trials would go through one actor while the others start for ever
-  (seen: 6 rungs a second instead of 25). So an idle actor goes to a trial for which none was asked for; those asked
-  for stay asked for, which is also what an autoscaler adds nodes for.
-* Tune asks for an actor, that is for a placement group, for each new trial as soon as it is made, and takes it back
-  where an idle actor comes first: half of the driver's time. So the trials of a grid, all known at the start, are
-  paused before they begin, and asked for from here, as many at a time as run.
-* Tune's count of failures is over a trial's whole life, which on spot machines may see many. Here a new rung sets it
-  to nought, so the limit is on failures without progress. Trials to be retried go before all others.
-* A limit of concurrent trials (``TuneConfig(max_concurrent_trials=...)``, ``ConcurrencyLimiter``) counts paused
-  trials, so with fewer places than trials the sweep would stand still: refused. Concurrency comes from resources.
+* Pausing. Tune saves the trial, takes its actor away (or, with ``reuse_actors``, keeps it for the next trial) and sets
+  the status PAUSED. Here all there is to save is how many rungs are done, and that goes into the trial's config
+  (``RUNGS_DONE``). So trials are paused without saving, which avoids two of the four calls to an actor at each rung. A
+  paused trial runs again when ``choose_trial_to_run`` returns it.
+* Actors of paused trials. Tune keeps such an actor if another one was requested; otherwise it ends the actor. So an
+  actor is first requested for a trial that could go on, and the trial that reported is paused in the controller's next
+  step. If no trial can take its place, it is not paused but keeps its process without a task, because a new process
+  would cost seconds. If it then becomes certain that it goes on, it is given its next task where it is. STOP ends the
+  actor of a trial that is cut; so that trial is paused first, too, and its actor goes to a trial that may go on.
+* Ending a paused trial. ``controller.stop_trial`` starts no actor, changes the status from PAUSED to TERMINATED, and
+  calls the search algorithm's ``on_trial_complete`` without a result. It is called in ``choose_trial_to_run``, which
+  the controller calls in every step.
+* Failures. ``on_trial_error`` is called alike for a failure that Tune will retry and for the last one. They differ in
+  the status when the controller is done (PENDING or ERROR), so a failure is recorded one step later. Tune does not
+  report some ends at all (an actor that could not be reset); when no trial can be started, their statuses are searched
+  for them.
+* Lost idle actors. If an idle actor has died with its node, the trial that is to take it over fails, and Tune counts
+  that failure twice, the second time as final. Such a trial has attempts left and is put back into the queue.
+* Idle actors. Tune gives an idle actor to the trial that it is asked to run, and ends the actor that was starting for
+  that trial. If rungs are shorter than the start of a process, all trials would go through one actor while the others
+  start again and again (measured: 6 rungs a second instead of 25). So an idle actor goes to a trial for which none was
+  requested; the requests stay, and they are also what an autoscaler adds nodes for.
+* Requests. Tune requests an actor, that is a placement group, for each new trial at once, and cancels the request if an
+  idle actor comes first: that took half of the driver's time. So the trials of a grid, which all exist at the start,
+  are paused before they begin, and this file requests actors for as many at a time as run.
+* Retries. Tune counts a trial's failures over its whole life, which may be many on spot machines. Here a new rung
+  resets the count, so the limit is on failures without progress. Trials that are retried come before all others.
+* Concurrency. A limit of concurrent trials (``TuneConfig(max_concurrent_trials=...)``, ``ConcurrencyLimiter``) counts
+  paused trials, so with a limit below the number of trials the sweep would never end: such a limit is refused.
+  Resources per trial limit how many run at once.
 
-The trainable's ``step()`` trains to the rung that its config's ``RUNGS_DONE`` says (none: the first) and returns an
-encoded ``RungReport``, or ``failed`` with the reason; a result with neither is progress and decides nothing.
-``done=True`` at the last rung is allowed. Replayed rungs are harmless.
+The trainable's ``step()`` trains to the rung that its config's ``RUNGS_DONE`` names (none: the first) and returns an
+encoded ``RungReport``, or ``failed`` with the reason; a result with neither only shows progress and decides nothing.
+``done=True`` at the last rung is allowed. Reporting a rung again does no harm.
 """
 
 from __future__ import annotations
@@ -53,16 +55,18 @@ from cluster.hosting.trainable import RUNGS_DONE
 from sweeps.schedule.asha import Decision, Rungs
 from trainer.measure.rung import RungReport
 
-KEEP_PROCESS = 60.0  # seconds for which a trial that waits keeps its process where no other trial asks for its place
-LEAST_REQUESTED = 16  # actors asked for beyond those that run; more where more run, so that a cluster can double
+KEEP_PROCESS = 60.0  # seconds for which a waiting trial keeps its process while no other trial needs it
+LEAST_REQUESTED = (
+    16  # actors requested beyond those that run; as many as run if those are more, so a cluster can double
+)
 
 
 class PromotionScheduler(TrialScheduler):
-    """Pauses trials at rungs and lets the best go on. ``decisions()`` tells every trial's fate and reason.
+    """Pauses trials at rungs and lets the best go on. ``decisions()`` gives every trial's decision with its reason.
 
-    ``identify`` gives the trial's id from its Tune config: the id that breaks ties and names the decisions.
-    Without it Tune's own trial id is used, which differs from run to run. A second trial with the same id is
-    treated as a trial of its own, ``<id>#2``.
+    ``identify`` makes the trial's id from its Tune config: the id that breaks ties and under which decisions are given.
+    Without it Tune's own trial id is used, which differs from run to run. A second trial with the same id is treated as
+    another trial, ``<id>#2``.
     """
 
     _metric = "objective"
@@ -76,23 +80,23 @@ class PromotionScheduler(TrialScheduler):
         self._trials: dict[str, Trial] = {}  # our id -> Tune's trial
         self._same_id: Counter[str] = Counter()  # how many trials have the id that ``identify`` gives
         self._unended: dict[str, Trial] = {}  # not known to have ended
-        self._changed: dict[str, None] = {}  # decided anew since ``changes`` was asked; in order
+        self._changed: dict[str, None] = {}  # with a new decision since the last call of ``changes``, in order
         self._new: dict[str, Trial] = {}
         self._retries: dict[str, Trial] = {}  # to be retried
         self._reached: dict[str, int] = {}  # our id -> its highest rung
-        self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung, to be started again
+        self._promoted: list[dict[str, Trial]] = [{} for _ in range(rungs.count)]  # by rung; to be started again
         self._requested: dict[str, Trial] = {}  # returned to the controller, not running yet
         self._pausing: dict[str, tuple[Trial, float]] = {}  # reported, and when; to be paused or to go on
         self._paused: set[str] = set()  # paused, and may yet go on
         self._to_end: dict[str, Trial] = {}  # to be ended as soon as they are paused
-        self._errors: dict[str, Trial] = {}  # failed; whether for good shows in the next step
+        self._errors: dict[str, Trial] = {}  # failed; the next step shows whether Tune retries them
         self._controller: Any = None
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Accepts the metric that it reads anyway; False makes Tune say that metric or mode do not fit."""
         return metric in (None, self._metric) and mode in (None, "max")
 
-    # -- what the controller tells
+    # -- called by the controller when something happened
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         if trial.trial_id not in self._names:
@@ -141,12 +145,12 @@ class PromotionScheduler(TrialScheduler):
         self._controller = tune_controller
         self._errors[self._names[trial.trial_id]] = trial
 
-    # -- what the controller asks
+    # -- called by the controller for a trial to run, and by the driver
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Those that lost their place first, then promoted ones, the highest rung first, then new ones in order."""
+        """Trials to be retried come first, then promoted ones from the highest rung down, then new ones in order."""
         self.requeue()
-        self._book_failures()
+        self._record_failures()
         if tune_controller.search_alg.is_finished() and len(self._names) < self.rungs.trials and self._names:
             self.no_more_trials(len(self._names))
         self._pause(tune_controller)
@@ -158,27 +162,27 @@ class PromotionScheduler(TrialScheduler):
         return trial
 
     def no_more_trials(self, trials: int) -> None:
-        """Only ``trials`` will exist. Called by itself when the search algorithm says that it has finished."""
+        """Only ``trials`` trials will exist. Called here when the search algorithm says that it has finished."""
         self.rungs.no_more_trials(trials)
         self._take_decisions()
 
     def requeue(self) -> None:
-        """Puts back the trials that Tune gave up although they have attempts left. To be called when Tune tells of
-        an error, too: where that trial was the only one left, the controller takes no further step."""
+        """Put back the trials that Tune gave up although they have attempts left. To be called on every error as well:
+        if the failed trial was the only one left, the controller takes no further step."""
         for trial in list(self._errors.values()):
             if trial.status == Trial.ERROR and trial.should_recover():
                 _put_back(self._controller, trial)
 
     def decisions(self) -> dict[str, Decision]:
         """Our id -> the trial's last decision, for every trial that Tune has made."""
-        self._book_failures()
+        self._record_failures()
         return {name: self.rungs.decide(name) for name in self._trials}
 
     def changes(self) -> dict[str, Decision]:
-        """The decisions taken since the last call: of all trials but for the words in which a wait is described, which
-        change with every report. To put thousands into words at each of thousands of reports would be the driver's
-        main work."""
-        self._book_failures()
+        """The decisions that are new since the last call. The reason of a waiting trial changes with every report, and
+        that alone is no new decision: wording thousands of reasons at thousands of reports would take most of the
+        driver's time."""
+        self._record_failures()
         changed, self._changed = self._changed, {}
         return {name: self.rungs.decide(name) for name in changed}
 
@@ -188,11 +192,11 @@ class PromotionScheduler(TrialScheduler):
             counts[decision.action] = counts.get(decision.action, 0) + 1
         return f"PromotionScheduler: entrants per rung {self.rungs.quotas}, {counts}"
 
-    # -- the work
+    # -- decisions and what follows from them
 
     def _report(self, trial: Trial, report: RungReport | None, failure: str) -> Decision:
         name = self._names[trial.trial_id]
-        for waiting in (*self._promoted, self._requested):  # it runs, as a retried trial may of its own accord
+        for waiting in (*self._promoted, self._requested):  # it runs; Tune may have started a retried trial itself
             waiting.pop(name, None)
         self._changed[name] = None
         if failure:
@@ -219,7 +223,7 @@ class PromotionScheduler(TrialScheduler):
         self._take_decisions()
 
     def _take_decisions(self) -> None:
-        """Files the trials whose waiting is over."""
+        """Queue the trials that have been promoted or cut since the last call."""
         for name in self.rungs.newly_decided():
             self._changed[name] = None
             self._paused.discard(name)
@@ -230,12 +234,12 @@ class PromotionScheduler(TrialScheduler):
                 self._to_end[name] = self._trials[name]
 
     def _pause(self, tune_controller: Any) -> None:
-        """Lets those that reported go on where that is certain, and frees the places of the others, of the cut first:
-        of as many as actors were asked for that may have them; where nobody asks, after a while, and of the cut at once
-        where nobody will."""
+        """Give the next task to trials that reported and go on, and pause others, those that are cut first: as many as
+        there are requests for actors. Without requests a trial is paused after ``KEEP_PROCESS`` seconds, and one that
+        is cut at once if no paused trial may still need its process."""
         if not self._pausing:
             return
-        wanted = _Places(tune_controller).wanted
+        wanted = _Places(tune_controller).missing
         others = any(name not in self._pausing for queue in (*self._promoted, self._new) for name in queue)
         for name in sorted(self._pausing, key=lambda n: n not in self._to_end):
             trial, since = self._pausing[name]
@@ -261,7 +265,7 @@ class PromotionScheduler(TrialScheduler):
                 del self._to_end[name]
 
     def _next(self, places: _Places) -> Trial | None:
-        """A trial for the idle actor, or one to ask for an actor for; None where enough are asked for."""
+        """A trial for the idle actor, or one to request an actor for; None if enough are requested."""
         for queue in (self._retries, self._requested):
             for name in [n for n, t in queue.items() if t.status not in (Trial.PENDING, Trial.PAUSED)]:
                 del queue[name]
@@ -277,7 +281,7 @@ class PromotionScheduler(TrialScheduler):
         )
 
     def _next_waiting(self) -> Trial | None:
-        """Of those that no actor was asked for: the first of the highest rung, or the first new one."""
+        """Of the trials without a requested actor: the first of the highest rung, or the first new one."""
         for waiting in reversed(self._promoted):
             for name in [n for n in waiting if n not in self._pausing]:
                 trial = waiting.pop(name)
@@ -292,14 +296,14 @@ class PromotionScheduler(TrialScheduler):
                 return trial
         return None
 
-    def _book_failures(self) -> None:
+    def _record_failures(self) -> None:
         for name, trial in list(self._errors.items()):
             if trial.status == Trial.ERROR and not trial.should_recover():
                 del self._errors[name]
                 self._fail(name, _error_text(trial))
 
     def _find_lost(self) -> bool:
-        """Books trials that ended without a word to the scheduler. True if there were any."""
+        """Record trials that ended without a call of the scheduler. True if there were any."""
         ended = [(name, trial) for name, trial in self._unended.items() if trial.is_finished()]
         lost = [(name, trial) for name, trial in ended if self.rungs.decide(name).status == "running"]
         for name in {name for name, _ in ended} - {name for name, _ in lost}:
@@ -336,7 +340,7 @@ def _forget_failures(trial: Trial) -> None:
 
 
 class _Places:
-    """What the controller has of actors at this moment."""
+    """The controller's actors at this moment."""
 
     def __init__(self, tune_controller: Any):
         controller = _inner(tune_controller)
@@ -344,15 +348,15 @@ class _Places:
         self._actors, self._live = controller._trial_to_actor, manager._live_actors_to_ray_actors_resources
         idle = controller._actor_cache.num_cached_objects
         self.idle = idle > 0
-        self.wanted = len(controller._staged_trials) - idle  # how many more Tune would keep
+        self.missing = len(controller._staged_trials) - idle  # how many more Tune would keep
         self.requested, self.running = manager.num_pending_actors, len(self._live)
 
     def has_actor(self, trial: Trial) -> bool:
-        """Whether an actor was asked for, or is there."""
+        """Whether an actor is requested for the trial, or exists."""
         return trial in self._actors
 
     def has_process(self, trial: Trial) -> bool:
-        """Whether its process starts, or resets."""
+        """Whether the trial's actor has a process, which starts or is being reset."""
         return trial in self._actors and self._actors[trial] in self._live
 
 

@@ -1,8 +1,9 @@
 """TPE for Ray Tune, through Optuna.
 
-It does not limit concurrency: a limit would count paused trials (``sweeps/schedule/tune_scheduler.py``). Tune asks a
-searcher like ``RungSearch`` for one trial at a time unless ``TUNE_MAX_PENDING_TRIALS_PG`` says more, so on a
-cluster that scales up set it to the number of places.
+It sets no limit on concurrent trials, because Tune would count paused trials too
+(``sweeps/schedule/tune_scheduler.py``). Tune asks such a searcher for one trial at a time unless
+``TUNE_MAX_PENDING_TRIALS_PG`` allows more, so on a cluster that scales up set that variable to the number of trials
+that can run at once.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from sweeps.search.points import (
 from trainer.measure.rung import RungReport
 
 METRIC = "objective"
-REDRAWS = 20  # suggestions of a point that exists already before a random new one is taken
+REDRAWS = 20  # after so many suggestions of points that exist already, a random new point is taken
 
 
 class RungSearch(OptunaSearch):
     """Optuna's TPE (tree-structured Parzen estimator, Bergstra et al., 2011) with its defaults, which learns from rungs
-    and never suggests a point twice. ``first`` are suggested before it is asked.
+    and never suggests a point twice. The points of ``first`` come before those of TPE.
 
-    ``OptunaSearch`` tells Optuna about a trial when it ends. With promotion most trials wait for each other for
-    long, so it would draw blindly; it also ranks a trial that is cut while it runs as complete, above one that
-    is cut while paused at a higher rung. Here a trial counts from its first rung on, with its last objective at
-    the highest rung reached: as complete at the last rung, else as pruned, which TPE ranks by rung, then by
-    objective. A degenerate trial ranks below all of these; NaN and failures are left out. The suggestions are
-    the same for the same seed and the same order of results.
+    ``OptunaSearch`` reports a trial to Optuna when the trial ends. With promotion most trials wait for each other for
+    a long time, so Optuna would suggest points without having seen results; and it would count a trial that is cut
+    while it runs as complete, above one that is cut while paused at a higher rung. Here a trial counts from its first
+    rung on, with its objective at the highest rung that it has reached: as complete at the last rung, else as pruned.
+    TPE ranks pruned trials by rung, then by objective. A degenerate trial ranks below all of these; NaN and failed
+    trials are left out. The same seed and the same order of results give the same suggestions.
     """
 
     def __init__(self, axes: Axes, seed: int, rungs: int = 1, first: Sequence[Point] = ()) -> None:
@@ -114,7 +115,7 @@ class RungSearch(OptunaSearch):
         return next(unseen_points(self._axes, self._keys, self._rng))
 
     def _study(self) -> optuna.Study:
-        """Made anew for each suggestion: what Optuna was told of a trial once cannot be replaced by its next rung."""
+        """A new Optuna study for each suggestion: a trial's result in a study cannot be replaced by a later one."""
         study = optuna.create_study(direction="maximize", sampler=self._sampler)
         study.add_trials(self.observations.values())
         return study

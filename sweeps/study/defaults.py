@@ -1,4 +1,4 @@
-"""What a study leaves out, filled in."""
+"""The defaults of a study that depend on its other keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeps.study.values import (
 
 
 def as_mappings(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """``layer`` with files given as plain text written as mappings, so that the command line can add to them:
+    """``layer`` with every file that is given as a text turned into a mapping, so that the command line can add keys:
     ``pools.dev=x.yaml`` and then ``pools.dev.limit=4``."""
     full = dict(layer)
     if isinstance(pools := full.get("pools"), Mapping):
@@ -26,7 +26,7 @@ def as_mappings(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """``layer`` with the defaults that follow from other keys. What has the wrong type is left for the schema."""
+    """``layer`` with the defaults that follow from other keys. Values of the wrong type stay, for the schema."""
     full = {k: {} if v is None and k in _ALL_DEFAULT else v for k, v in layer.items()}
     task, pools, resources = (_mapping(full.get(k)) for k in ("task", "pools", "resources"))
     templates = full.get("templates") or {"plain": {}}
@@ -57,16 +57,16 @@ def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed_arms(arms: Any, pools: Mapping[str, Any]) -> Any:
-    """An arm that names no pool has the only one there is."""
+    """If there is only one pool, it is the pool of every arm that names none."""
     named = list(_mapping(as_train_pools(pools.get("train"))))
     if not isinstance(arms, dict) or len(named) != 1:
         return arms
     return {k: {"pool": named[0], **(v or {})} if isinstance(v, dict | None) else v for k, v in arms.items()}
 
 
-def arm_pools(arms: Mapping[str, Any], wanted: Any) -> list[str]:
-    """The pools of the arms that are ``wanted`` (a name, or a list), each once. What is malformed is left out."""
-    names = wanted if isinstance(wanted, list | tuple) else [wanted]
+def arm_pools(arms: Mapping[str, Any], chosen: Any) -> list[str]:
+    """The pools of the arms that are ``chosen`` (a name, or a list), each once. Malformed arms are skipped."""
+    names = chosen if isinstance(chosen, list | tuple) else [chosen]
     pools = [_mapping(arms.get(n)).get("pool") for n in names if isinstance(n, str)]
     return list(dict.fromkeys(p for p in pools if isinstance(p, str)))
 
@@ -95,8 +95,8 @@ def _label_names(labels: Any) -> list[str]:
 
 
 def _completed_template(template: Any, labels: Sequence[str]) -> Any:
-    """An empty template is a plain one. The words default to the labels; in plain text a space goes before each,
-    as between words, unless the marker brings it."""
+    """An empty template is a plain one. The words default to the labels; in plain text each begins with a space, as
+    after any word, unless the marker ends with one."""
     if template is None:
         template = {}
     if not isinstance(template, dict):

@@ -1,4 +1,5 @@
-"""Loading a study: the command line over the YAML file over the defaults, everything that is wrong told at once.
+"""Load a study: the command line overrides the YAML file, the file overrides the defaults; all mistakes are reported
+together.
 
 ``load_study("studies/x.yaml", ["axes.lr=[1e-3, 3e-3]"])`` gives a frozen ``Study``; ``dump_yaml(resolved(study))``
 is the same study written out in full: every default, absolute paths, so that it loads equal from any folder.
@@ -33,8 +34,8 @@ from sweeps.study.values import Section
 def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), files: bool = True) -> Study:
     """The study in the YAML file at ``path`` with the command line's ``key=value`` laid over it.
 
-    Relative paths count from the study's folder; on the command line, from the current folder. ``files=False``
-    does not ask whether the files it names exist (to read back the study of a run made elsewhere).
+    Relative paths count from the study's folder; on the command line, from the current folder. With
+    ``files=False`` the files that it names need not exist (to read the study of a run made elsewhere).
     Raises StudyError with one line for each thing that is wrong."""
     where = os.fspath(path)
     own = read_study_file(where)
@@ -66,7 +67,7 @@ def resolved(study: Study) -> dict[str, Any]:
 
 
 def _validated(layer: dict[str, Any]) -> tuple[Study | None, list[Problem]]:
-    """The study, or everything that is wrong with it: the rules between sections are read for those that are whole."""
+    """The study, or all that is wrong with it. Rules between sections are checked for sections without errors."""
     try:
         return Study.model_validate(layer), []
     except ValidationError as error:
@@ -76,8 +77,8 @@ def _validated(layer: dict[str, Any]) -> tuple[Study | None, list[Problem]]:
 
 
 def _whole_sections(layer: dict[str, Any], broken: set[Path]) -> dict[str, Any]:
-    """The sections that are well-formed, so that the rules between them are told of in the same go. Axes are
-    independent of each other: one that is broken leaves the others to be read."""
+    """The sections without errors, so that contradictions between them are reported together with the other mistakes.
+    Each axis counts by itself: an error in one does not hide the others."""
     parts: dict[str, Any] = {}
     for name, field in Study.model_fields.items():
         value = layer.get(name, {})

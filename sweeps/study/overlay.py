@@ -1,4 +1,5 @@
-"""The layers of a study, the YAML file and the command line's ``key=value``: read, located, laid over each other.
+"""The layers of a study, the YAML file and the command line's ``key=value``: reads them, makes their paths absolute and
+lays one over the other.
 
 YAML is read by the 1.2 core rules, because 1.1 turns the labels ``no`` and ``yes`` into booleans and leaves
 ``1e-3`` a text. Duplicate keys are refused. Relative paths become absolute here, each against the place
@@ -176,7 +177,7 @@ def parse_override(text: str) -> Override:
 
 def lay_over(below: dict[str, Any], override: Override) -> dict[str, Any]:
     """``below`` with the override's value in place of what was at its path; lists and mappings are replaced whole.
-    The number of steps can be given in two ways, so that giving one takes the other away."""
+    ``axes.steps`` and ``axes.epochs`` both set the length of training, so giving one removes the other."""
     key, *rest = override.path
     name = str(key)
     if not rest:
@@ -244,8 +245,8 @@ def is_local(text: str) -> bool:
 
 
 def missing_file(text: str) -> str | None:
-    """What to say of a local path that does not exist (with the nearest name in its folder); None when it does.
-    A pattern such as ``rows-*.jsonl`` is left to who opens it."""
+    """The message for a local path that does not exist, with the nearest name in its folder; None if it exists. A
+    pattern such as ``rows-*.jsonl`` is not checked here."""
     if not is_local(text) or os.path.exists(text) or any(c in text for c in "*?["):
         return None
     return f"does not exist.{_neighbours(text)}"

@@ -1,4 +1,4 @@
-"""What is wrong with a study, in the house's words: where, the value, what it must be, the nearest valid name.
+"""What is wrong with a study, each mistake as a line: where, the value, what it must be, the nearest valid name.
 
 ``studies/x.yaml: training.normalization = "wieghted_mean" is not known. Did you mean "weighted_mean"? Known: …``
 """
@@ -21,7 +21,8 @@ _SECRET = re.compile(r"(^|_)(token|password|passwd|secret|api_?key|access_?key|c
 
 @dataclass(frozen=True)
 class Problem:
-    """``sentence`` continues ``key = value``, or only ``key`` where ``bare``; ``hidden`` values are never shown."""
+    """One mistake in a study. ``sentence`` follows ``key = value``, or the key alone if ``bare``; a ``hidden`` value is
+    never shown."""
 
     path: Path
     sentence: str
@@ -58,8 +59,8 @@ _KINDS = {
 
 
 def problems_of(error: ValidationError, schema: type[BaseModel]) -> Iterator[Problem]:
-    """Every failure that pydantic found, as problems. A key that is missing only because it is misspelt beside
-    its place is told once, as the misspelling."""
+    """Every failure that pydantic found, as problems. If a required key is missing because it was misspelt, only the
+    misspelling is reported."""
     details = error.errors(include_url=False)
     misspelt = {_misspelling_of(_path(d["loc"]), schema) for d in details if d["type"] == "extra_forbidden"}
     for d in details:
@@ -136,7 +137,7 @@ def _end(loc: Sequence[int | str]) -> str:
     return {"low": "(lower end) ", "high": "(upper end) "}.get(str(loc[-1]), "") if "range" in loc else ""
 
 
-# the schema, walked -------------------------------------------------------------------------------------------
+# the keys of the schema ----------------------------------------------------------------------------------------
 
 
 def keys_at(schema: type[BaseModel], path: Path) -> list[str]:
@@ -215,16 +216,16 @@ def yaml_text(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def problem_line(problem: Problem, where: str, layer: Any, own: Any, overrides: Sequence[Override]) -> str:
-    """One problem as a line. ``layer`` is the whole study, ``own`` the file's part of it: what the command line
-    brought is told of the command line."""
+def problem_line(problem: Problem, where: str, layer: Any, file_layer: Any, overrides: Sequence[Override]) -> str:
+    """One problem as a line. ``layer`` is the whole study, ``file_layer`` the part that the file gives: a value from
+    the command line is reported as ``command line: …``."""
     path = problem.path
     while path and isinstance(path[-1], int) and not isinstance(get(layer, path[:-1]), list | tuple):
         path = path[:-1]  # a single value stands for a list of one
     key, value = dotted(path), get(layer, path)
     for override in reversed(overrides):
         n = len(override.path)
-        if path == override.path or (path == override.path[: len(path)] and get(own, path) is Absent):
+        if path == override.path or (path == override.path[: len(path)] and get(file_layer, path) is Absent):
             raw = "…" if problem.hidden else override.raw
             return f"command line: {dotted(override.path)}={raw} {problem.sentence}"
         if path[:n] == override.path:

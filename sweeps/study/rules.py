@@ -1,6 +1,6 @@
 """Rules between the sections of a study: names that must exist, settings that exclude each other.
 
-Each rule says which sections it reads and is left out while one of them is itself broken.
+Each rule comes with the sections that it reads. It is skipped while one of them has an error of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
 
 
 def disagreements(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Everything that the sections in ``parts`` (name -> validated section) say against each other."""
+    """Every contradiction between the sections in ``parts`` (name -> validated section)."""
     for needs, rule in RULES:
         if all(name in parts for name in needs):
             yield from rule(parts)
@@ -38,7 +38,7 @@ def _pools_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _one_length(s: Mapping[str, Any]) -> Iterator[Problem]:
     if s["axes"].steps is not None and s["axes"].epochs is not None:
-        yield Problem(("axes", "epochs"), "cannot stand beside axes.steps: both say how long to train. Remove one")
+        yield Problem(("axes", "epochs"), "cannot be combined with axes.steps: both say how long to train. Remove one")
 
 
 def _words_fit_labels(s: Mapping[str, Any]) -> Iterator[Problem]:
@@ -124,7 +124,7 @@ def _arms_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(("arms", name, "formats", i), f"is not one of templates.{nearest(form, s['templates'])}")
     used = {arms[n].pool for n in axes.arm if n in arms}
     if used and used <= set(known) and used != set(axes.pool):
-        yield Problem(("axes", "pool"), "has no effect beside arms, which name their pools. Remove it")
+        yield Problem(("axes", "pool"), "has no effect together with arms, which name their pools. Remove it")
 
 
 def _arms_make_sense(s: Mapping[str, Any]) -> Iterator[Problem]:
@@ -133,17 +133,19 @@ def _arms_make_sense(s: Mapping[str, Any]) -> Iterator[Problem]:
     for name, arm in s["arms"].items():
         at = ("arms", name)
         if arm.steps is not None and arm.epochs is not None:
-            yield Problem((*at, "epochs"), "cannot stand beside steps: both say how long to train. Remove one")
+            yield Problem((*at, "epochs"), "cannot be combined with steps: both say how long to train. Remove one")
         if 0 in (arm.steps, arm.epochs) and s["scheduler"].name != "none" and len(s["scheduler"].rungs) > 1:
             key = "steps" if arm.steps == 0 else "epochs"
-            yield Problem((*at, key), "needs scheduler.name = none: a trial without steps has no rungs on its way")
+            yield Problem((*at, key), "needs scheduler.name = none: a trial without steps has no rungs")
         if size % arm.views:
             yield Problem(
                 (*at, "views"), f"must divide training.batch_size x training.accumulation = {size} sequences of a step"
             )
         draw = arm.draw or training.draw
         if arm.choice != "uniform" and draw.mode == "load":
-            yield Problem((*at, "choice"), "needs draw.mode = dynamic: `load` draws once, before anything is learnt")
+            yield Problem(
+                (*at, "choice"), "needs draw.mode = dynamic: `load` draws all prompts before any loss is known"
+            )
         if arm.choice == "importance" and arm.views > 1:
             yield Problem((*at, "views"), "must be 1 with choice = importance. Use uniform or curriculum")
         if arm.consistency > 0 and arm.views == 1:
@@ -172,8 +174,8 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
 
 
 def named_files(layer: Mapping[str, Any], unread: bool = False) -> Iterator[tuple[Path, str]]:
-    """(path in the study, file or name) of everything that a study reads. Train pools that no axis uses are not read
-    (the file of a searched prompt need not be there before the search) and left out, unless ``unread``."""
+    """(path in the study, file or name) of everything that a study reads. Train pools that no axis uses are left out,
+    unless ``unread``: nobody reads them, and the file of a prompt that is still to be searched need not exist yet."""
     candidates: list[Path] = [("model", "path")]
     for use in ("train", "dev", "test"):
         candidates += [("task", "rows", use), ("task", "rows", use, "path")]

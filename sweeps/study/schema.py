@@ -1,7 +1,7 @@
 """The schema of a study: every key of the YAML file, its type, its default and the reason for the default.
 
 What follows from other keys (the templates to sweep are all of them, unless some are chosen) is filled in by
-``completed``; what sections say against each other is in ``sweeps.study.rules``.
+``completed``; ``sweeps.study.rules`` finds contradictions between sections.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Study(Section):
         default_factory=lambda: {"plain": TemplateSection()}
     )
     pools: PoolsSection = Field(description="the files of prompts")
-    arms: dict[str, ArmSection] = Field(default_factory=dict)  # none: the axes pool and training.draw say it all
+    arms: dict[str, ArmSection] = Field(default_factory=dict)  # none: axes.pool and training.draw decide how to train
     axes: AxesSection = AxesSection()
     training: TrainingSection = TrainingSection()
     scoring: ScoringSection = ScoringSection()
@@ -56,10 +56,10 @@ class Study(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, value: Any) -> Any:
+    def _with_defaults(cls, value: Any) -> Any:
         return completed(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _agree(self) -> Study:
+    def _sections_agree(self) -> Study:
         raise_any(disagreements(dict(self)))
         return self

@@ -42,8 +42,8 @@ class SourceSection(Section):
     """Rows. ``path`` is a file, a folder or a name on the hub."""
 
     path: Text = Field(description="a file or folder of rows, or a data set's name on the hub")
-    name: Text | None = None  # which configuration of a hub data set
-    split: Text | None = None  # none: the only split of a file; of several, the one named as its use here
+    name: Text | None = None  # a hub data set's configuration
+    split: Text | None = None  # default: a file's only split; of several, the one named train, dev or test as here
     revision: Text | None = None  # a hub data set's branch, tag or commit
     where: dict[str, Any] = Field(default_factory=dict)  # column -> value (or list of values) a row must have
     limit: Count | None = None  # so many of the rows left by `where`, drawn once with a fixed seed; none takes all
@@ -72,10 +72,10 @@ class TaskSection(Section):
     label: Text = Field(description="the column that holds the right answer")
     # data value -> label; a list where they are the same
     labels: Annotated[dict[str, Name], BeforeValidator(_labels)] = Field(default_factory=dict)
-    # the column with the row's own options: `label` is then the right one's index, and its text the answer. Beside
-    # labels, prompts only show the options, and the model answers with a label, such as a letter
+    # the column with the row's own options: `label` is then the index of the right option, and the option's text is the
+    # answer. With labels as well, prompts only show the options, and the model answers with a label, such as a letter
     options: Text | None = None
-    id: Text | None = None  # the column that names a row; none: <use>-<position>
+    id: Text | None = None  # the column that names a row; default: <split>-<position>
     metric: Literal["accuracy", "macro_f1"] = "accuracy"  # macro_f1 where labels are rare
     max_length: Annotated[Whole, Field(ge=8)] = 512  # tokens of prompt and answer; memory grows with it
 
@@ -91,7 +91,7 @@ class TaskSection(Section):
             found.append(
                 Problem(
                     ("labels",),
-                    "is missing: the labels, or `options`, the column with each row's own options",
+                    "is missing: give the labels, or `options`, the column with each row's own options",
                     bare=True,
                 )
             )
@@ -115,7 +115,7 @@ class TemplateSection(Section):
 
     chat: Flag = False  # true: through the tokenizer's chat template
     system: Text = ""  # most base models saw no system text
-    marker: Text = "\nAnswer:"  # what stands between prompt and answer; "" in a chat, whose template has its own
+    marker: Text = "\nAnswer:"  # between prompt and answer; "" in a chat, whose template has its own
     # label -> what the model answers with; default the label, after a space in plain text
     words: dict[str, Text] = Field(default_factory=dict)
 
@@ -157,7 +157,7 @@ class SplitSection(Section):
     seed: Natural = 0
 
     @model_validator(mode="after")
-    def _whole(self) -> SplitSection:
+    def _shares_sum_to_one(self) -> SplitSection:
         if min(self.train, self.dev, self.test) == 0 or abs(self.train + self.dev + self.test - 1) > 1e-6:
             raise Problems("must have shares train, dev and test above 0 that sum to 1")
         return self
@@ -175,7 +175,7 @@ AnyPool = Annotated[PoolSection, BeforeValidator(as_pool)]
 
 
 class PoolsSection(Section):
-    """Three sets of prompts that never overlap: seen in training, read by early stopping, and the table's."""
+    """Three sets of prompts that never overlap: for training, for early stopping, and for the final table."""
 
     train: Annotated[dict[str, AnyPool], BeforeValidator(as_train_pools)] = Field(default_factory=dict)
     dev: AnyPool | None = None
@@ -183,13 +183,13 @@ class PoolsSection(Section):
     split: Annotated[SplitSection, BeforeValidator(as_pool)] | None = None  # instead of the three
 
     @model_validator(mode="after")
-    def _three(self) -> PoolsSection:
+    def _all_pools_are_given(self) -> PoolsSection:
         found = []
         for name in ("dev", "test"):
             pool = getattr(self, name)
             if self.split is not None and pool is not None:
                 found.append(
-                    Problem((name,), "cannot stand beside pools.split, which makes the pools itself. Remove one")
+                    Problem((name,), "cannot be combined with pools.split, which makes the pools itself. Remove one")
                 )
             elif self.split is None and (pool is None or pool.file is None):
                 found.append(
@@ -204,7 +204,7 @@ class PoolsSection(Section):
                 found.append(
                     Problem(
                         ("train", name, "file"),
-                        "cannot stand beside pools.split: give only `only` or `limit`, to take part of its train share",
+                        "cannot be combined with pools.split. Give `only` or `limit`, to take part of its train share",
                     )
                 )
             elif self.split is None and pool.file is None:
@@ -256,12 +256,12 @@ class ArmSection(Section):
     epochs: NotNegative | None = None  # instead of axes.epochs or axes.steps; 0 leaves the base model as it is
     steps: Natural | None = None  # likewise
     choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"  # PAFT's
-    temperature: Positive = 0.1  # importance: answers of tuned models differ by tenths of a nat between prompts
-    step_size: Positive = 0.1  # group_dro: ten times the paper's, whose groups are met in every step
+    temperature: Positive = 0.1  # of importance; the losses of tuned models differ by tenths of a nat between prompts
+    step_size: Positive = 0.1  # of group_dro; ten times the paper's, because a step here does not see every group
     typos: Share = 0.0
     formats: tuple[Text, ...] = ()  # of `templates`; none: only the trial's own
     views: Count = 1
-    consistency: NotNegative = 0.0  # 0.3 to 1 is a start; it acts where the answers under two wordings differ
+    consistency: NotNegative = 0.0  # begin with 0.3 to 1; it matters where the answers under two wordings differ
 
 
 class TrainingSection(Section):
@@ -294,7 +294,7 @@ class SearchSection(Section):
     seed: Natural = 0
 
     @model_validator(mode="after")
-    def _number(self) -> SearchSection:
+    def _trials_fit_method(self) -> SearchSection:
         if self.method == "grid" and self.trials is not None:
             raise Problems(
                 [
@@ -339,7 +339,7 @@ class ObjectiveSection(Section):
 class TablesSection(Section):
     thresholds: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.85,)  # PAFT's Top for most of its data sets
     strict: Flag = True  # above the threshold, not at it: PAFT's "exceeding"
-    test: Literal["all", "finalists"] = "all"  # which trials are scored on the test pool; finalists costs less
+    test: Literal["all", "finalists"] = "all"  # who is scored on the test pool; finalists are fewer and cost less
 
 
 class ResourcesSection(Section):
@@ -353,7 +353,7 @@ class ResourcesSection(Section):
     offload: Flag = False  # optimizer state (and, with 3, the base) in the CPU's memory
 
     @model_validator(mode="after")
-    def _fit(self) -> ResourcesSection:
+    def _slots_fit_workers(self) -> ResourcesSection:
         found = []
         if self.workers > 1 and self.slots > 1:
             found.append(

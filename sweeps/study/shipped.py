@@ -14,7 +14,7 @@ STUDIES = Path(__file__).resolve().parents[1] / "studies"
 
 
 def open_study(name: str, overrides: list[str] | None) -> Study:
-    """The study at a path or of a shipped name. StudyError where there is none."""
+    """The study at a path or of a shipped name. Raises StudyError if there is none."""
     if "=" in name and not os.path.exists(name):
         raise StudyError(f'"{name}" stands where the study must be. Write: steadytune COMMAND STUDY key=value')
     return load_study(study_path(name), overrides or [])
@@ -24,7 +24,7 @@ def study_path(name: str) -> str:
     shipped = {p.stem: str(p) for p in sorted(STUDIES.glob("*.yaml"))}
     is_path = os.sep in name or "/" in name or name.endswith((".yaml", ".yml"))
     if is_path or (os.path.exists(name) and name not in shipped):
-        return name  # load_study tells of a file that is not there
+        return name  # load_study reports a file that does not exist
     if name in shipped:
         return shipped[name]
     raise StudyError(f'study "{name}" is neither a file nor a shipped study.{nearest(name, shipped)}')

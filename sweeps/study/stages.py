@@ -16,7 +16,7 @@ from sweeps.study.values import Count, Section, Text, Whole
 
 Head = Literal["labels", "classifier", "generate"]
 Tuned = Literal["lr", "steps", "epochs", "target_modules", "r", "alpha", "rslora", "dropout"]
-MOST_TEMPLATES = 15  # the thread's 5 to 15: more are a search, and the best of many is the luckiest
+MOST_TEMPLATES = 15  # the best of many more would often be the luckiest, not the best
 FEW_TEMPLATES = 5
 
 
@@ -38,21 +38,23 @@ class Meaning(Section):
     """What the task asks, so that a wording which asks something else is found."""
 
     about: Text = Field(description="what the task asks, in a sentence")
-    # beginnings of the words that name it, such as [sexis]: every prompt says one of them, and a label's word that is
-    # neither yes, no nor the label does too. None: prompts are compared with `other` only
+    # the first letters of the words that name the task, such as [sexis]. Every prompt must contain such a word, and so
+    # must the word of a label that is neither yes, no nor the label itself. If empty, only `other` is checked
     terms: Annotated[tuple[Text, ...], BeforeValidator(_list)] = ()
-    # another task's name -> beginnings of the words that ask for it instead: {misogyny: [misogyn]}
+    # another task -> the first letters of the words that would ask for it instead: {misogyny: [misogyn]}
     other: dict[str, Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_list)]] = Field(
         default_factory=dict
     )
 
     @model_validator(mode="after")
-    def _apart(self) -> Meaning:
+    def _terms_differ(self) -> Meaning:
         found = []
         if not self.terms and not self.other:
             found.append(
                 Problem(
-                    ("terms",), "is missing, and `other` too: give the words that a wording must or must not say", True
+                    ("terms",),
+                    "is missing, and so is `other`: give words that prompts must, or must not, contain",
+                    True,
                 )
             )
         for i, term in enumerate(self.terms):
@@ -64,7 +66,7 @@ class Meaning(Section):
                 if not term.strip():
                     found.append(Problem(("other", name, i), "is empty"))
                 elif inside:
-                    what = f'begins "{inside[0]}" of meaning.terms as well: every wording of the task would say it'
+                    what = f'begins "{inside[0]}" of meaning.terms, too: every prompt of the task would contain it'
                     found.append(Problem(("other", name, i), what))
         raise_any(found)
         return self
@@ -72,16 +74,16 @@ class Meaning(Section):
 
 class Stages(Section):
     meaning: Meaning = Field(description="what the task asks, and the words that would change it")
-    # compared in stage 2, the preferred one first: it is taken where they are tied
+    # compared in stage 2, the preferred one first: of tied heads the first is chosen
     heads: Annotated[tuple[Head, ...], Field(min_length=1), AfterValidator(_distinct), BeforeValidator(_list)] = (
         "labels",
         "classifier",
         "generate",
     )
     keep: Annotated[Whole, Field(ge=1, le=2)] = (
-        2  # templates that LoRA is tuned under; the second only where it is tied
+        2  # how many templates LoRA is tuned under; a second one only if it is tied with the best
     )
-    # axes to tune in stage 4, one group after the other; what matters most for LoRA comes first (Learning Rate Matters)
+    # axes to tune in stage 4, one group after the other, the most important for LoRA first (Learning Rate Matters)
     order: Annotated[tuple[tuple[Tuned, ...], ...], BeforeValidator(_groups)] = (
         ("lr", "steps", "epochs"),
         ("target_modules",),
@@ -89,11 +91,11 @@ class Stages(Section):
         ("alpha",),
         ("dropout",),
     )
-    seeds: Count = 1  # of axes.seed, in stages 2 to 4; with one, chance of training is known from stage 5 only
+    seeds: Count = 1  # how many of axes.seed stages 2 to 4 use; with one, only stage 5 measures the chance of training
     cross: Annotated[Whole, Field(ge=2, le=3)] = 3  # templates, and LoRA settings, that stage 5 crosses
 
     @model_validator(mode="after")
-    def _once(self) -> Stages:
+    def _each_axis_in_one_group(self) -> Stages:
         seen: set[str] = set()
         found = []
         for i, group in enumerate(self.order):
@@ -106,14 +108,14 @@ class Stages(Section):
 
 
 def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
-    """What ``stages`` and the study's other sections say against each other."""
+    """Where ``stages`` contradicts other sections of the study."""
     stages = s["stages"]
     if stages is None:
         return
     if "search" in s and s["search"].method != "grid":
         yield Problem(
             ("search", "method"),
-            "cannot stand beside stages, which choose the points themselves. Search jointly with stages=null",
+            "cannot be combined with stages, which choose the points themselves. For one joint search, set stages=null",
         )
     if "model" in s and s["model"].head != "lm":
         yield Problem(
@@ -125,7 +127,9 @@ def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
         )
     if s.get("arms"):
         yield Problem(
-            ("stages",), "cannot stand beside arms: stage 5 crosses pools. Run the arms as a study of their own", True
+            ("stages",),
+            "cannot be combined with arms: stage 5 crosses pools. Run the arms as another study",
+            True,
         )
     yield from _heads(s)
     axes = s.get("axes")
@@ -150,7 +154,7 @@ def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
         if not any(name in group for group in stages.order):
             yield Problem(
                 ("stages", "order"),
-                f"leaves out axes.{_place(name)}, which has several values. Add it, or give it one",
+                f"leaves out axes.{_key_of(name)}, which has several values. Add it, or give it one",
                 bare=True,
             )
     if not varied:
@@ -162,7 +166,7 @@ def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
 _LORA = ("r", "alpha", "dropout", "target_modules", "rslora")
 
 
-def _place(axis: str) -> str:
+def _key_of(axis: str) -> str:
     return f"lora.{axis}" if axis in _LORA else axis
 
 

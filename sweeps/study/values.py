@@ -1,7 +1,7 @@
-"""The kinds of value a study holds: strict scalars, and the axes, each a value, a list or a range.
+"""The types of a study's values: strict scalars, and axes, each a value, a list or a range.
 
-Scalars are strict (``true`` is no number, ``"8"`` is no number either), because a study is read by people:
-what looks like one type and is taken for another is a mistake found too late.
+Scalars are strict (``true`` is no number, ``"8"`` is no number either): a value that is silently converted to another
+type is a mistake that is found too late.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _whole(value: Any) -> Any:
 
 
 def as_name(value: Any) -> Any:
-    return str(value) if isinstance(value, int | float) else value  # data values 0 and 1 are good label names
+    return str(value) if isinstance(value, int | float) else value  # the values 0 and 1 of the data may be label names
 
 
 Text = Annotated[str, Strict()]
@@ -53,7 +53,7 @@ RANGES = ("uniform", "loguniform")
 
 
 class Range(Section, Generic[T]):
-    """Values drawn between two ends, both included; whole numbers where the axis is of whole numbers."""
+    """Values drawn between two ends, both included. An axis of whole numbers draws whole numbers."""
 
     kind: Literal["uniform", "loguniform"]
     low: T

@@ -1,14 +1,14 @@
 """Three ways to lay out the axis of prompt loss weights; each becomes plain weights when the study is read.
 
     plw: [0, 0.01, 0.1, 1]                      # lambda: the weight of a prompt token beside a completion token
-    plw: {lambda: [0, 0.01, 0.1, 1]}            # the same, said in full
+    plw: {lambda: [0, 0.01, 0.1, 1]}            # the same, written in full
     plw: {power: [0, 0.25, 0.5, 0.75, 1]}       # weight^0.30103, the scale of the study's later version
     plw: {share: [0, 0.25, 0.5, 0.75], ratio: 0.081}   # the prompt's share of the loss, for completion/prompt = ratio
 
 The same weight means another thing on another data set: where completions are 13 times shorter than prompts, a weight
 of 0.1 already gives the prompt 55 % of the loss, where they are 3 times longer 3 %. Shares compare across data sets.
-``steadytune lengths`` prints the ratio. Trials know weights only, so ids and the trainer do not see how they were laid
-out, and the resolved study says what was trained.
+``steadytune lengths`` prints the ratio. A trial holds a plain weight, so neither its id nor the trainer depends on the
+layout; the resolved study holds plain weights, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.errors import nearest
 
 POWER = math.log10(2.0)  # 0.30103: weight 0.1 becomes 0.5, 0.01 becomes 0.25; 0 and 1 stay
 LAYOUTS = ("lambda", "power", "share")
-_DIGITS = 6  # significant ones that are kept: 0.1 must come out of its own power as 0.1
+_DIGITS = 6  # significant digits that are kept, so that 0.1 as a power and back is 0.1 again
 
 
 def weight_of_power(place: float) -> float:
@@ -36,8 +36,8 @@ def weight_of_share(share: float, ratio: float) -> float:
 
 
 def as_weights(value: Any) -> Any:
-    """The axis as written -> as plain weights. What is no layout (a number, a list, a range) is left for the schema.
-    Raises ``Problems``."""
+    """The axis as plain weights. A value without a layout (a number, a list, a range) is returned as it is, and the
+    schema checks it. Raises ``Problems``."""
     if not isinstance(value, dict) or not ({*value} & {*LAYOUTS, "ratio"}):
         return value
     names = [key for key in value if key != "ratio"]

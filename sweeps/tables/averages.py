@@ -1,4 +1,4 @@
-"""Averages of the test cells over the trials that share an axis value: ``tables/groups``."""
+"""``tables/groups``: averages over the trials that share an axis value."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 import pyarrow as pa
 
 from sweeps.statistics import intervals as st
-from sweeps.tables.columns import Settings, bounds, text
+from sweeps.tables.columns import Settings, axis_text, bounds
 from trainer.measure.grid import Floats
 from trainer.trial import AXES
 
 
 @dataclass
 class Group:
-    """Finished trials that share one axis value, averaged cell by cell and replicate by replicate."""
+    """The finished trials that share one axis value, averaged cell by cell and replicate by replicate."""
 
     n_trials: int = 0
     n_finished: int = 0
-    remaining: int = 0  # trials that have not been looked at
+    remaining: int = 0  # trials that are not read yet
     averaged: list[str] = field(default_factory=list)  # ids
-    grid: str = ""  # identity of the prompts and rows; trials of another grid spoil the average
-    mixed: bool = False
-    sums: dict[str, Any] = field(default_factory=dict)  # given up when the last trial is in
+    grid: str = ""  # identity of the prompts and rows; trials on different grids cannot be averaged
+    mixed: bool = False  # trials on different grids
+    sums: dict[str, Any] = field(default_factory=dict)  # emptied when the last trial has been added
 
     def add(self, trial_id: str, identity: str, summands: Mapping[str, Any]) -> None:
         self.mixed |= bool(self.grid) and self.grid != identity
@@ -37,7 +37,7 @@ class Group:
 
 @dataclass
 class Groups:
-    """All axis values, and the averages of those whose trials have all been looked at."""
+    """The groups of all axis values, and the averages of the groups whose trials have all been read."""
 
     by_value: dict[tuple[str, str], Group] = field(default_factory=dict)
     averages: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)  # trials averaged -> columns
@@ -54,7 +54,7 @@ class Groups:
         return groups
 
     def add_trial(self, trial: Mapping[str, Any], identity: str, summands: Mapping[str, Any] | None) -> None:
-        """One trial's ``summands``; None where it is not averaged."""
+        """Add a trial; ``summands`` is None if the trial is not averaged."""
         for key in _values(trial):
             group = self.by_value[key]
             group.remaining -= 1
@@ -67,7 +67,8 @@ class Groups:
 
 
 def summands(cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
-    """What a group sums over its trials: cells and statistics, observed and per replicate."""
+    """The values of one trial that a group sums over its trials: cells, and statistics per replicate, the observed
+    last."""
     each = cells.mean(axis=1)
     threshold, strict = settings.thresholds[0], settings.strict
     ddof = min(1, each.size - 1)
@@ -83,7 +84,7 @@ def summands(cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[st
 
 def _values(trial: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The groups that the trial belongs to: (axis, value)."""
-    return [(axis, text(trial[axis])) for axis in AXES if trial.get(axis) is not None]
+    return [(axis, axis_text(trial[axis])) for axis in AXES if trial.get(axis) is not None]
 
 
 def _averages(group: Group) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What columns the tables of a run folder have, and the part of the study that decides them."""
+"""The columns of tables/robustness, and the settings of the study on which they depend."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _type(values: Sequence[Any]) -> pa.DataType:
     return pa.float64() if kinds and kinds <= {int, float} else pa.string()
 
 
-def text(value: Any) -> str:
+def axis_text(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

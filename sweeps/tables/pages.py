@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, with_interval
-from sweeps.tables.columns import Settings, text
+from sweeps.tables.columns import Settings, axis_text
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
@@ -39,7 +39,7 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) 
     return [
         str(row["rank"] or "-"),
         f"**{row['trial_id']}**" if row["winner"] else row["trial_id"],
-        *(text(row[a]) for a in axes),
+        *(axis_text(row[a]) for a in axes),
         column_with_interval(row, "mean"),
         percent(row["std"]),
         with_interval(row["std_corrected"], row["std_low"], row["std_high"]),
@@ -69,7 +69,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], settings: Settings) -> Iterator[st
     if any(r["winner"] for r in rows):
         yield (
             f"- **winner**: the best dev objective (mean - {weight} x std over the dev prompts) of the finished, "
-            "non-degenerate trials. The test prompts did not choose it. Beside it: its standard error."
+            "non-degenerate trials. It is chosen on the dev prompts. After ±: the standard error of the objective."
         )
     else:
         yield "- No winner: no finished, non-degenerate trial has a dev objective."
@@ -109,9 +109,9 @@ def groups_page(table: pa.Table, settings: Settings) -> str:
         if r["axis"] in varied
     ]
     notes = [
-        "- Averages over the finished, non-degenerate trials with that value; axes with one value are left out here.",
-        "- Parentheses: 95 % intervals over new prompts and rows, the trials taken as given; std is the observed one.",
-        "- Early stopping selects: a value that lost early is averaged over the few trials that survived.",
+        "- Averages over the finished, non-degenerate trials with that value. Axes with one value are not shown.",
+        "- Parentheses: 95 % intervals for new prompts and rows and the same trials; std is the observed one.",
+        "- Early stopping selects: if most trials with a value were cut, its average is over the few that were not.",
     ]
     return "\n".join(["# Averages by axis", "", *markdown_rows(head, body), "", *notes]) + "\n"
 

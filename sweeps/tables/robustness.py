@@ -1,11 +1,11 @@
 """The tables of a run folder: which fine-tune keeps working under prompts that no trial has seen.
 
-Pure functions of the folder: ``trials.parquet`` and the score files are read, ``tables/`` is written, and the same
-folder always gives the same bytes. Every score file is read once (the two reference trials' twice), a few at a time;
-what stays in memory is a few grids, the reference grids and a running mean for each axis value with trials to come.
+``trials.parquet`` and the score files are read, ``tables/`` is written; the same folder always gives the same bytes.
+Every score file is read once (those of the two reference trials twice), a few at a time. In memory are a few grids, the
+grids of the reference trials, and the sums of each axis value whose trials are not all read.
 
-Test cells never choose: the winner, and the two trials that all others are compared with, are the best by the DEV
-objective. ``rank`` orders the trials by the same objective measured on the test pool and is for reading only.
+The winner, and the two trials with which all others are compared, are chosen on the dev prompts. ``rank`` orders the
+trials by the same objective on the test prompts; it is for reading and decides nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
 from trainer.trial import digest
 
-THREADS = 2  # half of the work holds the interpreter's lock
-CHUNK = 64  # trials whose parts of the averages wait in memory at most
+THREADS = 2  # more would wait for the interpreter's lock, which half of the work holds
+CHUNK = 64  # at most so many trials wait in memory to be added to the averages
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Reference:
 
 
 def of_one_trial(run: RunFolder, trial_id: str, settings: Settings) -> dict[str, Any]:
-    """The columns that one trial's own score files decide, whether or not ``trials.parquet`` lists it; its adapter may
-    be of an earlier study in the folder."""
+    """The columns that follow from one trial's own score files. ``trials.parquet`` need not list the trial: it may
+    belong to an earlier study in the folder."""
     row = _dev_row(run, {"trial_id": trial_id}, settings)
     with threadpool_limits(1, "blas"):
         _add_test(run, row, (), settings)
@@ -71,7 +71,7 @@ def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]
     ``ScoreError`` naming file, prompt and row of a bad cell."""
     trials = run.trials
     averages = Groups.of_trials(trials)
-    # one thread for each product: they are small, and to share one costs more than it saves
+    # one thread for each matrix product: they are so small that sharing one costs more than it saves
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
         references = _references(run, rows, settings)
@@ -97,14 +97,14 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _dev_row(run: RunFolder, trial: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A trial's row with what its dev grid decides."""
+    """A trial's row with the columns that follow from its dev grid."""
     row: dict[str, Any] = {**dict.fromkeys(settings.columns), **trial, "winner": False, "metric": settings.metric}
     dev, recorded = run.last_grid(trial["trial_id"], "dev"), trial.get("objective")
     if dev is not None:
         on_dev = metrics.grid_objective(dev, settings.metric, settings.std_weight)
         row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr)}
         row["degenerate"] = dev.degenerate
-    elif recorded is not None and math.isfinite(recorded):  # its last score file is lost: what the run recorded of it
+    elif recorded is not None and math.isfinite(recorded):  # its last score file is lost: take what trials.parquet says
         row |= {"dev_objective": recorded, "dev_stderr": or_none(trial.get("stderr") or math.nan)}
         row["degenerate"] = bool(trial.get("degenerate"))
     return row
@@ -113,7 +113,8 @@ def _dev_row(run: RunFolder, trial: Mapping[str, Any], settings: Settings) -> di
 def _add_test(
     run: RunFolder, row: dict[str, Any], references: Sequence[Reference], settings: Settings
 ) -> tuple[str, dict[str, Any] | None]:
-    """What the test grid decides goes into ``row``. Identity of the grid, and what the averages take of it."""
+    """Add the columns that follow from the test grid to ``row``. Identity of the grid, and the summands for
+    averages."""
     test = run.last_grid(row["trial_id"], "test")
     if test is None:
         return "", None
@@ -128,7 +129,7 @@ def _add_test(
 
 
 def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
-    """The columns of one trial that its test grid decides."""
+    """The columns of one trial that follow from its test grid."""
     each = metrics.per_prompt(test, settings.metric)
     summary = metrics.grid_objective(test, settings.metric, settings.std_weight)
     mean, _ = st.mean_test(cells, drawn)
@@ -175,7 +176,7 @@ def _mean_auc(test: Grid) -> float | None:
 
 
 def _seed(test: Grid) -> int:
-    """From the prompts and rows alone, so that all trials of one grid share their resamples."""
+    """Depends on the prompts and rows alone, so that all trials of one grid have the same resamples."""
     return int(digest([test.prompts, test.rows])[:8], 16)
 
 
@@ -195,7 +196,7 @@ def _by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settings) -> list[Reference]:
-    """The best by dev objective that have test scores and are not degenerate there either."""
+    """The best two by dev objective that have test scores and are not degenerate on them."""
     found: list[Reference] = []
     for row in _by_dev(rows):
         if len(found) == len(REFERENCES):
@@ -208,7 +209,7 @@ def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settin
 
 
 def _differences(trial_id: str, test: Grid, cells: Floats, references: Sequence[Reference]) -> dict[str, Any]:
-    """Paired differences of the mean to the references, on the same prompts and rows."""
+    """Paired differences of the mean to the reference trials, on the same prompts and rows."""
     row: dict[str, Any] = {}
     for other in references:
         if trial_id == other.trial_id or (test.prompts, test.rows) != (other.test.prompts, other.test.rows):
@@ -219,7 +220,7 @@ def _differences(trial_id: str, test: Grid, cells: Floats, references: Sequence[
 
 
 def _adjust(rows: list[dict[str, Any]]) -> None:
-    """Holm's p-values over the trials compared."""
+    """Add p-values with Holm's correction over the trials compared."""
     for name in REFERENCES:
         compared = [r for r in rows if r[f"p_{name}"] is not None]
         for row, p in zip(compared, st.holm([r[f"p_{name}"] for r in compared]), strict=True):

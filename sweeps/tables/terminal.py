@@ -10,7 +10,7 @@ from trainer.trial import AXES
 
 
 def show_table(run: RunFolder, report: str) -> None:
-    """The robustness table on the terminal, best first, and where the rest is."""
+    """Print the robustness table, best first, and the places of the full table and of ``report``."""
     from rich.console import Console
     from rich.table import Table
 

@@ -9,7 +9,7 @@ from sweeps.display.text import counted
 
 
 def why_no_winner(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Of a study whose trials are all done, none of which won: why, and what to do. ``rows``: of tables/robustness."""
+    """Why a finished study has no winner, and what to do. ``rows``: of tables/robustness."""
     ended = sum(row.get("status") == "finished" for row in rows)
     if not ended:
         return f"of {counted(len(rows), 'trial')} none finished. The report lists the reason of each"

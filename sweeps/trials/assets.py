@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 
 def load_assets(study: Study) -> Assets:
-    """Rows per split and prompts per pool; of the train pools, those that the axes use. Raises one ``UserError`` that
-    lists all that is wrong, a line each."""
+    """Rows per split and prompts per pool; of the train pools, those that the axes use. Raises one ``UserError`` with a
+    line for each thing that is wrong."""
     wrong: list[str] = []
     rows = {}
     for split in SPLITS:
@@ -44,10 +44,10 @@ def fingerprints_of(assets: Assets) -> dict[str, Data]:
 
 def source_of(task: TaskSection, split: str) -> RowSource:
     """Where the rows of one split are, as the trainer reads them."""
-    of = getattr(task.rows, split)
+    rows = getattr(task.rows, split)
     return RowSource(
-        path=of.path, fields=tuple(task.fields), label=task.label, labels=dict(task.labels), options=task.options,
-        id=task.id, name=of.name, split=of.split, where=dict(of.where), limit=of.limit, revision=of.revision,
+        path=rows.path, fields=tuple(task.fields), label=task.label, labels=dict(task.labels), options=task.options,
+        id=task.id, name=rows.name, split=rows.split, where=dict(rows.where), limit=rows.limit, revision=rows.revision,
     )  # fmt: skip
 
 
@@ -55,9 +55,9 @@ def task_of(task: TaskSection) -> Task:
     return Task(labels=task.names, metric=task.metric, max_length=task.max_length)
 
 
-def template_of(name: str, given: TemplateSection, labels: Sequence[str]) -> Template:
-    words = tuple((label, given.words[label]) for label in labels)
-    return Template(name=name, chat=given.chat, system=given.system, marker=given.marker, words=words)
+def template_of(name: str, section: TemplateSection, labels: Sequence[str]) -> Template:
+    words = tuple((label, section.words[label]) for label in labels)
+    return Template(name=name, chat=section.chat, system=section.system, marker=section.marker, words=words)
 
 
 def templates_of(study: Study) -> dict[str, Template]:
@@ -67,22 +67,22 @@ def templates_of(study: Study) -> dict[str, Template]:
     return {name: template_of(name, study.templates[name], study.task.names) for name in names}
 
 
-def load_pools(given: PoolsSection, names: Sequence[str]) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
+def load_pools(section: PoolsSection, names: Sequence[str]) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
     """(train pools of these ``names``; dev and test). Raises ``UserError``."""
-    if given.split is not None:
-        dealt = _dealt(given.split)
-        return _parts(given, names, dealt["train"]), {"dev": dealt["dev"], "test": dealt["test"]}
-    assert given.dev is not None  # the study's own rule
-    assert given.test is not None
-    read = _read_all({**{f"train.{n}": given.train[n] for n in names}, "dev": given.dev, "test": given.test})
+    if section.split is not None:
+        dealt = _dealt(section.split)
+        return _parts(section, names, dealt["train"]), {"dev": dealt["dev"], "test": dealt["test"]}
+    assert section.dev is not None  # the study's own rule
+    assert section.test is not None
+    read = _read_all({**{f"train.{n}": section.train[n] for n in names}, "dev": section.dev, "test": section.test})
     return {n: read[f"train.{n}"] for n in names}, {n: read[n] for n in ("dev", "test")}
 
 
-def load_train_pools(given: PoolsSection, names: Sequence[str]) -> dict[str, list[Prompt]]:
+def load_train_pools(section: PoolsSection, names: Sequence[str]) -> dict[str, list[Prompt]]:
     """The train pools of these ``names`` alone: dev and test files are not opened. Raises ``UserError``."""
-    if given.split is not None:
-        return _parts(given, names, _dealt(given.split)["train"])
-    read = _read_all({f"train.{n}": given.train[n] for n in names})
+    if section.split is not None:
+        return _parts(section, names, _dealt(section.split)["train"])
+    read = _read_all({f"train.{n}": section.train[n] for n in names})
     return {n: read[f"train.{n}"] for n in names}
 
 
@@ -90,11 +90,12 @@ def _dealt(cut: SplitSection) -> dict[str, list[Prompt]]:
     return split_pool(load_pool(cut.file), {"train": cut.train, "dev": cut.dev, "test": cut.test}, cut.seed)
 
 
-def _parts(given: PoolsSection, names: Sequence[str], prompts: list[Prompt]) -> dict[str, list[Prompt]]:
+def _parts(section: PoolsSection, names: Sequence[str], prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     """Train pools that are parts of the split's train share."""
     missing = "is not in the train share of pools.split"
     return {
-        n: keep_only(prompts, given.train[n].only, f"pools.train.{n}", missing)[: given.train[n].limit] for n in names
+        n: keep_only(prompts, section.train[n].only, f"pools.train.{n}", missing)[: section.train[n].limit]
+        for n in names
     }
 
 
@@ -106,12 +107,12 @@ def _read_all(places: Mapping[str, PoolSection]) -> dict[str, list[Prompt]]:
     return read
 
 
-def _read(pool: PoolSection, at: str) -> list[Prompt]:
+def _read(pool: PoolSection, place: str) -> list[Prompt]:
     assert pool.file is not None  # the study's own rule
     try:
         prompts = load_pool(pool.file, pool.only)
     except UserError as error:
-        raise UserError("\n".join(f"{at}: {line}" for line in str(error).splitlines())) from error
+        raise UserError("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from error
     return prompts[: pool.limit]
 
 

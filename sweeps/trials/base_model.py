@@ -1,4 +1,4 @@
-"""The base model as a file on disk: what stands for it in a trial's id, and how large it is, without loading it."""
+"""The base model's files: the fingerprint that goes into a trial's id, and tensor shapes, without loading the model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def model_of(model: ModelSection) -> t.Model:
 
 
 def fingerprint_model(path: str, revision: str | None = None) -> str:
-    """What stands for the model in a trial's id, of a local folder or a hub name.
+    """The fingerprint of the model in a local folder or under a hub name.
 
-    Of a folder, config and tokenizer files count whole, weight files by name, size, safetensors header and their
-    first and last MiB: another model, or the same one trained further, is told apart without reading gigabytes.
-    A hub name counts by its commit. Raises StudyError."""
+    Of a folder it covers config and tokenizer files whole, and weight files by name, size, safetensors header and their
+    first and last MiB: that tells another model, or the same model trained further, apart without reading gigabytes. Of
+    a hub name it covers the commit. Raises StudyError."""
     return _fingerprint_folder(Path(path)) if _is_folder(path) else _of_commit(path, _hub_commit(path, revision))
 
 
@@ -95,7 +95,7 @@ def _fingerprint_weights(path: Path) -> list[Any]:
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
-    """The commit that a hub name stands for: asked of the hub, else of what has been downloaded before."""
+    """The commit of a hub name, from the hub; if the hub cannot be reached, that of the downloaded copy."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -109,7 +109,7 @@ def _hub_commit(name: str, revision: str | None) -> str:
         raise StudyError(
             f'model.path = "{name}" is no folder, and the hub has no such model or revision ({reason})'
         ) from None
-    except Exception:  # no network, a proxy, a hub that is down: what was downloaded before serves as well
+    except Exception:  # no network, a proxy, a hub that is down: take the downloaded copy
         pass
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True)).name

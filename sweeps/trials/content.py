@@ -37,7 +37,8 @@ class Content:
 
 
 def content_of(study: Study) -> Content:
-    """Raises one ``UserError`` that lists all that is wrong with rows and prompts, a line each, or with the model."""
+    """Load what the study reads. Raises ``UserError`` with a line for each thing that is wrong with rows and prompts,
+    or for what is wrong with the model."""
     assets = load_assets(study)
     return Content(
         assets=assets,

@@ -141,8 +141,8 @@ def _number(value: Any) -> float:
 
 
 def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
-    """Optimizer steps of a point; epochs end with the step that sees the last row. An arm may have its own length. Its
-    views do not lengthen it: an epoch is as many sequences as there are rows."""
+    """Optimizer steps of a point; epochs end with the step that sees the last row. An arm may have its own length. An
+    epoch is always as many sequences as there are rows, so an arm with several views of each row is not longer."""
     arm = arm_of(study, point)
     if arm is not None and (arm.steps is not None or arm.epochs is not None):
         point = {"steps": arm.steps} if arm.steps is not None else {"epochs": arm.epochs}
@@ -154,19 +154,19 @@ def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
 
 
 def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
-    """The optimizer steps at which a trial of ``steps`` is scored. StudyError where two fall together."""
+    """The optimizer steps at which a trial of ``steps`` is scored. StudyError if two rungs have the same step."""
     rungs = t.rung_steps(study.scheduler.shares, steps)
     if len(set(rungs)) < len(rungs):
         raise StudyError(
-            f"scheduler.rungs = {yaml_text(list(study.scheduler.shares))} fall together in a trial of {steps} steps. "
-            "Give fewer rungs or more steps"
+            f"scheduler.rungs = {yaml_text(list(study.scheduler.shares))} has two rungs at the same step of a trial of "
+            f"{steps} steps. Give fewer rungs or more steps"
         )
     return rungs
 
 
 def make_trials(study: Study, points: Sequence[Mapping[str, Any]], content: Content) -> list[t.Trial]:
-    """The trials at ``points``. Arms whose pools hold the same prompts, as two searches may find one prompt, share a
-    trial, which bears both names. StudyError when two points are one trial otherwise."""
+    """The trials at ``points``. Two arms whose pools hold the same prompts (two searches may find the same prompt)
+    share one trial, whose arm has both names. StudyError if two points are the same trial for any other reason."""
     trials: dict[str, t.Trial] = {}
     first: dict[str, Mapping[str, Any]] = {}
     twins: list[str] = []

@@ -56,7 +56,7 @@ def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path,
 
 def test_a_run_prints_what_the_check_warns_of(finished: tuple[Path, Path, str]) -> None:
     _, _, text = finished
-    assert "warning: pools.dev: prompts again, d03 say the same but for case" in text
+    assert "warning: pools.dev: prompts again, d03 differ only in case" in text
 
 
 def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str]) -> None:

@@ -157,7 +157,7 @@ def test_unfilled_slots_and_twins_are_warned_of() -> None:
     )
     assert report.errors == []
     assert [f.level for f in report.items] == ["warning", "warning"]
-    assert "prompts e, f say the same" in str(report.items[1])
+    assert "prompts e, f differ only in case" in str(report.items[1])
 
 
 # words ---------------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_sampled_rungs_score_less_and_the_plan_says_what_they_save(study) -> Non
 def test_a_sample_below_its_floor_is_noted(study) -> None:  # type: ignore[no-untyped-def]
     made = plan(study("scoring.sample=0.1"), SIZES, MODEL)
     assert [r.cells for r in made.rungs] == [12, 12, 30]
-    assert any("scoring.sample = 0.1 is raised to 12 cells: 4 a prompt" in note for note in made.notes)
+    assert any("scoring.sample = 0.1 is raised to 12 cells: at least 4 a prompt" in note for note in made.notes)
 
 
 def test_finalists_alone_are_tested_when_asked(study) -> None:  # type: ignore[no-untyped-def]
@@ -157,7 +157,7 @@ def test_the_plan_reads_as_a_table_with_its_assumptions(study) -> None:  # type:
 
 
 def test_rungs_that_fall_together_are_told_before_anything_runs(study) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(StudyError, match="fall together in a trial of 2 steps"):
+    with pytest.raises(StudyError, match="has two rungs at the same step of a trial of 2 steps"):
         plan(study("axes.steps=2"), SIZES, MODEL)
 
 

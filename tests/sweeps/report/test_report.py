@@ -189,7 +189,7 @@ def test_a_finished_run_is_told_in_plain_words_and_numbers(tmp_path: Path) -> No
     second = max((r for r in table if r["status"] == "finished" and r is not best), key=lambda r: r["dev_objective"])
     said = page.words
     assert (
-        f"{best['trial_id'][:8]} lr={best['lr']:g} seed={best['seed']} is the winner, chosen by the dev prompts."
+        f"{best['trial_id'][:8]} lr={best['lr']:g} seed={best['seed']} is the winner, chosen on the dev prompts."
         in said
     )
     assert (
@@ -294,7 +294,7 @@ def test_one_trial(tmp_path: Path) -> None:
     add_list(store, [(trial, "finished", 40, "")])
     _, page = page_of(tmp_path)
     assert f"{trial.id[:8]} is the winner" in page.words
-    assert "There is no other trial to compare it with" in page.words
+    assert "there is nothing to compare it with" in page.words
     assert "By axis value" not in page.words
 
 

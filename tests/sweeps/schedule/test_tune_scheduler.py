@@ -186,7 +186,7 @@ def test_tpe_makes_trials_over_time_and_may_end_early(cluster: None, tmp_path: P
     assert Counter(d.status for d in decisions.values()) == {"finished": 2, "stopped": 4}
     lowest = min(d.objective - 0.01 for d in decisions.values() if d.status == "finished" and d.objective is not None)
     assert all(d.objective <= lowest for d in decisions.values() if d.status == "stopped" and d.objective is not None)
-    states = Counter(t.state.name for t in search.observations().values())  # type: ignore[union-attr]
+    states = Counter(t.state.name for t in search.observations.values())  # type: ignore[union-attr]
     assert states == {"COMPLETE": 2, "PRUNED": 4}
 
     small = {"lr": [1e-2, 1e-3, 1e-4, 1e-5]}

@@ -69,13 +69,13 @@ def test_a_staged_study_loads_and_a_plain_one_has_no_stages() -> None:
         (["axes.seed=0"], ["is a single seed", "[0, 1, 2]"]),
         (["stages.seeds=3"], ["is more than the 2 of axes.seed"]),
         (["axes.template=[plain]"], ["must hold 2 to 15 templates"]),
-        (["search.method=tpe", "search.trials=4"], ["cannot stand beside stages", "stages=null"]),
+        (["search.method=tpe", "search.trials=4"], ["cannot be combined with stages", "stages=null"]),
         (["model.head=classifier"], ["model.head", "chosen by stages.heads"]),
         (["scoring.decision=pmi"], ["scoring.decision", "heads: [labels]"]),
         (["axes.lora.r=8"], ["stage 4 has nothing to tune"]),
         (["stages.meaning.other={}"], ["stages.meaning.terms is missing"]),
         (["stages.meaning={terms: [sad]}"], ["stages.meaning.about is missing"]),
-        (["stages.meaning.terms=[unhappy]", "stages.meaning.other={mood: [unhap]}"], ["every wording of the task"]),
+        (["stages.meaning.terms=[unhappy]", "stages.meaning.other={mood: [unhap]}"], ["every prompt of the task"]),
     ],
 )
 def test_mistakes_in_the_section_are_told_with_the_nearest_name(overrides: list[str], words: list[str]) -> None:
@@ -126,7 +126,7 @@ def test_a_wording_that_narrows_the_task_is_refused_and_told_where_it_belongs() 
     [text] = errors(m="Is this sexist, that is, misogynistic? {{ text }}")
     assert 'pools.train.many: prompt "m"' in text
     assert '"misogyn", which asks for misogyny' in text
-    assert "a study of its own" in text
+    assert "a study with its own labels" in text
     assert len(errors(m="Is this misogyny? {{ text }}")) == 2, "it names another task, and none of this one's terms"
     assert "names none of the task's terms" in errors(m="Is this rude? {{ text }}")[0]
 
@@ -462,7 +462,7 @@ def test_a_wording_of_another_task_stops_the_study_before_anything_is_written(tm
     path = write_study(tmp_path)
     text = (tmp_path / "dev.yaml").read_text()
     (tmp_path / "dev.yaml").write_text(text + 'd9: "Is {{ text }} good, I mean tasty?"\n')
-    with pytest.raises(UserError, match=r'pools\.dev: prompt "d9": says "tasty", which asks for taste'):
+    with pytest.raises(UserError, match=r'pools\.dev: prompt "d9": contains "tasty", which asks for taste'):
         run_in_process(path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -148,7 +148,7 @@ def test_rungs_end_with_the_trial_and_never_fall_together(study) -> None:  # typ
     with pytest.raises(StudyError) as error:
         rungs_of(study(), 2)
     assert str(error.value) == (
-        "scheduler.rungs = [0.25, 0.5, 1.0] fall together in a trial of 2 steps. Give fewer rungs or more steps"
+        "scheduler.rungs = [0.25, 0.5, 1.0] has two rungs at the same step of a trial of 2 steps. Give fewer rungs or more steps"
     )
 
 
