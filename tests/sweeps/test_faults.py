@@ -256,7 +256,7 @@ def test_no_wait_and_no_duration_is_taken_from_the_wall_clock() -> None:
     """It may stand only where a time is shown to people, and where a server names a date to come back at."""
     import ast
 
-    files = ("run", "live/watch", "run_folder/lease", "cli/jobs", "prompts/endpoints", "staged/protocol")
+    files = ("driver/progress", "live/watch", "run_folder/lease", "cli/jobs", "prompts/endpoints", "staged/protocol")
     shown = {"cluster/hosting/tensorboard.py", *(f"sweeps/{name}.py" for name in files)}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
