@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.model import small_heads
 from trainer.model.block_linear import block_linears
 from trainer.model.deepspeed_internals import is_sharded
 from trainer.model.fused_ops import rms_norm, rotate, split_rotate, swiglu
@@ -156,8 +155,6 @@ class _LayerPass:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         attention = self.layer.self_attn
-        if mask is None and attention.scaling == q.shape[-1] ** -0.5 and small_heads.pays(q, k):
-            return small_heads.attend(q, k, v).transpose(1, 2)
         return ALL_ATTENTION_FUNCTIONS["sdpa"](attention, q, k, v, mask, dropout=0.0, scaling=attention.scaling)[0]
 
     def _fed_forward(self, hidden_states: Tensor) -> Tensor:
