@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display.text import amount, duration
-from sweeps.plan.cost import DataSizes, ModelSize, Plan, model_size, plan
+from sweeps.plan.cost import Plan, plan
+from sweeps.plan.sizes import DataSizes, ModelSize, model_size
 from sweeps.staged import points
 from sweeps.study.schema import Study
 from sweeps.study.stages import FEW_TEMPLATES
@@ -51,7 +52,7 @@ def plan_stages(
 ) -> StagesPlan:
     """The cost of a study with stages. ``sizes`` and ``model`` are read from the study's files where not given."""
     if sizes is None:
-        from sweeps.plan.cost import data_sizes
+        from sweeps.plan.sizes import data_sizes
         from sweeps.trials.assets import load_assets
 
         sizes = data_sizes(study, load_assets(study))
