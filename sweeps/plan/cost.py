@@ -18,7 +18,6 @@ from sweeps.study.values import Range
 from sweeps.trials.make import axes_of, rungs_of, steps_of
 from trainer.measure import design
 
-
 CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrices reach; tiny models reach less
 GPU_RATE = {"float32": 2e13, "bfloat16": 1e14}  # a third of what current data-centre cards are rated at
 ADAPTER_BYTES = 16  # float32 weight, gradient and AdamW's two moments
