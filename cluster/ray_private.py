@@ -1,7 +1,7 @@
 """The private parts of Ray that placing trials and sending jobs need: no public part of Ray does the same.
 
 All were read in Ray 2.60.0, and pyproject.toml admits 2.60 alone: read them again before it admits another. Those of
-Tune's controller are in ``sweeps/schedule/tune_scheduler.py``.
+Tune's controller are in ``sweeps/schedule/tune_private.py``.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def check_formats(
     pools: Mapping[str, Sequence[Prompt]],
     tokenizer: Any,
 ) -> Findings:
-    """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` meet the rows of that split, every
-    other pool the train rows. Mistakes of the study are findings; none is raised."""
+    """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` are checked with the rows of that
+    split, every other pool with the train rows. Mistakes of the study are findings; none is raised."""
     findings = Findings()
     findings.items.extend(pool_findings(rows, pools))
     filled_wrongly = bool(findings.errors)

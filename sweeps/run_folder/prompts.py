@@ -29,7 +29,7 @@ def usage_file(pool_file: str) -> str:
 
 
 def keep_prompts(store: Store, assets: Assets, files: Mapping[str, str | None] | None = None) -> None:
-    """Write every pool that is not there yet. ``files``: train pool -> its file, beside which the tokens stand."""
+    """Write every pool that is not there yet. ``files``: train pool -> its file, for the usage file next to it."""
     kept = set(store.names("prompts"))
     for pool in (*assets.train_pools.values(), *assets.pools.values()):
         name = f"{fingerprint_prompts(pool)}.json"

@@ -53,6 +53,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from cluster.hosting.trainable import RUNGS_DONE
 from sweeps.schedule.asha import Decision, Rungs
+from sweeps.schedule.tune_private import Places, forget_failures, give_next_task, put_back
 from trainer.measure.rung import RungReport
 
 KEEP_PROCESS = 60.0  # seconds for which a waiting trial keeps its process while no other trial needs it
@@ -155,7 +156,7 @@ class PromotionScheduler(TrialScheduler):
             self.no_more_trials(len(self._names))
         self._pause(tune_controller)
         self._end_cut(tune_controller)
-        places = _Places(tune_controller)
+        places = Places(tune_controller)
         trial = self._next(places)
         if trial is None and not any((self._retries, self._requested, *self._promoted)) and self._find_lost():
             return self._next(places)
@@ -171,7 +172,7 @@ class PromotionScheduler(TrialScheduler):
         if the failed trial was the only one left, the controller takes no further step."""
         for trial in list(self._errors.values()):
             if trial.status == Trial.ERROR and trial.should_recover():
-                _put_back(self._controller, trial)
+                put_back(self._controller, trial)
 
     def decisions(self) -> dict[str, Decision]:
         """Our id -> the trial's last decision, for every trial that Tune has made."""
@@ -205,7 +206,7 @@ class PromotionScheduler(TrialScheduler):
             return self.rungs.decide(name)
         if report.rung_index > self._reached.get(name, -1):
             self._reached[name] = report.rung_index
-            _forget_failures(trial)
+            forget_failures(trial)
         decision = self.rungs.report(
             name,
             report.rung_index,
@@ -239,7 +240,7 @@ class PromotionScheduler(TrialScheduler):
         is cut at once if no paused trial may still need its process."""
         if not self._pausing:
             return
-        wanted = _Places(tune_controller).missing
+        wanted = Places(tune_controller).missing
         others = any(name not in self._pausing for queue in (*self._promoted, self._new) for name in queue)
         for name in sorted(self._pausing, key=lambda n: n not in self._to_end):
             trial, since = self._pausing[name]
@@ -249,7 +250,7 @@ class PromotionScheduler(TrialScheduler):
                 del self._pausing[name]
             elif promoted is not None:
                 del self._pausing[name], promoted[name]
-                _give_next_task(tune_controller, trial)
+                give_next_task(tune_controller, trial)
             elif wanted > 0 or (idle and not others):
                 del self._pausing[name]
                 wanted -= 1
@@ -264,7 +265,7 @@ class PromotionScheduler(TrialScheduler):
             if trial.is_finished():
                 del self._to_end[name]
 
-    def _next(self, places: _Places) -> Trial | None:
+    def _next(self, places: Places) -> Trial | None:
         """A trial for the idle actor, or one to request an actor for; None if enough are requested."""
         for queue in (self._retries, self._requested):
             for name in [n for n, t in queue.items() if t.status not in (Trial.PENDING, Trial.PAUSED)]:
@@ -311,53 +312,6 @@ class PromotionScheduler(TrialScheduler):
         for name, trial in lost:
             self._fail(name, _error_text(trial) if trial.status == Trial.ERROR else "it ended before its last rung")
         return bool(lost)
-
-
-# -- private parts of Ray Tune, read in Ray 2.60.0: of TuneController (ray/tune/execution/tune_controller.py), its actor
-#    manager and Trial. No other line of this file names one, except for ``_metric`` and ``_supports_buffered_results``,
-#    which Tune looks for in a scheduler's class
-
-
-def _inner(tune_controller: Any) -> Any:
-    """The controller itself, where the scheduler is given a part of it."""
-    return getattr(tune_controller, "_tune_controller", tune_controller)
-
-
-def _put_back(tune_controller: Any, trial: Trial) -> None:
-    """Queue a trial again that the controller has given up."""
-    controller = _inner(tune_controller)
-    controller._resetting_trials.discard(trial)
-    controller._requeue_trial(trial)
-
-
-def _give_next_task(tune_controller: Any, trial: Trial) -> None:
-    """Let a running trial train on in the process that it has."""
-    _inner(tune_controller)._schedule_trial_train(trial)
-
-
-def _forget_failures(trial: Trial) -> None:
-    trial.run_metadata.num_failures = 0
-
-
-class _Places:
-    """The controller's actors at this moment."""
-
-    def __init__(self, tune_controller: Any):
-        controller = _inner(tune_controller)
-        manager = controller._actor_manager
-        self._actors, self._live = controller._trial_to_actor, manager._live_actors_to_ray_actors_resources
-        idle = controller._actor_cache.num_cached_objects
-        self.idle = idle > 0
-        self.missing = len(controller._staged_trials) - idle  # how many more Tune would keep
-        self.requested, self.running = manager.num_pending_actors, len(self._live)
-
-    def has_actor(self, trial: Trial) -> bool:
-        """Whether an actor is requested for the trial, or exists."""
-        return trial in self._actors
-
-    def has_process(self, trial: Trial) -> bool:
-        """Whether the trial's actor has a process, which starts or is being reset."""
-        return trial in self._actors and self._actors[trial] in self._live
 
 
 def _concurrency_limit(search_alg: Any) -> int:

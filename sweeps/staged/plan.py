@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display.text import amount, duration
-from sweeps.plan.cost import DataSizes, ModelSize, Plan, data_sizes, model_size, plan
+from sweeps.plan.cost import Plan, plan
+from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
 from sweeps.staged import points
 from sweeps.study.schema import Study
 from sweeps.study.stages import FEW_TEMPLATES

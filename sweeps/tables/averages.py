@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sweeps.display.text import shown
 from sweeps.statistics import intervals as st
-from sweeps.tables.columns import Settings, axis_text, bounds
+from sweeps.tables.columns import Settings, bounds
 from trainer.measure.grid import Floats
 from trainer.trial import AXES
 
@@ -84,7 +85,7 @@ def summands(cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[st
 
 def _values(trial: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The groups that the trial belongs to: (axis, value)."""
-    return [(axis, axis_text(trial[axis])) for axis in AXES if trial.get(axis) is not None]
+    return [(axis, shown(trial[axis])) for axis in AXES if trial.get(axis) is not None]
 
 
 def _averages(group: Group) -> dict[str, Any]:

@@ -75,10 +75,6 @@ def _type(values: Sequence[Any]) -> pa.DataType:
     return pa.float64() if kinds and kinds <= {int, float} else pa.string()
 
 
-def axis_text(value: Any) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def bounds(name: str, estimate: st.Estimate) -> dict[str, float | None]:
     return {f"{name}_low": or_none(estimate.low), f"{name}_high": or_none(estimate.high)}
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows
-from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, with_interval
-from sweeps.tables.columns import Settings, axis_text
+from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
+from sweeps.tables.columns import Settings
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
@@ -39,7 +39,7 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) 
     return [
         str(row["rank"] or "-"),
         f"**{row['trial_id']}**" if row["winner"] else row["trial_id"],
-        *(axis_text(row[a]) for a in axes),
+        *("" if row[a] is None else shown(row[a]) for a in axes),
         column_with_interval(row, "mean"),
         percent(row["std"]),
         with_interval(row["std_corrected"], row["std_low"], row["std_high"]),

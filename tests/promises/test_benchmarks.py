@@ -14,7 +14,7 @@ from checkout import ROOT
 
 
 def claims(name: str, flags: tuple[str, ...], folder: Path) -> tuple[str, list[dict[str, Any]]]:
-    """What it prints and writes."""
+    """What the benchmark prints and writes."""
     out = folder / "claims.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *flags, "--json", str(out)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""The documents say what is there: commands and options, study keys with defaults and names, columns, links."""
+"""The documents agree with the code: commands and options, study keys with defaults and names, columns, links."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tables(page: Path) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def quoted(text: str) -> list[str]:
-    """What stands in `single quotes of code`, outside of fenced blocks."""
+    """The texts in `single backticks`, outside of fenced blocks."""
     return re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
@@ -145,7 +145,7 @@ def test_commands_and_options_exist() -> None:
 
 
 def test_commands_of_the_staged_study_are_accepted_whole() -> None:
-    """Its overrides name its own templates, and some need each other."""
+    """They are loaded whole, since their overrides name the study's own templates, and some need each other."""
     found = [words for _, words in ours() if words[1:2] == ["staged"] and words[0] in ("run", "plan", "check")]
     assert any(len(words) > 4 for words in found)
     for words in found:
@@ -194,7 +194,7 @@ def test_the_table_of_the_readme_is_of_the_quickstart() -> None:
 
 
 def sections(kind: Any) -> Iterator[tuple[type[BaseModel], str]]:
-    """(section, what its keys stand under) in a field's type."""
+    """(section, prefix of its keys) for every section in a field's type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         if not issubclass(kind, Range):
             yield kind, ""
@@ -213,7 +213,7 @@ def names_of(kind: Any) -> set[str]:
 
 
 def schema(section: type[BaseModel] = Study, at: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, field) of everything that a study may say."""
+    """(dotted key, field) of every key that a study may have."""
     for name, field in section.model_fields.items():
         key = f"{at}{name}"
         yield key, field

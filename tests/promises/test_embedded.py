@@ -1,4 +1,4 @@
-"""The quickstart's own model, rows and pools: small, disjoint, reproducible, usable without a network."""
+"""The quickstart's model, rows and pools are small, disjoint, reproducible, and usable without a network."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_both_orders_and_several_formats_occur_in_each_pool() -> None:
 
 
 def test_pretraining_never_sees_a_dev_or_test_wording() -> None:
-    """No run of five words of any such wording occurs in the corpus, and none of the rows does."""
+    """No five consecutive words of such a prompt occur in the corpus, and no row does."""
 
     def runs(text: str) -> set[tuple[str, ...]]:
         return {tuple(part[i : i + 5]) for part in map(words, text.split(PLACEHOLDER)) for i in range(len(part) - 4)}

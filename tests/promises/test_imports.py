@@ -1,4 +1,4 @@
-"""What a file may import at all, and what an import may cost. Who may import whom is held by ``make lint``."""
+"""Which libraries a file may import, and what an import loads. ``make lint`` checks which package imports which."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_there_is_something_to_look_at() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_unpickles(path: Path) -> None:
-    """Run folders, prompts and models come from strangers."""
+    """Run folders, prompts and models may come from anyone, and a pickle can run code."""
     pickling = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
     found = [f"{path.name}:{line} imports {name}" for name, line in imported(path) if name.split(".")[0] in pickling]
     for node in ast.walk(ast.parse(path.read_text())):

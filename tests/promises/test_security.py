@@ -1,4 +1,4 @@
-"""What docs/security.md promises: no token, no entry; text from strangers stays text; nothing is unpickled."""
+"""The promises of docs/security.md: no access without the token, text is never run as code, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_our_commands_say_what_is_missing_in_one_line(head: Head, command: str, 
 
 
 class Unguarded(BaseHTTPRequestHandler):
-    """As a Ray cluster without authentication answers."""
+    """Answers as a Ray cluster without authentication does."""
 
     def do_GET(self) -> None:
         known = {"authentication_mode": "disabled"}, {"ray_version": "2.60.0", "version": "4"}, []
@@ -119,7 +119,7 @@ class Unguarded(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("mode", [None, "token", "disabled"])
 def test_a_cluster_without_a_token_is_used_with_a_warning(mode: str | None, tmp_path: Path) -> None:
-    """Not where RAY_AUTH_MODE=disabled says that this is meant."""
+    """There is no warning if RAY_AUTH_MODE=disabled says that it is meant so."""
     environment = plain_environment(str(tmp_path)) | ({"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": WRONG} if mode else {})
     with ThreadingHTTPServer(("127.0.0.1", 0), Unguarded) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -167,7 +167,7 @@ def _indented(text: str) -> str:
 
 
 def test_the_local_ray_of_a_run_asks_for_a_token_that_only_the_run_knows(tmp_path: Path) -> None:
-    """A stranger on this machine, or on the network, who finds its port."""
+    """The program that tries to connect has found the port, on this machine or over the network."""
     inside = """
 import os, subprocess, sys
 from cluster.connect import connected
@@ -336,7 +336,7 @@ def test_every_model_is_loaded_from_safetensors() -> None:
 
 
 def test_no_shell_and_no_second_way_to_unpickle() -> None:
-    """`test_imports.py` forbids pickle, eval and torch.load; this, what comes to the same."""
+    """`test_imports.py` forbids pickle, eval and torch.load; this test forbids their equivalents."""
     forbidden = {"os.system", "os.popen", "torch.hub.load", "torch.package.PackageImporter", "pafs.FileSystem.loads"}
     forbidden |= {"pd.read_hdf", "runpy.run_path", "cloudpickle.loads", "ray.cloudpickle.loads", "deserialize_pandas"}
     found = []

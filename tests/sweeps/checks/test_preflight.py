@@ -112,7 +112,7 @@ def test_near_duplicates_in_pools_of_different_splits_are_warned_of() -> None:
 def test_wordings_that_lose_the_row(text: str, expected: str) -> None:
     report = run(test=[Prompt("bad", text)])
     assert any(expected in str(f) and 'pools.test: prompt "bad"' in str(f) for f in report.errors)
-    assert len(report.errors) == 1, "one fault is told once"
+    assert len(report.errors) == 1, "one fault is reported once"
     assert {n.pool for n in report.lengths} >= {"train.many", "train.one", "dev"}  # the rest was still checked
 
 
@@ -177,7 +177,7 @@ def test_words_that_cannot_be_told_apart_or_contradict(words: dict[str, str], ex
     report = run([Template("t", words=tuple(words.items()))])
     assert any(expected in str(f) for f in report.errors), [str(f) for f in report.items]
     assert all(str(f).startswith("templates.t") for f in report.errors)
-    assert len({f.what for f in report.errors}) == len(report.errors), "one cause is told once, not for every pool"
+    assert len({f.what for f in report.errors}) == len(report.errors), "one cause is reported once, not for every pool"
 
 
 def test_words_with_a_common_beginning_are_fine_when_neither_is_the_other() -> None:

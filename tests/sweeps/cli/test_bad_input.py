@@ -91,9 +91,9 @@ def go(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> G
     def of(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
         code = guarded(lambda: app(args=list(arguments), prog_name="steadytune", standalone_mode=False))
-        told = capsys.readouterr()
-        assert "Traceback" not in told.out + told.err
-        return code, told.out if arguments[0] == "check" else told.err
+        output = capsys.readouterr()
+        assert "Traceback" not in output.out + output.err
+        return code, output.out if arguments[0] == "check" else output.err
 
     return of
 
@@ -104,8 +104,8 @@ def prompts(place: Path, pool: str, texts: dict[str, str]) -> None:
 
 def test_the_sound_study_is_sound(place: Path, go: Go) -> None:
     """So that each refusal below has the one cause that its test gives it."""
-    code, told = go("check", "s.yaml")
-    assert (code, told.splitlines()[-1]) == (0, "0 errors, 0 warnings")
+    code, output = go("check", "s.yaml")
+    assert (code, output.splitlines()[-1]) == (0, "0 errors, 0 warnings")
 
 
 # the study ---------------------------------------------------------------------------------------------------------
@@ -128,19 +128,19 @@ def test_a_mistake_in_the_study_is_the_same_for_every_command(
 ) -> None:
     capsys.readouterr()
     code = guarded(lambda: app(args=[command, "s.yaml", change], prog_name="steadytune", standalone_mode=False))
-    told = capsys.readouterr()
-    assert (code, told.out) == (2, "")
-    assert told.err.startswith("error: ")
-    assert message in told.err
+    output = capsys.readouterr()
+    assert (code, output.out) == (2, "")
+    assert output.err.startswith("error: ")
+    assert message in output.err
     assert not (place / "runs").exists()
 
 
 def test_trials_that_are_one_under_two_names_are_refused(place: Path, go: Go) -> None:
     (place / "s.yaml").write_text(STUDY.replace("many: train.yaml", "many: train.yaml, same: train.yaml"))
-    code, told = go("run", "s.yaml", "axes.pool=[many,same]")
+    code, output = go("run", "s.yaml", "axes.pool=[many,same]")
     assert code == 2
-    assert told.count("are one trial: they differ only in name or spelling. Remove one") == 4
-    assert "error: axes: the points pool = many and pool = same" in told
+    assert output.count("are one trial: they differ only in name or spelling. Remove one") == 4
+    assert "error: axes: the points pool = many and pool = same" in output
 
 
 # what the study reads ----------------------------------------------------------------------------------------------
@@ -151,14 +151,14 @@ def in_both(go: Go, *overrides: str) -> str:
     code, shown = go("check", "s.yaml", *overrides)
     assert code == 1
     assert re.search(r"^error ", shown, re.MULTILINE)
-    code, told = go("run", "s.yaml", *overrides)
+    code, output = go("run", "s.yaml", *overrides)
     assert code == 2
-    lines = told.splitlines()
+    lines = output.splitlines()
     assert lines
     assert all(line.startswith("error: ") for line in lines)
     for line in lines:
         assert line.removeprefix("error: ") in shown
-    return told
+    return output
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def in_both(go: Go, *overrides: str) -> str:
     ],
 )  # fmt: skip
 def test_rows_that_do_not_fit_the_study(place: Path, go: Go, overrides: list[str], parts: list[str]) -> None:
-    told = in_both(go, *overrides)
+    output = in_both(go, *overrides)
     for part in parts:
-        assert part in told
+        assert part in output
 
 
 @pytest.mark.parametrize("damage", ["half", "flipped", "text", "empty"])
@@ -190,11 +190,11 @@ def test_a_damaged_parquet_file(place: Path, go: Go, damage: str) -> None:
             "flipped": data[:30] + bytes(200) + data[230:],
         }[damage]
     )
-    told = in_both(go, "task.rows.dev=dev.parquet")
-    assert f"error: task.rows.dev: {'' if damage == 'empty' else chr(34)}{path}" in told
+    output = in_both(go, "task.rows.dev=dev.parquet")
+    assert f"error: task.rows.dev: {'' if damage == 'empty' else chr(34)}{path}" in output
     if damage != "empty":
-        assert "cannot be read (" in told
-        assert "The file may be half written or in another format: make it again" in told
+        assert "cannot be read (" in output
+        assert "The file may be half written or in another format: make it again" in output
 
 
 @pytest.mark.parametrize(
@@ -227,21 +227,21 @@ def test_every_broken_prompt_of_every_pool_is_told_with_its_place(place: Path, g
 
 def test_a_template_that_the_tokenizer_cannot_render(place: Path, go: Go) -> None:
     (place / "model" / "chat_template.jinja").unlink()
-    told = in_both(go)
+    output = in_both(go)
     assert (
         'error: templates.chat: template "chat": the tokenizer has no chat template. Use chat: false, or a model'
-        in told
+        in output
     )
-    assert "templates.plain" not in told
+    assert "templates.plain" not in output
 
 
 def test_a_chat_template_of_a_stranger_stays_in_its_sandbox(place: Path, go: Go) -> None:
     """It comes with the model, and is no more trusted than a prompt."""
     escape = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     (place / "model" / "chat_template.jinja").write_text(escape + (place / "model" / "chat_template.jinja").read_text())
-    told = in_both(go)
-    assert "error: templates.chat: " in told
-    assert "unsafe" in told
+    output = in_both(go)
+    assert "error: templates.chat: " in output
+    assert "unsafe" in output
 
 
 # the model ---------------------------------------------------------------------------------------------------------
@@ -249,12 +249,15 @@ def test_a_chat_template_of_a_stranger_stays_in_its_sandbox(place: Path, go: Go)
 
 def test_a_model_without_weights_or_with_pickled_ones(place: Path, go: Go) -> None:
     (place / "model" / "model.safetensors").unlink()
-    code, told = go("run", "s.yaml")
-    assert (code, told) == (2, f'error: model.path = "{place}/model" has no weights: no *.safetensors file is in it\n')
+    code, output = go("run", "s.yaml")
+    assert (code, output) == (
+        2,
+        f'error: model.path = "{place}/model" has no weights: no *.safetensors file is in it\n',
+    )
     (place / "model" / "pytorch_model.bin").write_bytes(b"\x80\x04\x95")
-    code, told = go("run", "s.yaml")
+    code, output = go("run", "s.yaml")
     assert code == 2
-    assert "holds pickled weights (pytorch_model.bin), which can run code when opened. Save them again with" in told
+    assert "holds pickled weights (pytorch_model.bin), which can run code when opened. Save them again with" in output
 
 
 EVIL = "open({marker!r}, 'w').write('ran')\nfrom transformers import LlamaConfig as C, LlamaForCausalLM as M\n"
@@ -311,22 +314,22 @@ def test_a_known_model_passes_whatever_code_lies_beside_it(place: Path) -> None:
 
 
 def test_a_model_that_cannot_carry_the_adapters(place: Path, go: Go) -> None:
-    code, told = go("run", "s.yaml", "axes.lora.target_modules=[q_porj]")
+    code, output = go("run", "s.yaml", "axes.lora.target_modules=[q_porj]")
     assert code == 2
-    assert f'error: model.path = "{place}/model": axes.lora.target_modules = "q_porj" is no linear layer' in told
-    assert 'Did you mean "q_proj"? Known: down_proj, ' in told
+    assert f'error: model.path = "{place}/model": axes.lora.target_modules = "q_porj" is no linear layer' in output
+    assert 'Did you mean "q_proj"? Known: down_proj, ' in output
     config = json.loads((place / "model" / "config.json").read_text())
     small = {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_embd": 8, "n_layer": 1, "n_head": 2}
     (place / "model" / "config.json").write_text(json.dumps(small))
-    told = in_both(go)
-    assert "this GPT2LMHeadModel has no linear layers that can carry an adapter" in told
+    output = in_both(go)
+    assert "this GPT2LMHeadModel has no linear layers that can carry an adapter" in output
 
 
 def test_a_model_with_fewer_positions_than_the_longest_sequence(place: Path, go: Go) -> None:
     path = place / "model" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 6}))
-    told = in_both(go)
-    assert re.search(r"error: .*the longest sequence has \d+ tokens \(.*\), the model takes 6", told)
+    output = in_both(go)
+    assert re.search(r"error: .*the longest sequence has \d+ tokens \(.*\), the model takes 6", output)
 
 
 # the run folder ----------------------------------------------------------------------------------------------------
@@ -334,18 +337,18 @@ def test_a_model_with_fewer_positions_than_the_longest_sequence(place: Path, go:
 
 def test_a_run_folder_that_cannot_be_one(place: Path, go: Go) -> None:
     (place / "taken").write_text("a file")
-    code, told = go("run", "s.yaml", "--out", "taken")
+    code, output = go("run", "s.yaml", "--out", "taken")
     assert code == 2
-    assert told.startswith(f"error: {place}/taken/lease.json: cannot be written (")
-    assert "name another folder" in told
+    assert output.startswith(f"error: {place}/taken/lease.json: cannot be written (")
+    assert "name another folder" in output
     assert (place / "taken").read_text() == "a file"
-    code, told = go("run", "s.yaml", "--out", "gopher://a/b")
-    assert (code, told.startswith("error: run folder gopher://a/b: cannot be opened")) == (2, True)
+    code, output = go("run", "s.yaml", "--out", "gopher://a/b")
+    assert (code, output.startswith("error: run folder gopher://a/b: cannot be opened")) == (2, True)
     (place / "bare").mkdir()
     for command in (["report", "bare"], ["export", "bare", "--to", "out"]):
-        code, told = go(*command)
+        code, output = go(*command)
         assert code == 2
-        assert told.startswith(f"error: {place}/bare is no run folder: it holds no study.yaml")
+        assert output.startswith(f"error: {place}/bare is no run folder: it holds no study.yaml")
 
 
 def test_a_run_folder_that_may_not_be_read(place: Path) -> None:

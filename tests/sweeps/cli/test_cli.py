@@ -200,9 +200,9 @@ def test_a_signal_ends_the_command_with_the_way_to_go_on(place: Path, number: si
     )  # fmt: skip
     writer = _opened_by(place / "held.yaml")
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     os.close(writer)
-    assert (process.returncode, told) == (code, "interrupted: run the same command again to continue\n")
+    assert (process.returncode, output) == (code, "interrupted: run the same command again to continue\n")
 
 
 def _opened_by(pipe: Path) -> int:

@@ -290,8 +290,8 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_trial_names_the_nearest(run: Run, tmp_path: Path) -> None:
     uri, trials = run
     wanted = trials[2].id[:-1] + ("0" if trials[2].id[-1] != "0" else "1")
-    told = refusal(uri, wanted, tmp_path / "out")
-    assert told.startswith(f'--trial = "{wanted}" is no trial of {uri}. Did you mean "{trials[2].id}"? Known: ')
+    output = refusal(uri, wanted, tmp_path / "out")
+    assert output.startswith(f'--trial = "{wanted}" is no trial of {uri}. Did you mean "{trials[2].id}"? Known: ')
 
 
 @pytest.mark.parametrize("kind", ["full", "file"])
@@ -318,18 +318,18 @@ def test_a_trial_without_an_adapter_says_how_it_ended(copy: Run, tmp_path: Path)
     uri, trials = copy
     shutil.rmtree(f"{uri}/adapters/{trials[0].id}")
     tiny_run.write_trials(Store.open(uri), trials, **{f"_{trials[0].id}": "failed"})
-    told = refusal(uri, trials[0].id, tmp_path / "out")
-    assert f"trial {trials[0].id} has no adapter: it is failed. Trials that have one: " in told
-    assert trials[1].id in told
+    output = refusal(uri, trials[0].id, tmp_path / "out")
+    assert f"trial {trials[0].id} has no adapter: it is failed. Trials that have one: " in output
+    assert trials[1].id in output
 
 
 def test_the_winner_of_an_unfinished_run_is_not_guessed(copy: Run, tmp_path: Path) -> None:
     uri, trials = copy
     store = Store.open(uri)
     tiny_run.write_trials(store, trials, **{f"_{trials[0].id}": "running"})
-    told = refusal(uri, None, tmp_path / "out")
-    assert "the run is not finished (1 of 4 trials are not done)" in told
-    assert f"Continue it with: steadytune run {uri}/study.yaml --out {uri}, or name a trial with --trial" in told
+    output = refusal(uri, None, tmp_path / "out")
+    assert "the run is not finished (1 of 4 trials are not done)" in output
+    assert f"Continue it with: steadytune run {uri}/study.yaml --out {uri}, or name a trial with --trial" in output
     Path(uri, "trials.parquet").unlink()
     assert "the run is not finished (no trial is done)" in refusal(uri, None, tmp_path / "out")
     export(uri, trials[1].id, str(tmp_path / "out"))
@@ -355,9 +355,9 @@ def test_a_run_of_constant_answers_has_no_winner(copy: Run, tmp_path: Path, caps
     rows = pq.read_table(f"{uri}/tables/robustness.parquet").to_pylist()
     constant = next(r["trial_id"] for r in rows if r["degenerate"])
     tiny_run.write_trials(Store.open(uri), [t for t in trials if t.id == constant])
-    told = refusal(uri, None, tmp_path / "out")
-    assert "there is no winner: the one trial that finished gives one label nearly always. Train longer" in told
-    assert f"Name one with --trial: {constant} (finished, degenerate)" in told
+    output = refusal(uri, None, tmp_path / "out")
+    assert "there is no winner: the one trial that finished gives one label nearly always. Train longer" in output
+    assert f"Name one with --trial: {constant} (finished, degenerate)" in output
     write_report(uri)
     show_table(RunFolder(Store.open(uri)), "report.html")
     assert "no winner: the one trial that finished gives one label nearly always." in capsys.readouterr().out
@@ -367,8 +367,8 @@ def test_an_adapter_that_is_newer_than_its_scores_is_refused(copy: Run, tmp_path
     """The run ended between the checkpoint and the scores of a rung: the numbers would be another adapter's."""
     uri, trials = copy
     Path(uri, "checkpoints", trials[0].id, "000031.safetensors").write_bytes(b"")
-    told = refusal(uri, trials[0].id, tmp_path / "out")
-    assert f"trial {trials[0].id} was trained to step 31 and scored at step 30 only. Continue it with: " in told
+    output = refusal(uri, trials[0].id, tmp_path / "out")
+    assert f"trial {trials[0].id} was trained to step 31 and scored at step 30 only. Continue it with: " in output
 
 
 def test_a_damaged_trials_file_is_named(copy: Run, tmp_path: Path) -> None:

@@ -217,11 +217,11 @@ def test_a_missing_column_names_the_nearest(labels: tuple[str, str], tmp_path: P
 def test_rows_that_are_too_long_are_named(labels: tuple[str, str], tmp_path: Path) -> None:
     texts = ["good", "good " * 30, "bad", "bad " * 40]
     rows = tiny_run.write_rows(tmp_path / "rows.jsonl", [{"text": t} for t in texts])
-    told = refusal(labels[1], rows)
-    assert told.startswith('rows: "row-1" (')
-    assert '"row-3" (' in told
-    assert "longer than the 40 tokens that the adapter was trained with" in told
-    assert '"row-0"' not in told
+    output = refusal(labels[1], rows)
+    assert output.startswith('rows: "row-1" (')
+    assert '"row-3" (' in output
+    assert "longer than the 40 tokens that the adapter was trained with" in output
+    assert '"row-0"' not in output
 
 
 def test_a_broken_file_of_rows(labels: tuple[str, str], tmp_path: Path) -> None:
@@ -235,11 +235,11 @@ def test_a_broken_file_of_rows(labels: tuple[str, str], tmp_path: Path) -> None:
 
 def test_another_base_is_refused_with_both_sizes(labels: tuple[str, str], tmp_path: Path) -> None:
     other = tiny_run.make_model(tmp_path / "other", hidden=32)
-    told = refusal(labels[1], tiny_run.data(labels[0], "test.jsonl"), base=other)
-    assert f'does not fit the base model "{other}"' in told
-    assert "in the adapter" in told
-    assert "for a base of hidden size 32" in told
-    assert "64" in told
+    output = refusal(labels[1], tiny_run.data(labels[0], "test.jsonl"), base=other)
+    assert f'does not fit the base model "{other}"' in output
+    assert "in the adapter" in output
+    assert "for a base of hidden size 32" in output
+    assert "64" in output
 
 
 def test_another_base_of_the_same_shape_is_warned_of(
@@ -256,8 +256,8 @@ def test_another_base_of_the_same_shape_is_warned_of(
 def test_a_base_without_weights(labels: tuple[str, str], tmp_path: Path) -> None:
     other = Path(tiny_run.make_model(tmp_path / "other"))
     (other / "model.safetensors").unlink()
-    told = refusal(labels[1], tiny_run.data(labels[0], "test.jsonl"), base=str(other))
-    assert f'--base: model.path = "{other}" has no weights' in told
+    output = refusal(labels[1], tiny_run.data(labels[0], "test.jsonl"), base=str(other))
+    assert f'--base: model.path = "{other}" has no weights' in output
 
 
 def test_what_export_did_not_write_is_refused(labels: tuple[str, str], tmp_path: Path) -> None:
@@ -325,9 +325,9 @@ def test_the_command_shows_no_traceback(labels: tuple[str, str], tmp_path: Path,
     rows = tiny_run.write_rows(tmp_path / "rows.jsonl", [{"txt": "good"}])
     with pytest.raises(SystemExit) as end:
         main(["predict", labels[1], "--rows", rows])
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert end.value.code == 2
-    assert told.startswith('error: rows: fields = "text" is no column of ')
+    assert output.startswith('error: rows: fields = "text" is no column of ')
     with pytest.raises(SystemExit) as end:
         main(["predict", labels[1], "--rows", rows, "--prompt", "{{ txt }} good?", "--out", str(tmp_path / "a.csv")])
     assert end.value.code == 0

@@ -12,8 +12,9 @@ from rich.console import Console
 from study_text import BASE
 
 from sweeps.display.text import amount, duration, size
-from sweeps.plan.cost import DataSizes, ModelSize, data_sizes, model_size, plan
+from sweeps.plan.cost import plan
 from sweeps.plan.page import render
+from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 

@@ -51,7 +51,7 @@ class Controller:
 
 
 def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, dict[str, Decision], int, int]:
-    """``n`` trials through three rungs. The scheduler, what was told of it piece by piece, reports and decisions that
+    """``n`` trials through three rungs. The scheduler, its changes laid over each other, reports and decisions that
     were put into words."""
     scheduler = PromotionScheduler(Rungs(n, 2, 3), identify=lambda config: str(config["id"]))
     running: list[Trial] = []
@@ -66,7 +66,7 @@ def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, 
     made = [Trial("trial", trial_id=f"{i:05d}", stub=True, config={"id": f"t{i:05d}"}) for i in range(n)]
     for trial in made:
         scheduler.on_trial_add(controller, trial)
-    rng, told, rung, reports = random.Random(n), {}, Counter[str](), 0
+    rng, changed, rung, reports = random.Random(n), {}, Counter[str](), 0
     while True:
         while len(running) < PLACES and (chosen := scheduler.choose_trial_to_run(controller)) is not None:
             chosen.set_status(Trial.RUNNING)
@@ -83,23 +83,23 @@ def sweep(n: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PromotionScheduler, 
             scheduler.on_trial_complete(controller, trial, {})
         elif answer == scheduler.CONTINUE:
             running.append(trial)
-        told |= scheduler.changes()
-    told |= scheduler.changes()
+        changed |= scheduler.changes()
+    changed |= scheduler.changes()
     assert all(trial.is_finished() for trial in made)
-    return scheduler, told, reports, asked["decide"]
+    return scheduler, changed, reports, asked["decide"]
 
 
 def test_what_is_told_piece_by_piece_is_what_stands_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler, told, reports, _ = sweep(120, monkeypatch)
+    scheduler, changed, reports, _ = sweep(120, monkeypatch)
     assert reports == 120 + 60 + 30
-    standing = scheduler.decisions()
-    assert told.keys() == standing.keys()
+    final = scheduler.decisions()
+    assert changed.keys() == final.keys()
 
     def facts(decision: Decision) -> tuple[Any, ...]:
         return decision.status, decision.rung, decision.step, decision.objective
 
-    assert {name: facts(d) for name, d in told.items()} == {name: facts(d) for name, d in standing.items()}
-    assert Counter(d.status for d in told.values()) == {"finished": 30, "stopped": 90}
+    assert {name: facts(d) for name, d in changed.items()} == {name: facts(d) for name, d in final.items()}
+    assert Counter(d.status for d in changed.values()) == {"finished": 30, "stopped": 90}
 
 
 def test_the_work_of_a_report_is_the_same_among_a_hundred_trials_and_a_thousand(

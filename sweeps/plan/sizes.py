@@ -1,0 +1,117 @@
+"""The sizes on which a study's cost depends: how much data it has, and how large its base model is."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sweeps.study.overlay import StudyError
+from sweeps.study.schema import Study
+from sweeps.trials.base_model import tensor_shapes
+
+if TYPE_CHECKING:
+    from trainer.data.assets import Assets
+
+CHARACTERS_PER_TOKEN = 4.0  # English text under the usual vocabularies of 32 to 128 thousand tokens
+SAMPLE = 64  # rows and prompts from which the average length is taken
+
+
+@dataclass(frozen=True)
+class DataSizes:
+    """How much data a study has. Lengths are tokens, averaged over prompts and rows."""
+
+    train_rows: int
+    dev_rows: int
+    test_rows: int
+    dev_prompts: int
+    test_prompts: int
+    prompt_tokens: float
+    answer_tokens: float  # one label or option
+    answers: float  # labels, or options of a row
+    longest: float  # sequence, prompt and answer
+    source: str = "counted with the tokenizer"
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Counts of parameters; ``linear`` is (name, inputs + outputs) of each layer that may carry an adapter."""
+
+    parameters: int
+    body: int  # without embedding and output layer
+    layers: int
+    hidden: int
+    vocabulary: int
+    linear: tuple[tuple[str, int], ...]
+
+
+def model_size(study: Study) -> ModelSize:
+    """From the headers of the weights in a local folder; for a hub model from its config, without its weights."""
+    path = study.model.path
+    if os.path.isabs(path) or os.path.isdir(path):
+        shapes = tensor_shapes(path)
+        if not shapes:
+            raise StudyError(f'model.path = "{path}" has no weights: no *.safetensors file is in it')
+        return _size_of_tensors(shapes)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = {"revision": study.model.revision, "trust_remote_code": study.model.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(path, **trust)
+    except OSError as error:
+        raise StudyError(
+            f'model.path = "{path}" is no folder, and cannot be read from the hub ({str(error).splitlines()[0]})'
+        ) from None
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(config, trust_remote_code=study.model.trust_remote_code)
+    return _size_of_tensors({name: tuple(p.shape) for name, p in built.named_parameters()})
+
+
+def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
+    """Counts from the shapes of the tensors. Embedding and output layer are the matrices with the embedding's shape."""
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    embedding = next(
+        (s for n, s in matrices.items() if "embed_tokens" in n or n.endswith(("wte.weight", "embed_in.weight"))), None
+    )
+    embedding = embedding or max(matrices.values(), key=math.prod)
+    linear = tuple(
+        (n.removesuffix(".weight"), sum(s)) for n, s in matrices.items() if s != embedding and "embed" not in n
+    )
+    tables = sum(math.prod(s) for s in matrices.values() if s == embedding)
+    total = sum(math.prod(s) for s in shapes.values())
+    numbers = {int(part) for name in shapes for part in name.split(".") if part.isdigit()}
+    return ModelSize(total, total - tables, len(numbers), embedding[1], embedding[0], linear)
+
+
+def data_sizes(study: Study, assets: Assets) -> DataSizes:
+    """The size of the data, with lengths estimated from the characters of a sample of prompts and rows."""
+    from trainer.data.wording import fill
+
+    def spread(things: Sequence[Any]) -> Sequence[Any]:
+        return things[:: max(1, len(things) // SAMPLE)][:SAMPLE]
+
+    rows, prompts = spread(assets.rows["dev"]), spread(assets.pools["dev"])
+    templates = [study.templates[name] for name in study.axes.template]
+    frames = [len(t.system) + len(t.marker) for t in templates]
+    sizes = [
+        len(fill(p, rows[i % len(rows)].fields, rows[i % len(rows)].options).text) for i, p in enumerate([*prompts] * 4)
+    ]
+    words = [w for t in templates for w in t.words.values()] or [o for r in rows for o in r.options]
+    prompt = (sum(sizes) / len(sizes) + sum(frames) / len(frames)) / CHARACTERS_PER_TOKEN
+    answer = max(1.0, sum(map(len, words)) / len(words) / CHARACTERS_PER_TOKEN)
+    longest = min(float(study.task.max_length), max(sizes) / CHARACTERS_PER_TOKEN + answer)
+    return DataSizes(
+        train_rows=len(assets.rows["train"]),
+        dev_rows=len(assets.rows["dev"]),
+        test_rows=len(assets.rows["test"]),
+        dev_prompts=len(assets.pools["dev"]),
+        test_prompts=len(assets.pools["test"]),
+        prompt_tokens=prompt,
+        answer_tokens=answer,
+        answers=float(len(study.task.names)) or sum(len(r.options) for r in rows) / len(rows),
+        longest=max(longest, prompt + answer),
+        source="estimated as characters / 4",
+    )
