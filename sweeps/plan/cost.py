@@ -15,8 +15,9 @@ from sweeps.schedule.asha import rung_quotas
 from sweeps.search.points import Domain, combinations
 from sweeps.study.schema import Study
 from sweeps.study.values import Range
-from sweeps.trials.make import axes_of, rungs_of, steps_of
+from sweeps.trials.make import axes_of, rungs_of, steps_of, target_modules
 from trainer.measure import design
+from trainer.model.targets import matching_names
 
 CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrices reach; tiny models reach less
 GPU_RATE = {"float32": 2e13, "bfloat16": 1e14}  # a third of what current data-centre cards are rated at
@@ -207,10 +208,8 @@ def memory_of(study: Study, sizes: DataSizes, model: ModelSize) -> Memory:
     """Of one host whose slots are all taken by trials of the largest rank."""
     width = 2 if study.model.dtype == "bfloat16" else 4
     res, axes = study.resources, study.axes
-    targets = {m for choice in axes.lora.target_modules for m in choice}
-    adapted = [
-        n for name, n in model.linear if "all-linear" in targets or any(("." + name).endswith("." + m) for m in targets)
-    ]
+    width_of = dict(model.linear)
+    adapted = [width_of[name] for name in matching_names(width_of, target_modules(study))]
     rank = max(_values(axes.lora.r))
     rows = res.slots * study.training.batch_size
     read = sizes.longest if any(v > 0 for v in _values(axes.plw)) else sizes.answer_tokens

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from trainer.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def matching_names(names: Iterable[str], target_modules: Iterable[str]) -> list[str]:
@@ -19,6 +21,8 @@ def matching_names(names: Iterable[str], target_modules: Iterable[str]) -> list[
 
 def _linear_layers(base: nn.Module) -> list[str]:
     """Names of the linear layers that may carry an adapter: all but the output layer."""
+    from torch import nn  # here, since a plan that only matches names needs no torch
+
     head = base.get_output_embeddings()  # type: ignore[operator]
     return [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
 
