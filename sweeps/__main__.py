@@ -1,6 +1,6 @@
 """``python -m sweeps`` is ``steadytune``."""
 
-from sweeps.cli.exit_codes import main
+from sweeps.cli import main
 
 if __name__ == "__main__":
     main()

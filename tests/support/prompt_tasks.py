@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.cli.exit_codes import main
+from sweeps.cli import main
 
 TASK = {
     "fields": ["text"],

@@ -404,7 +404,7 @@ def test_the_command_takes_the_study_into_account(tmp_path: Path) -> None:
 
 def test_help_costs_no_heavy_import() -> None:
     code = (
-        "import sys; from sweeps.cli.exit_codes import main\n"
+        "import sys; from sweeps.cli import main\n"
         "try: main(['cluster', 'check', '--help'])\n"
         "finally: assert not {'ray', 'torch', 'jsonschema', 'jinja2', 'numpy'} & {m.split('.')[0] for m in sys.modules}"
     )

@@ -53,7 +53,7 @@ def place(tmp_path: Path) -> Path:
 )
 def test_help_and_mistakes_load_no_heavy_library(place: Path, arguments: list[str]) -> None:
     code = (
-        "import sys; from sweeps.cli.exit_codes import main\n"
+        "import sys; from sweeps.cli import main\n"
         "try: main()\n"
         "finally: print(*{m.split('.')[0] for m in sys.modules}, file=open('modules.txt', 'w'))"
     )

@@ -16,7 +16,7 @@ import pytest
 import tiny_run
 import torch
 
-from sweeps.cli.exit_codes import main
+from sweeps.cli import main
 from sweeps.export.export import export
 from sweeps.export.predict import predict
 from trainer.errors import UserError

@@ -20,7 +20,7 @@ from checkout import ROOT
 from tiny_run import LABELLED, make_run
 from typer.testing import CliRunner
 
-from sweeps.cli.exit_codes import app
+from sweeps.cli.app import app
 from sweeps.driver.progress import Progress
 from sweeps.live.table import LiveTable
 from sweeps.live.watch import look, watch

@@ -16,7 +16,7 @@ from checkout import ROOT
 from tiny_run import PLAIN, make_model, rows, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sweeps.cli.exit_codes import main
+from sweeps.cli import main
 from sweeps.prompt_search.embed import at_answer, of_base, of_folder
 from sweeps.prompt_search.label_engine import LabelEngine
 from sweeps.prompt_search.search_folder import COLUMNS

@@ -90,7 +90,7 @@ def test_answers_in_the_journal_need_no_torch(tmp_path: Path, task: str, writer:
     assert steadytune(*words) == 0
     code = f"""
 import sys
-from sweeps.cli.exit_codes import main
+from sweeps.cli import main
 try:
     main({words!r})
 finally:
