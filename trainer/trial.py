@@ -65,7 +65,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Loss:
-    """Token weights: completion 1, row content ``plw``, template boilerplate 0 or ``plw``."""
+    """Token weights: completion 1, row content ``plw``, the template's text and the prompt's own words 0 or ``plw``."""
 
     plw: float = 0.0
     normalization: Literal["weighted_mean", "nonzero_count", "completion_count"] = "weighted_mean"

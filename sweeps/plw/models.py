@@ -51,7 +51,7 @@ def rank_scale(weights: Sequence[float]) -> WeightScale:
 
 
 def power_scale(weights: Sequence[float]) -> WeightScale:
-    """The scale of the later version: weight^0.30103."""
+    """The scale of the PLW paper's later version: weight^0.30103."""
     top = float(np.max(weights))
 
     def back(place: float) -> float:

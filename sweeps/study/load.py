@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sweeps.study.defaults import as_mappings, completed
+from sweeps.study.derived_defaults import as_mappings, completed
 from sweeps.study.overlay import (
     Path,
     StudyError,

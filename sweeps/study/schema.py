@@ -1,7 +1,7 @@
-"""The schema of a study: every key of the YAML file, its type, its default and the reason for the default.
+"""The schema of a study, made of the sections of ``sections.py``, which give each key's type and default.
 
-What follows from other keys (the templates to sweep are all of them, unless some are chosen) is filled in by
-``completed``; ``sweeps.study.rules`` finds contradictions between sections.
+Defaults that depend on other keys, such as ``axes.template`` (all templates), come from ``derived_defaults.py``;
+``rules.py`` finds contradictions between sections.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from sweeps.study.defaults import completed
+from sweeps.study.derived_defaults import completed
 from sweeps.study.problems import raise_any
 from sweeps.study.rules import disagreements
 from sweeps.study.sections import (

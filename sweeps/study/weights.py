@@ -1,8 +1,8 @@
 """Three ways to lay out the axis of prompt loss weights; each becomes plain weights when the study is read.
 
-    plw: [0, 0.01, 0.1, 1]                      # lambda: the weight of a prompt token beside a completion token
+    plw: [0, 0.01, 0.1, 1]                      # lambda: the weight of the row's tokens; the answer's weigh 1
     plw: {lambda: [0, 0.01, 0.1, 1]}            # the same, written in full
-    plw: {power: [0, 0.25, 0.5, 0.75, 1]}       # weight^0.30103, the scale of the study's later version
+    plw: {power: [0, 0.25, 0.5, 0.75, 1]}       # weight^0.30103, the scale of the PLW paper's later version
     plw: {share: [0, 0.25, 0.5, 0.75], ratio: 0.081}   # the prompt's share of the loss, for completion/prompt = ratio
 
 The same weight means another thing on another data set: where completions are 13 times shorter than prompts, a weight

@@ -27,6 +27,7 @@ from sweeps.statistics import prompt_metrics
 from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
 from sweeps.tables.pages import groups_page, robustness_page
+from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
 from trainer.trial import digest
@@ -80,9 +81,8 @@ def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]
             for trial, (identity, own) in zip(trials[start : start + CHUNK], found, strict=True):
                 averages.add_trial(trial, identity, own)
     _rank(rows)
-    chosen = _by_dev(rows)
-    if chosen:
-        chosen[0]["winner"] = True
+    for winner in by_dev(rows)[:1]:
+        winner["winner"] = True
     _adjust(rows)
     rows.sort(key=_order)
     return pa.Table.from_pylist(rows, schema=schema(settings, trials)), group_table(averages)
@@ -189,16 +189,10 @@ def _rank(rows: list[dict[str, Any]]) -> None:
         row["rank"] = place
 
 
-def _by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Finished, non-degenerate trials, the best dev objective first."""
-    able = [r for r in rows if r.get("status") == "finished" and not r["degenerate"] and r["dev_objective"] is not None]
-    return sorted(able, key=lambda r: (-r["dev_objective"], r["trial_id"]))
-
-
 def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settings) -> list[Reference]:
     """The best two by dev objective that have test scores and are not degenerate on them."""
     found: list[Reference] = []
-    for row in _by_dev(rows):
+    for row in by_dev(rows):
         if len(found) == len(REFERENCES):
             break
         test = run.last_grid(row["trial_id"], "test")

@@ -1,4 +1,8 @@
-"""Why a study has no winner."""
+"""Which trial wins, and why a study has no winner.
+
+The winner is the best finished trial by the objective on the dev prompts. A degenerate trial, which gives one label
+nearly always, cannot win.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeps.display.text import counted
+
+
+def by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of ``rows`` that may win, the best first. The first is the winner. ``rows``: of tables/robustness."""
+    able = [r for r in rows if r.get("status") == "finished" and not r["degenerate"] and r["dev_objective"] is not None]
+    return sorted(able, key=lambda r: (-r["dev_objective"], r["trial_id"]))
 
 
 def why_no_winner(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
 A point is a plain mapping of flat axis names to values, ``{"template": "plain", "r": 16, "lr": 1e-3, ...}``; it is
 what searches pass around. Two points that make the same trial are refused, since they would share one id and one
-result; only arms may.
+result. The one exception: arms whose pools hold the same prompts share a trial, which then carries the names of all.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tiny_run import LABELLED, make_run
 
 from sweeps.cli.app import app
 from sweeps.run_folder.columns import TRIALS
-from sweeps.study.defaults import completed
+from sweeps.study.derived_defaults import completed
 from sweeps.study.load import load_study
 from sweeps.study.overlay import parse_yaml
 from sweeps.study.schema import Study

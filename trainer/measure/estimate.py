@@ -8,9 +8,9 @@ shows no noise from the labels that it happened to meet.
 
 The variance of these values is the whole grid's variance plus the sample's noise. The noise is known and is
 subtracted. What is left estimates the std that the whole grid would show over its finite rows; it equals that std when
-every cell is scored. ``GridEstimate.each`` has exactly this std. Unbiased values would scatter too much, and values
-shrunk to the smallest error too little; both would misplace the worst prompt and the quantiles (Louis 1984,
-"Estimating a population of parameter values", JASA 79). numpy only.
+every cell is scored. ``GridEstimate.each`` has exactly this std. Unbiased values of the prompts would spread too
+widely, and values shrunk until their mean squared error is smallest not widely enough; with either, the worst prompt
+and the quantiles would be wrong (Louis 1984, "Estimating a population of parameter values", JASA 79). numpy only.
 """
 
 from __future__ import annotations

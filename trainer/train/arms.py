@@ -5,8 +5,9 @@
                 of the pool, which grows with the square root of progress until it is all of it half way through.
                 Difficulty is the length of the wording, as one of theirs is a sentence's. Needs no memory.
 ``importance``  Prompt j with probability 0.8 softmax(L_j / temperature) + 0.2 / P. L_j is the running mean of the
-                answer's loss under j. Not corrected for: hard prompts are meant to count more. A review of PAFT names
-                it as future work; mixing in the uniform draw is as in prioritised replay (arXiv 1511.05952).
+                answer's loss under j. The loss is not reweighted to undo the unequal draws, because hard prompts are
+                meant to count more. A review of PAFT names it as future work; mixing in the uniform draw is as in
+                prioritised replay (arXiv 1511.05952).
 ``group_dro``   Group DRO (Sagawa et al. 2020, arXiv 1911.08731, Algorithm 1), prompts as groups: draws stay uniform,
                 an example weighs P q_g, and after each step q_g grows by exp(step_size x loss_g), then is normalised.
                 The weights of a step come from the steps before it, so that no batch passes the model twice.
