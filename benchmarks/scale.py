@@ -186,8 +186,8 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     from sweeps.driver.test_pool import score_test_pool
     from sweeps.driver.tuning import tune_trials
     from sweeps.live.table import LiveTable
-    from sweeps.trials.content import content_of
-    from sweeps.trials.make import make_trials, points_of
+    from sweeps.trials.from_points import make_trials, points_of
+    from sweeps.trials.load_content import content_of
 
     study = study_of(n, folder)
     content = content_of(study)

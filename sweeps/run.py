@@ -24,10 +24,10 @@ from sweeps.staged.execute import OnRay
 from sweeps.staged.protocol import Staged
 from sweeps.study.load import resolved
 from sweeps.study.overlay import dump_yaml
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.tables.terminal import show_table
-from sweeps.trials.content import Content, content_of
-from sweeps.trials.make import make_trials, points_of, target_modules
+from sweeps.trials.from_points import make_trials, points_of, target_modules
+from sweeps.trials.load_content import Content, content_of
 from trainer.errors import UserError
 from trainer.store import Store
 

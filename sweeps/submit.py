@@ -32,7 +32,7 @@ from sweeps.study.load import resolved
 from sweeps.study.overlay import Path as Key
 from sweeps.study.overlay import StudyError, dotted, dump_yaml, is_local, missing_file
 from sweeps.study.rules import named_files
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.trials.base_model import WHOLE
 from trainer.errors import UserError
 

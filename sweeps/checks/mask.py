@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sweeps.trials.content import Content
+    from sweeps.trials.load_content import Content
     from trainer.data.render import Example, Renderer
 
 NAMES = ("template", "content", "completion")  # by kind

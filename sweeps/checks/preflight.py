@@ -21,10 +21,10 @@ from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
 from sweeps.checks.wordings import label_findings, pool_findings, word_findings
 from sweeps.display.text import counted
-from sweeps.study.schema import Study
 from sweeps.study.stages import Meaning
-from sweeps.trials.content import Content, content_of
-from sweeps.trials.make import target_modules
+from sweeps.study.study import Study
+from sweeps.trials.from_points import target_modules
+from sweeps.trials.load_content import Content, content_of
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt, fill
 from trainer.errors import UserError

@@ -16,7 +16,7 @@ from sweeps.cli.options import Overrides, StudyArgument
 
 if TYPE_CHECKING:
     from cluster.jobs.server import JobServer
-    from sweeps.study.schema import Study
+    from sweeps.study.study import Study
 
 Address = Annotated[
     str | None,

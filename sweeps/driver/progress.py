@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from sweeps.live.table import LiveTable
 from sweeps.run_folder.columns import TRIALS
 from sweeps.schedule.asha import Decision
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.measure.metrics import Objective, objective
 from trainer.measure.rung import RungReport
 from trainer.store import Store

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.study.values import Range
-from sweeps.trials.content import Content
-from sweeps.trials.make import target_modules
+from sweeps.trials.from_points import target_modules
+from sweeps.trials.load_content import Content
 from trainer.setup import Setup
 from trainer.store import Store
 

@@ -8,7 +8,7 @@ from typing import Any
 from sweeps.driver.progress import Progress
 from sweeps.driver.session import start_fleet
 from sweeps.driver.test_pool import score_test_pool
-from sweeps.trials.content import Content
+from sweeps.trials.load_content import Content
 from trainer.trial import Trial
 
 

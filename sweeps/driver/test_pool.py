@@ -13,7 +13,7 @@ import pyarrow as pa
 from sweeps.driver.progress import WRITE_EVERY, Progress
 from sweeps.driver.session import LOSSES
 from sweeps.schedule.asha import Decision
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.trial import Trial
 
 

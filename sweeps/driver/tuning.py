@@ -20,8 +20,8 @@ from sweeps.driver.watcher import Watcher
 from sweeps.schedule.asha import Rungs
 from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import combinations
-from sweeps.trials.content import Content
-from sweeps.trials.make import axes_of, make_trial_at
+from sweeps.trials.from_points import axes_of, make_trial_at
+from sweeps.trials.load_content import Content
 from trainer.trial import Trial
 
 

@@ -15,7 +15,7 @@ from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.progress import WRITE_EVERY, Progress
 from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import Domain
-from sweeps.trials.make import axes_of
+from sweeps.trials.from_points import axes_of
 from trainer.data.wording import Prompt
 from trainer.measure.rung import RungReport
 from trainer.trial import Trial, modules_text

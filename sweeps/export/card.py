@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, with_interval
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.tables.columns import Settings
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.measure.metrics import Objective

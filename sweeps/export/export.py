@@ -21,7 +21,7 @@ from sweeps.export.card import Measurements, card
 from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings
 from sweeps.tables.winner import why_no_winner

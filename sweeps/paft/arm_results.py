@@ -17,7 +17,7 @@ from sweeps.display.text import shown
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
 from trainer.trial import AXES, SAME, Trial, digest

@@ -23,7 +23,7 @@ from sweeps.display.table_files import markdown_rows, tex, write_table
 from sweeps.paft.arm_results import Result, changes, comparable, is_base, largest_pool, reference_arm
 from sweeps.paft.claims import claims
 from sweeps.run_folder.prompts import kept_usage
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.store import Store
 
 TITLES = {

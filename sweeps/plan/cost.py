@@ -13,9 +13,9 @@ from typing import Any
 from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
 from sweeps.schedule.asha import rung_quotas
 from sweeps.search.points import Domain, combinations
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.study.values import Range
-from sweeps.trials.make import axes_of, rungs_of, steps_of, target_modules
+from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
 from trainer.measure import design
 from trainer.model.targets import matching_names
 

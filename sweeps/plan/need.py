@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sweeps.study.overlay import StudyError
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 
 if TYPE_CHECKING:
     from cluster.files.capacity import Need

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeps.study.overlay import StudyError
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.trials.base_model import tensor_shapes
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.errors import UserError, nearest
 from trainer.store import SCORES, Store
 

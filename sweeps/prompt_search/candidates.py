@@ -15,7 +15,7 @@ from trainer.errors import UserError, nearest
 from trainer.trial import digest
 
 if TYPE_CHECKING:
-    from sweeps.study.schema import Study
+    from sweeps.study.study import Study
 
 
 def train_pool(study: Study, name: str | None = None) -> list[Prompt]:

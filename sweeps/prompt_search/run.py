@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sweeps.prompt_search.result import SearchResult
     from sweeps.prompt_search.scorer import Scorer
     from sweeps.prompt_search.writers import Writer
-    from sweeps.study.schema import Study
+    from sweeps.study.study import Study
     from trainer.data.rows import Row
     from trainer.data.wording import Prompt
 

@@ -29,7 +29,7 @@ from sweeps.study.values import Count, Name, Section, Text
 from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from sweeps.study.schema import Study
+    from sweeps.study.study import Study
     from trainer.data.wording import Prompt
 
 FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"

@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeps.display.text import shown
 from sweeps.run_folder.reading import RunFolder
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.measure.grid import Grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
 from trainer.trial import AXES

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from sweeps.display.text import METRIC_NAMES, counted, duration, interval, percent
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.tables.winner import why_no_winner
 
 ALPHA = 0.05  # a difference is called clear below this corrected p-value

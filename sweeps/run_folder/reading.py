@@ -17,8 +17,8 @@ import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
-from sweeps.study.schema import Study
-from sweeps.study.sections import SchedulerSection
+from sweeps.study.schema import SchedulerSection
+from sweeps.study.study import Study
 from trainer.errors import UserError
 from trainer.measure import grid as score_grid
 from trainer.measure.grid import Grid, read_grid

@@ -12,8 +12,8 @@ from sweeps.search.points import combinations
 from sweeps.staged.points import CurrentChoice, axis_values, value_text, varied_text
 from sweeps.statistics import interaction as ia
 from sweeps.statistics.intervals import Estimate
-from sweeps.study.schema import Study
-from sweeps.trials.make import axes_of
+from sweeps.study.study import Study
+from sweeps.trials.from_points import axes_of
 
 FACTORS = ("template", "lora", "plw", "pool")
 MOST_POINTS = 64  # of a full factorial that is still proposed

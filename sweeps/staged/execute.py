@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from sweeps.driver.progress import Progress
 from sweeps.driver.session import on_ray, start_fleet
 from sweeps.driver.sweep import sweep
-from sweeps.trials.content import Content
+from sweeps.trials.load_content import Content
 from trainer.store import Store
 from trainer.trial import Trial
 
 if TYPE_CHECKING:
-    from sweeps.study.schema import Study
+    from sweeps.study.study import Study
 
 
 class OnRay:

@@ -15,8 +15,8 @@ from sweeps.display.text import amount, duration
 from sweeps.plan.cost import Plan, plan
 from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
 from sweeps.staged import points
-from sweeps.study.schema import Study
 from sweeps.study.stages import FEW_TEMPLATES
+from sweeps.study.study import Study
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sweeps.search.points import Point
-from sweeps.study.schema import Study
-from sweeps.trials.make import axes_of
+from sweeps.study.study import Study
+from sweeps.trials.from_points import axes_of
 from trainer.trial import modules_text
 
 LORA = ("lr", "steps", "epochs", "target_modules", "r", "alpha", "rslora", "dropout")

@@ -23,9 +23,9 @@ from sweeps.staged import answer, compare, points
 from sweeps.staged.points import Candidate
 from sweeps.study.load import resolved
 from sweeps.study.overlay import StudyError, dump_yaml
-from sweeps.study.schema import Study
-from sweeps.trials.content import Content
-from sweeps.trials.make import make_trial, rungs_of, target_modules
+from sweeps.study.study import Study
+from sweeps.trials.from_points import make_trial, rungs_of, target_modules
+from sweeps.trials.load_content import Content
 from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Trial, digest

@@ -26,8 +26,8 @@ from sweeps.study.overlay import (
 )
 from sweeps.study.problems import Problem, problem_line, problems_of
 from sweeps.study.rules import disagreements, named_files, unsafe_files
-from sweeps.study.schema import Study
-from sweeps.study.sections import TemplateSection
+from sweeps.study.schema import TemplateSection
+from sweeps.study.study import Study
 from sweeps.study.values import Section
 
 

@@ -1,65 +1,371 @@
-"""The schema of a study, made of the sections of ``sections.py``, which give each key's type and default.
-
-Defaults that depend on other keys, such as ``axes.template`` (all templates), come from ``derived_defaults.py``;
-``rules.py`` finds contradictions between sections.
-"""
+"""Every key of a study, by section: its type, its default and the reason for the default."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import itertools
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sweeps.study.derived_defaults import completed
-from sweeps.study.problems import raise_any
-from sweeps.study.rules import disagreements
-from sweeps.study.sections import (
-    ArmSection,
-    AxesSection,
-    ModelSection,
-    ObjectiveSection,
-    PoolsSection,
-    ResourcesSection,
-    SchedulerSection,
-    ScoringSection,
-    SearchSection,
-    TablesSection,
-    TaskSection,
-    TemplateSection,
-    TrainingSection,
-)
-from sweeps.study.stages import Stages
+from sweeps.study.problems import Problem, Problems, raise_any
 from sweeps.study.values import (
+    Count,
+    Flag,
+    Flags,
+    Modules,
+    Name,
+    Names,
+    Natural,
+    NotNegative,
+    Number,
+    Numbers,
+    Positive,
     Section,
+    Share,
     Text,
+    Whole,
 )
+from sweeps.study.weights import as_weights
 
 
-class Study(Section):
-    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # default: the file's name
-    model: ModelSection = Field(description="the base model")
-    task: TaskSection = Field(description="the rows, and what they ask")
-    templates: Annotated[dict[str, TemplateSection], Field(min_length=1)] = Field(
-        default_factory=lambda: {"plain": TemplateSection()}
+class ModelSection(Section):
+    path: Text = Field(description="the base model's folder or its name on the hub")
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # exact everywhere; bfloat16 halves the memory on a GPU that has it
     )
-    pools: PoolsSection = Field(description="the files of prompts")
-    arms: dict[str, ArmSection] = Field(default_factory=dict)  # none: axes.pool and training.draw decide how to train
-    axes: AxesSection = AxesSection()
-    training: TrainingSection = TrainingSection()
-    scoring: ScoringSection = ScoringSection()
-    search: SearchSection = SearchSection()
-    scheduler: SchedulerSection = SchedulerSection()
-    objective: ObjectiveSection = ObjectiveSection()
-    tables: TablesSection = TablesSection()
-    resources: ResourcesSection = ResourcesSection()
-    stages: Stages | None = None  # none: the axes are one search
+    head: Literal["lm", "classifier"] = "lm"  # lm needs no new weights; classifier trains a layer on the last position
+    revision: Text | None = None  # a hub model's branch, tag or commit; none is its main branch
+    trust_remote_code: Flag = False  # true runs code that comes with the model
 
-    @model_validator(mode="before")
-    @classmethod
-    def _with_defaults(cls, value: Any) -> Any:
-        return completed(value) if isinstance(value, dict) else value
+
+class SourceSection(Section):
+    """Rows. ``path`` is a file, a folder or a name on the hub."""
+
+    path: Text = Field(description="a file or folder of rows, or a data set's name on the hub")
+    name: Text | None = None  # a hub data set's configuration
+    split: Text | None = None  # default: a file's only split; of several, the one named train, dev or test as here
+    revision: Text | None = None  # a hub data set's branch, tag or commit
+    where: dict[str, Any] = Field(default_factory=dict)  # column -> value (or list of values) a row must have
+    limit: Count | None = None  # so many of the rows left by `where`, drawn once with a fixed seed; none takes all
+
+
+def as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+AnySource = Annotated[SourceSection, BeforeValidator(as_source)]
+
+
+class RowsSection(Section):
+    train: AnySource = Field(description="the rows to train on")
+    dev: AnySource = Field(description="the rows that early stopping reads")
+    test: AnySource = Field(description="the rows of the final table")
+
+
+def _labels(value: Any) -> Any:
+    return {str(v): v for v in value} if isinstance(value, list | tuple) else value
+
+
+class TaskSection(Section):
+    rows: RowsSection = Field(description="the train, dev and test rows")
+    fields: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="the columns that prompts may use")
+    label: Text = Field(description="the column that holds the right answer")
+    # data value -> label; a list where they are the same
+    labels: Annotated[dict[str, Name], BeforeValidator(_labels)] = Field(default_factory=dict)
+    # the column with the row's own options: `label` is then the index of the right option, and the option's text is the
+    # answer. With labels as well, prompts only show the options, and the model answers with a label, such as a letter
+    options: Text | None = None
+    id: Text | None = None  # the column that names a row; default: <split>-<position>
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"  # macro_f1 where labels are rare
+    max_length: Annotated[Whole, Field(ge=8)] = 512  # tokens of prompt and answer; memory grows with it
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels, each once, in the study's order; none where rows bring their own options."""
+        return tuple(dict.fromkeys(self.labels.values()))
 
     @model_validator(mode="after")
-    def _sections_agree(self) -> Study:
-        raise_any(disagreements(dict(self)))
+    def _one_kind_of_answer(self) -> TaskSection:
+        found = []
+        if not self.labels and self.options is None:
+            found.append(
+                Problem(
+                    ("labels",),
+                    "is missing: give the labels, or `options`, the column with each row's own options",
+                    bare=True,
+                )
+            )
+        elif self.labels and len(self.names) < 2:
+            found.append(Problem(("labels",), "must name at least two labels"))
+        if not self.labels and self.metric == "macro_f1":
+            found.append(Problem(("metric",), "needs task.labels: options are not classes. Use accuracy"))
+        if self.label in self.fields:
+            found.append(
+                Problem(
+                    ("fields", self.fields.index(self.label)),
+                    "is the label's column: prompts would show the right answer. Remove it",
+                )
+            )
+        raise_any(found)
+        return self
+
+
+class TemplateSection(Section):
+    """How a prompt becomes model input."""
+
+    chat: Flag = False  # true: through the tokenizer's chat template
+    system: Text = ""  # most base models saw no system text
+    marker: Text = "\nAnswer:"  # between prompt and answer; "" in a chat, whose template has its own
+    # label -> what the model answers with; default the label, after a space in plain text
+    words: dict[str, Text] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _words_differ(self) -> TemplateSection:
+        first: dict[str, str] = {}
+        found = []
+        for label, word in self.words.items():
+            if not word.strip():
+                found.append(Problem(("words", label), "is empty: the model must have something to answer"))
+            elif word in first:
+                found.append(
+                    Problem(
+                        ("words", label), f"is also the word of {first[word]}: the model could not tell the two apart"
+                    )
+                )
+            first.setdefault(word, label)
+        raise_any(found)
+        return self
+
+
+def as_pool(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
+class PoolSection(Section):
+    file: Text | None = None  # a YAML mapping id -> prompt, or one prompt a line; none: the train share of `split`
+    only: tuple[Text, ...] = ()  # ids to keep; none keeps all
+    limit: Count | None = None  # the first so many; none keeps all
+
+
+class SplitSection(Section):
+    """One file divided at random into the three pools."""
+
+    file: Text = Field(description="the file of prompts to divide")
+    train: Share = 0.6  # about ten training prompts give most of the gain (PAFT's ablation), so the rest can measure
+    dev: Share = 0.2
+    test: Share = 0.2
+    seed: Natural = 0
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> SplitSection:
+        if min(self.train, self.dev, self.test) == 0 or abs(self.train + self.dev + self.test - 1) > 1e-6:
+            raise Problems("must have shares train, dev and test above 0 that sum to 1")
+        return self
+
+
+def as_train_pools(value: Any) -> Any:
+    return (
+        {"train": value}
+        if isinstance(value, str) or (isinstance(value, dict) and value and set(value) <= set(PoolSection.model_fields))
+        else value
+    )
+
+
+AnyPool = Annotated[PoolSection, BeforeValidator(as_pool)]
+
+
+class PoolsSection(Section):
+    """Three sets of prompts that never overlap: for training, for early stopping, and for the final table."""
+
+    train: Annotated[dict[str, AnyPool], BeforeValidator(as_train_pools)] = Field(default_factory=dict)
+    dev: AnyPool | None = None
+    test: AnyPool | None = None
+    split: Annotated[SplitSection, BeforeValidator(as_pool)] | None = None  # instead of the three
+
+    @model_validator(mode="after")
+    def _all_pools_are_given(self) -> PoolsSection:
+        found = []
+        for name in ("dev", "test"):
+            pool = getattr(self, name)
+            if self.split is not None and pool is not None:
+                found.append(
+                    Problem((name,), "cannot be combined with pools.split, which makes the pools itself. Remove one")
+                )
+            elif self.split is None and (pool is None or pool.file is None):
+                found.append(
+                    Problem((name,), "is missing: a file of prompts, or `pools.split` to divide one file", bare=True)
+                )
+        if self.split is None and not self.train:
+            found.append(
+                Problem(("train",), "is missing: a file of prompts, or `pools.split` to divide one file", bare=True)
+            )
+        for name, pool in self.train.items():
+            if self.split is not None and pool.file is not None:
+                found.append(
+                    Problem(
+                        ("train", name, "file"),
+                        "cannot be combined with pools.split. Give `only` or `limit`, to take part of its train share",
+                    )
+                )
+            elif self.split is None and pool.file is None:
+                found.append(Problem(("train", name), "names no file of prompts"))
+        raise_any(found)
+        return self
+
+
+class LoraSection(Section):
+    """In peft's terms. Defaults after "LoRA Without Regret": all linear layers, alpha 32, small rank for small data."""
+
+    r: Numbers[Count] = (16,)
+    alpha: Numbers[Positive] = (32.0,)
+    dropout: Numbers[Annotated[Number, Field(ge=0, lt=1)]] = (0.0,)
+    target_modules: Modules = (("all-linear",),)
+    rslora: Flags = (False,)  # true scales by alpha / sqrt(r); with alpha / r the best lr hardly moves with r
+
+
+class AxesSection(Section):
+    """Each a value, a list, or {loguniform: [low, high]}, {uniform: [low, high]}."""
+
+    template: Names = ()  # default: all of `templates`
+    lora: LoraSection = LoraSection()
+    lr: Numbers[Positive] = (
+        3e-4,
+    )  # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more
+    steps: Numbers[Count] | None = None  # optimizer steps; or
+    epochs: Numbers[Positive] | None = None  # passes over the train rows; default 3, as in PAFT
+    # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; sweeps.study.weights has other layouts
+    plw: Annotated[Numbers[NotNegative], BeforeValidator(as_weights)] = (0.0,)
+    pool: Names = ()  # default: all of `pools.train`; with arms, the pools that they name
+    seed: Numbers[Natural] = (0,)
+    arm: Names = ()  # default: all of `arms`; none where the study names none
+
+
+class DrawSection(Section):
+    """Which prompt of the pool an example meets (PAFT, Algorithm 1)."""
+
+    mode: Literal["dynamic", "load"] = "dynamic"  # as published; load draws once per row, as PAFT's released code does
+    every: Count = 4  # PAFT's K; between 1 and 8 it hardly matters
+    unit: Literal["examples", "steps"] = "examples"
+
+
+class ArmSection(Section):
+    """One way to train for robustness: a pool and how it is used. Everything else is as in the rest of the study."""
+
+    pool: Text | None = None  # of `pools.train`; default: the only one
+    draw: DrawSection | None = None  # instead of training.draw
+    epochs: NotNegative | None = None  # instead of axes.epochs or axes.steps; 0 leaves the base model as it is
+    steps: Natural | None = None  # likewise
+    choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"  # PAFT's
+    temperature: Positive = 0.1  # of importance; the losses of tuned models differ by tenths of a nat between prompts
+    step_size: Positive = 0.1  # of group_dro; ten times the paper's, because a step here does not see every group
+    typos: Share = 0.0
+    formats: tuple[Text, ...] = ()  # of `templates`; none: only the trial's own
+    views: Count = 1
+    consistency: NotNegative = 0.0  # begin with 0.3 to 1; it matters where the answers under two wordings differ
+
+
+class TrainingSection(Section):
+    batch_size: Count = 8  # rows per trial in one pass
+    accumulation: Count = 1  # passes per optimizer step
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.1  # share of the steps; PAFT's
+    weight_decay: NotNegative = 0.0  # adapters are small: decay only blurs the comparison of ranks
+    clip: NotNegative = 1.0  # largest gradient norm; 0 turns clipping off
+    normalization: Literal["weighted_mean", "nonzero_count", "completion_count"] = (
+        "weighted_mean"  # the one continuous at PLW 0
+    )
+    template_tokens: Literal["zero", "plw"] = "zero"  # learning to predict templates works against robustness to them
+    draw: DrawSection = DrawSection()
+
+
+class ScoringSection(Section):
+    scorer: Literal["labels", "generate"] = (
+        "labels"  # one pass per prompt; generate mixes format-following into the score
+    )
+    decision: Literal["raw", "per_token", "per_byte", "pmi", "contextual", "batch"] = "raw"  # the plain argmax
+    max_new_tokens: Count = 8  # for generate: room for a label, not for rambling
+    # share of the dev grid's cells that rungs before the last score; 0.1 of 50 prompts x 200 rows costs one point
+    sample: Annotated[Number, Field(gt=0, le=1)] = 1.0
+
+
+class SearchSection(Section):
+    method: Literal["grid", "random", "tpe"] = "grid"
+    trials: Count | None = None  # how many to draw; a grid has its own number
+    seed: Natural = 0
+
+    @model_validator(mode="after")
+    def _trials_fit_method(self) -> SearchSection:
+        if self.method == "grid" and self.trials is not None:
+            raise Problems(
+                [
+                    Problem(
+                        ("trials",),
+                        "has no meaning in a grid, which runs every point. Remove it, or use method random or tpe",
+                    )
+                ]
+            )
+        if self.method != "grid" and self.trials is None:
+            raise Problems(
+                [Problem(("trials",), f"is missing: how many trials search.method = {self.method} draws", bare=True)]
+            )
+        return self
+
+
+def _ascending(rungs: tuple[float, ...]) -> tuple[float, ...]:
+    if any(a >= b for a, b in itertools.pairwise(rungs)) or rungs[0] <= 0 or rungs[-1] != 1:
+        raise Problems("must ascend from above 0 and end at 1.0, such as [0.25, 0.5, 1.0]")
+    return rungs
+
+
+class SchedulerSection(Section):
+    name: Literal["asha", "none"] = "asha"  # none trains every trial to the end
+    eta: Annotated[Whole, Field(ge=2)] = 2  # the best 1/eta go on; gentle, since learning rates rank late
+    rungs: Annotated[tuple[Number, ...], Field(min_length=1), AfterValidator(_ascending)] = (
+        0.25,
+        0.5,
+        1.0,
+    )  # shares of a trial's steps; first past warm-up
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The shares of a trial's steps at which it is scored; without early stopping only its end."""
+        return self.rungs if self.name == "asha" else (1.0,)
+
+
+class ObjectiveSection(Section):
+    std_weight: NotNegative = 1.0  # mean - std_weight * std over the dev prompts: robust first
+
+
+class TablesSection(Section):
+    thresholds: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.85,)  # PAFT's Top for most of its data sets
+    strict: Flag = True  # above the threshold, not at it: PAFT's "exceeding"
+    test: Literal["all", "finalists"] = "all"  # who is scored on the test pool; finalists are fewer and cost less
+
+
+class ResourcesSection(Section):
+    """Of one host: one accelerator and the base model on it."""
+
+    slots: Count = 8  # trials that share the base; default 1 where workers > 1 or zero > 0
+    cpus: Positive = 1.0
+    gpus: Annotated[Whole, Field(ge=0, le=1)] = 0  # 1 puts each host on a GPU of its own
+    workers: Count = 1  # more than 1: a gang over so many accelerators, for a model too large for one
+    zero: Annotated[Whole, Field(ge=0, le=3)] = 0  # DeepSpeed ZeRO stage; 3 also shares out the base
+    offload: Flag = False  # optimizer state (and, with 3, the base) in the CPU's memory
+
+    @model_validator(mode="after")
+    def _slots_fit_workers(self) -> ResourcesSection:
+        found = []
+        if self.workers > 1 and self.slots > 1:
+            found.append(
+                Problem(
+                    ("slots",), "must be 1 where resources.workers is more than 1: a gang trains one trial at a time"
+                )
+            )
+        elif self.zero > 0 and self.slots > 1:
+            found.append(
+                Problem(("slots",), "must be 1 where resources.zero is 1, 2 or 3: its shards belong to one trial")
+            )
+        if self.offload and self.zero == 0:
+            found.append(Problem(("offload",), "needs resources.zero = 1, 2 or 3"))
+        raise_any(found)
         return self

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.errors import nearest
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.statistics import intervals as st
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.trial import AXES
 
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …

@@ -14,8 +14,8 @@ from trainer.errors import UserError
 from trainer.trial import Data, Task, Template
 
 if TYPE_CHECKING:
-    from sweeps.study.schema import Study
-    from sweeps.study.sections import PoolSection, PoolsSection, SplitSection, TaskSection, TemplateSection
+    from sweeps.study.schema import PoolSection, PoolsSection, SplitSection, TaskSection, TemplateSection
+    from sweeps.study.study import Study
 
 SPLITS = ("train", "dev", "test")
 T = TypeVar("T")

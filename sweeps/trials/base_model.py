@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.study.overlay import StudyError
-from sweeps.study.sections import ModelSection
+from sweeps.study.schema import ModelSection
 from trainer import trial as t
 from trainer.errors import nearest
 

@@ -23,8 +23,8 @@ from sweeps.run_folder.columns import TRIALS
 from sweeps.study.derived_defaults import completed
 from sweeps.study.load import load_study
 from sweeps.study.overlay import parse_yaml
-from sweeps.study.schema import Study
 from sweeps.study.shipped import study_path
+from sweeps.study.study import Study
 from sweeps.study.values import Range
 from trainer.store import SCORES
 

@@ -82,7 +82,7 @@ def test_nothing_unpickles(path: Path) -> None:
         ),
         (
             "sweeps",
-            "study.load trials.make trials.assets trials.base_model schedule.asha search.points plan.cost "
+            "study.load trials.from_points trials.assets trials.base_model schedule.asha search.points plan.cost "
             "checks.preflight live.table run",
             LIGHT | {"datasets"},
         ),

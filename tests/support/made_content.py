@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.trials.assets import task_of, templates_of
-from sweeps.trials.content import Content
+from sweeps.trials.load_content import Content
 from trainer.data.assets import Assets
 from trainer.trial import Data, Model
 

@@ -17,8 +17,8 @@ from checkout import EMBEDDED, ROOT
 def prepared(tmp_path: Path, steps: int) -> tuple[Any, Any, list[Any]]:
     """Assets, model and two trials of the small study."""
     from sweeps.study.load import load_study
-    from sweeps.trials.content import content_of
-    from sweeps.trials.make import make_trials, points_of
+    from sweeps.trials.from_points import make_trials, points_of
+    from sweeps.trials.load_content import content_of
 
     study = load_study(write_study(tmp_path, axes={"pool": ["many"], "steps": steps}))
     content = content_of(study)

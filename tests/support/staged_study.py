@@ -14,8 +14,8 @@ from sweeps.driver.replay import replayed
 from sweeps.driver.session import setup_of
 from sweeps.staged.protocol import Staged
 from sweeps.study.load import load_study
-from sweeps.study.schema import Study
-from sweeps.trials.content import content_of
+from sweeps.study.study import Study
+from sweeps.trials.load_content import content_of
 from trainer.data.assets import Assets
 from trainer.runner import Runner
 from trainer.store import Store

@@ -19,8 +19,8 @@ from sweeps.run_folder.columns import TRIALS
 from sweeps.run_folder.prompts import keep_prompts
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import dump_yaml
-from sweeps.trials.content import content_of
-from sweeps.trials.make import make_trials, points_of
+from sweeps.trials.from_points import make_trials, points_of
+from sweeps.trials.load_content import content_of
 from trainer.runner import Runner
 from trainer.setup import Setup
 from trainer.store import Store

@@ -22,10 +22,10 @@ from cluster.jobs.server import JobError, dashboard_address
 from sweeps.run_folder.fetch import fetch
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.submit import FILE, in_job_id, run_folder, travelling
-from sweeps.trials.content import content_of
-from sweeps.trials.make import make_trials, points_of
+from sweeps.trials.from_points import make_trials, points_of
+from sweeps.trials.load_content import content_of
 from trainer.errors import UserError
 from trainer.store import Store
 

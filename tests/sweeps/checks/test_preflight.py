@@ -19,7 +19,7 @@ from sweeps.checks.mask import mask, weights
 from sweeps.checks.preflight import check, check_formats, sample_rows
 from sweeps.study.load import load_study
 from sweeps.trials.assets import fingerprints_of, load_assets
-from sweeps.trials.content import content_of
+from sweeps.trials.load_content import content_of
 from trainer.data.render import Renderer
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt

@@ -28,7 +28,7 @@ from sweeps.run_folder.columns import TRIALS
 from sweeps.run_folder.find import find_run
 from sweeps.schedule.asha import Decision
 from sweeps.study.load import load_study
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer.errors import UserError
 from trainer.measure.metrics import Objective
 from trainer.measure.rung import RungReport

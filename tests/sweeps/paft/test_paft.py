@@ -25,10 +25,10 @@ from sweeps.prompts.usage import COLUMNS
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import StudyError, dump_yaml
-from sweeps.study.schema import Study
 from sweeps.study.shipped import study_path
+from sweeps.study.study import Study
 from sweeps.trials.assets import templates_of
-from sweeps.trials.make import make_trials, points_of, pool_of
+from sweeps.trials.from_points import make_trials, points_of, pool_of
 from trainer import trial as t
 from trainer.store import Store
 

@@ -21,7 +21,7 @@ from checkout import ROOT
 from sweeps.display.figures import Curve, Strip, curves, nice_ticks, strips
 from sweeps.report.write import write_report
 from sweeps.study.load import resolved
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from trainer import trial as t
 from trainer.errors import UserError
 from trainer.store import Store

@@ -27,7 +27,7 @@ from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.shipped import study_path
 from sweeps.study.stages import Meaning
-from sweeps.trials.make import axes_of
+from sweeps.trials.from_points import axes_of
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.measure import metrics

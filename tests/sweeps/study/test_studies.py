@@ -13,8 +13,8 @@ import yaml
 
 from sweeps.checks.wordings import pool_findings, word_findings
 from sweeps.study.load import load_study
-from sweeps.study.schema import Study
 from sweeps.study.shipped import STUDIES, study_path
+from sweeps.study.study import Study
 from sweeps.trials.assets import load_pools, task_of, templates_of
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt

@@ -18,7 +18,7 @@ from study_text import BASE
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import Absent, StudyError, dotted, dump_yaml, get, parse_yaml
 from sweeps.study.problems import all_keys, keys_at
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.study.values import Range
 
 Load = Callable[..., Study]

@@ -14,10 +14,10 @@ from made_content import made_content
 
 from sweeps.search import points as search
 from sweeps.study.overlay import StudyError
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.trials.base_model import fingerprint_model, model_of, tensor_shapes
-from sweeps.trials.content import Content
-from sweeps.trials.make import axes_of, make_trial, make_trials, points_of, rungs_of, steps_of
+from sweeps.trials.from_points import axes_of, make_trial, make_trials, points_of, rungs_of, steps_of
+from sweeps.trials.load_content import Content
 from trainer import trial as t
 
 MODEL = t.Model("somewhere", "f")

@@ -15,10 +15,10 @@ from typing import Any
 from sweeps.search.points import Domain, Point, Values, decode, grid_points, random_points
 from sweeps.study.overlay import StudyError
 from sweeps.study.problems import yaml_text
-from sweeps.study.schema import Study
-from sweeps.study.sections import ArmSection
+from sweeps.study.schema import ArmSection
+from sweeps.study.study import Study
 from sweeps.study.values import Range
-from sweeps.trials.content import Content
+from sweeps.trials.load_content import Content
 from trainer import trial as t
 from trainer.trial import SAME
 

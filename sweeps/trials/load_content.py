@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sweeps.study.schema import Study
+from sweeps.study.study import Study
 from sweeps.trials.assets import fingerprints_of, load_assets, task_of, templates_of
 from sweeps.trials.base_model import model_of
 from trainer.data.assets import Assets

@@ -1,0 +1,65 @@
+"""A whole study, made of the sections of ``schema.py``, which give each key's type and default.
+
+Defaults that depend on other keys, such as ``axes.template`` (all templates), come from ``derived_defaults.py``;
+``rules.py`` finds contradictions between sections.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from sweeps.study.derived_defaults import completed
+from sweeps.study.problems import raise_any
+from sweeps.study.rules import disagreements
+from sweeps.study.schema import (
+    ArmSection,
+    AxesSection,
+    ModelSection,
+    ObjectiveSection,
+    PoolsSection,
+    ResourcesSection,
+    SchedulerSection,
+    ScoringSection,
+    SearchSection,
+    TablesSection,
+    TaskSection,
+    TemplateSection,
+    TrainingSection,
+)
+from sweeps.study.stages import Stages
+from sweeps.study.values import (
+    Section,
+    Text,
+)
+
+
+class Study(Section):
+    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # default: the file's name
+    model: ModelSection = Field(description="the base model")
+    task: TaskSection = Field(description="the rows, and what they ask")
+    templates: Annotated[dict[str, TemplateSection], Field(min_length=1)] = Field(
+        default_factory=lambda: {"plain": TemplateSection()}
+    )
+    pools: PoolsSection = Field(description="the files of prompts")
+    arms: dict[str, ArmSection] = Field(default_factory=dict)  # none: axes.pool and training.draw decide how to train
+    axes: AxesSection = AxesSection()
+    training: TrainingSection = TrainingSection()
+    scoring: ScoringSection = ScoringSection()
+    search: SearchSection = SearchSection()
+    scheduler: SchedulerSection = SchedulerSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    tables: TablesSection = TablesSection()
+    resources: ResourcesSection = ResourcesSection()
+    stages: Stages | None = None  # none: the axes are one search
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        return completed(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Study:
+        raise_any(disagreements(dict(self)))
+        return self
