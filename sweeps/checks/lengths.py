@@ -13,11 +13,9 @@ from trainer.trial import Task
 if TYPE_CHECKING:
     from trainer.data.render import Renderer
 
-RowLengths = dict[
-    tuple[str, str], list[int]
-]  # (template, split) -> tokens of each row under a wording of all its fields
-TOP_ROWS = 8  # longest rows with which every prompt is measured
-MOST_EXACT = 20_000  # pairs measured exactly because their estimate comes near the limit
+RowLengths = dict[tuple[str, str], list[int]]  # (template, split) -> tokens of each row in a prompt of all fields
+TOP_ROWS = 8  # longest rows, with which every prompt is rendered
+MOST_EXACT = 20_000  # pairs that are rendered because their estimate is near the limit
 
 
 def longest(

@@ -195,7 +195,7 @@ def word_findings(template: Template, task: Task, rows: Mapping[str, Sequence[Ro
     where = f"templates.{template.name}"
     if not task.labels:
         if template.words:
-            yield Finding("error", f"{where}.words", "is given, but each row brings its own options", "Remove it")
+            yield Finding("error", f"{where}.words", "is given, but each row has its own options", "Remove it")
     elif len(set(task.labels)) != len(task.labels):
         yield Finding("error", "task.labels", "names a label twice", "Keep one")
     by_label = dict(template.words)

@@ -16,7 +16,7 @@ from trainer.setup import Setup
 from trainer.store import Store
 
 FAILURES = 2  # a trial is tried again this often before it counts as failed
-LOSSES = 8  # lost processes and nodes that a trial survives between two rungs
+LOSSES = 8  # so many lost processes and nodes between two rungs are no failure of the trial
 
 
 @contextmanager

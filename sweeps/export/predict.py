@@ -72,7 +72,7 @@ def _located(exported: ExportedTrial, store: Store, base: str | None, trust: boo
     model = exported.trial.model
     if model.trust_remote_code and not trust:
         raise UserError(
-            f'{store.uri}/{TEMPLATE}: the base model "{base or model.path}" brings its own code. '
+            f'{store.uri}/{TEMPLATE}: the base model "{base or model.path}" comes with its own code. '
             "If you trust it, say so with --trust-remote-code"
         )
     if base is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.display.figures import Curve, Strip, curves, strips
+from sweeps.display.charts import Curve, Strip, curves, strips
 from sweeps.display.table_files import markdown_rows, tex, write_table
 from sweeps.paft.arm_results import Result, changes, comparable, is_base, largest_pool, reference_arm
 from sweeps.paft.claims import claims

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps.display.figures import COLOURS, Curve, curves
+from sweeps.display.charts import COLOURS, Curve, curves
 from sweeps.display.table_files import markdown_rows, tex, write_table
 from sweeps.plw import analysis as a
 from sweeps.plw import sentences

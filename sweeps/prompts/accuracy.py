@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweeps.display.text import percent
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from trainer.data.likeness import clusters
@@ -164,8 +165,8 @@ def _percents(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return f"{'not scored':<34}"
     low, high = accuracy.interval
-    shown = f"{100 * accuracy.chosen:5.1f} ({100 * low:4.1f} to {100 * high:5.1f})"
-    return f"{shown}  {100 * accuracy.mean:5.1f}  {100 * accuracy.lowest:5.1f}"
+    shown = f"{percent(accuracy.chosen):>5} ({percent(low):>4} to {percent(high):>5})"
+    return f"{shown}  {percent(accuracy.mean):>5}  {percent(accuracy.lowest):>5}"
 
 
 def heading(scored: PoolAccuracies) -> list[str]:

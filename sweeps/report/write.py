@@ -2,7 +2,7 @@
 
 The page says in plain words which trial is best over unseen prompts and how sure that is. Then follow the table, the
 distributions, the curves, the trials that were cut with the reasons, and how everything was measured. Text from data,
-prompts and the study is escaped by Jinja2 and by ``sweeps.display.figures``. Neither torch nor ray nor transformers is
+prompts and the study is escaped by Jinja2 and by ``sweeps.display.charts``. Neither torch nor ray nor transformers is
 imported.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from sweeps.display.figures import COLOURS, Curve, Strip, curves, strips
+from sweeps.display.charts import COLOURS, Curve, Strip, curves, strips
 from sweeps.display.html import render
 from sweeps.display.text import column_with_interval, interval, percent
 from sweeps.paft import report as paft_report

@@ -94,7 +94,7 @@ class PromotionScheduler(TrialScheduler):
         self._controller: Any = None
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """Accepts the metric that it reads anyway; False makes Tune say that metric or mode do not fit."""
+        """True if Tune asks for the metric that it reads, or for none; on False Tune reports an error."""
         return metric in (None, self._metric) and mode in (None, "max")
 
     # -- called by the controller when something happened

@@ -81,7 +81,7 @@ class TaskSection(Section):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The labels, each once, in the study's order; none where rows bring their own options."""
+        """The labels, each once, in the study's order; none if rows have their own options."""
         return tuple(dict.fromkeys(self.labels.values()))
 
     @model_validator(mode="after")
@@ -231,17 +231,17 @@ class AxesSection(Section):
     lr: Numbers[Positive] = (
         3e-4,
     )  # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more
-    steps: Numbers[Count] | None = None  # optimizer steps; or
+    steps: Numbers[Count] | None = None  # optimizer steps; give this or epochs
     epochs: Numbers[Positive] | None = None  # passes over the train rows; default 3, as in PAFT
     # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; sweeps.study.weights has other layouts
     plw: Annotated[Numbers[NotNegative], BeforeValidator(as_weights)] = (0.0,)
     pool: Names = ()  # default: all of `pools.train`; with arms, the pools that they name
     seed: Numbers[Natural] = (0,)
-    arm: Names = ()  # default: all of `arms`; none where the study names none
+    arm: Names = ()  # default: all of `arms`
 
 
 class DrawSection(Section):
-    """Which prompt of the pool an example meets (PAFT, Algorithm 1)."""
+    """Which prompt of the pool an example gets (PAFT, Algorithm 1)."""
 
     mode: Literal["dynamic", "load"] = "dynamic"  # as published; load draws once per row, as PAFT's released code does
     every: Count = 4  # PAFT's K; between 1 and 8 it hardly matters

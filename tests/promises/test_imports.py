@@ -77,7 +77,7 @@ def test_nothing_unpickles(path: Path) -> None:
         (
             "sweeps",
             "tables.robustness statistics.intervals statistics.interaction statistics.binary report.write "
-            "report.evidence report.verdict checks.findings display.figures",
+            "report.evidence report.verdict checks.findings display.charts",
             LIGHT | {"datasets"},
         ),
         (

@@ -283,7 +283,7 @@ def test_what_export_did_not_write_is_refused(labels: tuple[str, str], tmp_path:
 def test_an_export_cannot_run_code_by_itself(labels: tuple[str, str]) -> None:
     at = Path(labels[1], "template.json")
     at.write_text(at.read_text().replace('"trust_remote_code": false', '"trust_remote_code": true'))
-    assert "brings its own code. If you trust it, say so with --trust-remote-code" in refusal(
+    assert "comes with its own code. If you trust it, say so with --trust-remote-code" in refusal(
         labels[1], tiny_run.data(labels[0], "test.jsonl")
     )
 

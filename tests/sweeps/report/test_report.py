@@ -18,7 +18,7 @@ import pytest
 import yaml
 from checkout import ROOT
 
-from sweeps.display.figures import Curve, Strip, curves, nice_ticks, strips
+from sweeps.display.charts import Curve, Strip, curves, nice_ticks, strips
 from sweeps.report.write import write_report
 from sweeps.study.load import resolved
 from sweeps.study.study import Study

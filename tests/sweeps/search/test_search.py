@@ -38,6 +38,11 @@ def test_the_grid_is_every_combination_in_order() -> None:
     ]  # fmt: skip
 
 
+def test_the_grid_of_a_range_of_whole_numbers_holds_each_of_them() -> None:
+    """As where a joint search over a range begins with the points of earlier stages."""
+    assert [p["steps"] for p in grid_points(DISCRETE)] == [3, 4, 5] * 4
+
+
 def test_random_points_are_the_same_for_the_same_seed_and_none_comes_twice() -> None:
     for axes in (DISCRETE, MIXED):
         points = random_points(axes, 9, seed=3)
