@@ -19,3 +19,4 @@ class Setup:
     token_budget: int = 8192  # padded tokens per micro-batch
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     std_weight: float = 1.0  # of the dev objective that TensorBoard is given
+    study: str = ""  # its name, which labels the host's metrics

@@ -16,10 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
-from trainer.store import Store
-
 log = logging.getLogger("steadytune")
 
 EVERY = 5.0  # seconds between two readings of a runner's counters; Ray sends metrics to its agents every 10 s
@@ -108,7 +104,7 @@ def publish_host(runner: Any, place: str, every: float = EVERY) -> None:
         import ray
 
         node = ray.util.get_node_ip_address()
-        metrics = HostMetrics(runner, Publisher(study=study_name(runner.store), host=f"{node}/{place}"))
+        metrics = HostMetrics(runner, Publisher(study=runner.setup.study, host=f"{node}/{place}"))
         threading.Thread(target=_publish_forever, args=(metrics, every), name="metrics", daemon=True).start()
     except Exception as error:
         log.warning("metrics: this host's cannot be published (%s). The run goes on without", error)
@@ -119,12 +115,3 @@ def _publish_forever(metrics: HostMetrics, every: float) -> None:
     while True:
         metrics.publish()
         pause.wait(every)
-
-
-def study_name(store: Store) -> str:
-    """The name of the study in a run folder, or the folder's own name if ``study.yaml`` cannot be read."""
-    try:
-        name = yaml.safe_load(store.read("study.yaml"))["name"]
-        return str(name)
-    except Exception:  # whatever is wrong with the file, a missing label must not end the run
-        return store.root.rsplit("/", 1)[-1]

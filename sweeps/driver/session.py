@@ -64,4 +64,5 @@ def setup_of(study: Study) -> Setup:
         offload=res.offload,
         threads=max(1, int(res.cpus)) if not res.gpus else 0,
         std_weight=study.objective.std_weight,
+        study=study.name,
     )

@@ -21,10 +21,9 @@ import pytest
 from checkout import ROOT
 from small_study import write_study
 
-from cluster.hosting.prometheus import METRICS, HostMetrics, Publisher, publish_host, study_name
+from cluster.hosting.prometheus import METRICS, HostMetrics, Publisher, publish_host
 from sweeps.driver.heartbeat import Speed
 from trainer.runner import Counters
-from trainer.store import Store
 
 DASHBOARD = json.loads((ROOT / "ray_configs" / "grafana" / "steadytune.json").read_text())
 STEPS = 80
@@ -180,15 +179,6 @@ def test_a_metric_that_cannot_be_published_is_one_warning(caplog: pytest.LogCapt
     assert "The run goes on without" in caplog.text
     publish_host(SimpleNamespace(setup=None, busy=None, store=None), "cpu")  # a runner that is none of ours
     assert len(caplog.records) <= 2
-
-
-def test_a_study_is_named_by_its_file_and_else_by_its_folder(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "first")
-    assert study_name(store) == "first"
-    store.write("study.yaml", b"name: tickets\n")
-    assert study_name(store) == "tickets"
-    store.write("study.yaml", b"[")
-    assert study_name(store) == "first"
 
 
 def test_speed_counts_a_host_that_began_anew_from_its_beginning() -> None:
