@@ -29,7 +29,9 @@ def claims(name: str, flags: tuple[str, ...], folder: Path) -> tuple[str, list[d
     return run.stdout, found
 
 
-@pytest.mark.parametrize(("name", "flag"), [("train_throughput", "--quick"), ("gpu", "--tiny")])
+@pytest.mark.parametrize(
+    ("name", "flag"), [pytest.param("train_throughput", "--quick", marks=pytest.mark.long), ("gpu", "--tiny")]
+)
 def test_benchmark_reports_ours_peer_and_ratio(name: str, flag: str, tmp_path: Path) -> None:
     printed, found = claims(name, (flag,), tmp_path)
     assert "ours" in printed

@@ -91,9 +91,9 @@ def test_a_finished_study_runs_again_without_training(finished: tuple[Path, Path
 def test_a_wider_study_reuses_the_finished_trials(finished: tuple[Path, Path, str]) -> None:
     study, out, _ = finished
     before = {p: p.stat().st_mtime_ns for p in out.glob("scores/*/*-dev.parquet")}
-    finish(start(study, out, "axes.plw=[0, 0.1, 0.5]"))
+    finish(start(study, out, "axes.plw=[0, 0.1, 0.5]", "axes.pool=[many]"))
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert pq.read_table(out / "trials.parquet").num_rows == 6
+    assert pq.read_table(out / "trials.parquet").num_rows == 3
 
 
 def test_a_local_run_that_asks_for_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -107,7 +107,8 @@ def test_a_local_run_that_asks_for_a_gpu_that_is_not_there_is_refused(tmp_path: 
     assert not (tmp_path / "out" / "study.yaml").exists()
 
 
-@pytest.mark.parametrize("files", [[1], pytest.param([1, 2, 3], marks=pytest.mark.long)], ids=["once", "thrice"])
+@pytest.mark.parametrize("files", [[1], [1, 2, 3]], ids=["once", "thrice"])
+@pytest.mark.long  # test_runner.py kills a runner in the same way, without Ray
 def test_kill_9_at_random_moments_loses_and_changes_nothing(files: list[int], tmp_path: Path) -> None:
     """ASHA off, one slot: after the kills the rows equal those of an undisturbed run, bit for bit."""
     axes = {"plw": [0.1], **({"pool": ["many"]} if len(files) == 1 else {})}
@@ -147,7 +148,9 @@ def kill_at_random_moments(study: Path, out: Path, files: Sequence[int]) -> None
         process.communicate()
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), (signal.SIGTERM, 143)]
+)
 def test_an_interrupt_ends_the_run_with_a_word_and_the_next_goes_on(sent: int, code: int, tmp_path: Path) -> None:
     study = write_study(tmp_path, axes={"plw": [0], "pool": ["many"], "steps": 4000}, resources={"slots": 1})
     process = start(study, tmp_path / "out")

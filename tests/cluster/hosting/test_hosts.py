@@ -66,13 +66,13 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
     """Two trials share a host; it is killed while both train; the rows are those of an undisturbed run."""
     import ray
 
-    assets, model, trials = prepared(tmp_path, steps=60)
+    assets, model, trials = prepared(tmp_path, steps=30)
     setup = Setup(slots=2, max_r=4, threads=1)
     task = ray.remote(ensure).options(num_cpus=1)
     found = {}
     for name in ("whole", "torn"):
         fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / name), Resources(2, 4))
-        running = [task.remote(fleet, t, 60) for t in trials]
+        running = [task.remote(fleet, t, 30) for t in trials]
         if name == "torn":
             wait_until(lambda fleet=fleet: len(ray.get(fleet.registry.hosts.remote())) == 1)  # type: ignore[misc]
             host = ray.get(fleet.registry.hosts.remote())[0]

@@ -203,6 +203,7 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None
 # the way of one job -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cluster
 def test_submit_follow_stop_and_submit_again(head: Head, tmp_path: Path) -> None:
     """The second submission goes on where the first was stopped. One trial with many rungs, which does not end here."""
     long = {"plw": [0.1], "pool": ["many"], "steps": 20_000}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from small_study import finish, score_files, start, write_study
 
@@ -33,6 +34,7 @@ def write_staged(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.long  # test_staged.py runs the same stages in this process
 def test_one_command_runs_five_stages_and_a_second_replays_them(tmp_path: Path) -> None:
     path, out = write_staged(tmp_path), tmp_path / "run"
     said = finish(start(path, out))
