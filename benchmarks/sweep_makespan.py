@@ -7,7 +7,8 @@ the end. Ours is ``steadytune run`` on a study whose rungs before the last score
 what its users write today (``plain_stack.py``). Both cut at the same steps, our defaults, and both are started as fresh
 processes; what is timed is the whole of each.
 
-Both seek what our studies seek unless told otherwise, mean - std over the prompts, or with ``--std-weight 0`` the mean.
+Both look for the highest mean - std over the prompts, our default objective, or with ``--std-weight 0`` for the highest
+mean.
 
 Afterwards, untimed, every trial is trained to its end and scored on all wordings. A winner's regret is what it lacks
 there to the best trial in what was sought, over the test prompts; the plain stack's winner is judged by our training of

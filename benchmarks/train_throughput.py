@@ -2,8 +2,8 @@
 
     python benchmarks/train_throughput.py [--json FILE] [--quick]
 
-Ours steps the trials of a host together; (a) ``cpus: 1``, as a study has it that says nothing: a host for each of two
-cores, 4 slots on each, (b) ``cpus: 2``: one host of 8 slots and two threads. The peers hold one trial at a time: peft,
+Ours steps the trials of a host together: (a) with ``cpus: 1``, the default, two hosts of one core with 4 slots each,
+(b) with ``cpus: 2`` one host of 8 slots and two threads. The peers hold one trial at a time: peft,
 torch's fused AdamW, right-padded batches, masked labels, the loss of transformers; (a) one trial after another on two
 threads, (b) two processes at a time with one thread each. All start from the same tokens and the same initial adapters
 and take the same number of steps; that they end at the same losses is checked. Everything is warmed up, loading is not

@@ -26,7 +26,7 @@ from trainer.measure.rung import RungReport
 from trainer.store import Store
 from trainer.trial import AXES, rung_steps
 
-LATE = 150.0  # seconds without a word of the driver after which that is said: two of its writings and a half
+LATE = 150.0  # seconds; if the driver has written nothing for so long, watch says so. It writes at least every 60
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _show(table: LiveTable, state: RunState) -> None:
 
 
 def show_changes(table: LiveTable, state: RunState) -> None:
-    """What changed since the last look, as events: the lines of a log, and what a terminal says of failures."""
+    """Add what changed since the last look as events: each is a line of a log; a terminal shows only failures."""
     before = table.rows()
     for trial_id, now in state.rows.items():
         if trial_id not in before:
