@@ -214,7 +214,7 @@ def test_the_command_writes_a_pool_and_its_tables_and_no_key(
     with ChatServer(key=secret) as server:
         server.faults = [(429, {"Retry-After": "0"}, secret.encode()), "html"]
         words = ["prompts", "generate", task_file(tmp_path), "--model", server.spec(), "--out", str(out)]
-        words += ["--number", "5", "--at-once", "5", "--key", f"{server.host}=WRITER_KEY"]
+        words += ["--number", "5", "--at-once", "1", "--key", f"{server.host}=WRITER_KEY"]
         assert steadytune(*words) == 0
         before = {p.name: p.read_bytes() for p in out.parent.iterdir()}
         assert set(before) == {"pool.yaml", "pool.journal.jsonl", "pool.usage.md", "pool.usage.csv", "pool.usage.tex"}
