@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -44,6 +45,18 @@ def some_wordings(body: Body) -> str:
         "{{{{ text }}}}\n{b} {a}",
     )
     return json.dumps([draw.choice(forms).format(a=a, b=b) for a, b in pairs])
+
+
+def distinct_wordings() -> Callable[[Body], str]:
+    """Answers of which no two hold near duplicates, for tests of commands that count wordings: a command's seeds depend
+    on the server's port, which changes from run to run, and with another seed ``some_wordings`` may repeat a pair."""
+    pairs = iter([(a, b) for a in OPENINGS for b in QUESTIONS])
+
+    def answer(body: Body) -> str:
+        n = int(re.search(r"array of (\d+) strings", body["messages"][-1]["content"])[1])  # type: ignore[index]
+        return json.dumps([f"{a}\n{{{{ text }}}}\n{b}" for a, b in itertools.islice(pairs, n)])
+
+    return answer
 
 
 class ChatServer:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_server import ChatServer
+from chat_server import ChatServer, distinct_wordings
 from checkout import ROOT
 from prompt_tasks import steadytune, task_file
 from tiny_writer import AT_ONCE, WORDINGS, make_writer
@@ -73,7 +73,7 @@ def test_the_command_with_a_local_model_and_an_endpoint(
     words = ["prompts", "generate", task, "--model", writer, "--out", str(out), "--number", "2", "--at-once", "2"]
     assert steadytune(*words, "--temperature", "0") == 0
     assert [p.text for p in load_pool(str(out))] == [t for s in STRATEGIES for t in WORDINGS[s]]
-    with ChatServer() as server:
+    with ChatServer(distinct_wordings()) as server:
         assert steadytune(*words, "--temperature", "0", "--model", server.spec()) == 0
         assert capsys.readouterr().err.count(f"{writer}, few-shot: 2 of 2 taken, 2 of 2 so far; kept from before") == 1
     pool = [p.text for p in load_pool(str(out))]

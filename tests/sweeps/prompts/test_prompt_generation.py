@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chat_server import ChatServer, some_wordings
+from chat_server import ChatServer, distinct_wordings, some_wordings
 from checkout import ROOT
 from prompt_tasks import steadytune, task_file
 
@@ -211,10 +211,10 @@ def test_the_command_writes_a_pool_and_its_tables_and_no_key(
 ) -> None:
     secret, out = "sk-very-secret-0123456789", tmp_path / "made" / "pool.yaml"
     monkeypatch.setenv("WRITER_KEY", secret)
-    with ChatServer(key=secret) as server:
+    with ChatServer(distinct_wordings(), key=secret) as server:
         server.faults = [(429, {"Retry-After": "0"}, secret.encode()), "html"]
         words = ["prompts", "generate", task_file(tmp_path), "--model", server.spec(), "--out", str(out)]
-        words += ["--number", "5", "--at-once", "1", "--key", f"{server.host}=WRITER_KEY"]
+        words += ["--number", "5", "--at-once", "5", "--key", f"{server.host}=WRITER_KEY"]
         assert steadytune(*words) == 0
         before = {p.name: p.read_bytes() for p in out.parent.iterdir()}
         assert set(before) == {"pool.yaml", "pool.journal.jsonl", "pool.usage.md", "pool.usage.csv", "pool.usage.tex"}
@@ -300,7 +300,7 @@ def test_no_usable_wording_is_an_error_that_leaves_the_count(
 
 def test_an_interrupted_generation_goes_on_where_it_was(tmp_path: Path) -> None:
     """The process is killed while the third answer is on its way."""
-    with ChatServer() as server:
+    with ChatServer(distinct_wordings()) as server:
         server.slow, server.faults = 30.0, [None, None, "slow"]
         words = ["prompts", "generate", task_file(tmp_path), "--model", server.spec(), "--out", "pool.yaml"]
         command = [sys.executable, "-m", "sweeps", *words, "--number", "6", "--at-once", "3"]
