@@ -9,7 +9,7 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
 
-test: $(VENV)/.dev lint types  ## everything that CI checks
+test: $(VENV)/.dev lint types  ## lint, types, and every test that is not long
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-demo: $(VENV)/.dev  ## what `make demo` shows is what the README says

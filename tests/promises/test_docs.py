@@ -27,6 +27,7 @@ from sweeps.study.shipped import study_path
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from trainer.store import SCORES
+from trainer.trial import FORMAT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -87,11 +88,19 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_dictionaries_that_are_named_exist(page: Path) -> None:
-    pairs = re.findall(r"`([A-Z]{4,}|Order\.prompt|Rungs)`[^`|]*`((?:trainer|sweeps)/[\w/]+\.py)`", page.read_text())
+    pairs = re.findall(
+        r"`([A-Z]{4,}|ExampleOrder\.prompt|Rungs)`[^`|]*`((?:trainer|sweeps)/[\w/]+\.py)`", page.read_text()
+    )
+    if page.name == "CONTRIBUTING.md":
+        assert {"NORMALIZATIONS", "ExampleOrder.prompt", "Rungs"} <= {name for name, _ in pairs}
     for name, file in pairs:
         source = (ROOT / file).read_text()
         last = name.rsplit(".", 1)[-1]
         assert re.search(rf"^\s*(?:def |class )?{last}\b", source, re.MULTILINE), f"{page.name}: {file} has no {name}"
+
+
+def test_the_format_version_is_the_trainers() -> None:
+    assert f"(`FORMAT` in `trainer/trial.py`, now {FORMAT})" in (ROOT / "docs" / "run-folder.md").read_text()
 
 
 def test_the_map_is_the_tree() -> None:

@@ -34,6 +34,16 @@ def test_there_is_something_to_look_at() -> None:
     assert ("ray",) in {(name.split(".")[0],) for path in FILES for name, _ in imported(path)}
 
 
+def test_no_import_that_the_linter_does_not_see() -> None:
+    """Tests put their folders on the path, so there an import of one works; for users it does not. The linter reads no
+    ``import_module`` and no import for type checkers."""
+    here = {"tests", "benchmarks", *(path.stem for path in (ROOT / "tests" / "support").glob("*.py"))}
+    for path in FILES:
+        forbidden = here | ({"ray"} if path.is_relative_to(ROOT / "trainer") else set())
+        found = [f"line {line}: {name}" for name, line in imported(path) if name.split(".")[0] in forbidden]
+        assert not found, path
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_unpickles(path: Path) -> None:
     """Run folders, prompts and models may come from anyone, and a pickle can run code."""

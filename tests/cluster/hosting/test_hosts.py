@@ -78,6 +78,7 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
             host = ray.get(fleet.registry.hosts.remote())[0]
             wait_until(lambda host=host: ray.get(host.steps.remote()) > 10)  # type: ignore[misc]
             os.kill(ray.get(host.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+            assert len(ray.wait(running, num_returns=2, timeout=0)[1]) == 2, "both were still training"
         found[name] = ray.get(running, timeout=200)
         ray.kill(fleet.registry)
     for whole, torn in zip(found["whole"], found["torn"], strict=True):

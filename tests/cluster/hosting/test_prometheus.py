@@ -170,14 +170,14 @@ def test_a_host_tells_what_was_added_since_the_last_time() -> None:
         assert counted == ([] if expected is None else [expected])
 
 
-def test_a_metric_that_cannot_be_published_is_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_a_metric_that_cannot_be_published_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     publisher = Publisher(study=3)  # type: ignore[arg-type]  # Ray refuses a label that is no text
     for _ in range(3):
         publisher.add("steadytune_cuts", 1)
         publisher.set("steadytune_trials", 1, state="running")
     assert len(caplog.records) == 1
     assert "The run goes on without" in caplog.text
-    publish_host(SimpleNamespace(setup=None, busy=None, store=None), "cpu")  # a runner that is none of ours
+    publish_host(SimpleNamespace(setup=None, busy=None), "cpu")  # a runner that is none of ours
     assert len(caplog.records) <= 2
 
 
