@@ -1,4 +1,4 @@
-"""Scoring the test pool after a sweep."""
+"""Scoring the test pool after a sweep, for trials that did not reach their last rung."""
 
 from __future__ import annotations
 

@@ -125,7 +125,10 @@ def _notes(study: Study) -> Iterator[str]:
         yield f"Stage 3 compares {len(study.axes.template)} templates; {FEW_TEMPLATES} to 15 say more about wording"
     seeds = study.axes.seed
     if isinstance(seeds, tuple) and len(seeds) < 3:
-        yield "Stage 5 has two seeds: it finds only an interaction well above their variation. Three find one as large"
+        yield (
+            "Stage 5 has two seeds: it finds only interactions much larger than the variation between seeds. With "
+            "three seeds it also finds one of about that size"
+        )
 
 
 def render(found: StagesPlan) -> RenderableType:
