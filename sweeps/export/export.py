@@ -143,9 +143,12 @@ def _adapter(run: RunFolder, trial_id: str) -> dict[str, bytes]:
 def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, dict[str, int]]:
     """The trial as its last rung recorded it, its numbers, and how often each label occurs in the dev rows."""
     store, study, listed, last = run.store, run.study, run.trials_by_id, run.last_rung(trial_id, "dev")
-    if last is None or last.grid is None:
-        why = "has no dev scores yet" if last is None else f"ended in NaN at step {last.step}"
-        raise UserError(f"{store.uri}: trial {trial_id} {why}. {run.how_to_continue}")
+    if last is None:
+        raise UserError(f"{store.uri}: trial {trial_id} has no dev scores. {run.how_to_continue}")
+    if last.grid is None:
+        raise UserError(
+            f"{store.uri}: trial {trial_id} ended in NaN at step {last.step}. Name another trial with --trial ID"
+        )
     rung, grid, record = last.step, last.grid, last.record
     kept = [name.removesuffix(".safetensors") for name in store.names(f"checkpoints/{trial_id}")]
     trained = max((int(step) for step in kept if step.isdigit()), default=rung)

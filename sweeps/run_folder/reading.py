@@ -1,7 +1,8 @@
 """``RunFolder``: the reader of a run folder, for tables, report, export and watch.
 
-A trial's scores are those of its last rung, which ``trials.parquet`` names. If the score file of that rung is missing
-or damaged, a warning says so; the scores of an earlier rung do not replace it.
+A trial's scores are those of its highest rung that has a score file, and never of a rung below the one at which
+``trials.parquet`` says that the trial ended. A rung above it is from an earlier study in the folder, which trained the
+trial for longer. If the dev scores of the trial's end are missing or damaged, a warning says so.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class RunFolder:
         try:
             return self.store.read("study.yaml").decode()
         except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
             raise UserError(
                 f"{self.store.uri} is no run folder: it holds no study.yaml. "
                 "Give the folder that `steadytune run` wrote, such as runs/<study>"
@@ -127,7 +130,8 @@ class RunFolder:
         return [row for trial_id in self.store.folders("scores") if (row := self._trial_from_scores(trial_id))]
 
     def _trial_from_scores(self, trial_id: str) -> dict[str, Any] | None:
-        records = [rung.record for rung in self.rungs(trial_id, "dev")]
+        scores = (self.store.read_scores(trial_id, step, "dev", COLUMNS) for step in self.store.rungs(trial_id, "dev"))
+        records = [record for _, record in filter(None, scores)]
         if not records:
             return None
         return {

@@ -56,13 +56,24 @@ def last_dev_file(uri: str, trial_id: str) -> Path:
     return Path(uri, scores_name(trial_id, 30, "dev"))
 
 
+def write_earlier_rung(store: Store, trial_id: str, source: str) -> None:
+    """Dev scores of the trial at step 10, with the answers that ``source`` gave at step 30."""
+    table, _ = store.read_scores(source, 30, "dev") or (None, {})
+    assert table is not None
+    for name, value in (
+        ("rung", pa.array([10] * table.num_rows, pa.int32())),
+        ("trial_id", [trial_id] * table.num_rows),
+    ):
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, pa.array(value))
+    _, own = store.read_scores(trial_id, 30, "dev") or (None, {})
+    store.write_scores(trial_id, 10, "dev", table, {**own, "rung": 10})
+
+
 def test_the_last_rung_counts_and_earlier_ones_do_not(copy: Run) -> None:
     uri, [trial, *_] = copy
     store = Store.open(uri)
-    table, record = store.read_scores(trial.id, 30, "dev") or (None, None)
-    assert table is not None
-    wrong = table.set_column(table.column_names.index("rung"), "rung", pa.array([10] * table.num_rows, pa.int32()))
-    store.write_scores(trial.id, 10, "dev", wrong, {**record, "rung": 10})
+    write_earlier_rung(store, trial.id, trial.id)
     last = RunFolder(store).last_rung(trial.id, "dev")
     assert last is not None
     assert last.step == 30
@@ -92,7 +103,7 @@ def test_a_rung_that_ended_in_nan_has_no_grid_and_costs_the_others_nothing(copy:
     page = Path(uri, "tables", "robustness.md").read_text()
     assert "the loss is NaN at step 3" in page
     assert "the loss is NaN at step 3" in Path(uri, "report.html").read_text()
-    with pytest.raises(UserError, match=f"trial {nan} ended in NaN at step 30"):
+    with pytest.raises(UserError, match=f"trial {nan} ended in NaN at step 30. Name another trial"):
         export(uri, nan, str(tmp_path / "out"))
     export(uri, None, str(tmp_path / "out"))
     assert read_exported(Store.open(str(tmp_path / "out"))).trial.id == best
@@ -102,9 +113,11 @@ def test_a_rung_that_ended_in_nan_has_no_grid_and_costs_the_others_nothing(copy:
 def test_a_lost_score_file_crowns_no_other_trial(
     copy: Run, what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Case V3: the winner's last dev scores are lost, and an earlier, worse rung of it is still there."""
+    """Case V3: the winner's last dev scores are lost, and an earlier rung of it with other answers is still there."""
     uri, trials = copy
     best = winner(uri)
+    recorded = RunFolder(Store.open(uri)).trials_by_id[best]["objective"]
+    write_earlier_rung(Store.open(uri), best, next(t.id for t in trials if t.id != best))
     path = last_dev_file(uri, best)
     if what == "missing":
         path.unlink()
@@ -117,6 +130,9 @@ def test_a_lost_score_file_crowns_no_other_trial(
         path.write_bytes(data[:middle] if what == "half" else flipped)
     with caplog.at_level(logging.WARNING, "steadytune"):
         assert winner(uri) == best
+    run = RunFolder(Store.open(uri))
+    assert run.last_rung(best, "dev") is None
+    assert next(r for r in run.robustness() if r["trial_id"] == best)["dev_objective"] == pytest.approx(recorded)
     assert f"{scores_name(best, 30, 'dev')}: is missing or damaged. Continue it with: steadytune run " in caplog.text
     with pytest.raises(UserError, match=f"trial {best} has no dev scores"):
         export(uri, None, str(tmp_path / "out"))
