@@ -96,9 +96,7 @@ def generate_command(
     settings = GenerationSettings(strategies, number, at_once, seed)
     with open_journal(out) as journal:
         _check_free(out, journal)
-        sources = generate_wordings(
-            brief, models, settings, journal, lambda line: print(line, file=sys.stderr, flush=True)
-        )
+        sources = generate_wordings(brief, models, settings, journal, _print_progress)
         for text in _write(out, brief, sources, settings, temperature, journal):
             typer.echo(text)
 

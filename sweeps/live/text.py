@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from sweeps.display.text import shown
+
 _CELL = 28  # longest cell in characters
 
 
@@ -92,11 +94,7 @@ def clock_time(seconds: float | None) -> str:
 
 
 def axis_text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ",".join(axis_text(v) for v in value)
-    return one_line(str(value))
+    return one_line(shown(value))
 
 
 def shortened(text: str) -> str:

@@ -1,7 +1,7 @@
 """``steadytune watch RUN``: the live table of a run, from its folder alone, on any machine that reads it.
 
 The driver writes ``trials.parquet`` a few seconds after each change, and once a minute without one. That file has all
-that the table shows, so a look costs one small read, of thousands of trials and on S3 too. Nothing is written, and a
+that the table shows, so a look costs two small reads, of thousands of trials and on S3 too. Nothing is written, and a
 watcher that is ended or out of reach changes nothing for the run.
 """
 

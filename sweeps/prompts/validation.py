@@ -21,7 +21,7 @@ ACCEPTED = "accepted"
 REASONS = {  # in the order in which they are checked; a wording is counted under the first that applies
     "markup": "an HTML page or HTML tags",
     "unreadable": "control characters, or Jinja that the sandbox refuses",
-    "unfilled slot": "a slot such as [describe the text], or a backslash that would reach the model",
+    "unfilled gap": "a gap such as [describe the text], or a backslash that would reach the model",
     "missing placeholder": "a field of the task is not shown",
     "unknown placeholder": "a placeholder that is no field of the task",
     "does not render": "filled with two rows, it does not show their fields",
@@ -150,7 +150,7 @@ def fault(text: str, brief: Brief) -> str | None:
     except (UserError, RecursionError):
         return "unreadable"
     if flaws(prompt):
-        return "unfilled slot"
+        return "unfilled gap"
     if set(brief.fields) - asked:
         return "missing placeholder"
     if asked - set(brief.fields) - ({OPTIONS} if brief.options else set()) or _SLOT.search(_own_words(text)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sweeps.display.text import percent
+from sweeps.display.text import percent, shown
 from sweeps.run_folder.reading import RunFolder
 from trainer.trial import AXES
 
@@ -22,7 +22,13 @@ def show_table(run: RunFolder, report: str) -> None:
     for r in rows:
         numbers = [percent(r[k]) for k in ("mean", "std", "min", "top")]
         marks = [r["status"], *(["winner"] if r["winner"] else []), *(["one label"] if r["degenerate"] else [])]
-        table.add_row(str(r["rank"] or "-"), r["trial_id"], *(str(r[a]) for a in axes), *numbers, ", ".join(marks))
+        table.add_row(
+            str(r["rank"] or "-"),
+            r["trial_id"],
+            *("-" if r[a] is None else shown(r[a]) for a in axes),
+            *numbers,
+            ", ".join(marks),
+        )
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table)
     if not any(r["winner"] for r in rows):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-TEMPLATE, CONTENT, COMPLETION = (
-    0,
-    1,
-    2,
-)  # the template's text and the prompt's own words; the row's fields; the answer and the stop token
+TEMPLATE = 0  # the template's text and the prompt's own words
+CONTENT = 1  # the row's fields
+COMPLETION = 2  # the answer and the stop token

@@ -164,7 +164,7 @@ def flaws(prompt: Prompt) -> list[tuple[str, str, str]]:
     gap = _GAP.search(EXPRESSION.sub(" ", prompt.text))
     if gap:
         found.append(
-            ("warning", f"seems to have an unfilled slot: {gap.group(0)!r:.60}", "fill the slot, or remove the prompt")
+            ("warning", f"seems to have an unfilled gap: {gap.group(0)!r:.60}", "fill the gap, or remove the prompt")
         )
     return found
 

@@ -22,14 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DEGENERATE_SHARE = 0.95  # one answer on more than this share of the cells: the trial answers without reading
-COLUMNS = (
-    "prompt_id",
-    "row_id",
-    "label",
-    "predicted",
-    "correct",
-    "label_logprobs",
-)  # that ``read_grid`` reads
+COLUMNS = ("prompt_id", "row_id", "label", "predicted", "correct", "label_logprobs")  # that ``read_grid`` reads
 NO_ANSWER = -1  # code of a null ``predicted``: the generated text could not be parsed
 
 
@@ -74,7 +67,8 @@ class Grid:
     @property
     def degenerate(self) -> bool:
         """One answer takes more than ``DEGENERATE_SHARE`` of the cells. Where the rows themselves carry that label
-        almost always (share t > 0.9) the limit is half way from t to 1, so that a trial that is right is not meant."""
+        almost always (share t > 0.9) the limit is half way from t to 1, so that a trial that is right is not called
+        degenerate."""
         counts = self._answer_counts()
         top = int(counts.argmax()) - 1
         truth = float((self.label == top).mean())

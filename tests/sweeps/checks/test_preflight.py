@@ -147,7 +147,7 @@ def test_a_prompt_that_leaves_out_what_others_show() -> None:
     assert 'pools.dev: prompt "d": leaves out the field "title", which most prompts use' in text
 
 
-def test_unfilled_slots_and_twins_are_warned_of() -> None:
+def test_unfilled_gaps_and_twins_are_warned_of() -> None:
     report = run(
         dev=[
             Prompt("d", "About [describe the thing here]: {{ text }}"),

@@ -127,7 +127,7 @@ def test_near_duplicates_and_flaws_are_shown() -> None:
     assert [s.like for s in shown] == [("c",), (), ("a",)]
     lines = as_lines(shown, None)
     assert lines[0] == "a  [near c]  Is the writer of it unhappy? {{ text }}"
-    assert "unfilled slot" in lines[1]
+    assert "unfilled gap" in lines[1]
     assert all(len(line) <= 20 for line in as_lines(shown, None, 20))
     assert in_one_line("a\r\n\x1b[31mb\n c\u2028d") == "a \u23ce [31mb \u23ce c d"
 

@@ -88,7 +88,7 @@ def test_form_is_mended_and_meaning_is_not() -> None:
         ("unhappy {{ text.__class__ }}", "unreadable"),
         ("unhappy {{ text }} {% include '/etc/passwd' %}", "unreadable"),
         ("unhappy {% for a in text %}{% for b in text %}{{ text }}{% endfor %}{% endfor %}", "unreadable"),
-        ("Unhappy about [describe the topic]? {{ text }}", "unfilled slot"),
+        ("Unhappy about [describe the topic]? {{ text }}", "unfilled gap"),
         ("Is the writer unhappy?", "missing placeholder"),
         ("Unhappy? {{ text }} {{ title }}", "unknown placeholder"),
         ("Unhappy? {{ text }} {{ options }}", "unknown placeholder"),
