@@ -28,7 +28,6 @@ from sweeps.study.study import Study
 from sweeps.tables.terminal import show_table
 from sweeps.trials.from_points import make_trials, points_of, target_modules
 from sweeps.trials.load_content import Content, content_of
-from trainer.errors import UserError
 from trainer.store import Store
 
 MOST_WARNINGS = 5  # of the check, that a run prints
@@ -56,7 +55,7 @@ def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], 
     progress = Progress(study, store, LiveTable(study.name))
     finished = None if trials is None else replayed(progress, trials)
     if finished is None:
-        _print_warnings(warnings_of_check(study, content))
+        _print_warnings(preflight(content, target_modules(study)).warnings_or_raise())
     with on_ray(study) if finished is None else nullcontext():
         store.write("study.yaml", dump_yaml(resolved(study)).encode())  # after the checks, before any trial
         keep_prompts(store, content.assets, {name: pool.file for name, pool in study.pools.train.items()})
@@ -70,14 +69,6 @@ def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], 
                 sweep(progress, content, trials)
             progress.write(finished=True)
     return [decision.status for decision in progress.decisions.values()], []
-
-
-def warnings_of_check(study: Study, content: Content) -> list[str]:
-    """Check the study before the cluster is used. The warnings; raises ``UserError`` with all errors."""
-    findings = preflight(content, target_modules(study))
-    if findings.errors:
-        raise UserError("\n".join(map(str, findings.errors)))
-    return [str(warning) for warning in findings.warnings]
 
 
 def _print_warnings(warnings: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from trainer.data.rows import Row
 from trainer.data.wording import OPTIONS
+from trainer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Findings:
     @property
     def warnings(self) -> list[Finding]:
         return [f for f in self.items if f.level == "warning"]
+
+    def warnings_or_raise(self) -> list[str]:
+        """The warnings as text. Raises ``UserError`` with a line for each error."""
+        if self.errors:
+            raise UserError("\n".join(map(str, self.errors)))
+        return [str(f) for f in self.warnings]
 
 
 def split_of(pool: str) -> str:

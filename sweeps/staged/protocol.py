@@ -26,7 +26,6 @@ from sweeps.study.overlay import StudyError, dump_yaml
 from sweeps.study.study import Study
 from sweeps.trials.from_points import make_trial, rungs_of, target_modules
 from sweeps.trials.load_content import Content
-from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Trial, digest
 
@@ -82,10 +81,7 @@ class Staged:
         )  # fmt: skip
         known = self.records.earlier(asked)
         if known is None:
-            found = preflight(content, target_modules(self.study), meaning)
-            if found.errors:
-                raise UserError("\n".join(map(str, found.errors)))
-            warnings = [str(f) for f in found.warnings]
+            warnings = preflight(content, target_modules(self.study), meaning).warnings_or_raise()
             wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
             known = {
                 "stage": 1, "name": "format", "title": "format", "key": asked, "warnings": warnings,
