@@ -39,6 +39,8 @@ def run(study: Study, out: str) -> int:
     store = Store.open(out)
     with Lease(store):
         content = content_of(study)
+        for line in content.dropped_lines:
+            print(line, file=sys.stderr)
         statuses, messages = (run_sweep if study.stages is None else run_stages)(study, store, content)
         from sweeps.report.write import write_report
 

@@ -31,6 +31,9 @@ class Length:
     longest: int
     prompt_id: str
     row_id: str
+    long: tuple[str, ...] = ()  # ids of the rows that exceed the limit with some prompt
+    n_rows: int = 0
+    all_counted: bool = True  # False: there were too many pairs near the limit to render them all
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.checks.findings import Finding, Length, placeholder_names, split_of
-from trainer.data.rows import Row
-from trainer.data.wording import OPTIONS, Prompt, placeholder_uses
+from sweeps.checks.findings import Finding, Length, split_of
+from sweeps.trials.long_rows import most_uses, near_limit, whole_row_lengths
+from trainer.data.rows import Row, first_few
+from trainer.data.wording import Prompt
 from trainer.trial import Task
 
 if TYPE_CHECKING:
@@ -36,17 +37,15 @@ def longest(
     """
     sizes = {} if sizes is None else sizes
     key = (template, split_of(pool))
-    fields = [f"{{{{ {name} }}}}" for name in placeholder_names({"": rows}) if name != OPTIONS]
-    everything = Prompt("all fields", "\n".join([*fields, *(["{{ options|join(' ') }}"] if rows[0].options else [])]))
     if key not in sizes:
-        sizes[key] = renderer.lengths([(everything, r) for r in rows])
+        sizes[key] = whole_row_lengths(renderer, rows)
     size = sizes[key]
     order = sorted(range(len(rows)), key=lambda i: -size[i])
     middle = order[len(order) // 2]
     own = renderer.lengths([(p, rows[middle]) for p in prompts])
-    uses = [max([0, *placeholder_uses(p).values()]) for p in prompts]
+    uses = [most_uses(p) for p in prompts]
     pairs = {(p, r) for p in range(len(prompts)) for r in order[:TOP_ROWS]}
-    near = limit - 8 - limit // 20
+    near = near_limit(limit)
     for p in sorted(range(len(prompts)), key=lambda p: -own[p]):
         for r in order:
             if own[p] + uses[p] * (size[r] - size[middle]) <= near or len(pairs) >= MOST_EXACT:
@@ -55,24 +54,41 @@ def longest(
     listed = sorted(pairs)
     exact = renderer.lengths([(prompts[p], rows[r]) for p, r in listed])
     best = max(range(len(exact)), key=lambda i: exact[i])
-    return Length(template, pool, exact[best], prompts[listed[best][0]].id, rows[listed[best][1]].id)
+    long = {r for (_, r), n in zip(listed, exact, strict=True) if n > limit}
+    return Length(
+        template,
+        pool,
+        exact[best],
+        prompts[listed[best][0]].id,
+        rows[listed[best][1]].id,
+        tuple(rows[r].id for r in sorted(long)),
+        len(rows),
+        len(pairs) < MOST_EXACT,
+    )
 
 
 def length_findings(length: Length, task: Task, tokenizer: Any) -> Iterator[Finding]:
     where = f"templates.{length.template}, pools.{length.pool}"
     pair = f'prompt "{length.prompt_id}", row "{length.row_id}"'
     context = getattr(tokenizer, "model_max_length", None) or 10**9
-    if task.max_length < length.longest <= context:
+    if length.longest <= min(task.max_length, context):
+        return
+    split = split_of(length.pool)
+    n = f"{'' if length.all_counted else 'at least '}{len(length.long)} of {length.n_rows} {split} rows"
+    leave = f"or leave such rows out: task.rows.{split}.drop=[too_long]"
+    if length.longest <= context:
         yield Finding(
             "error",
             where,
-            f"the longest sequence has {length.longest} tokens ({pair}), task.max_length is {task.max_length}",
-            f"Set task.max_length={length.longest}, or shorten the field in the prompts: {{{{ text[:500] }}}}",
+            f"the longest sequence has {length.longest} tokens ({pair}), task.max_length is {task.max_length}; "
+            f"{n} are too long ({first_few(length.long)})",
+            f"Set task.max_length={length.longest}, shorten the field in the prompts: {{{{ text[:500] }}}}, {leave}",
         )
-    if length.longest > context:
+    else:
         yield Finding(
             "error",
             where,
-            f"the longest sequence has {length.longest} tokens ({pair}), the model takes {context}",
-            "Shorten the field in the prompts: {{ text[:500] }}",
+            f"the longest sequence has {length.longest} tokens ({pair}), the model takes {context}; "
+            f"{n} are too long ({first_few(length.long)})",
+            f"Shorten the field in the prompts: {{{{ text[:500] }}}}, {leave}",
         )

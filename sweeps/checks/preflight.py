@@ -19,6 +19,7 @@ from sweeps.checks.lengths import RowLengths, length_findings, longest
 from sweeps.checks.mask import print_masks
 from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
+from sweeps.checks.shared_rows import shared_row_findings
 from sweeps.checks.wordings import label_findings, pool_findings, word_findings
 from sweeps.display.text import counted
 from sweeps.study.stages import Meaning
@@ -57,6 +58,7 @@ def check_formats(
     findings = Findings()
     findings.items.extend(pool_findings(rows, pools))
     filled_wrongly = bool(findings.errors)
+    findings.items.extend(shared_row_findings(rows))
     findings.items.extend(label_findings(task, rows))
     for template in templates:
         findings.items.extend(word_findings(template, task, rows))
@@ -110,7 +112,8 @@ def _check_template(
         if not usable or any(f.level == "error" for f in broken):
             continue
         try:
-            length = longest(renderer, usable, split, task.max_length, template.name, pool, sizes)
+            limit = min(task.max_length, getattr(tokenizer, "model_max_length", None) or task.max_length)
+            length = longest(renderer, usable, split, limit, template.name, pool, sizes)
         except UserError as error:
             findings.items.append(
                 Finding("error", f"{where}, pools.{pool}", str(error), "Mend the row or the template")
@@ -118,7 +121,8 @@ def _check_template(
             continue
         findings.lengths.append(length)
         findings.items.extend(length_findings(length, task, tokenizer))
-    findings.items.extend(special_text_findings(renderer, rows))
+    by_place = {f"task.rows.{split}": some for split, some in rows.items()}
+    findings.items.extend(special_text_findings(tokenizer, by_place))
 
 
 def sample_rows(rows: Sequence[Row]) -> list[Row]:
@@ -153,6 +157,8 @@ def check(study: Study, console: Console) -> int:
         return 1
     for finding in [*findings.errors, *findings.warnings]:
         _print(console, finding.level, str(finding))
+    for line in content.dropped_lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for n in findings.lengths:
         text = f"templates.{n.template}, pools.{n.pool}: longest {n.longest} of {content.task.max_length} tokens"
         console.print(text, markup=False, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps.checks.findings import Finding
 from trainer.data.rows import Row
@@ -144,14 +144,15 @@ def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
         )
 
 
-def special_text_findings(renderer: Renderer, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
-    special = [t for t in renderer.tokenizer.all_special_tokens if t]
-    for split, some in rows.items():
+def special_text_findings(tokenizer: Any, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+    """``rows`` by their place, such as ``task.rows.train``."""
+    special = [t for t in tokenizer.all_special_tokens if t]
+    for place, some in rows.items():
         hit = [(r.id, t) for r in some for text in (*r.fields.values(), *r.options) for t in special if t in text]
         if hit:
             yield Finding(
                 "warning",
-                f"task.rows.{split}",
+                place,
                 f'{len(hit)} texts contain a special token, such as {hit[0][1]} in row "{hit[0][0]}": the '
                 "model would read it as one",
                 "Remove it from the data",

@@ -76,7 +76,9 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
                 "Keep one, or this wording counts more than the others",
             )
     for name, split in rows.items():
-        yield from _empty_findings(name, split, [p for pool in pools if split_of(pool) == name for p in pools[pool]])
+        own = [p for pool in pools if split_of(pool) == name for p in pools[pool]]
+        leave_out = f"leave such rows out (task.rows.{name}.drop=[empty])"
+        yield from empty_findings(f"task.rows.{name}", split, own, leave_out)
     groups = {pool: list(prompts) for pool, prompts in pools.items()}
     for shared in shared_prompts(groups):
         if split_of(shared.pools[0]) == split_of(shared.pools[1]):
@@ -92,8 +94,9 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
     yield from _near_findings(pools)
 
 
-def _empty_findings(split: str, rows: Sequence[Row], prompts: Sequence[Prompt]) -> Iterator[Finding]:
-    """Fields that are empty in some rows although prompts show them: one finding for each such set of fields."""
+def empty_findings(place: str, rows: Sequence[Row], prompts: Sequence[Prompt], leave_out: str) -> Iterator[Finding]:
+    """Fields that are empty in some rows although prompts show them: one finding for each such set of fields.
+    ``leave_out`` says how to do without such rows."""
     empty: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         blank = tuple(name for name, text in row.fields.items() if not text.strip())
@@ -107,16 +110,16 @@ def _empty_findings(split: str, rows: Sequence[Row], prompts: Sequence[Prompt]) 
         if silent:
             yield Finding(
                 "error",
-                f"task.rows.{split}",
+                place,
                 f'{" and ".join(blank)} of {some} is empty, so prompt "{silent[0]}" shows nothing of the row',
-                "Fill it in the data, or remove the row",
+                f"Fill it in the data, or {leave_out}",
             )
         elif shown:
             yield Finding(
                 "warning",
-                f"task.rows.{split}",
+                place,
                 f"{' and '.join(shown)} of {some} is empty, and prompts show it",
-                f"Fill it in the data, remove the row, or write the prompts for that: {{% if {shown[0]} %}}",
+                f"Fill it in the data, {leave_out}, or write the prompts for that: {{% if {shown[0]} %}}",
             )
 
 

@@ -14,10 +14,13 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sweeps.checks.findings import Finding, Findings
+from sweeps.checks.sequences import special_text_findings
+from sweeps.checks.wordings import empty_findings
 from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, read_exported
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.rows import Row, load_questions
@@ -51,6 +54,7 @@ def predict(
     names = placeholders(wording)
     options = exported.options
     asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id)
+    _tell(empty_findings(f"rows: {rows}", asked, [wording], "leave such rows out"))
     _check_base(exported, store, base)
     tensors = _tensors(store)
     from trainer.predictor import Predictor
@@ -59,7 +63,9 @@ def predict(
     if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and len(asked) < FEW:
         log.warning('decision "batch" takes off the mean over the rows given, and %d are few for a mean', len(asked))
     counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
-    answers = Predictor(trial, tensors).predict(wording, asked, counts)
+    predictor = Predictor(trial, tensors)
+    _tell(special_text_findings(predictor.renderer.tokenizer, {f"rows: {rows}": asked}))
+    answers = predictor.predict(wording, asked, counts)
     write(exported, [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)])
     return 0
 
@@ -105,6 +111,12 @@ def _wording(exported: ExportedTrial, store: Store, prompt: str | None) -> Promp
             f"Write the column into it: {{{{ {exported.fields[0]} }}}}"
         )
     return wording
+
+
+def _tell(found: Iterable[Finding]) -> None:
+    """What ``check`` says of a study's rows holds for these: warnings are logged, errors raised as ``UserError``."""
+    for warning in Findings(list(found)).warnings_or_raise():
+        log.warning("%s", warning)
 
 
 def _check_base(exported: ExportedTrial, store: Store, base: str | None) -> None:

@@ -38,6 +38,10 @@ class ModelSection(Section):
     trust_remote_code: Flag = False  # true runs code that comes with the model
 
 
+def as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class SourceSection(Section):
     """Rows. ``path`` is a file, a folder or a name on the hub."""
 
@@ -47,6 +51,8 @@ class SourceSection(Section):
     revision: Text | None = None  # a hub data set's branch, tag or commit
     where: dict[str, Any] = Field(default_factory=dict)  # column -> value (or list of values) a row must have
     limit: Count | None = None  # so many of the rows left by `where`, drawn once with a fixed seed; none takes all
+    # which of these rows to leave out instead of telling of them; none: no row is lost unless the study says so
+    drop: Annotated[tuple[Literal["empty", "too_long", "duplicate"], ...], BeforeValidator(as_list)] = ()
 
 
 def as_source(value: Any) -> Any:

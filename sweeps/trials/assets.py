@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from trainer.data.assets import Assets
 from trainer.data.pools import fingerprint_prompts, keep_only, load_pool, split_pool
-from trainer.data.rows import fingerprint_rows, load_rows
+from trainer.data.rows import DroppedRows, fingerprint_rows, read_rows
 from trainer.data.sources import RowSource
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
@@ -22,17 +22,24 @@ T = TypeVar("T")
 
 
 def load_assets(study: Study) -> Assets:
-    """Rows per split and prompts per pool; of the train pools, those that the axes use. Raises one ``UserError`` with a
-    line for each thing that is wrong."""
+    """Rows per split and prompts per pool; of the train pools, those that the axes use. Too long rows are still among
+    them, also where the study drops them. Raises one ``UserError`` with a line for each thing that is wrong."""
+    return load_and_drop(study)[0]
+
+
+def load_and_drop(study: Study) -> tuple[Assets, list[DroppedRows]]:
+    """``load_assets``, and the rows that the study drops as empty or as duplicates."""
     wrong: list[str] = []
-    rows = {}
+    read = {}
     for split in SPLITS:
-        rows[split] = tuple(_try(wrong, lambda s=split: load_rows(source_of(study.task, s), s, f"task.rows.{s}")) or ())  # type: ignore[misc]
+        read[split] = _try(wrong, lambda s=split: read_rows(source_of(study.task, s), s, f"task.rows.{s}"))  # type: ignore[misc]
     pools = _try(wrong, lambda: load_pools(study.pools, study.axes.pool))
     if wrong or pools is None:
         raise UserError("\n".join(wrong))
     train, scored = pools
-    return Assets(rows, {n: tuple(p) for n, p in train.items()}, {n: tuple(p) for n, p in scored.items()})
+    rows = {split: loaded.rows for split, loaded in read.items() if loaded is not None}
+    dropped = [d for loaded in read.values() if loaded is not None for d in loaded.dropped]
+    return Assets(rows, {n: tuple(p) for n, p in train.items()}, {n: tuple(p) for n, p in scored.items()}), dropped
 
 
 def fingerprints_of(assets: Assets) -> dict[str, Data]:
@@ -48,6 +55,7 @@ def source_of(task: TaskSection, split: str) -> RowSource:
     return RowSource(
         path=rows.path, fields=tuple(task.fields), label=task.label, labels=dict(task.labels), options=task.options,
         id=task.id, name=rows.name, split=rows.split, where=dict(rows.where), limit=rows.limit, revision=rows.revision,
+        drop=rows.drop,
     )  # fmt: skip
 
 

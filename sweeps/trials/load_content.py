@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sweeps.study.study import Study
-from sweeps.trials.assets import fingerprints_of, load_assets, task_of, templates_of
+from sweeps.trials.assets import SPLITS, fingerprints_of, load_and_drop, task_of, templates_of
 from sweeps.trials.base_model import model_of
+from sweeps.trials.long_rows import without_long_rows
 from trainer.data.assets import Assets
+from trainer.data.rows import DroppedRows, first_few
 from trainer.data.wording import Prompt
 from trainer.trial import Data, Model, Task, Template
 
@@ -24,6 +26,15 @@ class Content:
     model: Model
     fingerprints: Mapping[str, Data]  # train pool -> what a trial that trains on it reads
     n_train_rows: int
+    dropped: tuple[DroppedRows, ...] = ()  # rows that the study's `drop` has left out; they are in no fingerprint
+
+    @property
+    def dropped_lines(self) -> list[str]:
+        """What ``drop`` has left out, a line for each split and reason."""
+        return [
+            f"task.rows.{d.split}: {len(d.ids)} of {d.of} rows dropped as {d.reason} ({first_few(d.ids)})"
+            for d in self.dropped
+        ]
 
     @property
     def pools(self) -> dict[str, tuple[Prompt, ...]]:
@@ -39,12 +50,18 @@ class Content:
 def content_of(study: Study) -> Content:
     """Load what the study reads. Raises ``UserError`` with a line for each thing that is wrong with rows and prompts,
     or for what is wrong with the model."""
-    assets = load_assets(study)
+    assets, dropped = load_and_drop(study)
+    task, templates, model = task_of(study.task), templates_of(study), model_of(study.model)
+    splits = [split for split in SPLITS if "too_long" in getattr(study.task.rows, split).drop]
+    if splits:
+        assets, long = without_long_rows(assets, splits, model, task, list(templates.values()))
+        dropped += long
     return Content(
         assets=assets,
-        task=task_of(study.task),
-        templates=templates_of(study),
-        model=model_of(study.model),
+        task=task,
+        templates=templates,
+        model=model,
         fingerprints=fingerprints_of(assets),
         n_train_rows=len(assets.rows["train"]),
+        dropped=tuple(dropped),
     )

@@ -1,8 +1,7 @@
 """Rows: the records of a data set, reduced to the answer and the fields that a prompt may use.
 
-Any file that ``datasets`` reads (parquet, csv, tsv, json, jsonl; a folder of them; a hub name) becomes a list of
-``Row``. What would later go wrong unseen (a label that the study does not name, a null text, an answer number outside
-the options) is an error here, which names the row.
+Any file of ``trainer.data.sources`` (parquet, csv, tsv, json, jsonl; a folder of them; a hub name) becomes a list of
+``Row``. All that a row holds is the text of its cells.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trainer.data.cells import CellReader, near_value, plain_form
+from trainer.data.row_table import SEPARATORS, RowTable, in_quotes
 from trainer.data.sources import RowSource, open_table
-from trainer.errors import UserError, listed, nearest
+from trainer.errors import UserError, nearest
 from trainer.trial import digest
 
 SHUFFLE_SEED = 0  # of ``limit``: the same rows for every trial and every study
@@ -27,16 +28,36 @@ class Row:
     options: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DroppedRows:
+    """Rows of one split that the study's ``drop`` has left out for one reason."""
+
+    split: str
+    reason: str  # empty, duplicate, too_long
+    ids: tuple[str, ...]
+    of: int  # rows that there were before
+
+
+@dataclass(frozen=True)
+class LoadedRows:
+    rows: tuple[Row, ...]
+    dropped: tuple[DroppedRows, ...] = ()
+
+
 def load_rows(source: RowSource, split: str, at: str = "") -> list[Row]:
-    """The rows of one split of a study.
+    """The rows of one split of a study, without those that ``source.drop`` leaves out.
 
     ``split`` names it in ids (``<split>-<position in the file>``) and messages; ``at`` is the place in the study
     that asked for it (``study.yaml: task.rows.dev``). Raises ``UserError``.
     """
+    return list(read_rows(source, split, at).rows)
+
+
+def read_rows(source: RowSource, split: str, at: str = "") -> LoadedRows:
+    """As ``load_rows``, with the ids of the rows that were dropped."""
     at = at or f"rows {split}"
     table = open_table(source, split, at)
-    columns = list(table.column_names)
-    _check_columns(source, columns, at)
+    _check_columns(source, table.names, at)
     keep = _selected(source, table, at)
     if source.limit is not None and source.limit < len(keep):
         if source.limit < 1:
@@ -44,37 +65,45 @@ def load_rows(source: RowSource, split: str, at: str = "") -> list[Row]:
                 f"{at}: limit = {source.limit} leaves no rows. Give a whole number above 0, or leave it out"
             )
         keep = sorted(random.Random(SHUFFLE_SEED).sample(keep, source.limit))
-    wanted = [
-        *source.fields,
-        source.label,
-        *([source.options] if source.options else []),
-        *([source.id] if source.id else []),
-    ]
-    part = table.select_columns(list(dict.fromkeys(wanted))).select(keep)
-    names = _label_names(source, table)
-    reader = _Reader(source, split, at, names)
-    rows = [reader.row(position, values) for position, values in zip(keep, part, strict=True)]
+    reader = CellReader(source, split, at, table, _label_names(source, table))
+    empty = [i for i in keep if "empty" in source.drop and reader.is_empty(i)]
+    left_out = set(empty)
+    rows = [_row(reader, i, answered=True) for i in keep if i not in left_out]
+    rows, repeated = _without_repeats(rows) if "duplicate" in source.drop else (rows, [])
+    found = {"empty": [reader.id(i) for i in empty], "duplicate": [r.id for r in repeated]}
+    dropped = tuple(DroppedRows(split, why, tuple(ids), len(keep)) for why, ids in found.items() if ids)
+    if not rows:
+        raise UserError(f"{at}: {none_left(dropped)}")
     _check_ids(source, rows, at)
-    return rows
+    return LoadedRows(tuple(rows), dropped)
+
+
+def none_left(dropped: Iterable[DroppedRows]) -> str:
+    """The message for a split of which ``drop`` has left nothing."""
+    counts = ", ".join(f"{len(d.ids)} {d.reason}" for d in dropped)
+    return f"drop leaves no rows ({counts}). Take the reason out of `drop`, or give other rows"
+
+
+def first_few(ids: Sequence[str], most: int = 5) -> str:
+    """``a, b, c, d, e and 7 more``."""
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return f"{', '.join(ids[:most])}{more}"
 
 
 def load_questions(path: str, fields: Sequence[str], options: str | None = None, id: str | None = None) -> list[Row]:
     """The rows of one file whose answers are asked for: ``label`` is "", and no label column is needed.
 
     A file without the column ``id`` is numbered, ``row-<position>``. Raises ``UserError``."""
-    table = open_table(RowSource(path, tuple(fields), ""), "train", "rows")
-    columns = list(table.column_names)
+    source = RowSource(path, tuple(fields), "", options=options, id=id)
+    table = open_table(source, "train", "rows")
     for key, column in [*(("fields", f) for f in fields), *([("options", options)] if options else [])]:
-        if column not in columns:
-            raise UserError(f"rows: {_no_column(key, column, path, columns)}")
-    if not len(table):
+        if column not in table.names:
+            raise UserError(f"rows: {_no_column(key, column, path, table.names)}")
+    if not table.n:
         raise UserError(f"rows: {path} has no rows")
-    own_id = id if id in columns else None
-    source = RowSource(path, tuple(fields), "", options=options, id=own_id)
-    reader = _Reader(source, "row", "rows", {})
-    wanted = [*fields, *(c for c in (options, own_id) if c)]
-    part = table.select_columns(list(dict.fromkeys(wanted)))
-    rows = [reader.question(position, values) for position, values in enumerate(part)]
+    source = replace(source, id=id if id in table.names else None)
+    reader = CellReader(source, "row", "rows", table, {})
+    rows = [_row(reader, position, answered=False) for position in range(table.n)]
     _check_ids(source, rows, f"rows: {path}")
     return rows
 
@@ -84,107 +113,21 @@ def fingerprint_rows(rows: Sequence[Row]) -> str:
     return digest([[r.id, sorted(r.fields.items()), r.label, list(r.options)] for r in rows])
 
 
-def value_key(value: Any) -> str:
-    """A data value as text, so that 1, 1.0 and "1", or true and True, name the same label."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = str(value)
-    return text.lower() if text in ("True", "False") else text
+def _row(reader: CellReader, position: int, answered: bool) -> Row:
+    fields = {name: reader.text(name, position) for name in reader.source.fields}
+    row_id = reader.own_id(position) if reader.source.id is not None else reader.id(position)
+    options = reader.options(position) if reader.source.options else ()
+    return Row(row_id, fields, reader.answer(position, len(options)) if answered else "", options)
 
 
-def _near_value(value: str, known: Iterable[str]) -> str:
-    """``nearest`` for values in data. No guess for numbers and single letters: 5 is no misspelt 0, nor N a Y."""
-    misspelt = len(value) > 1 and any(character.isalpha() for character in value)
-    return nearest(value, known) if misspelt else listed(known)
-
-
-@dataclass
-class _Reader:
-    """Makes each record a ``Row``, or says which record cannot become one and why."""
-
-    source: RowSource
-    split: str
-    at: str
-    names: dict[str, str]  # label key -> label name
-
-    def row(self, position: int, values: dict[str, Any]) -> Row:
-        asked = self.question(position, values)
-        place, value = self._place(position, values), values[self.source.label]
-        right = self._label(value, place) if self.source.labels else self._number(value, len(asked.options), place)
-        return replace(asked, label=right)
-
-    def question(self, position: int, values: dict[str, Any]) -> Row:
-        """The row without its answer."""
-        s = self.source
-        place = self._place(position, values)
-        fields = {f: self._text(values[f], f, place) for f in s.fields}
-        row_id = f"{self.split}-{position}" if s.id is None else self._text(values[s.id], s.id, place)
-        return Row(row_id, fields, "", self._options(values[s.options], place) if s.options else ())
-
-    def _place(self, position: int, values: dict[str, Any]) -> str:
-        """Where a reader of the file finds the row: counted from 1, and by its id."""
-        own = values[self.source.id] if self.source.id else f"{self.split}-{position}"
-        known = "" if own is None else f' (id "{own}")'
-        return f"{self.at}: {self.source.path}, row {position + 1}{known}"
-
-    def _text(self, value: Any, column: str, place: str) -> str:
-        if value is None:
-            raise UserError(
-                f'{place}: column "{column}" is null. Fill it in the data, or leave the row out with `where`'
-            )
-        if isinstance(value, list | tuple | dict):
-            kind = "list" if isinstance(value, list | tuple) else "record"
-            hint = (
-                "name it as `options`, which prompts can read as {{ options }}"
-                if kind == "list"
-                else "flatten it in the data"
-            )
-            raise UserError(f'{place}: column "{column}" is a {kind}, fields are text; {hint}')
-        return str(value)
-
-    def _label(self, value: Any, place: str) -> str:
-        s = self.source
-        if value is None:
-            raise UserError(f'{place}: label column "{s.label}" is null. Label the row, or leave it out with `where`')
-        key = value_key(value)
-        if key not in self.names:
-            raise UserError(
-                f'{place}: {s.label} = "{value}" is not in `labels`.{_near_value(key, self.names)}. Add it there, '
-                "or leave such rows out with `where`"
-            )
-        return self.names[key]
-
-    def _options(self, value: Any, place: str) -> tuple[str, ...]:
-        column = self.source.options
-        if not isinstance(value, list | tuple):
-            raise UserError(
-                f'{place}: options column "{column}" holds {type(value).__name__} ({value!r:.40}), not a list. '
-                "Store a list of texts there, or use `labels`"
-            )
-        fewest = 1 if self.split == "train" else 2  # one option: a text to learn, with nothing to choose from
-        if len(value) < fewest or any(v is None or not str(v).strip() for v in value):
-            raise UserError(
-                f'{place}: options column "{column}" has {len(value)} entries ({value!r:.60}); it needs at '
-                f"least {'one' if fewest == 1 else 'two'}, none of them empty"
-            )
-        return tuple(str(v) for v in value)
-
-    def _number(self, value: Any, n: int, place: str) -> str:
-        column = self.source.label
-        key = "" if value is None else value_key(value)
-        if not key.lstrip("-").isdigit():
-            raise UserError(
-                f"{place}: {column} = {value!r:.40} is no number. With `options`, the label column holds the "
-                "number of the right option, counted from 0"
-            )
-        if not 0 <= int(key) < n:
-            raise UserError(
-                f"{place}: {column} = {key}, but the row has {n} options (0 to {n - 1}). Leave unlabelled rows "
-                "out with `where`; numbers count from 0"
-            )
-        return str(int(key))
+def _without_repeats(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """(rows, later rows with the same texts, options and label)."""
+    first: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        first.setdefault((tuple(row.fields.items()), row.options, row.label), row)
+    kept = list(first.values())
+    known = {id(row) for row in kept}
+    return kept, [row for row in rows if id(row) not in known]
 
 
 def _check_columns(source: RowSource, columns: Sequence[str], at: str) -> None:
@@ -206,7 +149,7 @@ def _check_columns(source: RowSource, columns: Sequence[str], at: str) -> None:
 
 
 def _no_column(key: str, column: str, path: str, columns: Sequence[str]) -> str:
-    other = next((mark for mark in ";\t|" if mark in columns[0]), None) if len(columns) == 1 else None
+    other = next((mark for mark in SEPARATORS if mark in columns[0]), None) if len(columns) == 1 else None
     if other is not None:
         return (
             f'{key} = "{column}": {path} has a single column, "{columns[0]}", and seems to be separated by {other!r}. '
@@ -215,28 +158,30 @@ def _no_column(key: str, column: str, path: str, columns: Sequence[str]) -> str:
     return f'{key} = "{column}" is no column of {path}.{nearest(column, columns)}'
 
 
-def _selected(source: RowSource, table: Any, at: str) -> list[int]:
+def _selected(source: RowSource, table: RowTable, at: str) -> list[int]:
     """Positions of the rows that ``where`` keeps."""
-    if not len(table):
+    if not table.n:
         raise UserError(f"{at}: {source.path} has no rows")
-    keep = list(range(len(table)))
+    keep = list(range(table.n))
     for column, wanted in source.where.items():
-        values = [value_key(v) for v in table[column]]
-        allowed = {value_key(w) for w in (wanted if isinstance(wanted, list | tuple) else [wanted])}
-        known = sorted(set(values))
-        for value in sorted(allowed - set(known)):
-            raise UserError(f'{at}: where {column} = "{value}" matches no row.{_near_value(value, known[:20])}')
-        keep = [i for i in keep if values[i] in allowed]
+        cells = table.cells[column]
+        forms = [plain_form(c) if isinstance(c, str) else None for c in cells]
+        allowed = {
+            None if w is None else plain_form(w) for w in (wanted if isinstance(wanted, list | tuple) else [wanted])
+        }
+        known = sorted({c for c in cells if isinstance(c, str)})
+        for value in sorted(a for a in allowed - set(forms) if a is not None):
+            raise UserError(f"{at}: where {column} = {in_quotes(value)} matches no row.{near_value(value, known[:20])}")
+        keep = [i for i in keep if forms[i] in allowed and (cells[i] is None or forms[i] is not None)]
     if not keep:
         raise UserError(f"{at}: no row of {source.path} meets all of where = {dict(source.where)}. Drop a condition")
     return keep
 
 
-def _label_names(source: RowSource, table: Any) -> dict[str, str]:
-    names = {value_key(k): str(v) for k, v in source.labels.items()}
-    feature = table.features.get(source.label)
-    # A hub data set may store numbers and name them: either may be used as key.
-    for number, name in enumerate(getattr(feature, "names", None) or []):
+def _label_names(source: RowSource, table: RowTable) -> dict[str, str]:
+    names = {str(k) if not isinstance(k, bool) else plain_form(k): str(v) for k, v in source.labels.items()}
+    # Typed data may store numbers and name them: either may be used as key.
+    for number, name in enumerate(table.classes.get(source.label, ())):
         if str(number) not in names and name in names:
             names[str(number)] = names[name]
     return names
@@ -247,7 +192,7 @@ def _check_ids(source: RowSource, rows: Sequence[Row], at: str) -> None:
     for row in rows:
         if row.id in seen:
             raise UserError(
-                f'{at}: id column "{source.id}" has "{row.id}" more than once. Name a column of unique values, '
-                "or leave `id` out"
+                f'{at}: id column "{source.id}" has {in_quotes(row.id)} more than once. '
+                "Name a column of unique values, or leave `id` out"
             )
         seen.add(row.id)

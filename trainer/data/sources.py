@@ -1,19 +1,43 @@
-"""Where rows come from: a file, a folder of files, or a hub data set, opened as one table."""
+"""Where rows come from: a file, a folder of files, or a hub data set, opened as one table of text.
+
+Files are read by the readers of this package and need no cache. In a folder, ``datasets`` says which files belong to
+which split. A hub data set is read by ``datasets``: its files become typed columns there, before they are text here.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from trainer.data.row_table import RowTable, joined
+from trainer.data.text_files import read_json, read_separated
 from trainer.errors import UserError, nearest
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+Reader = Callable[[IO[bytes], str, str, Collection[str]], RowTable]  # file, its name, place in the study, columns
+
+
+def _read_parquet(file: IO[bytes], name: str, at: str, wanted: Collection[str]) -> RowTable:
+    from trainer.data.typed_columns import read_parquet  # numpy and pyarrow: only where there are typed columns
+
+    return read_parquet(file, name, at, wanted)
+
+
+FORMATS: dict[str, Reader] = {
+    ".parquet": _read_parquet,
+    ".csv": partial(read_separated, separator=","),
+    ".tsv": partial(read_separated, separator="\t"),
+    ".json": read_json,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")  # after one of these endings
 
 
 @dataclass(frozen=True)
@@ -21,7 +45,8 @@ class RowSource:
     """Where rows come from and which columns matter.
 
     ``limit`` takes the first N rows of a shuffle with a fixed seed, then restores their order; it does not balance
-    the labels. ``labels`` maps data values to label names; keys are compared as text, so 1, 1.0 and "1" are the same.
+    the labels. ``labels`` maps the texts of the label column to label names. ``drop`` leaves out, of the rows that
+    ``where`` and ``limit`` have left, those without a text (``empty``) or that repeat an earlier one (``duplicate``).
     """
 
     path: str  # a file, a folder, or a hub name
@@ -35,85 +60,169 @@ class RowSource:
     where: Mapping[str, Any] = field(default_factory=dict)  # column: value, or a list of values
     limit: int | None = None
     revision: str | None = None
+    drop: tuple[str, ...] = ()
 
 
-def open_table(source: RowSource, split: str, at: str) -> Any:
-    """The ``datasets.Dataset`` behind ``source``; of several splits, the one with the study's name for it."""
+def open_table(source: RowSource, split: str, at: str) -> RowTable:
+    """The rows behind ``source``, with the columns that it names; of several splits, the one with the study's name for
+    it. Raises ``UserError``."""
     path = Path(source.path)
-    suffix = path.suffix.lower()
-    looks_local = suffix in FORMATS or source.path.startswith((".", "/", "~")) or "\\" in source.path
-    if "://" not in source.path and not path.exists() and looks_local:
-        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise UserError(f'{at}: path = "{source.path}" does not exist.{nearest(path.name, beside[:30])}')
-    import datasets  # slow to import, so only when rows are really read
-
-    with _quiet(datasets):
-        try:
-            if path.is_file() or "://" in source.path:
-                return _file(datasets, source, suffix, at)
-            found = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
-            return found if source.split else _one_split(found, split, at)
-        except UserError:
-            raise
-        except Exception as error:  # datasets and what it calls raise many kinds; each becomes one readable line
-            cause = error.__cause__ or error
-            detail = " ".join(str(cause).split())[:300]
-            if _holds_nothing(path):
-                raise UserError(f"{at}: {source.path} has no rows") from None
-            if isinstance(cause, UnicodeDecodeError):
-                raise UserError(f"{at}: {source.path} is not UTF-8 text ({detail}). Save it as UTF-8") from None
-            if path.exists():
-                fix = "The file may be half written or in another format: make it again, or check it with pyarrow"
-            else:
-                fix = (
-                    "It is no file or folder here, so it was looked up as a hub data set: "
-                    "check the spelling, `name`, `split` and the network, or download it and give its path"
-                )
-            raise UserError(
-                f'{at}: "{source.path}" cannot be read ({type(cause).__name__}: {detail}). {fix}'
-            ) from error
-
-
-def _holds_nothing(path: Path) -> bool:
-    """Whether a file that ``datasets`` refuses holds no rows: it has no message for that."""
-    if not path.is_file():
-        return False
-    if FORMATS.get(path.suffix.lower()) == "csv":
-        with path.open(errors="replace") as f:
-            return sum(bool(line.strip()) for line in itertools.islice(f, 1000)) <= 1  # the names of the columns
-    if path.suffix.lower() != ".parquet" or not path.stat().st_size:
-        return path.stat().st_size == 0
-    import pyarrow.parquet as pq
-
+    looks_local = _ending(source.path) in FORMATS or source.path.startswith((".", "/", "~")) or "\\" in source.path
     try:
-        return bool(pq.read_metadata(path).num_rows == 0)
-    except (OSError, ValueError):  # broken, which the caller says
-        return False
+        if "://" in source.path or path.is_file():
+            return _file(source, at)
+        if path.is_dir():
+            return joined([_read(file, at, _wanted(source)) for file in _files_of(source, split, at)], at)
+        if not path.exists() and looks_local:
+            beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+            raise UserError(f'{at}: path = "{source.path}" does not exist.{nearest(path.name, beside[:30])}')
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise UserError(f'{at}: path = "{source.path:.200}" cannot be read ({error.strerror or error})') from None
+    return _hub(source, split, at)
 
 
-def _one_split(found: Any, split: str, at: str) -> Any:
-    wanted = [split, "validation"] if split == "dev" else [split]
-    names = [n for n in wanted if n in found] or (list(found) if len(found) == 1 else [])
-    if not names:
-        raise UserError(f'{at}: there is no split "{split}". Name one with `split`.{nearest(split, list(found))}')
-    return found[names[0]]
+def _wanted(source: RowSource) -> tuple[str, ...]:
+    asked = (*source.fields, source.label, source.options, source.id, *source.where)
+    return tuple(dict.fromkeys(c for c in asked if c))
 
 
-def _file(datasets: Any, source: RowSource, suffix: str, at: str) -> Any:
-    if suffix not in FORMATS:
-        raise UserError(
-            f'{at}: path = "{source.path}" has the ending "{suffix}", which is not known.{nearest(suffix, FORMATS)}'
-        )
+# files -------------------------------------------------------------------------------------------------------------
+
+
+def _file(source: RowSource, at: str) -> RowTable:
     if source.split not in (None, "train") and not source.where:
         raise UserError(
             f'{at}: split = "{source.split}", but {source.path} is one file and has no splits. Choose rows by '
             f"column instead: where: {{split: {source.split}}}"
         )
-    options: dict[str, Any] = {}
-    if FORMATS[suffix] == "csv":
-        # Without this, texts such as "None" or "NA" and empty cells would be read as null.
-        options = {"keep_default_na": False, "sep": "\t" if suffix == ".tsv" else ","}
-    return datasets.load_dataset(FORMATS[suffix], data_files=os.fspath(source.path), split="train", **options)
+    return _read(source.path, at, _wanted(source))
+
+
+def _ending(name: str) -> str:
+    """What says how the file is read: the last ending, or the one before that of a compressed file."""
+    stem, last = os.path.splitext(os.path.basename(name).lower())
+    return os.path.splitext(stem)[1] if last in COMPRESSED else last
+
+
+def _read(name: str, at: str, wanted: Collection[str]) -> RowTable:
+    reader = FORMATS.get(_ending(name))
+    if reader is None:
+        raise UserError(
+            f'{at}: path = "{name}" has the ending "{_ending(name)}", which is not known.'
+            f"{nearest(_ending(name), FORMATS)}"
+        )
+    try:
+        with _opened(name) as file:
+            if not file.read(1):
+                raise UserError(f"{at}: {name} has no rows")
+            file.seek(0)
+            return reader(file, name, at, wanted)
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow, fsspec and what unpacks files raise many kinds; each becomes one line
+        detail = " ".join(str(error).split())[:300]
+        if isinstance(error, OSError) and error.errno is not None and error.strerror:
+            raise UserError(f'{at}: "{name}" cannot be read ({error.strerror})') from None
+        raise UserError(
+            f'{at}: "{name}" cannot be read ({type(error).__name__}: {detail}). '
+            "The file may be half written or in another format: make it again, or check it with pyarrow"
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    if "://" not in name and not name.lower().endswith(COMPRESSED):
+        with open(name, "rb") as file:
+            yield file
+        return
+    import fsspec
+
+    with fsspec.open(name, "rb", compression="infer") as file:
+        yield file
+
+
+# folders -----------------------------------------------------------------------------------------------------------
+
+
+def _files_of(source: RowSource, split: str, at: str) -> Sequence[str]:
+    """The files of one split of a folder, as ``datasets`` divides it by the names of files and folders."""
+    import datasets  # slow to import, so only where splits are to be found
+
+    with _quiet(datasets), tempfile.TemporaryDirectory(prefix="steadytune-rows-") as cache:
+        try:
+            found = datasets.load_dataset_builder(source.path, source.name, cache_dir=cache).config.data_files
+        except Exception as error:  # datasets and what it calls raise many kinds
+            detail = " ".join(str(error).split())[:300]
+            raise UserError(
+                f'{at}: "{source.path}" cannot be read ({type(error).__name__}: {detail}). Name one file of rows, or '
+                f"put files with the endings {', '.join(FORMATS)} into the folder"
+            ) from None
+    files = {str(name): [str(file) for file in some] for name, some in (found or {}).items()}
+    if not files:
+        raise UserError(f"{at}: {source.path} has no rows: no file in it has one of the endings {', '.join(FORMATS)}")
+    if source.split is not None and source.split not in files:
+        raise UserError(f'{at}: split = "{source.split}" is no split of {source.path}.{nearest(source.split, files)}')
+    return files[source.split or _split_name(files, split, at)]
+
+
+def _split_name(found: Collection[str], split: str, at: str) -> str:
+    wanted = [split, "validation"] if split == "dev" else [split]
+    names = [n for n in wanted if n in found] or (list(found) if len(found) == 1 else [])
+    if not names:
+        raise UserError(f'{at}: there is no split "{split}". Name one with `split`.{nearest(split, list(found))}')
+    return names[0]
+
+
+# the hub -----------------------------------------------------------------------------------------------------------
+
+
+def _hub(source: RowSource, split: str, at: str) -> RowTable:
+    import datasets
+
+    with _quiet(datasets):
+        try:
+            found = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+        except Exception as error:  # datasets and what it calls raise many kinds; each becomes one readable line
+            cause = error.__cause__ or error
+            detail = " ".join(str(cause).split())[:300]
+            raise UserError(
+                f'{at}: "{source.path}" cannot be read ({type(cause).__name__}: {detail}). {_hub_remedy(datasets)}'
+            ) from error
+    chosen = found if source.split else found[_split_name(found, split, at)]
+    return table_of_dataset(chosen, source.path, at, _wanted(source))
+
+
+def table_of_dataset(dataset: Any, name: str, at: str, wanted: Collection[str]) -> RowTable:
+    """The ``wanted`` columns of a ``datasets.Dataset``, made text by the rule for typed columns."""
+    from trainer.data.typed_columns import column_cells
+
+    names = tuple(dataset.column_names)
+    there = [column for column in dict.fromkeys(wanted) if column in names]
+    table = dataset.select_columns(there).with_format("arrow")[:] if there else None
+    cells = {} if table is None else {c: column_cells(table[c], c, f"{at}: {name}") for c in there}
+    classes = {c: tuple(f.names) for c, f in dataset.features.items() if getattr(f, "names", None)}
+    return RowTable(names, cells, len(dataset), ((name, 0),), classes)
+
+
+def _hub_remedy(datasets: Any) -> str:
+    """What to do, where a hub data set cannot be read: the cache is named if it is what stands in the way."""
+    for cache in (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME):
+        why = _unwritable(str(cache))
+        if why:
+            return f"Hub data sets are kept in {cache}, which cannot be written ({why}): set HF_HOME to another folder"
+    return (
+        "It is no file or folder here, so it was looked up as a hub data set: "
+        "check the spelling, `name`, `split` and the network, or download it and give its path"
+    )
+
+
+def _unwritable(folder: str) -> str | None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer.data.rows import Row, fingerprint_rows, load_rows, value_key
+from trainer.data.cells import plain_form
+from trainer.data.rows import Row, fingerprint_rows, load_rows
 from trainer.data.sources import RowSource
 from trainer.errors import UserError
 
@@ -135,16 +136,11 @@ def test_fingerprint_sees_content_and_order() -> None:
     )
 
 
-def test_value_key() -> None:
-    assert [value_key(v) for v in (1, 1.0, "1", True, "True", "true", 1.5, "No")] == [
-        "1",
-        "1",
-        "1",
-        "true",
-        "true",
-        "true",
-        "1.5",
-        "No",
+def test_plain_form() -> None:
+    values = (1, 1.0, "1", "1.00", True, "True", "true", 1.5, "No", "01", "+1", "1e0", "0.10")
+    assert [plain_form(v) for v in values] == [
+        *("1", "1", "1", "1", "true", "true", "true"),
+        *("1.5", "No", "01", "+1", "1e0", "0.10"),
     ]
 
 
@@ -154,7 +150,7 @@ def test_value_key() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,y\ncaf\u00e9,0\nb,1\n".encode("latin-1"), " is not UTF-8 text ('utf-8' codec can't decode byte 0xe9"),
+        ("text,y\ncaf\u00e9,0\nb,1\n".encode("latin-1"), " is not UTF-8 text (line 2: byte 0xe9). Save it as UTF-8"),
         (b"text,y\n", " has no rows"),
         (b"text,y\n\n", " has no rows"),
         (b"", " has no rows"),
@@ -232,7 +228,7 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
         (
             {"text": "b", "y": 1, "choices": ["a", "b"]},
             {"options": "text", "labels": {}},
-            '"dev-0"): options column "text" holds str',
+            '"dev-0"): options column "text" holds a text (\'a\'), not a list',
         ),
     ],
 )
