@@ -17,6 +17,7 @@ import yaml
 from cluster.files.finding import FileFindings
 from cluster.files.schema_error import add_schema_error
 from trainer.errors import UserError
+from trainer.yaml_nodes import YamlFault, plain_value, read_nodes
 
 Kind = tuple[str, str]  # apiVersion and kind
 PLURALS = {"RayCluster": "rayclusters", "RayJob": "rayjobs"}
@@ -37,9 +38,9 @@ def from_files(files: Sequence[str]) -> dict[Kind, Any]:
             )
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a CRD has 30,000 lines
         try:
-            documents = list(yaml.load_all(Path(file).read_text(), Loader=loader))
-        except yaml.YAMLError as error:
-            raise CrdError(f'--crd = "{file}" is not YAML ({str(error).splitlines()[0]}).') from None
+            documents = [plain_value(root) for root in read_nodes(Path(file).read_text(), loader, times=16)]
+        except (YamlFault, UnicodeDecodeError) as error:
+            raise CrdError(f'--crd = "{file}": {error}.') from None
         validators = _validators(documents)
         if not validators:
             raise CrdError(

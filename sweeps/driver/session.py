@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sweeps.study.schema import ResourcesSection
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import target_modules
@@ -41,14 +42,29 @@ def quiet() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)  # it warns about the result files that are switched off above
 
 
-def start_fleet(study: Study, content: Content, store: Store) -> Any:
-    """The hosts of a study, on the cluster that is connected."""
+def start_fleet(study: Study, content: Content, store: Store, trials: int = 0) -> Any:
+    """The hosts of a study, on the cluster that is connected. ``trials``: how many there will be; 0 if not known."""
+    import ray
+
     from cluster.hosting.hosts import Fleet
     from cluster.resources import Resources
 
+    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    cores = {"cpus": host_cores(study.resources, trials, machines)}
+    study = study.model_copy(update={"resources": study.resources.model_copy(update=cores)})
     res = study.resources
     share = Resources(res.slots, res.cpus, res.gpus, res.workers)
     return Fleet.start(content.model, setup_of(study), content.assets, store, share)
+
+
+def host_cores(res: ResourcesSection, trials: int, machines: Sequence[float]) -> float:
+    """The CPU cores of a host, which are its threads as well. What the study gives holds. Where it gives nothing and
+    has fewer trials than the smallest machine has cores, each trial gets a host of its own and the cores are shared out
+    among them: with one core a host, the others would stand idle while these trials train."""
+    least = min((cores for cores in machines if cores >= 1), default=0.0)  # a cluster's head may have none to give
+    if "cpus" in res.model_fields_set or res.gpus or res.workers > 1 or not trials:
+        return res.cpus
+    return max(res.cpus, float(least // trials))
 
 
 def setup_of(study: Study) -> Setup:

@@ -16,10 +16,11 @@ def sweep(progress: Progress, content: Content, trials: Sequence[Trial] | None, 
     """Train under Ray Tune, then score the test pool on the same hosts: those of ``fleet``, if it is given. ``trials``
     is None if Optuna chooses them. To be called within ``on_ray``."""
     study = progress.study
-    fleet = fleet or start_fleet(study, content, progress.store)
+    count = study.search.trials or 0 if trials is None else len(trials)
+    fleet = fleet or start_fleet(study, content, progress.store, count)
     from sweeps.driver.tuning import tune_trials  # after `on_ray`, as it imports ray; slow, while the registry starts
 
-    fleet.warm(study.search.trials or 0 if trials is None else len(trials))
+    fleet.warm(count)
     tune_trials(progress, content, fleet, trials)
     progress.write()
     if progress.scores_test_pool:

@@ -1,7 +1,7 @@
 """What a study will cost before anything runs: trials at each rung, tokens, scoring passes, time and memory.
 
 Counts of trials, steps and passes are exact (for random steps: their mean). Tokens follow from average lengths, which
-the caller may count with the tokenizer and which are otherwise estimated as characters / 4. Time is operations divided
+are counted with the tokenizer on a sample (``token_counts.py``). Time is operations divided
 by a stated rate: the share that early stopping saves is right, the hours are rough.
 """
 
@@ -23,6 +23,9 @@ CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrice
 GPU_RATE = {"float32": 2e13, "bfloat16": 1e14}  # a third of what current data-centre cards are rated at
 ADAPTER_BYTES = 16  # float32 weight, gradient and AdamW's two moments
 ACTIVATION_BYTES = 34  # per token, layer and hidden unit at 2 bytes a number (Korthikanti et al. 2022, section 4)
+
+
+PROCESS_BYTES = 230 * 2**20  # of a running trial, which holds no model: Python with Ray (measured, resident)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,13 @@ class Memory:
     base: float
     adapters: float
     activations: float
+    processes: float  # of the running trials, in main memory
+    on_gpu: bool = False  # the first three are in the GPU's memory
 
     @property
     def total(self) -> float:
-        return self.base + self.adapters + self.activations
+        """What the accelerator needs: without a GPU, that is main memory."""
+        return self.base + self.adapters + self.activations + (0.0 if self.on_gpu else self.processes)
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,15 @@ def plan(
         sizes = data_sizes(study, load_assets(study))
     model = model_size(study) if model is None else model
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
+    ends = _mean_rungs(study, sizes.train_rows)
     asha = study.scheduler.name == "asha"
     shares = study.scheduler.shares
     quotas = rung_quotas(trials, study.scheduler.eta, len(shares))
-    per_step = study.training.batch_size * study.training.accumulation * (sizes.prompt_tokens + sizes.answer_tokens)
+    length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
+    per_step = study.training.batch_size * study.training.accumulation * length
     grid = sizes.dev_prompts * sizes.dev_rows
     sample = design.sample_size(study.scoring.sample, sizes.dev_prompts, sizes.dev_rows).cells
     cells = [sample] * (len(shares) - 1) + [grid]
-    ends = [share * steps for share in shares]
     rungs = tuple(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], quotas, cells, strict=False)
@@ -119,7 +126,7 @@ def plan(
         full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * test_grid),
         rate=chosen,
         rate_source=source,
-        memory=memory_of(study, sizes, model),
+        memory=memory_of(study, sizes, model, trials),
         sizes=sizes,
         model=model,
         notes=tuple(_notes(study, sizes, trials)),
@@ -149,6 +156,14 @@ def _all_steps(study: Study, train_rows: int) -> list[int]:
     return [steps_of(study, {name: v, **arm}, train_rows) for v in _values(axes[name]) for arm in arms]
 
 
+def _mean_rungs(study: Study, train_rows: int) -> list[float]:
+    """The steps at which a trial is scored, as the run counts them, each the mean over lengths. StudyError where two
+    rungs have the same step."""
+    lengths = _all_steps(study, train_rows)
+    rungs = [rungs_of(study, steps) for steps in lengths]
+    return [sum(column) / len(lengths) for column in zip(*rungs, strict=True)]
+
+
 def _values(values: Any) -> tuple[Any, ...]:
     """The values of an axis, or the two ends of its range."""
     return (values.low, values.high) if isinstance(values, Range | Domain) else tuple(values)
@@ -156,13 +171,11 @@ def _values(values: Any) -> tuple[Any, ...]:
 
 def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     notes = []
-    shortest = min(_all_steps(study, sizes.train_rows))
     grid, share = sizes.dev_prompts * sizes.dev_rows, study.scoring.sample
     least = design.sample_size(share, sizes.dev_prompts, sizes.dev_rows).cells
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: at least {design.LEAST} a prompt")
     if study.scheduler.name == "asha":
-        rungs_of(study, shortest)  # StudyError where two rungs have the same step
         if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
             notes.append(
                 f"The first rung ({study.scheduler.rungs[0]:g}) lies within the warm-up ({study.training.warmup:g}): "
@@ -204,8 +217,8 @@ def _assumed_rate(study: Study) -> tuple[float, str]:
     )
 
 
-def memory_of(study: Study, sizes: DataSizes, model: ModelSize) -> Memory:
-    """Of one host whose slots are all taken by trials of the largest rank."""
+def memory_of(study: Study, sizes: DataSizes, model: ModelSize, trials: int) -> Memory:
+    """Of one host whose slots are all taken by trials of the largest rank, as far as there are so many."""
     width = 2 if study.model.dtype == "bfloat16" else 4
     res, axes = study.resources, study.axes
     width_of = dict(model.linear)
@@ -218,4 +231,6 @@ def memory_of(study: Study, sizes: DataSizes, model: ModelSize) -> Memory:
         base=model.parameters * width / (res.workers if res.zero == 3 else 1),
         adapters=res.slots * rank * sum(adapted) * ADAPTER_BYTES,
         activations=rows * (layers + read * model.vocabulary * 12),  # logits: float32, their gradient, the softmax
+        processes=min(res.slots, trials) * PROCESS_BYTES,
+        on_gpu=bool(res.gpus),
     )

@@ -32,7 +32,9 @@ def render(p: Plan) -> RenderableType:
         f"time      about {duration(p.seconds)} on one host, {duration(p.full_seconds)} without stopping",
         f"rate      {p.rate_source}",
         f"memory    about {size(m.total)} a host: base {size(m.base)}, adapters {size(m.adapters)}, "
-        f"activations {size(m.activations)}",
+        f"activations {size(m.activations)}"
+        + (f"; main memory: {size(m.processes)} for" if m.on_gpu else f", {size(m.processes)} for")
+        + " the running trials' processes",
         f"model     {amount(p.model.parameters)} parameters",
         f"lengths   {s.prompt_tokens:.0f} tokens a prompt, {s.answer_tokens:.1f} an answer ({s.source})",
         *_sampling(p),

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from sweeps.study.overlay import StudyError
 from sweeps.study.study import Study
 from sweeps.trials.base_model import tensor_shapes
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.data.assets import Assets
 
+T = TypeVar("T")
 CHARACTERS_PER_TOKEN = 4.0  # English text under the usual vocabularies of 32 to 128 thousand tokens
 SAMPLE = 64  # rows and prompts from which the average length is taken
+COUNTED = "counted with the tokenizer on a sample"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class DataSizes:
     answer_tokens: float  # one label or option
     answers: float  # labels, or options of a row
     longest: float  # sequence, prompt and answer
-    source: str = "counted with the tokenizer"
+    trained_tokens: float = 0.0  # of a training sequence with its answer and stop token; 0: those of prompt and answer
+    source: str = COUNTED
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,34 @@ def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
 
 
 def data_sizes(study: Study, assets: Assets) -> DataSizes:
-    """The size of the data, with lengths estimated from the characters of a sample of prompts and rows."""
-    from trainer.data.wording import fill
+    """The size of the data. Lengths are counted with the base model's tokenizer on a sample of prompts and rows; where
+    it cannot be loaded, or cannot render them, they are estimated from characters, and ``source`` says so."""
+    from sweeps.plan.token_counts import sampled_lengths, tokenizer_of
 
-    def spread(things: Sequence[Any]) -> Sequence[Any]:
-        return things[:: max(1, len(things) // SAMPLE)][:SAMPLE]
+    try:
+        tokenizer = tokenizer_of(study)
+    except UserError:
+        return _estimated(study, assets, "estimated as characters / 4: no tokenizer can be loaded")
+    try:
+        lengths = sampled_lengths(study, assets, tokenizer)
+    except UserError:  # `check` says what it is
+        return _estimated(study, assets, "estimated as characters / 4: check finds mistakes in prompts or rows")
+    return DataSizes(**_counts(assets), **dataclasses.asdict(lengths))
+
+
+def _counts(assets: Assets) -> dict[str, int]:
+    rows, prompts = assets.rows, assets.pools
+    counted = {f"{split}_rows": len(rows[split]) for split in ("train", "dev", "test")}
+    return counted | {f"{pool}_prompts": len(prompts[pool]) for pool in ("dev", "test")}
+
+
+def spread(things: Sequence[T], n: int = SAMPLE) -> Sequence[T]:
+    """At most ``n`` of them, evenly over their order."""
+    return [things[i * len(things) // n] for i in range(n)] if len(things) > n else things
+
+
+def _estimated(study: Study, assets: Assets, source: str) -> DataSizes:
+    from trainer.data.wording import fill
 
     rows, prompts = spread(assets.rows["dev"]), spread(assets.pools["dev"])
     templates = [study.templates[name] for name in study.axes.template]
@@ -104,14 +132,10 @@ def data_sizes(study: Study, assets: Assets) -> DataSizes:
     answer = max(1.0, sum(map(len, words)) / len(words) / CHARACTERS_PER_TOKEN)
     longest = min(float(study.task.max_length), max(sizes) / CHARACTERS_PER_TOKEN + answer)
     return DataSizes(
-        train_rows=len(assets.rows["train"]),
-        dev_rows=len(assets.rows["dev"]),
-        test_rows=len(assets.rows["test"]),
-        dev_prompts=len(assets.pools["dev"]),
-        test_prompts=len(assets.pools["test"]),
+        **_counts(assets),
         prompt_tokens=prompt,
         answer_tokens=answer,
         answers=float(len(study.task.names)) or sum(len(r.options) for r in rows) / len(rows),
         longest=max(longest, prompt + answer),
-        source="estimated as characters / 4",
+        source=source,
     )

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import yaml
 from pydantic import ValidationError
 
+from sweeps.study.overlay import StudyError, parse_yaml
 from sweeps.study.schema import SchedulerSection
 from sweeps.study.study import Study
+from sweeps.study.texts import text_at
 from trainer.errors import UserError
 from trainer.measure import grid as score_grid
 from trainer.measure.grid import Grid, read_grid
@@ -87,8 +88,8 @@ class RunFolder:
     @functools.cached_property
     def _layer(self) -> dict[str, Any]:
         try:
-            layer = yaml.safe_load(self.study_text)
-        except yaml.YAMLError as error:
+            layer = parse_yaml(self.study_text, "study.yaml", text_at)
+        except StudyError as error:
             raise self._no_study(error) from error
         if not isinstance(layer, dict):
             raise self._no_study("it is no mapping of keys")

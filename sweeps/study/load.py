@@ -28,6 +28,7 @@ from sweeps.study.problems import Problem, problem_line, problems_of
 from sweeps.study.rules import disagreements, named_files, unsafe_files
 from sweeps.study.schema import TemplateSection
 from sweeps.study.study import Study
+from sweeps.study.texts import text_at
 from sweeps.study.values import Section
 
 
@@ -38,12 +39,12 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
     ``files=False`` the files that it names need not exist (to read the study of a run made elsewhere).
     Raises StudyError with one line for each thing that is wrong."""
     where = os.fspath(path)
-    own = read_study_file(where)
+    own = read_study_file(where, text_at)
     wrong: list[str] = []
     given = []
     for text in overrides:
         try:
-            given.append(located_override(parse_override(text), os.getcwd()))
+            given.append(located_override(parse_override(text, text_at), os.getcwd()))
         except StudyError as error:
             wrong.append(str(error))
     layer = {"name": os.path.splitext(os.path.basename(where))[0], **own}

@@ -1,24 +1,25 @@
 """The layers of a study, the YAML file and the command line's ``key=value``: reads them, makes their paths absolute and
 lays one over the other.
 
-YAML is read by the 1.2 core rules, because 1.1 turns the labels ``no`` and ``yes`` into booleans and leaves
-``1e-3`` a text. Duplicate keys are refused. Relative paths become absolute here, each against the place
-where it was written: the study's folder, or the current folder for the command line.
+``yaml_values.py`` says how YAML becomes values. Duplicate keys are refused. Relative paths become absolute here, each
+against the place where it was written: the study's folder, or the current folder for the command line.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from trainer.errors import UserError, nearest
+from sweeps.study.yaml_values import CoreLoader, Path, StudyDumper, TextAt, plain_value
+from trainer.errors import UserError, nearest, short
+from trainer.yaml_nodes import MOST_CHARACTERS, YamlFault, keys_twice, read_nodes
 
-Path = tuple[str | int, ...]  # of a value in a study: ("axes", "lr", 0) is written axes.lr[0]
+DEEPEST_KEY = 20  # parts of a key on the command line; the schema's deepest has seven
 
 
 class StudyError(UserError):
@@ -37,124 +38,52 @@ class Override:
 # YAML ---------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.2's core types and no others."""
+def _no_text(path: Path) -> bool:
+    return False
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or 1.2 would take for something else, so that any reader gets it right."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_CORE = (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    ("merge", r"<<", ["<"]),
-)
-_Loader.yaml_implicit_resolvers = {}
-for _class in (_Loader, _Dumper):
-    for _tag, _pattern, _first in _CORE:
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = loader.construct_scalar(node)
-    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-_Dumper.add_representer(str, _represent_text)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The plain value of one YAML document, mapping keys as text. StudyError with the line where it is not YAML."""
-    loader = _Loader(text)
+def parse_yaml(text: str, where: str, text_at: TextAt = _no_text, at: Path = ()) -> Any:
+    """The plain value of one YAML document, mapping keys as text. ``text_at`` says where in the study a scalar is a
+    text, whatever YAML would make of it; ``at`` is the document's own place in it. StudyError with the line where it is
+    not YAML, is larger than a study can be, or gives a key twice."""
     try:
-        node = loader.get_single_node()
-        if node is None:
+        roots = read_nodes(text, CoreLoader)
+        if not roots:
             return None
-        twice = [
-            f"{where}: line {line}: {key} is given twice (first on line {first}). Keep one"
-            for key, line, first in _duplicates(node)
-        ]
-        if twice:
-            raise StudyError("\n".join(twice))
-        return _text_keys(loader.construct_document(node))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        fix = ". Indent with spaces" if "\\t" in str(error.problem) else ""
-        raise StudyError(f"{where}: {at}is not YAML ({error.problem or error.context}){fix}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise StudyError(f"{where}: is not YAML ({str(error).splitlines()[0]})") from None
-    finally:
-        loader.dispose()
+        if len(roots) > 1:
+            raise YamlFault("is not YAML of one document (another begins here). Keep one", roots[1].start_mark)
+        twice = [f"{where}: {found}" for found in keys_twice(roots[0])]
+        value, faults = plain_value(roots[0], text_at, at)
+    except YamlFault as fault:
+        raise StudyError(f"{where}: {fault}") from None
+    wrong = [*twice, *(f"{where}: {fault}" for fault in faults)]
+    if wrong:
+        raise StudyError("\n".join(wrong))
+    return value
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
     """``value`` as YAML that ``parse_yaml`` reads back equal."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-
-
-def _duplicates(root: yaml.Node) -> Iterator[tuple[str, int, int]]:
-    """(dotted key, line, line of the first) of keys that a mapping holds more than once."""
-    seen: set[int] = set()
-
-    def walk(node: yaml.Node, path: Path) -> Iterator[tuple[str, int, int]]:
-        if id(node) in seen:  # an alias: walked where it was anchored
-            return
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name = key.value if isinstance(key, yaml.ScalarNode) else str(key.value)
-                line = key.start_mark.line + 1
-                if name in lines:
-                    yield dotted((*path, name)), line, lines[name]
-                lines.setdefault(name, line)
-                yield from walk(value, (*path, name))
-        elif isinstance(node, yaml.SequenceNode):
-            for i, value in enumerate(node.value):
-                yield from walk(value, (*path, i))
-
-    yield from walk(root, ())
-
-
-def _text_keys(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _text_keys(v) for k, v in value.items()}
-    return [_text_keys(v) for v in value] if isinstance(value, list) else value
+    return yaml.dump(value, Dumper=StudyDumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
 # layers -------------------------------------------------------------------------------------------------------
 
 
-def read_study_file(path: str) -> dict[str, Any]:
+def read_study_file(path: str, text_at: TextAt = _no_text) -> dict[str, Any]:
     """The study's own layer, paths absolute. StudyError where there is no readable mapping."""
     try:
         with open(path, encoding="utf-8-sig") as f:
-            text = f.read()
+            text = f.read(MOST_CHARACTERS + 1)
     except FileNotFoundError:
         raise StudyError(f"{path}: no such file.{_neighbours(path)}") from None
     except IsADirectoryError:
         raise StudyError(f"{path}: is a folder, not a study file") from None
     except UnicodeDecodeError:
         raise StudyError(f"{path}: is not text in UTF-8") from None
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror})") from None
-    value = parse_yaml(text, path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise StudyError(f"{short(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    value = parse_yaml(text, path, text_at)
     if value is None or value == {}:
         raise StudyError(
             f"{path}: is empty. A study needs model, task and pools; copy one from sweeps/studies to begin"
@@ -164,15 +93,20 @@ def read_study_file(path: str) -> dict[str, Any]:
     return located(value, os.path.dirname(os.path.abspath(path)))
 
 
-def parse_override(text: str) -> Override:
+def parse_override(text: str, text_at: TextAt = _no_text) -> Override:
     """``axes.lr=[1e-3, 3e-3]`` as its path and value."""
     key, sign, raw = text.partition("=")
+    shown = short(text)
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise StudyError(f'command line: "{shown}" is not text in UTF-8')
     if not sign:
-        raise StudyError(f'command line: "{text}" has no value. Write {text}=value')
+        raise StudyError(f'command line: "{shown}" has no value. Write {shown}=value')
     if not all(part.strip() for part in key.split(".")):
-        raise StudyError(f'command line: "{text}" has no key. Write key=value, such as training.batch_size=4')
+        raise StudyError(f'command line: "{shown}" has no key. Write key=value, such as training.batch_size=4')
     path: Path = tuple(part.strip() for part in key.split("."))
-    return Override(path, parse_yaml(raw, f"command line: {text}"), raw)
+    if len(path) > DEEPEST_KEY:
+        raise StudyError(f'command line: "{shown}" has {len(path)} parts in its key; no key of a study has so many')
+    return Override(path, parse_yaml(raw, f"command line: {shown}", text_at, path), raw)
 
 
 def lay_over(below: dict[str, Any], override: Override) -> dict[str, Any]:
@@ -255,10 +189,10 @@ def missing_file(text: str) -> str | None:
 def _neighbours(path: str) -> str:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        return f" Its folder {folder} does not exist either"
+        return f" Its folder {short(folder)} does not exist either"
     names = sorted(n for n in os.listdir(folder) if not n.startswith("."))
     alike = [n for n in names if os.path.splitext(n)[1] == os.path.splitext(path)[1]] or names
-    return nearest(os.path.basename(path), alike) if alike else f" Its folder {folder} is empty"
+    return nearest(os.path.basename(path), alike) if alike else f" Its folder {short(folder)} is empty"
 
 
 # paths inside a study -----------------------------------------------------------------------------------------

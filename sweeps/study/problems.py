@@ -9,12 +9,13 @@ import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from sweeps.study.overlay import Absent, Override, Path, dotted, get
-from trainer.errors import closest, nearest
+from trainer.errors import closest, nearest, short
 
 _SECRET = re.compile(r"(^|_)(token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE)
 
@@ -70,7 +71,10 @@ def problems_of(error: ValidationError, schema: type[BaseModel]) -> Iterator[Pro
         if d["type"] == "too_short" and d["input"]:  # pydantic counts only the items that are right
             continue
         if isinstance(cause := d.get("ctx", {}).get("error"), Problems):
-            yield from (Problem((*path, *p.path), p.sentence, p.bare) for p in cause.items)
+            yield from (
+                Problem((*path, *p.path), _end(d["loc"]) + p.sentence, p.bare or d["loc"][-1:] == ("[key]",))
+                for p in cause.items
+            )
         elif d["type"] == "extra_forbidden":
             yield unknown_key(path, schema)
         elif d["type"] == "missing":
@@ -89,6 +93,8 @@ def _sentence(d: Any) -> str:
         return "is empty"
     if kind == "finite_number":
         return "must be a finite number"
+    if kind == "string_pattern_mismatch":
+        return 'may hold letters, digits, ".", "_" and "-", and begins with a letter or a digit: it names a folder'
     for bound, words in (("gt", "more than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most")):
         if bound in ctx:
             return f"must be {words} {ctx[bound]:g}"
@@ -126,6 +132,7 @@ def _misspelling_of(path: Path, schema: type[BaseModel]) -> Path | None:
 
 def _path(loc: Sequence[int | str]) -> Path:
     """pydantic's location without the names of the union's branches (an axis is a list or a range)."""
+    loc = tuple(loc[:-1]) if loc and loc[-1] == "[key]" else loc  # a name that may not be one
     if not loc or loc[0] != "axes":
         return tuple(loc)
     path = tuple(part for part in loc if part != "values")
@@ -151,7 +158,7 @@ def keys_at(schema: type[BaseModel], path: Path) -> list[str]:
         elif not any(o is dict for o in _origins(section)):
             return []
         else:  # a name that the user chose: templates.plain
-            section = next(a for o in _flat(section) if typing.get_origin(o) is dict for a in typing.get_args(o)[1:])
+            section = next(a for o in flat(section) if typing.get_origin(o) is dict for a in typing.get_args(o)[1:])
     models = [] if any(o is dict for o in _origins(section)) else _models(section)
     return list(models[0].model_fields) if models else []
 
@@ -180,40 +187,49 @@ def description(schema: type[BaseModel], path: Path) -> str | None:
     return models[0].model_fields[str(path[-1])].description if models and path[-1] in models[0].model_fields else None
 
 
-def _flat(annotation: Any) -> Iterator[Any]:
+def flat(annotation: Any) -> Iterator[Any]:
     """The annotation and the branches of its unions, without Annotated."""
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     yield annotation
     if typing.get_origin(annotation) not in (dict, tuple, list, typing.Literal):
         for inner in typing.get_args(annotation):
-            yield from _flat(inner)
+            yield from flat(inner)
 
 
 def _origins(annotation: Any) -> list[Any]:
-    return [typing.get_origin(a) for a in _flat(annotation)]
+    return [typing.get_origin(a) for a in flat(annotation)]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    return [a for a in _flat(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return [a for a in flat(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
 
 
 # lines --------------------------------------------------------------------------------------------------------
 
 
+LONGEST_VALUE = 80  # characters of a value in a message
+
+
 def yaml_text(value: Any) -> str:
     """A value as it would be written in the study, cut where it is long."""
+    text = _written(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "…"
+
+
+def _written(value: Any) -> str:
     if isinstance(value, str):
-        text = '"' + value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"') + '"'
+        cut = value[: LONGEST_VALUE + 1]  # more is never shown
+        text = '"' + short(cut.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"'), 10**6) + '"'
     elif isinstance(value, bool) or value is None:
         text = {True: "true", False: "false", None: "null"}[value]
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{k}: {yaml_text(v)}" for k, v in value.items()) + "}"
+        text = "{" + ", ".join(f"{short(str(k))}: {yaml_text(v)}" for k, v in islice(value.items(), 40)) + "}"
     elif isinstance(value, list | tuple):
-        text = "[" + ", ".join(yaml_text(v) for v in value) + "]"
+        text = "[" + ", ".join(yaml_text(v) for v in value[:40]) + "]"
     else:
         text = str(value)
-    return text if len(text) <= 80 else text[:77] + "…"
+    return text
 
 
 def problem_line(problem: Problem, where: str, layer: Any, file_layer: Any, overrides: Sequence[Override]) -> str:
@@ -222,12 +238,12 @@ def problem_line(problem: Problem, where: str, layer: Any, file_layer: Any, over
     path = problem.path
     while path and isinstance(path[-1], int) and not isinstance(get(layer, path[:-1]), list | tuple):
         path = path[:-1]  # a single value stands for a list of one
-    key, value = dotted(path), get(layer, path)
+    key, value = short(dotted(path)), get(layer, path)
     for override in reversed(overrides):
         n = len(override.path)
         if path == override.path or (path == override.path[: len(path)] and get(file_layer, path) is Absent):
-            raw = "…" if problem.hidden else override.raw
-            return f"command line: {dotted(override.path)}={raw} {problem.sentence}"
+            raw = "…" if problem.hidden else short(override.raw)
+            return f"command line: {short(dotted(override.path))}={raw} {problem.sentence}"
         if path[:n] == override.path:
             tail = "" if problem.bare or value is Absent else f"={yaml_text(value)}"
             return f"command line: {key}{tail} {problem.sentence}"

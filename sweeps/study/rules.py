@@ -5,6 +5,7 @@ Each rule comes with the sections that it reads. It is skipped while one of them
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from sweeps.study import stages
 from sweeps.study.overlay import Path, get
 from sweeps.study.problems import Problem
+from sweeps.study.schema import MOST_TRIALS, TOO_MANY_TRIALS
 from trainer.errors import nearest
 
 Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
@@ -42,7 +44,7 @@ def _one_length(s: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _words_fit_labels(s: Mapping[str, Any]) -> Iterator[Problem]:
-    labels = s["task"].names
+    labels = dict.fromkeys(s["task"].names)
     for name, template in s["templates"].items():
         if template is None:
             continue
@@ -59,6 +61,24 @@ def _words_fit_labels(s: Mapping[str, Any]) -> Iterator[Problem]:
         absent = [label for label in labels if label not in template.words]
         if absent:
             yield Problem(("templates", name, "words"), f"has no word for {', '.join(absent)}. Give one for each label")
+
+
+def _grid_can_be_run(s: Mapping[str, Any]) -> Iterator[Problem]:
+    """Counted, not built. Stages choose their own points."""
+    if s["search"].method != "grid" or s.get("stages") is not None:
+        return
+    axes = s["axes"]
+    sizes = {f"axes.lora.{k}": v for k, v in axes.lora} | {f"axes.{k}": v for k, v in axes if k != "lora"}
+    counts = {name: len(values) for name, values in sizes.items() if isinstance(values, tuple) and len(values) > 1}
+    total = math.prod(counts.values())
+    if total > MOST_TRIALS:
+        product = " x ".join(f"{n:,} of {name}" for name, n in counts.items())
+        yield Problem(
+            ("axes",),
+            f"make a grid of {total:,} trials ({product}), and at most {MOST_TRIALS:,} are allowed: {TOO_MANY_TRIALS}. "
+            "Give fewer values, or draw some points with search.method = random or tpe",
+            bare=True,
+        )
 
 
 def _ranges_are_drawn(s: Mapping[str, Any]) -> Iterator[Problem]:
@@ -161,6 +181,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("axes",), _one_length),
     (("task", "templates"), _words_fit_labels),
     (("axes", "search"), _ranges_are_drawn),
+    (("axes", "search"), _grid_can_be_run),
     (("model",), _classifier_reads_no_words),
     (("scoring",), _text_is_parsed),
     (("scoring", "scheduler"), _rungs_are_sampled),
@@ -182,7 +203,7 @@ def named_files(layer: Mapping[str, Any], unread: bool = False) -> Iterator[tupl
     train = get(layer, ("pools", "train"))
     used = get(layer, ("axes", "pool"))
     names = list(train) if isinstance(train, dict) else []
-    if not unread and isinstance(used, list | tuple) and set(used) <= set(names):
+    if not unread and isinstance(used, list | tuple) and all(isinstance(n, str) and n in names for n in used):
         names = [n for n in names if n in used]
     for place in [("train",), ("dev",), ("test",), ("split",), *(("train", n) for n in names)]:
         candidates += [("pools", *place), ("pools", *place, "file")]

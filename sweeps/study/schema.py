@@ -12,29 +12,34 @@ from sweeps.study.values import (
     Count,
     Flag,
     Flags,
+    KeyName,
     Modules,
     Name,
     Names,
-    Natural,
     NotNegative,
     Number,
     Numbers,
+    OneOrMore,
+    PathText,
     Positive,
     Section,
+    Seed,
     Share,
     Text,
     Whole,
+    at_most,
+    at_most_items,
 )
 from sweeps.study.weights import as_weights
 
 
 class ModelSection(Section):
-    path: Text = Field(description="the base model's folder or its name on the hub")
+    path: PathText = Field(description="the base model's folder or its name on the hub")
     dtype: Literal["float32", "bfloat16"] = (
         "float32"  # exact everywhere; bfloat16 halves the memory on a GPU that has it
     )
     head: Literal["lm", "classifier"] = "lm"  # lm needs no new weights; classifier trains a layer on the last position
-    revision: Text | None = None  # a hub model's branch, tag or commit; none is its main branch
+    revision: PathText | None = None  # a hub model's branch, tag or commit; none is its main branch
     trust_remote_code: Flag = False  # true runs code that comes with the model
 
 
@@ -45,14 +50,28 @@ def as_list(value: Any) -> Any:
 class SourceSection(Section):
     """Rows. ``path`` is a file, a folder or a name on the hub."""
 
-    path: Text = Field(description="a file or folder of rows, or a data set's name on the hub")
-    name: Text | None = None  # a hub data set's configuration
-    split: Text | None = None  # default: a file's only split; of several, the one named train, dev or test as here
-    revision: Text | None = None  # a hub data set's branch, tag or commit
+    path: PathText = Field(description="a file or folder of rows, or a data set's name on the hub")
+    name: PathText | None = None  # a hub data set's configuration
+    split: PathText | None = None  # default: a file's only split; of several, the one named train, dev or test as here
+    revision: PathText | None = None  # a hub data set's branch, tag or commit
     where: dict[str, Any] = Field(default_factory=dict)  # column -> value (or list of values) a row must have
     limit: Count | None = None  # so many of the rows left by `where`, drawn once with a fixed seed; none takes all
     # which of these rows to leave out instead of telling of them; none: no row is lost unless the study says so
     drop: Annotated[tuple[Literal["empty", "too_long", "duplicate"], ...], BeforeValidator(as_list)] = ()
+
+
+# Upper bounds: a value above one is a slip of the keyboard, and would end a run after an hour instead of at its start.
+MOST_STEPS = 10_000_000
+TOO_MANY_STEPS = "at a hundred steps a second they take a day; pre-training takes about a million"
+MOST_EPOCHS = 100_000
+TOO_MANY_EPOCHS = "a fine-tune sees its rows a few times"
+MOST_TRIALS = 100_000
+TOO_MANY_TRIALS = "each is a task for Ray's scheduler, which decides some hundred a second"
+MOST_LABELS = 10_000
+TOO_LARGE_BATCH = "the gradient of so many rows is no better, and their order takes memory"
+Rank = Annotated[OneOrMore, at_most(65_536, "a rank above a layer's width adds nothing, and no open model is so wide")]
+Steps = Annotated[OneOrMore, at_most(MOST_STEPS, TOO_MANY_STEPS)]
+Epochs = Annotated[Positive, at_most(MOST_EPOCHS, TOO_MANY_EPOCHS)]
 
 
 def as_source(value: Any) -> Any:
@@ -69,7 +88,14 @@ class RowsSection(Section):
 
 
 def _labels(value: Any) -> Any:
-    return {str(v): v for v in value} if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value
+    made: dict[str, Any] = {}
+    for i, label in enumerate(value):
+        if str(label) in made:
+            raise Problems([Problem((i,), "is listed twice. Keep one")])
+        made[str(label)] = label
+    return made
 
 
 class TaskSection(Section):
@@ -77,13 +103,16 @@ class TaskSection(Section):
     fields: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="the columns that prompts may use")
     label: Text = Field(description="the column that holds the right answer")
     # data value -> label; a list where they are the same
-    labels: Annotated[dict[str, Name], BeforeValidator(_labels)] = Field(default_factory=dict)
+    labels: Annotated[dict[str, Name], BeforeValidator(_labels), at_most_items(MOST_LABELS, "labels")] = Field(
+        default_factory=dict
+    )
     # the column with the row's own options: `label` is then the index of the right option, and the option's text is the
     # answer. With labels as well, prompts only show the options, and the model answers with a label, such as a letter
     options: Text | None = None
     id: Text | None = None  # the column that names a row; default: <split>-<position>
     metric: Literal["accuracy", "macro_f1"] = "accuracy"  # macro_f1 where labels are rare
-    max_length: Annotated[Whole, Field(ge=8)] = 512  # tokens of prompt and answer; memory grows with it
+    # tokens of prompt and answer; memory grows with it
+    max_length: Annotated[Whole, Field(ge=8), at_most(2**20, "no open model reads longer sequences")] = 512
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,6 +132,9 @@ class TaskSection(Section):
             )
         elif self.labels and len(self.names) < 2:
             found.append(Problem(("labels",), "must name at least two labels"))
+        for key, label in self.labels.items():
+            if not label.strip():
+                found.append(Problem(("labels", key), "is empty. Give the label a name"))
         if not self.labels and self.metric == "macro_f1":
             found.append(Problem(("metric",), "needs task.labels: options are not classes. Use accuracy"))
         if self.label in self.fields:
@@ -123,7 +155,7 @@ class TemplateSection(Section):
     system: Text = ""  # most base models saw no system text
     marker: Text = "\nAnswer:"  # between prompt and answer; "" in a chat, whose template has its own
     # label -> what the model answers with; default the label, after a space in plain text
-    words: dict[str, Text] = Field(default_factory=dict)
+    words: Annotated[dict[str, Text], at_most_items(MOST_LABELS, "words")] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _words_differ(self) -> TemplateSection:
@@ -148,7 +180,7 @@ def as_pool(value: Any) -> Any:
 
 
 class PoolSection(Section):
-    file: Text | None = None  # a YAML mapping id -> prompt, or one prompt a line; none: the train share of `split`
+    file: PathText | None = None  # a YAML mapping id -> prompt, or one prompt a line; none: the train share of `split`
     only: tuple[Text, ...] = ()  # ids to keep; none keeps all
     limit: Count | None = None  # the first so many; none keeps all
 
@@ -156,11 +188,11 @@ class PoolSection(Section):
 class SplitSection(Section):
     """One file divided at random into the three pools."""
 
-    file: Text = Field(description="the file of prompts to divide")
+    file: PathText = Field(description="the file of prompts to divide")
     train: Share = 0.6  # about ten training prompts give most of the gain (PAFT's ablation), so the rest can measure
     dev: Share = 0.2
     test: Share = 0.2
-    seed: Natural = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> SplitSection:
@@ -183,7 +215,9 @@ AnyPool = Annotated[PoolSection, BeforeValidator(as_pool)]
 class PoolsSection(Section):
     """Three sets of prompts that never overlap: for training, for early stopping, and for the final table."""
 
-    train: Annotated[dict[str, AnyPool], BeforeValidator(as_train_pools)] = Field(default_factory=dict)
+    train: Annotated[dict[KeyName, AnyPool], BeforeValidator(as_train_pools), at_most_items(1000, "pools")] = Field(
+        default_factory=dict
+    )
     dev: AnyPool | None = None
     test: AnyPool | None = None
     split: Annotated[SplitSection, BeforeValidator(as_pool)] | None = None  # instead of the three
@@ -222,7 +256,7 @@ class PoolsSection(Section):
 class LoraSection(Section):
     """In peft's terms. Defaults after "LoRA Without Regret": all linear layers, alpha 32, small rank for small data."""
 
-    r: Numbers[Count] = (16,)
+    r: Numbers[Rank] = (16,)
     alpha: Numbers[Positive] = (32.0,)
     dropout: Numbers[Annotated[Number, Field(ge=0, lt=1)]] = (0.0,)
     target_modules: Modules = (("all-linear",),)
@@ -237,12 +271,12 @@ class AxesSection(Section):
     lr: Numbers[Positive] = (
         3e-4,
     )  # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more
-    steps: Numbers[Count] | None = None  # optimizer steps; give this or epochs
-    epochs: Numbers[Positive] | None = None  # passes over the train rows; default 3, as in PAFT
+    steps: Numbers[Steps] | None = None  # optimizer steps; give this or epochs
+    epochs: Numbers[Epochs] | None = None  # passes over the train rows; default 3, as in PAFT
     # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; sweeps.study.weights has other layouts
     plw: Annotated[Numbers[NotNegative], BeforeValidator(as_weights)] = (0.0,)
     pool: Names = ()  # default: all of `pools.train`; with arms, the pools that they name
-    seed: Numbers[Natural] = (0,)
+    seed: Numbers[Seed] = (0,)
     arm: Names = ()  # default: all of `arms`
 
 
@@ -259,8 +293,9 @@ class ArmSection(Section):
 
     pool: Text | None = None  # of `pools.train`; default: the only one
     draw: DrawSection | None = None  # instead of training.draw
-    epochs: NotNegative | None = None  # instead of axes.epochs or axes.steps; 0 leaves the base model as it is
-    steps: Natural | None = None  # likewise
+    # instead of axes.epochs or axes.steps; 0 leaves the base model as it is
+    epochs: Annotated[NotNegative, at_most(MOST_EPOCHS, TOO_MANY_EPOCHS)] | None = None
+    steps: Annotated[Whole, Field(ge=0), at_most(MOST_STEPS, TOO_MANY_STEPS)] | None = None  # likewise
     choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"  # PAFT's
     temperature: Positive = 0.1  # of importance; the losses of tuned models differ by tenths of a nat between prompts
     step_size: Positive = 0.1  # of group_dro; ten times the paper's, because a step here does not see every group
@@ -271,8 +306,8 @@ class ArmSection(Section):
 
 
 class TrainingSection(Section):
-    batch_size: Count = 8  # rows per trial in one pass
-    accumulation: Count = 1  # passes per optimizer step
+    batch_size: Annotated[OneOrMore, at_most(65_536, TOO_LARGE_BATCH)] = 8  # rows per trial in one pass
+    accumulation: Annotated[OneOrMore, at_most(65_536, TOO_LARGE_BATCH)] = 1  # passes per optimizer step
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.1  # share of the steps; PAFT's
     weight_decay: NotNegative = 0.0  # adapters are small: decay only blurs the comparison of ranks
@@ -289,15 +324,17 @@ class ScoringSection(Section):
         "labels"  # one pass per prompt; generate mixes format-following into the score
     )
     decision: Literal["raw", "per_token", "per_byte", "pmi", "contextual", "batch"] = "raw"  # the plain argmax
-    max_new_tokens: Count = 8  # for generate: room for a label, not for rambling
+    # for generate: room for a label, not for rambling
+    max_new_tokens: Annotated[OneOrMore, at_most(32_768, "each is a pass through the model for every row")] = 8
     # share of the dev grid's cells that rungs before the last score; 0.1 of 50 prompts x 200 rows costs one point
     sample: Annotated[Number, Field(gt=0, le=1)] = 1.0
 
 
 class SearchSection(Section):
     method: Literal["grid", "random", "tpe"] = "grid"
-    trials: Count | None = None  # how many to draw; a grid has its own number
-    seed: Natural = 0
+    # how many to draw; a grid has its own number
+    trials: Annotated[OneOrMore, at_most(MOST_TRIALS, TOO_MANY_TRIALS)] | None = None
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _trials_fit_method(self) -> SearchSection:
@@ -325,8 +362,14 @@ def _ascending(rungs: tuple[float, ...]) -> tuple[float, ...]:
 
 class SchedulerSection(Section):
     name: Literal["asha", "none"] = "asha"  # none trains every trial to the end
-    eta: Annotated[Whole, Field(ge=2)] = 2  # the best 1/eta go on; gentle, since learning rates rank late
-    rungs: Annotated[tuple[Number, ...], Field(min_length=1), AfterValidator(_ascending)] = (
+    # the best 1/eta go on; gentle, since learning rates rank late
+    eta: Annotated[Whole, Field(ge=2), at_most(1000, "a rung would keep less than one of a thousand trials")] = 2
+    rungs: Annotated[
+        tuple[Number, ...],
+        Field(min_length=1),
+        AfterValidator(_ascending),
+        at_most_items(100, "rungs, each of which scores the dev pool"),
+    ] = (
         0.25,
         0.5,
         1.0,
@@ -343,7 +386,8 @@ class ObjectiveSection(Section):
 
 
 class TablesSection(Section):
-    thresholds: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.85,)  # PAFT's Top for most of its data sets
+    # PAFT's Top for most of its data sets
+    thresholds: Annotated[tuple[Share, ...], Field(min_length=1), at_most_items(100, "thresholds")] = (0.85,)
     strict: Flag = True  # above the threshold, not at it: PAFT's "exceeding"
     test: Literal["all", "finalists"] = "all"  # who is scored on the test pool; finalists are fewer and cost less
 
@@ -351,10 +395,13 @@ class TablesSection(Section):
 class ResourcesSection(Section):
     """Of one host: one accelerator and the base model on it."""
 
-    slots: Count = 8  # trials that share the base; default 1 where workers > 1 or zero > 0
-    cpus: Positive = 1.0
+    # trials that share the base; default 1 where workers > 1 or zero > 0
+    slots: Annotated[OneOrMore, at_most(1024, "each holds an adapter and a process, on one accelerator")] = 8
+    # a study that does not give it and has fewer trials than a machine has cores shares them out (driver/session.py)
+    cpus: Annotated[Number, Field(ge=0.01), at_most(4096, "no machine has so many cores")] = 1.0
     gpus: Annotated[Whole, Field(ge=0, le=1)] = 0  # 1 puts each host on a GPU of its own
-    workers: Count = 1  # more than 1: a gang over so many accelerators, for a model too large for one
+    # more than 1: a gang over so many accelerators, for a model too large for one
+    workers: Annotated[OneOrMore, at_most(4096, "each needs an accelerator of its own")] = 1
     zero: Annotated[Whole, Field(ge=0, le=3)] = 0  # DeepSpeed ZeRO stage; 3 also shares out the base
     offload: Flag = False  # optimizer state (and, with 3, the base) in the CPU's memory
 

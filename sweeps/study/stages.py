@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sweeps.study.problems import Problem, raise_any
-from sweeps.study.values import Count, Section, Text, Whole
+from sweeps.study.values import Count, Section, Text, Whole, distinct
 
 Head = Literal["labels", "classifier", "generate"]
 Tuned = Literal["lr", "steps", "epochs", "target_modules", "r", "alpha", "rslora", "dropout"]
@@ -27,11 +27,6 @@ def _list(value: Any) -> Any:
 def _groups(value: Any) -> Any:
     """``[[lr, steps], r]``: a group of one may stand without brackets."""
     return [_list(group) for group in _list(value)] if isinstance(_list(value), list | tuple) else value
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    raise_any(Problem((i,), "is listed twice. Keep one") for i, v in enumerate(values) if v in values[:i])
-    return values
 
 
 class Meaning(Section):
@@ -75,7 +70,7 @@ class Meaning(Section):
 class Stages(Section):
     meaning: Meaning = Field(description="what the task asks, and the words that would change it")
     # compared in stage 2, the preferred one first: of tied heads the first is chosen
-    heads: Annotated[tuple[Head, ...], Field(min_length=1), AfterValidator(_distinct), BeforeValidator(_list)] = (
+    heads: Annotated[tuple[Head, ...], Field(min_length=1), AfterValidator(distinct), BeforeValidator(_list)] = (
         "labels",
         "classifier",
         "generate",

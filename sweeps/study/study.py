@@ -29,21 +29,21 @@ from sweeps.study.schema import (
     TrainingSection,
 )
 from sweeps.study.stages import Stages
-from sweeps.study.values import (
-    Section,
-    Text,
-)
+from sweeps.study.values import KeyName, Section, Text, at_most_items
+from trainer.errors import LONGEST_NAME
 
 
 class Study(Section):
-    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # default: the file's name
+    # default: the file's name; a folder of this name is made
+    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), at_most_items(LONGEST_NAME, "characters")]
     model: ModelSection = Field(description="the base model")
     task: TaskSection = Field(description="the rows, and what they ask")
-    templates: Annotated[dict[str, TemplateSection], Field(min_length=1)] = Field(
+    templates: Annotated[dict[KeyName, TemplateSection], Field(min_length=1), at_most_items(1000, "templates")] = Field(
         default_factory=lambda: {"plain": TemplateSection()}
     )
     pools: PoolsSection = Field(description="the files of prompts")
-    arms: dict[str, ArmSection] = Field(default_factory=dict)  # none: axes.pool and training.draw decide how to train
+    # none: axes.pool and training.draw decide how to train
+    arms: Annotated[dict[KeyName, ArmSection], at_most_items(1000, "arms")] = Field(default_factory=dict)
     axes: AxesSection = AxesSection()
     training: TrainingSection = TrainingSection()
     scoring: ScoringSection = ScoringSection()

@@ -6,6 +6,8 @@ type is a mistake that is found too late.
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -22,7 +24,7 @@ from pydantic import (
 )
 
 from sweeps.study.problems import Problem, Problems, raise_any
-from trainer.errors import nearest
+from trainer.errors import LONGEST_NAME, nearest
 
 
 class Section(BaseModel):
@@ -33,17 +35,81 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # 1e3 is a whole number
 
 
-def as_name(value: Any) -> Any:
-    return str(value) if isinstance(value, int | float) else value  # the values 0 and 1 of the data may be label names
+def _in_range(value: Any) -> Any:
+    """A whole number beyond a float's range, as infinite as the same number with a point is."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > sys.float_info.max:
+        return math.inf if value > 0 else -math.inf
+    return value
 
+
+def as_name(value: Any) -> Any:
+    """The values 0 and 1 of the data may be label names. YAML's true and false are not: which text was meant?"""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def at_most(bound: float, reason: str) -> AfterValidator:
+    """An upper bound, and what lies above it: ``must be at most 10,000,000: …``."""
+
+    def check(value: Any) -> Any:
+        if value > bound:
+            raise Problems(f"must be at most {bound:,}: {reason}")
+        return value
+
+    return AfterValidator(check)
+
+
+def at_most_items(bound: int, what: str) -> AfterValidator:
+    """An upper bound of a list's or a mapping's length."""
+
+    def check(value: Any) -> Any:
+        if len(value) > bound:
+            raise Problems([Problem((), f"has {len(value):,} {what}; at most {bound:,} are allowed", bare=True)])
+        return value
+
+    return AfterValidator(check)
+
+
+def _simple_name(name: str) -> str:
+    if not name.strip():
+        raise Problems("is an empty name. Give it a letter or more")
+    if len(name) > LONGEST_NAME:
+        raise Problems(f"has {len(name):,} characters; a name has at most {LONGEST_NAME}, because tables show it")
+    if name != name.strip() or not name.isprintable():
+        raise Problems("is a name with spaces around it, a line break or a control character. Leave them out")
+    return name
+
+
+def _short_enough(path: str) -> str:
+    longest = max(len(part.encode(errors="replace")) for part in path.split("/"))
+    if longest > MOST_NAME_BYTES or len(path.encode(errors="replace")) > MOST_PATH_BYTES:
+        raise Problems(
+            f"is no path: a file's name has at most {MOST_NAME_BYTES} bytes, "
+            f"a path with its folders {MOST_PATH_BYTES:,}"
+        )
+    return path
+
+
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4095  # Linux's
+MOST = 10**9  # of any count that has no bound of its own: more rows, prompts or steps than a study can go through
+LARGEST = 3.4e38  # a number of the study becomes a float32 in training
+MOST_VALUES = 10_000  # of one axis or list
 
 Text = Annotated[str, Strict()]
 Name = Annotated[str, BeforeValidator(as_name)]
+KeyName = Annotated[str, AfterValidator(_simple_name)]  # a name that the study gives: of a template, a pool, an arm
+PathText = Annotated[Text, AfterValidator(_short_enough)]  # a file, a folder, or a name on the hub
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1)]
-Natural = Annotated[Whole, Field(ge=0)]
+OneOrMore = Annotated[Whole, Field(ge=1)]  # for counts whose own upper bound stands in the schema
+Number = Annotated[
+    float,
+    BeforeValidator(_in_range),
+    Strict(),
+    Field(allow_inf_nan=False),
+    at_most(LARGEST, "it must fit a float32, in which adapters are trained"),
+]
+Count = Annotated[OneOrMore, at_most(MOST, "no study has so many")]
+Seed = Annotated[Whole, Field(ge=0), at_most(2**32 - 1, "the random generators that it starts take 32 bits")]
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -92,6 +158,8 @@ def _listed(value: Any) -> Any:
         value = value["choice"]
     if value is None or (isinstance(value, list | tuple | dict) and not value):
         raise Problems("is empty. Give a value, a list of values, or leave the key out for its default")
+    if isinstance(value, list | tuple) and len(value) > MOST_VALUES:
+        raise Problems(f"has {len(value):,} values; at most {MOST_VALUES:,} are allowed")
     return value if isinstance(value, list | tuple | dict | Range) else [value]
 
 
@@ -109,8 +177,12 @@ def _modules(value: Any) -> Any:
     return [value]
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    raise_any(Problem((i,), "is listed twice. Keep one") for i, v in enumerate(values) if v in values[:i])
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``values`` (hashable) if each is there once. Raises ``Problems``."""
+    first: dict[Any, int] = {}
+    for i, value in enumerate(values):
+        first.setdefault(value, i)
+    raise_any(Problem((i,), "is listed twice. Keep one") for i, v in enumerate(values) if first[v] < i)
     return values
 
 
@@ -127,13 +199,13 @@ else:
         because ``typing`` does not put the item into a pydantic generic (``Range[T]``) inside an alias."""
 
         def __class_getitem__(cls, item: Any) -> Any:
-            listed = Annotated[tuple[item, ...], Field(min_length=1), AfterValidator(_distinct), Tag("values")]
+            listed = Annotated[tuple[item, ...], Field(min_length=1), AfterValidator(distinct), Tag("values")]
             drawn = Annotated[Range[item], Tag("range")]
             return Annotated[listed | drawn, Discriminator(_shape), BeforeValidator(_listed)]
 
 
-Names = Annotated[tuple[Text, ...], AfterValidator(_distinct), BeforeValidator(_names)]
-Flags = Annotated[tuple[Flag, ...], AfterValidator(_distinct), BeforeValidator(_names)]
+Names = Annotated[tuple[Text, ...], AfterValidator(distinct), BeforeValidator(_names)]
+Flags = Annotated[tuple[Flag, ...], AfterValidator(distinct), BeforeValidator(_names)]
 Modules = Annotated[
-    tuple[Annotated[tuple[Text, ...], Field(min_length=1)], ...], AfterValidator(_distinct), BeforeValidator(_modules)
+    tuple[Annotated[tuple[Text, ...], Field(min_length=1)], ...], AfterValidator(distinct), BeforeValidator(_modules)
 ]

@@ -21,6 +21,7 @@ from trainer.errors import nearest
 
 POWER = math.log10(2.0)  # 0.30103: weight 0.1 becomes 0.5, 0.01 becomes 0.25; 0 and 1 stay
 LAYOUTS = ("lambda", "power", "share")
+MOST_PLACE = 1_000_000  # of a power, a share or a ratio: its weight still fits a float32
 _DIGITS = 6  # significant digits that are kept, so that 0.1 as a power and back is 0.1 again
 
 
@@ -54,7 +55,7 @@ def as_weights(value: Any) -> Any:
         return places
     places = places if isinstance(places, list | tuple) else [places]
     if not places or not all(_number(p) and p >= 0 for p in places):
-        raise Problems(f"must give {layout} as numbers of 0 or more, such as {{{layout}: [0, 0.25, 0.5]}}")
+        raise Problems(f"must give {layout} as numbers of 0 to {MOST_PLACE:,}, such as {{{layout}: [0, 0.25, 0.5]}}")
     if layout == "power":
         return [_round(weight_of_power(p)) for p in places]
     if ratio is None or not _number(ratio) or not ratio > 0:
@@ -68,7 +69,7 @@ def as_weights(value: Any) -> Any:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_PLACE
 
 
 def _round(weight: float) -> float:

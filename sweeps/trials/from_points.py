@@ -15,7 +15,7 @@ from typing import Any
 from sweeps.search.points import Domain, Point, Values, decode, grid_points, random_points
 from sweeps.study.overlay import StudyError
 from sweeps.study.problems import yaml_text
-from sweeps.study.schema import ArmSection
+from sweeps.study.schema import MOST_STEPS, TOO_MANY_STEPS, ArmSection
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.load_content import Content
@@ -150,7 +150,13 @@ def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
         return int(point["steps"])
     per_step = study.training.batch_size * study.training.accumulation
     least = 1 if point["epochs"] else 0
-    return max(least, math.ceil(float(point["epochs"]) * n_train_rows / per_step - 1e-9))
+    steps = max(least, math.ceil(float(point["epochs"]) * n_train_rows / per_step - 1e-9))
+    if steps > MOST_STEPS:
+        raise StudyError(
+            f"epochs = {point['epochs']:g} of {n_train_rows:,} rows are {steps:,} steps; at most {MOST_STEPS:,} are "
+            f"allowed: {TOO_MANY_STEPS}. Give fewer epochs or a larger batch"
+        )
+    return steps
 
 
 def rungs_of(study: Study, steps: int) -> tuple[int, ...]:

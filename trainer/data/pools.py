@@ -20,6 +20,7 @@ from trainer.data.likeness import clusters, normal_form
 from trainer.data.wording import EXPRESSION, Prompt, PromptError, check_wording
 from trainer.errors import nearest
 from trainer.trial import digest
+from trainer.yaml_nodes import YamlFault, children, has_other_tag, keys_twice, read_nodes
 
 
 def load_pool(path: str, only: Sequence[str] = ()) -> list[Prompt]:
@@ -41,7 +42,10 @@ def load_pool(path: str, only: Sequence[str] = ()) -> list[Prompt]:
         Prompt(i or _content_id(t), t)
         for i, t in ((i, t.strip("\r\n")) for i, t in readers[file.suffix.lower()](content, path))
     ]
-    _check_pool(prompts, path)
+    if not prompts:
+        raise PromptError(f"{path}: holds no prompt")
+    if wrong := _flaws_of(prompts, path):
+        raise PromptError("\n".join(wrong))
     return keep_only(prompts, only, path, "is no prompt of this file")
 
 
@@ -173,10 +177,8 @@ def _content_id(text: str) -> str:
     return "p" + hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _check_pool(prompts: Sequence[Prompt], path: str) -> None:
-    """Raises one ``PromptError`` that lists all that is wrong, a line each."""
-    if not prompts:
-        raise PromptError(f"{path}: holds no prompt")
+def _flaws_of(prompts: Sequence[Prompt], path: str) -> list[str]:
+    """All that is wrong with ids and wordings, a line each."""
     seen: dict[str, str] = {}
     wrong: list[str] = []
     for prompt in prompts:
@@ -191,36 +193,41 @@ def _check_pool(prompts: Sequence[Prompt], path: str) -> None:
             check_wording(prompt.text)
         except PromptError as error:
             wrong.append(f'{path}: prompt "{prompt.id}": {error}')
-    if wrong:
-        raise PromptError("\n".join(wrong))
+    return wrong
 
 
 def _read_yaml(content: str, path: str) -> list[tuple[str, str]]:
     try:
-        root = yaml.compose(
-            content, Loader=yaml.SafeLoader
-        )  # the nodes: ids and texts stay as written ("no", "1.0"), double ids are seen
-    except yaml.YAMLError as error:
-        raise PromptError(
-            f"{path}: is not readable yaml ({' '.join(str(error).split())}). Quote texts that contain a colon, "
-            "or use a | block"
-        ) from error
+        roots = read_nodes(content)  # ids and texts stay as written ("no", "1.0"), double ids are seen
+    except YamlFault as fault:
+        raise PromptError(f"{path}: {fault}. Quote texts that contain a colon, or use a | block") from None
+    if len(roots) > 1:
+        raise PromptError(f"{path}: holds several documents (---). Put all prompts into one")
+    root = roots[0] if roots else None
     pairs: list[tuple[str, Any]]
     if isinstance(root, yaml.MappingNode):
-        pairs = [(key.value, value) for key, value in root.value]
+        pairs = [(key.value if isinstance(key, yaml.ScalarNode) else "{…}", value) for key, value in root.value]
     elif isinstance(root, yaml.SequenceNode):
         pairs = [("", value) for value in root.value]
     else:
         raise PromptError(f"{path}: holds neither id: text pairs nor a list of texts")
-    wrong = [  # an unquoted {{ text }} is a yaml mapping, the commonest slip here
+    wrong = [f"{path}: {found}" for found in keys_twice(root)]
+    wrong += [
+        f"{path}: line {node.start_mark.line + 1}: the tag {node.tag} has no meaning here. Remove it"
+        for node in children(root)
+        if has_other_tag(node)
+    ]
+    wrong += [  # an unquoted {{ text }} is a yaml mapping, the commonest slip here
         f'{path}: line {value.start_mark.line + 1}: prompt "{key}" is no text. Quote it, or use a | '
         f"block ({{{{ … }}}} at the start needs quotes)"
         for key, value in pairs
         if not isinstance(value, yaml.ScalarNode)
     ]
+    texts = [(key, value.value) for key, value in pairs if isinstance(value, yaml.ScalarNode)]
     if wrong:
-        raise PromptError("\n".join(wrong))
-    return [(key, value.value) for key, value in pairs]
+        first = {key: text for key, text in reversed(texts) if key}
+        raise PromptError("\n".join([*wrong, *_flaws_of([Prompt(*pair) for pair in reversed(first.items())], path)]))
+    return texts
 
 
 def _read_txt(content: str, path: str) -> list[tuple[str, str]]:

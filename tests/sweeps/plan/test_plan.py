@@ -137,7 +137,7 @@ def test_lengths_are_characters_over_four_when_none_are_given(tmp_path: Path, ll
         2,
     )
     assert sizes.prompt_tokens == (70 + len(" dev one") + len("\nAnswer:")) / 4
-    assert sizes.source == "estimated as characters / 4"
+    assert sizes.source == "estimated as characters / 4: no tokenizer can be loaded"
     text = shown(plan(study))
     assert "8 trials" in text
     assert "characters / 4" in text

@@ -204,7 +204,7 @@ AXES = "template, lora, lr, steps, epochs, plw, pool, seed, arm"
         ("training.warmup", -0.1, "training.warmup = -0.1 must be at least 0"),
         ("training", 3, "training = 3 must be a mapping of keys"),
         ("tables.strict", "yes", 'tables.strict = "yes" must be true or false'),
-        ("task.label", 3, 'task.label = 3 must be text: write "3" in quotes'),
+        ("task.label", [3], "task.label = [3] must be text"),
         ("task.fields", "text", 'task.fields = "text" must be a list'),
         ("task.fields", [], "task.fields = [] is empty"),
         ("task.fields", ["text", "label"], 'task.fields[1] = "label" is the label\'s column: prompts would show the right answer. Remove it'),
@@ -300,7 +300,7 @@ def test_a_mistake_on_the_command_line_is_told_of_the_command_line(load: Load, o
         ("a: b: c\n", "x.yaml: line 1, column 5: is not YAML (mapping values are not allowed here)"),
         ("a:\n\tb: 1\n", "x.yaml: line 2, column 1: is not YAML (found character '\\t' that cannot start any token). Indent with spaces"),
         ("name: x\naxes:\n  lr: 1\n  lr: 2\nname: y\n", "x.yaml: line 4: axes.lr is given twice (first on line 3). Keep one\nx.yaml: line 5: name is given twice (first on line 1). Keep one"),
-        ("--- {}\n--- {}\n", "x.yaml: line 2, column 1: is not YAML (but found another document)"),
+        ("--- {}\n--- {}\n", "x.yaml: line 2, column 5: is not YAML of one document (another begins here). Keep one"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_study_is_told_with_its_line(load: Load, text: str, message: str) -> None:
