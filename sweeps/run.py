@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from sweeps.checks.preflight import preflight
+from sweeps.display.text import counted
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
 from sweeps.driver.session import on_ray
@@ -38,6 +39,7 @@ def run(study: Study, out: str) -> int:
     run is at work in the folder."""
     store = Store.open(out)
     with Lease(store):
+        print(_where(study, store), flush=True)
         content = content_of(study)
         for line in content.dropped_lines:
             print(line, file=sys.stderr)
@@ -48,6 +50,14 @@ def run(study: Study, out: str) -> int:
         show_table(RunFolder(store), page)
         print("".join(f"{sentence}\n" for sentence in messages), end="", flush=True)
     return 1 if "failed" in statuses else 0
+
+
+def _where(study: Study, store: Store) -> str:
+    """Where the run's files are, and whether there are any yet: a folder's name follows the current directory."""
+    if not (store.exists("study.yaml") or store.folders("scores")):
+        return f"run folder: {store.uri} (new: nothing of the study {study.name} is there, so all is trained)"
+    with_scores = len(store.folders("scores"))
+    return f"run folder: {store.uri} (continued: {counted(with_scores, 'trial')} with scores in it)"
 
 
 def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], list[str]]:

@@ -31,9 +31,8 @@ from trainer.model.device import device_lost, out_of_memory, pick_device
 from trainer.score.pool import Member, PoolScorer
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, StoreError, checkpoint_name
-from trainer.train.arms import PromptMemory
 from trainer.train.batches import Sample, stable_hash
-from trainer.train.checkpoints import checkpoint_steps, load_checkpoint, save_checkpoint
+from trainer.train.checkpoints import checkpoint_steps, load_checkpoint, load_log, save_checkpoint
 from trainer.train.engine import Engine
 from trainer.train.resident import Resident
 from trainer.train.step_log import StepLog
@@ -179,7 +178,7 @@ class Runner:
                 if self.store.read_scores(work.trial.id, work.rung, work.pool) is not None:
                     self._end_work(slot).set_result(None)
                 else:
-                    self._seat(slot, work.trial, work.rung)
+                    self._seat(slot, work)
             except Exception as error:  # whatever a single trial breaks on is that trial's failure, not its host's
                 self._fail(slot, error)
 
@@ -193,20 +192,31 @@ class Runner:
         idle = [s for s in range(self.setup.slots) if s not in self._under_way]
         return min(idle, key=lambda s: (s in self._residents, self._last_used[s]), default=None)
 
-    def _seat(self, slot: int, trial: Trial, rung: int) -> None:
-        """Make ``slot`` hold the trial, to be trained up to ``rung``."""
+    def _seat(self, slot: int, work: Work) -> None:
+        """Make ``slot`` hold the trial, to be trained up to the rung."""
+        trial, rung = work.trial, work.rung
         resident = self._residents.get(slot)
         if resident is not None and resident.trial.id == trial.id and self._is_newest(resident, rung):
             resident.target = rung
+        else:
+            if resident is not None:
+                self._residents.pop(slot)
+                self._free_slot(slot)
+            formats = [self._renderer_for(f, trial.task) for f in trial.arm.formats]
+            renderer = self._renderer_for(trial.template, trial.task)
+            resident = Resident(trial, self.assets, renderer, slot, 0, rung, formats=formats)
+            resident.step = resident.saved = self._restore(slot, resident, rung)
+            self._residents[slot] = resident
+        self._take_over_log(resident, work)
+
+    def _take_over_log(self, resident: Resident, work: Work) -> None:
+        """Where the trial was checkpointed and its rung has no scores, whoever trained it has died in between. The
+        record of its steps is in the checkpoint. A block's record is made by the runner that trained."""
+        at, trial = resident.saved, resident.trial
+        if isinstance(work, ScoreBlock) or resident.log or at != resident.step or not at:
             return
-        if resident is not None:
-            self._residents.pop(slot)
-            self._free_slot(slot)
-        formats = [self._renderer_for(f, trial.task) for f in trial.arm.formats]
-        renderer = self._renderer_for(trial.template, trial.task)
-        resident = Resident(trial, self.assets, renderer, slot, 0, rung, formats=formats)
-        resident.step = self._restore(slot, trial, rung, resident.memory)
-        self._residents[slot] = resident
+        if at not in self.store.rungs(trial.id, "dev"):
+            resident.log, resident.seconds = load_log(self.store, trial, at)
 
     def _is_newest(self, resident: Resident, rung: int) -> bool:
         """Whether no checkpoint is nearer to ``rung`` than the slot is: the trial may have been elsewhere since."""
@@ -266,8 +276,9 @@ class Runner:
                 self._write(r, work, SCORES.empty_table(), {**r.end_rung(0.0), "nan": why})
                 continue
             try:
-                if r.log:
+                if r.log and r.step != r.saved:
                     save_checkpoint(self.store, self._ready_engine(), r)
+                    r.saved = r.step
             except Exception as error:
                 self._fail(r.slot, error)
                 continue
@@ -345,15 +356,16 @@ class Runner:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _restore(self, slot: int, trial: Trial, rung: int, memory: PromptMemory) -> int:
-        """Put the trial's last sound checkpoint at or before ``rung`` into ``slot`` and ``memory``, or a fresh adapter
-        where there is none. Returns the checkpoint's step. A checkpoint that is not sound is passed over with a
+    def _restore(self, slot: int, resident: Resident, rung: int) -> int:
+        """Put the trial's last sound checkpoint at or before ``rung`` into ``slot`` and ``resident``, or a fresh
+        adapter where there is none. Returns the checkpoint's step. A checkpoint that is not sound is passed over with a
         warning, and the work since the one before it is done again."""
         from safetensors import SafetensorError
 
+        trial = resident.trial
         for step in reversed([s for s in checkpoint_steps(self.store, trial) if s <= rung]):
             try:
-                load_checkpoint(self.store, self._ready_engine(), slot, trial, step, memory)
+                load_checkpoint(self.store, self._ready_engine(), slot, trial, step, resident.memory)
                 return step
             except (SafetensorError, StoreError, ValueError, KeyError, RuntimeError) as error:
                 if out_of_memory(error) or device_lost(error):  # which say nothing of the checkpoint
@@ -363,7 +375,7 @@ class Runner:
                 log.warning(
                     "%s/%s: not readable (%s); going on from the checkpoint before it", self.store.uri, name, error
                 )
-        memory.reset()
+        resident.memory.reset()
         self._ready_engine().place(slot, trial.lora, trial.optimization, stable_hash("init", trial.seed))
         return 0
 

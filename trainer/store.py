@@ -4,11 +4,15 @@ Layout (the documented contract): ``scores/<trial id>/<rung>-<pool>.parquet``,
 ``checkpoints/<trial id>/<rung>.safetensors``, ``adapters/<trial id>/``. A rung of a trial is complete when its dev
 score file can be read: adapter and checkpoint are written before it, in this order, so they are there where the scores
 are. Any folder that pyarrow's filesystems open works: a path, s3://, gs://. Nothing here unpickles.
+
+Score files and tables carry a checksum over their bytes and their place (``trainer.checksum``). Files of versions
+before it have none: of those the pages' own checksums, and the place that their rows name, are checked.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
@@ -24,6 +28,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from trainer import checksum
 from trainer.errors import UserError
 
 log = logging.getLogger("steadytune")
@@ -47,7 +52,10 @@ _RECORD = b"steadytune"  # key of the rung's record in the parquet file's metada
 PATIENCE = 120.0  # seconds; a file server that restarts is back within two minutes, and waiting costs no work
 _PAUSES = (0.5, 8.0)  # seconds between two attempts: the first, doubled up to the last
 _PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
-_PERMANENT_NUMBERS = (errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+# A full disk does not empty itself while a run waits for it, nor does a read-only one become writable.
+_PERMANENT_NUMBERS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV,
+)  # fmt: skip
 # pyarrow gives all errors of object stores one type; these words of its texts are of the AWS and Google SDKs
 _PERMANENT_WORDS = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|INVALID_CLIENT_TOKEN_ID|"
@@ -60,6 +68,15 @@ Result = TypeVar("Result")
 
 class StoreError(UserError):
     """The run folder cannot be read or written; the message says what and how to mend it."""
+
+
+class UnwritableError(StoreError):
+    """The run folder takes no file, and waiting does not help: a full or read-only disk, or missing permissions. Every
+    trial would fail on it, so it ends a run."""
+
+
+class DamagedError(StoreError):
+    """A file of the run folder is not what was written there; the message says why, without the file's name."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +124,30 @@ class Store:
         """Write ``name`` whole or not at all. On object stores an upload becomes visible when it is complete;
         on a disk the file is written beside its place, flushed, and renamed over it."""
         target = self.path(*name.split("/"))
-        put = self._put_file if isinstance(self.fs, pafs.LocalFileSystem) else self._put_object
+        local = isinstance(self.fs, pafs.LocalFileSystem)
+        if local:
+            self._refuse_way_out(target, name)
+        put = self._put_file if local else self._put_object
         try:
             self._with_retries(lambda: put(target, data), name)
         except OSError as error:
-            raise StoreError(
+            raise (StoreError if _may_recover(error) else UnwritableError)(
                 f"{self.address(name)}: cannot be written ({error}). Nothing was lost: free space, mend the "
                 "permissions or name another folder, and run the same command again"
             ) from error
+
+    def _refuse_way_out(self, target: str, name: str) -> None:
+        """StoreError where a link inside the run folder leads out of it: whoever made the folder may have put it there,
+        so that a file elsewhere is overwritten."""
+        root, at = os.path.realpath(self.root), os.path.realpath(target)
+        if os.path.commonpath([root, at]) == root:
+            return
+        places = itertools.accumulate([self.root, *name.split("/")], lambda folder, part: f"{folder}/{part}")
+        link = next((place for place in list(places)[1:] if os.path.islink(place)), target)
+        raise StoreError(
+            f"{self.address(name)}: is not written, since {link} is a link that leads out of the run folder, to {at}. "
+            "Remove the link, and run the same command again"
+        )
 
     def _put_file(self, target: str, data: bytes) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -197,43 +230,68 @@ class Store:
         """Store one trial's rows at one rung under one pool, with the rung's ``record`` (losses, seconds,
         tokens, curve) in the file's own metadata, so that rows and record appear together."""
         table = rows.select(SCORES.names).cast(SCORES).replace_schema_metadata({_RECORD: json.dumps(record).encode()})
+        self.write_table(scores_name(trial_id, rung, pool), table)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a parquet file with a checksum. The pages have their own as well, which other readers check."""
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **checksum.METADATA})
         sink = pa.BufferOutputStream()
-        # Without checksums most flipped bits would be read as other numbers, and no one would know.
         pq.write_table(table, sink, compression="zstd", use_dictionary=True, write_page_checksum=True)
-        self.write(scores_name(trial_id, rung, pool), sink.getvalue().to_pybytes())
+        self.write(name, checksum.fill(sink.getvalue().to_pybytes(), name))
 
-    def read_table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
-        """A small parquet file of the run folder, or ``columns`` of it. Without Arrow's threads: one that lets go of
-        the bytes while Python ends aborts the process."""
-        return pq.ParquetFile(pa.BufferReader(self.read(name))).read(list(columns) or None, use_threads=False)
+    def read_table(self, name: str) -> tuple[pa.Table, bool]:
+        """A small parquet file of the run folder, and whether it has a checksum; without one it may have been written
+        by an earlier version. Raises ``DamagedError``."""
+        file, checked = _open_table(self.read(name), name)
+        try:
+            return file.read(use_threads=False), checked  # a thread that lets go of the bytes while Python ends aborts
+        except (pa.ArrowException, OSError, ValueError) as error:  # OSError: pyarrow's for damaged pages
+            raise DamagedError(_first_line(error)) from error
 
-    def read_scores(
+    def load_scores(
         self, trial_id: str, rung: int, pool: str, columns: Sequence[str] = ()
-    ) -> tuple[pa.Table, dict[str, Any]] | None:
-        """The rows and record of one rung; None when there are none. A file that is no such table (torn by a
-        crash of the disk, say) is set aside with a warning and counts as not there, so the rung is made again.
-        With ``columns``, only those are read, texts dictionary-encoded: a third of the time."""
+    ) -> tuple[pa.Table, dict[str, Any], bool] | None:
+        """The rows and record of one rung, and whether their file has a checksum; None when there is no file. With
+        ``columns``, only those are read, texts dictionary-encoded: a third of the time. Raises ``DamagedError`` where
+        the file is damaged, or is that of another trial, rung or pool."""
         name = scores_name(trial_id, rung, pool)
         if not self.exists(name):
             return None
-        data = self.read(name)
+        texts = [n for n in columns if SCORES.field(n).type == pa.string()]
+        file, checked = _open_table(self.read(name), name, texts)
         try:
-            texts = [n for n in columns if SCORES.field(n).type == pa.string()]
-            file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts, page_checksum_verification=True)
             table = file.read(list(columns) or None, use_threads=False)  # threads cost more than small files gain
             record = json.loads((table.schema.metadata or {})[_RECORD])
             if not isinstance(record, dict):
                 raise ValueError(f"its record is {record!r:.40}")
-            _check_place(file.metadata, {"trial_id": trial_id, "rung": rung, "pool": pool})
-            return (table.select(columns) if columns else table.select(SCORES.names).cast(SCORES)), record
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: pyarrow's for damaged pages
+            if not checked:
+                _check_place(file, {"trial_id": trial_id, "rung": rung, "pool": pool})
+                _check_record(record, rung)
+                table = table.select(list(columns) or SCORES.names)
+                table = table.cast(pa.schema([SCORES.field(n) for n in table.column_names]))
+            rows = table.select(columns) if columns else table.select(SCORES.names).cast(SCORES)
+            return rows.replace_schema_metadata(None), record, checked
+        except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError) as error:
+            raise DamagedError(_first_line(error)) from error
+
+    def read_scores(
+        self, trial_id: str, rung: int, pool: str, columns: Sequence[str] = ()
+    ) -> tuple[pa.Table, dict[str, Any]] | None:
+        """The rows and record of one rung; None when there are none. A file that is damaged or another trial's is set
+        aside with a warning and counts as not there, so the rung is made again."""
+        try:
+            found = self.load_scores(trial_id, rung, pool, columns)
+        except DamagedError as error:
+            name = scores_name(trial_id, rung, pool)
             log.warning(
                 "%s: not readable (%s); set aside as .corrupt, the rung is made again", self.address(name), error
             )
-            self._set_aside(name)
+            self.set_aside(name)
             return None
+        return None if found is None else found[:2]
 
-    def _set_aside(self, name: str) -> None:
+    def set_aside(self, name: str) -> None:
+        """Rename a damaged file, so that it counts as not there."""
         path = self.path(*name.split("/"))
         try:
             self._with_retries(lambda: self.fs.move(path, path + ".corrupt"), name)
@@ -251,14 +309,55 @@ class Store:
         return sorted(int(m[1]) for m in found if m)
 
 
-def _check_place(metadata: pq.FileMetaData, place: Mapping[str, Any]) -> None:
-    """ValueError where a score file's rows are of another trial, rung or pool than its name says. The least and the
-    largest value of each column stand in the file's metadata, so no row is read for this."""
-    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-        for column in (group.column(i) for i in range(group.num_columns)):
-            name, known = column.path_in_schema, column.statistics
-            if name in place and known is not None and known.has_min_max and not known.min == known.max == place[name]:
-                raise ValueError(f"its rows are of {name} {known.min}, not {place[name]}")
+def _open_table(data: bytes, name: str, texts: Sequence[str] = ()) -> tuple[pq.ParquetFile, bool]:
+    """The parquet file in ``data``, and whether it has a checksum. ``texts``: columns to be read dictionary-encoded.
+    Raises ``DamagedError``."""
+    found = checksum.state(data, name)
+    if found == "damaged":
+        raise DamagedError("its bytes are not those that were written for this place: its checksum differs")
+    try:
+        file = pq.ParquetFile(
+            pa.BufferReader(data), read_dictionary=list(texts) or None, page_checksum_verification=True
+        )
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DamagedError(_first_line(error)) from error
+    return file, found == "sound"
+
+
+def _check_place(file: pq.ParquetFile, place: Mapping[str, Any]) -> None:
+    """ValueError where the rows of a score file without a checksum are of another trial, rung or pool than its name
+    says."""
+    for name, values in file.read(list(place), use_threads=False).to_pydict().items():
+        for other in set(values) - {place[name]}:
+            raise ValueError(f"its rows are of {name} {other}, not {place[name]}")
+
+
+def _check_record(record: Mapping[str, Any], rung: int) -> None:
+    """ValueError where the record of a score file without a checksum cannot be one."""
+    number = (int, float)
+    kinds: dict[str, Any] = {
+        "trial": (dict, type(None)), "rung": int, "seconds": number, "train_seconds": number, "score_seconds": number,
+        "tokens": int, "curve": dict, "sample": dict, "nan": str, "benchmark": dict,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool)):
+            raise ValueError(f"its record has {name} = {record[name]!r:.40}")
+    if "nan" not in record and record.get("rung", rung) != rung:
+        raise ValueError(f"its record is of rung {record['rung']}, not {rung}")
+    for name, values in record.get("curve", {}).items():
+        if not isinstance(values, list) or not all(v is None or isinstance(v, number) for v in values):
+            raise ValueError(f"its record has curve.{name} = {values!r:.40}")
+    sample = record.get("sample")
+    if sample is not None and not all(isinstance(sample.get(n), int) for n in ("cells", "prompts", "rows")):
+        raise ValueError(f"its record has sample = {sample!r:.60}")
+
+
+def _first_line(error: BaseException) -> str:
+    said = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, KeyError):
+        name = error.args[0] if error.args else ""
+        return f"it has no {name.decode(errors='replace') if isinstance(name, bytes) else name}"
+    return said or type(error).__name__
 
 
 def _may_recover(error: OSError) -> bool:

@@ -20,10 +20,12 @@ from ray.exceptions import RayActorError, RayTaskError
 from cluster.hosting.gang import PlaceLostError
 from cluster.hosting.hosts import Fleet
 from trainer.measure.rung import RungReport
+from trainer.store import UnwritableError
 from trainer.trial import Trial, rung_steps
 
 log = logging.getLogger("steadytune")
 RUNGS_DONE = "rungs_done"  # in a trial's config
+UNWRITABLE = "unwritable"  # in a result: why the run folder takes no files, which ends the sweep
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class SlotTrainable(tune.Trainable):
         found = self._ensure(steps[self.rung], "dev")
         if isinstance(found, str):
             return {"failed": found, "objective": math.nan, "done": True}
+        if isinstance(found, UnwritableError):
+            return {"failed": str(found), UNWRITABLE: str(found), "objective": math.nan, "done": True}
         rows, record = found
         report = RungReport.of(self.trial, self.rung, rows, record, self.sweep.std_weight)
         self.rung += 1
@@ -70,13 +74,15 @@ class SlotTrainable(tune.Trainable):
         return {**report.encode(), "done": done}
 
     def _ensure(self, rung: int, pool: str) -> Any:
-        """Score rows and record of ``rung`` on ``pool``, or, after the last attempt, the error as text. Raises if the
-        place is lost."""
+        """Score rows and record of ``rung`` on ``pool``, or, after the last attempt, the error as text. Where the run
+        folder takes no files, that error, at once. Raises if the place is lost."""
         for attempt in range(self.sweep.failures + 1):
             try:
                 return self.sweep.fleet.ensure(self.trial, rung, pool)
             except (PlaceLostError, RayActorError):
                 raise
+            except UnwritableError as error:
+                return error
             except Exception as error:
                 log.warning("trial %s, attempt %d: %s", self.trial.id, attempt + 1, error)
                 why = str(error).strip().splitlines()

@@ -36,9 +36,17 @@ def watch_command(
 def report_command(run: RunArgument) -> None:
     """Make a run's tables and report again."""
     folder = find_run(run)
-    from sweeps.report.write import write_report
+    from sweeps.report.write import report_on
+    from sweeps.run_folder.reading import RunFolder
+    from trainer.errors import UserError
+    from trainer.store import Store
 
-    typer.echo(write_report(folder))
+    found = RunFolder(Store.open(folder))
+    typer.echo(report_on(found))
+    for note in found.notes:
+        typer.echo(note)
+    if found.damage:  # the report is written, and says so as well
+        raise UserError("\n".join(found.damage))
 
 
 def export_command(

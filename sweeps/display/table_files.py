@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from sweeps.display.text import spreadsheet_text
 from trainer.store import Store
 
 _TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -18,29 +18,46 @@ _TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "<": "$<$",
     ">": "$>$",
 }
+_MARKDOWN = {"&": "&amp;", "<": "&lt;", "|": "\\|", "[": "\\["}
 
 
 def write_table(store: Store, name: str, table: pa.Table, markdown: str, latex: str | None = None) -> list[str]:
     """Write ``tables/<name>`` in every form, LaTeX where it is given; returns the names written."""
-    parquet, text = io.BytesIO(), io.BytesIO()
-    pq.write_table(table, parquet, compression="zstd")
-    pacsv.write_csv(table, text)
+    text = io.BytesIO()
+    pacsv.write_csv(_for_spreadsheets(table), text)
     forms = {"md": markdown.encode(), "csv": text.getvalue()}
     if latex is not None:
         forms["tex"] = latex.encode()
-    forms["parquet"] = parquet.getvalue()
     for ending, data in forms.items():
         store.write(f"tables/{name}.{ending}", data)
-    return [f"tables/{name}.{ending}" for ending in forms]
+    store.write_table(f"tables/{name}.parquet", table)
+    return [f"tables/{name}.{ending}" for ending in (*forms, "parquet")]
+
+
+def _for_spreadsheets(table: pa.Table) -> pa.Table:
+    """``table`` with texts, and no numbers, that a spreadsheet cannot take for formulas."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = [None if v is None else spreadsheet_text(v) for v in table[i].to_pylist()]
+            table = table.set_column(i, field, pa.array(texts, pa.string()))
+    return table
 
 
 def markdown_rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+        return "| " + " | ".join(map(markdown_text, cells)) + " |"
 
     return [line(head), "|" + " --- |" * len(head), *map(line, body)]
+
+
+def markdown_text(text: str) -> str:
+    """``text``, which may come from data, without what Markdown would read as HTML, as a link or picture, or as the end
+    of a table's cell."""
+    for character, shown in _MARKDOWN.items():
+        text = text.replace(character, shown)
+    return " ".join(text.splitlines())
 
 
 def tex(text: str) -> str:

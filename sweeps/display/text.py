@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # of ``task.metric``
 
 
@@ -57,12 +60,30 @@ def size(n: float) -> str:
 
 
 def shown(value: Any) -> str:
-    """An axis value as text, as in tables/groups: numbers short, lists joined."""
+    """An axis value as text, as in tables/groups: numbers short, lists joined. A number of the study is shown as it is
+    there; one that was drawn from a range has seventeen digits, of which four are shown."""
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value else f"{value:.4g}"
     return ",".join(map(shown, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def spreadsheet_text(text: str) -> str:
+    """``text`` as a cell of a CSV file: with an apostrophe before it where a spreadsheet would take it for a formula.
+    A label such as -1 stays as it is: a plain number does nothing. Source: OWASP, "CSV Injection"."""
+    formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """``value`` for a CSV file: a text as ``spreadsheet_text``, and anything else as it is."""
+    return spreadsheet_text(value) if isinstance(value, str) else value
 
 
 def counted(n: float, what: str) -> str:
     """``1 trial``, ``2 trials``."""
     return f"{n:.0f} {what}{'' if n == 1 else 's'}"
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line without control codes, since reasons and axis values may come from data."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text if c not in "\u202e\u202d")

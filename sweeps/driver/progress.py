@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sweeps.live.table import LiveTable
-from sweeps.run_folder.columns import TRIALS
+from sweeps.run_folder.trials_file import study_checksum, write_trials
 from sweeps.schedule.asha import Decision
 from sweeps.study.study import Study
 from trainer.measure.metrics import Objective, objective
@@ -41,6 +39,7 @@ class Progress:
     began: float = field(default_factory=time.time)
     steps_per_s: float | None = None  # optimizer steps of all hosts that answer
     _written: str = ""
+    _study: str = ""  # checksum of the study.yaml beside it
 
     def add(self, trial: Trial) -> None:
         if trial.id not in self.trials:
@@ -87,11 +86,10 @@ class Progress:
         rows = self.rows()
         if not (even_if_unchanged or finished) and repr(rows) == self._written:  # as text, where a NaN equals itself
             return
-        driver_state = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": finished}
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pylist(rows, schema=TRIALS.with_metadata({"steadytune": json.dumps(driver_state)}))
-        pq.write_table(table, sink)
-        self.store.write("trials.parquet", sink.getvalue().to_pybytes())
+        if not self._study and self.store.exists("study.yaml"):
+            self._study = study_checksum(self.store.read("study.yaml"))
+        state = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": finished}
+        write_trials(self.store, rows, {**state, "study": self._study})
         self._written = repr(rows)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -115,6 +113,7 @@ class Progress:
                     "degenerate": row.degenerate,
                     "test_mean": test.mean if test else None,
                     "test_std": test.std if test else None,
+                    "test_degenerate": test.degenerate if test else None,
                 }
             )
         return rows

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 
 from cluster.hosting.tensorboard import Board, chart
+from cluster.hosting.trainable import UNWRITABLE
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.progress import WRITE_EVERY, Progress
 from sweeps.schedule.tune_scheduler import PromotionScheduler
@@ -18,6 +19,7 @@ from sweeps.search.points import Domain
 from sweeps.trials.from_points import axes_of
 from trainer.data.wording import Prompt
 from trainer.measure.rung import RungReport
+from trainer.store import UnwritableError
 from trainer.trial import Trial, modules_text
 
 BEAT_EVERY = 15.0  # seconds after which the hosts are asked again for their steps
@@ -43,6 +45,7 @@ class Watcher(tune.Callback):
         self._beating: Future[None] | None = None
         self._written = self._beaten = time.monotonic()
         self._beats = 0
+        self._unwritable = ""  # why the run folder takes no files
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (tune.Callback, ())  # Tune pickles its callbacks for a restore that we never do
@@ -64,6 +67,7 @@ class Watcher(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        self._unwritable = result.get(UNWRITABLE, self._unwritable)
         report = RungReport.decode(result)
         if report is not None:
             if report.replayed and not self.progress.has_report(report):
@@ -74,7 +78,10 @@ class Watcher(tune.Callback):
         self.progress.decide(self.scheduler.changes())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called many times a second, with or without news; a job is not started again while it still runs."""
+        """Called many times a second, with or without news; a job is not started again while it still runs. Raises
+        where the run folder takes no files: every trial would fail on it, and what it has trained would be lost."""
+        if self._unwritable:
+            raise UnwritableError(self._unwritable)
         self.progress.decide(self.scheduler.changes())
         now = time.monotonic()
         if now - self._beaten > BEAT_EVERY and (self._beating is None or self._beating.done()):
@@ -92,6 +99,9 @@ class Watcher(tune.Callback):
             self.trial_of(trial.config).id, "waiting", "lost its process; goes on from its last rung"
         )
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._unwritable = (trial.last_result or {}).get(UNWRITABLE, self._unwritable)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.scheduler.requeue()
         self.progress.decide(self.scheduler.changes())
@@ -102,6 +112,8 @@ class Watcher(tune.Callback):
     def _safely(self, what: str, act: Callable[..., None], *args: Any) -> None:
         try:
             act(*args)
+        except UnwritableError as error:
+            self._unwritable = str(error)
         except Exception as error:  # a failure to show something must not end a sweep
             logging.getLogger("steadytune").warning("%s: %s", what, error)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, with_interval
+from sweeps.display.table_files import markdown_text
+from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
 from sweeps.study.study import Study
 from sweeps.tables.columns import Settings
 from trainer.measure.grid import DEGENERATE_SHARE
@@ -50,7 +51,7 @@ def card(exported: ExportedTrial, study: Study, measured: Measurements) -> str:
         "tags": ["lora", "steadytune"],
     }
     lines = ["---", yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), "---", ""]
-    lines += [f"# Trial {trial.id} of the study {study.name}", "", *_warnings(trial, measured)]
+    lines += [f"# Trial {trial.id} of the study {markdown_text(study.name)}", "", *_warnings(trial, measured)]
     lines += ["A LoRA adapter, chosen for how it holds up when the prompt is worded differently.", ""]
     for title, part in (
         ("Trained on", _training(exported, study)),
@@ -83,20 +84,21 @@ def _training(exported: ExportedTrial, study: Study) -> Iterator[str]:
     if trial.task.labels:
         words = dict(trial.template.words)
         yield "- Labels and what the model answers for them: " + ", ".join(
-            f"{name} ({_code(words.get(name, name))})" for name in trial.task.labels
+            f"{markdown_text(name)} ({_code(words.get(name, name))})" for name in trial.task.labels
         )
     else:
         yield f"- Answers: the options in each row's column {_code(str(exported.options))}"
     seen = exported.train_prompts
     if seen:
-        yield f"- Prompts: {len(seen)}, the train pool {_code(trial.pool)}; texts in template.json: {', '.join(seen)}"
+        ids = ", ".join(map(markdown_text, seen))
+        yield f"- Prompts: {len(seen)}, the train pool {_code(trial.pool)}; texts in template.json: {ids}"
     else:
         yield f"- Prompts: the train pool {_code(trial.pool)}; its texts were not available when this was written"
     yield ""
     yield "| axis | value |"
     yield "| --- | --- |"
     for axis, value in axis_columns(trial).items():
-        yield f"| {axis} | {f'{value:g}' if isinstance(value, float) else value} |"
+        yield f"| {axis} | {markdown_text(shown(value))} |"
 
 
 def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> Iterator[str]:

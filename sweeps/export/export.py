@@ -17,10 +17,12 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
 from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial
 from sweeps.run_folder.prompts import kept_prompts
-from sweeps.run_folder.reading import RunFolder
+from sweeps.run_folder.reading import ROBUSTNESS_FILE, RunFolder
+from sweeps.run_folder.trials_file import TRIALS_FILE
 from sweeps.study.study import Study
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings
@@ -46,6 +48,9 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
     chosen = _trial_named(run, trial_id) if trial_id is not None else _winning_trial(run)
     adapter = _adapter(run, chosen)
     trial, measured, counts = _measurements(run, chosen)
+    if TRIALS_FILE in run.damaged_files:
+        raise UserError("\n".join(run.damage))
+    adapter = sound_adapter(run, trial, measured.rung, adapter)
     pools = _prompts(run.store, study, trial)
     best = max(measured.dev, key=lambda i: measured.dev[i])
     prompt = next((p for p in pools["dev"] if p.id == best), None)
@@ -112,11 +117,20 @@ def _winning_trial(run: RunFolder) -> str:
 
 def _robustness(run: RunFolder) -> dict[str, dict[str, Any]]:
     """Trial id -> its row of tables/robustness, which is made again if it is older than ``trials.parquet``."""
-    written, listed = {row["trial_id"]: row for row in run.robustness()}, run.trials_by_id
-    same = written.keys() == listed.keys() and all(
-        (row["status"], row["rung"]) == (listed[i]["status"], listed[i]["rung"])
-        and (row["mean"] is not None or not run.store.rungs(i, "test"))
-        for i, row in written.items()
+    listed = run.trials_by_id
+    try:
+        written = {row["trial_id"]: row for row in run.robustness()}
+    except UserError as error:
+        log.warning("%s", error)
+        written = {}
+    same = (
+        run.is_checked(ROBUSTNESS_FILE)
+        and written.keys() == listed.keys()
+        and all(
+            (row["status"], row["rung"]) == (listed[i]["status"], listed[i]["rung"])
+            and (row["mean"] is not None or not run.store.rungs(i, "test"))
+            for i, row in written.items()
+        )
     )
     if not same:
         by_trial, _ = tables.make_tables(run, Settings.of(run.study))
@@ -151,7 +165,7 @@ def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, d
         )
     rung, grid, record = last.step, last.grid, last.record
     kept = [name.removesuffix(".safetensors") for name in store.names(f"checkpoints/{trial_id}")]
-    trained = max((int(step) for step in kept if step.isdigit()), default=rung)
+    trained = max((int(step) for step in kept if step.isdecimal()), default=rung)
     if trained > rung:
         raise UserError(
             f"{store.uri}: trial {trial_id} was trained to step {trained} and scored at step {rung} only. "
@@ -159,7 +173,7 @@ def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, d
         )
     try:
         trial = Trial.from_json(record["trial"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{store.uri}: trial {trial_id} was made by another version of steadytune ({error}). "
             "Export it with that version"

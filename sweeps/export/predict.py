@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 from sweeps.checks.findings import Finding, Findings
 from sweeps.checks.sequences import special_text_findings
 from sweeps.checks.wordings import empty_findings
+from sweeps.display.text import spreadsheet_cell
 from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, read_exported
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.rows import Row, load_questions
 from trainer.data.wording import OPTIONS, Prompt, PromptError, placeholders
-from trainer.errors import UserError, closest, nearest
+from trainer.errors import UserError, closest, listed, nearest
 from trainer.store import Store
 
 if TYPE_CHECKING:
@@ -106,6 +107,11 @@ def _wording(exported: ExportedTrial, store: Store, prompt: str | None) -> Promp
     if not reads:
         near = closest(prompt, known)
         meant = f' Did you mean the prompt "{near}"?' if near else ""
+        if len(prompt.split()) < 2:  # a wording has several words, an id has one
+            raise UserError(
+                f'--prompt = "{prompt}" is no prompt of {store.uri}/{TEMPLATE}.{meant}{listed(known)}. Give one of '
+                f"these ids, or a wording with a column of the rows in it, such as {{{{ {exported.fields[0]} }}}}"
+            )
         raise UserError(
             f'--prompt = "{prompt}" reads no column of the rows, so every row would be asked the same.{meant} '
             f"Write the column into it: {{{{ {exported.fields[0]} }}}}"
@@ -191,7 +197,9 @@ def _csv(exported: ExportedTrial, records: list[Record]) -> bytes:
     flat = [_flat(r) for r in records]
     writer = csv.DictWriter(text, list(flat[0]))
     writer.writeheader()
-    writer.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in flat)
+    writer.writerows(
+        {k: json.dumps(v) if isinstance(v, list) else spreadsheet_cell(v) for k, v in r.items()} for r in flat
+    )
     return text.getvalue().encode()
 
 

@@ -6,12 +6,11 @@ import io
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from sweeps.display.text import shown
+from sweeps.display.text import one_line, shown
 
 _CELL = 28  # longest cell in characters
 
@@ -100,8 +99,3 @@ def axis_text(value: Any) -> str:
 def shortened(text: str) -> str:
     text = one_line(text)
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
-
-
-def one_line(text: str) -> str:
-    """``text`` as one line without control codes, since reasons and axis values may come from data."""
-    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text if c not in "\u202e\u202d")

@@ -7,7 +7,6 @@ watcher that is ended or out of reach changes nothing for the run.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -132,16 +131,15 @@ def look(store: Store) -> RunState | None:
     if not (run.has_study and run.has_trials):
         return None
     name, shares = run.name_and_shares
-    told = json.loads((run.trials_table.schema.metadata or {}).get(b"steadytune", b"{}"))
-    began, written = (float(told.get(name) or 0.0) for name in ("began", "written"))
-    over, now = bool(told.get("over", True)), time.time()  # a folder that does not say so is no sweep's
+    told, now = run.driver_state, time.time()
+    began, written, over = told.began, told.written, told.over
     return RunState(
         title=name,
         rows={t["trial_id"]: _row(t, shares) for t in run.trials},
         reasons={t["trial_id"]: t.get("reason") or "" for t in run.trials},
         elapsed=max((written if over else now) - began, 0.0) if began else 0.0,  # clocks of two machines may differ
         silent=max(now - written, 0.0) if written else 0.0,
-        steps_per_s=told.get("steps_per_s"),
+        steps_per_s=told.steps_per_s,
         over=over,
     )
 

@@ -163,9 +163,10 @@ def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
     x, y = (st.replicate(r.cells, drawn).stretched for r in (a, b))
     ddof = min(1, x.shape[1] - 1)
 
-    def change(of_a: float, of_b: float, redrawn: Floats) -> Change:
+    def change(of_a: float, of_b: float, redrawn: Floats, limits: st.Limits) -> Change:
         low, high = np.quantile(redrawn, [(1 - st.LEVEL) / 2, (1 + st.LEVEL) / 2])
-        return Change(of_a - of_b, float(low), float(high))
+        found = limits.within(st.Estimate(of_a - of_b, float(low), float(high)))
+        return Change(found.value, found.low, found.high)
 
     def std(values: Floats) -> Floats:
         found: Floats = values.std(axis=-1, ddof=ddof)
@@ -174,8 +175,8 @@ def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
     u, v = a.per_prompt, b.per_prompt
     return {
         "mean": Change(mean.value, mean.low, mean.high),
-        "std": change(float(std(u)), float(std(v)), std(x) - std(y)),
-        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1)),
+        "std": change(float(std(u)), float(std(v)), std(x) - std(y), st.minus(st.spread_limits(x.shape[1]))),
+        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.CHANGE),
     }, p  # fmt: skip
 
 

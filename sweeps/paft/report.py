@@ -19,7 +19,7 @@ def part_of_run(run: RunFolder) -> Markup:
     found = results(run) if run.study.axes.arm else []
     if not found:
         return Markup("")
-    made, said = tables.tables(found, run.study, run.store), tables.notes(found, run.study)
+    made, said = tables.tables(found, run.study, run.store), [*run.notes, *tables.notes(found, run.study)]
     tables.write(run.store, made, said)
     shown = [
         {

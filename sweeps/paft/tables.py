@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.charts import Curve, Strip, curves, strips
-from sweeps.display.table_files import markdown_rows, tex, write_table
+from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.paft.arm_results import Result, changes, comparable, is_base, largest_pool, reference_arm
 from sweeps.paft.claims import claims
 from sweeps.run_folder.prompts import kept_usage
@@ -150,7 +150,7 @@ def usage(found: Sequence[Result], store: Store) -> Rows:
     models: dict[str, dict[str, int]] = {}
     for row in spent:
         of = models.setdefault(row.get("model") or "", {})
-        if (tokens := row.get("total_tokens") or "").isdigit():
+        if (tokens := row.get("total_tokens") or "").isascii() and tokens.isdigit() and len(tokens) < 19:
             of[row.get("strategy") or ""] = of.get(row.get("strategy") or "", 0) + int(tokens)
     strategies = list(dict.fromkeys(row.get("strategy") or "" for row in spent))
     rows = [
@@ -254,7 +254,7 @@ def write(store: Store, made: dict[str, Rows], said: Sequence[str]) -> list[str]
 
 def _markdown(title: str, head: Sequence[str], body: Sequence[Sequence[str]], said: Sequence[str]) -> str:
     lines = [f"# {title}", "", *markdown_rows(head, body)]
-    return "\n".join([*lines, *([""] if said else []), *(f"- {s}" for s in said)]) + "\n"
+    return "\n".join([*lines, *([""] if said else []), *(f"- {markdown_text(s)}" for s in said)]) + "\n"
 
 
 def _latex(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

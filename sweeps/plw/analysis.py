@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from sweeps.plw import models as m
 from sweeps.plw.models import LINEAR, SQUARE, MixedFit, RegressionFit, TurningPoint, WeightScale
 from sweeps.plw.scores import PlwScores
-from sweeps.statistics.intervals import Estimate, holm
+from sweeps.statistics.intervals import SHARE, Estimate, holm
 from trainer.errors import UserError
 from trainer.measure.grid import Floats
 
@@ -199,18 +199,20 @@ def fitted(data: DataSet, analysis: PlwAnalysis) -> _Curve:
     """A function from a place on the rank scale to the fitted score for the data set's mix of benchmarks."""
     column = data.table.to_pydict()
     x, _ = m.design(analysis.rank.forward(np.array(column["weight"])), column["benchmark"])
-    return _Curve(data.ols, x.mean(axis=0))
+    return _Curve(data.ols, x.mean(axis=0), min(column["score"]) >= 0.0 and max(column["score"]) <= 1.0)
 
 
 @dataclass(frozen=True)
 class _Curve:
     fit: RegressionFit
     average: Floats
+    shares: bool  # whether the scores are fractions of 1
 
     def __call__(self, place: float) -> Estimate:
         row = self.average.copy()
         row[self.fit.index(LINEAR)], row[self.fit.index(SQUARE)] = place, place**2
-        return self.fit.predicted(row)
+        found = self.fit.predicted(row)
+        return SHARE.within(found) if self.shares else found
 
 
 def _spread(table: pa.Table, keys: list[str], analysis: PlwAnalysis) -> pa.Table:

@@ -46,6 +46,7 @@ class PlwScores:
     table: pa.Table
     cut: int = 0
     failed: int = 0
+    notes: tuple[str, ...] = ()  # on score files that are missing, damaged or not checked
 
 
 def scores_of(runs: Sequence[RunFolder]) -> PlwScores:
@@ -72,7 +73,8 @@ def scores_of(runs: Sequence[RunFolder]) -> PlwScores:
         row["data_set"] = f"{row['rows']}, {row['pool']}" if many_pools else row["rows"]
         row["setting"] = " ".join(f"{a}={shown(row[a])}" for a in varied)
     rows.sort(key=lambda r: tuple(r[n] for n in SCHEMA.names[:-1]))
-    return PlwScores(pa.Table.from_pylist(rows, schema=SCHEMA), len(cut), len(failed))
+    notes = tuple(note for run in runs for note in run.notes)
+    return PlwScores(pa.Table.from_pylist(rows, schema=SCHEMA), len(cut), len(failed), notes)
 
 
 def weights_of(run: RunFolder) -> tuple[float, ...]:

@@ -83,7 +83,7 @@ def _p(name: str, value: float) -> str:
 
 def reader_notes(analysis: PlwAnalysis) -> list[str]:
     """What a reader must know about the data beside the numbers."""
-    table, said = analysis.scores.table, []
+    table, said = analysis.scores.table, [*analysis.scores.notes]
     if analysis.scores.cut:
         said.append(
             f"{analysis.scores.cut} trials were cut by early stopping and are left out. They were cut because of their "

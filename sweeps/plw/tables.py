@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sweeps.display.charts import COLOURS, Curve, curves
-from sweeps.display.table_files import markdown_rows, tex, write_table
+from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.plw import analysis as a
 from sweeps.plw import sentences
 from sweeps.statistics.intervals import LEVEL
@@ -157,7 +157,7 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str, factor: float = 1.0) -
 
 def _markdown(name: str, table: pa.Table, notes: Sequence[str]) -> str:
     body = [[cell(n, v) for n, v in row.items()] for row in table.to_pylist()]
-    lines = [f"# {TITLES[name]}", "", *(f"- {n}" for n in notes), *([""] if notes else [])]
+    lines = [f"# {TITLES[name]}", "", *(f"- {markdown_text(n)}" for n in notes), *([""] if notes else [])]
     return "\n".join([*lines, *markdown_rows(table.column_names, body)]) + "\n"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from sweeps.display.text import spreadsheet_text
 from sweeps.prompt_search.request import METHODS, SearchRequest
 from sweeps.prompts.files import pool_text
 
@@ -76,5 +77,5 @@ def _cell(value: Any) -> str:
 
 def _csv(lines: Sequence[Sequence[str]]) -> bytes:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(lines)
+    csv.writer(text).writerows([spreadsheet_text(cell) for cell in line] for line in lines)
     return text.getvalue().encode()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.display.text import percent
+from sweeps.display.text import percent, spreadsheet_cell
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from trainer.data.likeness import clusters
@@ -196,5 +196,5 @@ def as_csv(shown: Sequence[ListedPrompt]) -> str:
     for s in shown:
         a = s.accuracy
         numbers: list[object] = [""] * 7 if a is None else [a.chosen, *a.interval, a.rows, a.mean, a.lowest, a.trials]
-        writer.writerow([s.prompt.id, *numbers, " ".join(s.like), s.flaw, s.prompt.text])
+        writer.writerow(map(spreadsheet_cell, [s.prompt.id, *numbers, " ".join(s.like), s.flaw, s.prompt.text]))
     return out.getvalue()

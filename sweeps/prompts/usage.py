@@ -12,6 +12,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from sweeps.display.text import spreadsheet_cell
 from sweeps.prompts.generation import WordingSource
 from sweeps.prompts.validation import REASONS
 
@@ -53,7 +54,7 @@ def usage_csv(sources: Sequence[WordingSource]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, [*COLUMNS, *map(_column, REASONS)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(usage_rows(sources))
+    writer.writerows({k: spreadsheet_cell(v) for k, v in row.items()} for row in usage_rows(sources))
     return out.getvalue()
 
 

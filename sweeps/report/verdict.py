@@ -44,6 +44,7 @@ def notices(evidence: Evidence) -> list[str]:
             "so the best trials look better than they are."
         )
     failed = sum(e.status == "failed" for e in evidence.entries)
+    sentences += evidence.run.notes
     if failed:
         sentences.append(f"{failed} trial{'s' * (failed > 1)} failed; the reasons are listed below.")
     return sentences

@@ -37,15 +37,23 @@ Prompts = Mapping[str, Mapping[str, float]]  # trial id -> prompt id -> metric
 def write_report(run_uri: str) -> str:
     """Write the tables and ``report.html`` of the run folder and return the page's address. Raises UserError if
     ``run_uri`` is no run folder."""
-    run = RunFolder(Store.open(run_uri))
+    return report_on(RunFolder(Store.open(run_uri)))
+
+
+def report_on(run: RunFolder) -> str:
+    """Write the tables and ``report.html`` and return the page's address. ``run`` then knows which of its files are
+    missing or damaged."""
     parts, study = NO_PARTS, run.study
     if run.has_trials:  # not yet at the start of a run
+        run.note_missing_rungs()
         tables.write_tables(run, Settings.of(study))
         parts += staged_report.part_of_run(run)
         if study.stages is None:  # stages have no grid over the weights
             parts += plw_report.part_of_run(run)
         parts += paft_report.part_of_run(run)
-    run.store.write("report.html", page(gather(run), parts).encode())
+    evidence = gather(run)
+    _ = evidence.rungs  # read before the page says which files are damaged
+    run.store.write("report.html", page(evidence, parts).encode())
     return run.store.address("report.html")
 
 

@@ -29,6 +29,7 @@ TRIALS = pa.schema(
         ("degenerate", pa.bool_()),  # gives one answer nearly always
         ("test_mean", pa.float64()),  # of the metric over the test prompts; null until they are scored
         ("test_std", pa.float64()),
+        ("test_degenerate", pa.bool_()),  # gives one answer nearly always on the test prompts
         ("arm", pa.string()),  # name in the study; null where it has no arms
     ]
 )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from sweeps.study.overlay import StudyError
-from trainer.errors import closest
+from trainer.errors import closest, listed
 
 
 def find_run(name: str) -> str:
@@ -16,7 +16,12 @@ def find_run(name: str) -> str:
     if os.path.isdir(os.path.join("runs", name)):
         return os.path.join("runs", name)
     runs = sorted(os.listdir("runs")) if os.path.isdir("runs") and not os.path.dirname(name) else []
-    raise StudyError(f'run folder "{name}" does not exist.{did_you_mean(name, runs)}')
+    looked = f" Looked for {os.path.abspath(name)}"
+    if not os.path.dirname(name):
+        looked += f" and {os.path.abspath(os.path.join('runs', name))}"
+    there = listed(runs).removeprefix(" Known: ") if runs else ""
+    where = f". Run folders there: {there}" if there else ". Give the folder's path, or go where `run` was started"
+    raise StudyError(f'run folder "{name}" does not exist.{did_you_mean(name, runs)}{looked}{where}')
 
 
 def did_you_mean(path: str, others: Sequence[str] = ()) -> str:

@@ -27,12 +27,13 @@ from typing import Any
 
 from cluster.ray_private import job_submission_id
 from trainer.errors import UserError
-from trainer.store import Store, StoreError
+from trainer.store import Store, StoreError, UnwritableError
 
 log = logging.getLogger("steadytune")
 
 NAME = "lease.json"
 EVERY = 5.0  # seconds between renewals
+MOST_FAILED = 3  # renewals that a full or read-only disk refuses, after which the run ends: nothing else is kept either
 PATIENCE = 30.0  # seconds without a renewal, that is six missing ones, after which a lease may be taken over
 SIGNAL = signal.SIGUSR2  # not SIGINT: Ray's jobs block it, and programs that a shell starts with "&" ignore it
 SETTLE = 0.3  # seconds after which two runs that start at the same moment read which of their leases stayed
@@ -43,7 +44,8 @@ class LeaseError(UserError):
 
 
 class _Taken(BaseException):
-    """Raised in the main thread when the lease is lost. A BaseException, so that no handler of errors catches it."""
+    """Raised in the main thread when the lease is lost, or the folder takes no files. A BaseException, so that no
+    handler of errors catches it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Lease:
         self.store, self.every, self.patience, self.settle = store, every, patience, settle
         self.mine = Holder.this()
         self.lost: Holder | None = None
+        self.unwritable: UnwritableError | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew_on, name="lease", daemon=True)
 
@@ -118,6 +121,8 @@ class Lease:
                 f"{self.store.uri}: another run took this folder over ({self.lost}), since this one did not renew its "
                 f"lease for {self.patience:.0f} s. All finished work is kept, and the other run goes on from it"
             ) from None
+        if self.unwritable is not None:
+            raise self.unwritable from None
         try:
             found = read_holder(self.store)
             if found is not None and found.token == self.mine.token:
@@ -152,25 +157,32 @@ class Lease:
     # renewing it ----------------------------------------------------------------------------------------------------
 
     def _renew_on(self) -> None:
-        failed = False
+        failed = 0
         while not self._over.wait(self.every):
             try:
                 found = read_holder(self.store)
                 if found is not None and found.token != self.mine.token:
                     self.lost = found
-                    if self._main:
-                        signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+                    self._end_the_run()
                     return
                 self.mine = replace(self.mine, renewed=time.time(), renewals=self.mine.renewals + 1)
                 self._write(self.mine)
-                failed = False
+                failed = 0
             except StoreError as error:  # if that lasts, the run itself fails; a short outage is no reason to end
                 if not failed:
                     log.warning("the lease cannot be renewed: %s", error)
-                failed = True
+                failed += 1
+                if isinstance(error, UnwritableError) and failed == MOST_FAILED:
+                    self.unwritable = error
+                    self._end_the_run()
+                    return
+
+    def _end_the_run(self) -> None:
+        if self._main:
+            signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
-        if self.lost is not None and not self._over.is_set():
+        if (self.lost is not None or self.unwritable is not None) and not self._over.is_set():
             raise _Taken
 
     def _write(self, holder: Holder) -> None:

@@ -29,11 +29,13 @@ def usage_file(pool_file: str) -> str:
 
 
 def keep_prompts(store: Store, assets: Assets, files: Mapping[str, str | None] | None = None) -> None:
-    """Write every pool that is not there yet. ``files``: train pool -> its file, for the usage file next to it."""
+    """Write every pool that is not there yet, or is damaged. ``files``: train pool -> its file, for the usage file next
+    to it."""
     kept = set(store.names("prompts"))
     for pool in (*assets.train_pools.values(), *assets.pools.values()):
-        name = f"{fingerprint_prompts(pool)}.json"
-        if name not in kept:
+        fingerprint = fingerprint_prompts(pool)
+        name = f"{fingerprint}.json"
+        if name not in kept or kept_prompts(store, fingerprint) is None:
             texts = [{"id": p.id, "text": p.text} for p in pool]
             store.write(f"prompts/{name}", (json.dumps(texts, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -59,9 +61,10 @@ def kept_prompts(store: Store, fingerprint: str) -> list[Prompt] | None:
         return None
     try:
         found = [Prompt(str(p["id"]), str(p["text"])) for p in json.loads(store.read(name))]
-    except (ValueError, KeyError, TypeError):
-        found = []
-    if fingerprint_prompts(found) != fingerprint:
+        sound = fingerprint_prompts(found) == fingerprint
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found, sound = [], False
+    if not sound:
         log.warning("%s/%s: is not what its name says, and is not used", store.uri, name)
         return None
     return found

@@ -2,7 +2,11 @@
 
 A trial's scores are those of its highest rung that has a score file, and never of a rung below the one at which
 ``trials.parquet`` says that the trial ended. A rung above it is from an earlier study in the folder, which trained the
-trial for longer. If the dev scores of the trial's end are missing or damaged, a warning says so.
+trial for longer.
+
+A file that is missing, damaged or another one's is noted in ``damage``, and nothing takes its place: what
+``trials.parquet`` records of a trial decides. Files of versions before checksums are read, and counted in ``notes``.
+Nothing is written: ``steadytune run`` makes such files anew.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
+from sweeps.run_folder.trials_file import TRIALS_FILE, DriverState, driver_state, study_checksum, trial_rows
 from sweeps.study.overlay import StudyError, parse_yaml
 from sweeps.study.schema import SchedulerSection
 from sweeps.study.study import Study
@@ -24,12 +29,12 @@ from sweeps.study.texts import text_at
 from trainer.errors import UserError
 from trainer.measure import grid as score_grid
 from trainer.measure.grid import Grid, read_grid
-from trainer.store import Store, StoreError, scores_name
-from trainer.trial import Trial, axis_columns
+from trainer.store import DamagedError, Store, StoreError, scores_name
+from trainer.trial import Trial, axis_columns, rung_steps
 
 COLUMNS = (*score_grid.COLUMNS, "new_tokens")  # of the score rows
-TRIALS_FILE = "trials.parquet"
 ROBUSTNESS_FILE = "tables/robustness.parquet"
+MOST_NAMED = 10  # damaged files that a note lists
 log = logging.getLogger("steadytune")
 
 
@@ -46,6 +51,44 @@ class Rung:
 class RunFolder:
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._damage: dict[str, str] = {}  # file -> what is wrong
+        self._unchecked: set[str] = set()
+
+    # what is wrong with it --------------------------------------------------------------------------------------
+
+    @property
+    def damage(self) -> list[str]:
+        """A sentence for each file found so far that is missing, damaged or another one's."""
+        return [f"{self.store.address(name)}: {why}. {self.how_to_mend}" for name, why in sorted(self._damage.items())]
+
+    @property
+    def damaged_files(self) -> set[str]:
+        """Names of the files found so far that are missing, damaged or another one's."""
+        return set(self._damage)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the tables must know of the files they were made from."""
+        said = []
+        if self._damage:
+            files = [f"{name} ({why})" for name, why in sorted(self._damage.items())]
+            more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+            said.append(
+                f"Files that are missing or damaged: {'; '.join(files[:MOST_NAMED])}{more}. Their numbers are left "
+                f"out, and the winner is the one that trials.parquet records. {self.how_to_mend}."
+            )
+        if self._unchecked:
+            said.append(
+                f"Not checked: {len(self._unchecked)} of the files read have no checksum, since a version before "
+                "checksums wrote them."
+            )
+        return said
+
+    def note(self, name: str, why: str) -> None:
+        """Remember that a file is not what was written, and warn of it once."""
+        if name not in self._damage:
+            self._damage[name] = why
+            log.warning("%s: %s. %s", self.store.address(name), why, self.how_to_mend)
 
     # the study and its trials -----------------------------------------------------------------------------------
 
@@ -87,10 +130,16 @@ class RunFolder:
 
     @functools.cached_property
     def _layer(self) -> dict[str, Any]:
+        recorded = self.driver_state.study if self.has_trials else ""
+        if recorded and recorded != study_checksum(self.study_text.encode()):
+            raise UserError(
+                f"{self.store.uri}/study.yaml: was changed after {TRIALS_FILE} was written, and by other settings "
+                "another trial could win. Run the study as you want it; rungs that are done are kept"
+            )
         try:
             layer = parse_yaml(self.study_text, "study.yaml", text_at)
         except StudyError as error:
-            raise self._no_study(error) from error
+            raise self._no_study(str(error).removeprefix("study.yaml: ")) from error
         if not isinstance(layer, dict):
             raise self._no_study("it is no mapping of keys")
         return layer
@@ -116,10 +165,20 @@ class RunFolder:
         return self.table(TRIALS_FILE)
 
     @functools.cached_property
+    def driver_state(self) -> DriverState:
+        """What the driver said of itself in ``trials.parquet``. Raises ``UserError``."""
+        try:
+            return driver_state(self.trials_table)
+        except DamagedError as error:
+            raise self._damaged(TRIALS_FILE, error) from None
+
+    @functools.cached_property
     def trials(self) -> list[dict[str, Any]]:
         """The rows of ``trials.parquet``. Raises ``UserError`` if it is missing or damaged."""
-        rows: list[dict[str, Any]] = self.trials_table.to_pylist()
-        return rows
+        try:
+            return trial_rows(self.trials_table)
+        except DamagedError as error:
+            raise self._damaged(TRIALS_FILE, error) from None
 
     @functools.cached_property
     def trials_by_id(self) -> dict[str, dict[str, Any]]:
@@ -131,14 +190,18 @@ class RunFolder:
         return [row for trial_id in self.store.folders("scores") if (row := self._trial_from_scores(trial_id))]
 
     def _trial_from_scores(self, trial_id: str) -> dict[str, Any] | None:
-        scores = (self.store.read_scores(trial_id, step, "dev", COLUMNS) for step in self.store.rungs(trial_id, "dev"))
+        scores = (self._load(trial_id, step, "dev") for step in self.store.rungs(trial_id, "dev"))
         records = [record for _, record in filter(None, scores)]
         if not records:
             return None
+        try:
+            axes = axis_columns(Trial.from_json(records[-1]["trial"]))
+        except (KeyError, TypeError, ValueError, AttributeError):  # of another version, which knew other settings
+            return None
         return {
             "trial_id": trial_id,
-            **axis_columns(Trial.from_json(records[-1]["trial"])),
-            "rung": records[-1]["rung"],
+            **axes,
+            "rung": records[-1].get("rung"),
             "seconds": sum(r.get("seconds") or 0.0 for r in records),
             "tokens": sum(r.get("tokens") or 0 for r in records),
         }
@@ -157,17 +220,34 @@ class RunFolder:
     def table(self, name: str) -> pa.Table:
         """A parquet file of the folder. Raises ``UserError`` if it is missing or damaged."""
         try:
-            return self.store.read_table(name)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{self.store.uri}/{name}: is damaged ({error}). {self.how_to_continue} to write it anew"
-            ) from None
+            table, checked = self.store.read_table(name)
+        except DamagedError as error:
+            raise self._damaged(name, error) from None
+        if not checked:
+            self._unchecked.add(name)
+        return table
+
+    def _damaged(self, name: str, error: DamagedError) -> UserError:
+        return UserError(f"{self.store.uri}/{name}: is damaged ({error}). {self.how_to_mend}")
+
+    def is_checked(self, name: str) -> bool:
+        """Whether the table that was read from this file has a checksum."""
+        return name not in self._unchecked
 
     @property
     def how_to_continue(self) -> str:
         """The sentence that names the command which continues the run."""
+        return f"Continue it with: {self._run_again}"
+
+    @property
+    def how_to_mend(self) -> str:
+        """The sentence that names the command which makes a file anew."""
+        return f"Run the study again, which makes it anew: {self._run_again}"
+
+    @property
+    def _run_again(self) -> str:
         study = f"{self.store.uri}/study.yaml" if "://" not in self.store.uri else "STUDY"
-        return f"Continue it with: steadytune run {study} --out {self.store.uri}"
+        return f"steadytune run {study} --out {self.store.uri}"
 
     # scores -----------------------------------------------------------------------------------------------------
 
@@ -184,10 +264,25 @@ class RunFolder:
                 break
             if (found := self._rung(trial_id, step, pool)) is not None:
                 return found
-        if pool == "dev" and self._ended_later(trial_id, 0):
-            name = scores_name(trial_id, self.trials_by_id[trial_id]["rung"], pool)
-            log.warning("%s: is missing or damaged. %s", self.store.address(name), self.how_to_continue)
+        row = self.trials_by_id.get(trial_id, {})
+        due = self._ended_later(trial_id, 0) if pool == "dev" else pool == "test" and row.get("test_mean") is not None
+        if due:
+            name = scores_name(trial_id, row.get("rung") or 0, pool)
+            if name not in self._damage:
+                self.note(name, "is missing")
         return None
+
+    def note_missing_rungs(self) -> None:
+        """Note every rung of the study before a trial's end that has no dev scores."""
+        _, shares = self.name_and_shares
+        for row in self.trials:
+            if row["status"] not in ("finished", "stopped") or not row.get("rung"):
+                continue
+            found = self.store.rungs(row["trial_id"], "dev")
+            for step in rung_steps(shares, row["steps"]):
+                name = scores_name(row["trial_id"], step, "dev")
+                if step <= row["rung"] and step not in found and name not in self._damage:
+                    self.note(name, "is missing")
 
     def rungs(self, trial_id: str, pool: str) -> Iterator[Rung]:
         """Every rung of the trial under ``pool``, first to last."""
@@ -196,7 +291,7 @@ class RunFolder:
                 yield found
 
     def _rung(self, trial_id: str, step: int, pool: str) -> Rung | None:
-        scores = self.store.read_scores(trial_id, step, pool, COLUMNS)
+        scores = self._load(trial_id, step, pool)
         if scores is None:
             return None
         rows, record = scores
@@ -204,6 +299,23 @@ class RunFolder:
             return Rung(step, record, rows, None)
         where = f"{self.store.uri}/{scores_name(trial_id, step, pool)}"
         return Rung(step, record, rows, read_grid(rows, self._labels(pool, record), where, record.get("sample")))
+
+    def _load(self, trial_id: str, step: int, pool: str) -> tuple[pa.Table, dict[str, Any]] | None:
+        """Rows and record; None, with a note, where the file is not what was written there."""
+        name = scores_name(trial_id, step, pool)
+        try:
+            found = self.store.load_scores(trial_id, step, pool, COLUMNS)
+        except DamagedError as error:
+            self.note(name, f"is damaged ({error})")
+            return None
+        if found is None:
+            return None
+        rows, record, checked = found
+        if not checked:
+            self._unchecked.add(name)
+        elif self.has_trials and self.trials_table is not None and not self.is_checked(TRIALS_FILE):
+            self.note(TRIALS_FILE, "has no checksum, and score files have: another version wrote it, or it was changed")
+        return rows, record
 
     def pools(self, trial_id: str) -> list[str]:
         """The pools under which the trial has scores, sorted."""

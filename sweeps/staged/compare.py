@@ -126,6 +126,18 @@ def gap(a: Sequence[DevScores], b: Sequence[DevScores], seeds: int = 1) -> st.Es
     templates x seeds, with the seeds of one template next to each other, in the same order in both lists."""
     if not a or len(a) != len(b) or len({s.grid_id for s in (*a, *b)}) != 1:
         return st.Estimate(math.nan, math.nan, math.nan)
+    return _widest(a, b).within(_gap(a, b, seeds))
+
+
+def _widest(a: Sequence[DevScores], b: Sequence[DevScores]) -> st.Limits:
+    """What the difference of two objectives, mean - weight x std, can be."""
+    found = [s.objective for s in (*a, *b)]
+    weight = max(((o.mean - o.value) / o.std for o in found if o.std > 1e-12), default=0.0)
+    width = 1.0 + max(weight, 0.0) * st.spread_limits(found[0].n_prompts).high
+    return st.Limits(-width, width)
+
+
+def _gap(a: Sequence[DevScores], b: Sequence[DevScores], seeds: int) -> st.Estimate:
     each = [x.pseudo - y.pseudo for x, y in zip(a, b, strict=True)]
     cells = np.mean(each, axis=0)
     value = float(np.mean([x.objective.value - y.objective.value for x, y in zip(a, b, strict=True)]))

@@ -21,7 +21,7 @@ def part_of_run(run: RunFolder) -> Markup:
         return Markup("")
     made = tables.tables(run, found)
     answer = found.get("answer")
-    tables.write(run.store, made, [answer["sentence"]] if answer else [])
+    tables.write(run.store, made, [*([answer["sentence"]] if answer else []), *run.notes])
     return fragment(found, made)
 
 

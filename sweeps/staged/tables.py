@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.display.table_files import markdown_rows, tex, write_table
+from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import binary
@@ -126,7 +126,7 @@ def cell(name: str, value: Any) -> str:
 
 
 def markdown(name: str, table: pa.Table, notes: Sequence[str]) -> str:
-    said = [f"- {n}" for n in (*notes, *explained(name))]
+    said = [f"- {markdown_text(n)}" for n in (*notes, *explained(name))]
     head = [f"# {TITLES[name]}", "", *said, *([""] if said else [])]
     return "\n".join([*head, *markdown_rows(table.column_names, body(table))]) + "\n"
 

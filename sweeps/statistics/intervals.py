@@ -52,6 +52,39 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a quantity can be. Every interval that is shown is cut to it: a method that is right on average gives bounds
+    beyond it where data are few."""
+
+    low: float
+    high: float
+
+    def within(self, estimate: Estimate) -> Estimate:
+        """``estimate``, its value and bounds cut to the limits. A NaN stays one."""
+        return Estimate(*(self._cut(v) for v in (estimate.value, estimate.low, estimate.high)))
+
+    def _cut(self, value: float) -> float:
+        return value if math.isnan(value) else min(max(value, self.low), self.high)
+
+
+SHARE = Limits(0.0, 1.0)  # accuracy, macro-F1, a share of prompts
+CHANGE = Limits(-1.0, 1.0)  # a difference of two of them
+TRUE_SPREAD = Limits(0.0, 0.5)  # standard deviation of a quantity in [0, 1]: half at 0, half at 1
+
+
+def spread_limits(n: int) -> Limits:
+    """Of a standard deviation with ddof 1 of ``n`` values in [0, 1]: half at 0 and half at 1, over n - 1. The ddof
+    makes it larger than the true one can be."""
+    return Limits(0.0, math.sqrt((n // 2) * (n - n // 2) / (n * (n - 1))) if n > 1 else 0.0)
+
+
+def minus(limits: Limits) -> Limits:
+    """Of the difference of two quantities that both have ``limits``."""
+    width = limits.high - limits.low
+    return Limits(-width, width)
+
+
+@dataclass(frozen=True)
 class Resamples:
     """The prompts and rows that each replicate drew. All trials of one grid share them, so that trials stay paired."""
 
@@ -135,16 +168,17 @@ def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True
     """Mean of ``cells`` [P, R] with its interval, and the two-sided p-value that it is 0.
 
     Each side's t quantile (Satterthwaite's degrees of freedom) is stretched to the bootstrap's; the p-value uses the
-    same stretch, so p < 1 - LEVEL exactly where the interval leaves out 0, and it has tails beyond 1/B. ``bounded``
-    cuts the interval to [0, 1]. All cells alike at 0 or 1: exact binomial bound over rows."""
+    same stretch, so p < 1 - LEVEL exactly where the interval leaves out 0, and it has tails beyond 1/B. The interval is
+    cut to [0, 1], or, if not ``bounded``, to [-1, 1], since it is then of a difference. All cells alike at 0 or 1:
+    exact binomial bound over rows."""
     fit = two_way(cells)
     se = math.sqrt(fit.var_mean)
     if cells.size == 1:
         return Estimate(fit.mean, math.nan, math.nan), math.nan
-    floor, ceiling = (0.0, 1.0) if bounded else (-math.inf, math.inf)
+    limits = SHARE if bounded else CHANGE
     if se == 0.0:
         slack = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / fit.n_rows) if bounded else 0.0
-        return Estimate(fit.mean, max(fit.mean - slack, floor), min(fit.mean + slack, ceiling)), float(fit.mean == 0.0)
+        return limits.within(Estimate(fit.mean, fit.mean - slack, fit.mean + slack)), float(fit.mean == 0.0)
     df = satterthwaite(fit)
     q = float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))  # scipy.stats is a hundred times slower for one number
     below, above = q, q  # length of the interval to each side, in standard errors
@@ -153,7 +187,7 @@ def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True
         below, above = (min(max(float(x), 0.5 * q), MOST_STRETCH * q) for x in (high_t, -low_t))
     low, high = fit.mean - below * se, fit.mean + above * se
     p = 2.0 * float(special.stdtr(df, -abs(fit.mean) / se * q / (below if fit.mean > 0 else above)))
-    return Estimate(fit.mean, max(low, floor), min(high, ceiling)), min(p, 1.0)
+    return limits.within(Estimate(fit.mean, low, high)), min(p, 1.0)
 
 
 def satterthwaite(fit: TwoWay) -> float:
@@ -178,7 +212,12 @@ def std_corrected(fit: TwoWay) -> float:
 
 
 def std_interval(cells: Floats) -> Estimate:
-    """``std_corrected`` of ``cells`` [P, R] with its interval; NaN bounds with fewer than ``FEW_PROMPTS`` prompts."""
+    """``std_corrected`` of ``cells`` [P, R] with its interval, at most 1/2; NaN bounds with fewer than ``FEW_PROMPTS``
+    prompts."""
+    return TRUE_SPREAD.within(_std_interval(cells))
+
+
+def _std_interval(cells: Floats) -> Estimate:
     fit = two_way(cells)
     value, n = std_corrected(fit), fit.n_prompts
     if n < FEW_PROMPTS or fit.n_rows < 2:
@@ -203,11 +242,10 @@ def excess_kurtosis(values: Floats) -> float:
     return ((n + 1) * of_sample + 6.0) * (n - 1) / ((n - 2) * (n - 3))
 
 
-def percentile(observed: float, redrawn: Floats) -> Estimate:
-    """The percentile interval of a statistic of ``Replicates.stretched`` [B], cut to [0, 1]: where the statistic of as
-    many other prompts and rows would lie on average. Least exact for the worst of few, very unequal prompts."""
-    low, high = _tails(redrawn)
-    return Estimate(observed, max(0.0, low), min(1.0, high))
+def percentile(observed: float, redrawn: Floats, limits: Limits = SHARE) -> Estimate:
+    """The percentile interval of a statistic of ``Replicates.stretched`` [B], cut to ``limits``: where the statistic
+    of as many other prompts and rows would lie on average. Least exact for the worst of few, very unequal prompts."""
+    return limits.within(Estimate(observed, *_tails(redrawn)))
 
 
 def quantile(ordered: Floats, q: float) -> Any:

@@ -96,7 +96,8 @@ def _averages(group: Group) -> dict[str, Any]:
     mean, _ = st.mean_test(cells, st.replicate(cells, drawn, redraw=False))
     row: dict[str, Any] = {"mean": mean.value, **bounds("mean", mean)}
     for name in ("std", "min", "top"):
-        one = st.percentile(float(average[name][-1]), average[name][:-1])
+        limits = st.spread_limits(cells.shape[0]) if name == "std" else st.SHARE
+        one = st.percentile(float(average[name][-1]), average[name][:-1], limits)
         row |= {name: one.value, **bounds(name, one)}
     return row
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.display.table_files import markdown_rows
+from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
 from sweeps.tables.columns import Settings
+from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
 
-def robustness_page(table: pa.Table, settings: Settings) -> str:
+def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
+    """``said``: what is to be known of the files that the table was made from."""
     rows = table.to_pylist()
     axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
     tops = settings.top_names()
@@ -23,7 +25,7 @@ def robustness_page(table: pa.Table, settings: Settings) -> str:
     head += [f"prompts {sign} {100 * x:g} %" for x in settings.thresholds]
     head += ["dev objective", "difference to best", "status"]
     lines = ["# Robustness over unseen prompts", "", *markdown_rows(head, [_cells_of(r, axes, tops) for r in rows]), ""]
-    return "\n".join([*lines, *_notes(rows, settings)]) + "\n"
+    return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in said), *_notes(rows, settings)]) + "\n"
 
 
 def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) -> list[str]:
@@ -51,7 +53,7 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) 
     ]
 
 
-def _notes(rows: Sequence[Mapping[str, Any]], settings: Settings) -> Iterator[str]:
+def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
     scored = [r for r in rows if r["mean"] is not None]
     sizes = sorted({(r["n_prompts"], r["n_rows"]) for r in scored})
     grid = " or ".join(f"{p} test prompts x {r} rows" for p, r in sizes) or "no test rows"
@@ -72,7 +74,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], settings: Settings) -> Iterator[st
             "non-degenerate trials. It is chosen on the dev prompts. After ±: the standard error of the objective."
         )
     else:
-        yield "- No winner: no finished, non-degenerate trial has a dev objective."
+        yield f"- No winner: {why_no_winner(rows)}."
     yield (
         f"- rank: by mean - {weight} x std over the test prompts, for reading only. Failed and degenerate trials have "
         "none; a trial cut early was trained for less."
@@ -96,7 +98,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], settings: Settings) -> Iterator[st
         )
 
 
-def groups_page(table: pa.Table, settings: Settings) -> str:
+def groups_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
     rows = table.to_pylist()
     varied = {a for a in AXES if sum(r["axis"] == a for r in rows) > 1}
     sign = ">" if settings.strict else "≥"
@@ -109,6 +111,7 @@ def groups_page(table: pa.Table, settings: Settings) -> str:
         if r["axis"] in varied
     ]
     notes = [
+        *(f"- {markdown_text(n)}" for n in said),
         "- Averages over the finished, non-degenerate trials with that value. Axes with one value are not shown.",
         "- Parentheses: 95 % intervals for new prompts and rows and the same trials; std is the observed one.",
         "- Early stopping selects: if most trials with a value were cut, its average is over the few that were not.",

@@ -30,6 +30,7 @@ from sweeps.tables.pages import groups_page, robustness_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
+from trainer.store import scores_name
 from trainer.trial import digest
 
 THREADS = 2  # more would wait for the interpreter's lock, which half of the work holds
@@ -58,7 +59,10 @@ def of_one_trial(run: RunFolder, trial_id: str, settings: Settings) -> dict[str,
 def write_tables(run: RunFolder, settings: Settings) -> list[str]:
     """Write ``tables/robustness`` and ``tables/groups`` as md, csv and parquet; returns the names written."""
     table, by_axis = make_tables(run, settings)
-    texts = {"robustness": robustness_page(table, settings), "groups": groups_page(by_axis, settings)}
+    texts = {
+        "robustness": robustness_page(table, settings, run.notes),
+        "groups": groups_page(by_axis, settings, run.notes),
+    }
     written: list[str] = []
     for name, found in (("robustness", table), ("groups", by_axis)):
         written += write_table(run.store, name, found, texts[name])
@@ -82,7 +86,8 @@ def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]
                 averages.add_trial(trial, identity, own)
     _rank(rows)
     for winner in by_dev(rows)[:1]:
-        winner["winner"] = True
+        # where its test scores are lost, and nothing says whether they all had one label, no trial is named
+        winner["winner"] = not _test_lost(winner) or winner.get("test_degenerate") is not None
     _adjust(rows)
     rows.sort(key=_order)
     return pa.Table.from_pylist(rows, schema=schema(settings, trials)), group_table(averages)
@@ -99,15 +104,29 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _dev_row(run: RunFolder, trial: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """A trial's row with the columns that follow from its dev grid."""
     row: dict[str, Any] = {**dict.fromkeys(settings.columns), **trial, "winner": False, "metric": settings.metric}
-    dev, recorded = run.last_grid(trial["trial_id"], "dev"), trial.get("objective")
-    if dev is not None:
-        on_dev = metrics.grid_objective(dev, settings.metric, settings.std_weight)
+    last, recorded = run.last_rung(trial["trial_id"], "dev"), trial.get("objective")
+    if last is not None and last.grid is not None:
+        on_dev = metrics.grid_objective(last.grid, settings.metric, settings.std_weight)
         row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr)}
-        row["degenerate"] = dev.degenerate
-    elif recorded is not None and math.isfinite(recorded):  # its last score file is lost: take what trials.parquet says
+        row["degenerate"] = last.grid.degenerate
+        if recorded is None or last.step != trial.get("rung") or _agree(on_dev.value, recorded):
+            return row
+        said = f"{on_dev.value:.6g}, and trials.parquet says {recorded:.6g}"
+        run.note(scores_name(trial["trial_id"], last.step, "dev"), f"gives an objective of {said}")
+    if recorded is not None and math.isfinite(recorded):  # its last score file is lost: take what trials.parquet says
         row |= {"dev_objective": recorded, "dev_stderr": or_none(trial.get("stderr") or math.nan)}
         row["degenerate"] = bool(trial.get("degenerate"))
     return row
+
+
+def _agree(found: float, recorded: float) -> bool:
+    """Whether two objectives are the same but for rounding. A NaN is recorded as null or NaN."""
+    return abs(found - recorded) < 1e-6 or not (math.isfinite(found) or math.isfinite(recorded))
+
+
+def _test_lost(row: Mapping[str, Any]) -> bool:
+    """Whether a trial was scored on the test prompts, and the scores are lost."""
+    return row["mean"] is None and row.get("test_mean") is not None
 
 
 def _add_test(
@@ -117,6 +136,7 @@ def _add_test(
     averages."""
     test = run.last_grid(row["trial_id"], "test")
     if test is None:
+        row["degenerate"] = bool(row["degenerate"] or row.get("test_degenerate"))
         return "", None
     row["degenerate"] = bool(row["degenerate"]) or test.degenerate
     cells = metrics.cells(test, settings.metric)
@@ -195,6 +215,8 @@ def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settin
     for row in by_dev(rows):
         if len(found) == len(REFERENCES):
             break
+        if row.get("test_mean") is not None and run.last_grid(row["trial_id"], "test") is None:
+            return found  # nobody takes the place of the best trial, whose scores are lost
         test = run.last_grid(row["trial_id"], "test")
         if test is not None and not test.degenerate:
             cells = metrics.cells(test, settings.metric)

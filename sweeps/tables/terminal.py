@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sweeps.display.text import percent, shown
+from sweeps.display.text import one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
 from trainer.trial import AXES
 
@@ -13,6 +13,7 @@ def show_table(run: RunFolder, report: str) -> None:
     """Print the robustness table, best first, and the places of the full table and of ``report``."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     rows, threshold = run.robustness(), run.study.tables.thresholds[0]
     axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1]
@@ -25,7 +26,7 @@ def show_table(run: RunFolder, report: str) -> None:
         table.add_row(
             str(r["rank"] or "-"),
             r["trial_id"],
-            *("-" if r[a] is None else shown(r[a]) for a in axes),
+            *(Text("-" if r[a] is None else one_line(shown(r[a]))) for a in axes),  # names may look like rich's markup
             *numbers,
             ", ".join(marks),
         )
@@ -34,9 +35,12 @@ def show_table(run: RunFolder, report: str) -> None:
     if not any(r["winner"] for r in rows):
         from sweeps.tables.winner import why_no_winner
 
-        console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False)
+        console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False, markup=False)
+    for note in run.notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md\nreport: {report}",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )

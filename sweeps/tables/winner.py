@@ -6,7 +6,7 @@ nearly always, cannot win.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sweeps.display.text import counted
@@ -14,14 +14,23 @@ from sweeps.display.text import counted
 
 def by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of ``rows`` that may win, the best first. The first is the winner. ``rows``: of tables/robustness."""
-    able = [r for r in rows if r.get("status") == "finished" and not r["degenerate"] and r["dev_objective"] is not None]
+    able = [
+        r
+        for r in rows
+        if r.get("status") == "finished" and not r.get("degenerate") and r.get("dev_objective") is not None
+    ]
     return sorted(able, key=lambda r: (-r["dev_objective"], r["trial_id"]))
 
 
-def why_no_winner(rows: Sequence[Mapping[str, Any]]) -> str:
+def why_no_winner(rows: Sequence[dict[str, Any]]) -> str:
     """Why a finished study has no winner, and what to do. ``rows``: of tables/robustness."""
     ended = sum(row.get("status") == "finished" for row in rows)
     if not ended:
         return f"of {counted(len(rows), 'trial')} none finished. The report lists the reason of each"
+    if (able := by_dev(rows)) and able[0].get("mean") is None:
+        return (
+            f"the test scores of trial {able[0]['trial_id']}, the best on the dev prompts, are missing or damaged, so "
+            "it cannot be said whether it gives one label nearly always. Run the study again, which scores it anew"
+        )
     all_of = "the one trial that finished gives" if ended == 1 else f"all {ended} trials that finished give"
     return f"{all_of} one label nearly always. Train longer (axes.steps or axes.epochs), or raise axes.lr"

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from small_tokenizers import word_level
 from tiny_llama import make_llama
 
 from sweeps.report.write import write_report
-from sweeps.run_folder.columns import TRIALS
+from sweeps.run_folder import trials_file
 from sweeps.run_folder.prompts import keep_prompts
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import dump_yaml
@@ -114,9 +112,7 @@ def write_trials(store: Store, trials: Sequence[Trial], **status: str) -> None:
         }
         for t in trials
     ]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(lines, schema=TRIALS), sink)
-    store.write("trials.parquet", sink.getvalue().to_pybytes())
+    trials_file.write_trials(store, lines, {})
 
 
 WORDS = {"no": " no", "yes": " yes"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from checkout import EMBEDDED
+from checkout import EMBEDDED, ROOT
+from score_rows import can_mount
 from small_study import finish, score_files, start, wait_for, write_study
 
 from trainer.store import Store
@@ -163,3 +167,40 @@ def test_an_interrupt_ends_the_run_with_a_word_and_the_next_goes_on(sent: int, c
     assert "small (interrupted): 0 of 1 trials done" in text
     assert "ended by an error" not in text
     assert "Traceback" not in text
+
+
+FULL = """
+mount -t tmpfs -o size=400k tmpfs "$0" && "$@"; echo "code $?"
+ls "$0"/scores/*/* | wc -l
+mount -o remount,size=64m "$0" && "$@"; echo "code $?"
+"""
+
+
+@pytest.mark.long
+def test_a_full_disk_ends_the_run_with_a_line_and_the_next_goes_on(tmp_path: Path) -> None:
+    """CASES E5: it had not ended after 330 seconds. What was done before is kept, and the rest follows once there is
+    space."""
+    out = tmp_path / "out"
+    out.mkdir()
+    if not can_mount(out):
+        pytest.skip("this machine lets no test mount a small disk")
+    study = write_study(tmp_path, axes={"seed": [0, 1, 2]})
+    run = [sys.executable, "-m", "sweeps", "run", str(study), "--out", str(out)]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    command = ["unshare", "-rm", "sh", "-c", FULL, str(out), *run]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    codes = [line for line in done.stdout.splitlines() if line.startswith("code ")]
+    assert codes == ["code 2", "code 0"], (done.stdout + done.stderr)[-3000:]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "No space left on device" in errors[0]
+    assert "free space" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert "(continued: " in done.stdout

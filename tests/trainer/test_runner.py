@@ -372,7 +372,8 @@ def dying(runner: Runner, left: int) -> list[str]:
 
 
 def test_an_end_between_any_two_writes_of_a_rung_loses_nothing(start: Start, tmp_path: Path, undisturbed: Path) -> None:
-    """Above all not the adapter: once the checkpoint is there, nobody would write it again."""
+    """Above all not the adapter: once the checkpoint is there, nobody would write it again. The record of training is
+    that of an undisturbed run (CASES V16)."""
     x = THREE[0]
     finish(start(tmp_path), [x], [2, 4])
     order = ["adapter_model.safetensors", "adapter_config.json", "000006.safetensors"]
@@ -383,18 +384,46 @@ def test_an_end_between_any_two_writes_of_a_rung_loses_nothing(start: Start, tmp
             runner.submit(TrainAndScore(x, 6)).result(timeout=60)
         assert written == order[:left]
     last = start(tmp_path)
-    finish(last, [x], [6])
+    finish(last, [x], [6], test=True)
     assert last.steps == 0
     theirs = adapter(undisturbed, x)
     assert all(torch.equal(value, theirs[name]) for name, value in adapter(tmp_path, x).items())
-    assert scores(tmp_path, x, 6)[0].equals(scores(undisturbed, x, 6)[0])
+    for rung, pool in ((2, "dev"), (4, "dev"), (6, "dev"), (6, "test")):
+        (table, record), (wanted, recorded) = scores(tmp_path, x, rung, pool), scores(undisturbed, x, rung, pool)
+        assert table.equals(wanted)
+        assert trained(record) == trained(recorded)
+        assert (record["train_seconds"] > 0) == (recorded["train_seconds"] > 0)
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "text", "a tensor missing", "of another shape", "gone"])
+def trained(record: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """What a record says of training, without times: tokens, and the curve."""
+    return record["tokens"], {n: v for n, v in record["curve"].items() if n != "tokens_per_s"}
+
+
+def test_a_process_that_dies_between_blocks_leaves_the_record_of_training_to_the_next(
+    start: Start, tmp_path: Path, undisturbed: Path
+) -> None:
+    """CASES V16, where hosts score in blocks: whoever asks again gets the same record, and only from who trains."""
+    x, runner = THREE[0], start(tmp_path)
+    first = runner.submit(TrainOnly(x, 2, "dev")).result(timeout=60)
+    assert runner.submit(TrainOnly(x, 2, "dev")).result(timeout=60) == first
+    other = start(tmp_path)
+    table, _ = other.submit(ScoreBlock(x, 2, "dev", Block(0, 1))).result(timeout=60)
+    Store.open(tmp_path).write_scores(x.id, 2, "dev", table, first)
+    finish(other, [x], [4])  # it holds the trial at step 2, whose record is another's
+    assert trained(scores(tmp_path, x, 4)[1]) == trained(scores(undisturbed, x, 4)[1])
+    assert trained(first) == trained(scores(undisturbed, x, 2)[1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["half", "empty", "text", "a tensor missing", "of another shape", "gone", "a flipped bit", "another step's"],
+)
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     start: Start, tmp_path: Path, undisturbed: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The scores of its rung are damaged too: the rung is made again from the checkpoint before, exactly."""
+    """The scores of its rung are damaged too: the rung is made again from the checkpoint before, exactly. A number that
+    a flipped bit changed, and a checkpoint of the same shape in another's place, were used before (CASES V3)."""
     from safetensors.torch import save
 
     x = THREE[1]
@@ -410,6 +439,11 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
         path.write_bytes(save({k: v for k, v in tensors.items() if k != first}))
     elif damage == "of another shape":
         path.write_bytes(save({**tensors, first: tensors[first][:, :3].contiguous()}))
+    elif damage == "a flipped bit":
+        data = path.read_bytes()
+        path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    elif damage == "another step's":
+        path.write_bytes((tmp_path / checkpoint_name(x.id, 2)).read_bytes())
     else:
         path.unlink()
     (tmp_path / scores_name(x.id, 4, "dev")).write_bytes(b"PAR1")

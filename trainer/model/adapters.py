@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from trainer import checksum
 from trainer.store import Store
 from trainer.trial import Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def adapter_config(trial: Trial, layers: list[str]) -> dict[str, Any]:
@@ -33,12 +38,19 @@ def adapter_config(trial: Trial, layers: list[str]) -> dict[str, Any]:
     }
 
 
-def write_adapter(store: Store, trial: Trial, tensors: dict[str, Tensor]) -> None:
-    """Store the adapter under ``adapters/<trial id>/``; ``tensors`` as ``SlotModel.adapter`` gives them."""
-    from safetensors.torch import save
-
+def adapter_text(trial: Trial, tensors: Iterable[str]) -> bytes:
+    """``adapter_config.json`` of an adapter with tensors of these names."""
     marks = (".lora_A.weight", ".lora_B.weight")
     names = {n.removeprefix("base_model.model.").removesuffix(m) for n in tensors for m in marks if n.endswith(m)}
-    text = json.dumps(adapter_config(trial, sorted(names)), indent=2)
-    store.write(f"adapters/{trial.id}/adapter_model.safetensors", save({k: v.contiguous() for k, v in tensors.items()}))
-    store.write(f"adapters/{trial.id}/adapter_config.json", text.encode())
+    return json.dumps(adapter_config(trial, sorted(names)), indent=2).encode()
+
+
+def write_adapter(store: Store, trial: Trial, step: int, tensors: dict[str, Tensor]) -> None:
+    """Store the adapter after ``step`` steps under ``adapters/<trial id>/``; ``tensors`` as ``SlotModel.adapter`` gives
+    them."""
+    from safetensors.torch import save
+
+    meta = {"format": "pt", "trial_id": trial.id, "step": str(step), **checksum.METADATA}
+    data, name = save({k: v.contiguous() for k, v in tensors.items()}, meta), f"adapters/{trial.id}/{ADAPTER_WEIGHTS}"
+    store.write(name, checksum.fill(data, name))
+    store.write(f"adapters/{trial.id}/adapter_config.json", adapter_text(trial, tensors))

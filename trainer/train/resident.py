@@ -40,6 +40,7 @@ class Resident:
     log: list[StepLog] = field(default_factory=list)
     seconds: float = 0.0  # accelerator time of this trial since its last rung
     formats: Sequence[Renderer] = ()
+    saved: int = 0  # step of its newest checkpoint; 0: none
 
     def __post_init__(self) -> None:
         t = self.trial

@@ -140,7 +140,9 @@ def test_a_run_is_found_by_path_or_by_its_name(tmp_path: Path, monkeypatch: pyte
     assert find_run("first") == "runs/first"
     assert find_run("runs/first") == "runs/first"
     assert find_run("s3://bucket/first") == "s3://bucket/first"
-    with pytest.raises(UserError, match=r'Did you mean "first"\?$'):
+    with pytest.raises(
+        UserError, match=r'Did you mean "first"\? Looked for .*/fisrt and .*/runs/fisrt\. Run folders there: first$'
+    ):
         find_run("fisrt")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from checkout import ROOT
 
 from sweeps.run_folder import lease
 from sweeps.run_folder.lease import Holder, Lease, LeaseError, read_holder
-from trainer.store import Store
+from trainer.store import Store, UnwritableError
 
 
 @pytest.fixture
@@ -208,3 +209,19 @@ def test_on_object_storage_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with quick(store):
             pass
         assert read_holder(store) is None
+
+
+def test_a_folder_that_takes_no_files_ends_the_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CASES E5: on a full disk a run had not ended after five minutes."""
+
+    def full(self: Store, target: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def work() -> None:
+        with quick(store, 0.02):
+            monkeypatch.setattr(Store, "_put_file", full)
+            time.sleep(60)
+            pytest.fail("the run went on")
+
+    with pytest.raises(UnwritableError, match=r"lease.json: cannot be written \(.*No space left"):
+        work()

@@ -133,7 +133,15 @@ def test_a_lost_score_file_crowns_no_other_trial(
     run = RunFolder(Store.open(uri))
     assert run.last_rung(best, "dev") is None
     assert next(r for r in run.robustness() if r["trial_id"] == best)["dev_objective"] == pytest.approx(recorded)
-    assert f"{scores_name(best, 30, 'dev')}: is missing or damaged. Continue it with: steadytune run " in caplog.text
+    named = f"{scores_name(best, 30, 'dev')}: is "
+    assert (
+        named + ("missing. Run the study again, which makes it anew: " if what == "missing" else "damaged (")
+        in caplog.text
+    )
+    assert not list(Path(uri).rglob("*.corrupt")), "a reader moves nothing"
+    page, html = (Path(uri, name).read_text() for name in ("tables/robustness.md", "report.html"))
+    for text in (page, html):
+        assert "Files that are missing or damaged: " + scores_name(best, 30, "dev") in text
     with pytest.raises(UserError, match=f"trial {best} has no dev scores"):
         export(uri, None, str(tmp_path / "out"))
 
@@ -141,7 +149,9 @@ def test_a_lost_score_file_crowns_no_other_trial(
 def test_a_damaged_table_names_the_file_and_the_command(copy: Run) -> None:
     uri, _ = copy
     Path(uri, "trials.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=r"trials.parquet: is damaged \(.*\)\. Continue it with: steadytune run "):
+    with pytest.raises(
+        UserError, match=r"trials.parquet: is damaged \(.*\)\. Run the study again, which makes it anew: "
+    ):
         _ = RunFolder(Store.open(uri)).trials
 
 

@@ -198,7 +198,7 @@ def test_the_page_says_what_a_reader_must_know(store: Store) -> None:
     assert "constant answer, not robustness" in page
     assert "| template |" in page.splitlines()[2]
     assert "rslora" not in page  # axes with one value only widen the page
-    assert "| stopped at rung 1 of 2: 0.5 < 0.6 |" in page
+    assert "| stopped at rung 1 of 2: 0.5 &lt; 0.6 |" in page
     assert "| failed, loss is NaN at step 3 |" in page
     loose = replace(SETTINGS, thresholds=(0.75,), strict=False)
     tables.write_tables(RunFolder(store), loose)
