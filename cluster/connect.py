@@ -9,17 +9,17 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 
+from cluster.address import LOCAL, ConnectError, cluster_address, is_local
+from cluster.environment import only_passed_on
+from cluster.limits import raise_open_files
+from cluster.local_folder import local_folder, place
+from cluster.ray_private import cpu_count, on_loopback
 from trainer.errors import UserError
 
 TOKEN_FILE = os.path.join("~", ".ray", "auth_token")  # the last place where Ray looks
-
-
-class ConnectError(UserError):
-    """The cluster refuses this process, or cannot be reached."""
 
 
 def token_source() -> str:
@@ -39,7 +39,7 @@ def token_source() -> str:
 
 def _holds_text(path: str) -> bool:
     try:
-        with open(path) as f:
+        with open(path, encoding="utf-8") as f:
             return bool(f.read().strip())
     except (OSError, UnicodeDecodeError):
         return False
@@ -61,49 +61,104 @@ def unwrapped(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def connected(cpus: float, gpus: int = 0) -> Iterator[None]:
-    """Connected to the cluster that RAY_ADDRESS names (``ray job submit`` sets it), or else to a local Ray, which is
-    started without a dashboard and under a token made for it alone: Ray's ports listen on every interface, and only the
-    token protects them. If this process is connected already, that connection is used and kept. ``cpus`` and ``gpus``
-    are those of one host. A local Ray never gets another node, so GPUs that this machine lacks are refused; a cluster
-    may still grow. Raises ``UserError``."""
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local" and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+def connected(cpus: float, gpus: int = 0, needed: Collection[str] = ()) -> Iterator[None]:
+    """Connected to the cluster that RAY_ADDRESS names (``ray job submit`` sets it), or else to a local Ray. If this
+    process is connected already, that connection is used and kept.
+
+    A local Ray is started without a dashboard, on the loopback only, under a token made for it alone, in a folder that
+    is private and goes with it; its processes get the part of the environment that ``cluster/environment.py`` lists,
+    with ``needed`` (as ``credentials`` gives it). ``cpus`` and ``gpus`` are those of one host. A local Ray never gets
+    another node, so GPUs that this machine lacks are refused; a cluster may still grow. Raises ``UserError``."""
+    if "ray" in sys.modules:
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local = is_local()
+    if local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         # Ray reads these only when it is first imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     set_auth_mode()
-    import ray
+    with ExitStack() as ends:
+        stop = signal.getsignal(signal.SIGTERM)
+        if local:
+            _start(cpus, needed, ends)
+        else:
+            _join(cluster_address())
+            ends.callback(_shut_down)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stop)  # Ray sets a handler that ends the process without a message
+        import ray
 
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Workers must find these packages also if they run from a checkout that is not installed.
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    local: dict[str, Any] = (
-        {"include_dashboard": False, "num_cpus": max(1, round(max(cpus, os.cpu_count() or 1)))}
-        if address == "local"
-        else {}
-    )
-    env = {"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}} if address == "local" else {}
-    stop = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=env or None, **local)
-    except (ray.exceptions.AuthenticationError, ConnectionError) as error:
-        # Ray raises ConnectionError if the cluster is not there, and sometimes also if it refuses the token
-        raise ConnectError(_refused(address, isinstance(error, ConnectionError))) from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)  # Ray sets a handler that ends the process without a message
-    try:
-        if address == "local" and gpus and not ray.cluster_resources().get("GPU"):
+        if local and gpus and not ray.cluster_resources().get("GPU"):
             raise UserError(
                 f"resources.gpus = {gpus}, but this machine has no GPU. Set resources.gpus=0, or name a cluster that "
                 "has GPUs in RAY_ADDRESS"
             )
         yield
-    finally:
-        ray.shutdown()
+
+
+def prepare() -> str:
+    """What can be known of the connection before it is made, within seconds: the address that answers, or ``local``
+    where this machine can start a Ray. Raises ``UserError``."""
+    if not is_local():
+        set_auth_mode()  # before Ray is imported, as it is for `auto`
+        return cluster_address()
+    raise_open_files()
+    place()
+    return LOCAL
+
+
+def _start(cpus: float, needed: Collection[str], ends: ExitStack) -> None:
+    """Start a local Ray, whose end is put into ``ends``."""
+    raise_open_files()
+    folder = ends.enter_context(local_folder())
+    folder.stays = bool(os.environ.get("STEADYTUNE_DEBUG", "") not in ("", "0"))
+    import ray
+
+    # Workers must find these packages also if they run from a checkout that is not installed.
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    try:
+        with only_passed_on(needed), on_loopback():
+            ray.init(
+                address=LOCAL,
+                include_dashboard=False,
+                num_cpus=max(1, round(max(cpus, cpu_count()))),
+                runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+                _temp_dir=folder.path,
+            )
+    except ray.exceptions.AuthenticationError as error:
+        raise ConnectError(_refused(LOCAL, False)) from error
+    except Exception as error:
+        folder.stays = True
+        raise ConnectError(
+            f"Ray does not start on this machine: {' '.join(str(error).split())} Its own messages are in "
+            f"{folder.logs}; `steadytune doctor` looks for the cause"
+        ) from error
+    ends.callback(_shut_down)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except (ray.exceptions.AuthenticationError, ConnectionError) as error:
+        # Ray raises ConnectionError if the cluster is not there, and sometimes also if it refuses the token
+        raise ConnectError(_refused(address, isinstance(error, ConnectionError))) from None
+    except (RuntimeError, ValueError) as error:  # another version of Ray or Python, above all
+        raise ConnectError(f"the cluster at {address} cannot be used: {' '.join(str(error).split())}") from error
+
+
+def _shut_down() -> None:
+    import ray
+
+    ray.shutdown()
 
 
 def _refused(address: str, silent: bool) -> str:

@@ -9,12 +9,51 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
 def actor_id(handle: Any) -> str:
     """The id of an actor, equal for all handles of it. (``ray.actor.ActorHandle._actor_id``)"""
     return str(handle._actor_id.hex())
+
+
+def cpu_count() -> int:
+    """The CPUs of this machine as Ray counts them: within the quota of a container. (``ray._private.utils``)"""
+    from ray._private.utils import get_num_cpus
+
+    return max(1, int(get_num_cpus(override_docker_cpu_warning=True)))
+
+
+def memory() -> int:
+    """Bytes of memory as Ray counts them: within the limit of a container. (``ray._common.utils``)"""
+    from ray._common.utils import get_system_memory
+
+    return int(get_system_memory())
+
+
+def running_cluster() -> str:
+    """HOST:PORT of a cluster that has a process on this machine, or "". (``ray._private.services``)"""
+    from ray._private import services
+
+    found = services.find_gcs_addresses()
+    return str(services.find_bootstrap_address(None) or next(iter(found))) if found else ""
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that is started meanwhile takes 127.0.0.1 for this machine's address, and all its processes listen there
+    only; else they listen on every interface. ``ray.init(_node_ip_address="127.0.0.1")`` is turned into the outer
+    address. (``ray._private.ray_constants.ENABLE_RAY_CLUSTER``, which is how Ray does it on macOS and Windows)"""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def node_summaries(client: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from sweeps.checks.preflight import preflight
 from sweeps.display.text import counted
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
-from sweeps.driver.session import on_ray
+from sweeps.driver.session import on_ray, prepare
 from sweeps.driver.sweep import sweep
 from sweeps.live.table import LiveTable
 from sweeps.run_folder.lease import Lease
@@ -67,8 +67,9 @@ def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], 
     progress = Progress(study, store, LiveTable(study.name))
     finished = None if trials is None else replayed(progress, trials)
     if finished is None:
+        prepare()
         _print_warnings(preflight(content, target_modules(study)).warnings_or_raise())
-    with on_ray(study) if finished is None else nullcontext():
+    with on_ray(study, store) if finished is None else nullcontext():
         store.write("study.yaml", dump_yaml(resolved(study)).encode())  # after the checks, before any trial
         keep_prompts(store, content.assets, {name: pool.file for name, pool in study.pools.train.items()})
         with progress.live:

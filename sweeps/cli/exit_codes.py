@@ -1,8 +1,8 @@
 """Runs a command and turns every way it may end into an exit code and a message on the error stream.
 
 0: done. 1: ``check`` found an error in a study, a trial or a followed job failed, or something unexpected happened.
-2: a mistake to mend, in the command line, in a study that was to run, or in a cluster file. 130 and 143: ended by
-Ctrl-C and by SIGTERM. STEADYTUNE_DEBUG=1 shows tracebacks.
+2: a mistake to mend, in the command line, in a study that was to run, in a cluster file, or of this machine. 130 and
+143: ended by Ctrl-C and by SIGTERM. STEADYTUNE_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
-from typing import Any, NoReturn
-
-import typer
+from typing import Any, NoReturn, TextIO
 
 from cluster.connect import unwrapped
-from sweeps.cli.app import app
+from sweeps.cli.environment_errors import environment_line, told
 
 INTERRUPTED = "interrupted: run the same command again to continue"
 
@@ -30,10 +30,30 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit: 0 done, 2 a mistake to mend, 1 a failure, 130 and 143 interrupted."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = guarded(lambda: app(args=arguments, prog_name="steadytune", standalone_mode=False))
+        open_streams()
+        code = guarded(lambda: _app()(args=arguments, prog_name="steadytune", standalone_mode=False))
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if arguments is None:  # the process ends now: no traceback from Ctrl-C while Python goes
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
+
+
+def _app() -> Callable[..., Any]:
+    from sweeps.cli.app import app  # here, where Ctrl-C during the imports is told as everywhere else
+
+    return app
+
+
+def open_streams() -> None:
+    """Let the output streams write every text: with replaced characters where the terminal's encoding lacks one
+    (LANG=C, cp1252), and to nowhere if they are closed (``>&-``)."""
+    for name, errors in (("stdout", "replace"), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, as long as the process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -54,28 +74,51 @@ def guarded(command: Callable[[], Any]) -> int:
 
 def _code_for(error: BaseException) -> int:
     error = unwrapped(error)
+    gone = _output_is_gone()
     if isinstance(error, Terminated) or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
         return _print_error(INTERRUPTED, 143)  # once Ray runs, its own handler leaves with the signal's number
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
+    if isinstance(error, KeyboardInterrupt):
+        return _print_error(INTERRUPTED, 130)
+    import typer  # after Ctrl-C, which may come while this is imported
+
+    if isinstance(error, typer.Abort):
         return _print_error(INTERRUPTED, 130)
     if isinstance(error, SystemExit | typer.Exit):
         code = error.code if isinstance(error, SystemExit) else error.exit_code
         return code if isinstance(code, int) else 0 if code is None else _print_error(f"error: {code}", 1)
     if isinstance(error, BrokenPipeError):  # `steadytune plan x | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if is_user_error(error) and not debugging():
         cause = getattr(error, "cause", None) or error  # Ray wraps what a worker raised
-        return _print_error("\n".join(f"error: {text}" for text in str(cause).splitlines()), 2)
+        return _print_error("\n".join(f"error: {text}" for text in str(cause).split("\n") if text), 2)
     if type(error).__name__ == "NoArgsIsHelpError":
         return _print_error(str(error), 2)
     if hasattr(error, "format_message"):  # the command line itself: a flag or command that does not exist
         return _print_error(f"error: {error.format_message()}\nSee steadytune --help", 2)
     if debugging():
         raise error
-    first = (str(error).strip().splitlines() or [""])[0]
+    line = environment_line(error)
+    if line is not None:
+        output = gone and isinstance(error, OSError) and error.filename is None
+        return _print_error(f"error: {'the output cannot be written: ' if output else ''}{line}", 2)
     where = "set STEADYTUNE_DEBUG=1 and run the same command again to see where"
-    return _print_error(f"error: unexpected {type(error).__name__}: {first} ({where})", 1)
+    return _print_error(f"error: unexpected {type(error).__name__}: {told(error)} ({where})", 1)
+
+
+def _output_is_gone() -> bool:
+    """Whether the standard output takes no more text: its reader is gone, or its disk is full. It is then sent to
+    nowhere, since Python would try again at its exit and end with code 120."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _send_to_nowhere(sys.stdout)
+        return True
+    return False
+
+
+def _send_to_nowhere(stream: TextIO) -> None:
+    with suppress(OSError, ValueError):  # it was closed, or it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -86,6 +129,21 @@ def debugging() -> bool:
     return os.environ.get("STEADYTUNE_DEBUG", "") not in ("", "0")
 
 
+def printable(text: str) -> str:
+    """``text`` with its line ends, and with all that would move a terminal's cursor, change the direction of writing or
+    is no character at all (lone surrogates) written as an escape."""
+    return "".join(c if c == "\n" or not _unsafe(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _unsafe(character: str) -> bool:
+    return (
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e"
+    ) or "\u2066" <= character <= "\u2069"
+
+
 def _print_error(text: str, code: int) -> int:
-    print(text, file=sys.stderr, flush=True)
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # nobody reads the error stream, or its disk is full
+        _send_to_nowhere(sys.stderr)
     return code

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.environment import credentials
+from sweeps.study.overlay import is_local
 from sweeps.study.schema import ResourcesSection
 from sweeps.study.study import Study
 from sweeps.study.values import Range
@@ -21,14 +23,23 @@ LOSSES = 8  # so many lost processes and nodes between two rungs are no failure 
 
 
 @contextmanager
-def on_ray(study: Study) -> Iterator[None]:
-    """Connects to the cluster that ``study`` runs on. Raises ``UserError`` if there is none, or if it can never run the
-    study."""
+def on_ray(study: Study, store: Store) -> Iterator[None]:
+    """Connects to the cluster that ``study`` runs on, with its run folder in ``store``. Raises ``UserError`` if there
+    is none, or if it can never run the study."""
     quiet()
     from cluster.connect import connected
 
-    with connected(study.resources.cpus, study.resources.gpus):
+    path = study.model.path
+    needed = credentials([store.uri, path], hub=not is_local(path) and "://" not in path)
+    with connected(study.resources.cpus, study.resources.gpus, needed):
         yield
+
+
+def prepare() -> None:
+    """Look for what would keep Ray from starting, before the study is checked, which takes longer. Raises UserError."""
+    from cluster.connect import prepare as prepare_connection
+
+    prepare_connection()
 
 
 def quiet() -> None:

@@ -18,6 +18,7 @@ from sweeps.driver.progress import Progress
 from sweeps.driver.session import FAILURES, LOSSES
 from sweeps.driver.watcher import Watcher
 from sweeps.schedule.asha import Rungs
+from sweeps.schedule.tune_private import keep_credentials
 from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import combinations
 from sweeps.trials.from_points import axes_of, make_trial_at
@@ -43,6 +44,7 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequ
         space, n = {}, min(study.search.trials, combinations(axes) or study.search.trials)
         first = staged_points(progress.store, axes, trial_of)
         search = RungSearch(axes, study.search.seed, len(study.scheduler.shares), first)
+    keep_credentials()
     scheduler = PromotionScheduler(
         Rungs(n, study.scheduler.eta, len(study.scheduler.shares)), identify=lambda config: trial_of(config).id
     )

@@ -1,5 +1,6 @@
 """The private parts of Ray Tune that the scheduler uses, as they are in Ray 2.60.0: of TuneController
-(ray/tune/execution/tune_controller.py), its actor manager and Trial.
+(ray/tune/execution/tune_controller.py), its actor manager and Trial; and what it hands to trials' processes
+(ray/tune/execution/class_cache.py).
 
 No other file names one, except that ``sweeps/schedule/tune_scheduler.py`` sets ``_metric`` and
 ``_supports_buffered_results``, which Tune looks for in a scheduler's class.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 
@@ -31,6 +33,13 @@ def give_next_task(tune_controller: Any, trial: Trial) -> None:
 
 def forget_failures(trial: Trial) -> None:
     trial.run_metadata.num_failures = 0
+
+
+def keep_credentials() -> None:
+    """Let Tune hand no credentials of this process to the trials' processes. It would write them into the settings of
+    each process, and Ray's logs show these. Ours have what they need in their environment."""
+    for name in [n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")]:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
 
 
 class Places:

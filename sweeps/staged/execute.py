@@ -41,7 +41,7 @@ class OnRay:
 
     def _fleet(self, study: Study, content: Content) -> Any:
         if not self._fleets:
-            self._open.enter_context(on_ray(self.study))
+            self._open.enter_context(on_ray(self.study, self.store))
         head = content.model.head
         if head not in self._fleets:
             self._fleets[head] = start_fleet(study, content, self.store)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import yaml
 from checkout import EMBEDDED, ROOT
 from score_rows import can_mount
+from secrets_left import MARK, PLANTED, files_with_secrets
 from small_study import finish, score_files, start, wait_for, write_study
 
 from trainer.store import Store
@@ -33,7 +36,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]
     dev = dict(list(yaml.safe_load((EMBEDDED / "data" / "pools" / "dev.yaml").read_text()).items())[:3])
     (folder / "dev.yaml").write_text(yaml.safe_dump(dev | {"again": dev["d03"].upper().replace("TEXT", "text")}))
     study = write_study(folder, pools={"dev": str(folder / "dev.yaml")})
-    return study, folder / "out", finish(start(study, folder / "out"))
+    # Ray's folder stays with STEADYTUNE_DEBUG; its path must be short
+    with tempfile.TemporaryDirectory(prefix="st-", dir="/tmp") as ray:
+        environment = PLANTED | {"RAY_TMPDIR": ray, "STEADYTUNE_DEBUG": "1", "HTTPS_PROXY": ""}
+        text = finish(start(study, folder / "out", **environment))
+        shutil.copytree(ray, folder / "ray", ignore=shutil.ignore_patterns("sockets"), symlinks=True)
+    return study, folder / "out", text
 
 
 def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path, str]) -> None:
@@ -61,6 +69,16 @@ def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path,
 def test_a_run_prints_what_the_check_warns_of(finished: tuple[Path, Path, str]) -> None:
     _, _, text = finished
     assert "warning: pools.dev: prompts again, d03 differ only in case" in text
+
+
+def test_a_run_leaves_no_secret_behind(finished: tuple[Path, Path, str]) -> None:
+    """Neither in its folder nor in Ray's, to which Tune would write the credentials for S3 (CASES E8)."""
+    _, out, text = finished
+    ray = out.parent / "ray"
+    assert list(ray.rglob("runtime_env*.log")), "Ray's folder was kept"
+    assert not files_with_secrets(ray)
+    assert not files_with_secrets(out)
+    assert MARK.decode() not in text
 
 
 def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str]) -> None:

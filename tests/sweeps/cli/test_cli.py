@@ -168,7 +168,7 @@ class WorkerError(UserError):
         (
             Unlucky("x\ny"),
             1,
-            "error: unexpected Unlucky: x (set STEADYTUNE_DEBUG=1 and run the same command again to see where)\n",
+            "error: unexpected Unlucky: x y (set STEADYTUNE_DEBUG=1 and run the same command again to see where)\n",
         ),
     ],
 )
