@@ -50,6 +50,7 @@ class Template:
     system: str = ""
     marker: str = "\nAnswer:"
     words: tuple[tuple[str, str], ...] = ()  # (label, word); a label that is not listed answers as itself
+    date: str = "2024-07-26"  # YYYY-MM-DD, for a chat template that writes the date
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ _SECTIONS: dict[Any, Any] = {
 }
 # Added after trials had been run. At their defaults, which change nothing, these fields are left out of the id, so that
 # the earlier trials are found again.
-_LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)}
+_LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)} | {"template.date": Template.date}
 
 
 def _identity(trial: Trial) -> dict[str, Any]:
@@ -193,7 +194,8 @@ def _identity(trial: Trial) -> dict[str, Any]:
 def _one_form(value: Any) -> Any:
     """16.0 as 16, so that equal trials have equal ids; templates by what they hold, without their names."""
     if isinstance(value, tuple) and value and isinstance(value[0], Template):
-        return [{k: v for k, v in dataclasses.asdict(x).items() if k != "name"} for x in value]
+        asked = [{k: v for k, v in dataclasses.asdict(x).items() if k != "name"} for x in value]
+        return [{k: v for k, v in x.items() if (k, v) != ("date", Template.date)} for x in asked]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

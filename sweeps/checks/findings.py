@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.data.grammar import OPTIONS
 from trainer.data.rows import Row
-from trainer.data.wording import OPTIONS
 from trainer.errors import UserError
 
 

@@ -92,3 +92,19 @@ def length_findings(length: Length, task: Task, tokenizer: Any) -> Iterator[Find
             f"{n} are too long ({first_few(length.long)})",
             f"Shorten the field in the prompts: {{{{ text[:500] }}}}, {leave}",
         )
+
+
+def answer_findings(renderer: Renderer, prompt: Prompt, rows: Sequence[Row], limit: int) -> Iterator[Finding]:
+    """An answer that a model could not write within ``limit`` new tokens, its stop token included, would never be read.
+    ``prompt``: any; the answer's tokens do not depend on it. If the task has labels, one row shows them all."""
+    asked = renderer.requests([(prompt, row) for row in (rows[:1] if renderer.task.labels else rows)])
+    sizes = [(len(tokens) + 1, i, k) for i, request in enumerate(asked) for k, tokens in enumerate(request.options)]
+    size, at, k = max(sizes)
+    if size > limit:
+        yield Finding(
+            "error",
+            "scoring.max_new_tokens",
+            f"is {limit}, but the longest answer has {size} tokens with its stop token "
+            f'(templates.{renderer.template.name}, row "{rows[at].id}": {renderer.texts.words(rows[at])[k]!r:.60})',
+            f"Set scoring.max_new_tokens={size}: an answer that is cut off cannot be read",
+        )

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sweeps.checks.findings import Finding
 from sweeps.study.stages import Meaning
-from trainer.data.wording import Prompt
+from trainer.data.wording import EXPRESSION, Prompt
 from trainer.trial import Template
 
 # answers that have no meaning of their own: only the prompt says what is asked
 NEUTRAL = frozenset(
     [*"0123456789abcdefnty", "yes", "no", "true", "false", "positive", "negative", "correct", "incorrect"]
 )
-_PLACEHOLDER = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
 def meaning_findings(
@@ -32,7 +31,7 @@ def meaning_findings(
         yield from _template_findings(meaning, template, labels)
     for pool, prompts in pools.items():
         for prompt in prompts:
-            where, text = f'pools.{pool}: prompt "{prompt.id}"', _PLACEHOLDER.sub(" ", prompt.text)
+            where, text = f'pools.{pool}: prompt "{prompt.id}"', EXPRESSION.sub(" ", prompt.text)
             yield from _other_task(meaning, where, text)
             if meaning.terms and not any(mentions(text, term) for term in meaning.terms):
                 yield Finding(

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.checks.findings import Finding, Findings, split_of
-from sweeps.checks.lengths import RowLengths, length_findings, longest
+from sweeps.checks.lengths import RowLengths, answer_findings, length_findings, longest
 from sweeps.checks.mask import print_masks
 from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
@@ -34,16 +34,24 @@ from trainer.trial import Model, Task, Template
 SAMPLED_ROWS = 12  # rows with which every prompt is rendered
 
 
-def preflight(content: Content, targets: Sequence[str], meaning: Meaning | None = None) -> Findings:
+def preflight(
+    content: Content, targets: Sequence[str], meaning: Meaning | None = None, new_tokens: int | None = None
+) -> Findings:
     """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
-    an adapter. ``meaning``: what the task asks, if the study says it. Raises ``UserError`` for a model that cannot be
-    loaded, or that lacks the layers."""
+    an adapter. ``meaning``: what the task asks, if the study says it. ``new_tokens``: that a generated answer may have,
+    if any are (``new_tokens_of``). Raises ``UserError`` for a model that cannot be loaded, or that lacks the layers."""
     tokenizer = checked_tokenizer(content.model, targets)
     templates = list(content.templates.values())
-    findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer)
+    findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, new_tokens)
     if meaning is not None:
         findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
     return findings
+
+
+def new_tokens_of(study: Study) -> int | None:
+    """The tokens that an answer may have where the study generates any; None where it compares labels alone."""
+    generates = study.scoring.scorer == "generate" or (study.stages is not None and "generate" in study.stages.heads)
+    return study.scoring.max_new_tokens if generates else None
 
 
 def check_formats(
@@ -52,6 +60,7 @@ def check_formats(
     rows: Mapping[str, Sequence[Row]],
     pools: Mapping[str, Sequence[Prompt]],
     tokenizer: Any,
+    new_tokens: int | None = None,
 ) -> Findings:
     """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` are checked with the rows of that
     split, every other pool with the train rows. Mistakes of the study are findings; none is raised."""
@@ -62,7 +71,7 @@ def check_formats(
     findings.items.extend(label_findings(task, rows))
     for template in templates:
         findings.items.extend(word_findings(template, task, rows))
-        _check_template(template, task, rows, pools, tokenizer, findings, skip_unfilled=filled_wrongly)
+        _check_template(template, task, rows, pools, tokenizer, findings, filled_wrongly, new_tokens)
     return Findings(list(dict.fromkeys(findings.items)), findings.lengths)
 
 
@@ -87,6 +96,7 @@ def _check_template(
     tokenizer: Any,
     findings: Findings,
     skip_unfilled: bool,
+    new_tokens: int | None,
 ) -> None:
     from trainer.data.render import Renderer  # numpy and, through the tokenizer, transformers
 
@@ -121,6 +131,8 @@ def _check_template(
             continue
         findings.lengths.append(length)
         findings.items.extend(length_findings(length, task, tokenizer))
+        if new_tokens is not None and pool in ("dev", "test"):
+            findings.items.extend(answer_findings(renderer, usable[0], split, new_tokens))
     by_place = {f"task.rows.{split}": some for split, some in rows.items()}
     findings.items.extend(special_text_findings(tokenizer, by_place))
 
@@ -150,7 +162,8 @@ def check(study: Study, console: Console) -> int:
     """Load what the study reads, check it, print the findings and the masks of a few rows. 0 without errors, else 1."""
     try:
         content = content_of(study)
-        findings = preflight(content, target_modules(study), None if study.stages is None else study.stages.meaning)
+        meaning = None if study.stages is None else study.stages.meaning
+        findings = preflight(content, target_modules(study), meaning, new_tokens_of(study))
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)

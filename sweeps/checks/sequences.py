@@ -131,9 +131,20 @@ def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: st
 
 
 def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
+    """A chat template that writes an answer in another way than it asks for one, or that writes the date."""
+    texts, day = renderer.texts, renderer.template.date
+    if texts.is_dated:
+        yield Finding(
+            "warning",
+            where,
+            f"the chat template writes the date or the time, which here is always {day}, at midnight",
+            f"Set {where}.date to another day if you like, and give the same date where the model is served",
+        )
+    elif day != type(renderer.template).date:
+        yield Finding("warning", f"{where}.date", "has no effect: the chat template writes no date", "Remove it")
     user = [{"role": "user", "content": "a"}]
-    asked = renderer.tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False)
-    whole = renderer.tokenizer.apply_chat_template([*user, {"role": "assistant", "content": "b"}], tokenize=False)
+    asked = texts.chat(user, generation=True)
+    whole = texts.chat([*user, {"role": "assistant", "content": "b"}], generation=False)
     if not whole.startswith(asked + "b"):
         yield Finding(
             "warning",

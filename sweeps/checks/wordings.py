@@ -9,10 +9,11 @@ from itertools import combinations
 from typing import Literal
 
 from sweeps.checks.findings import Finding, placeholder_names, split_of
+from trainer.data.grammar import OPTIONS
 from trainer.data.likeness import Likeness, near, normal_form
 from trainer.data.pools import flaws, shared_prompts
 from trainer.data.rows import Row
-from trainer.data.wording import OPTIONS, Prompt, conditions, fill, placeholders
+from trainer.data.wording import Prompt, conditions, fill, placeholders
 from trainer.errors import UserError, nearest
 from trainer.trial import Task, Template
 

@@ -111,6 +111,7 @@ class Progress:
                     "objective": row.objective,
                     "stderr": row.stderr,
                     "degenerate": row.degenerate,
+                    "unread": row.unread,
                     "test_mean": test.mean if test else None,
                     "test_std": test.std if test else None,
                     "test_degenerate": test.degenerate if test else None,

@@ -29,7 +29,13 @@ def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] 
             report = RungReport.of(trial, at, *found, study.objective.std_weight)
             reports.append(report)
             rungs.report(
-                trial_id, at, report.objective, step=report.step, stderr=report.stderr, degenerate=report.degenerate
+                trial_id,
+                at,
+                report.objective,
+                step=report.step,
+                stderr=report.stderr,
+                degenerate=report.degenerate,
+                why_degenerate=report.note,
             )
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}

@@ -11,7 +11,7 @@ import yaml
 from sweeps.display.table_files import markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
 from sweeps.study.study import Study
-from sweeps.tables.columns import Settings
+from sweeps.tables.columns import Settings, unread_share
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.measure.metrics import Objective
 from trainer.trial import Trial, axis_columns
@@ -66,7 +66,10 @@ def card(exported: ExportedTrial, study: Study, measured: Measurements) -> str:
 
 def _warnings(trial: Trial, measured: Measurements) -> Iterator[str]:
     steps = trial.optimization.steps
-    if measured.degenerate:
+    if unread_share(measured.row) > DEGENERATE_SHARE:
+        yield "**Nearly none of the answers that it generated could be read; do not use it.**"
+        yield ""
+    elif measured.degenerate:
         yield (
             f"**Degenerate: one answer takes more than {100 * DEGENERATE_SHARE:g} % of what it was scored on. "
             "It answers the same whatever is asked; do not use it.**"
@@ -207,7 +210,7 @@ def _limits(trial: Trial, measured: Measurements) -> Iterator[str]:
     yield "- It answers the labels it was trained on, for rows and languages like its own; everything else is untested."
     yield "- The adapter needs exactly this base model: another of the same shape loads and answers wrongly."
     if measured.degenerate:
-        yield "- It is degenerate (see above)."
+        yield "- It gives no usable answers (see above)."
 
 
 def _code(text: str) -> str:

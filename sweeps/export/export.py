@@ -25,7 +25,7 @@ from sweeps.run_folder.reading import ROBUSTNESS_FILE, RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE
 from sweeps.study.study import Study
 from sweeps.tables import robustness as tables
-from sweeps.tables.columns import Settings
+from sweeps.tables.columns import Settings, answer_marks
 from sweeps.tables.winner import why_no_winner
 from sweeps.trials.assets import load_pools
 from trainer.data.pools import fingerprint_prompts
@@ -107,7 +107,7 @@ def _winning_trial(run: RunFolder) -> str:
     rows = _robustness(run)
     winner = next((i for i, row in rows.items() if row["winner"]), None)
     if winner is None:
-        statuses = [f"{i} ({row['status']}{', degenerate' if row['degenerate'] else ''})" for i, row in rows.items()]
+        statuses = [f"{i} ({', '.join([row['status'], *answer_marks(row, 'degenerate')])})" for i, row in rows.items()]
         raise UserError(
             f"{store.uri}: there is no winner: {why_no_winner(list(rows.values()))}. "
             f"Name one with --trial: {', '.join(statuses[:20])}"

@@ -24,8 +24,9 @@ from sweeps.checks.wordings import empty_findings
 from sweeps.display.text import spreadsheet_cell
 from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, read_exported
 from sweeps.trials.base_model import fingerprint_model
+from trainer.data.grammar import OPTIONS, PromptError
 from trainer.data.rows import Row, load_questions
-from trainer.data.wording import OPTIONS, Prompt, PromptError, placeholders
+from trainer.data.wording import Prompt, placeholders
 from trainer.errors import UserError, closest, listed, nearest
 from trainer.store import Store
 

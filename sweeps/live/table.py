@@ -53,11 +53,17 @@ class TrialRow:
     objective: float | None = None
     stderr: float = math.nan
     degenerate: bool = False
+    unread: bool = False  # degenerate because its answers could not be read
     seconds: float = 0.0
     since: float | None = None  # the clock's time when it last started to work
     reason: str = ""
     test: tuple[float, float] | None = None  # mean and std on the test pool
     before_test: str = "finished"  # stopped trials may be scored on the test pool too
+
+    @property
+    def alike(self) -> str:
+        """What is said of a degenerate trial."""
+        return "unread answers" if self.unread else "one label"
 
 
 @dataclass
@@ -125,7 +131,8 @@ class LiveTable:
         with self._lock:
             row, seconds, index = self._row(report.trial_id), report.seconds, report.rung_index
             row.rung, row.step = index + 1, report.step
-            row.objective, row.stderr, row.degenerate = report.objective, report.stderr, report.degenerate
+            row.objective, row.stderr = report.objective, report.stderr
+            row.degenerate, row.unread = report.degenerate, report.unread
             row.seconds += seconds
             # ``seconds`` is the trial's share of its host's time; a rung takes longer, since other slots work, too
             took = seconds if row.since is None else max(seconds, self.clock() - row.since)
@@ -136,7 +143,7 @@ class LiveTable:
             if index < len(row.rungs):
                 so_far.steps, so_far.n_known = so_far.steps + _steps(row, index), so_far.n_known + 1
             where, value = f"rung {row.rung}/{row.n_rungs} at step {row.step}", with_error(row.objective, row.stderr)
-            note = ", one label" if row.degenerate else ""
+            note = f", {row.alike}" if row.degenerate else ""
             self._say(report.trial_id, f"{where}: objective {value}, {clock_time(seconds)}{note}")
 
     def decided(self, trial_id: str, status: str, reason: str) -> None:
@@ -219,7 +226,7 @@ class LiveTable:
             *(shortened(row.axes.get(name, "-")) for name in axes),
             shortened(row.state),
             f"{row.rung}/{row.n_rungs}",
-            objective + (" one label" if row.degenerate else ""),
+            objective + (f" {row.alike}" if row.degenerate else ""),
             *test,
             clock_time(self._spent(row)),
             left,

@@ -112,7 +112,16 @@ def show_changes(table: LiveTable, state: RunState) -> None:
         if now.rung > was.rung and now.objective is not None:
             seconds = max(now.seconds - was.seconds, 0.0)
             table.report(
-                RungReport(trial_id, now.rung - 1, now.step, now.objective, now.stderr, now.degenerate, seconds)
+                RungReport(
+                    trial_id,
+                    now.rung - 1,
+                    now.step,
+                    now.objective,
+                    now.stderr,
+                    now.degenerate,
+                    seconds,
+                    unread=now.unread,
+                )
             )
         if now.test and not was.test:
             table.tested(trial_id, *now.test)
@@ -159,6 +168,7 @@ def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
         objective=trial.get("objective"),
         stderr=math.nan if trial.get("stderr") is None else trial["stderr"],
         degenerate=bool(trial.get("degenerate")),
+        unread=bool(trial.get("unread")),
         seconds=trial.get("seconds") or 0.0,
         reason=trial.get("reason") or "",
         test=None if mean is None or std is None else (mean, std),

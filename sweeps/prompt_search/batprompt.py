@@ -27,8 +27,9 @@ from sweeps.prompt_search.result import Evaluation, SearchResult, best_of
 from sweeps.prompt_search.scorer import BudgetSpent, Scorer
 from sweeps.prompt_search.similarity import Gate
 from sweeps.prompt_search.writers import Writer
+from trainer.data.grammar import PromptError
 from trainer.data.rows import Row
-from trainer.data.wording import Prompt, PromptError, check_wording, placeholders
+from trainer.data.wording import Prompt, check_wording, placeholders
 from trainer.errors import UserError, nearest
 from trainer.trial import digest
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.trials.assets import load_train_pools
-from trainer.data.wording import Prompt, PromptError, check_wording, placeholders
+from trainer.data.grammar import PromptError
+from trainer.data.wording import Prompt, check_wording, placeholders
 from trainer.errors import UserError, nearest
 from trainer.trial import digest
 

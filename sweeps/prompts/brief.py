@@ -208,7 +208,9 @@ def messages(brief: Brief, strategy: str, request: int, n: int, seed: int) -> Me
     if brief.labels:
         parts.append(f"The answer is one of: {', '.join(brief.labels)}.")
     if brief.options:
-        parts.append("The answer is one of the options that come with each item; {{ options }} stands for their list.")
+        parts.append(
+            "The answer is one of the options that come with each item; {{ options|join(', ') }} stands for their list."
+        )
     if strategy == FEW_SHOT:
         draw = random.Random(f"{seed} {request}").sample(brief.examples, min(SHOWN, len(brief.examples)))
         shown = "\n".join(f"{i}. {_quoted(p.text)}" for i, p in enumerate(draw, 1))

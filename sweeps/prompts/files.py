@@ -101,7 +101,7 @@ def split_files(
         texts[os.path.join(folder, f"{name}.yaml")] = pool_text(header, {"": pool})
     for path, text in texts.items():
         _check_free(path, text, overwrite)
-    spent = [Path(usage_file(p)).read_text().splitlines() for p in paths if os.path.isfile(usage_file(p))]
+    spent = [_lines(usage_file(p)) for p in paths if os.path.isfile(usage_file(p))]
     train = os.path.join(folder, "train.yaml")
     if train in texts and os.path.exists(train) and Path(train).read_bytes() != texts[train].encode():
         Path(usage_file(train)).unlink(missing_ok=True)  # it counts the tokens of the prompts that are replaced now
@@ -111,6 +111,10 @@ def split_files(
         lines = [*spent[0], *(line for other in spent[1:] for line in other[1:])]
         write_file(usage_file(train), "\n".join(lines) + "\n")
     return [*(f"{path}: {len(load_pool(path))} prompts" for path in texts), *_split_notes(prompts, dealt)]
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_bytes().decode("utf-8", "replace").rstrip("\n").split("\n")
 
 
 def _check_free(path: str, text: str, overwrite: bool) -> None:

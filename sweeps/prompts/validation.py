@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sweeps.prompts.brief import Brief
+from trainer.data.grammar import JOINED, OPTIONS
 from trainer.data.likeness import Likeness, near, normal_form
 from trainer.data.pools import flaws
-from trainer.data.wording import OPTIONS, Prompt, fill, placeholders
+from trainer.data.wording import EXPRESSION, Prompt, fill, placeholders
 from trainer.errors import UserError
 
 ACCEPTED = "accepted"
@@ -121,14 +122,16 @@ def _of_lines(answer: str) -> Iterator[str]:
 
 def repaired(text: str, fields: Iterable[str]) -> str:
     """``text`` with errors of form repaired: quotes around it are removed, ``{text}`` and ``{{{text}}}`` become
-    ``{{ text }}``, and a backslash with an n becomes a line break (as in the published PAFT prompts)."""
-    text = text.strip()
+    ``{{ text }}``, ``{options}`` the options with commas between them, and a backslash with an n becomes a line
+    break (as in the published PAFT prompts)."""
+    text, fields = text.strip(), tuple(fields)
     for quote in ('"', "'", "`"):
         if len(text) > 1 and text[0] == text[-1] == quote and quote not in text[1:-1].replace("\\" + quote, ""):
             text = text[1:-1].replace("\\" + quote, quote).strip()
     text = text.replace("\\r\\n", "\n").replace("\\n", "\n").replace("\\t", " ").replace("\r\n", "\n")
     for name in (*fields, OPTIONS):
-        text = re.sub(rf"(?<!\{{)(?:\{{|\{{\{{\{{?)\s*{re.escape(name)}\s*\}}{{1,3}}(?!\}})", f"{{{{ {name} }}}}", text)
+        shown = JOINED if name == OPTIONS and name not in fields else f"{{{{ {name} }}}}"
+        text = re.sub(rf"(?<!\{{)(?:\{{|\{{\{{\{{?)\s*{re.escape(name)}\s*\}}{{1,3}}(?!\}})", shown, text)
     return text.strip()
 
 
@@ -146,8 +149,8 @@ def fault(text: str, brief: Brief) -> str | None:
     prompt = Prompt("wording", text)
     try:
         asked = placeholders(prompt)
-        fill(prompt, dict.fromkeys(asked, "x"), ("x", "y"))
-    except (UserError, RecursionError):
+        fill(prompt, dict.fromkeys(asked - ({OPTIONS} - set(brief.fields)), "x"), ("x", "y"))
+    except UserError:
         return "unreadable"
     if flaws(prompt):
         return "unfilled gap"
@@ -186,7 +189,7 @@ def _shows_fields(prompt: Prompt, brief: Brief) -> bool:
 
 def _own_words(text: str) -> str:
     """``text`` without its placeholders, one space between words."""
-    return " ".join(re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", " ", text, flags=re.DOTALL).split())
+    return " ".join(EXPRESSION.sub(" ", text).split())
 
 
 def in_language(text: str, language: str) -> bool:

@@ -140,6 +140,7 @@ def _dev_row(run: RunFolder, trial_id: str) -> dict[str, Any]:
         "degenerate": scored.degenerate,
         "dev_objective": scored.value,
         "dev_stderr": scored.stderr,
+        "dev_parse_fail_rate": scored.parse_fail_rate,
     }
 
 

@@ -12,7 +12,9 @@ from sweeps.display.text import METRIC_NAMES, counted, duration, interval, perce
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
 from sweeps.study.study import Study
+from sweeps.tables.columns import unread_share
 from sweeps.tables.winner import why_no_winner
+from trainer.measure.grid import DEGENERATE_SHARE
 
 ALPHA = 0.05  # a difference is called clear below this corrected p-value
 _ENDED = ("finished", "stopped", "failed")
@@ -59,7 +61,7 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
     best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
     if not evidence.winner and _is_finished(evidence):
-        return f"No winner: {why_no_winner([{'status': e.status} for e in evidence.entries])}."
+        return f"No winner: {why_no_winner([{**e.row, 'status': e.status} for e in evidence.entries])}."
     if best is None:
         return "No trial was scored yet."
     sentences = [f"{best.label} {'is the winner, chosen on the dev prompts' if evidence.winner else 'leads so far'}."]
@@ -73,7 +75,9 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
         sentences.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
-    if best.row.get("degenerate"):
+    if unread_share(best.row) > DEGENERATE_SHARE:
+        sentences.append("Beware: nearly none of its generated answers could be read.")
+    elif best.row.get("degenerate"):
         sentences.append("Beware: it gives one label nearly always, so a small standard deviation means nothing.")
     return " ".join([*sentences, *_compared(evidence, best)])
 

@@ -25,7 +25,7 @@ from sweeps.report.evidence import Entry, Evidence, gather
 from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
 from sweeps.tables import robustness as tables
-from sweeps.tables.columns import Settings
+from sweeps.tables.columns import Settings, answer_marks
 from trainer.store import Store
 
 NO_PARTS = Markup("")
@@ -144,7 +144,7 @@ def _cell(entry: Entry, key: str) -> Cell:
     if key == "id":
         return Cell(entry.id, entry.id, False)
     if key == "status":
-        text = entry.status + (", one label" if entry.row.get("degenerate") else "")
+        text = ", ".join([entry.status, *answer_marks(entry.row, "one label")])
         return Cell(text, text, False)
     if key.startswith("axis:"):
         value = entry.axes.get(key[5:], "")

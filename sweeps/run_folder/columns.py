@@ -26,10 +26,11 @@ TRIALS = pa.schema(
         ("state", pa.string()),  # waiting | running | testing | finished | stopped | failed
         ("objective", pa.float64()),  # on the dev prompts, at its last report
         ("stderr", pa.float64()),  # of the objective
-        ("degenerate", pa.bool_()),  # gives one answer nearly always
+        ("degenerate", pa.bool_()),  # gives one answer nearly always, or none that can be read
         ("test_mean", pa.float64()),  # of the metric over the test prompts; null until they are scored
         ("test_std", pa.float64()),
         ("test_degenerate", pa.bool_()),  # gives one answer nearly always on the test prompts
         ("arm", pa.string()),  # name in the study; null where it has no arms
+        ("unread", pa.bool_()),  # degenerate because nearly no generated answer could be read
     ]
 )

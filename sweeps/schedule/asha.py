@@ -101,13 +101,14 @@ class _Report:
     step: int | None
     stderr: float | None
     degenerate: bool
+    why_degenerate: str
 
     def key(self, trial: str) -> Key:
         return rank_key(trial, self.objective, self.degenerate)
 
     def value(self, other: float | None = None) -> str:
         error = "" if self.stderr is None or not math.isfinite(self.stderr) else f" ± {self.stderr:.2g}"
-        note = " (degenerate: one answer nearly always)" if self.degenerate else ""
+        note = f" ({self.why_degenerate})" if self.degenerate else ""
         return f"objective {_digits(self.objective, other)}{error}{note}"
 
 
@@ -164,6 +165,7 @@ class Rungs:
         step: int | None = None,
         stderr: float | None = None,
         degenerate: bool = False,
+        why_degenerate: str = "degenerate: one answer nearly always",
     ) -> Decision:
         """Record the objective of ``trial`` at ``rung`` (from 0) and return what the trial does now."""
         entrant = self._enter(trial)
@@ -172,7 +174,7 @@ class Rungs:
             return self.decide(trial)
         if rung > due or entrant.state == "waiting" or rung >= self.count:
             raise ValueError(f"trial {trial}: a report of rung {rung + 1} of {self.count} came, rung {due + 1} was due")
-        report = _Report(rung, float(objective), step, stderr, bool(degenerate))
+        report = _Report(rung, float(objective), step, stderr, bool(degenerate), why_degenerate)
         entrant.last = report
         new_place = None
         if not math.isfinite(report.objective):

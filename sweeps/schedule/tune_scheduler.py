@@ -214,6 +214,7 @@ class PromotionScheduler(TrialScheduler):
             step=report.step,
             stderr=report.stderr,
             degenerate=report.degenerate,
+            why_degenerate=report.note,
         )
         self._take_decisions()
         return decision

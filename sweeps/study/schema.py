@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from sweeps.study.problems import Problem, Problems, raise_any
 from sweeps.study.values import (
     Count,
+    Day,
     Flag,
     Flags,
     KeyName,
@@ -156,6 +157,8 @@ class TemplateSection(Section):
     marker: Text = "\nAnswer:"  # between prompt and answer; "" in a chat, whose template has its own
     # label -> what the model answers with; default the label, after a space in plain text
     words: Annotated[dict[str, Text], at_most_items(MOST_LABELS, "words")] = Field(default_factory=dict)
+    # for a chat template that writes the date; any day does, if it is always the same: this one is Llama 3's own
+    date: Day = "2024-07-26"
 
     @model_validator(mode="after")
     def _words_differ(self) -> TemplateSection:

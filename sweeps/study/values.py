@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -40,6 +41,15 @@ def _in_range(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > sys.float_info.max:
         return math.inf if value > 0 else -math.inf
     return value
+
+
+def _day(value: Any) -> Any:
+    """YAML reads 2024-07-26 as a date."""
+    text = value.isoformat() if type(value) is date else value
+    try:
+        return text if date.fromisoformat(text).isoformat() == text else date.fromisoformat("")
+    except (TypeError, ValueError):
+        raise Problems("is no day, such as 2024-07-26") from None
 
 
 def as_name(value: Any) -> Any:
@@ -95,6 +105,7 @@ LARGEST = 3.4e38  # a number of the study becomes a float32 in training
 MOST_VALUES = 10_000  # of one axis or list
 
 Text = Annotated[str, Strict()]
+Day = Annotated[str, Strict(), BeforeValidator(_day)]
 Name = Annotated[str, BeforeValidator(as_name)]
 KeyName = Annotated[str, AfterValidator(_simple_name)]  # a name that the study gives: of a template, a pool, an arm
 PathText = Annotated[Text, AfterValidator(_short_enough)]  # a file, a folder, or a name on the hub

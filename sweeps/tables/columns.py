@@ -10,8 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweeps.display.text import percent
 from sweeps.statistics import intervals as st
 from sweeps.study.study import Study
+from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
@@ -53,6 +55,7 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     numbers_after += quantiles + [f"{q}_{side}" for q in quantiles for side in ("low", "high")]
     numbers_after += ["accuracy", "macro_f1", "roc_auc", "parse_fail_rate", "top_label_share"]
     numbers_after += ["max", "saturation", "cps", "consistency", "sensitivity", "dev_objective", "dev_stderr"]
+    numbers_after += ["dev_parse_fail_rate"]
     compared = [
         c for n in REFERENCES for c in (f"diff_{n}", f"diff_{n}_low", f"diff_{n}_high", f"p_{n}", f"p_{n}_holm")
     ]
@@ -73,6 +76,20 @@ def _type(values: Sequence[Any]) -> pa.DataType:
     if kinds == {int}:
         return pa.int64()
     return pa.float64() if kinds and kinds <= {int, float} else pa.string()
+
+
+def unread_share(row: Mapping[str, Any]) -> float:
+    """Share of a trial's generated answers that could not be read, on the test or the dev prompts; 0 where none were
+    generated. ``row``: of tables/robustness."""
+    return max(row.get("parse_fail_rate") or 0.0, row.get("dev_parse_fail_rate") or 0.0)
+
+
+def answer_marks(row: Mapping[str, Any], alike: str) -> list[str]:
+    """What the tables say of a trial's answers: the share that could not be read, or ``alike`` where one label takes
+    nearly all of them."""
+    share = unread_share(row)
+    marks = [f"{percent(share)} % unread"] if share > 0 else []
+    return marks + ([alike] if row.get("degenerate") and share <= DEGENERATE_SHARE else [])
 
 
 def bounds(name: str, estimate: st.Estimate) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
-from sweeps.tables.columns import Settings
+from sweeps.tables.columns import Settings, answer_marks, unread_share
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
@@ -31,7 +31,7 @@ def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = (
 def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) -> list[str]:
     status, reason = row["status"] or "", row["reason"] if row["status"] in ("failed", "stopped") else ""
     ended = [reason] if reason and reason.startswith(status) else [status, reason or ""]  # most reasons begin with it
-    marks = [*ended, "**winner**" if row["winner"] else "", "degenerate" if row["degenerate"] else ""]
+    marks = [*ended, "**winner**" if row["winner"] else "", *answer_marks(row, "degenerate")]
     p = row["p_best_holm"]
     gap = ""
     if row["diff_best"] is not None:
@@ -59,14 +59,14 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
     grid = " or ".join(f"{p} test prompts x {r} rows" for p, r in sizes) or "no test rows"
     stopped = sum(r["status"] == "stopped" for r in rows)
     failed = sum(r["status"] == "failed" for r in rows)
-    degenerate = sum(bool(r["degenerate"]) for r in rows)
+    unread = sum(unread_share(r) > DEGENERATE_SHARE for r in rows)
+    degenerate = sum(bool(r["degenerate"]) for r in rows) - unread
     sign = "strictly above (`>`)" if settings.strict else "at or above (`>=`)"
     limits = ", ".join(f"{100 * x:g} %" for x in settings.thresholds)
     weight = f"{settings.std_weight:g}"
-    yield (
-        f"- {len(rows)} trials: {stopped} cut early by the scheduler, {failed} failed, {degenerate} degenerate. "
-        f"Scored on {grid}."
-    )
+    ended = f"{stopped} cut early by the scheduler, {failed} failed, {degenerate} degenerate"
+    ended += f", {unread} whose answers could not be read" if unread else ""
+    yield f"- {len(rows)} trials: {ended}. Scored on {grid}."
     yield "- All numbers are percent here, fractions of 1 in the csv and parquet files."
     if any(r["winner"] for r in rows):
         yield (
@@ -95,6 +95,12 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
         yield (
             f"- degenerate: one answer takes more than {100 * DEGENERATE_SHARE:g} % of the cells, so a std "
             "near 0 is a constant answer, not robustness. Never ranked, never the winner."
+        )
+    if any(unread_share(r) for r in rows):
+        yield (
+            "- unread: generated answers that begin with none of the labels. They count as wrong. A trial with more "
+            f"than {100 * DEGENERATE_SHARE:g} % of them is never ranked, never the winner: raise "
+            "scoring.max_new_tokens if its answers are cut off, else train longer."
         )
 
 

@@ -6,6 +6,7 @@ import sys
 
 from sweeps.display.text import one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
+from sweeps.tables.columns import answer_marks
 from trainer.trial import AXES
 
 
@@ -22,7 +23,7 @@ def show_table(run: RunFolder, report: str) -> None:
         table.add_column(name, no_wrap=True)
     for r in rows:
         numbers = [percent(r[k]) for k in ("mean", "std", "min", "top")]
-        marks = [r["status"], *(["winner"] if r["winner"] else []), *(["one label"] if r["degenerate"] else [])]
+        marks = [r["status"], *(["winner"] if r["winner"] else []), *answer_marks(r, "one label")]
         table.add_row(
             str(r["rank"] or "-"),
             r["trial_id"],

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeps.display.text import counted
+from sweeps.tables.columns import unread_share
+from trainer.measure.grid import DEGENERATE_SHARE
 
 
 def by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -31,6 +33,12 @@ def why_no_winner(rows: Sequence[dict[str, Any]]) -> str:
         return (
             f"the test scores of trial {able[0]['trial_id']}, the best on the dev prompts, are missing or damaged, so "
             "it cannot be said whether it gives one label nearly always. Run the study again, which scores it anew"
+        )
+    if all(unread_share(row) > DEGENERATE_SHARE for row in rows if row.get("status") == "finished"):
+        whose = "the one trial that finished" if ended == 1 else f"all {ended} trials that finished"
+        return (
+            f"nearly no generated answer of {whose} could be read. Look at the answers with `steadytune predict`; "
+            "raise scoring.max_new_tokens if they are cut off, else train longer (axes.steps or axes.epochs)"
         )
     all_of = "the one trial that finished gives" if ended == 1 else f"all {ended} trials that finished give"
     return f"{all_of} one label nearly always. Train longer (axes.steps or axes.epochs), or raise axes.lr"

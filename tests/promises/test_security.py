@@ -27,7 +27,8 @@ from small_study import write_study
 from sweeps.report.write import write_report
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
-from trainer.data.wording import Prompt, PromptError, fill
+from trainer.data.grammar import PromptError
+from trainer.data.wording import Prompt, fill
 from trainer.store import Store
 
 WRONG = "0" * 64

@@ -6,46 +6,25 @@ What one prompt's text may hold, and what it gives for a row, is in ``wording``.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import yaml
-
+from trainer.data.grammar import PromptError
 from trainer.data.likeness import clusters, normal_form
-from trainer.data.wording import EXPRESSION, Prompt, PromptError, check_wording
+from trainer.data.pool_files import read_entries
+from trainer.data.wording import EXPRESSION, Prompt, check_wording
 from trainer.errors import nearest
 from trainer.trial import digest
-from trainer.yaml_nodes import YamlFault, children, has_other_tag, keys_twice, read_nodes
 
 
 def load_pool(path: str, only: Sequence[str] = ()) -> list[Prompt]:
     """The prompts of a file, in its order: ``.yaml`` (id: text, or a list), ``.txt`` (one per line), ``.jsonl``
     ({"id": …, "text": …}). Where there are no ids they come from the text itself, so that adding a prompt renames no
     other. Blank lines around a text are dropped. ``only`` keeps the named ids, in the order given."""
-    file = Path(path)
-    readers = {".yaml": _read_yaml, ".yml": _read_yaml, ".txt": _read_txt, ".jsonl": _read_jsonl}
-    if file.suffix.lower() not in readers:
-        raise PromptError(f'{path}: ending "{file.suffix}" is not known.{nearest(file.suffix, readers)}')
-    try:
-        content = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        beside = sorted(p.name for p in file.parent.iterdir()) if file.parent.is_dir() else []
-        raise PromptError(f"{path}: no such file.{nearest(file.name, beside[:30])}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path}: cannot be read ({error}). Store it as UTF-8 text") from error
-    prompts = [
-        Prompt(i or _content_id(t), t)
-        for i, t in ((i, t.strip("\r\n")) for i, t in readers[file.suffix.lower()](content, path))
-    ]
-    if not prompts:
-        raise PromptError(f"{path}: holds no prompt")
-    if wrong := _flaws_of(prompts, path):
-        raise PromptError("\n".join(wrong))
+    prompts = [Prompt(e.id or _content_id(e.text), e.text) for e in read_entries(path)]
+    _check_pool(prompts, path)
     return keep_only(prompts, only, path, "is no prompt of this file")
 
 
@@ -151,10 +130,14 @@ _GAP = re.compile(
 )
 
 
+# Control characters but tab and line ends, separators of lines and paragraphs, and the byte order mark.
+_ODD = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff]|\r(?!\n)")
+
+
 def flaws(prompt: Prompt) -> list[tuple[str, str, str]]:
     """(level, what is wrong, how to mend it) of a wording, apart from its placeholders.
 
-    Both were found in the published PAFT prompts.
+    Backslashes and gaps were found in the published PAFT prompts.
     """
     found = []
     if re.search(r"\\[ntr]", prompt.text):
@@ -163,6 +146,15 @@ def flaws(prompt: Prompt) -> list[tuple[str, str, str]]:
                 "error",
                 "contains a backslash followed by n, t or r, which the model would read as two characters",
                 "write a real line break (a | block in yaml)",
+            )
+        )
+    odd = _ODD.search(prompt.text)
+    if odd:
+        found.append(
+            (
+                "warning",
+                f"contains the character U+{ord(odd.group()):04X}, which is not seen and which the model would read",
+                "remove it, unless it is meant",
             )
         )
     gap = _GAP.search(EXPRESSION.sub(" ", prompt.text))
@@ -177,8 +169,8 @@ def _content_id(text: str) -> str:
     return "p" + hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _flaws_of(prompts: Sequence[Prompt], path: str) -> list[str]:
-    """All that is wrong with ids and wordings, a line each."""
+def _check_pool(prompts: Sequence[Prompt], path: str) -> None:
+    """Raises one ``PromptError`` that lists all that is wrong, a line each."""
     seen: dict[str, str] = {}
     wrong: list[str] = []
     for prompt in prompts:
@@ -193,61 +185,5 @@ def _flaws_of(prompts: Sequence[Prompt], path: str) -> list[str]:
             check_wording(prompt.text)
         except PromptError as error:
             wrong.append(f'{path}: prompt "{prompt.id}": {error}')
-    return wrong
-
-
-def _read_yaml(content: str, path: str) -> list[tuple[str, str]]:
-    try:
-        roots = read_nodes(content)  # ids and texts stay as written ("no", "1.0"), double ids are seen
-    except YamlFault as fault:
-        raise PromptError(f"{path}: {fault}. Quote texts that contain a colon, or use a | block") from None
-    if len(roots) > 1:
-        raise PromptError(f"{path}: holds several documents (---). Put all prompts into one")
-    root = roots[0] if roots else None
-    pairs: list[tuple[str, Any]]
-    if isinstance(root, yaml.MappingNode):
-        pairs = [(key.value if isinstance(key, yaml.ScalarNode) else "{…}", value) for key, value in root.value]
-    elif isinstance(root, yaml.SequenceNode):
-        pairs = [("", value) for value in root.value]
-    else:
-        raise PromptError(f"{path}: holds neither id: text pairs nor a list of texts")
-    wrong = [f"{path}: {found}" for found in keys_twice(root)]
-    wrong += [
-        f"{path}: line {node.start_mark.line + 1}: the tag {node.tag} has no meaning here. Remove it"
-        for node in children(root)
-        if has_other_tag(node)
-    ]
-    wrong += [  # an unquoted {{ text }} is a yaml mapping, the commonest slip here
-        f'{path}: line {value.start_mark.line + 1}: prompt "{key}" is no text. Quote it, or use a | '
-        f"block ({{{{ … }}}} at the start needs quotes)"
-        for key, value in pairs
-        if not isinstance(value, yaml.ScalarNode)
-    ]
-    texts = [(key, value.value) for key, value in pairs if isinstance(value, yaml.ScalarNode)]
-    if wrong:
-        first = {key: text for key, text in reversed(texts) if key}
-        raise PromptError("\n".join([*wrong, *_flaws_of([Prompt(*pair) for pair in reversed(first.items())], path)]))
-    return texts
-
-
-def _read_txt(content: str, path: str) -> list[tuple[str, str]]:
-    return [("", line) for line in content.splitlines() if line.strip()]
-
-
-def _read_jsonl(content: str, path: str) -> list[tuple[str, str]]:
-    pairs, wrong = [], []
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            text = record["text"]
-        except (ValueError, KeyError, TypeError):
-            wrong.append(f'{path}: line {number} is not of the form {{"id": "p1", "text": "…"}}')
-            continue
-        if not isinstance(text, str):
-            wrong.append(f"{path}: line {number}: text = {text!r:.40} is no text")
-        pairs.append((str(record.get("id") or ""), text))
     if wrong:
         raise PromptError("\n".join(wrong))
-    return pairs

@@ -68,6 +68,8 @@ class Renderer:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        rows = getattr(tokenizer, "embedding_rows", None)
+        self._rows = rows if rows is not None and rows < len(tokenizer) else None  # None: the model knows every token
         self._added = dict(self._backend.get_added_tokens_decoder())  # id -> token; a copy, made once
         self.texts = TextRenderer(tokenizer, template, task)
         self.prefix: tuple[int, ...] = () if template.chat else self._added_in_front()
@@ -95,6 +97,7 @@ class Renderer:
                 chunk, contexts, encoded, ids, self._answers(chunk, contexts, ids, words), strict=True
             ):
                 full = np.array([*front, *answer, self.stop_id], dtype=np.int32)
+                self._refuse_unknown(full.tolist(), pair)
                 kinds = np.full(len(full), COMPLETION, dtype=np.int8)
                 kinds[: len(self.prefix)] = TEMPLATE
                 kinds[len(self.prefix) : len(front)] = _kinds(code.offsets, context)
@@ -116,6 +119,8 @@ class Renderer:
             for pair, front, texts, answers in zip(
                 chunk, ids, words, self._answers(chunk, contexts, ids, words), strict=True
             ):
+                for answer in answers:
+                    self._refuse_unknown([*front, *answer], pair)
                 # With the stop token, as in training: a row that can be trained on can be scored, and the reverse.
                 self._note_length(len(front) + max(map(len, answers)) + 1, pair, too_long)
                 options = tuple(np.array(a, dtype=np.int32) for a in answers)
@@ -136,6 +141,8 @@ class Renderer:
                 for e in self._backend.encode_batch_fast([c.text for c in contexts], add_special_tokens=False)
             ]
             answers = self._answers(chunk, contexts, ids, [self.texts.words(row) for _, row in chunk])
+            for pair, front, options in zip(chunk, ids, answers, strict=True):
+                self._refuse_unknown([*front, *(i for answer in options for i in answer)], pair)
             found += [len(i) + max(map(len, a)) + 1 for i, a in zip(ids, answers, strict=True)]
         return found
 
@@ -230,6 +237,18 @@ class Renderer:
         if "▁" in token:
             return str(token.replace("▁", " "))
         return str(self._backend.decode([token_id], skip_special_tokens=False)) if self._backend.decoder else str(token)
+
+    def _refuse_unknown(self, ids: Sequence[int], pair: Pair) -> None:
+        """A token for which the embedding has no row is an IndexError on a CPU, and ends a GPU's process."""
+        if self._rows is None or max(ids) < self._rows:
+            return
+        unknown = max(ids)
+        raise RenderError(
+            f'template "{self.template.name}", prompt "{pair[0].id}", row "{pair[1].id}": the token '
+            f"{self._token_text(unknown)!r} has the id {unknown}, but the model's embedding has {self._rows} rows "
+            f"(ids to {self._rows - 1}). Use the tokenizer that belongs to this model, or a template and texts without "
+            "that token"
+        )
 
     def _note_length(self, length: int, pair: Pair, too_long: list[tuple[int, Pair]]) -> None:
         if length > self.task.max_length:

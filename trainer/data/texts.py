@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.data.chat_date import pinned, random_part
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt, fill
 from trainer.errors import UserError, nearest
@@ -43,6 +44,7 @@ class TextRenderer:
 
     def __init__(self, tokenizer: Any, template: Template, task: Task):
         self.tokenizer, self.template, self.task = tokenizer, template, task
+        self._pinned = self._pinned_date() if template.chat else {}
         self._words = dict(template.words)
         self._head, self.chat_tail = self._frame() if template.chat else ("", "")
 
@@ -95,7 +97,9 @@ class TextRenderer:
     def _chats(self, conversations: list[list[dict[str, str]]], generation: bool = True) -> list[str]:
         try:
             return list(
-                self.tokenizer.apply_chat_template(conversations, add_generation_prompt=generation, tokenize=False)
+                self.tokenizer.apply_chat_template(
+                    conversations, add_generation_prompt=generation, tokenize=False, **self._pinned
+                )
             )
         except Exception as error:  # templates raise what they like
             if not getattr(self.tokenizer, "chat_template", None):
@@ -108,6 +112,27 @@ class TextRenderer:
             else:
                 hint = f"the chat template refuses these messages ({error})"
             raise RenderError(f'template "{self.template.name}": {hint}') from error
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether the chat template writes the date, which is then the template's own."""
+        return bool(self._pinned)
+
+    def _pinned_date(self) -> dict[str, Any]:
+        if not getattr(self.tokenizer, "chat_template", None):
+            return {}  # told when the first chat is rendered
+        text = self.tokenizer.get_chat_template()
+        drawn = random_part(text)
+        if drawn:
+            raise RenderError(
+                f'template "{self.template.name}": the chat template uses "{drawn}", which gives another text each '
+                "time. Use chat: false, or another chat template"
+            )
+        return pinned(text, self.template.date)
+
+    def chat(self, messages: Sequence[dict[str, str]], generation: bool) -> str:
+        """``messages`` as the chat template writes them, with or without the beginning of the next answer."""
+        return self._chats([list(messages)], generation)[0]
 
     def after_answer(self) -> str:
         """What the chat template writes after the assistant's answer."""

@@ -9,7 +9,8 @@ from trainer.trial import Model
 
 
 def load_tokenizer(model: Model) -> Any:
-    """The model's fast tokenizer, with a padding token (EOS where it has none of its own)."""
+    """The model's fast tokenizer, with a padding token (EOS where it has none of its own that the model knows).
+    ``embedding_rows``: the ids that the model knows are below it; None where its config does not say."""
     from transformers import AutoTokenizer  # slow to import
 
     try:
@@ -26,6 +27,19 @@ def load_tokenizer(model: Model) -> Any:
         raise RenderError(
             f'model.path = "{model.path}": the tokenizer has no fast version. Convert it to tokenizer.json'
         )
-    if tokenizer.pad_token_id is None:
+    rows = tokenizer.embedding_rows = _embedding_rows(model)
+    if tokenizer.pad_token_id is None or (rows is not None and tokenizer.pad_token_id >= rows):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _embedding_rows(model: Model) -> int | None:
+    from transformers import AutoConfig  # slow to import
+
+    try:
+        config = AutoConfig.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+        return int(config.get_text_config().vocab_size)
+    except Exception:  # a folder with a tokenizer alone; what is wrong with a model's config is told where it is loaded
+        return None

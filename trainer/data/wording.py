@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
 import jinja2.sandbox
 from jinja2 import nodes
+from jinja2.filters import FILTERS as FILTERS_OF_JINJA
+from jinja2.tests import TESTS as TESTS_OF_JINJA
 
-from trainer.errors import UserError, nearest
+from trainer.data.grammar import FILTERS, LONGEST, OPTIONS, TESTS, PromptError, check_parts, too_deep
+from trainer.errors import nearest
 
-OPTIONS = "options"  # the placeholder that lists a row's own options
 MAX_CHARACTERS = 1_000_000  # of a filled prompt
+# Characters that filters may make of a row, so that no wording can take long: a multiple of the row and the wording,
+# and a floor for short ones. A wording with twenty filters on the whole row needs a fifth of it.
+FLOOR, GROWTH, MOST = 100_000, 100, 20 * MAX_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -38,28 +43,29 @@ class Filled:
     spans: list[tuple[int, int]]
 
 
-class PromptError(UserError):
-    """A wording that cannot be read or filled."""
-
-
 _OPEN, _CLOSE, _ESCAPE = "\ue0f0", "\ue0f1", "\ue0f2"  # private-use characters: mark what an expression put out
 _MARKS = re.compile(f"[{_OPEN}{_CLOSE}{_ESCAPE}]")
 _CODES = {_OPEN: "o", _CLOSE: "c", _ESCAPE: "e"}
 _DECODE = {v: k for k, v in _CODES.items()}
-EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)  # anything of Jinja in a wording
+# Anything of Jinja in a wording. Bounded, because a text may hold thousands of braces that nothing closes.
+EXPRESSION = re.compile(r"\{\{.{0,1000}?\}\}|\{%.{0,1000}?%\}|\{#.{0,1000}?#\}", re.DOTALL)
 _TOKENS = re.compile(f"{_OPEN}|{_CLOSE}|{_ESCAPE}(.)", re.DOTALL)
 
 
 def fill(prompt: Prompt, fields: Mapping[str, str], options: Sequence[str] = ()) -> Filled:
     """The prompt's text for one row. Everything an expression puts out counts as the row's content.
 
-    ``options`` are there as the list ``{{ options }}``. Raises ``PromptError`` for a placeholder that is no field.
+    ``options`` are there as the list ``options``. Raises ``PromptError`` for a placeholder that is no field, and where
+    the text, or what filters make on the way to it, is longer than any prompt needs.
     """
-    values = {**({OPTIONS: list(options)} if options else {}), **fields}
+    values: dict[str, Any] = {**({OPTIONS: list(options)} if options else {}), **fields}
+    row = len(prompt.text) + sum(map(len, fields.values())) + sum(map(len, options))
+    work = _Work(min(MOST, FLOOR + GROWTH * row))
     try:
         pieces, size = [], 0
-        for piece in _compiled(prompt.text).generate(values):
+        for piece in _compiled(prompt.text, "text" if OPTIONS in fields else "list").generate({**values, _WORK: work}):
             size += len(piece)
+            work.add(len(piece))
             if size > MAX_CHARACTERS:
                 raise PromptError(
                     f"gives more than {MAX_CHARACTERS} characters. Shorten it, or cut the field: {{{{ text[:2000] }}}}"
@@ -80,8 +86,9 @@ def fill(prompt: Prompt, fields: Mapping[str, str], options: Sequence[str] = ())
 
 
 def check_wording(text: str) -> None:
-    """Raises ``PromptError`` where ``text`` is not readable or uses what a prompt may not."""
-    _compiled(text)
+    """Raises ``PromptError`` where ``text`` is not readable or uses what a prompt may not. Whether ``options`` are a
+    list or a field's text is known when a row is filled in."""
+    _compiled(text, "any")
 
 
 def placeholders(prompt: Prompt) -> set[str]:
@@ -129,21 +136,51 @@ def _unmark(marked: str) -> Filled:
     return Filled("".join(out), spans)
 
 
-def _bounded(size: int) -> None:
-    if size > MAX_CHARACTERS:
-        raise PromptError(f"gives more than {MAX_CHARACTERS} characters")
+class _Work:
+    """Characters that one filling of a wording has made, in its filters and in what it gives out."""
+
+    def __init__(self, most: int):
+        self.most, self.made = most, 0
+
+    def add(self, size: int) -> None:
+        self.made += size
+        if self.made > self.most:
+            raise PromptError(
+                f"makes more than {self.most} characters of one row. Use fewer filters, or cut the field: "
+                "{{ text[:2000] }}"
+            )
 
 
-def _replace(text: Any, old: str, new: str) -> str:
-    text, old, new = str(text), str(old), str(new)
-    _bounded(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
-    return text.replace(old, new)
+_WORK = _ESCAPE + "work"  # where a filling keeps its count; no wording can name it
 
 
-def _join(values: Iterable[Any], between: str = "") -> str:
-    texts = [str(v) for v in values]
-    _bounded(sum(map(len, texts)) + len(texts) * len(between))
-    return between.join(texts)
+def _replaced(text: Any, old: str, new: str) -> int:
+    text, old = str(text), str(old)
+    return len(text) + (text.count(old) if old else len(text) + 1) * len(new)
+
+
+def _joined(values: Sequence[str], d: str = "") -> int:
+    return sum(len(v) + len(d) for v in map(str, values))
+
+
+def _as_long(value: Any, *args: Any, **kwargs: Any) -> int:
+    return len(value) if isinstance(value, str) else 1
+
+
+def _counted(name: str) -> Callable[..., Any]:
+    """Jinja's filter ``name``. What it may give is counted before it works."""
+    plain = FILTERS_OF_JINJA[name]
+    sizes: dict[str, Callable[..., int]] = {"replace": _replaced, "join": _joined}
+    size = sizes.get(name, _as_long)
+    own = getattr(plain, "jinja_pass_arg", None)  # what Jinja gives such a filter first
+
+    @jinja2.pass_context
+    def counted(context: jinja2.runtime.Context, value: Any, *args: Any, **kwargs: Any) -> Any:
+        context[_WORK].add(size(value, *args, **kwargs))
+        first = () if own is None else (context.eval_ctx if own.name == "eval_context" else context.environment,)
+        return plain(*first, value, *args, **kwargs)
+
+    return counted
 
 
 def _environment() -> jinja2.Environment:
@@ -156,28 +193,22 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.globals.clear()
-    keep = ("trim", "upper", "lower", "title", "capitalize", "first", "last", "length", "default", "truncate", "string")
-    env.filters = {name: env.filters[name] for name in keep} | {"replace": _replace, "join": _join}
+    env.filters = {name: _counted(name) for name in FILTERS}
+    env.tests = {name: TESTS_OF_JINJA[name] for name in TESTS}
     return env
 
 
 _ENV = _environment()
-# What a wording may be made of. No calls, assignments, macros, includes or arithmetic beyond + and -, and one level of
-# loops: so its work is bounded by the row's size times its own length.
-_ALLOWED = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Tuple, nodes.List,
-    nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.CondExpr,
-    nodes.Concat, nodes.Add, nodes.Sub, nodes.Neg, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Keyword,
-    nodes.If, nodes.For,
-)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)
-def _compiled(text: str) -> jinja2.Template:
+def _compiled(text: str, options: Literal["list", "text", "any"]) -> jinja2.Template:
+    tree = _parsed(text)
+    check_parts(tree, options)
     try:
-        return _ENV.from_string(_parsed(text))
-    except jinja2.TemplateSyntaxError as error:  # an unknown test: known only when the code is made
-        raise PromptError(f"is not readable ({error.message}, line {error.lineno})") from None
+        return _ENV.from_string(tree)
+    except (SyntaxError, jinja2.TemplateError, RecursionError, MemoryError) as error:  # known when the code is made
+        raise PromptError(f"is not readable ({type(error).__name__}: {error})") from None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -188,28 +219,24 @@ def _names(text: str) -> frozenset[str]:
 def _parsed(text: str) -> nodes.Template:
     if _MARKS.search(text):
         raise PromptError("contains one of the private-use characters U+E0F0 to U+E0F2; remove it")
+    if len(text) > LONGEST:
+        raise PromptError(f"has {len(text)} characters; a prompt may have {LONGEST}. Shorten it")
     try:
         tree = _ENV.parse(text)
     except jinja2.TemplateSyntaxError as error:
         raise PromptError(
-            f"is not readable ({error.message}, line {error.lineno}). Placeholders are written {{{{ text }}}}"
+            f"is not readable ({_in_our_words(error.message)}, line {error.lineno}). "
+            "Placeholders are written {{ text }}"
         ) from None
-    _check_nodes(tree, loops=0)
-    for node in tree.find_all(nodes.Filter):
-        if node.name not in _ENV.filters:
-            raise PromptError(f'filter "{node.name}" is not allowed in a prompt.{nearest(node.name, _ENV.filters)}')
+    except RecursionError:
+        raise too_deep() from None
+    except ValueError:  # Python reads no number of thousands of digits
+        raise PromptError("has a number with more than 4300 digits. Shorten it") from None
+    check_parts(tree, "any")
     return tree
 
 
-def _check_nodes(node: nodes.Node, loops: int) -> None:
-    if not isinstance(node, _ALLOWED):
-        raise PromptError(
-            f'uses "{type(node).__name__.lower()}", which a prompt may not. Allowed: placeholders, filters, '
-            "if, one level of for"
-        )
-    if isinstance(node, nodes.For):
-        loops += 1
-        if loops > 1 or node.recursive:
-            raise PromptError("has a loop inside a loop, which a prompt may not")
-    for child in node.iter_child_nodes():
-        _check_nodes(child, loops)
+def _in_our_words(message: str | None) -> str:
+    """Jinja's message about a text that it cannot read."""
+    said = (message or "").replace("Unexpected end of template", "the prompt ends too early")
+    return re.sub(r"^unexpected ", "out of place: ", said)

@@ -43,7 +43,7 @@ class Grid:
     predicted: Ints  # [P, R]; NO_ANSWER where nothing could be parsed
     correct: NDArray[np.bool_]  # [P, R]
     label_logprobs: Floats | None  # [P, R, K] in nats; None where text was generated or rows differ in options
-    nan: bool  # some label log-probability is NaN
+    nan: bool  # some label log-probability is NaN, or what the decision rule compares it with
     seen: NDArray[np.bool_] | None = None  # [P, R] the cells that were scored; None: all of them
     pool_rows: int = 0  # rows of the whole grid; 0: R
 
@@ -65,10 +65,15 @@ class Grid:
         return float(self._answer_counts()[0] / self.n_cells)
 
     @property
+    def unread(self) -> bool:
+        """More than ``DEGENERATE_SHARE`` of the answers could not be read: nothing is known of the labels."""
+        return self.parse_fail_rate > DEGENERATE_SHARE
+
+    @property
     def degenerate(self) -> bool:
-        """One answer takes more than ``DEGENERATE_SHARE`` of the cells. Where the rows themselves carry that label
-        almost always (share t > 0.9) the limit is half way from t to 1, so that a trial that is right is not called
-        degenerate."""
+        """Nothing to rank: ``unread``, or one answer takes more than ``DEGENERATE_SHARE`` of the cells. Where the rows
+        themselves carry that label almost always (share t > 0.9) the limit is half way from t to 1, so that a trial
+        that is right is not called degenerate."""
         counts = self._answer_counts()
         top = int(counts.argmax()) - 1
         truth = float((self.label == top).mean())
@@ -118,6 +123,9 @@ def read_grid(
         wanted = _designed(prompts, rows, [names[k] for k in label], sample, where)
     _refuse_other_cells(found, wanted, prompts, rows, where, whole)
     logprobs, nan = _logprobs(table["label_logprobs"], place, shape)
+    compared = table["label_logprobs"].is_valid().to_numpy()
+    undecided = table["predicted"].is_null().to_numpy()
+    nan = nan or bool((compared & undecided).any())  # NaN in what the decision rule compares with
     scores = Grid(prompts, rows, names, label, predicted, correct, logprobs, nan)
     return scores if sample is None or whole else replace(scores, seen=found, pool_rows=sample["rows"])
 

@@ -116,6 +116,7 @@ class Objective:
     parse_fail_rate: float
     n_cells: int = 0  # that were scored
     sampling: float = 0.0  # standard error of ``value`` against the whole grid's; 0 where that was scored
+    unread: bool = False  # degenerate because nearly no answer could be read
 
 
 def objective(
@@ -155,6 +156,7 @@ def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
         parse_fail_rate=scores.parse_fail_rate,
         n_cells=scores.n_cells,
         sampling=sampling,
+        unread=scores.unread,
     )
 
 

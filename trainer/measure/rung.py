@@ -25,11 +25,12 @@ class RungReport:
     step: int  # optimizer steps so far
     objective: float  # on the dev prompts; NaN where training or scoring gave NaN
     stderr: float = math.nan  # of the objective
-    degenerate: bool = False  # one answer nearly always
+    degenerate: bool = False  # one answer nearly always, or none that could be read
     seconds: float = 0.0  # of the accelerator, training and scoring
     tokens: int = 0  # trained on since the rung before
     replayed: bool = False  # read from the run folder
     reason: str = ""  # of an objective that is NaN
+    unread: bool = False  # degenerate because nearly no generated answer could be read
 
     @classmethod
     def of(
@@ -48,7 +49,20 @@ class RungReport:
             return cls(**shared, objective=math.nan, reason=record["nan"])
         where = f"trial {trial.id}, rung {record['rung']}"
         scored = objective(rows, trial.task.metric, std_weight, trial.task.labels, where, record.get("sample"))
-        return cls(**shared, objective=scored.value, stderr=scored.stderr, degenerate=scored.degenerate)
+        return cls(
+            **shared,
+            objective=scored.value,
+            stderr=scored.stderr,
+            degenerate=scored.degenerate,
+            unread=scored.unread,
+        )
+
+    @property
+    def note(self) -> str:
+        """Why a degenerate trial ranks below every other one."""
+        if self.unread:
+            return "its answers could not be read"
+        return "degenerate: one answer nearly always" if self.degenerate else ""
 
     def encode(self) -> dict[str, Any]:
         """As a Tune result: the objective, and the report as one text. Tune keeps statistics of every number in every

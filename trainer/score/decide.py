@@ -13,7 +13,8 @@ batch       argmax ll - mean_i ll[i] (+ log prior)     Zhou et al. 2023 (2309.17
 
 Batch calibration pushes towards uniform answers and so fails on imbalanced classes; ``prior`` (the dev rows' label
 shares) puts the imbalance back. Whether ll is renormalised over the labels first makes no difference to it: that
-moves a row's labels, and the mean's, by the same amount. Ties go to the first label; a request with a NaN gives -1.
+moves a row's labels, and the mean's, by the same amount. Ties go to the first label; a request with a NaN, or without a
+finite value, gives -1.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def decide(
     prompts: Sequence[str] | None = None,
     prior: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Index of the answer to each of n requests, int64 [n]; -1 where a log-probability is NaN.
+    """Index of the answer to each of n requests, int64 [n]; -1 where a value is NaN or none is finite.
 
     The highest of what ``decision_values`` gives, which says what the arguments are."""
     adjusted = decision_values(rule, logprobs, n_tokens, n_bytes, baseline=baseline, prompts=prompts, prior=prior)
@@ -87,7 +88,8 @@ def decision_values(
 
 
 def _argmax(values: np.ndarray) -> int:
-    return -1 if not len(values) or np.isnan(values).any() else int(values.argmax())
+    """-1 where a value is NaN, or where none is finite: no label is better than another."""
+    return -1 if not len(values) or not np.isfinite(values.max()) else int(values.argmax())
 
 
 def _raw(logprobs: np.ndarray, _: np.ndarray) -> np.ndarray:

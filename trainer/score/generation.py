@@ -22,14 +22,18 @@ from trainer.score.logprobs import TOKEN_BUDGET
 
 log = logging.getLogger("steadytune")
 
+NAN = -1  # in place of a token, where the model's logits were NaN
+
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """``index`` is the option that ``text`` gives, None where it gives none; ``new_tokens`` counts the stop token."""
+    """``index`` is the option that ``text`` gives, None where it gives none; ``new_tokens`` counts the stop token.
+    ``nan``: the model gave NaN instead of a token, so that the text ends there and stands for nothing."""
 
     text: str
     index: int | None
     new_tokens: int
+    nan: bool = False
 
 
 def generate_answers(
@@ -48,8 +52,9 @@ def generate_answers(
     for ids, options in zip(
         generate(model, requests, slots, stop_ids, max_new_tokens, token_budget), words, strict=True
     ):
-        text = decode([i for i in ids.tolist() if i not in stop_ids])
-        found.append(GeneratedAnswer(text, parse(text, options), len(ids)))
+        text = decode([i for i in ids.tolist() if i not in (*stop_ids, NAN)])
+        nan = NAN in ids
+        found.append(GeneratedAnswer(text, None if nan else parse(text, options), len(ids), nan))
     return found
 
 
@@ -89,8 +94,9 @@ def generate(
     token_budget: int = TOKEN_BUDGET,
 ) -> list[np.ndarray]:
     """The tokens that greedy decoding adds to each context, int64 [up to max_new_tokens], the stop token included
-    where one came. ``model`` is in eval mode; ``token_budget`` bounds a batch with its padding and new tokens, and
-    is halved when memory does not suffice. Raises ValueError for a model with a classification head."""
+    where one came; ``NAN`` ends them where the model gave NaN. ``model`` is in eval mode; ``token_budget`` bounds a
+    batch with its padding and new tokens, and is halved when memory does not suffice. Raises ValueError for a model
+    with a classification head."""
     if model.n_labels:
         raise ValueError(
             'scoring.scorer = "generate" needs the language-model head. Use model.head = "lm", or scorer = "labels"'
@@ -155,9 +161,11 @@ def _decode(
     new: list[torch.Tensor] = []
     for step in range(max_new_tokens):
         batch = Batch(tokens, attended, positions, route, rows, torch.full_like(rows, tokens.shape[1] - 1), only=slot)
-        chosen = model(batch, cache).argmax(dim=-1)
-        new.append(chosen)
-        stopping = torch.isin(chosen, stops) & ~finished
+        logits = model(batch, cache)
+        broken = logits.isnan().any(dim=-1)
+        chosen = logits.argmax(dim=-1)
+        new.append(chosen.masked_fill(broken, NAN))
+        stopping = (torch.isin(chosen, stops) | broken) & ~finished
         lengths[stopping] = step + 1
         finished |= stopping
         if bool(finished.all()):

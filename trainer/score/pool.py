@@ -45,7 +45,7 @@ class Answers:
     """One trial's answers to n requests: the option taken (-1: none), label log-probabilities, tokens generated."""
 
     taken: np.ndarray  # int64 [n]
-    logprobs: list[np.ndarray] | None = None  # float64 [k_i] each
+    logprobs: list[np.ndarray] | list[np.ndarray | None] | None = None  # float64 [k_i] each; of texts, [1] where NaN
     new_tokens: list[int] | None = None  # [n]
 
 
@@ -165,7 +165,9 @@ class PoolScorer:
         decode, stops = renderer.tokenizer.decode, renderer.stop_ids
         made = generate_answers(model, asked.requests, [slot] * len(words), words, decode, stops, new)
         taken = np.array([-1 if a.index is None else a.index for a in made])
-        return Answers(taken, None, [a.new_tokens for a in made])
+        # A list of one NaN tells a NaN from a text that could not be read: the rung's objective becomes NaN
+        nan = [np.array([np.nan]) if a.nan else None for a in made]
+        return Answers(taken, nan if any(a.nan for a in made) else None, [a.new_tokens for a in made])
 
     def _table(self, member: Member, pool: str, asked: PoolRequests, answers: Answers) -> pa.Table:
         trial = member.trial

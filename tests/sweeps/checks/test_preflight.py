@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from small_tokenizers import CHAT, byte_level, llama_like, word_level
 from tiny_run import make_model
+from transformers import LlamaConfig
 
 from sweeps.checks.findings import Findings
 from sweeps.checks.lengths import longest
@@ -22,9 +23,10 @@ from sweeps.trials.assets import fingerprints_of, load_assets
 from sweeps.trials.load_content import content_of
 from trainer.data.render import Renderer
 from trainer.data.rows import Row
+from trainer.data.tokenizer import load_tokenizer
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
-from trainer.trial import Task, Template
+from trainer.trial import Model, Task, Template
 
 TASK = Task(labels=("no", "yes"), max_length=64)
 PLAIN = Template("plain", words=(("no", " no"), ("yes", " yes")))
@@ -105,7 +107,7 @@ def test_near_duplicates_in_pools_of_different_splits_are_warned_of() -> None:
         ),
         ("Is it {{ txt }}?", 'placeholder "txt" is no field of the rows. Did you mean "text"? Known: text'),
         ("Is it\\n{{ text }}?", "contains a backslash"),
-        ("{{ text[0].x }}", "has no attribute 'x'"),
+        ("{{ text[99] }}", "has no element 99"),
         ("{% if text == 'x' %}{{ text }}{% endif %}", "gives an empty text"),
     ],
 )
@@ -430,3 +432,57 @@ def test_the_mask_in_colour_has_no_brackets() -> None:
     assert [str(s.style) for s in coloured.spans] == ["dim", "black on cyan", "dim", "bold white on green"]
     assert weights((0.1,), "plw") == ("0.1", "0.1", "1")
     assert weights("0 to 1", "zero") == ("0", "0 to 1", "1")
+
+
+# what the model can read and write ------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_longer_than_the_limit_of_new_tokens_is_refused() -> None:
+    """CASES V14: all of them would be cut off, and none could be read."""
+    words = (("no", " no"), ("yes", " yes it it"))
+    long = Template("plain", words=words)
+    found = check_formats([long], TASK, dict.fromkeys(("train", "dev", "test"), ROWS), POOLS, word_level(), 5)
+    assert only_error(found) == (
+        "scoring.max_new_tokens: is 5, but the longest answer has 6 tokens with its stop token (templates.plain, row "
+        "\"r0\": ' yes it it'). Set scoring.max_new_tokens=6: an answer that is cut off cannot be read"
+    )
+    for limit in (6, None):  # None: labels are compared
+        assert not check_formats(
+            [long], TASK, dict.fromkeys(("train", "dev", "test"), ROWS), POOLS, word_level(), limit
+        ).errors
+
+
+def test_the_longest_of_all_rows_options_counts() -> None:
+    """CASES V14."""
+    rows = [Row(f"r{i}", {"text": "it"}, "0", ("A", "B it" if i == 7 else "B")) for i in range(30)]
+    found = check_formats(
+        [Template("plain")], Task(max_length=64), dict.fromkeys(("train", "dev", "test"), rows), POOLS, word_level(), 3
+    )
+    assert 'the longest answer has 5 tokens with its stop token (templates.plain, row "r7"' in only_error(found)
+
+
+def test_a_token_that_the_embedding_lacks_is_named() -> None:
+    """CASES M1. Tokens that no text needs may be more than the embedding has rows."""
+    tokenizer = word_level()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    last = len(tokenizer) - 1
+    tokenizer.embedding_rows = last
+    assert not run(tokenizer=tokenizer).errors
+    tokenizer.chat_template = "<|im_start|>" + tokenizer.chat_template
+    told = str(run([CHATTY], tokenizer=tokenizer).errors[0])
+    assert f"the token '<|im_start|>' has the id {last}, but the model's embedding has {last} rows" in told
+    marked = Template("plain", marker="<|im_start|>", words=PLAIN.words)
+    assert "the token '<|im_start|>'" in str(run([marked], tokenizer=tokenizer).errors[0])
+    rows = [*ROWS, Row("late", {"text": "<|im_start|>"}, "no")]
+    told = " ".join(map(str, run(rows=dict.fromkeys(("train", "dev", "test"), rows), tokenizer=tokenizer).errors))
+    assert 'row "late"' in told
+
+
+def test_the_embeddings_rows_are_those_of_the_model(tmp_path: Path) -> None:
+    """CASES M1. A padding token beyond the embedding is replaced: what pads is masked."""
+    tokenizer = word_level()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(tmp_path)
+    LlamaConfig(vocab_size=len(tokenizer) - 1).save_pretrained(tmp_path)
+    loaded = load_tokenizer(Model(str(tmp_path), "x"))
+    assert (loaded.embedding_rows, loaded.pad_token) == (len(tokenizer) - 1, "</s>")

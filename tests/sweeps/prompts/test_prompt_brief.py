@@ -115,4 +115,4 @@ def test_few_shot_shows_other_examples_in_each_request_and_zero_shot_none() -> N
 
 def test_rows_of_their_own_options() -> None:
     brief = Brief(("question",), "Choose the right end.", options=True)
-    assert "{{ options }} stands for their list" in asked(ZERO_SHOT, brief=brief)
+    assert "{{ options|join(', ') }} stands for their list" in asked(ZERO_SHOT, brief=brief)

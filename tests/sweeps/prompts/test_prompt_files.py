@@ -19,7 +19,7 @@ from trainer.errors import UserError
 
 SHARES = {"train": 0.6, "dev": 0.2, "test": 0.2}
 EMBEDDED = STUDIES.parent / "embedded" / "data" / "pools"
-Texts = st.text(st.characters(exclude_categories=["Cs", "Co"]), min_size=1).filter(
+Texts = st.text(st.characters(exclude_categories=["Cs", "Co"], exclude_characters="\x00"), min_size=1).filter(
     lambda t: "{%" not in t and "{#" not in t
 )
 

@@ -91,7 +91,7 @@ def test_form_is_mended_and_meaning_is_not() -> None:
         ("Unhappy about [describe the topic]? {{ text }}", "unfilled gap"),
         ("Is the writer unhappy?", "missing placeholder"),
         ("Unhappy? {{ text }} {{ title }}", "unknown placeholder"),
-        ("Unhappy? {{ text }} {{ options }}", "unknown placeholder"),
+        ("Unhappy? {{ text }} {{ options|join(', ') }}", "unknown placeholder"),
         ("Is it unhappy? {{ text[:3] }}", "does not render"),
         ("Is it unhappy? {% if false %}{{ text }}{% endif %}", "does not render"),
         ("sad {{ text }}", "length"),

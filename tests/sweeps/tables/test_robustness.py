@@ -21,6 +21,8 @@ from sweeps.run_folder.reading import RunFolder
 from sweeps.tables import robustness as tables
 from sweeps.tables.averages import Groups, group_table
 from sweeps.tables.columns import Settings
+from sweeps.tables.pages import robustness_page
+from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import COLUMNS, NO_ANSWER, ScoreError, read_grid
 from trainer.store import SCORES, Store
 
@@ -30,6 +32,11 @@ P, R = 6, 80
 LABEL = np.arange(R) % 2
 
 
+def _logprobs(predicted: int, j: int) -> list[float] | None:
+    """None for a text that could not be read."""
+    return None if predicted < 0 else [-1.0, -1.0 + (predicted - 0.5) * (1 + (j % 3))]
+
+
 def scores(trial_id: str, rung: int, pool: str, predicted: Any) -> list[dict[str, Any]]:
     return [
         {
@@ -37,7 +44,7 @@ def scores(trial_id: str, rung: int, pool: str, predicted: Any) -> list[dict[str
             "label": ("no", "yes")[LABEL[j]],
             "predicted": None if predicted[i, j] < 0 else ("no", "yes")[predicted[i, j]],
             "correct": bool(predicted[i, j] == LABEL[j]),
-            "label_logprobs": [-1.0, -1.0 + (predicted[i, j] - 0.5) * (1 + (j % 3))], "new_tokens": None,
+            "label_logprobs": _logprobs(predicted[i, j], j), "new_tokens": None,
         }
         for i in range(P)
         for j in range(R)
@@ -70,10 +77,10 @@ def store(tmp_path: Path) -> Store:
     return folder(tmp_path / "run")
 
 
-def folder(path: Path) -> Store:
+def folder(path: Path, trials: dict[str, tuple[Any, ...]] = TRIALS) -> Store:
     store = Store.open(path)
     rows = []
-    for trial_id, (status, rung, dev, test, template, plw) in TRIALS.items():
+    for trial_id, (status, rung, dev, test, template, plw) in trials.items():
         if dev is not None:
             write(store, trial_id, 10, "dev", answers(0.5, 7))  # an earlier rung that must not count
             write(store, trial_id, rung, "dev", dev)
@@ -287,3 +294,25 @@ def test_what_a_group_summed_is_given_up_with_its_last_trial() -> None:
     rows = {(r["axis"], r["value"]): r for r in group_table(groups).to_pylist()}
     assert (rows["pool", "many"]["n_averaged"], rows["pool", "many"]["mean"]) == (3, 1.0)
     assert (rows["seed", "1"]["n_averaged"], rows["seed", "1"]["mean"]) == (1, 1.0)
+
+
+def test_unread_answers_are_counted_and_not_called_one_label(tmp_path: Path) -> None:
+    """CASES V14."""
+    cut_off, some = np.full((P, R), NO_ANSWER), answers(0.9, 7)
+    some[:, :8] = NO_ANSWER
+    given = {"unread": cut_off, "some": some, "flat": CONSTANT}
+    store = folder(tmp_path / "run", {i: ("finished", 40, x, x, "plain", 0.0) for i, x in given.items()})
+    table, _ = tables.make_tables(RunFolder(store), SETTINGS)
+    found = by_id(table)
+    assert (found["some"]["parse_fail_rate"], found["some"]["dev_parse_fail_rate"]) == (0.1, 0.1)
+    assert found["some"]["winner"]
+    page = robustness_page(table, SETTINGS)
+    status = {i: next(x for x in page.splitlines() if f"| {i} " in x or f"**{i}**" in x).rstrip("| ") for i in found}
+    assert status["unread"].endswith("finished, 100.0 % unread")
+    assert status["some"].endswith("**winner**, 10.0 % unread")
+    assert status["flat"].endswith("finished, degenerate")
+    assert "1 degenerate, 1 whose answers could not be read." in page
+    why = why_no_winner([found["unread"]])
+    assert "nearly no generated answer of the one trial that finished could be read" in why
+    assert "scoring.max_new_tokens" in why
+    assert "Train longer" in why_no_winner([found["unread"], found["flat"]])

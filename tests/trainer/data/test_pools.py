@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainer.data.likeness import normal_form
 from trainer.data.pools import fingerprint_prompts, flaws, load_pool, shared_prompts, split_pool
-from trainer.data.wording import MAX_CHARACTERS, Prompt, fill, placeholder_uses, placeholders
+from trainer.data.wording import MAX_CHARACTERS, Prompt, check_wording, fill, placeholder_uses, placeholders
 from trainer.errors import UserError
 
 
@@ -65,7 +65,8 @@ def test_only_keeps_the_named_in_the_order_given(tmp_path: Path) -> None:
         ("p.jsonl", '{"id": "a", "text": 3}\n', "line 1: text = 3 is no text"),
         ("p.csv", "a", 'ending ".csv" is not known'),
         ("p.yaml", "a: '{{ text '\n", 'prompt "a": is not readable'),
-        ("p.yaml", "a: '{{ text is foo }}'\n", 'prompt "a": is not readable'),
+        ("p.yaml", "a: '{{ text is foo }}'\n", 'prompt "a": asks "is foo", which is not known'),
+        ("p.yaml", "a: '{{ text }'\n", 'prompt "a": is not readable (out of place'),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -185,9 +186,104 @@ def test_the_sandbox_refuses_what_could_run_code_or_run_away(text: str) -> None:
         fill(Prompt("p", text), {"t": "a" * 2000})
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{{ text.upper }}", "uses text.upper, but a text has no parts with names. Did you mean {{ text|upper }}?"),
+        ("{{ text.upper() }}", "Did you mean {{ text|upper }}?"),
+        (
+            "{{ text['upper'] }}",
+            "a text in [ ], where a number belongs: {{ text[0] }} or {{ text[:20] }}. Did you mean",
+        ),
+        ("{{ text[text] }}", "uses a text in [ ]"),
+        ("{{ text.__class__ }}", "uses text.__class__"),
+        ("{{ options[0].upper }}", "uses options[…].upper"),
+        ("{{ text|attr('upper') }}", 'filter "attr" is not allowed'),
+        ("{{ options|map(attribute='upper')|join }}", 'filter "map" is not allowed'),
+        ("{{ text|uper }}", 'Did you mean "upper"?'),
+        ("{{ text|replace(*options) }}", "a list with *"),
+        ("{{ text|replace('a') }}", 'gives filter "replace" no "new"'),
+        ("{{ text|upper(1) }}", 'gives filter "upper" 1 values; it takes 0'),
+        ("{{ range }}", 'placeholder "range" is no field'),
+        ("{{ lipsum() }}", "uses lipsum(…), which is no filter"),
+        ("{{ self }}", 'uses "self", which is no field'),
+        ("{% for o in options %}{{ loop }}{% endfor %}", 'uses "loop"'),
+        ("{% for o in options %}{{ loop.cycle }}{% endfor %}", "uses loop.cycle. Known: index"),
+        ("{{ none }}", "uses the value None"),
+        ("{{ text|length > 3 }}", "shows True or False"),
+        ("{{ text is callable }}", 'asks "is callable"'),
+        ("{{ {'a': text} }}", 'uses "a dictionary"'),
+    ],
+)
+def test_a_wording_may_show_fields_filters_and_indexes_only(text: str, told: str) -> None:
+    """CASES V6."""
+    with pytest.raises(UserError) as caught:
+        fill(Prompt("p", text), {"text": "x"}, ("a", "b"))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{{ options }}", "{{ options[:2] }}", "{{ options|string }}", "{{ options|upper }}"])
+def test_a_list_is_not_shown_as_python_writes_it(text: str) -> None:
+    """CASES F2. A field that has the name "options" is a text like any other."""
+    with pytest.raises(UserError, match=r"list.* Write \{\{ options\|join\(', '\) \}\}"):
+        fill(Prompt("p", "{{ text }}" + text), {"text": "x"}, ("a", "b"))
+    assert fill(Prompt("p", text), {"options": "A"}).text == "A"
+    assert content("{{ options|join(', ') }}: {{ options[1] }}", {}, ("a", "b"))[0] == "a, b: b"
+
+
+def test_a_loop_goes_over_options_not_over_characters() -> None:
+    """CASES B1: this took a minute for the characters that it makes of a short text."""
+    with pytest.raises(UserError, match="has a loop over a text; a loop goes over options"):
+        check_wording("{% for a in text|replace('',text)|replace('',text) %}{{ a }}{% endfor %}")
+    with pytest.raises(UserError, match="has a loop over a text"):
+        fill(Prompt("p", "{% for a in options %}{{ a }}{% endfor %}"), {"options": "abc"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ text|replace('', text)|replace('', text) }}",
+        "{{ text|replace('', text)|replace('x', 'yyyyyyyyyyy')|length }}",
+        "{% for o in options %}{{ text|upper|lower|title|length }}{% endfor %}",
+        "{% for o in options %}{{ text }}{% endfor %}",
+    ],
+)
+def test_what_a_wording_makes_of_a_row_is_bounded_by_the_row(text: str) -> None:
+    """CASES B1. The bound counts characters, so that it is the same everywhere."""
+    with pytest.raises(UserError, match=r"makes more than \d+ characters of one row. Use fewer filters"):
+        fill(Prompt("p", text), {"text": "x" * 2000}, ["o"] * 300)
+    assert fill(Prompt("p", "{{ text|upper|lower|title|trim|length }}"), {"text": "x" * 2000}).text == "2000"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ " + "(" * 1000 + "text" + ")" * 1000 + " }}",
+        "{{ " + "not " * 1000 + "text }}",
+        "{{ " + "-" * 1000 + "1 }}",
+        "{{ text" + "[0]" * 1000 + " }}",
+        "{{ text" + "|upper" * 1000 + " }}",
+        "{{ text" + "+text" * 1000 + " }}",
+        "{% if text %}" * 1000 + "x" + "{% endif %}" * 1000,
+        "{{ 'a' if text else " * 1000 + "'b'" + " }}",
+        "{{ " + "[" * 1000 + "]" * 1000 + " }}",
+        "{{ " + "9" * 5000 + " }}",
+        "{{ text }}" * 1000,
+        "x" * 60_000,
+    ],
+)
+def test_a_wording_of_any_depth_and_size_is_refused_in_words(text: str) -> None:
+    """CASES B4."""
+    with pytest.raises(
+        UserError,
+        match=r"nested more than 40|more than 4300 digits|more than 500 parts|60000 characters|is not readable",
+    ):
+        check_wording(text)
+
+
 def test_a_text_that_grows_without_end_is_refused() -> None:
     with pytest.raises(UserError, match=f"more than {MAX_CHARACTERS} characters"):
-        fill(Prompt("p", "{% for c in t %}{{ t }}{% endfor %}"), {"t": "a" * 5000})
+        fill(Prompt("p", "{% for c in options %}{{ t }}{% endfor %}"), {"t": "a" * 50_000}, ["b"] * 30)
 
 
 # dividing and comparing --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 
 from trainer.measure import design, metrics
 from trainer.measure.grid import ScoreError, read_grid
+from trainer.measure.rung import RungReport
 from trainer.store import SCORES
 
 
@@ -246,3 +247,27 @@ def test_a_table_that_is_not_the_declared_sample_is_refused() -> None:
         read(rows, {**SAMPLE, "prompts": 7})
     whole = table(*random_answers(np.random.default_rng(9), 6, 20, 2)).to_pylist()
     assert read(whole, {**SAMPLE, "cells": 120}) == read(whole, None)
+
+
+def test_a_nan_without_a_nan_among_the_labels_makes_the_objective_nan() -> None:
+    """CASES B7: in what the decision rule compares with, or in generated text."""
+    columns = {"prompt_id": ["p"] * 2, "row_id": ["a", "b"], "label": ["no", "yes"], "predicted": ["no", None]}
+    columns |= {"correct": [True, False], "trial_id": ["t"] * 2, "rung": [1] * 2, "pool": ["dev"] * 2}
+
+    def value(logprobs: list[list[float] | None], new_tokens: int | None) -> float:
+        rows = {**columns, "label_logprobs": logprobs, "new_tokens": [new_tokens] * 2}
+        return metrics.objective(pa.table(rows, schema=SCORES), "accuracy", 1.0, ("no", "yes")).value
+
+    assert math.isnan(value([[-1.0, -2.0], [-1.0, -2.0]], None))
+    assert math.isnan(value([None, [math.nan]], 3))
+    assert value([None, None], 3) == 0.5
+
+
+def test_answers_that_cannot_be_read_are_told_from_one_label() -> None:
+    """CASES V14."""
+    unread = metrics.objective(table([[-1] * 40], [0, 1] * 20), "accuracy", 1.0, ("no", "yes"))
+    one_label = metrics.objective(table([[0] * 40], [0, 1] * 20), "accuracy", 1.0, ("no", "yes"))
+    assert (unread.degenerate, unread.unread) == (True, True), "it must not rank above a trial that answers"
+    assert (one_label.degenerate, one_label.unread) == (True, False)
+    assert "could not be read" in RungReport("t", 0, 1, 0.0, degenerate=True, unread=True).note
+    assert "one answer" in RungReport("t", 0, 1, 0.0, degenerate=True).note

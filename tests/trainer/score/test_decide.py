@@ -10,7 +10,15 @@ from trainer.score.decide import RULES, decide
 
 def test_raw_takes_the_largest_the_first_of_ties_and_nothing_of_a_nan() -> None:
     logprobs = np.array([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0], [np.nan, -1.0], [-np.inf, -np.inf]])
-    assert decide("raw", logprobs).tolist() == [0, 1, 0, -1, 0]
+    assert decide("raw", logprobs).tolist() == [0, 1, 0, -1, -1]
+
+
+def test_a_nan_in_what_a_rule_compares_with_gives_no_label() -> None:
+    """CASES B7."""
+    nan = np.array([[np.nan, -1.0]])
+    assert decide("pmi", np.array([[-1.0, -2.0]]), baseline=nan).tolist() == [-1]
+    assert decide("contextual", np.array([[-1.0, -2.0]]), baseline=nan[None]).tolist() == [-1]
+    assert decide("per_token", np.array([[-np.inf, -np.inf]]), n_tokens=np.array([[1, 2]])).tolist() == [-1]
 
 
 def test_rows_may_bring_different_numbers_of_options() -> None:

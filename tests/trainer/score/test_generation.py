@@ -85,6 +85,15 @@ def test_answers_carry_text_option_and_length() -> None:
     assert (found[0].text, found[0].index) == (first, 1)
 
 
+def test_a_nan_is_no_token_and_no_answer() -> None:
+    """CASES B7: the highest of NaN logits is a token like any other to torch."""
+    model, requests = slotted(make_llama()), some_requests("one token", 2)
+    with torch.no_grad():
+        model.base.lm_head.weight.fill_(torch.nan)
+    found = generate_answers(model, requests, [0] * 2, [["no", "yes"]] * 2, lambda ids: "yes" * len(ids), [2], 3)
+    assert [(a.index, a.new_tokens, a.nan) for a in found] == [(None, 1, True)] * 2
+
+
 def test_a_classification_head_writes_no_text() -> None:
     with pytest.raises(ValueError, match=r'model\.head = "lm"'):
         generate(slotted(make_llama(), n_labels=2), some_requests("one token", 1), [0], [2], 4)
