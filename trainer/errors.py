@@ -39,6 +39,10 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+class BaseModelError(UserError):
+    """The base model is not what its files say, or not what can be trained on. Trying again gives the same."""
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` most likely means; None when none is near. One changed, missing, extra or swapped
     character always counts as near, so that one-letter names find their neighbour too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,22 +14,21 @@ from trainer.data.texts import RenderError
 from trainer.data.tokenizer import load_tokenizer
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
-from trainer.model.base import load_base
-from trainer.model.device import pick_device
-from trainer.model.slots import SlotModel
+from trainer.model.adapted_base import load_base_of, slot_model_of
 from trainer.score.calibration import baseline_for
 from trainer.score.decide import decision_values
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import label_logprobs
+from trainer.score.logprobs import label_logprobs, option_logprobs
 from trainer.trial import Trial
 
 SHOWN = 5  # rows named in a message
+_ANY_TOKEN = (np.zeros(1, dtype=np.int32),)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """``index`` of the label or option; None where generated text gave none, or the model gave NaN.
-    ``probabilities`` [k]: softmax of what the decision rule compares; None with generated text and NaN."""
+    """``index`` of the label or option; None where generated text gave none. ``probabilities`` [k]: softmax of what the
+    decision rule compares; None with generated text."""
 
     index: int | None
     probabilities: np.ndarray | None = None
@@ -43,7 +42,7 @@ class Predictor:
     def __init__(self, trial: Trial, tensors: Mapping[str, torch.Tensor]):
         self.trial = trial
         self.renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
-        self.model = _slot_model(trial, tensors)
+        self.model = slot_model_of(load_base_of(trial), trial, tensors)
 
     def predict(
         self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None
@@ -53,7 +52,9 @@ class Predictor:
         requests = self._requests(prompt, rows)
         if self.trial.scoring.scorer == "generate":
             return self._generated(requests, rows)
-        return [_prediction(x) for x in self._compared(prompt, rows, requests, label_counts)]
+        found = self._compared(prompt, rows, requests, label_counts)
+        self._refuse_nan(rows, [bool(np.isfinite(x).all()) for x in found])
+        return [_prediction(x) for x in found]
 
     def _requests(self, prompt: Prompt, rows: Sequence[Row]) -> list[Request]:
         pairs = [(prompt, row) for row in rows]
@@ -88,58 +89,28 @@ class Predictor:
             prior=prior,
         )
 
+    def _refuse_nan(self, rows: Sequence[Row], sound: Sequence[bool]) -> None:
+        wrong = [row.id for row, fine in zip(rows, sound, strict=True) if not fine]
+        if not wrong:
+            return
+        named = ", ".join(f'"{i}"' for i in wrong[:SHOWN])
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UserError(
+            f"rows: {named}{more}: the model gives NaN or infinite log-probabilities, so no answer can be read. The "
+            "adapter's weights are damaged, or too large for the base model's dtype: export another trial"
+        )
+
     def _generated(self, requests: Sequence[Request], rows: Sequence[Row]) -> list[Prediction]:
         words = [self.renderer.texts.words(row) for row in rows]
         decode, stops = self.renderer.tokenizer.decode, self.renderer.stop_ids
         new = self.trial.scoring.max_new_tokens
+        firsts = [replace(r, options=_ANY_TOKEN, option_bytes=(1,)) for r in requests]  # argmax hides NaN
+        values = option_logprobs(self.model, firsts, [0] * len(rows), share=False)
+        self._refuse_nan(rows, [bool(np.isfinite(x).all()) for x in values])
         made = generate_answers(self.model, requests, [0] * len(rows), words, decode, stops, new)
         return [Prediction(a.index, None, a.text) for a in made]
 
 
 def _prediction(values: np.ndarray) -> Prediction:
-    if np.isnan(values).any():
-        return Prediction(None)
     p = np.exp(values - values.max())
     return Prediction(int(values.argmax()), p / p.sum())
-
-
-def _slot_model(trial: Trial, tensors: Mapping[str, torch.Tensor]) -> SlotModel:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    path = trial.model.path
-    try:
-        base = load_base(trial.model, pick_device())
-    except Exception as error:  # transformers and safetensors raise many kinds
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(
-            f'base model "{path}" cannot be loaded ({type(error).__name__}: {detail}). '
-            "Give the folder of the model that the adapter was trained on: --base DIR"
-        ) from error
-    width = getattr(base.config, "hidden_size", "unknown")
-    labels = len(trial.task.labels) if trial.model.head == "classifier" else 0
-    try:
-        model = SlotModel(base, 1, trial.lora.r, trial.lora.target_modules, labels)
-    except ValueError as error:
-        raise _other_base(trial, f"{error}") from None
-    model.configure(0, trial.lora)
-    expected = model.adapter(0, trial.lora)
-    for name in sorted(expected.keys() | tensors.keys()):
-        has, wants = tensors.get(name), expected.get(name)
-        if has is None or wants is None:
-            where = "the base has no such layer" if wants is None else "the adapter has nothing for this layer"
-            raise _other_base(trial, f"{name}: {where}")
-        if has.shape != wants.shape:
-            shapes = f"{list(has.shape)} in the adapter, {list(wants.shape)} for a base of hidden size {width}"
-            raise _other_base(trial, f"{name} is {shapes}")
-    with torch.no_grad():
-        for name, stacked in model.slot_parameters():
-            stacked[0].copy_(tensors[f"base_model.model.{name}.weight"])
-    return model.eval()
-
-
-def _other_base(trial: Trial, detail: str) -> UserError:
-    return UserError(
-        f'the adapter of trial {trial.id} does not fit the base model "{trial.model.path}": {detail}. '
-        "Give the model it was trained on: --base DIR"
-    )

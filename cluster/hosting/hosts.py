@@ -32,7 +32,7 @@ from cluster.hosting.tensorboard import chart
 from cluster.ray_private import actor_id
 from cluster.resources import Resources
 from trainer.data.assets import Assets
-from trainer.errors import UserError
+from trainer.errors import BaseModelError, UserError
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial
@@ -42,6 +42,7 @@ log = logging.getLogger("steadytune")
 
 RETRIES = 3  # new hosts that a trial gets, one after another, when its host dies
 BLOCK = 5000  # cells of a whole grid in one block of scoring; other hosts may score other blocks
+UNFIT = f"{BaseModelError.__module__}.{BaseModelError.__name__}: "  # how a traceback names it
 IDLE = 60.0  # seconds without a trial after which a host ends
 
 
@@ -121,12 +122,16 @@ class Registry:
         self._hosts: dict[Place, Any] = {}
         self._seats: dict[str, Place] = {}  # where each trial that is being worked on is
         self._served: set[str] = set()  # ids of hosts that a trial has left, which shows that they have started
+        self._unfit = ""  # why no host can start, where that is the base model's fault
         threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
     def host(self, place: Place, parts: int, trial: str, dead: Any, arguments: tuple[Any, ...]) -> Any:
         """The host for ``trial`` at ``place``: of the place's ``parts``, the one with the fewest trials. The trial is
         counted there until it calls ``leave``. ``dead``: the actor id of a host that the caller saw die, so that two
-        callers that saw the same death get the same new host. ``arguments``: the fleet's, to start a host with."""
+        callers that saw the same death get the same new host. ``arguments``: the fleet's, to start a host with. Text
+        instead of a host: why none can start here or elsewhere."""
+        if self._unfit:
+            return self._unfit
         self.forget(dead)
         self._seats.pop(trial, None)
         busy = Counter(self._seats.values())
@@ -139,6 +144,13 @@ class Registry:
         for known, host in list(self._hosts.items()):
             if actor_id(host) == dead:
                 self._hosts.pop(known, None)  # unless the thread of `_retire` was faster
+
+    def refuse(self, why: str) -> None:
+        """Start no more hosts: the base model is not one that can be trained on."""
+        self._unfit = self._unfit or why
+
+    def unfit(self) -> str:
+        return self._unfit
 
     def leave(self, trial: str) -> None:
         place = self._seats.pop(trial, None)
@@ -232,6 +244,11 @@ class Fleet:
             )
         return found
 
+    def unfit(self) -> str:
+        """Why the base model cannot be trained on, if a host found that out; else empty."""
+        found: str = ray.get(self.registry.unfit.remote())
+        return found
+
     def leave(self) -> None:
         """End this process's gang, if it has one; for a task that works on a single trial."""
         if _gang is not None:
@@ -245,6 +262,8 @@ class Fleet:
         parts = self._parts(place)
         for attempt in range(RETRIES + 1):
             host = ray.get(self.registry.host.remote(place, parts, trial.id, dead, self.arguments))
+            if isinstance(host, str):
+                raise BaseModelError(host)
             try:
                 if blocks > 1:
                     self._together(host, trial, rung, pool, blocks)
@@ -258,6 +277,9 @@ class Fleet:
                 if error.actor_init_failed:  # a new host would most likely fail, too: the trial's own retries decide
                     ray.get(self.registry.forget.remote(actor_id(host)))
                     told = str(error).strip().splitlines()[-1].removeprefix("trainer.errors.UserError: ")
+                    if told.startswith(UNFIT):
+                        ray.get(self.registry.refuse.remote(told.removeprefix(UNFIT)))
+                        raise BaseModelError(told.removeprefix(UNFIT)) from error
                     raise HostError(f"{where} cannot start: {told}") from error
                 if attempt == RETRIES:
                     raise HostError(f"{where} died {RETRIES + 1} times ({error})") from error

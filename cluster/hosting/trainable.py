@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.hosting.gang import PlaceLostError
 from cluster.hosting.hosts import Fleet
+from trainer.errors import BaseModelError
 from trainer.measure.rung import RungReport
 from trainer.store import UnwritableError
 from trainer.trial import Trial, rung_steps
@@ -87,7 +88,7 @@ class SlotTrainable(tune.Trainable):
                 log.warning("trial %s, attempt %d: %s", self.trial.id, attempt + 1, error)
                 why = str(error).strip().splitlines()
                 last = why[-1] if isinstance(error, RayTaskError) and why else str(error)
-                if attempt == self.sweep.failures:
+                if attempt == self.sweep.failures or isinstance(error, BaseModelError):  # the same again
                     return last or type(error).__name__
                 time.sleep(2**attempt)
         raise AssertionError

@@ -40,9 +40,10 @@ def preflight(
     """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
     an adapter. ``meaning``: what the task asks, if the study says it. ``new_tokens``: that a generated answer may have,
     if any are (``new_tokens_of``). Raises ``UserError`` for a model that cannot be loaded, or that lacks the layers."""
-    tokenizer = checked_tokenizer(content.model, targets)
+    tokenizer, doubts = checked_model(content.model, targets)
     templates = list(content.templates.values())
     findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, new_tokens)
+    findings.items.extend(doubts)
     if meaning is not None:
         findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
     return findings
@@ -75,17 +76,18 @@ def check_formats(
     return Findings(list(dict.fromkeys(findings.items)), findings.lengths)
 
 
-def checked_tokenizer(model: Model, target_modules: Sequence[str]) -> Any:
-    """The tokenizer, with the longest sequence that the model takes. Raises ``UserError`` if the model cannot be loaded
-    or lacks the layers of the study's adapters."""
+def checked_model(model: Model, target_modules: Sequence[str]) -> tuple[Any, list[Finding]]:
+    """The tokenizer, with the longest sequence that the model takes, and what is doubtful of the model. Raises
+    ``UserError`` if the model cannot be loaded as it is, or lacks the layers of the study's adapters."""
     from trainer.data.tokenizer import load_tokenizer
     from trainer.model.architecture import check_architecture, check_layers, positions
 
     check_architecture(model)
-    check_layers(model, target_modules)
+    frozen = check_layers(model, target_modules)
     tokenizer = load_tokenizer(model)
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions(model) or tokenizer.model_max_length)
-    return tokenizer
+    fix = "This is fine if attention and shared layers are enough; nothing else can be trained here"
+    return tokenizer, [Finding("warning", f'model.path = "{model.path}"', text, fix) for text in frozen]
 
 
 def _check_template(

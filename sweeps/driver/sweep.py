@@ -9,12 +9,14 @@ from sweeps.driver.progress import Progress
 from sweeps.driver.session import start_fleet
 from sweeps.driver.test_pool import score_test_pool
 from sweeps.trials.load_content import Content
+from trainer.errors import BaseModelError
 from trainer.trial import Trial
 
 
 def sweep(progress: Progress, content: Content, trials: Sequence[Trial] | None, fleet: Any = None) -> None:
     """Train under Ray Tune, then score the test pool on the same hosts: those of ``fleet``, if it is given. ``trials``
-    is None if Optuna chooses them. To be called within ``on_ray``."""
+    is None if Optuna chooses them. To be called within ``on_ray``. Raises ``BaseModelError`` where no trial could
+    start, since a host found the base model unfit."""
     study = progress.study
     count = study.search.trials or 0 if trials is None else len(trials)
     fleet = fleet or start_fleet(study, content, progress.store, count)
@@ -23,6 +25,8 @@ def sweep(progress: Progress, content: Content, trials: Sequence[Trial] | None, 
     fleet.warm(count)
     tune_trials(progress, content, fleet, trials)
     progress.write()
+    if all(d.status == "failed" for d in progress.decisions.values()) and (why := fleet.unfit()):
+        raise BaseModelError(why)
     if progress.scores_test_pool:
         score_test_pool(progress, fleet)
     from cluster.hosting.tensorboard import write_ends

@@ -15,7 +15,7 @@ from sweeps.export.exported import ADAPTER
 from sweeps.run_folder.reading import RunFolder
 from trainer import checksum
 from trainer.errors import UserError
-from trainer.model.adapters import adapter_text
+from trainer.model.adapters import TARGETS, adapter_text
 from trainer.store import Store, checkpoint_name
 from trainer.trial import Trial
 
@@ -46,13 +46,31 @@ def sound_adapter(run: RunFolder, trial: Trial, step: int, files: Mapping[str, b
         from safetensors.numpy import save
 
         log.warning("%s: %s. The adapter is taken from %s", store.address(name), why, checkpoint_name(trial.id, step))
-        tensors, data = kept, save(kept, {"format": "pt"})
-    wanted = adapter_text(trial, tensors)
+        data = save(kept, {"format": "pt"})
+        targets = _targets(store.read(checkpoint_name(trial.id, step)), files[config])
+    else:
+        targets = _targets(data, files[config])
+    wanted = adapter_text(trial, targets)
     text = files[config]
     if not _same(text, wanted):
         log.warning("%s: was changed; it is written as it was", store.address(f"adapters/{trial.id}/{config}"))
         text = wanted
     return {config: text, weights: data}
+
+
+def _targets(data: bytes, config: bytes) -> list[str]:
+    """peft's ``target_modules``: those in the metadata of a sound file of tensors. Versions before had none there, and
+    then the configuration is believed."""
+    try:
+        known = _metadata(data).get(TARGETS)
+        return [str(t) for t in (json.loads(known) if known else json.loads(config)["target_modules"])]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(header.get("__metadata__") or {})
 
 
 def _tensors(data: bytes, name: str, step: int) -> tuple[dict[str, Any], str]:
@@ -64,8 +82,7 @@ def _tensors(data: bytes, name: str, step: int) -> tuple[dict[str, Any], str]:
         return {}, "is damaged (its checksum differs)"
     try:
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        of = (header.get("__metadata__") or {}).get("step", str(step))
+        of = _metadata(data).get("step", str(step))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         return {}, f"is damaged ({error})"
     return tensors, "" if of == str(step) else f"is of step {of}, and the scores are of step {step}"

@@ -40,8 +40,9 @@ class Measurements:
         return self.row.get("mean") is not None
 
 
-def card(exported: ExportedTrial, study: Study, measured: Measurements) -> str:
-    """Markdown with the YAML header that peft's own cards have; whoever publishes it adds the licence."""
+def card(exported: ExportedTrial, study: Study, measured: Measurements, unread: str = "") -> str:
+    """Markdown with the YAML header that peft's own cards have; whoever publishes it adds the licence. ``unread``: why
+    peft has not read the adapter back, where it has not."""
     trial = exported.trial
     classifier = trial.model.head == "classifier"
     header = {
@@ -57,7 +58,7 @@ def card(exported: ExportedTrial, study: Study, measured: Measurements) -> str:
         ("Trained on", _training(exported, study)),
         ("Measured", _numbers(exported, study, measured)),
         ("Input", _input(exported, measured)),
-        ("Use", _use(trial)),
+        ("Use", _use(trial, unread)),
         ("Limits", _limits(trial, measured)),
     ):
         lines += [f"## {title}", "", *part, ""]
@@ -177,7 +178,7 @@ def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
     yield fence
 
 
-def _use(trial: Trial) -> Iterator[str]:
+def _use(trial: Trial, unread: str) -> Iterator[str]:
     classifier = trial.model.head == "classifier"
     kind = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
     revision = f", revision={trial.model.revision!r}" if trial.model.revision else ""
@@ -197,6 +198,11 @@ def _use(trial: Trial) -> Iterator[str]:
     yield f"base = {kind}.from_pretrained({trial.model.path!r}{revision}, dtype={trial.model.dtype!r}{labels}{remote})"
     yield 'model = PeftModel.from_pretrained(base, "FOLDER")'
     yield "```"
+    yield ""
+    if unread:
+        yield f"Not compared: whether peft reads this adapter as it was trained was not tried, since {unread}."
+    else:
+        yield "peft has read this adapter back on its base model, and gave the outputs of training on a few rows."
     if not classifier and trial.scoring.scorer == "labels":
         yield ""
         yield (

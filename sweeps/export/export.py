@@ -3,23 +3,27 @@
     adapter_config.json, adapter_model.safetensors   the adapter, in peft's format
     template.json                                    how its input was made: ``ExportedTrial``
     README.md                                        the model card
+    SHA256SUMS                                       checksums, which ``predict`` verifies
 
-It reads only the run folder. No model is loaded.
+It reads the run folder, and the base model where that is at hand: peft reads the adapter back on it, and answers a few
+rows, before a file is written.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
-from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial
+from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, checksums
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import ROBUSTNESS_FILE, RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE
@@ -28,6 +32,7 @@ from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings, answer_marks
 from sweeps.tables.winner import why_no_winner
 from sweeps.trials.assets import load_pools
+from sweeps.trials.base_model import fingerprint_model
 from trainer.data.pools import fingerprint_prompts
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
@@ -58,9 +63,13 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
         trial, study.name, tuple(study.task.fields), study.task.options, study.task.id, prompt,
         {p.id: p.text for p in pools["train"]}, counts,
     )  # fmt: skip
-    files = {**adapter, "README.md": card(found, study, measured).encode()}
-    # Written last, so that an interrupted export is not taken for a whole one.
-    files[TEMPLATE] = (json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+    unread = _read_back(trial, adapter)
+    if unread:
+        log.warning("the export was not read back by peft: %s", unread)
+    template = (json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+    page = card(found, study, measured, unread)
+    files = {**adapter, "README.md": page.encode(), SUMS: checksums({**adapter, TEMPLATE: template})}
+    files[TEMPLATE] = template  # written last, so that an interrupted export is not taken for a whole one
     for name, data in files.items():
         target.write(name, data)
     return to
@@ -152,6 +161,45 @@ def _adapter(run: RunFolder, trial_id: str) -> dict[str, bytes]:
         others = f"Trials that have one: {', '.join(kept[:20])}" if kept else f"No trial has one. {run.how_to_continue}"
         raise UserError(f"{store.uri}: trial {trial_id} has no adapter{ended}. {others}")
     return {name: store.read(at) for name, at in names.items()}
+
+
+def _read_back(trial: Trial, adapter: Mapping[str, bytes]) -> str:
+    """Let peft read the adapter on its base model, and compare. Why that could not be done; "" where it was. Raises
+    UserError where peft reads something else than was trained."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from trainer.model.device import out_of_memory
+    from trainer.model.export_check import check_export
+    from trainer.model.weights import model_folder
+
+    try:
+        tensors = load(adapter[ADAPTER[1]])
+    except (SafetensorError, ValueError) as error:
+        raise UserError(
+            f"trial {trial.id}: its adapter is damaged ({error}). Remove adapters/{trial.id} and its last checkpoint, "
+            "and run the study again"
+        ) from None
+    model = trial.model
+    if model.trust_remote_code:
+        return f'its base model "{model.path}" brings code of its own, which export does not run'
+    if model_folder(model) is None:
+        return f'its base model "{model.path}" is not at hand'
+    try:
+        if fingerprint_model(model.path, model.revision) != model.fingerprint:
+            return f'the files of its base model "{model.path}" are not those of the training'
+    except UserError as error:
+        return f"its base model cannot be compared ({error})"
+    try:
+        with tempfile.TemporaryDirectory(prefix="steadytune-export-") as folder:
+            for name, data in adapter.items():
+                Path(folder, name).write_bytes(data)
+            check_export(trial, folder, tensors)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not out_of_memory(error):
+            raise
+        return "this machine has too little memory for its base model"
+    return ""
 
 
 def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, dict[str, int]]:

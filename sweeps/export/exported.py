@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 from trainer.data.wording import Prompt
@@ -12,8 +15,12 @@ from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Trial
 
+log = logging.getLogger("steadytune")
+
 FORMAT = 1  # of template.json
+MOST_NEW_TOKENS = 4096  # an answer is a label; more would take a machine for hours
 TEMPLATE = "template.json"
+SUMS = "SHA256SUMS"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -45,12 +52,65 @@ def read_exported(store: Store) -> ExportedTrial:
         about = json.loads(store.read(TEMPLATE))
         if about["format"] != FORMAT:
             raise UserError(
-                f"{where}: format = {about['format']} is not known, this version reads {FORMAT}. "
+                f"{where}: format = {about['format']!r:.40} is not known, this version reads {FORMAT}. "
                 "Export the trial again with this version, or use the one that wrote it"
             )
+        json.dumps(about, ensure_ascii=False).encode()  # half a surrogate pair is no text
         prompt = Prompt(**about["prompt"]) if about["prompt"] else None
         parts = {name: about[name] for name in ("study", "options", "id", "train_prompts", "label_counts")}
-        return ExportedTrial(Trial.from_json(about["trial"]), prompt=prompt, fields=tuple(about["fields"]), **parts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        detail = f"{type(error).__name__}: {error}"
+        trial = Trial.from_json(about["trial"])
+        found = ExportedTrial(trial, prompt=prompt, fields=tuple(about["fields"]), **parts)
+        _check_types(found)
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{where}: is not what export writes ({detail}). Export the trial again") from None
+
+
+def _check_types(found: ExportedTrial) -> None:
+    """ValueError for a value of another type than its field's, or one that no study can give."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(ExportedTrial).validate_json(json.dumps(asdict(found)), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    trial = found.trial
+    for what, sound in (
+        ("fields is empty", bool(found.fields)),
+        ("trial.lora.r is less than 1", trial.lora.r > 0),
+        ("trial.lora.alpha is no number", math.isfinite(trial.lora.alpha)),
+        ("trial.task.max_length is less than 1", trial.task.max_length > 0),
+        ("trial.scoring.max_new_tokens is out of range", 0 < trial.scoring.max_new_tokens <= MOST_NEW_TOKENS),
+        ("label_counts has a number below 0", all(n >= 0 for n in found.label_counts.values())),
+        ("neither trial.task.labels nor options is given", bool(trial.task.labels) or found.options is not None),
+        ("trial.task.labels names a label twice", len(set(trial.task.labels)) == len(trial.task.labels)),
+    ):  # fmt: skip
+        if not sound:
+            raise ValueError(what)
+
+
+def checksums(files: Mapping[str, bytes]) -> bytes:
+    """The content of ``SHA256SUMS`` for ``files``: `sha256sum -c SHA256SUMS` checks it too."""
+    return "".join(f"{sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())).encode()
+
+
+def check_sums(store: Store) -> None:
+    """UserError where a file of an export is not the one that was written; a warning for exports of before, which have
+    no checksums."""
+    if not store.exists(SUMS):
+        log.warning("%s: unchecked, as it has no %s: a damaged weight would go unseen", store.uri, SUMS)
+        return
+    lines = [line.split(maxsplit=1) for line in store.read(SUMS).decode(errors="replace").splitlines() if line.strip()]
+    given = {parts[1].lstrip("*"): parts[0] for parts in lines if len(parts) == 2}
+    for name in (*ADAPTER, TEMPLATE):
+        if name not in given:
+            raise UserError(f"{store.uri}/{SUMS}: does not name {name}. Export the trial again")
+        if not store.exists(name):
+            raise UserError(f"{store.uri}/{name}: no such file. Export the trial again")
+        if sha256(store.read(name)).hexdigest() != given[name]:
+            raise UserError(
+                f"{store.uri}/{name}: is not the file that was exported, by its checksum in {SUMS}. Export the trial "
+                f"again; if you changed it yourself, remove {SUMS}"
+            )

@@ -22,7 +22,7 @@ from sweeps.checks.findings import Finding, Findings
 from sweeps.checks.sequences import special_text_findings
 from sweeps.checks.wordings import empty_findings
 from sweeps.display.text import spreadsheet_cell
-from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, read_exported
+from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, check_sums, read_exported
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.grammar import OPTIONS, PromptError
 from trainer.data.rows import Row, load_questions
@@ -51,7 +51,9 @@ def predict(
     of a train prompt; ``base``: the base model, if it has moved. Raises UserError."""
     write = _writer(out, rows)
     store = Store.open(folder)
-    exported = _located(read_exported(store), store, base, trust_remote_code)
+    exported = read_exported(store)
+    check_sums(store)
+    exported = _located(exported, store, base, trust_remote_code)
     wording = _wording(exported, store, prompt)
     names = placeholders(wording)
     options = exported.options
@@ -148,7 +150,7 @@ def _tensors(store: Store) -> Any:
 
     try:
         return load(store.read(ADAPTER[1]))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{store.uri}/{ADAPTER[1]}: is damaged ({error}). Export the trial again") from None
 
 

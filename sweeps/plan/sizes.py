@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sweeps.study.overlay import StudyError
 from sweeps.study.study import Study
@@ -104,7 +104,8 @@ def data_sizes(study: Study, assets: Assets) -> DataSizes:
         lengths = sampled_lengths(study, assets, tokenizer)
     except UserError:  # `check` says what it is
         return _estimated(study, assets, "estimated as characters / 4: check finds mistakes in prompts or rows")
-    return DataSizes(**_counts(assets), **dataclasses.asdict(lengths))
+    known: dict[str, Any] = {**_counts(assets), **dataclasses.asdict(lengths)}
+    return DataSizes(**known)
 
 
 def _counts(assets: Assets) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from hashlib import sha256
@@ -13,6 +12,7 @@ from sweeps.study.overlay import StudyError
 from sweeps.study.schema import ModelSection
 from trainer import trial as t
 from trainer.errors import nearest
+from trainer.model.weights import LONGEST_HEADER, index_names, refuse_adapter, tensor_heads
 
 MIB = 1024 * 1024
 WHOLE = (".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")  # config, tokenizer, remote code: read to the end
@@ -50,6 +50,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _fingerprint_folder(folder: Path) -> str:
+    refuse_adapter(folder, str(folder))
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     weights = [p for p in files if p.suffix == ".safetensors"]
     if not weights:
@@ -62,22 +63,9 @@ def _fingerprint_folder(folder: Path) -> str:
         raise StudyError(f'model.path = "{folder}" has no weights: no *.safetensors file is in it')
     if not (folder / "config.json").is_file():
         raise StudyError(f'model.path = "{folder}" has no config.json. Give the folder that save_pretrained wrote')
-    _check_shards(folder)
+    index_names(folder)
     parts: dict[str, Any] = {p.name: sha256(p.read_bytes()).hexdigest() for p in files if p.suffix in WHOLE}
     return t.digest({**parts, **{p.name: _fingerprint_weights(p) for p in weights}})
-
-
-def _check_shards(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise StudyError(f"{index}: is not an index of weights ({error}). Download the model again") from None
-    absent = [s for s in shards if not (folder / s).is_file()]
-    if absent:
-        raise StudyError(f'model.path = "{folder}" lacks {", ".join(absent)}, which its index names. Download the rest')
 
 
 def _fingerprint_weights(path: Path) -> list[Any]:
@@ -85,7 +73,7 @@ def _fingerprint_weights(path: Path) -> list[Any]:
     with path.open("rb") as f:
         start = f.read(8)
         length = int.from_bytes(start, "little")
-        if start == b"version " or size < 10 or length + 8 > size:
+        if start == b"version " or size < 10 or length + 8 > size or length > LONGEST_HEADER:
             raise StudyError(f"{path}: is not a safetensors file (cut short, or a Git LFS pointer). Download it again")
         state = sha256(start)
         state.update(f.read(length + MIB))
@@ -121,10 +109,8 @@ def _hub_commit(name: str, revision: str | None) -> str:
 
 
 def tensor_shapes(folder: str) -> Mapping[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in a model folder, from the safetensors headers alone."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        shapes |= {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
-    return shapes
+    """Name -> shape of every tensor that transformers would load from a model folder, from the files' headers alone;
+    none where it has no weights."""
+    if not any(Path(folder).glob("*.safetensors")):
+        return {}
+    return {name: head.shape for name, head in tensor_heads(Path(folder), folder).items()}

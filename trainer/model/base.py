@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 
-from trainer.model.device import join_workers
+from trainer.errors import BaseModelError, UserError
+from trainer.model.architecture import quiet_transformers, refuse_misfits
+from trainer.model.device import device_lost, join_workers, out_of_memory
+from trainer.model.weights import one_line
 from trainer.trial import Model
 
 
 def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Module:
     """The frozen causal LM in its dtype, from safetensors only. With ZeRO 3 each worker keeps only its shard of it,
-    from the moment of loading: that is for models that fit no single accelerator."""
+    from the moment of loading: that is for models that fit no single accelerator. Raises ``BaseModelError`` where its
+    files are damaged, lack weights, or hold others."""
     from transformers import AutoModelForCausalLM
 
     if zero == 3:
@@ -22,11 +26,25 @@ def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Mod
         sharded = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})  # noqa: F841
         # transformers shards while it loads for as long as this object lives
 
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        model.path,
-        revision=model.revision,
-        dtype=getattr(torch, model.dtype),
-        trust_remote_code=model.trust_remote_code,
-        use_safetensors=True,
-    )
+    try:
+        with quiet_transformers():
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                model.path,
+                revision=model.revision,
+                dtype=getattr(torch, model.dtype),
+                trust_remote_code=model.trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # transformers and safetensors raise many kinds
+        if out_of_memory(error) or device_lost(error):
+            raise
+        kind = UserError if isinstance(error, OSError) else BaseModelError  # a file may only be late
+        raise kind(
+            f'model.path = "{model.path}": its weights cannot be loaded ({type(error).__name__}: {one_line(error)}). '
+            "Download the model again, or give another"
+        ) from error
+    base, report = found
+    refuse_misfits(model, report)
     return base.eval() if zero == 3 else base.to(device).eval()

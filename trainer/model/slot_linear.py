@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.errors import UserError
 from trainer.model.block_linear import block_linears
 from trainer.model.routing import Routing
 
@@ -26,6 +27,15 @@ class SlotLinear(nn.Module):
         self.A = nn.Parameter(torch.zeros(n_slots, max_r, base.in_features, **place))
         self.B = nn.Parameter(torch.zeros(n_slots, base.out_features, max_r, **place))
         self.register_buffer("scale", torch.zeros(n_slots, **place), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """Nothing may read it: what is computed from the frozen weight alone would leave the adapter out."""
+        leaf = self.name.rsplit(".", 1)[-1]
+        raise UserError(
+            f"layer {self.name}: the model reads its weights directly, so an adapter there would have no effect. Name "
+            f'layers without "{leaf}" in axes.lora.target_modules'
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         route = self.routing

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from trainer.model.adapters import peft_targets
 from trainer.model.decoder import speed_up
 from trainer.model.routing import Batch, Routing
 from trainer.model.slot_linear import SlotLinear
+from trainer.model.soundness import check_same, plain_outputs
 from trainer.model.targets import matching_layers, matching_names
 from trainer.trial import Lora
 
@@ -39,6 +41,11 @@ class SelectiveHead(nn.Module):
         weight: Tensor = self.head.weight
         return weight
 
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = self.head.bias
+        return bias
+
     def forward(self, hidden: Tensor) -> Tensor:
         if self.routing.rows is not None:
             hidden = self.routing.wanted(hidden)
@@ -51,8 +58,11 @@ class SlotModel(nn.Module):
 
     def __init__(self, base: Any, n_slots: int, max_r: int, target_modules: Iterable[str], n_labels: int = 0):
         """``base`` is a transformers causal LM. ``n_labels`` > 0 gives each slot a trained linear head over the
-        last hidden state in place of the output layer."""
+        last hidden state in place of the output layer. Raises ``BaseModelError`` where the base reads later tokens,
+        gives NaN, or is moved by the slots alone (``trainer.model.soundness``)."""
         super().__init__()
+        self.plain = plain_outputs(base, hidden=n_labels > 0)
+        self._module_names = [name for name, _ in base.named_modules()]
         for parameter in base.parameters():
             parameter.requires_grad_(False)
         self.routing = Routing(dropout=[0.0] * n_slots)
@@ -67,13 +77,22 @@ class SlotModel(nn.Module):
             self.layers[name] = layer
         if n_labels:
             device = next(base.parameters()).device
-            self.head = nn.Parameter(torch.zeros(n_slots, n_labels, self.base.config.hidden_size, device=device))
+            width = self.base.config.get_text_config().hidden_size
+            self.head = nn.Parameter(torch.zeros(n_slots, n_labels, width, device=device))
         else:
             self.base.set_output_embeddings(SelectiveHead(self.base.get_output_embeddings(), self.routing))
         speed_up(self.base, self.routing)
+        check_same(self, self.plain)
 
     def forward(self, batch: Batch, cache: Cache | None = None) -> Tensor:
         """``cache`` holds the keys and values of tokens that precede the batch's, and takes up the batch's own."""
+        found = self.outputs(batch, cache)
+        if not self.n_labels:
+            return found
+        return torch.einsum("nh,nkh->nk", found, self.head[batch.slots[batch.rows]])
+
+    def outputs(self, batch: Batch, cache: Cache | None = None) -> Tensor:
+        """At the wanted positions: logits [N, V], or what a classification head reads, float32 [N, H]."""
         self.routing.take(batch, self.n_slots)
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
@@ -87,8 +106,7 @@ class SlotModel(nn.Module):
         if not self.n_labels:
             logits: Tensor = self.base(**inputs).logits
             return logits
-        hidden = self.routing.wanted(self.base.base_model(**inputs).last_hidden_state).float()
-        return torch.einsum("nh,nkh->nk", hidden, self.head[batch.slots[batch.rows]])
+        return self.routing.wanted(self.base.base_model(**inputs).last_hidden_state).float()
 
     def slot_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """(peft's name without its prefix, stacked parameter) for everything that is trained."""
@@ -117,6 +135,10 @@ class SlotModel(nn.Module):
         for layer in self.layers.values():
             layer.scale[slot] = lora.alpha / (math.sqrt(lora.r) if lora.rslora else lora.r)
         self.routing.dropout[slot] = lora.dropout
+
+    def peft_targets(self, lora: Lora) -> list[str]:
+        """``target_modules`` of peft's configuration for an adapter of this base."""
+        return peft_targets(lora, matching_names(self.layers, lora.target_modules), self._module_names)
 
     def adapter(self, slot: int, lora: Lora) -> dict[str, Tensor]:
         """The slot's adapter in peft's names and shapes (copies, on the CPU)."""

@@ -170,7 +170,7 @@ def _per_token(model: SlotModel, requests: Sequence[Request], slots: Sequence[in
 def _run(model: SlotModel, lines: Sequence[Line], token_budget: int, read: Any, keep: Any) -> None:
     """Score all ``lines`` wave by wave; on exhausted memory go on with the rest under half the budget."""
     pending = list(lines)
-    vocabulary = model.n_labels or int(model.base.config.vocab_size)
+    vocabulary = model.n_labels or int(model.base.config.get_text_config().vocab_size)
     while pending:
         done: set[int] = set()
         smallest = False

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from trainer import checksum
-from trainer.model.adapters import write_adapter
+from trainer.model.adapters import TARGETS, write_adapter
 from trainer.store import Store, StoreError, checkpoint_name
 from trainer.train.arms import MEMORY_TENSOR, PromptMemory
 from trainer.train.engine import Engine
@@ -41,8 +41,9 @@ def save_checkpoint(store: Store, engine: Engine, resident: Resident) -> None:
     tensors = engine.snapshot(resident.slot, trial.lora)
     if engine.rank != 0:
         return
+    targets = engine.slot_model.peft_targets(trial.lora)
     if not any(other > step for other in checkpoint_steps(store, trial)):  # else an earlier rung is made again
-        write_adapter(store, trial, step, _peft_names(tensors))
+        write_adapter(store, trial, step, _peft_names(tensors), targets)
     if memory.remembers:
         tensors[MEMORY_TENSOR] = torch.from_numpy(memory.values.copy())
     tensors[LOG_TENSOR] = _log_tensor(resident.log)
@@ -51,6 +52,7 @@ def save_checkpoint(store: Store, engine: Engine, resident: Resident) -> None:
         "step": str(step),
         "trial": json.dumps(trial.to_json()),
         _SECONDS: repr(resident.seconds),
+        TARGETS: json.dumps(targets),
         **checksum.METADATA,
     }
     name = checkpoint_name(trial.id, step)

@@ -21,6 +21,7 @@ import pytest
 from checkout import ROOT
 from small_tokenizers import WORDS, word_level
 from tiny_llama import make_llama
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from sweeps.cli.app import app
 from sweeps.cli.exit_codes import guarded
@@ -318,9 +319,8 @@ def test_a_model_that_cannot_carry_the_adapters(place: Path, go: Go) -> None:
     assert code == 2
     assert f'error: model.path = "{place}/model": axes.lora.target_modules = "q_porj" is no linear layer' in output
     assert 'Did you mean "q_proj"? Known: down_proj, ' in output
-    config = json.loads((place / "model" / "config.json").read_text())
-    small = {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_embd": 8, "n_layer": 1, "n_head": 2}
-    (place / "model" / "config.json").write_text(json.dumps(small))
+    small = GPT2Config(vocab_size=len(WORDS), n_embd=8, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    GPT2LMHeadModel(small).save_pretrained(place / "model")
     output = in_both(go)
     assert "this GPT2LMHeadModel has no linear layers that can carry an adapter" in output
 

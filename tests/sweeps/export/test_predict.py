@@ -96,6 +96,7 @@ def test_the_prior_of_batch_comes_from_the_export(made: Callable[[str], tuple[st
     uri, folder = made("batch")
     at = Path(folder, "template.json")
     about = json.loads(at.read_text())
+    Path(folder, "SHA256SUMS").unlink()
     about["label_counts"] = {"no": 1, "yes": 10**6}
     at.write_text(json.dumps(about))
     assert {r["label"] for r in answers(folder, tiny_run.data(uri, "test.jsonl"), tmp_path)} == {"yes"}
@@ -187,6 +188,7 @@ def test_a_base_model_that_moved_is_given(labels: tuple[str, str], tmp_path: Pat
     rows = tiny_run.data(uri, "test.jsonl")
     expected = answers(folder, rows, tmp_path)
     moved = str(shutil.copytree(tiny_run.data(uri, "model"), tmp_path / "moved"))
+    Path(folder, "SHA256SUMS").unlink()
     about = Path(folder, "template.json")
     about.write_text(about.read_text().replace(tiny_run.data(uri, "model"), str(tmp_path / "gone")))
     assert refusal(folder, rows).startswith(f'{folder}/template.json: model.path = "{tmp_path}/gone" is no folder.')
@@ -264,6 +266,7 @@ def test_what_export_did_not_write_is_refused(labels: tuple[str, str], tmp_path:
     uri, folder = labels
     rows = tiny_run.data(uri, "test.jsonl")
     assert f"{tmp_path}/template.json: no such file" in refusal(str(tmp_path), rows)
+    Path(folder, "SHA256SUMS").unlink()
     at = Path(folder, "template.json")
     whole = at.read_text()
     for text, message in (
@@ -281,6 +284,7 @@ def test_what_export_did_not_write_is_refused(labels: tuple[str, str], tmp_path:
 
 
 def test_an_export_cannot_run_code_by_itself(labels: tuple[str, str]) -> None:
+    Path(labels[1], "SHA256SUMS").unlink()
     at = Path(labels[1], "template.json")
     at.write_text(at.read_text().replace('"trust_remote_code": false', '"trust_remote_code": true'))
     assert "comes with its own code. If you trust it, say so with --trust-remote-code" in refusal(
@@ -302,6 +306,7 @@ def test_a_prompt_that_cannot_be_meant(labels: tuple[str, str], prompt: str, mes
 
 
 def test_no_default_prompt_asks_for_one(labels: tuple[str, str]) -> None:
+    Path(labels[1], "SHA256SUMS").unlink()
     at = Path(labels[1], "template.json")
     at.write_text(json.dumps({**json.loads(at.read_text()), "prompt": None}))
     assert "holds no default prompt. Give one: --prompt '{{ text }} …'" in refusal(

@@ -10,7 +10,7 @@ import peft
 import pytest
 
 from trainer import trial as t
-from trainer.model.adapters import adapter_config
+from trainer.model.adapters import adapter_config, peft_targets
 
 LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"]
 
@@ -56,6 +56,9 @@ def trial(lora: t.Lora, head: Any = "lm", revision: str | None = None) -> t.Tria
 def test_peft_reads_the_configuration_that_it_would_have_made(
     made: t.Trial, wanted: dict[str, Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter_config(made, LAYERS)))
+    targets = peft_targets(
+        made.lora, [n for n in LAYERS if "all-linear" in made.lora.target_modules or "up_proj" not in n], LAYERS
+    )
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter_config(made, targets)))
     theirs = peft.LoraConfig(base_model_name_or_path="org/model", inference_mode=True, **wanted)  # type: ignore[arg-type]
     assert peft.PeftConfig.from_pretrained(str(tmp_path)).to_dict() == theirs.to_dict()

@@ -1,0 +1,72 @@
+"""An exported adapter in a slot of its base model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from trainer.errors import BaseModelError, UserError
+from trainer.model.architecture import check_architecture
+from trainer.model.base import load_base
+from trainer.model.device import pick_device
+from trainer.model.slots import SlotModel
+from trainer.trial import Trial
+
+
+def load_base_of(trial: Trial) -> Any:
+    """The base model of an exported trial. Raises ``UserError``."""
+    try:
+        check_architecture(trial.model)
+        return load_base(trial.model, pick_device())
+    except UserError as error:
+        remedy = "Give the folder of the model that the adapter was trained on: --base DIR"
+        raise UserError(f"{error}. {remedy}") from error
+
+
+def slot_model_of(base: Any, trial: Trial, tensors: Mapping[str, torch.Tensor]) -> SlotModel:
+    """``base`` with the adapter ``tensors``, by peft's names, in its only slot. Raises ``UserError`` where the base is
+    not the adapter's."""
+    width = getattr(base.config.get_text_config(), "hidden_size", "unknown")
+    ranks = {n: len(t) if t.dim() else 0 for n, t in tensors.items() if ".lora_A." in n}
+    other = next((n for n, r in ranks.items() if r != trial.lora.r), None)
+    if other is not None or not trial.lora.r > 0:  # before room is made for that rank
+        raise UserError(
+            f"the adapter of trial {trial.id} is damaged: template.json says rank {trial.lora.r}, and "
+            f"{other or 'no layer'} has {ranks.get(other or '', 0)}. Export the trial again"
+        )
+    labels = len(trial.task.labels) if trial.model.head == "classifier" else 0
+    try:
+        model = SlotModel(base, 1, trial.lora.r, trial.lora.target_modules, labels)
+    except BaseModelError:
+        raise
+    except (ValueError, UserError) as error:
+        raise _other_base(trial, f"{error}") from None
+    model.configure(0, trial.lora)
+    expected = model.adapter(0, trial.lora)
+    for name in sorted(expected.keys() | tensors.keys()):
+        has, wants = tensors.get(name), expected.get(name)
+        if has is None or wants is None:
+            where = "the base has no such layer" if wants is None else "the adapter has nothing for this layer"
+            raise _other_base(trial, f"{name}: {where}")
+        if has.shape != wants.shape:
+            shapes = f"{list(has.shape)} in the adapter, {list(wants.shape)} for a base of hidden size {width}"
+            raise _other_base(trial, f"{name} is {shapes}")
+    unsound = [n for n in sorted(tensors) if not torch.isfinite(tensors[n].float()).all()]
+    if unsound:
+        raise UserError(
+            f"the adapter of trial {trial.id} holds NaN or infinite weights ({unsound[0]}), so it cannot answer. "
+            "Export another trial"
+        )
+    with torch.no_grad():
+        for name, stacked in model.slot_parameters():
+            stacked[0].copy_(tensors[f"base_model.model.{name}.weight"])
+    return model.eval()
+
+
+def _other_base(trial: Trial, detail: str) -> UserError:
+    return UserError(
+        f'the adapter of trial {trial.id} does not fit the base model "{trial.model.path}": {detail}. '
+        "Give the model it was trained on: --base DIR"
+    )
