@@ -103,6 +103,11 @@ def connected(cpus: float, gpus: int = 0, needed: Collection[str] = ()) -> Itera
 def prepare() -> str:
     """What can be known of the connection before it is made, within seconds: the address that answers, or ``local``
     where this machine can start a Ray. Raises ``UserError``."""
+    if "ray" in sys.modules:
+        import ray
+
+        if ray.is_initialized():  # and this connection will be used
+            return str(ray.get_runtime_context().gcs_address)
     if not is_local():
         set_auth_mode()  # before Ray is imported, as it is for `auto`
         return cluster_address()

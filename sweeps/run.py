@@ -44,12 +44,26 @@ def run(study: Study, out: str) -> int:
         for line in content.dropped_lines:
             print(line, file=sys.stderr)
         statuses, messages = (run_sweep if study.stages is None else run_stages)(study, store, content)
-        from sweeps.report.write import write_report
-
-        page = write_report(store.uri)
-        show_table(RunFolder(store), page)
+        folder, page = _reported(store)
+        show_table(folder, page)
         print("".join(f"{sentence}\n" for sentence in messages), end="", flush=True)
     return 1 if "failed" in statuses else 0
+
+
+def _reported(store: Store) -> tuple[RunFolder, str]:
+    """The folder with its tables and report written, and the page's address. What the run needed is sound by now; score
+    files that are damaged and that it did not need are set aside."""
+    from sweeps.report.write import report_on
+
+    folder = RunFolder(store)
+    page = report_on(folder)
+    spoilt = [name for name in folder.damaged_files if name.startswith("scores/") and store.exists(name)]
+    if not spoilt:
+        return folder, page
+    for name in spoilt:
+        store.set_aside(name)
+    folder = RunFolder(store)
+    return folder, report_on(folder)
 
 
 def _where(study: Study, store: Store) -> str:

@@ -139,7 +139,7 @@ class Store:
     def _refuse_way_out(self, target: str, name: str) -> None:
         """StoreError where a link inside the run folder leads out of it: whoever made the folder may have put it there,
         so that a file elsewhere is overwritten."""
-        root, at = os.path.realpath(self.root), os.path.realpath(target)
+        root, at = os.path.realpath(self.root or "/"), os.path.realpath(target)
         if os.path.commonpath([root, at]) == root:
             return
         places = itertools.accumulate([self.root, *name.split("/")], lambda folder, part: f"{folder}/{part}")

@@ -33,7 +33,7 @@ def check_file(file: str, need: Need | None = None, crds: Mapping[Kind, Any] | N
     if not path.is_file():
         raise CheckError(f'FILE = "{file}" does not exist.{_beside(path)}')
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise CheckError(f'FILE = "{file}" is not text. Known: {KNOWN}.') from None
     return check_text(text, file, need, crds)

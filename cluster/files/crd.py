@@ -38,10 +38,17 @@ def from_files(files: Sequence[str]) -> dict[Kind, Any]:
             )
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a CRD has 30,000 lines
         try:
-            documents = [plain_value(root) for root in read_nodes(Path(file).read_text(), loader, times=16)]
+            documents = [
+                plain_value(root) for root in read_nodes(Path(file).read_text(encoding="utf-8"), loader, times=16)
+            ]
         except (YamlFault, UnicodeDecodeError) as error:
             raise CrdError(f'--crd = "{file}": {error}.') from None
-        validators = _validators(documents)
+        try:
+            validators = _validators(documents)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CrdError(
+                f'--crd = "{file}" is no whole definition of KubeRay ({error} is missing or no mapping).'
+            ) from None
         if not validators:
             raise CrdError(
                 f'--crd = "{file}" holds no custom resource definition of KubeRay. '

@@ -278,7 +278,7 @@ class Fleet:
                     ray.get(self.registry.forget.remote(actor_id(host)))
                     told = str(error).strip().splitlines()[-1].removeprefix("trainer.errors.UserError: ")
                     if told.startswith(UNFIT):
-                        ray.get(self.registry.refuse.remote(told.removeprefix(UNFIT)))
+                        ray.get(self.registry.refuse.remote(told.removeprefix(UNFIT)))  # no retry can help
                         raise BaseModelError(told.removeprefix(UNFIT)) from error
                     raise HostError(f"{where} cannot start: {told}") from error
                 if attempt == RETRIES:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from trainer.data.grammar import OPTIONS
 from trainer.data.rows import Row
-from trainer.errors import UserError
+from trainer.errors import UserError, printable
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Finding:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}. {self.fix}"
+        return printable(f"{self.where}: {self.what}. {self.fix}")
 
 
 @dataclass(frozen=True)

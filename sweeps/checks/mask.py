@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from trainer.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,6 +31,7 @@ def mask(renderer: Renderer, example: Example, colour: bool) -> Text:
         if "\ufffd" in text:  # a character split over tokens: read them together
             whole = renderer.tokenizer.decode([i for _, i, _ in pieces])
             text = whole if whole.startswith(" ") or not text.startswith(" ") else f" {whole}"
+        text = printable(text)  # a row may hold what would rewrite the terminal
         out.append(text if colour or kind == 0 else f"[{NAMES[kind]}:{text}]", style=STYLES[kind] if colour else "")
     return out
 

@@ -43,7 +43,7 @@ def preflight(
     tokenizer, doubts = checked_model(content.model, targets)
     templates = list(content.templates.values())
     findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, new_tokens)
-    findings.items.extend(doubts)
+    findings.items.extend([*doubts, *shared_row_findings(content.assets.rows)])
     if meaning is not None:
         findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
     return findings
@@ -68,7 +68,6 @@ def check_formats(
     findings = Findings()
     findings.items.extend(pool_findings(rows, pools))
     filled_wrongly = bool(findings.errors)
-    findings.items.extend(shared_row_findings(rows))
     findings.items.extend(label_findings(task, rows))
     for template in templates:
         findings.items.extend(word_findings(template, task, rows))

@@ -11,7 +11,7 @@ from typing import Literal
 from sweeps.checks.findings import Finding, placeholder_names, split_of
 from trainer.data.grammar import OPTIONS
 from trainer.data.likeness import Likeness, near, normal_form
-from trainer.data.pools import flaws, shared_prompts
+from trainer.data.pools import flaws, hidden_characters, shared_prompts
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt, conditions, fill, placeholders
 from trainer.errors import UserError, nearest
@@ -30,9 +30,8 @@ def pool_findings(rows: Mapping[str, Sequence[Row]], pools: Mapping[str, Sequenc
         split = rows.get(split_of(pool), [])
         for prompt in prompts:
             where = f'pools.{pool}: prompt "{prompt.id}"'
-            yield from (
-                Finding(_level(level), where, what, f"{fix[:1].upper()}{fix[1:]}") for level, what, fix in flaws(prompt)
-            )
+            for level, what, fix in [*flaws(prompt), *hidden_characters(prompt)]:
+                yield Finding(_level(level), where, what, f"{fix[:1].upper()}{fix[1:]}")
             asked = placeholders(prompt)
             unknown = sorted(asked - set(known))
             bare = [name for name in known if re.search(_IN_ONE_BRACE % re.escape(name), prompt.text)]

@@ -92,7 +92,7 @@ def render_command(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        with open(out, "w") as file:
+        with open(out, "w", encoding="utf-8") as file:
             file.write(text)
     typer.echo(f"{name}: {said}", err=True)
     if time:

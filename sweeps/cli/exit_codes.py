@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -18,17 +17,24 @@ from typing import Any, NoReturn, TextIO
 
 from cluster.connect import unwrapped
 from sweeps.cli.environment_errors import environment_line, told
+from trainer.errors import printable
 
 INTERRUPTED = "interrupted: run the same command again to continue"
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised where the main thread is, so that ``finally`` blocks run."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where the main thread is, so that ``finally`` blocks run. A KeyboardInterrupt, since Ray's
+    compiled code makes a SystemError of everything else, on which Tune waits ten seconds for its trials. What comes out
+    of that code is a KeyboardInterrupt of Ray's own, so ``_signals`` keeps which signal it was."""
+
+
+_signals: set[int] = set()  # received by this command
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit: 0 done, 2 a mistake to mend, 1 a failure, 130 and 143 interrupted."""
     previous = signal.signal(signal.SIGTERM, _terminate)
+    _signals.clear()
     try:
         open_streams()
         code = guarded(lambda: _app()(args=arguments, prog_name="steadytune", standalone_mode=False))
@@ -51,12 +57,13 @@ def open_streams() -> None:
     for name, errors in (("stdout", "replace"), ("stderr", "backslashreplace")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, as long as the process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115, as long as the process
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=errors)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    _signals.add(number)
     raise Terminated
 
 
@@ -66,7 +73,7 @@ def guarded(command: Callable[[], Any]) -> int:
         result = command()
         sys.stdout.flush()
         if result == 130:  # Typer turns Ctrl-C into this code
-            return _print_error(INTERRUPTED, 130)
+            return _interrupted()
         return result if isinstance(result, int) else 0
     except BaseException as error:
         return _code_for(error)
@@ -78,11 +85,11 @@ def _code_for(error: BaseException) -> int:
     if isinstance(error, Terminated) or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
         return _print_error(INTERRUPTED, 143)  # once Ray runs, its own handler leaves with the signal's number
     if isinstance(error, KeyboardInterrupt):
-        return _print_error(INTERRUPTED, 130)
+        return _interrupted()
     import typer  # after Ctrl-C, which may come while this is imported
 
     if isinstance(error, typer.Abort):
-        return _print_error(INTERRUPTED, 130)
+        return _interrupted()
     if isinstance(error, SystemExit | typer.Exit):
         code = error.code if isinstance(error, SystemExit) else error.exit_code
         return code if isinstance(code, int) else 0 if code is None else _print_error(f"error: {code}", 1)
@@ -103,6 +110,10 @@ def _code_for(error: BaseException) -> int:
         return _print_error(f"error: {'the output cannot be written: ' if output else ''}{line}", 2)
     where = "set STEADYTUNE_DEBUG=1 and run the same command again to see where"
     return _print_error(f"error: unexpected {type(error).__name__}: {told(error)} ({where})", 1)
+
+
+def _interrupted() -> int:
+    return _print_error(INTERRUPTED, 143 if signal.SIGTERM in _signals else 130)
 
 
 def _output_is_gone() -> bool:
@@ -127,18 +138,6 @@ def is_user_error(error: BaseException) -> bool:
 
 def debugging() -> bool:
     return os.environ.get("STEADYTUNE_DEBUG", "") not in ("", "0")
-
-
-def printable(text: str) -> str:
-    """``text`` with its line ends, and with all that would move a terminal's cursor, change the direction of writing or
-    is no character at all (lone surrogates) written as an escape."""
-    return "".join(c if c == "\n" or not _unsafe(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _unsafe(character: str) -> bool:
-    return (
-        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e"
-    ) or "\u2066" <= character <= "\u2069"
 
 
 def _print_error(text: str, code: int) -> int:

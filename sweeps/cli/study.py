@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
 
 from sweeps.cli.options import Overrides, StudyArgument
 from sweeps.study.shipped import open_study
+from trainer.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +50,8 @@ def plan_command(
     ] = None,
 ) -> None:
     """Say what a study will cost before anything runs."""
+    if tflops is not None and not math.isfinite(tflops):
+        raise UserError(f"--tflops = {tflops:g} must be a finite number: operations of a host in 10^12 a second")
     loaded = open_study(study, overrides)
     from rich.console import Console
 

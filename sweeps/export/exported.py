@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -17,6 +18,7 @@ from trainer.trial import Trial
 
 log = logging.getLogger("steadytune")
 
+_UNKNOWN_KEY = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument (.*)")  # Python's own words
 FORMAT = 1  # of template.json
 MOST_NEW_TOKENS = 4096  # an answer is a label; more would take a machine for hours
 TEMPLATE = "template.json"
@@ -63,7 +65,8 @@ def read_exported(store: Store) -> ExportedTrial:
         _check_types(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        text = _UNKNOWN_KEY.sub(r"\1 has no field \2", " ".join(str(error).split()))[:200]
+        detail = f"{type(error).__name__}: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         raise UserError(f"{where}: is not what export writes ({detail}). Export the trial again") from None
 
 

@@ -185,7 +185,7 @@ def _writer(out: str | None, rows: str) -> Writer:
         raise UserError(f'--out = "{out}" is a folder. Give a file')
     if os.path.exists(out) and os.path.exists(rows) and os.path.samefile(out, rows):
         raise UserError(f'--out = "{out}" is the file of the rows, which would be lost. Give another file')
-    folder, name = os.path.split(out)
+    folder, name = os.path.split(out if "://" in out else os.path.realpath(out))  # a link is the user's own
     if "://" not in out and not os.path.isdir(folder or "."):
         raise UserError(f'--out = "{out}": the folder "{folder}" does not exist. Make it first')
     return lambda exported, records: Store.open(folder or ".").write(name, FORMATS[ending](exported, records))

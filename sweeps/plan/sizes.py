@@ -108,7 +108,7 @@ def data_sizes(study: Study, assets: Assets) -> DataSizes:
     return DataSizes(**known)
 
 
-def _counts(assets: Assets) -> dict[str, int]:
+def _counts(assets: Assets) -> dict[str, Any]:
     rows, prompts = assets.rows, assets.pools
     counted = {f"{split}_rows": len(rows[split]) for split in ("train", "dev", "test")}
     return counted | {f"{pool}_prompts": len(prompts[pool]) for pool in ("dev", "test")}

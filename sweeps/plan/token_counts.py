@@ -25,7 +25,7 @@ MOST_PAIRS = 4096  # for all of them, a few seconds
 
 
 @dataclass(frozen=True)
-class Lengths:
+class SampledLengths:
     """Means in tokens, as in ``DataSizes``."""
 
     prompt_tokens: float
@@ -43,7 +43,7 @@ def tokenizer_of(study: Study) -> Any:
     return load_tokenizer(Model(m.path, "", m.revision, m.dtype, m.head, m.trust_remote_code))
 
 
-def sampled_lengths(study: Study, assets: Assets, tokenizer: Any) -> Lengths:
+def sampled_lengths(study: Study, assets: Assets, tokenizer: Any) -> SampledLengths:
     """Raises ``UserError`` where a sequence cannot be rendered."""
     from trainer.data.render import Renderer
 
@@ -65,7 +65,7 @@ def sampled_lengths(study: Study, assets: Assets, tokenizer: Any) -> Lengths:
     ]
     contexts = [len(r.context) for r in requests]
     answers = [len(option) for r in requests for option in r.options]
-    return Lengths(
+    return SampledLengths(
         prompt_tokens=sum(contexts) / len(contexts),
         answer_tokens=sum(answers) / len(answers),
         answers=len(answers) / len(requests),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from trainer.data.row_table import Cell, RowTable, flaw, in_short
+from trainer.data.sources import read_file
 from trainer.errors import UserError, nearest
 
 FIELDS = ("instruction", "input", "output")
@@ -192,7 +194,7 @@ def _counter(encode: Callable[[list[str]], Any]) -> Counter:
 
 
 def read_records(name: str) -> AlpacaRecords:
-    """The rows of a parquet, json (a list of records, or one per line) or jsonl file. Other columns are ignored.
+    """The rows of a parquet, json or jsonl file, read like the rows of a study. Other columns are ignored.
     UserError says which file and row is wrong."""
     path = Path(name)
     if not path.is_file():
@@ -200,11 +202,18 @@ def read_records(name: str) -> AlpacaRecords:
         raise UserError(f'FILE = "{name}" {what}')
     if path.suffix.lower() not in FORMATS:
         raise UserError(f'{name}: the ending "{path.suffix}" is not known.{nearest(path.suffix, FORMATS)}')
-    rows = list(_parquet(path) if path.suffix.lower() == ".parquet" else _json(path))
-    if not rows:
+    table = read_file(name, "FILE", FIELDS)
+    if not table.n:
         raise UserError(f"{name}: has no rows")
-    instruction, given, output = zip(*rows, strict=True)
-    return AlpacaRecords(instruction, given, output)
+    for field in ("instruction", "output"):  # in Alpaca's format the input is optional
+        if field not in table.cells:
+            raise UserError(f'{name}: has no column "{field}".{nearest(field, table.names)}')
+    given = table.cells.get("input", [None] * table.n)
+    return AlpacaRecords(
+        _texts(table, "instruction", table.cells["instruction"]),
+        _texts(table, "input", ["" if cell is None else cell for cell in given]),
+        _texts(table, "output", table.cells["output"]),
+    )
 
 
 def write_records(records: AlpacaRecords, name: str) -> None:
@@ -222,7 +231,7 @@ def write_records(records: AlpacaRecords, name: str) -> None:
         lines = (json.dumps(row, ensure_ascii=False) for row in rows)
         whole = path.suffix.lower() == ".json"
         text = "[\n" + ",\n".join(lines) + "\n]\n" if whole else "".join(f"{line}\n" for line in lines)
-        data = text.encode("utf-8", "surrogatepass")
+        data = text.encode()
     part = path.with_name(f"{path.name}.part")
     try:
         part.write_bytes(data)
@@ -231,66 +240,16 @@ def write_records(records: AlpacaRecords, name: str) -> None:
         raise UserError(f"--out = {name}: cannot be written ({error.strerror}). Name another place") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, str, str]]:
-    try:
-        file = pq.ParquetFile(path)
-        columns = file.schema_arrow.names
-        _check_columns(str(path), columns)
-        table = file.read(columns=[f for f in FIELDS if f in columns])
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: is no parquet file that can be read ({str(error).splitlines()[0]})") from None
-    given = [table[f].to_pylist() if f in columns else [None] * table.num_rows for f in FIELDS]
-    for i, row in enumerate(zip(*given, strict=True)):
-        yield _row(f"{path}: row {i}", dict(zip(FIELDS, row, strict=True)))
-
-
-def _json(path: Path) -> Iterator[tuple[str, str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        try:
-            records = list(enumerate(json.loads(text)))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: is not JSON (line {error.lineno}: {error.msg})") from None
-        place = "row"
-    else:
-        records, place = list(_lines(path, text)), "line"
-    for i, record in records:
-        where = f"{path}: {place} {i}"
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: holds {record!r:.40}, not a record. Write {{{', '.join(FIELDS)}}} for each row")
-        _check_columns(where, list(record))
-        yield _row(where, record)
-
-
-def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for i, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield i, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}: line {i} is not JSON ({error.msg}). Give one record a line") from None
-
-
-def _check_columns(where: str, columns: Sequence[str]) -> None:
-    for field in ("instruction", "output"):  # in Alpaca's format the input is optional
-        if field not in columns:
-            raise UserError(f'{where}: has no column "{field}".{nearest(field, columns)}')
-
-
-def _row(where: str, record: dict[str, Any]) -> tuple[str, str, str]:
+def _texts(table: RowTable, field: str, cells: Sequence[Cell]) -> tuple[str, ...]:
     found = []
-    for field in FIELDS:
-        value = record.get(field)
-        if value is None and field == "input":
-            value = ""
-        if not isinstance(value, str):
-            said = "null" if value is None else f"{value!r:.40}, not text"
-            raise UserError(f'{where}: column "{field}" is {said}. Fill it, or leave the row out')
-        found.append(value)
-    return found[0], found[1], found[2]
+    for i, cell in enumerate(cells):
+        if not isinstance(cell, str):
+            said = "null" if cell is None else f"{in_short(cell)}, not text"
+            raise UserError(f'{table.place(i)}: column "{field}" is {said}. Fill it, or leave the row out')
+        if why := flaw(cell):
+            raise UserError(f'{table.place(i)}: column "{field}" {why}. Mend the file: it may be damaged')
+        found.append(cell)
+    return tuple(found)
 
 
 def _beside(path: Path) -> str:

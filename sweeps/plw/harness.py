@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.study import Study
+from trainer import checksum
 from trainer.errors import UserError, nearest
 from trainer.store import SCORES, Store
 
@@ -119,7 +120,7 @@ def benchmark(
 
 
 def _finished(run: RunFolder) -> list[tuple[str, int]]:
-    return [(row["trial_id"], int(row["rung"])) for row in run.trials if row["status"] == "finished"]
+    return [(row["trial_id"], int(row["rung"] or 0)) for row in run.trials if row["status"] == "finished"]
 
 
 def _shots(name: str, shots: int | None) -> int:
@@ -209,7 +210,14 @@ def _adapted(model: Any, store: Store, trial: str, folder: str) -> Any:
     place = Path(folder) / trial
     place.mkdir(exist_ok=True)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (place / name).write_bytes(store.read(f"adapters/{trial}/{name}"))
+        at = f"adapters/{trial}/{name}"
+        data = store.read(at)
+        if checksum.state(data, at) == "damaged":
+            raise UserError(
+                f"{store.address(at)}: is damaged. `steadytune export` takes the adapter from the trial's checkpoint; "
+                "put its file there"
+            )
+        (place / name).write_bytes(data)
     return PeftModel.from_pretrained(model, str(place)).eval()
 
 

@@ -9,7 +9,8 @@ rows. So one study can train on the first kind of file and be scored on the seco
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps.plw.alpaca import Counter, read_records
+from trainer.data.row_table import Cell, RowTable, in_short
+from trainer.data.sources import read_file
 from trainer.errors import UserError, nearest
 
 COLUMNS = pa.schema(
@@ -94,28 +97,31 @@ def _of_completions(name: str, where: Mapping[str, str]) -> list[dict[str, Any]]
 def _of_choices(name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows with columns question, choices and either ``label``, the number of the right choice, or ``labels``, a mark
     for each choice, of which one is 1."""
-    table = pq.read_table(name)
-    columns: Sequence[str] = table.column_names
+    table = read_file(name, "FILE", ("question", "choices", "label", "labels", *where))
     for column in ("question", *where):
-        if column not in columns:
-            raise UserError(f'{name}: has no column "{column}".{nearest(column, columns)}')
+        if column not in table.names:
+            raise UserError(f'{name}: has no column "{column}".{nearest(column, table.names)}')
+    keep = list(range(table.n))
     for column, value in where.items():
-        known = sorted({str(v) for v in table[column].to_pylist()})
+        cells = table.cells[column]
+        known = sorted({c for c in cells if isinstance(c, str)})
         if value not in known:
             raise UserError(f"--where {column}={value}: matches no row of {name}.{nearest(value, known[:20])}")
-    if "label" not in columns and "labels" not in columns:
-        raise UserError(f'{name}: has no column "label".{nearest("label", columns)}')
-    rows = []
-    for i, row in enumerate(table.to_pylist()):
-        if any(str(row[c]) != v for c, v in where.items()):
-            continue
-        marks = row.get("labels")
-        right = marks.index(1) if marks is not None and marks.count(1) == 1 else row.get("label")
-        if right is None or not 0 <= int(right) < len(row["choices"]):
-            raise UserError(
-                f"{name}: row {i} has no one right choice ({marks or right}). Leave such rows out with --where"
-            )
-        rows.append(
-            {"id": str(i), "instruction": row["question"], "input": "", "options": row["choices"], "answer": int(right)}
-        )
-    return rows
+        keep = [i for i in keep if cells[i] == value]
+    if "label" not in table.names and "labels" not in table.names:
+        raise UserError(f'{name}: has no column "label".{nearest("label", table.names)}')
+    return [_of_question(table, i) for i in keep]
+
+
+def _of_question(table: RowTable, i: int) -> dict[str, Any]:
+    question, choices = table.cells["question"][i], table.cells["choices"][i]
+    marks = table.cells["labels"][i] if "labels" in table.cells else None
+    right: Cell = table.cells["label"][i] if "label" in table.cells else None
+    if isinstance(marks, list) and marks.count("1") == 1:
+        right = str(marks.index("1"))
+    if not isinstance(question, str) or not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
+        raise UserError(f"{table.place(i)}: question is no text, or choices are no list of texts. Mend the row")
+    if not isinstance(right, str) or not re.fullmatch("[0-9]{1,9}", right) or int(right) >= len(choices):
+        said = in_short(marks or right)
+        raise UserError(f"{table.place(i)}: has no one right choice ({said}). Leave such rows out with --where")
+    return {"id": str(i), "instruction": question, "input": "", "options": choices, "answer": int(right)}

@@ -15,6 +15,7 @@ No row of the data is sent: a request holds the names of fields and labels, ``ab
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Sequence
@@ -25,8 +26,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from sweeps.study.overlay import parse_yaml
 from sweeps.study.problems import Problems, problem_line, problems_of
+from sweeps.study.texts import text_wanted
 from sweeps.study.values import Count, Name, Section, Text
 from trainer.errors import UserError, nearest
+from trainer.yaml_nodes import MOST_CHARACTERS
 
 if TYPE_CHECKING:
     from sweeps.study.study import Study
@@ -121,7 +124,7 @@ def read_brief(
 def _of_file(path: str, out: str) -> Brief:
     try:
         with open(path, encoding="utf-8-sig") as f:
-            value = parse_yaml(f.read(), path)
+            value = parse_yaml(f.read(MOST_CHARACTERS + 1), path, functools.partial(text_wanted, TaskFile))
     except FileNotFoundError:
         folder = os.path.dirname(path) or "."
         beside = sorted(os.listdir(folder)) if os.path.isdir(folder) else []

@@ -313,9 +313,14 @@ class RunFolder:
         rows, record, checked = found
         if not checked:
             self._unchecked.add(name)
-        elif self.has_trials and self.trials_table is not None and not self.is_checked(TRIALS_FILE):
+        elif pool in ("dev", "test") and self.has_trials and not self._trials_checked:
             self.note(TRIALS_FILE, "has no checksum, and score files have: another version wrote it, or it was changed")
         return rows, record
+
+    @functools.cached_property
+    def _trials_checked(self) -> bool:
+        _ = self.trials_table
+        return self.is_checked(TRIALS_FILE)
 
     def pools(self, trial_id: str) -> list[str]:
         """The pools under which the trial has scores, sorted."""

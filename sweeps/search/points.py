@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-MOST_DRAWS = 10_000  # draws for each point; if they give too few different ones, the ranges are too narrow
+MOST_DRAWS = 10_000  # draws without a new point after which the ranges are too narrow for so many
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ def random_points(axes: Axes, trials: int, seed: int) -> list[Point]:
     if total is not None and trials * 2 > total:  # redrawing would take long near the end
         return [nth_point(axes, index) for index in rng.sample(range(total), trials)]
     points: dict[tuple[Any, ...], Point] = {}
-    for _ in range(trials * MOST_DRAWS):
+    in_vain = 0
+    while in_vain < MOST_DRAWS:
         point = draw_point(axes, rng)
+        in_vain = in_vain + 1 if point_key(point) in points else 0
         points.setdefault(point_key(point), point)
         if len(points) == trials:
             return list(points.values())

@@ -64,14 +64,18 @@ def _words_fit_labels(s: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _grid_can_be_run(s: Mapping[str, Any]) -> Iterator[Problem]:
-    """Counted, not built. Stages choose their own points."""
-    if s["search"].method != "grid" or s.get("stages") is not None:
+    """Counted, not built. Of stages, each tunes a group of axes as a grid."""
+    if s["search"].method != "grid":
         return
     axes = s["axes"]
     sizes = {f"axes.lora.{k}": v for k, v in axes.lora} | {f"axes.{k}": v for k, v in axes if k != "lora"}
-    counts = {name: len(values) for name, values in sizes.items() if isinstance(values, tuple) and len(values) > 1}
-    total = math.prod(counts.values())
-    if total > MOST_TRIALS:
+    every = {name: len(values) for name, values in sizes.items() if isinstance(values, tuple) and len(values) > 1}
+    stages = s.get("stages")
+    for group in [None] if stages is None else [(*group, "seed") for group in stages.order]:
+        counts = {name: n for name, n in every.items() if group is None or name.rpartition(".")[2] in group}
+        total = math.prod(counts.values())
+        if total <= MOST_TRIALS:
+            continue
         product = " x ".join(f"{n:,} of {name}" for name, n in counts.items())
         yield Problem(
             ("axes",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -164,6 +165,11 @@ class TemplateSection(Section):
     def _words_differ(self) -> TemplateSection:
         first: dict[str, str] = {}
         found = []
+        texts = {("system",): self.system, ("marker",): self.marker}
+        for at, text in (texts | {("words", label): word for label, word in self.words.items()}).items():
+            bad = re.search("[\x00\ud800-\udfff]", text)
+            if bad:
+                found.append(Problem(at, f"contains the character U+{ord(bad.group()):04X}, which no text can hold"))
         for label, word in self.words.items():
             if not word.strip():
                 found.append(Problem(("words", label), "is empty: the model must have something to answer"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.study import Study
-from trainer.errors import nearest
+from trainer.errors import nearest, short
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
 
@@ -16,7 +16,7 @@ STUDIES = Path(__file__).resolve().parents[1] / "studies"
 def open_study(name: str, overrides: list[str] | None) -> Study:
     """The study at a path or of a shipped name. Raises StudyError if there is none."""
     if "=" in name and not os.path.exists(name):
-        raise StudyError(f'"{name}" stands where the study must be. Write: steadytune COMMAND STUDY key=value')
+        raise StudyError(f'"{short(name)}" stands where the study must be. Write: steadytune COMMAND STUDY key=value')
     return load_study(study_path(name), overrides or [])
 
 
@@ -27,4 +27,4 @@ def study_path(name: str) -> str:
         return name  # load_study reports a file that does not exist
     if name in shipped:
         return shipped[name]
-    raise StudyError(f'study "{name}" is neither a file nor a shipped study.{nearest(name, shipped)}')
+    raise StudyError(f'study "{short(name)}" is neither a file nor a shipped study.{nearest(name, shipped)}')

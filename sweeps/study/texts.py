@@ -19,14 +19,15 @@ _WRITTEN_AS_TEXT = (SourceSection, PoolSection, SplitSection)  # a path or a fil
 
 def text_at(path: Path) -> bool:
     """Whether only a text can stand at ``path``: a name, a label or its word, a column, a file, an id."""
-    return _text_at(tuple(0 if isinstance(part, int) else part for part in path))  # items of a list are alike
+    return text_wanted(Study, tuple(0 if isinstance(part, int) else part for part in path))  # items are alike
 
 
 @functools.lru_cache(maxsize=4096)
-def _text_at(path: Path) -> bool:
-    if path[:2] == ("pools", "train") and path[2:3] and path[2] in PoolSection.model_fields:
+def text_wanted(schema: type[BaseModel], path: Path) -> bool:
+    """The same for any schema: whether every scalar that may stand at ``path`` is a text."""
+    if schema is Study and path[:2] == ("pools", "train") and path[2:3] and path[2] in PoolSection.model_fields:
         path = ("pools", "dev", *path[2:])  # one train pool without a name
-    places: list[Any] = [Study]
+    places: list[Any] = [schema]
     for part in path:
         places = [inner for place in places for branch in flat(place) for inner in _inside(branch, part)]
     kinds = {kind for place in places for branch in flat(place) for kind in _kinds(branch)}

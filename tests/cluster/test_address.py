@@ -57,6 +57,14 @@ def test_an_address_of_another_kind_is_told_with_the_remedy(
     assert "unset" in text or "RAY_ADDRESS=head:6379" in text
 
 
+def test_auto_where_no_cluster_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "running_cluster", lambda: "")
+    assert said("auto", monkeypatch).startswith("RAY_ADDRESS = auto, but no Ray cluster runs on this machine. Unset")
+    gone = f"127.0.0.1:{free_ports(1)[0]}"
+    monkeypatch.setattr(address, "running_cluster", lambda: gone)
+    assert f'"{gone}": nobody answers there' in said("auto", monkeypatch)
+
+
 def test_a_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in said("http://user:secret@host:8265", monkeypatch)
 

@@ -24,6 +24,7 @@ from checkout import EMBEDDED, FILES
 from local_head import Head, plain_environment, steadytune
 from small_study import write_study
 
+from cluster.connect import set_auth_mode
 from sweeps.report.write import write_report
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
@@ -187,6 +188,33 @@ with connected(1):
     env = plain_environment(str(tmp_path))
     done = subprocess.run([sys.executable, "-c", inside], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["STRANGER True False True"] * 2 + ["TOKEN 64 False"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("where", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "file", "none"])
+def test_the_mode_is_token_where_there_is_a_token(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "unset")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / ("auth_token" if where == "file" else "other")).write_text(WRONG)
+    if where.startswith("RAY_"):
+        monkeypatch.setenv(where, WRONG if where == "RAY_AUTH_TOKEN" else str(tmp_path / ".ray" / "other"))
+    set_auth_mode()
+    assert os.environ["RAY_AUTH_MODE"] == ("disabled" if where == "none" else "token")
+
+
+def test_two_things_of_a_cluster_answer_without_the_token(head: Head) -> None:
+    """The page names them. The metrics tell of resources only."""
+    mode = requests.get(f"{head.address}/api/authentication_mode", timeout=30)
+    assert mode.json()["authentication_mode"] == "token"
+    right = {"Authorization": f"Bearer {head.token}"}
+    nodes = requests.get(f"{head.address}/nodes?view=summary", headers=right, timeout=30).json()["data"]["summary"]
+    ports = {n["raylet"]["metricsExportPort"] for n in nodes if n["raylet"].get("metricsExportPort")}
+    for port in ports:
+        text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+        assert head.token not in text
 
 
 def test_the_dashboard_answers_on_the_loopback_only(head: Head) -> None:

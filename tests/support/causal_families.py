@@ -77,21 +77,24 @@ def outcome(model_type: str) -> Outcome:
 
 
 def _tried(model_type: str, config: Any, targets: tuple[str, ...]) -> Outcome:
-    try:
-        rehearse(config, targets)
-    except UserError as error:
-        refused = Outcome(model_type, "refused", re.sub(r"\([\d.e+]+ times what rounding may do\)", "", _short(error)))
-        named = re.search(r"target_modules=\[(.*?)\]", str(error))
-        without = re.search(r'layers without "(\w+)"', str(error))
-        if targets != ("all-linear",) or not (named or without):
-            return refused
-        layers = named[1].split(", ") if named else _others(config, without[1])  # type: ignore[index]
-        again = _tried(model_type, config, tuple(layers))
-        listed = ", ".join(layers)
-        if again.said == "equal":
-            return Outcome(model_type, "equal", f"on {listed}; refused with all-linear: {_reason(str(error))}")
-        return refused
+    """With other layers where check names them, or names one that cannot be among them."""
+    first = reason = ""
+    for _ in range(4):
+        try:
+            rehearse(config, targets)
+            break
+        except UserError as error:
+            named = re.search(r"target_modules=\[(.*?)\]", str(error))
+            without = re.search(r'layers without "(\w+)"', str(error))
+            first, reason = first or _short(error), reason or _reason(str(error))
+            if not (named or without):
+                return Outcome(model_type, "refused", first)
+            targets = tuple(named[1].split(", ") if named else _others(config, targets, without[1]))  # type: ignore[index]
+    else:
+        return Outcome(model_type, "refused", first)
     compare(config, targets)
+    if reason:
+        return Outcome(model_type, "equal", f"on {', '.join(targets)}; refused with all-linear: {reason}")
     experts = frozen_experts(miniature(config))
     return Outcome(model_type, "equal", "routed experts stay frozen" if experts else "")
 
@@ -156,8 +159,8 @@ def _peft(config: Any, model: SlotModel, slot: int, lora: Lora) -> Any:
         return PeftModel.from_pretrained(miniature(config), folder).eval()
 
 
-def _others(config: Any, without: str) -> list[str]:
-    layers = {n.rsplit(".", 1)[-1] for n in matching_layers(miniature(config), ["all-linear"])}
+def _others(config: Any, targets: tuple[str, ...], without: str) -> list[str]:
+    layers = {n.rsplit(".", 1)[-1] for n in matching_layers(miniature(config), targets)}
     return sorted(layers - {without})
 
 
@@ -168,10 +171,11 @@ def _reason(message: str) -> str:
 
 
 def _short(error: BaseException) -> str:
+    """The first sentence, without what is measured and what to do."""
     text = " ".join(str(error).split())
-    for cut in (". Give a", ". Take another", ". Name ", ". Set "):
+    for cut in (" (", ": it reads", ". Give a", ". Take another", ". Name ", ". Set ", ". You can"):
         text = text.partition(cut)[0]
-    return text[:160].replace("|", "/")
+    return text[:200].replace("|", "/")
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -34,15 +34,19 @@ DETECTION = {
 }
 OWNER = "steadytune tests, process "  # on a link: who is to remove it
 MARK = "STEADYTUNE_NODES_OF"  # in the environment of all processes of the nodes: the same
-START = """
+# A temporary folder of its own, in which the folders of $KEPT stay where they are.
+OWN_TMP = """
 set -e
 mount --make-rprivate /
-if [ -n "$SHARED" ]; then mount --bind "$SHARED" /mnt; fi
-if [ -n "$CODE" ]; then mount --bind "$CODE" /media; fi
+mount -t tmpfs tmpfs /mnt
+IFS=:
+for kept in $KEPT; do mkdir -p "/mnt$kept"; mount --bind "$kept" "/mnt$kept"; done
 mount -t tmpfs tmpfs /tmp
+for kept in $KEPT; do mkdir -p "$kept"; mount --bind "/mnt$kept" "$kept"; done
+unset IFS
+"""
+START = f"""{OWN_TMP}
 mount -t tmpfs -o size=1g tmpfs /dev/shm
-if [ -n "$CODE" ]; then mkdir -p "$CODE"; mount --bind /media "$CODE"; fi
-if [ -n "$SHARED" ]; then mkdir -p "$SHARED"; mount --bind /mnt "$SHARED"; fi
 : > /tmp/empty; mount --bind /tmp/empty /etc/resolv.conf || true  # look-ups fail at once instead of after seconds
 printf '127.0.0.1 localhost\\n%s %s\\n' "$ADDRESS" "$NAME" > /tmp/hosts; mount --bind /tmp/hosts /etc/hosts
 hostname "$NAME"
@@ -51,6 +55,12 @@ for _ in $(seq 100); do ip link show eth0 >/dev/null 2>&1 && break; sleep 0.05; 
 ip addr add "$ADDRESS/24" dev eth0; ip link set eth0 up; ip route add default via "$GATEWAY"
 "$@" & wait $!
 """
+
+
+def kept(*folders: Path | None) -> str:
+    """$KEPT of ``OWN_TMP``: ``folders``, and this checkout and the Python environment if they lie in /tmp."""
+    hidden = [f for f in (ROOT, Path(sys.prefix), Path(sys.base_prefix)) if f.is_relative_to("/tmp")]
+    return ":".join(dict.fromkeys(str(f) for f in (*folders, *hidden) if f is not None))
 
 
 # The first word ends a node when whoever started it is gone, however it went.
@@ -194,8 +204,7 @@ class Machines:
 
     def boot(self, name: str, address: str, command: Sequence[str], shared: Path | None) -> Node:
         """A machine that runs ``command``."""
-        inside = {"SHARED": str(shared or ""), "ADDRESS": address, "NAME": name, "GATEWAY": self.gateway}
-        inside["CODE"] = str(ROOT) if ROOT.is_relative_to("/tmp") else ""  # which each node has its own of
+        inside = {"KEPT": kept(shared), "ADDRESS": address, "NAME": name, "GATEWAY": self.gateway}
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
             [*SPACES, "bash", "-c", START, name, *command],

@@ -36,7 +36,7 @@ def tamper(folder: Path, rng: random.Random, other: Path) -> str:
     """Change the export in ``folder``, and say how. ``other`` is a sound export of another trial."""
     how = rng.choice(["value", "value", "value", "key", "bytes", "bytes", "file", "swap", "header", "header"])
     done = _WAYS[how](folder, rng, other)
-    if how in ("value", "key", "swap", "header") or rng.random() < 0.7:
+    if (folder / SUMS).is_file() and (how in ("value", "key", "swap", "header") or rng.random() < 0.7):
         sign(folder) if rng.random() < 0.7 else (folder / SUMS).unlink(missing_ok=True)
     return f"{how}: {done}"
 

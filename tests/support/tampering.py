@@ -92,8 +92,8 @@ def _foreign(run: Path, outside: Path, rng: random.Random) -> str:
     """A file of a trial in a place that no file had."""
     path = files(run, rng, ".parquet")
     names = (
-        "000040-dev.parquet", "000015-dev.parquet", "²-dev.parquet", f"{'9' * 30}-dev.parquet", "000030-[b].parquet",
-        "000030-a\nb.parquet", "000030-=1+1.parquet", "000030-<b>.parquet", ".parquet", "000031-test.parquet",
+        "000050-dev.parquet", "000015-dev.parquet", "²-dev.parquet", f"{'9' * 30}-dev.parquet", "000045-[b].parquet",
+        "000045-a\nb.parquet", "000045-=1+1.parquet", "000045-<b>.parquet", ".parquet", "000031-test.parquet",
     )  # fmt: skip
     folder = rng.choice(sorted((run / "scores").iterdir()))
     target = folder / rng.choice(names)

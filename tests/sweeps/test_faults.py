@@ -253,10 +253,19 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_no_wait_and_no_duration_is_taken_from_the_wall_clock() -> None:
-    """It may stand only where a time is shown to people, and where a server names a date to come back at."""
+    """It may stand only where a time is shown to people, where a server names a date to come back at, and where the
+    clock itself is looked at."""
     import ast
 
-    files = ("driver/progress", "live/watch", "run_folder/lease", "cli/jobs", "prompts/endpoints", "staged/protocol")
+    files = (
+        "driver/progress",
+        "live/watch",
+        "run_folder/lease",
+        "cli/jobs",
+        "prompts/endpoints",
+        "staged/protocol",
+        "doctor/outside",
+    )
     shown = {"cluster/hosting/tensorboard.py", *(f"sweeps/{name}.py" for name in files)}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -61,6 +61,7 @@ def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path,
     table = pq.read_table(out / "tables" / "robustness.parquet")
     assert table.schema.names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
     assert "robustness over prompts" in text
+    assert f"run folder: {out} (new: nothing of the study small is there, so all is trained)" in text  # CASES F7
     assert "Token authentication is enabled" not in text  # Ray says so where it was not given a token of its own
     assert (out / "report.html").stat().st_size > 5000
     assert yaml.safe_load((out / "study.yaml").read_text())["name"] == "small"
@@ -104,6 +105,7 @@ def test_a_finished_study_runs_again_without_training(finished: tuple[Path, Path
     trials = standing(out)
     text = finish(start(study, out))
     assert "nothing to train" in text
+    assert f"run folder: {out} (continued: 4 trials with scores in it)" in text
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert (out / "tables" / "robustness.csv").read_bytes() == table
     assert standing(out) == trials

@@ -87,6 +87,19 @@ def test_the_names_of_an_arms_formats_are_not_in_the_id_but_their_order_is() -> 
     assert with_formats(b, a) != with_formats(a, b)
 
 
+def test_a_date_is_in_the_id_where_it_is_not_the_usual_one() -> None:
+    """CASES V11. Trials from before templates had a date keep their ids."""
+    plain = dataclasses.replace(TRIAL, arm=t.Arm())
+    old = json.loads(json.dumps(plain.to_json()))
+    del old["template"]["date"]
+    assert Trial.from_json(old).id == GOLDEN
+    dated = dataclasses.replace(plain, template=dataclasses.replace(plain.template, date="2026-03-05"))
+    assert dated.id != GOLDEN
+    assert Trial.from_json(json.loads(json.dumps(dated.to_json()))).id == dated.id
+    formats = [dataclasses.replace(f, date="2026-03-05") for f in TRIAL.arm.formats]
+    assert dataclasses.replace(TRIAL, arm=dataclasses.replace(TRIAL.arm, formats=tuple(formats))).id != TRIAL.id
+
+
 def test_a_trial_of_a_folder_from_before_arms_is_read() -> None:
     old = {k: v for k, v in dataclasses.replace(TRIAL, arm=t.Arm()).to_json().items() if k != "arm"}
     assert Trial.from_json(old).id == GOLDEN

@@ -8,6 +8,7 @@ size and the depth of a wording are bounded as well, so that its work is at most
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,7 @@ OPTIONS = "options"  # the placeholder that lists a row's own options
 LONGEST = 50_000  # characters of a wording
 MOST_PARTS = 500  # of Jinja in a wording; the largest of our own has 9
 DEEPEST = 40  # levels of conditions and brackets
+UNUSABLE = re.compile("[\x00\ud800-\udfff]")  # no text, and no file in UTF-8, can hold them
 
 
 class PromptError(UserError):

@@ -16,15 +16,14 @@ from typing import Any
 
 import yaml
 
-from trainer.data.grammar import PromptError
+from trainer.data.grammar import UNUSABLE, PromptError
 from trainer.errors import nearest
-from trainer.yaml_nodes import YamlFault, children, has_other_tag, keys_twice, read_nodes
+from trainer.yaml_nodes import YamlFault, children, has_other_tag, read_nodes
 
 MOST_BYTES = 8 * 2**20  # of a file: 5,000 prompts of 1,600 characters
 MOST_PROMPTS = 5_000  # of a file; every two of them are compared
 LONGEST_ID = 200  # characters; it stands in tables and messages
 
-_UNUSABLE = re.compile("[\x00\ud800-\udfff]")  # no text, and no file in UTF-8, can hold them
 _NOT_IN_IDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LINE_ENDS_OF_YAML = re.compile("[\x85\u2028\u2029]")
 
@@ -78,7 +77,7 @@ def _unusable(entry: PoolEntry) -> list[str]:
         said.append(f"the id {entry.id[:40]!a} contains {_named(bad)}. Take it out")
     elif (entry.id and not entry.id.strip()) or len(entry.id) > LONGEST_ID:
         said.append(f"the id {entry.id[:40]!a} is blank, or longer than {LONGEST_ID} characters. Give a short name")
-    bad = _UNUSABLE.search(entry.text)
+    bad = UNUSABLE.search(entry.text)
     if bad:
         said.append(f"the prompt contains {_named(bad)}, which no text can hold. Take it out")
     return said
@@ -110,7 +109,8 @@ def _read_yaml(content: str, path: str) -> list[PoolEntry]:
     try:
         roots = read_nodes(content)  # ids and texts stay as written ("no", "1.0"), double ids are seen
     except YamlFault as fault:
-        raise PromptError(f"{path}: {fault}. Quote texts that contain a colon, or use a | block") from None
+        hint = ". Quote texts that contain a colon, or use a | block" if "is not YAML (" in str(fault) else ""
+        raise PromptError(f"{path}: {fault}{hint}") from None
     if len(roots) > 1:
         raise PromptError(f"{path}: holds several documents (---). Put all prompts into one")
     root = roots[0] if roots else None
@@ -121,8 +121,7 @@ def _read_yaml(content: str, path: str) -> list[PoolEntry]:
         pairs = [(None, value) for value in root.value]
     else:
         raise PromptError(f"{path}: holds neither id: text pairs nor a list of texts")
-    wrong = [str(found) for found in keys_twice(root)]
-    wrong += [
+    wrong = [
         f"line {node.start_mark.line + 1}: the tag {node.tag} has no meaning here. Remove it"
         for node in children(root)
         if has_other_tag(node)

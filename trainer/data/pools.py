@@ -148,21 +148,21 @@ def flaws(prompt: Prompt) -> list[tuple[str, str, str]]:
                 "write a real line break (a | block in yaml)",
             )
         )
-    odd = _ODD.search(prompt.text)
-    if odd:
-        found.append(
-            (
-                "warning",
-                f"contains the character U+{ord(odd.group()):04X}, which is not seen and which the model would read",
-                "remove it, unless it is meant",
-            )
-        )
     gap = _GAP.search(EXPRESSION.sub(" ", prompt.text))
     if gap:
         found.append(
             ("warning", f"seems to have an unfilled gap: {gap.group(0)!r:.60}", "fill the gap, or remove the prompt")
         )
     return found
+
+
+def hidden_characters(prompt: Prompt) -> list[tuple[str, str, str]]:
+    """(level, what is wrong, how to mend it): characters that a model reads and that nobody sees."""
+    odd = _ODD.search(prompt.text)
+    if not odd:
+        return []
+    what = f"contains the character U+{ord(odd.group()):04X}, which is not seen and which the model would read"
+    return [("warning", what, "remove it, unless it is meant")]
 
 
 def _content_id(text: str) -> str:

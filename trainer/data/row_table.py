@@ -77,8 +77,12 @@ def flaw(text: str) -> str | None:
 
 def in_quotes(text: str, most: int = 60) -> str:
     """``text`` in double quotes for a message: cut, and without characters that a terminal would act on."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
-    return f'"{shown}{"…" if len(text) > most else ""}"'
+    return f'"{on_a_line(text[:most])}{"…" if len(text) > most else ""}"'
+
+
+def on_a_line(text: str) -> str:
+    """``text`` with characters that a terminal would act on, line breaks among them, written as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def in_short(value: Any) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.data.cells import CellReader, near_value, plain_form
-from trainer.data.row_table import SEPARATORS, RowTable, in_quotes
+from trainer.data.row_table import SEPARATORS, RowTable, in_quotes, on_a_line
 from trainer.data.sources import RowSource, open_table
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError, listed, nearest
 from trainer.trial import digest
 
 SHUFFLE_SEED = 0  # of ``limit``: the same rows for every trial and every study
@@ -132,7 +132,7 @@ def _without_repeats(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 def _check_columns(source: RowSource, columns: Sequence[str], at: str) -> None:
     if not source.fields:
-        raise UserError(f"{at}: fields is empty. Name the columns that prompts may use. Known: {', '.join(columns)}")
+        raise UserError(f"{at}: fields is empty. Name the columns that prompts may use. {listed(columns)[1:]}")
     if not source.options and not source.labels:
         raise UserError(
             f"{at}: neither `labels` nor `options` is given. Name the labels ({source.label} value: name), or "
@@ -152,10 +152,10 @@ def _no_column(key: str, column: str, path: str, columns: Sequence[str]) -> str:
     other = next((mark for mark in SEPARATORS if mark in columns[0]), None) if len(columns) == 1 else None
     if other is not None:
         return (
-            f'{key} = "{column}": {path} has a single column, "{columns[0]}", and seems to be separated by {other!r}. '
-            "Save it with commas, or with tabs as .tsv"
+            f'{key} = "{column}": {path} has a single column, {in_quotes(columns[0])}, and seems to be separated by '
+            f"{other!r}. Save it with commas, or with tabs as .tsv"
         )
-    return f'{key} = "{column}" is no column of {path}.{nearest(column, columns)}'
+    return f'{key} = "{column}" is no column of {path}.{nearest(column, [on_a_line(c[:60]) for c in columns])}'
 
 
 def _selected(source: RowSource, table: RowTable, at: str) -> list[int]:

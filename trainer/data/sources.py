@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.data.row_table import RowTable, joined
+from trainer.data.row_table import RowTable, joined, on_a_line
 from trainer.data.text_files import read_json, read_separated
 from trainer.errors import UserError, nearest
 
@@ -72,7 +72,7 @@ def open_table(source: RowSource, split: str, at: str) -> RowTable:
         if "://" in source.path or path.is_file():
             return _file(source, at)
         if path.is_dir():
-            return joined([_read(file, at, _wanted(source)) for file in _files_of(source, split, at)], at)
+            return joined([read_file(file, at, _wanted(source)) for file in _files_of(source, split, at)], at)
         if not path.exists() and looks_local:
             beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
             raise UserError(f'{at}: path = "{source.path}" does not exist.{nearest(path.name, beside[:30])}')
@@ -95,7 +95,7 @@ def _file(source: RowSource, at: str) -> RowTable:
             f'{at}: split = "{source.split}", but {source.path} is one file and has no splits. Choose rows by '
             f"column instead: where: {{split: {source.split}}}"
         )
-    return _read(source.path, at, _wanted(source))
+    return read_file(source.path, at, _wanted(source))
 
 
 def _ending(name: str) -> str:
@@ -104,7 +104,9 @@ def _ending(name: str) -> str:
     return os.path.splitext(stem)[1] if last in COMPRESSED else last
 
 
-def _read(name: str, at: str, wanted: Collection[str]) -> RowTable:
+def read_file(name: str, at: str, wanted: Collection[str]) -> RowTable:
+    """The rows of one file, with those of the ``wanted`` columns that it has. ``at`` begins messages. Raises
+    ``UserError``."""
     reader = FORMATS.get(_ending(name))
     if reader is None:
         raise UserError(
@@ -120,7 +122,7 @@ def _read(name: str, at: str, wanted: Collection[str]) -> RowTable:
     except UserError:
         raise
     except Exception as error:  # pyarrow, fsspec and what unpacks files raise many kinds; each becomes one line
-        detail = " ".join(str(error).split())[:300]
+        detail = on_a_line(" ".join(str(error).split())[:300])
         if isinstance(error, OSError) and error.errno is not None and error.strerror:
             raise UserError(f'{at}: "{name}" cannot be read ({error.strerror})') from None
         raise UserError(

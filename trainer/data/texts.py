@@ -119,16 +119,22 @@ class TextRenderer:
         return bool(self._pinned)
 
     def _pinned_date(self) -> dict[str, Any]:
-        if not getattr(self.tokenizer, "chat_template", None):
-            return {}  # told when the first chat is rendered
-        text = self.tokenizer.get_chat_template()
+        try:
+            text = self.tokenizer.get_chat_template()
+        except Exception:  # there is none, or several without a default: told when the first chat is rendered
+            return {}
         drawn = random_part(text)
         if drawn:
             raise RenderError(
                 f'template "{self.template.name}": the chat template uses "{drawn}", which gives another text each '
                 "time. Use chat: false, or another chat template"
             )
-        return pinned(text, self.template.date)
+        try:
+            return pinned(text, self.template.date)
+        except (TypeError, ValueError):
+            raise RenderError(
+                f'template "{self.template.name}": date = {self.template.date!r:.40} is no day, such as 2024-07-26'
+            ) from None
 
     def chat(self, messages: Sequence[dict[str, str]], generation: bool) -> str:
         """``messages`` as the chat template writes them, with or without the beginning of the next answer."""

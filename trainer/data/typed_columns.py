@@ -5,7 +5,8 @@
 - floats are the shortest text that reads back as the same float of that width (``0.1``, ``1.0``, ``1e+16``)
 - truth values are ``true`` and ``false``, as in JSON
 - decimals have the digits of their scale (``1.10``)
-- dates, times and timestamps are what Arrow writes (``2024-03-01``, ``2024-03-01 00:00:00.000``)
+- dates, times and timestamps are what Arrow writes (``2024-03-01``, ``2024-03-01 00:00:00``), fractions of a second
+  without zeros at their end
 - a dictionary's values are those that its numbers stand for
 - null and NaN are null; lists are lists of cells; a record stays one, and is no text
 """
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import IO, Any
 
@@ -21,8 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainer.data.row_table import Cell, RowTable, in_quotes
+from trainer.data.row_table import Cell, RowTable, in_quotes, on_a_line
 from trainer.errors import UserError
+
+_FRACTION = re.compile(r"(\.[0-9]+)")
 
 
 def read_parquet(file: IO[bytes], name: str, at: str, wanted: Collection[str]) -> RowTable:
@@ -44,7 +48,7 @@ def column_cells(column: pa.ChunkedArray, name: str, place: str) -> list[Cell]:
     try:
         return [cell for chunk in column.chunks for cell in _cells(chunk)]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = on_a_line(" ".join(str(error).split())[:200])
         raise UserError(
             f"{place}: column {in_quotes(name)} has the type {column.type}, which cannot be read as text ({why}). "
             "Store it as text"
@@ -69,7 +73,14 @@ def _cells(values: pa.Array) -> list[Cell]:
         return _float_cells(values)
     if pa.types.is_decimal(kind):
         return [None if v is None else format(v, "f") for v in values.to_pylist()]
-    return values.cast(pa.large_string()).to_pylist()
+    written = values.cast(pa.large_string()).to_pylist()
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):  # .000 only says in which unit it was stored
+        return [None if v is None else _FRACTION.sub(_shorter, v) for v in written]
+    return written
+
+
+def _shorter(fraction: re.Match[str]) -> str:
+    return fraction.group(1).rstrip("0").rstrip(".")
 
 
 def _float_cells(values: pa.Array) -> list[Cell]:

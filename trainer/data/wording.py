@@ -20,7 +20,7 @@ from jinja2 import nodes
 from jinja2.filters import FILTERS as FILTERS_OF_JINJA
 from jinja2.tests import TESTS as TESTS_OF_JINJA
 
-from trainer.data.grammar import FILTERS, LONGEST, OPTIONS, TESTS, PromptError, check_parts, too_deep
+from trainer.data.grammar import FILTERS, LONGEST, OPTIONS, TESTS, UNUSABLE, PromptError, check_parts, too_deep
 from trainer.errors import nearest
 
 MAX_CHARACTERS = 1_000_000  # of a filled prompt
@@ -219,6 +219,9 @@ def _names(text: str) -> frozenset[str]:
 def _parsed(text: str) -> nodes.Template:
     if _MARKS.search(text):
         raise PromptError("contains one of the private-use characters U+E0F0 to U+E0F2; remove it")
+    unusable = UNUSABLE.search(text)
+    if unusable:
+        raise PromptError(f"contains the character U+{ord(unusable.group()):04X}, which no text can hold. Take it out")
     if len(text) > LONGEST:
         raise PromptError(f"has {len(text)} characters; a prompt may have {LONGEST}. Shorten it")
     try:

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from trainer.errors import BaseModelError, UserError
-from trainer.model.weights import TensorHead, check_folder, model_folder, one_line, refuse_quantised
+from trainer.model.weights import (
+    TensorHead,
+    check_folder,
+    model_folder,
+    one_line,
+    read_config,
+    refuse_impossible_sizes,
+    refuse_quantised,
+)
 from trainer.trial import Model
 
 SHOWN = 3  # names of tensors in a message
@@ -20,6 +28,8 @@ def check_architecture(model: Model) -> None:
     that code without leave from the study."""
     folder = model_folder(model)
     heads = {} if folder is None else check_folder(model, folder)
+    if not heads:
+        refuse_impossible_sizes({} if folder is None else read_config(folder, model.path), {}, model.path)
     config = _checked_config(model)
     refuse_quantised(config.to_dict(), heads, model.path)  # also that of a hub model, and what code has added
     if heads and not _brings_its_code(config):

@@ -58,6 +58,8 @@ def check_folder(model: Model, folder: Path) -> dict[str, TensorHead]:
     refuse_adapter(folder, model.path)
     config = read_config(folder, model.path)
     refuse_quantised(config, {}, model.path)
+    if not os.path.isdir(model.path) and not _is_downloaded(folder):
+        return {}  # each host downloads the rest, and looks at it then
     found = tensor_heads(folder, model.path)
     refuse_quantised(config, found, model.path)
     refuse_impossible_sizes(config, found, model.path)
@@ -177,6 +179,13 @@ def _weight_names(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     return index_names(folder)
+
+
+def _is_downloaded(folder: Path) -> bool:
+    try:
+        return bool(_weight_names(folder))
+    except UserError:
+        return False
 
 
 def index_names(folder: Path) -> list[str]:

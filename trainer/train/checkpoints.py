@@ -77,7 +77,7 @@ def load_log(store: Store, trial: Trial, step: int) -> tuple[list[StepLog], floa
     try:
         tensors, meta = _read(store, trial, step)
         return _log_of(tensors[LOG_TENSOR]), float(meta[_SECONDS])
-    except (SafetensorError, StoreError, ValueError, KeyError):
+    except (SafetensorError, StoreError, ValueError, KeyError, TypeError):
         return [], 0.0
 
 

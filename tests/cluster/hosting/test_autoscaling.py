@@ -8,23 +8,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from checkout import ROOT
-from nodes import BIN, SPACES, why_not
+from nodes import BIN, OWN_TMP, SPACES, kept, why_not
 from small_study import write_study
 
 # Ray's files and processes apart from all others of this machine: the fake cluster stops every Ray that it sees.
-INSIDE = """
-set -e
-mount --make-rprivate /
-mount --bind "$SHARED" /mnt
-mount -t tmpfs tmpfs /tmp
+INSIDE = f"""{OWN_TMP}
 mount -t tmpfs -o size=2g tmpfs /dev/shm
-mkdir -p "$SHARED"; mount --bind /mnt "$SHARED"
 : > /tmp/empty; mount --bind /tmp/empty /etc/resolv.conf || true
 ip link set lo up
 "$@"
@@ -70,17 +66,17 @@ def run_autoscaled(folder: Path) -> dict[str, Any]:
     )
     with path.open("a") as study:
         study.write("\ntables: {test: finalists}\n")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env = {
-        **kept,
-        "PATH": f"{BIN}:{kept.get('PATH', '')}",
+        **own,
+        "PATH": f"{BIN}:{own.get('PATH', '')}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
         "RAY_AUTH_MODE": "disabled",  # the namespace has no network but its own loopback
         "RAY_ADDRESS": "auto",
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "SHARED": str(folder),
+        "KEPT": kept(folder),
     }
     script = [sys.executable, str(ROOT / "tests" / "support" / "autoscaled_study.py"), str(path), str(folder / "out")]
     done = subprocess.run(
@@ -90,3 +86,20 @@ def run_autoscaled(folder: Path) -> dict[str, Any]:
     assert line is not None, done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(line.removeprefix("SEEN "))
     return found
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
+def test_a_checkout_and_an_environment_in_the_temporary_folder_are_seen_inside() -> None:
+    """CASES E12: the namespace has a temporary folder of its own, which would hide them."""
+    with tempfile.TemporaryDirectory(prefix="st-", dir="/tmp") as name:
+        places = [Path(name, "checkout"), Path(name, "an environment", "bin")]
+        for place in places:
+            place.mkdir(parents=True)
+            (place / "file").write_text("here")
+        Path(name, "other").write_text("hidden")
+        look = 'cat "$1/file" "$2/file"; test -e "$3" && echo seen'
+        command = ["bash", "-c", INSIDE, "autoscaled", "bash", "-c", look, "look", *map(str, places), f"{name}/other"]
+        done = subprocess.run(
+            [*SPACES, *command], env={**os.environ, "KEPT": kept(*places)}, capture_output=True, text=True
+        )
+    assert done.stdout == "herehere", done.stderr

@@ -23,6 +23,7 @@ from small_study import prepared, wait_until
 
 from cluster.hosting.hosts import Fleet, Host, HostError
 from cluster.resources import Resources
+from trainer.errors import BaseModelError
 from trainer.setup import Setup
 from trainer.store import Store, scores_name
 
@@ -99,6 +100,25 @@ def test_a_host_that_cannot_start_says_why_in_a_line_and_is_not_tried_for_ever(c
         r'axes.lora.target_modules = "q_porj" is no linear layer of this model. Did you mean "q_proj"\? Known: .*',
         str(error.value),
     )
+    ray.kill(fleet.registry)
+
+
+def test_no_host_is_started_again_for_a_base_model_that_is_unfit(cluster: None, tmp_path: Path) -> None:
+    """CASES V2: the second trial is told at once what the first one's host found."""
+    import ray
+    from safetensors.torch import load_file, save_file
+
+    assets, model, trials = prepared(tmp_path, steps=3)
+    model = dataclasses.replace(model, path=str(shutil.copytree(model.path, tmp_path / "model")))
+    weights = tmp_path / "model" / "model.safetensors"
+    save_file({**load_file(weights), "extra": torch.zeros(2)}, weights)
+    setup = Setup(slots=1, max_r=4, threads=1)
+    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "run"), Resources(1, 1))
+    for trial in trials[:2]:
+        with pytest.raises(BaseModelError, match="its weights hold extra, for which a model"):
+            fleet.ensure(trial, 3, "dev")
+        assert ray.get(fleet.registry.hosts.remote()) == []
+    assert fleet.unfit().startswith(f'model.path = "{model.path}": its weights hold extra')
     ray.kill(fleet.registry)
 
 

@@ -132,8 +132,8 @@ def test_an_empty_field_that_prompts_show_is_named_with_its_row() -> None:
     full = [Row(r.id, {**r.fields, "note": "good"}, r.label) for r in ROWS]
     split = {"train": rows, "dev": full, "test": full}
     assert [str(f) for f in run(rows=split, pools=pools).items] == [
-        f'task.rows.train: {name} of row "{row}" and 1 more is empty, and prompts show it. Fill it in the data, remove '
-        f"the row, or write the prompts for that: {{% if {name} %}}"
+        f'task.rows.train: {name} of row "{row}" and 1 more is empty, and prompts show it. Fill it in the data, leave '
+        f"such rows out (task.rows.train.drop=[empty]), or write the prompts for that: {{% if {name} %}}"
         for name, row in (("note", "r0"), ("text", "r2"))
     ]
     careful = "{{ text }}{% if text %}.{% endif %} {{ 'Note: ' + note if note else '' }} "
@@ -327,18 +327,26 @@ def test_the_sample_holds_every_label_and_the_extremes() -> None:
 # the command -------------------------------------------------------------------------------------------------------
 
 
+TEXTS = {  # of the rows; no text is in two splits
+    "train": ["good it", "it", "bad it", "A", "B it", "C"],
+    "dev": ["it good", "Is", "it bad", "B", "it B", "bad"],
+    "test": ["A it", "it A", "C it", "it C", "Is it", "it Is"],
+}
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Any:
     make_model(tmp_path / "model")
-    records = [{"text": "good it", "y": 0}, {"text": "it", "y": 1}] * 3
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    for split, texts in TEXTS.items():
+        records = [{"text": text, "y": i % 2} for i, text in enumerate(texts)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     for name, prompts in POOLS.items():
         (tmp_path / f"{name}.yaml").write_text(json.dumps({p.id: p.text for p in prompts}))
     (tmp_path / "s.yaml").write_text(
         """
 model: {path: ./model}
 task:
-  rows: {train: rows.jsonl, dev: rows.jsonl, test: rows.jsonl}
+  rows: {train: train.jsonl, dev: dev.jsonl, test: test.jsonl}
   fields: [text]
   label: y
   labels: {0: no, 1: yes}

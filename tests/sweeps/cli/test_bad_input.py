@@ -34,7 +34,7 @@ STUDY = """
 name: wrong
 model: {path: ./model}
 task:
-  rows: {train: rows.jsonl, dev: rows.jsonl, test: rows.jsonl}
+  rows: {train: rows.jsonl, dev: dev.jsonl, test: test.jsonl}
   fields: [text]
   label: y
   labels: {0: "no", 1: "yes"}
@@ -46,7 +46,12 @@ pools: {train: {many: train.yaml}, dev: dev.yaml, test: test.yaml}
 axes: {plw: [0, 0.1], steps: 8}
 resources: {slots: 2, cpus: 1}
 """
-RECORDS = [{"text": "good it", "y": 0}, {"text": "it", "y": 1}] * 3
+TEXTS = {  # no text is in two splits
+    "rows": ["good it", "it", "bad it", "A", "B it", "C"],
+    "dev": ["it good", "Is", "it bad", "B", "it B", "bad"],
+    "test": ["A it", "it A", "C it", "it C", "Is it", "it Is"],
+}
+RECORDS = [{"text": text, "y": i % 2} for i, text in enumerate(TEXTS["rows"])]
 POOLS = {
     "train": {"t1": "Is it {{ text }}?", "t2": "A: {{ text }}"},
     "dev": {"d1": "B: {{ text }}", "d2": "Is {{ text }} good?"},
@@ -66,7 +71,9 @@ def sound_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(tmp_path: Path, sound_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a sound study and all it names; the working directory."""
     shutil.copytree(sound_model, tmp_path / "model")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in RECORDS))
+    for name, texts in TEXTS.items():
+        records = [{"text": text, "y": i % 2} for i, text in enumerate(texts)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     for name, prompts in POOLS.items():
         (tmp_path / f"{name}.yaml").write_text(json.dumps(prompts))
     (tmp_path / "s.yaml").write_text(STUDY)
@@ -176,6 +183,22 @@ def test_rows_that_do_not_fit_the_study(place: Path, go: Go, overrides: list[str
     output = in_both(go, *overrides)
     for part in parts:
         assert part in output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "it", "y": 0}\n{"text": "caf\xe9", "y": 1}\n', "dev.jsonl is not UTF-8 text (line 2: byte 0xe9). Save it as UTF-8"),
+        (b'{"text": "it \\ud800", "y": 0}\n', 'dev.jsonl, row 1 (id "dev-0"): column "text" holds half a character'),
+        (b'{"text": "it", "y": "\\u0000"}\n', 'dev.jsonl, row 1 (id "dev-0"): y = "\\x00" is not in `labels`'),
+        (b'{"text": "it", "y": ' + b"7" * 5000 + b"}\n", 'y = "' + "7" * 60 + '…" is not in `labels`'),
+        (b'{"text": "it", "y": 0}\n{"text": "it" "y": 1}\n', "dev.jsonl, line 2: is not JSON ("),
+    ],
+)  # fmt: skip
+def test_a_hostile_file_of_rows(place: Path, go: Go, content: bytes, message: str) -> None:
+    """CASES B4, B8: Latin-1, half a character, NUL, 5,000 digits, a line that is no JSON. test_rows_fuzz has more."""
+    (place / "dev.jsonl").write_bytes(content)
+    assert message in in_both(go)
 
 
 @pytest.mark.parametrize("damage", ["half", "flipped", "text", "empty"])

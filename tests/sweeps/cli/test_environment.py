@@ -20,8 +20,8 @@ from tiny_run import make_run, write_trials
 from cluster.limits import NEEDED, raise_open_files
 from cluster.local_folder import LONGEST_PLACE, FolderError, place
 from sweeps.cli.environment_errors import environment_line
-from sweeps.cli.exit_codes import guarded, printable
-from trainer.errors import UserError
+from sweeps.cli.exit_codes import guarded
+from trainer.errors import UserError, printable
 from trainer.store import Store
 
 PLACES = {
@@ -31,13 +31,16 @@ PLACES = {
 }
 
 
-TABLE = """
+TABLE = r"""
 import sys
 from sweeps.cli import exit_codes
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.terminal import show_table
 from trainer.store import Store
-exit_codes._app = lambda: lambda **_: show_table(RunFolder(Store.open(sys.argv[1])), "report.html")
+def table(**_):
+    show_table(RunFolder(Store.open(sys.argv[1])), "report.html")
+    print("\u043d\u0435\u0442 \u662f \ud800")
+exit_codes._app = lambda: table
 exit_codes.main()
 """
 

@@ -228,11 +228,41 @@ def test_rows_that_are_too_long_are_named(labels: tuple[str, str], tmp_path: Pat
 
 def test_a_broken_file_of_rows(labels: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "go')
-    assert f'"{tmp_path}/rows.jsonl" cannot be read' in refusal(labels[1], str(tmp_path / "rows.jsonl"))
+    assert f"{tmp_path}/rows.jsonl, line 1: is not JSON" in refusal(labels[1], str(tmp_path / "rows.jsonl"))
     (tmp_path / "empty.jsonl").write_text("")
     assert refusal(labels[1], str(tmp_path / "empty.jsonl")).endswith("empty.jsonl has no rows")
     (tmp_path / "null.jsonl").write_text('{"text": null}\n')
     assert 'null.jsonl, row 1 (id "row-0"): column "text" is null' in refusal(labels[1], str(tmp_path / "null.jsonl"))
+
+
+def test_rows_are_held_to_what_check_asks_of_a_study(
+    labels: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CASES V18: a text of which the prompt shows nothing is an error; a special token in a text is warned of."""
+    path = tiny_run.write_rows(tmp_path / "rows.jsonl", [{"text": "good it"}, {"text": " \n"}, {"text": ""}])
+    assert refusal(labels[1], path).startswith(f'rows: {path}: text of row "row-1" and 1 more is empty, so prompt "')
+    path = tiny_run.write_rows(tmp_path / "rows.jsonl", [{"text": "good it"}, {"text": "it </s> good"}])
+    assert len(answers(labels[1], path, tmp_path)) == 2
+    assert (
+        f'rows: {path}: 1 texts contain a special token, such as </s> in row "row-1": the model would read it as one'
+        in caplog.text
+    )
+    caplog.clear()
+    noted = [{"text": "good it", "note": ""}, {"text": "it", "note": "bad"}]
+    path = tiny_run.write_rows(tmp_path / "rows.jsonl", noted)
+    answers(labels[1], path, tmp_path, prompt="{{ text }} {% if note %}{{ note }}{% endif %}")
+    assert not caplog.text, "the prompt says what to do where the field is empty"
+    answers(labels[1], path, tmp_path, prompt="{{ text }} {{ note }}")
+    assert 'note of row "row-0" is empty, and prompts show it' in caplog.text
+
+
+def test_ids_and_texts_of_a_csv_file_are_its_cells(labels: tuple[str, str], tmp_path: Path) -> None:
+    """CASES V4 for predict: id 007 stays, and a text that looks like a number is that text."""
+    (tmp_path / "rows.csv").write_text("id,text\n007,0123\n1.10,1e5\n")
+    (tmp_path / "rows.jsonl").write_text('{"id": "007", "text": "0123"}\n{"id": "1.10", "text": "1e5"}\n')
+    from_csv = answers(labels[1], str(tmp_path / "rows.csv"), tmp_path)
+    assert [r["id"] for r in from_csv] == ["007", "1.10"]
+    assert from_csv == answers(labels[1], str(tmp_path / "rows.jsonl"), tmp_path)
 
 
 def test_another_base_is_refused_with_both_sizes(labels: tuple[str, str], tmp_path: Path) -> None:
@@ -295,7 +325,8 @@ def test_an_export_cannot_run_code_by_itself(labels: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("t3", 'reads no column of the rows, so every row would be asked the same. Did you mean the prompt "t1"?'),
+        ("t3", 'template.json. Did you mean the prompt "t1"? Known: t1, t2, '),  # CASES F6
+        ("t3", '--prompt = "t3" is no prompt of '),
         ("Is it good?", "reads no column of the rows"),
         ("{{ text", "--prompt: "),
         ("{{ txt }}", 'fields = "txt" is no column of '),

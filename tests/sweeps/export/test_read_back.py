@@ -43,6 +43,12 @@ def folder(run: Run, tmp_path: Path) -> Path:
     return Path(export(run[0], run[1][-1].id, str(tmp_path / "out")))
 
 
+@pytest.fixture
+def as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run folder's adapter is taken as it is, not mended from the checkpoint."""
+    monkeypatch.setattr("sweeps.export.export.sound_adapter", lambda run, trial, step, files: files)
+
+
 def refused(uri: str, trial: Trial, to: Path) -> str:
     with pytest.raises(UserError) as error:
         export(uri, trial.id, str(to))
@@ -55,6 +61,7 @@ def config_of(uri: str, trial: Trial) -> tuple[Path, dict[str, Any]]:
     return at, json.loads(at.read_text())
 
 
+@pytest.mark.usefixtures("as_it_is")
 def test_an_adapter_that_peft_reads_otherwise_is_not_exported(copy: Run, tmp_path: Path) -> None:
     """CASES V8: layers that peft leaves out or adds, and another scale."""
     uri, trials = copy
@@ -81,6 +88,7 @@ def test_an_adapter_that_peft_reads_otherwise_is_not_exported(copy: Run, tmp_pat
     assert "peft does not read 4 tensors of the adapter" in refused(uri, narrow, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("as_it_is")
 def test_a_damaged_adapter_is_not_exported(copy: Run, tmp_path: Path) -> None:
     uri, trials = copy
     at = Path(uri, "adapters", trials[0].id, "adapter_model.safetensors")

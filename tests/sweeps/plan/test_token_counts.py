@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from tiny_run import made
 
+from sweeps.cli.exit_codes import main
 from sweeps.plan.cost import plan
 from sweeps.plan.page import render
 from sweeps.plan.sizes import DataSizes, ModelSize
@@ -58,3 +59,11 @@ def test_each_running_trial_is_a_process_in_main_memory(study: Any) -> None:
     console = Console(file=io.StringIO(), width=300)
     console.print(render(on_gpu))
     assert "main memory: 1.8 GiB for the running trials' processes" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("speed", ["nan", "inf"])
+def test_a_speed_that_is_no_number_is_refused(speed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "quickstart", "--tflops", speed])
+    assert left.value.code == 2
+    assert "--tflops" in capsys.readouterr().err

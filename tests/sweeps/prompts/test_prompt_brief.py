@@ -116,3 +116,10 @@ def test_few_shot_shows_other_examples_in_each_request_and_zero_shot_none() -> N
 def test_rows_of_their_own_options() -> None:
     brief = Brief(("question",), "Choose the right end.", options=True)
     assert "{{ options|join(', ') }} stands for their list" in asked(ZERO_SHOT, brief=brief)
+
+
+def test_names_and_labels_of_a_task_file_are_the_text_in_it(tmp_path: Path) -> None:
+    """CASES V13."""
+    (tmp_path / "task.yaml").write_text("fields: [007]\nabout: 1.0\nlabels: {0: false, 1: 0x1}\noptions: 1e3\n")
+    brief = read_brief(str(tmp_path / "task.yaml"), "pool.yaml")
+    assert (brief.fields, brief.about, brief.labels, brief.options) == (("007",), "1.0", ("false", "0x1"), True)

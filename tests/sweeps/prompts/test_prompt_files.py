@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_tasks import steadytune
 
@@ -24,6 +24,7 @@ Texts = st.text(st.characters(exclude_categories=["Cs", "Co"], exclude_character
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "no", "1.0", "x: y", "# z", "~", "p-1"]), Texts, min_size=1), st.text())
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, texts: dict[str, str], title: str

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tiny_run import LABELLED, make_run
 
 from sweeps.export.export import export
 from sweeps.export.exported import read_exported
+from sweeps.live.watch import watch
+from sweeps.plw.scores import scores_of
 from sweeps.report.write import write_report
 from sweeps.run_folder.reading import RunFolder
+from sweeps.run_folder.trials_file import write_trials
+from sweeps.staged.compare import dev_scores
 from trainer.errors import UserError
 from trainer.store import SCORES, Store, scores_name
 from trainer.trial import Trial
@@ -42,7 +47,7 @@ def copy(run: Run, tmp_path: Path) -> Run:
         }
         for row in folder.trials
     ]
-    pq.write_table(pa.Table.from_pylist(rows), uri / "trials.parquet")
+    write_trials(folder.store, rows, {})
     return str(uri), run[1]
 
 
@@ -96,7 +101,7 @@ def test_a_rung_that_ended_in_nan_has_no_grid_and_costs_the_others_nothing(copy:
         else row
         for row in RunFolder(store).trials
     ]
-    pq.write_table(pa.Table.from_pylist(rows), Path(uri, "trials.parquet"))
+    write_trials(store, rows, {})
     Path(uri, scores_name(nan, 30, "test")).unlink()
     assert RunFolder(store).last_grid(nan, "dev") is None
     assert winner(uri) == best
@@ -107,6 +112,14 @@ def test_a_rung_that_ended_in_nan_has_no_grid_and_costs_the_others_nothing(copy:
         export(uri, nan, str(tmp_path / "out"))
     export(uri, None, str(tmp_path / "out"))
     assert read_exported(Store.open(str(tmp_path / "out"))).trial.id == best
+    out = io.StringIO()
+    assert watch(uri, 1.0, True, out) == 0
+    assert re.search(rf"^{nan} .*NaN", out.getvalue(), re.MULTILINE)
+    assert RunFolder(store).damage == []
+    scores = scores_of([RunFolder(store)])  # of the prompt loss weight
+    assert (scores.table.num_rows, scores.cut) == (len(trials) - 1, 1)
+    staged = {t.id: dev_scores(store, t, 30, 1.0) for t in trials}
+    assert [i for i, found in staged.items() if found is None] == [nan]
 
 
 @pytest.mark.parametrize("what", ["missing", "half", "flipped", "another trial's"])

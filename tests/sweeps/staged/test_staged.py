@@ -435,7 +435,7 @@ def test_a_recorded_decision_is_replayed_not_made_anew(staged: tuple[Path, Any, 
     path, _, _ = staged
     file = path.parent / "run" / "stages.json"
     before = file.read_text()
-    content = json.loads(before)
+    content = {k: v for k, v in json.loads(before).items() if not k.startswith("steadytune_")}  # its checksum
     content["stages"][1]["reason"] = "as it was recorded"
     file.write_text(json.dumps(content))
     try:

@@ -82,6 +82,18 @@ def test_a_grid_is_counted_and_not_built(study: Any) -> None:
     assert study("axes.seed=[" + ",".join(map(str, range(1000))) + "]").axes.seed[-1] == 999
 
 
+def test_each_grid_of_a_staged_study_is_counted(study: Any) -> None:
+    numbers = ",".join(str(i) for i in range(1, 1001))
+    stages = (
+        "stages={meaning: {about: x, other: {spam: [spam]}}, heads: [labels], order: [[lr, r], steps]}",
+        "axes.plw=0",
+    )
+    text = said(study, *stages, f"axes.lr=[{numbers}]", f"axes.lora.r=[{numbers}]", "axes.seed=[0,1]")
+    assert "axes make a grid of 2,000,000 trials (1,000 of axes.lora.r x 1,000 of axes.lr x 2 of axes.seed)" in text
+    fine = (*stages, f"axes.lr=[{numbers}]", f"axes.steps=[{numbers}]", "axes.seed=[0,1]")
+    assert study(*fine).axes.lr[-1] == 1000.0, "each group is a grid of its own"
+
+
 def test_epochs_of_many_rows_are_bounded_as_steps_are(study: Any) -> None:
     from sweeps.trials.from_points import steps_of
 

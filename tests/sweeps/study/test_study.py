@@ -404,3 +404,25 @@ def test_the_command_line_adds_to_a_file_given_as_plain_text(load: Load) -> None
     assert study.pools.dev is not None
     assert (study.pools.dev.limit, study.task.rows.dev.limit) == (2, 3)
     assert study.pools.dev.file is not None
+
+
+@pytest.mark.parametrize("key", ["templates.plain.system", "templates.plain.marker", "templates.plain.words.no"])
+@pytest.mark.parametrize("character", ["\\0", "\\ud800"])
+def test_a_template_holds_no_character_that_no_text_can_hold(load: Load, key: str, character: str) -> None:
+    """CASES B4."""
+    with pytest.raises(StudyError) as caught:
+        load(f'{key}="a{character}"')
+    assert f"{key}" in str(caught.value)
+    assert "contains the character U+" in str(caught.value)
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+def test_the_day_of_a_template(load: Load) -> None:
+    """CASES V11. YAML reads a day as a date; both are the same text in the resolved study."""
+    assert load().templates["plain"].date == "2024-07-26"
+    for written in ("2026-03-05", '"2026-03-05"'):
+        study = load(f"templates.plain.date={written}")
+        assert resolved(study)["templates"]["plain"]["date"] == "2026-03-05"
+    for wrong in ("today", "2026-02-30", "20260305", "5", "[1]"):
+        with pytest.raises(StudyError, match="is no day, such as 2024-07-26"):
+            load(f"templates.plain.date={wrong}")

@@ -19,6 +19,7 @@ from sweeps.trials.base_model import fingerprint_model, model_of, tensor_shapes
 from sweeps.trials.from_points import axes_of, make_trial, make_trials, points_of, rungs_of, steps_of
 from sweeps.trials.load_content import Content
 from trainer import trial as t
+from trainer.errors import UserError
 
 MODEL = t.Model("somewhere", "f")
 DATA = {name: t.Data("a", "b", "c", name, "e", "f") for name in ("many", "one")}
@@ -185,7 +186,7 @@ def test_a_change_of_weights_config_or_tokenizer_changes_the_fingerprint(model: 
 
 def test_a_folder_without_sound_weights_is_refused_with_the_remedy(model: Path) -> None:
     def said() -> str:
-        with pytest.raises(StudyError) as error:
+        with pytest.raises(UserError) as error:
             fingerprint_model(str(model))
         return str(error.value).replace(str(model), "F")
 

@@ -80,3 +80,15 @@ def test_check_warns_of_a_date_and_of_one_without_effect() -> None:
     assert "writes the date or the time, which here is always 2024-07-26, at midnight. Set templates.c.date" in warning
     assert said(CHAT) == []
     assert "templates.c.date: has no effect" in said(CHAT, date="2026-03-05")[0]
+
+
+@pytest.mark.parametrize("day", ["today", "", 5])
+def test_a_day_that_is_none_is_refused_in_words(day: Any) -> None:
+    with pytest.raises(RenderError, match=r'template "c": date = .* is no day, such as 2024-07-26'):
+        Renderer(with_template("{{ strftime_now('%Y') }}" + CHAT), Template("c", chat=True, marker="", date=day), TASK)
+
+
+@pytest.mark.parametrize("chat_template", [None, {"tool_use": CHAT}])
+def test_a_tokenizer_without_a_chat_template_of_its_own_is_told(chat_template: Any) -> None:
+    with pytest.raises(RenderError, match=r'template "c": '):
+        Renderer(with_template(chat_template), Template("c", chat=True, marker=""), TASK)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data.pool_files import MOST_BYTES, MOST_PROMPTS
-from trainer.data.pools import flaws, load_pool
+from trainer.data.pools import hidden_characters, load_pool
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 
@@ -47,7 +47,7 @@ def test_a_prompt_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> No
     lines = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\r\n" for t in (text, "Other {{ t }}"))
     assert texts(tmp_path, "p.jsonl", lines.encode()) == [text, "Other {{ t }}"]
     assert texts(tmp_path, "p.yaml", f'- "Is it?\\u{ord(separator):04x}{{{{ t }}}}"\n'.encode()) == [text]
-    assert [f[0] for f in flaws(Prompt("p", text))] == ["warning"], "nobody sees it, so it is told"
+    assert [f[0] for f in hidden_characters(Prompt("p", text))] == ["warning"], "nobody sees it, so it is told"
 
 
 @pytest.mark.parametrize("separator", SEPARATORS[:3])
@@ -66,20 +66,20 @@ def test_line_ends_of_windows_and_of_old_macs(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("p.txt", b"A {{ t }}\nB \x00 {{ t }}\n", "line 2: the prompt contains the character U+0000"),
-        ("p.yaml", b'a: "\\0 {{ t }}"\n', "line 1: the prompt contains the character U+0000"),
-        ("p.yaml", b'a: "\\ud800 {{ t }}"\n', "line 1: the prompt contains the character U+D800"),
-        ("p.yaml", b'"a\\ud800": "{{ t }}"\n', "line 1: the id 'a\\ud800' contains the character U+D800"),
+        ("p.yaml", b'a: "\\0 {{ t }}"\n', "line 1, column 4: holds a NUL character"),
+        ("p.yaml", b'a: "\\ud800 {{ t }}"\n', "line 1, column 4: holds half a character"),
+        ("p.yaml", b'"a\\ud800": "{{ t }}"\n', "line 1, column 1: holds half a character"),
         ("p.yaml", b'"a\\nb": "{{ t }}"\n', "line 1: the id 'a\\nb' contains the character U+000A"),
         ("p.yaml", b'" ": "{{ t }}"\n', "line 1: the id ' ' is blank"),
         ("p.yaml", b"? [a, b]\n: x {{ t }}\n", "line 1: an id is a list or a mapping"),
-        ("p.yaml", b"a: &x {b: *x}\n", 'line 1: prompt "a" is no text'),
-        ("p.yaml", b"a: *x\n", "line 1: is not readable yaml (found undefined alias 'x')"),
-        ("p.yaml", b"a: x\n---\nb: y\n", "is not readable yaml"),
-        ("p.yaml", b'a: "\\UFFFFFFFF"\n', "is not readable yaml"),
-        ("p.yaml", b"[" * 5000, "is not readable yaml (it is nested too deeply)"),
-        ("p.yaml", b"- " * 5000, "is not readable yaml (it is nested too deeply)"),
-        ("p.yaml", b"a: \x01 {{ t }}\n", "is not readable yaml"),
-        ("p.yaml", b"a: 'x\n", "is not readable yaml (while"),
+        ("p.yaml", b"a: &x {b: *x}\n", "line 1, column 4: an alias stands inside what it is an alias of"),
+        ("p.yaml", b"a: *x\n", "line 1, column 4: is not YAML (found undefined alias 'x')"),
+        ("p.yaml", b"a: x\n---\nb: y\n", "holds several documents"),
+        ("p.yaml", b'a: "\\UFFFFFFFF"\n', "is not YAML ("),
+        ("p.yaml", b"[" * 5000, "more than 100 deep in each other"),
+        ("p.yaml", b"- " * 5000, "more than 100 deep in each other"),
+        ("p.yaml", b"a: \x01 {{ t }}\n", "is not YAML ("),
+        ("p.yaml", b"a: 'x\n", "line 2, column 1: is not YAML ("),
         ("p.yaml", b"5\n", "holds neither id: text pairs nor a list of texts"),
         ("p.jsonl", b'{"text": "\\ud800 {{ t }}"}\n', "line 1: the prompt contains the character U+D800"),
         ("p.jsonl", b'{"id": "\\u0000", "text": "{{ t }}"}\n', "contains the character U+0000"),

@@ -54,7 +54,7 @@ def test_only_keeps_the_named_in_the_order_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.yaml", "a: x\na: y\n", "line 2: a is given twice (first on line 1). Keep one"),
+        ("p.yaml", "a: x\na: y\n", 'prompt id "a" occurs more than once: ids must be unique'),
         ("p.txt", "same {{ t }}\nsame {{ t }}\n", "the same text stands there twice"),
         ("p.yaml", "a: ''\n", 'prompt "a" is empty'),
         ("p.yaml", "", "neither id: text pairs nor a list"),
@@ -83,7 +83,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, text: str,
         (
             "p.yaml",
             "a: ''\nb: '{{ text '\nc: fine {{ text }}\nd: '{{ text.x() }}'\nc: x\n",
-            ["line 5: c is given twice", 'prompt "a" is empty', 'prompt "b": is not', 'prompt "d": uses'],
+            ['prompt "a" is empty', 'prompt "b": is not', 'prompt "d": uses', 'prompt id "c" occurs'],
         ),
         ("p.yaml", "a: {{ text }}\nb: x {{ text }}\nc: {{ text }}\n", ['line 1: prompt "a"', 'line 3: prompt "c"']),
         ("p.jsonl", '{"id": "a"}\n{"text": "x {{ text }}"}\n{"text": 3}\n', ["line 1 is not", "line 3: text"]),
@@ -220,6 +220,13 @@ def test_a_wording_may_show_fields_filters_and_indexes_only(text: str, told: str
     with pytest.raises(UserError) as caught:
         fill(Prompt("p", text), {"text": "x"}, ("a", "b"))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{{ text }}\x00", "{{ text }}\udcff"])
+def test_a_wording_holds_no_character_that_no_text_can_hold(text: str) -> None:
+    """CASES B4: also one from the command line, which no file reader has seen."""
+    with pytest.raises(UserError, match=r"contains the character U\+(0000|DCFF)"):
+        check_wording(text)
 
 
 @pytest.mark.parametrize("text", ["{{ options }}", "{{ options[:2] }}", "{{ options|string }}", "{{ options|upper }}"])

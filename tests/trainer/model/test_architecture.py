@@ -17,6 +17,8 @@ from trainer.errors import UserError
 from trainer.model.architecture import check_architecture, check_layers
 from trainer.model.slots import SlotModel
 from trainer.model.targets import matching_layers
+from trainer.model.weights import check_folder
+from trainer.trial import Model
 
 UP = "model.layers.0.mlp.up_proj.weight"
 
@@ -197,6 +199,19 @@ def test_an_index_that_leaves_the_folder_or_names_what_is_absent(folder: Path) -
         assert message in refusal(folder)
     index.write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
     check_architecture(model_in(folder))
+
+
+def test_a_hub_model_whose_weights_are_not_downloaded_is_left_to_the_hosts(folder: Path) -> None:
+    """Of its snapshot there may be the config alone, or some of the shards."""
+    hub = Model("org/name", "fingerprint")
+    assert len(check_folder(hub, folder)) == 21
+    (folder / "model.safetensors").unlink()
+    assert check_folder(hub, folder) == {}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "other.safetensors"}}))
+    assert check_folder(hub, folder) == {}
+    change_config(folder, quantization_config={"quant_method": "awq"})
+    with pytest.raises(UserError, match=r'model\.path = "org/name" is quantised'):
+        check_folder(hub, folder)
 
 
 def encoder(kind: str, **more: Any) -> Any:
