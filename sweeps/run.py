@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
-from sweeps.checks.preflight import new_tokens_of, preflight
+from sweeps.checks.preflight import limits_of, preflight
 from sweeps.display.text import counted
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
@@ -82,7 +82,7 @@ def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], 
     finished = None if trials is None else replayed(progress, trials)
     if finished is None:
         prepare()
-        _print_warnings(preflight(content, target_modules(study), None, new_tokens_of(study)).warnings_or_raise())
+        _print_warnings(preflight(content, target_modules(study), None, limits_of(study)).warnings_or_raise())
     with on_ray(study, store) if finished is None else nullcontext():
         store.write("study.yaml", dump_yaml(resolved(study)).encode())  # after the checks, before any trial
         keep_prompts(store, content.assets, {name: pool.file for name, pool in study.pools.train.items()})

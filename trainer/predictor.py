@@ -19,6 +19,7 @@ from trainer.score.calibration import baseline_for
 from trainer.score.decide import decision_values
 from trainer.score.generation import generate_answers
 from trainer.score.logprobs import label_logprobs, option_logprobs
+from trainer.score.thoughts import with_thoughts
 from trainer.trial import Trial
 
 SHOWN = 5  # rows named in a message
@@ -77,7 +78,8 @@ class Predictor:
     ) -> list[np.ndarray]:
         rule = self.trial.scoring.decision
         extra = baseline_for(rule, self.renderer, [(prompt, row) for row in rows])
-        asked = [*requests, *(extra.requests if extra else [])]
+        asked = self._thought([*requests, *(extra.requests if extra else [])])
+        requests = asked[: len(requests)]
         found = label_logprobs(self.model, asked, [0] * len(asked))
         own = found[: len(requests)]
         return decision_values(
@@ -100,6 +102,13 @@ class Predictor:
             "adapter's weights are damaged, or too large for the base model's dtype: export another trial"
         )
 
+    def _thought(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """The requests, each with the model's thought where the template lets it think."""
+        if not self.renderer.thought_end:
+            return requests
+        limit = self.trial.scoring.max_thought_tokens
+        return with_thoughts(self.model, requests, [0] * len(requests), self.renderer, limit)
+
     def _generated(self, requests: Sequence[Request], rows: Sequence[Row]) -> list[Prediction]:
         words = [self.renderer.texts.words(row) for row in rows]
         decode, stops = self.renderer.tokenizer.decode, self.renderer.stop_ids
@@ -107,7 +116,7 @@ class Predictor:
         firsts = [replace(r, options=_ANY_TOKEN, option_bytes=(1,)) for r in requests]  # argmax hides NaN
         values = option_logprobs(self.model, firsts, [0] * len(rows), share=False)
         self._refuse_nan(rows, [bool(np.isfinite(x).all()) for x in values])
-        made = generate_answers(self.model, requests, [0] * len(rows), words, decode, stops, new)
+        made = generate_answers(self.model, self._thought(requests), [0] * len(rows), words, decode, stops, new)
         return [Prediction(a.index, None, a.text) for a in made]
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-FORMAT = 4  # raise it when training or scoring changes what the same trial gives
+FORMAT = 5  # raise it when training or scoring changes what the same trial gives
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Template:
     marker: str = "\nAnswer:"
     words: tuple[tuple[str, str], ...] = ()  # (label, word); a label that is not listed answers as itself
     date: str = "2024-07-26"  # YYYY-MM-DD, for a chat template that writes the date
+    system_role: Literal["system", "user"] = "system"  # user: the system text stands before the user's text
+    options: tuple[tuple[str, str | int | float | bool], ...] = ()  # of the chat template, such as enable_thinking
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Scoring:
     decision: Literal["raw", "per_token", "per_byte", "pmi", "contextual", "batch"] = "raw"
     max_new_tokens: int = 8
     sample: float = 1.0  # share of the dev grid's cells that rungs before the last score; 1: all of them
+    max_thought_tokens: int = 0  # of the thought that the model writes before it answers
 
 
 @dataclass(frozen=True)

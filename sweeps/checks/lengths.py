@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeps.checks.findings import Finding, Length, split_of
@@ -67,6 +68,18 @@ def longest(
     )
 
 
+@dataclass(frozen=True)
+class WritingLimits:
+    """How many tokens the model may write: of a generated answer, None where labels are compared; of a thought before
+    it."""
+
+    answer: int | None = None
+    thought: int = 0
+
+
+NO_WRITING = WritingLimits()
+
+
 def length_findings(length: Length, task: Task, tokenizer: Any) -> Iterator[Finding]:
     where = f"templates.{length.template}, pools.{length.pool}"
     pair = f'prompt "{length.prompt_id}", row "{length.row_id}"'
@@ -91,6 +104,27 @@ def length_findings(length: Length, task: Task, tokenizer: Any) -> Iterator[Find
             f"the longest sequence has {length.longest} tokens ({pair}), the model takes {context}; "
             f"{n} are too long ({first_few(length.long)})",
             f"Shorten the field in the prompts: {{{{ text[:500] }}}}, {leave}",
+        )
+
+
+def thought_findings(renderer: Renderer, length: Length, limit: int) -> Iterator[Finding]:
+    """A template that lets the model think needs a limit, for which the model has room."""
+    if not renderer.thought_end:
+        return
+    where, room = f"templates.{renderer.template.name}", getattr(renderer.tokenizer, "model_max_length", None)
+    if limit == 0:
+        yield Finding(
+            "error",
+            "scoring.max_thought_tokens",
+            f"is 0, but under {where} the model thinks before it answers",
+            "Say how many tokens it may think, or turn thinking off with the template's options if it has one",
+        )
+    elif room is not None and length.longest + limit > room:
+        yield Finding(
+            "error",
+            "scoring.max_thought_tokens",
+            f"is {limit}, and the longest question has {length.longest} tokens ({where}); the model takes {room}",
+            f"Set scoring.max_thought_tokens={max(room - length.longest, 1)}, or shorten the prompts",
         )
 
 

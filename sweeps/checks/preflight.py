@@ -15,7 +15,15 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.checks.findings import Finding, Findings, split_of
-from sweeps.checks.lengths import RowLengths, answer_findings, length_findings, longest
+from sweeps.checks.lengths import (
+    NO_WRITING,
+    RowLengths,
+    WritingLimits,
+    answer_findings,
+    length_findings,
+    longest,
+    thought_findings,
+)
 from sweeps.checks.mask import print_masks
 from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
@@ -35,24 +43,27 @@ SAMPLED_ROWS = 12  # rows with which every prompt is rendered
 
 
 def preflight(
-    content: Content, targets: Sequence[str], meaning: Meaning | None = None, new_tokens: int | None = None
+    content: Content,
+    targets: Sequence[str],
+    meaning: Meaning | None = None,
+    limits: WritingLimits = NO_WRITING,
 ) -> Findings:
     """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
-    an adapter. ``meaning``: what the task asks, if the study says it. ``new_tokens``: that a generated answer may have,
-    if any are (``new_tokens_of``). Raises ``UserError`` for a model that cannot be loaded, or that lacks the layers."""
+    an adapter. ``meaning``: what the task asks, if the study says it. ``limits`` as ``limits_of`` gives them. Raises
+    ``UserError`` for a model that cannot be loaded, or that lacks the layers."""
     tokenizer, doubts = checked_model(content.model, targets)
     templates = list(content.templates.values())
-    findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, new_tokens)
+    findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, limits)
     findings.items.extend([*doubts, *shared_row_findings(content.assets.rows)])
     if meaning is not None:
         findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
     return findings
 
 
-def new_tokens_of(study: Study) -> int | None:
-    """The tokens that an answer may have where the study generates any; None where it compares labels alone."""
+def limits_of(study: Study) -> WritingLimits:
+    """How much the model may write in a study."""
     generates = study.scoring.scorer == "generate" or (study.stages is not None and "generate" in study.stages.heads)
-    return study.scoring.max_new_tokens if generates else None
+    return WritingLimits(study.scoring.max_new_tokens if generates else None, study.scoring.max_thought_tokens)
 
 
 def check_formats(
@@ -61,7 +72,7 @@ def check_formats(
     rows: Mapping[str, Sequence[Row]],
     pools: Mapping[str, Sequence[Prompt]],
     tokenizer: Any,
-    new_tokens: int | None = None,
+    limits: WritingLimits = NO_WRITING,
 ) -> Findings:
     """``rows`` by split (train, dev, test). ``pools`` by name: ``dev`` and ``test`` are checked with the rows of that
     split, every other pool with the train rows. Mistakes of the study are findings; none is raised."""
@@ -71,7 +82,7 @@ def check_formats(
     findings.items.extend(label_findings(task, rows))
     for template in templates:
         findings.items.extend(word_findings(template, task, rows))
-        _check_template(template, task, rows, pools, tokenizer, findings, filled_wrongly, new_tokens)
+        _check_template(template, task, rows, pools, tokenizer, findings, filled_wrongly, limits)
     return Findings(list(dict.fromkeys(findings.items)), findings.lengths)
 
 
@@ -97,7 +108,7 @@ def _check_template(
     tokenizer: Any,
     findings: Findings,
     skip_unfilled: bool,
-    new_tokens: int | None,
+    limits: WritingLimits,
 ) -> None:
     from trainer.data.render import Renderer  # numpy and, through the tokenizer, transformers
 
@@ -132,8 +143,10 @@ def _check_template(
             continue
         findings.lengths.append(length)
         findings.items.extend(length_findings(length, task, tokenizer))
-        if new_tokens is not None and pool in ("dev", "test"):
-            findings.items.extend(answer_findings(renderer, usable[0], split, new_tokens))
+        if pool in ("dev", "test"):
+            findings.items.extend(thought_findings(renderer, length, limits.thought))
+            if limits.answer is not None:
+                findings.items.extend(answer_findings(renderer, usable[0], split, limits.answer))
     by_place = {f"task.rows.{split}": some for split, some in rows.items()}
     findings.items.extend(special_text_findings(tokenizer, by_place))
 
@@ -164,7 +177,7 @@ def check(study: Study, console: Console) -> int:
     try:
         content = content_of(study)
         meaning = None if study.stages is None else study.stages.meaning
-        findings = preflight(content, target_modules(study), meaning, new_tokens_of(study))
+        findings = preflight(content, target_modules(study), meaning, limits_of(study))
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)

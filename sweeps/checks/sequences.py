@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from sweeps.checks.findings import Finding
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
-from trainer.errors import UserError
+from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from trainer.data.render import Renderer, Request
 
 
+THINKING = {"enable_thinking", "thinking"}  # options of chat templates: Qwen 3 and Gemma 4, DeepSeek V3.1
 SHOWN_FAILURES = 3  # prompts that cannot be rendered of which each gets its own finding
 
 
@@ -23,7 +24,7 @@ def render_findings(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequenc
         examples, requests = renderer.examples(pairs), renderer.requests(pairs)
     except UserError:
         return _first_failures(renderer, prompts, rows, where)
-    found: list[Finding] = []
+    found = [*_anchor_findings(renderer, where)]
     for (prompt, row), example, request in zip(pairs, examples, requests, strict=True):
         at = f'{where}, prompt "{prompt.id}", row "{row.id}"'
         n = len(request.context)
@@ -77,19 +78,38 @@ def _first_failures(renderer: Renderer, prompts: Sequence[Prompt], rows: Sequenc
     return found
 
 
+def _anchor_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
+    """Answers that do not continue the question's tokens. A chat template's ending is the model's own, and nothing to
+    change; a marker's is the study's."""
+    answers = renderer.anchored
+    if answers and (not renderer.template.chat or renderer.texts.prefilled):
+        yield Finding(
+            "warning",
+            f"templates.{renderer.template.name}.marker",
+            f"its last character and the answer {answers[0]!r} would be one token in usual text; here they are two",
+            f"End the marker without a space, and begin the word with one: {' ' + answers[0].strip()!r}",
+        )
+
+
 def _bos_findings(renderer: Renderer, request: Request, where: str) -> Iterator[Finding]:
     bos = renderer.tokenizer.bos_token_id
     if bos is None:
         return
-    ids = request.context.tolist()
-    count = ids.count(bos) if bos not in renderer.stop_ids else int(ids[:1] == [bos]) + int(ids[:2] == [bos, bos])
+    count, written = request.context.tolist().count(bos), renderer.written_ids.count(bos)
     name = renderer.tokenizer.bos_token
-    if count > 1:
+    if count > written:
         yield Finding(
             "error",
             where,
-            f"the sequence has {count} beginning-of-sequence tokens ({name})",
-            f"Remove {name} from the system text, prompts and rows: it is added already",
+            f"the sequence has {count} beginning-of-sequence tokens ({name}), where the template writes {written}",
+            f"Remove {name} from the system text, prompts and rows",
+        )
+    elif request.context[:2].tolist() == [bos, bos]:
+        yield Finding(
+            "warning",
+            where,
+            f"the chat template writes two beginning-of-sequence tokens ({name}) one after the other",
+            "Check the model's own chat template",
         )
     elif not count and renderer.template.chat and renderer.tokenizer("a").input_ids[:1] == [bos]:
         yield Finding(
@@ -131,7 +151,8 @@ def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: st
 
 
 def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
-    """A chat template that writes an answer in another way than it asks for one, or that writes the date."""
+    """``where`` is the template: its options that do nothing or are not said, a date that the chat template writes, and
+    an answer that it writes in another way than it asks for one."""
     texts, day = renderer.texts, renderer.template.date
     if texts.is_dated:
         yield Finding(
@@ -142,16 +163,29 @@ def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
         )
     elif day != type(renderer.template).date:
         yield Finding("warning", f"{where}.date", "has no effect: the chat template writes no date", "Remove it")
-    user = [{"role": "user", "content": "a"}]
-    asked = texts.chat(user, generation=True)
-    whole = texts.chat([*user, {"role": "assistant", "content": "b"}], generation=False)
-    if not whole.startswith(asked + "b"):
+    known = texts.known_options()
+    for name, _ in renderer.template.options:
+        if name not in known:
+            yield Finding(
+                "error",
+                f"{where}.options",
+                f'"{name}" is nothing that the chat template reads.{nearest(name, sorted(known))}',
+                "Remove it, or name one that it reads",
+            )
+    given = dict(renderer.template.options)
+    for name in sorted(THINKING & known - set(given)):
+        yield Finding(
+            "error",
+            f"{where}.options",
+            f"the chat template can let the model think before it answers, and the study does not say whether ({name})",
+            f"Add `options: {{{name}: false}}`, or true",
+        )
+    if texts.lead is None:
         yield Finding(
             "warning",
             where,
-            f"the chat template writes a finished answer ({whole[-60:]!r}) differently from a question plus "
-            f"answer ({(asked + 'b')[-60:]!r})",
-            "Training and scoring use the second form; a model that was tuned elsewhere may expect the first",
+            "the chat template writes a finished answer differently from a question and what follows it",
+            "Training and scoring put the answer behind the question as a server makes it",
         )
 
 

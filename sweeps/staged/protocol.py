@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.checks.preflight import new_tokens_of, preflight
+from sweeps.checks.preflight import limits_of, preflight
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
 from sweeps.live.table import LiveTable
@@ -82,7 +82,7 @@ class Staged:
         known = self.records.earlier(asked)
         if known is None:
             warnings = preflight(
-                content, target_modules(self.study), meaning, new_tokens_of(self.study)
+                content, target_modules(self.study), meaning, limits_of(self.study)
             ).warnings_or_raise()
             wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
             known = {

@@ -155,6 +155,10 @@ class TemplateSection(Section):
 
     chat: Flag = False  # true: through the tokenizer's chat template
     system: Text = ""  # most base models saw no system text
+    # user: the system text stands before the user's text, for chat templates without a system role
+    system_role: Literal["system", "user"] = "system"
+    # what the chat template is called with, such as enable_thinking: false; none: as a server calls it
+    options: dict[str, bool | int | float | Text] = Field(default_factory=dict)
     marker: Text = "\nAnswer:"  # between prompt and answer; "" in a chat, whose template has its own
     # label -> what the model answers with; default the label, after a space in plain text
     words: Annotated[dict[str, Text], at_most_items(MOST_LABELS, "words")] = Field(default_factory=dict)
@@ -165,11 +169,15 @@ class TemplateSection(Section):
     def _words_differ(self) -> TemplateSection:
         first: dict[str, str] = {}
         found = []
-        texts = {("system",): self.system, ("marker",): self.marker}
-        for at, text in (texts | {("words", label): word for label, word in self.words.items()}).items():
+        texts: dict[tuple[str, ...], str] = {("system",): self.system, ("marker",): self.marker}
+        texts |= {("words", label): word for label, word in self.words.items()}
+        texts |= {("options", name): value for name, value in self.options.items() if isinstance(value, str)}
+        for at, text in texts.items():
             bad = re.search("[\x00\ud800-\udfff]", text)
             if bad:
                 found.append(Problem(at, f"contains the character U+{ord(bad.group()):04X}, which no text can hold"))
+        if self.options and not self.chat:
+            found.append(Problem(("options",), "is for chat templates. Add chat: true, or remove it"))
         for label, word in self.words.items():
             if not word.strip():
                 found.append(Problem(("words", label), "is empty: the model must have something to answer"))
@@ -335,6 +343,10 @@ class ScoringSection(Section):
     decision: Literal["raw", "per_token", "per_byte", "pmi", "contextual", "batch"] = "raw"  # the plain argmax
     # for generate: room for a label, not for rambling
     max_new_tokens: Annotated[OneOrMore, at_most(32_768, "each is a pass through the model for every row")] = 8
+    # for templates that let the model think before it answers; it has no good default, since it decides the cost
+    max_thought_tokens: Annotated[
+        Whole, Field(ge=0), at_most(32_768, "each is a pass through the model for every row")
+    ] = 0
     # share of the dev grid's cells that rungs before the last score; 0.1 of 50 prompts x 200 rows costs one point
     sample: Annotated[Number, Field(gt=0, le=1)] = 1.0
 

@@ -65,7 +65,16 @@ def task_of(task: TaskSection) -> Task:
 
 def template_of(name: str, section: TemplateSection, labels: Sequence[str]) -> Template:
     words = tuple((label, section.words[label]) for label in labels)
-    return Template(name, section.chat, section.system, section.marker, words, section.date)
+    return Template(
+        name=name,
+        chat=section.chat,
+        system=section.system,
+        system_role=section.system_role,
+        options=tuple(sorted(section.options.items())),
+        marker=section.marker,
+        words=words,
+        date=section.date,
+    )
 
 
 def templates_of(study: Study) -> dict[str, Template]:

@@ -177,6 +177,7 @@ with connected(1):
     import ray
     address = ray.get_runtime_context().gcs_address
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray looks for a loopback address on the outer interface
     stranger = [sys.executable, "-c", "import sys, ray; ray.init(address=sys.argv[1]); print('IN')", address]
     modes = ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
     pipe = subprocess.PIPE

@@ -32,6 +32,7 @@ from trainer.trial import Lora
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 LIMIT = 1e-5  # of the logits' size, in float32
+LOOSER = {"gemma3n_text": 1e-4}  # of its activations all but a few are cut off, which magnifies rounding
 LORA = Lora(r=3, alpha=6.0)
 # values for what a config leaves open, so that its defaults alone build no model
 OPEN: dict[str, dict[str, Any]] = {
@@ -92,14 +93,14 @@ def _tried(model_type: str, config: Any, targets: tuple[str, ...]) -> Outcome:
             targets = tuple(named[1].split(", ") if named else _others(config, targets, without[1]))  # type: ignore[index]
     else:
         return Outcome(model_type, "refused", first)
-    compare(config, targets)
+    compare(config, targets, LOOSER.get(model_type, LIMIT))
     if reason:
         return Outcome(model_type, "equal", f"on {', '.join(targets)}; refused with all-linear: {reason}")
     experts = frozen_experts(miniature(config))
     return Outcome(model_type, "equal", "routed experts stay frozen" if experts else "")
 
 
-def compare(config: Any, targets: tuple[str, ...]) -> None:
+def compare(config: Any, targets: tuple[str, ...], limit: float = LIMIT) -> None:
     """Logits and label scores of two slots with random adapters against peft on transformers' own model, which reads
     the adapters as a trial writes them. AssertionError where one differs."""
     loras = [Lora(LORA.r, LORA.alpha, target_modules=targets), Lora(2, 8.0, target_modules=targets, rslora=True)]
@@ -117,12 +118,12 @@ def compare(config: Any, targets: tuple[str, ...]) -> None:
         expected = [logits_of(peft_model, row) for row in rows]
         gap = max(float((a - b).abs().max()) for a, b in zip(_slot_logits(model, rows, slot), expected, strict=True))
         size = max(1.0, *(float(x.abs().max()) for x in expected))
-        assert gap <= LIMIT * size, f"logits differ by {gap:.3g} (they go up to {size:.3g})"
+        assert gap <= limit * size, f"logits differ by {gap:.3g} (they go up to {size:.3g})"
         found = option_logprobs(model, asked, [slot] * len(asked))
         for one, scores in zip(asked, found, strict=True):
             brute = [_brute_force(peft_model, one.context, option) for option in one.options]
             gap = float(np.abs(scores - brute).max())
-            assert gap <= LIMIT * max(1.0, size), f"label scores differ by {gap:.3g} (logits go up to {size:.3g})"
+            assert gap <= limit * size, f"label scores differ by {gap:.3g} (logits go up to {size:.3g})"
 
 
 @torch.no_grad()

@@ -18,7 +18,9 @@ from trainer.trial import NOT_IN_ID, Trial, flatten, rung_steps
 TRIAL = Trial(
     model=t.Model("models/tiny", "weights", revision="main"),
     task=t.Task(("no", "yes"), "accuracy", 128),
-    template=t.Template("plain", False, "You label posts.", "\nAnswer:", (("no", " no"), ("yes", " yes"))),
+    template=t.Template(
+        "plain", False, "You label posts.", "\nAnswer:", (("no", " no"), ("yes", " yes")), options=(("brief", True),)
+    ),
     lora=t.Lora(4, 8.0, 0.1, ("q_proj", "v_proj"), False),
     loss=t.Loss(0.1),
     optimization=t.Optimization(200, 3e-3, 8, 2, "linear", 0.1, 0.01, 1.0),
@@ -30,7 +32,7 @@ TRIAL = Trial(
     arm=t.Arm("formats", formats=(t.Template("a"), t.Template("b", marker=">"))),
 )
 # Whoever changes what the id hashes, or what a trial's training or scoring gives, raises FORMAT and this pair.
-FORMAT, GOLDEN = 4, "775ca06b570f"
+FORMAT, GOLDEN = 5, "bd079e3b3d65"
 PATHS = [path for path, _ in flatten(TRIAL)]
 
 

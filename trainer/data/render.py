@@ -1,8 +1,10 @@
 """Prompt and row to token ids: the only place where a tokenizer is called, for training and for scoring alike.
 
-A context is the tokens up to the answer; a completion is the tokens that an answer's word adds to it. Both come from
-tokenising context + word, and the context's own tokens must come first in it: otherwise training and scoring would
-see different ids, and that is an error here, not a silent loss of accuracy.
+A context is the tokens of the question alone, as a server makes them; a completion is the tokens that an answer adds to
+it. Where the tokens of question + answer begin with the question's, the rest is the answer. Where they do not (the
+question ends with a space that the answer's first token would take in), the answer is tokenised behind a neutral
+anchor, and refused if the tokens of both together do not read as the text. So a model that is served meets the ids that
+it was trained and scored with.
 
 The texts are those of ``trainer.data.texts``. A plain context begins with the tokenizer's own first tokens (BOS); a
 chat template writes its own. In training the answer's word is followed by the stop token.
@@ -10,6 +12,7 @@ chat template writes its own. In training the answer's word is followed by the s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,12 +53,16 @@ class Request:
     context: NDArray[np.int32]  # [n]; the same ids as the start of the training sequence
     options: tuple[NDArray[np.int32], ...]  # [k_i] each
     option_bytes: tuple[int, ...]  # UTF-8 bytes of each answer, surrounding spaces not counted
+    words: tuple[str, ...] = ()  # the answers' words, where a thought will stand before them
 
 
 class Renderer:
     """Renders for one tokenizer, template and task. Raises ``RenderError``.
 
-    ``stop_id`` is the token trained after the word; ``stop_ids`` are all at which generation should stop.
+    ``stop_id`` is the token trained after the word; ``stop_ids`` are all at which generation should stop;
+    ``written_ids`` are the tokens of a question with stand-ins for the texts; ``anchored`` are the answers that would
+    change the question's last tokens, and are tokenised on their own. ``thought_end`` are the tokens that close a
+    thought, empty where the model writes none before its answer, and ``closing_tag`` those of it without white space.
     """
 
     def __init__(self, tokenizer: Any, template: Template, task: Task):
@@ -71,11 +78,22 @@ class Renderer:
         rows = getattr(tokenizer, "embedding_rows", None)
         self._rows = rows if rows is not None and rows < len(tokenizer) else None  # None: the model knows every token
         self._added = dict(self._backend.get_added_tokens_decoder())  # id -> token; a copy, made once
+        self._anchored: dict[tuple[int, str], list[int]] = {}  # (question's last token, answer) -> the answer's tokens
         self.texts = TextRenderer(tokenizer, template, task)
         self.prefix: tuple[int, ...] = () if template.chat else self._added_in_front()
         self.stop_ids = self._find_stops()
         self.stop_id = self.stop_ids[0]
+        self.written_ids = [
+            *self.prefix,
+            *self._backend.encode(self.texts.template_text(), add_special_tokens=False).ids,
+        ]
+        self.thought_end = self._encode(self.texts.thought_end)
+        self.closing_tag = self._encode(self.texts.thought_end.strip())
         self._boundary = Boundary(self._backend, self._from_last_special(self.texts.chat_tail))
+
+    @property
+    def anchored(self) -> list[str]:
+        return list(dict.fromkeys(answer for (_, answer), added in self._anchored.items() if added))
 
     # one by one, and in batches -------------------------------------------------------------------------------
 
@@ -92,7 +110,7 @@ class Renderer:
             contexts = self.texts.contexts(chunk)
             encoded = self._backend.encode_batch([c.text for c in contexts], add_special_tokens=False)
             ids = [[*self.prefix, *e.ids] for e in encoded]
-            words = [[self.texts.words(row)[self.texts.right(row)]] for _, row in chunk]
+            words = [[self.texts.answers(row)[self.texts.right(row)]] for _, row in chunk]
             for pair, context, code, front, (answer,) in zip(
                 chunk, contexts, encoded, ids, self._answers(chunk, contexts, ids, words), strict=True
             ):
@@ -115,9 +133,10 @@ class Renderer:
                 [*self.prefix, *e.ids]
                 for e in self._backend.encode_batch_fast([c.text for c in contexts], add_special_tokens=False)
             ]
+            answer_texts = [self.texts.answers(row) for _, row in chunk]
             words = [self.texts.words(row) for _, row in chunk]
             for pair, front, texts, answers in zip(
-                chunk, ids, words, self._answers(chunk, contexts, ids, words), strict=True
+                chunk, ids, words, self._answers(chunk, contexts, ids, answer_texts), strict=True
             ):
                 for answer in answers:
                     self._refuse_unknown([*front, *answer], pair)
@@ -125,9 +144,9 @@ class Renderer:
                 self._note_length(len(front) + max(map(len, answers)) + 1, pair, too_long)
                 options = tuple(np.array(a, dtype=np.int32) for a in answers)
                 sizes = tuple(len(t.strip().encode()) for t in texts)
-                found.append(
-                    Request(pair[1].id, pair[0].id, pair[1].label, np.array(front, dtype=np.int32), options, sizes)
-                )
+                context = np.array(front, dtype=np.int32)
+                later = tuple(self.texts.shown_words(pair[1])) if self.thought_end else ()
+                found.append(Request(pair[1].id, pair[0].id, pair[1].label, context, options, sizes, later))
         self._refuse_long(too_long, len(pairs))
         return found
 
@@ -140,11 +159,27 @@ class Renderer:
                 [*self.prefix, *e.ids]
                 for e in self._backend.encode_batch_fast([c.text for c in contexts], add_special_tokens=False)
             ]
-            answers = self._answers(chunk, contexts, ids, [self.texts.words(row) for _, row in chunk])
+            answers = self._answers(chunk, contexts, ids, [self.texts.answers(row) for _, row in chunk])
             for pair, front, options in zip(chunk, ids, answers, strict=True):
                 self._refuse_unknown([*front, *(i for answer in options for i in answer)], pair)
             found += [len(i) + max(map(len, a)) + 1 for i, a in zip(ids, answers, strict=True)]
         return found
+
+    def behind(self, request: Request, thought: Sequence[int]) -> Request:
+        """``request`` with ``thought`` at the end of its context, and its answers' words behind it."""
+        words = tuple(np.array(a, dtype=np.int32) for a in map(self._after_thought, request.words))
+        context = np.concatenate([request.context, np.array(thought, dtype=np.int32)])
+        return dataclasses.replace(request, context=context, options=words)
+
+    def _after_thought(self, word: str) -> list[int]:
+        before, both = list(self.thought_end), self._encode(self.texts.thought_end + word)
+        ids = both[len(before) :] if both[: len(before)] == before else self._behind_anchor(before, word)
+        if not ids:
+            raise RenderError(
+                f'template "{self.template.name}": the answer {word!r} cannot follow a thought. Change its first '
+                "character"
+            )
+        return ids
 
     def token_texts(self, ids: Sequence[int] | NDArray[np.int32] | Example) -> list[str]:
         """Each token as text, for display; joined they read as the sequence, but for characters split over tokens."""
@@ -178,10 +213,35 @@ class Renderer:
                 unproven, self._backend.encode_batch_fast(texts_, add_special_tokens=False), strict=True
             ):
                 full, n = [*self.prefix, *code.ids], len(ids[i])
-                if full[:n] != ids[i] or len(full) == n:
+                rest = full[n:] if full[:n] == ids[i] else self._behind_anchor(ids[i], words[i][k])
+                if not rest:
                     raise self._boundary_error(pairs[i], contexts[i].text, ids[i], words[i][k], full)
-                answers[i][k] = full[n:]
+                answers[i][k] = rest
         return answers
+
+    def _behind_anchor(self, question: list[int], answer: str) -> list[int]:
+        """The answer's tokens where they would change the question's last ones: those that it has behind a text that no
+        token joins with it. Empty where question and answer in tokens do not read as they do in text."""
+        key = (question[-1], answer)
+        if key not in self._anchored:
+            self._anchored[key] = next(self._anchored_ids(question[-1], answer), [])
+        return self._anchored[key]
+
+    def _anchored_ids(self, last: int, answer: str) -> Iterator[list[int]]:
+        whole = [t.content for t in self._added.values() if t.special and t.content and not (t.normalized or t.rstrip)]
+        for anchor in (*whole[-1:], "\n"):
+            before = self._backend.encode(anchor, add_special_tokens=False).ids
+            both = self._backend.encode(anchor + answer, add_special_tokens=False).ids
+            added = both[len(before) :]
+            reads = self._decode([last, *added]) == self._decode([last]) + answer
+            if both[: len(before)] == before and added and reads:
+                yield added
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def _boundary_error(self, pair: Pair, context: str, ids: list[int], word: str, full: list[int]) -> RenderError:
         place = f'template "{self.template.name}", prompt "{pair[0].id}", row "{pair[1].id}"'
@@ -209,9 +269,8 @@ class Renderer:
     def _find_stops(self) -> tuple[int, ...]:
         stops = []
         if self.template.chat:
-            tail = self.texts.after_answer()
             special = set(self.tokenizer.all_special_ids) | {i for i, t in self._added.items() if t.special}
-            stops = [i for i in self._backend.encode(tail, add_special_tokens=False).ids if i in special][:1]
+            stops = [i for i in self._backend.encode(self.texts.end, add_special_tokens=False).ids if i in special][:1]
         eos = self.tokenizer.eos_token_id
         stops += [eos] if eos is not None and eos not in stops else []
         if not stops:

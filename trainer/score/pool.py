@@ -25,6 +25,7 @@ from trainer.score.calibration import Baseline, baseline_for
 from trainer.score.decide import decide
 from trainer.score.generation import generate_answers
 from trainer.score.logprobs import label_logprobs
+from trainer.score.thoughts import with_thoughts
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 from trainer.work import Block
@@ -122,9 +123,10 @@ class PoolScorer:
         return self._asked[key]
 
     def _compare(self, model: SlotModel, members: Sequence[Member], asked: Sequence[PoolRequests]) -> list[Answers]:
-        requests, slots = [], []
+        requests: list[Request] = []
+        slots: list[int] = []
         for m, a in zip(members, asked, strict=True):
-            asks = [*a.requests, *(a.baseline.requests if a.baseline else [])]
+            asks = _thought_of(model, m, [*a.requests, *(a.baseline.requests if a.baseline else [])])
             requests += asks
             slots += [m.slot] * len(asks)
         if not requests:
@@ -132,17 +134,18 @@ class PoolScorer:
         logprobs = label_logprobs(model, requests, slots)
         found, at = [], 0
         for m, a in zip(members, asked, strict=True):
+            answered = requests[at : at + len(a.requests)]
             own = logprobs[at : at + len(a.requests)]
             at += len(a.requests)
             baseline = None
             if a.baseline is not None:
                 baseline = a.baseline.expand(logprobs[at : at + len(a.baseline.requests)])
                 at += len(a.baseline.requests)
-            found.append(Answers(self._decide(m.trial, a, own, baseline), own))
+            found.append(Answers(self._decide(m.trial, answered, own, baseline), own))
         return found
 
     def _decide(
-        self, trial: Trial, asked: PoolRequests, logprobs: list[np.ndarray], baseline: list[np.ndarray] | None
+        self, trial: Trial, requests: Sequence[Request], logprobs: list[np.ndarray], baseline: list[np.ndarray] | None
     ) -> np.ndarray:
         labels = trial.task.labels
         prior = None
@@ -151,10 +154,10 @@ class PoolScorer:
         return decide(
             trial.scoring.decision,
             logprobs,
-            [np.array([len(o) for o in r.options]) for r in asked.requests],
-            [r.option_bytes for r in asked.requests],
+            [np.array([len(o) for o in r.options]) for r in requests],
+            [r.option_bytes for r in requests],
             baseline=baseline,
-            prompts=[r.prompt_id for r in asked.requests],
+            prompts=[r.prompt_id for r in requests],
             prior=prior,
         )
 
@@ -163,7 +166,8 @@ class PoolScorer:
         words = [renderer.texts.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
         decode, stops = renderer.tokenizer.decode, renderer.stop_ids
-        made = generate_answers(model, asked.requests, [slot] * len(words), words, decode, stops, new)
+        requests = _thought_of(model, member, asked.requests)
+        made = generate_answers(model, requests, [slot] * len(words), words, decode, stops, new)
         taken = np.array([-1 if a.index is None else a.index for a in made])
         # A list of one NaN tells a NaN from a text that could not be read: the rung's objective becomes NaN
         nan = [np.array([np.nan]) if a.nan else None for a in made]
@@ -190,3 +194,11 @@ class PoolScorer:
             "new_tokens": pa.array(answers.new_tokens or nothing, pa.int16()),
         }
         return pa.table(columns, schema=SCORES)
+
+
+def _thought_of(model: SlotModel, member: Member, requests: list[Request]) -> list[Request]:
+    """The requests, each with the thought of ``member`` where its template lets the model think."""
+    if not member.renderer.thought_end:
+        return requests
+    limit = member.trial.scoring.max_thought_tokens
+    return with_thoughts(model, requests, [member.slot] * len(requests), member.renderer, limit)

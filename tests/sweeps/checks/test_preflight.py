@@ -15,7 +15,7 @@ from tiny_run import make_model
 from transformers import LlamaConfig
 
 from sweeps.checks.findings import Findings
-from sweeps.checks.lengths import longest
+from sweeps.checks.lengths import WritingLimits, longest
 from sweeps.checks.mask import mask, weights
 from sweeps.checks.preflight import check, check_formats, sample_rows
 from sweeps.study.load import load_study
@@ -208,22 +208,54 @@ def test_options_of_a_row_that_tie_are_a_warning_with_the_row() -> None:
 # sequences -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_boundary_that_moves_is_one_finding_per_prompt() -> None:
-    template = Template("bad", marker="\nAnswer: ", words=(("no", "no"), ("yes", "yes")))
+def test_a_marker_that_would_join_the_answer_is_warned_of_once() -> None:
+    template = Template("spaced", marker="\nAnswer: ", words=(("no", "no"), ("yes", "yes")))
     for tokenizer in (word_level(), byte_level(), llama_like()):
         report = run([template, PLAIN], Task(("no", "yes"), max_length=999), tokenizer=tokenizer)
-        assert len(report.errors) == 5
-        assert all("changes the tokens before it" in str(f) and 'template "bad"' in str(f) for f in report.errors)
-        assert {n.template for n in report.lengths} == {"plain"}
+        assert report.errors == []
+        assert [f.where for f in report.warnings] == ["templates.spaced.marker"]
+        assert "End the marker without a space, and begin the word with one: ' " in str(report.warnings[0])
 
 
 def test_a_second_bos_is_found() -> None:
     text = only_error(run([Template("t", system="<s> A", words=PLAIN.words)], pools={"train.one": POOLS["train.one"]}))
     assert "2 beginning-of-sequence tokens (<s>)" in text
+    text = only_error(run([CHATTY], pools={"train.one": [Prompt("a", "Is it {{ text }}? <s>")]}))
+    assert "2 beginning-of-sequence tokens (<s>), where the template writes 1" in text
     tokenizer = word_level()
     tokenizer.chat_template = "<s>" + CHAT
-    text = only_error(run([CHATTY], tokenizer=tokenizer, pools={"train.one": POOLS["train.one"]}))
-    assert "2 beginning-of-sequence tokens" in text
+    report = run([CHATTY], tokenizer=tokenizer, pools={"train.one": POOLS["train.one"]})
+    assert [f.what for f in report.items] == [
+        "the chat template writes two beginning-of-sequence tokens (<s>) one after the other"
+    ]
+
+
+def test_a_bos_that_begins_every_turn_is_the_templates_own() -> None:
+    """CASES M0: SmolLM2's bos is <|im_start|>."""
+    tokenizer = word_level()
+    tokenizer.bos_token = "<|user|>"
+    tokenizer.chat_template = CHAT.replace("{{ bos_token }}", "").replace("<|{{ m.role }}|>", "<|user|>{{ m.role }}")
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>", "<|user|>assistant")
+    assert run([dataclasses.replace(CHATTY, system="A")], tokenizer=tokenizer).items == []
+
+
+def test_options_of_the_chat_template() -> None:
+    tokenizer = word_level()
+    thought = "{% if add_generation_prompt and not enable_thinking %}<no>{% endif %}"
+    tokenizer.chat_template = CHAT + thought
+    assert "say whether (enable_thinking)" in only_error(run([CHATTY], tokenizer=tokenizer))
+    silent, thinking = (dataclasses.replace(CHATTY, options=(("enable_thinking", said),)) for said in (False, True))
+    assert run([silent], tokenizer=tokenizer).errors == []
+    said = only_error(run([thinking], tokenizer=tokenizer))
+    assert said.startswith("scoring.max_thought_tokens: is 0, but under templates.chat the model thinks before")
+    sound = dict.fromkeys(("train", "dev", "test"), ROWS)
+    assert not check_formats([thinking], TASK, sound, POOLS, tokenizer, WritingLimits(None, 20)).errors
+    tokenizer.model_max_length = 40
+    (error,) = check_formats([thinking], TASK, sound, POOLS, tokenizer, WritingLimits(None, 20)).errors
+    assert "is 20, and the longest question has 2" in str(error)
+    wrong = dataclasses.replace(CHATTY, options=(("enable_thinkin", False),))
+    report = run([wrong], tokenizer=tokenizer)
+    assert any('Did you mean "enable_thinking"?' in str(f) for f in report.errors)
 
 
 def test_a_chat_template_without_bos_is_warned_of() -> None:
@@ -239,7 +271,7 @@ def test_a_chat_template_without_bos_is_warned_of() -> None:
 def test_a_chat_template_that_writes_answers_differently_is_warned_of() -> None:
     tokenizer = word_level()
     tokenizer.chat_template = CHAT.replace(
-        "{{ m.content | trim }}", "{% if m.role == 'assistant' %}\n\n{% endif %}{{ m.content | trim }}"
+        "<|{{ m.role }}|>", "{% if m.role == 'assistant' %}\n\n{% endif %}<|{{ m.role }}|>"
     )
     assert ["writes a finished answer" in str(f) for f in run([CHATTY], tokenizer=tokenizer).items] == [True]
 
@@ -449,23 +481,24 @@ def test_an_answer_that_is_longer_than_the_limit_of_new_tokens_is_refused() -> N
     """CASES V14: all of them would be cut off, and none could be read."""
     words = (("no", " no"), ("yes", " yes it it"))
     long = Template("plain", words=words)
-    found = check_formats([long], TASK, dict.fromkeys(("train", "dev", "test"), ROWS), POOLS, word_level(), 5)
+    found = check_formats(
+        [long], TASK, dict.fromkeys(("train", "dev", "test"), ROWS), POOLS, word_level(), WritingLimits(5)
+    )
     assert only_error(found) == (
         "scoring.max_new_tokens: is 5, but the longest answer has 6 tokens with its stop token (templates.plain, row "
         "\"r0\": ' yes it it'). Set scoring.max_new_tokens=6: an answer that is cut off cannot be read"
     )
     for limit in (6, None):  # None: labels are compared
         assert not check_formats(
-            [long], TASK, dict.fromkeys(("train", "dev", "test"), ROWS), POOLS, word_level(), limit
+            [long], TASK, dict.fromkeys(("train", "dev", "test"), ROWS), POOLS, word_level(), WritingLimits(limit)
         ).errors
 
 
 def test_the_longest_of_all_rows_options_counts() -> None:
     """CASES V14."""
     rows = [Row(f"r{i}", {"text": "it"}, "0", ("A", "B it" if i == 7 else "B")) for i in range(30)]
-    found = check_formats(
-        [Template("plain")], Task(max_length=64), dict.fromkeys(("train", "dev", "test"), rows), POOLS, word_level(), 3
-    )
+    splits = dict.fromkeys(("train", "dev", "test"), rows)
+    found = check_formats([Template("plain")], Task(max_length=64), splits, POOLS, word_level(), WritingLimits(3))
     assert 'the longest answer has 5 tokens with its stop token (templates.plain, row "r7"' in only_error(found)
 
 

@@ -9,8 +9,8 @@ import pytest
 from checkout import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import WORDS, byte_level, llama_like, word_level, wrapped
-from tokenizers import Tokenizer, models, processors
+from small_tokenizers import CHAT, WORDS, byte_level, llama_like, word_level, wrapped
+from tokenizers import Tokenizer, decoders, models, processors
 
 from trainer.data.boundary import KNOWN_PATTERNS, Boundary
 from trainer.data.render import Renderer
@@ -127,8 +127,12 @@ def test_a_refused_system_role_says_so() -> None:
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     tokenizer.chat_template = refusal + "{{ messages[0].content }}</s>"
     Renderer(tokenizer, Template("chat", chat=True), TASK)
-    with pytest.raises(RenderError, match="leave `system` empty"):
+    with pytest.raises(RenderError, match="system_role: user"):
         Renderer(tokenizer, Template("chat", chat=True, system="A"), TASK)
+    before_user = Renderer(tokenizer, Template("chat", chat=True, system="A", system_role="user"), TASK)
+    assert before_user.texts.contexts([(PROMPT, ROW)])[0].text == "A\n\nIs it good?</s>"
+    example = before_user.example(PROMPT, ROW)
+    assert [WORDS[i] for i, k in zip(example.ids.tolist(), example.kinds.tolist(), strict=True) if k == 1] == ["good"]
 
 
 def test_no_chat_template_says_so() -> None:
@@ -198,14 +202,44 @@ def test_an_automatic_eos_is_left_out_of_the_context() -> None:
 # refusals --------------------------------------------------------------------------------------------------------
 
 
-def test_a_word_that_changes_the_tokens_before_it_is_refused() -> None:
+def test_a_word_that_would_change_the_tokens_before_it_is_tokenised_on_its_own() -> None:
+    """CASES M6: the question's tokens are those of the question alone; the answer follows and reads as its text."""
     template = Template("spaced", marker="\nAnswer: ", words=(("no", "no"), ("yes", "yes")))
     for make in (word_level, llama_like, byte_level):
-        with pytest.raises(RenderError) as caught:
-            Renderer(make(), template, TASK).request(PROMPT, ROW)
-        text = str(caught.value)
-        assert 'template "spaced", prompt "p1", row "r1"' in text
-        assert "End the marker without a space, and begin the label word with one" in text
+        tokenizer = make()
+        renderer = Renderer(tokenizer, template, TASK)
+        request, example = renderer.request(PROMPT, ROW), renderer.example(PROMPT, ROW)
+        assert request.context.tolist() == tokenizer("Is it good?\nAnswer: ").input_ids
+        assert tokenizer("Is it good?\nAnswer: yes").input_ids[: len(request.context)] != request.context.tolist()
+        assert [tokenizer.decode([*request.context, *o])[-4:] for o in request.options] == [": no", " yes"]
+        assert example.ids.tolist() == [*request.context, *request.options[1], renderer.stop_id]
+        assert renderer.anchored == ["no", "yes"]
+
+
+def test_an_answer_whose_tokens_cannot_read_as_its_text_is_refused() -> None:
+    template = Template("unknown", marker="\nAnswer: ", words=(("no", "no"), ("yes", "yes")))
+    tokenizer = word_level()
+    tokenizer.backend_tokenizer.decoder = decoders.WordPiece()  # puts spaces between words: no answer reads as it is
+    with pytest.raises(RenderError) as caught:
+        Renderer(tokenizer, template, TASK).request(PROMPT, ROW)
+    assert 'template "unknown", prompt "p1", row "r1"' in str(caught.value)
+    assert "End the marker without a space, and begin the label word with one" in str(caught.value)
+
+
+def test_an_answer_is_written_as_the_chat_template_writes_one() -> None:
+    tokenizer = word_level()
+    tokenizer.chat_template = CHAT.replace(
+        "<|{{ m.role }}|>\n", "<|{{ m.role }}|>{{ ' ' if m.role != 'user' }}"
+    ).replace("<|assistant|>\n", "<|assistant|>")
+    words = Template("chat", chat=True, words=(("no", "no"), ("yes", " yes ")))  # which the template strips
+    renderer = Renderer(tokenizer, words, TASK)
+    request = renderer.request(PROMPT, ROW)
+    messages = [{"role": "user", "content": "Is it good?"}, {"role": "assistant", "content": " yes "}]
+    asked = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True)["input_ids"]
+    whole = tokenizer.apply_chat_template(messages)["input_ids"]
+    assert request.context.tolist() == asked
+    assert renderer.example(PROMPT, ROW).ids.tolist() == whole[:-1]  # without the line break after the turn
+    assert [o.tolist() for o in request.options] == [ids(" no"), ids(" yes")]
 
 
 def test_an_answer_without_tokens_is_refused() -> None:
@@ -250,6 +284,23 @@ def plain_way(
     if any(f[: len(front)] != front or len(f) == len(front) for f in full):
         return None
     return front, [f[len(front) :] for f in full]
+
+
+def check_unusual(renderer: Renderer, contexts: list[str], pairs: list[tuple[Prompt, Row]]) -> None:
+    """Where question + word does not begin with the question's tokens: these, then a word that reads as its text."""
+    try:
+        requests = renderer.requests(pairs)
+    except RenderError:
+        return
+    for context, (_, row), request in zip(contexts, pairs, requests, strict=True):
+        code = renderer.tokenizer.backend_tokenizer
+        front = [*renderer.prefix, *code.encode(context, add_special_tokens=False).ids]
+        assert request.context.tolist() == front
+        for option, answer in zip(request.options, renderer.texts.answers(row), strict=True):
+            full = [*renderer.prefix, *code.encode(context + answer, add_special_tokens=False).ids]
+            last = front[-1:]
+            read = code.decode([*last, *option], skip_special_tokens=False)
+            assert full == [*front, *option] or read == code.decode(last, skip_special_tokens=False) + answer
 
 
 PIECES = [
@@ -308,10 +359,10 @@ def test_batches_equal_the_plain_way(
     if any(not (p.text + r.fields["text"]).replace("{{ text }}", "").strip() for p, r in pairs):
         return  # an empty prompt: nothing stands in the chat
     contexts = [c.text for c in renderer.texts.contexts(pairs)]
-    expected = [plain_way(tokenizer, c, list(words), chat) if c else None for c in contexts]
+    answers = renderer.texts.answers(pairs[0][1])  # a chat template may strip the word
+    expected = [plain_way(tokenizer, c, answers, chat) if c else None for c in contexts]
     if any(e is None for e in expected):
-        with pytest.raises(RenderError):
-            renderer.requests(pairs)
+        check_unusual(renderer, contexts, pairs)
         return
     for (prompt, row), request, example, wanted in zip(
         pairs, renderer.requests(pairs), renderer.examples(pairs), expected, strict=True
@@ -348,8 +399,10 @@ def test_a_word_may_be_a_special_token() -> None:
 def test_the_shortcut_sees_that_a_word_completes_a_special_token() -> None:
     tokenizer = llama_like()
     template = Template("t", marker="\nAnswer:<", words=(("no", "/s>"), ("yes", "s>")))
-    with pytest.raises(RenderError, match="changes the tokens before it"):
-        Renderer(tokenizer, template, TASK).request(PROMPT, ROW)
+    request = Renderer(tokenizer, template, TASK).request(PROMPT, ROW)
+    assert tokenizer.eos_token_id in tokenizer("Is it good?\nAnswer:</s>").input_ids
+    assert tokenizer.eos_token_id not in request.options[0].tolist()  # the text was written, not the token
+    assert tokenizer.decode(request.options[0]) == "/s>"
 
 
 # display and loading ------------------------------------------------------------------------------------------------
