@@ -6,7 +6,7 @@ then a run folder that takes no writes and a full disk; a third of the trials en
 The nodes are network namespaces on this machine (tests/support/nodes.py), which needs root. A study runs once without
 faults, and once with faults that are drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the
 driver killed and started again, a disk that takes no writes, a node that stops for some seconds. A run that ends
-because its disk is full is started again once there is room. A killed node is replaced at once. Each optimizer step
+because its folder takes no files is started again once it does. A killed node is replaced at once. Each optimizer step
 sends a datagram to this process, which shows when a trial goes on. The recovery time is that from the node's death to
 the first step of a trial that was there, on any other node. ASHA is off and each host has one slot, so the rows, tokens
 and loss curves of both runs must be equal bit for bit; the exit code is 1 if a row is lost, written twice or different,
@@ -182,9 +182,14 @@ def _apply(kind: str, node: Node, run: Run) -> tuple[float, str, Callable[[], No
         machines.read_only(node)
         time.sleep(PAUSE)
         machines.read_only(node, False)
+        start_if_over(run)
         return now, "", lambda: None
     if kind in LAST:
-        full(run, machines) if kind == "disk is full" else forbidden(machines)
+        if kind == "disk is full":
+            full(run, machines)
+        else:
+            forbidden(machines)
+            start_if_over(run)
         return time.monotonic(), "", lambda: None
     machines.freeze(node)
     time.sleep(PAUSE)
@@ -212,6 +217,15 @@ def full(run: Run, machines: Machines) -> None:
     while not run.over and time.monotonic() < end:
         time.sleep(0.2)
     filler.unlink()
+    if run.over:
+        run.start()
+
+
+def start_if_over(run: Run) -> None:
+    """Start a run again that ended because its folder took no files, which it notices at its next write."""
+    end = time.monotonic() + 4 * PAUSE
+    while not run.over and time.monotonic() < end:
+        time.sleep(0.2)
     if run.over:
         run.start()
 

@@ -71,8 +71,8 @@ class StoreError(UserError):
 
 
 class UnwritableError(StoreError):
-    """The run folder takes no file, and waiting does not help: a full or read-only disk, or missing permissions. Every
-    trial would fail on it, so it ends a run."""
+    """The run folder takes no file, and waiting does not help: a full or read-only disk, missing permissions, or a link
+    out of it. Trials would fail that are sound, and another one could win, so it ends a run."""
 
 
 class DamagedError(StoreError):
@@ -137,14 +137,14 @@ class Store:
             ) from error
 
     def _refuse_way_out(self, target: str, name: str) -> None:
-        """StoreError where a link inside the run folder leads out of it: whoever made the folder may have put it there,
-        so that a file elsewhere is overwritten."""
+        """UnwritableError where a link inside the run folder leads out of it: whoever made the folder may have put it
+        there, so that a file elsewhere is overwritten."""
         root, at = os.path.realpath(self.root or "/"), os.path.realpath(target)
         if os.path.commonpath([root, at]) == root:
             return
         places = itertools.accumulate([self.root, *name.split("/")], lambda folder, part: f"{folder}/{part}")
         link = next((place for place in list(places)[1:] if os.path.islink(place)), target)
-        raise StoreError(
+        raise UnwritableError(
             f"{self.address(name)}: is not written, since {link} is a link that leads out of the run folder, to {at}. "
             "Remove the link, and run the same command again"
         )

@@ -90,6 +90,8 @@ def _code_for(error: BaseException) -> int:
 
     if isinstance(error, typer.Abort):
         return _interrupted()
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return 0  # Rich ends with 1 where its reader is gone
     if isinstance(error, SystemExit | typer.Exit):
         code = error.code if isinstance(error, SystemExit) else error.exit_code
         return code if isinstance(code, int) else 0 if code is None else _print_error(f"error: {code}", 1)

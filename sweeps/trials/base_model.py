@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from sweeps.study.overlay import StudyError
 from sweeps.study.schema import ModelSection
 from trainer import trial as t
-from trainer.errors import nearest
+from trainer.errors import UserError, nearest
 from trainer.model.weights import LONGEST_HEADER, index_names, refuse_adapter, tensor_heads
 
 MIB = 1024 * 1024
@@ -50,7 +51,8 @@ def _is_folder(path: str) -> bool:
 
 
 def _fingerprint_folder(folder: Path) -> str:
-    refuse_adapter(folder, str(folder))
+    with _study_errors():
+        refuse_adapter(folder, str(folder))
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     weights = [p for p in files if p.suffix == ".safetensors"]
     if not weights:
@@ -63,7 +65,8 @@ def _fingerprint_folder(folder: Path) -> str:
         raise StudyError(f'model.path = "{folder}" has no weights: no *.safetensors file is in it')
     if not (folder / "config.json").is_file():
         raise StudyError(f'model.path = "{folder}" has no config.json. Give the folder that save_pretrained wrote')
-    index_names(folder)
+    with _study_errors():
+        index_names(folder)
     parts: dict[str, Any] = {p.name: sha256(p.read_bytes()).hexdigest() for p in files if p.suffix in WHOLE}
     return t.digest({**parts, **{p.name: _fingerprint_weights(p) for p in weights}})
 
@@ -113,4 +116,14 @@ def tensor_shapes(folder: str) -> Mapping[str, tuple[int, ...]]:
     none where it has no weights."""
     if not any(Path(folder).glob("*.safetensors")):
         return {}
-    return {name: head.shape for name, head in tensor_heads(Path(folder), folder).items()}
+    with _study_errors():
+        return {name: head.shape for name, head in tensor_heads(Path(folder), folder).items()}
+
+
+@contextmanager
+def _study_errors() -> Iterator[None]:
+    """What is wrong with the model is a mistake of the study that names it."""
+    try:
+        yield
+    except UserError as error:
+        raise StudyError(str(error)) from None

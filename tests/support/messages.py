@@ -8,6 +8,7 @@ a gap between two parts.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,23 @@ class Message:
     parts: tuple[str, ...]  # the constant parts, in order; none where another error's text is passed on
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def nodes(tree: ast.AST) -> list[ast.AST]:
+    """The node and all below it."""
+    return list(ast.walk(tree))
+
+
 def user_errors(trees: Iterable[ast.Module]) -> set[str]:
     """``UserError`` and the names of all classes made from it."""
     bases = {
         node.name: {b.id for b in node.bases if isinstance(b, ast.Name)}
         for tree in trees
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.ClassDef)
     }
     found = {"UserError"}
@@ -43,7 +55,7 @@ def user_errors(trees: Iterable[ast.Module]) -> set[str]:
 
 def messages(files: Iterable[Path] = FILES) -> list[Message]:
     """The messages in ``files``, in order of place."""
-    trees = {path: ast.parse(path.read_text()) for path in FILES}
+    trees = {path: parsed(path) for path in FILES}
     errors = user_errors(trees.values())
     found = [message for path in files for message in _of_file(path, trees[path], errors)]
     return sorted(dict.fromkeys(found), key=lambda m: (m.file, m.line))
@@ -51,11 +63,11 @@ def messages(files: Iterable[Path] = FILES) -> list[Message]:
 
 def _of_file(path: Path, tree: ast.Module, errors: set[str]) -> Iterator[Message]:
     file = path.relative_to(ROOT).as_posix()
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    for call in (node for node in nodes(tree) if isinstance(node, ast.Call)):
         kind = _name(call.func)
         if kind in errors | TEXTS or (kind in METHODS and _parts(call)):
             yield Message(file, call.lineno, kind, _parts(call))
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+    for function in (node for node in nodes(tree) if isinstance(node, ast.FunctionDef)):
         for name in _joined(function, errors):
             for value in _put_into(function, name):
                 if parts := _parts(value):
@@ -80,13 +92,13 @@ def _texts(node: ast.AST) -> Iterator[str]:
 
 def _joined(function: ast.FunctionDef, errors: set[str]) -> set[str]:
     r"""Names of lists whose lines become an error: ``raise UserError("\n".join(wrong))``."""
-    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call) and _name(n.func) in errors]
+    calls = [n for n in nodes(function) if isinstance(n, ast.Call) and _name(n.func) in errors]
     return {n.id for call in calls for arg in call.args for n in ast.walk(arg) if isinstance(n, ast.Name)}
 
 
 def _put_into(function: ast.FunctionDef, name: str) -> Iterator[ast.expr]:
     """What is assigned or added to a name."""
-    for node in ast.walk(function):
+    for node in nodes(function):
         if (isinstance(node, ast.Assign) and any(_name(t) == name for t in node.targets)) or (
             isinstance(node, ast.AugAssign | ast.AnnAssign) and _name(node.target) == name and node.value is not None
         ):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from small_tokenizers import word_level
@@ -19,6 +20,7 @@ from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import dump_yaml
 from sweeps.trials.from_points import make_trials, points_of
 from sweeps.trials.load_content import content_of
+from trainer import checksum
 from trainer.runner import Runner
 from trainer.setup import Setup
 from trainer.store import Store
@@ -30,6 +32,8 @@ PROMPTS = {
     "dev": {"d1": "{{ text }}\nIs it good?", "d2": "good? {{ text }}", "d3": "it: {{ text }}"},
     "test": {"x1": "Is {{ text }} good?", "x2": "{{ text }}: good?"},
 }
+# "x2" of the test prompts above is "t2" of the train prompts but for its punctuation, which ``check`` refuses
+SOUND_PROMPTS = {**PROMPTS, "test": {**PROMPTS["test"], "x2": "{{ text }}: it good?"}}
 LABELLED = {"label": "label", "labels": {"0": "no", "1": "yes"}}
 OPTIONS = {"label": "right", "options": "choices"}
 
@@ -49,17 +53,33 @@ def rows(n: int, start: int = 0) -> list[dict[str, Any]]:
     return found
 
 
+BEFORE, AFTER = ("it", "", "Is", "A", "C"), ("it", "Is", "A", "C", "Answer")
+
+
+def unlike_rows(n: int, start: int = 0) -> list[dict[str, Any]]:
+    """As ``rows``, with a text of its own for each of the first 50."""
+    found = []
+    for i, row in enumerate(rows(n, start), start):
+        block, at = divmod(i // 2, len(BEFORE))
+        words = (BEFORE[at], "good" if i % 2 else "bad", AFTER[(block + at) % len(AFTER)])
+        found.append({**row, "text": " ".join(filter(None, words))})
+    return found
+
+
 def write_rows(path: Path, records: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     return str(path)
 
 
-def make_run(folder: Path, task: dict[str, Any], n_labels: int = 0, **sections: Any) -> tuple[str, list[Trial]]:
-    """The run folder ``folder/run`` with all trials of the study finished, and the trials."""
+def make_run(
+    folder: Path, task: dict[str, Any], n_labels: int = 0, sound: bool = False, **sections: Any
+) -> tuple[str, list[Trial]]:
+    """The run folder ``folder/run`` with all trials of the study finished, and the trials. ``sound``: with rows and
+    prompts in which ``check`` finds no fault, so that the study can be run again."""
     model = make_model(folder / "model")
-    for i, (name, prompts) in enumerate(PROMPTS.items()):
+    for i, (name, prompts) in enumerate(SOUND_PROMPTS.items() if sound else PROMPTS.items()):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(prompts))
-        write_rows(folder / f"{name}.jsonl", rows(16, 16 * i))
+        write_rows(folder / f"{name}.jsonl", (unlike_rows if sound else rows)(16, 16 * i))
     study = {
         "name": "tiny",
         "task": {
@@ -169,3 +189,9 @@ def made(name: str, factory: pytest.TempPathFactory) -> tuple[str, list[Trial]]:
 def data(run: str, name: str) -> str:
     """A file beside the run folder: ``test.jsonl``, ``model``."""
     return str(Path(run).parent / name)
+
+
+def without_checksum(table: pa.Table) -> pa.Table:
+    """``table`` as a version without checksums would write it: a test that changes a file of a run folder needs it."""
+    kept = {k: v for k, v in (table.schema.metadata or {}).items() if k.decode() not in checksum.METADATA}
+    return table.replace_schema_metadata(kept)

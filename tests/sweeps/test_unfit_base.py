@@ -6,11 +6,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from checkout import EMBEDDED
 from safetensors.torch import load_file, save_file
 from small_study import start, write_study
 
 
+@pytest.mark.cluster
 def test_weights_with_nan_end_the_run_in_a_line(tmp_path: Path) -> None:
     model = Path(shutil.copytree(EMBEDDED / "model", tmp_path / "model"))
     tensors = load_file(model / "model.safetensors")

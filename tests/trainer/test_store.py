@@ -356,7 +356,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_written_through(tmp_path: Pa
     link.symlink_to(outside if name == "report.html" else outside.parent)
     store = Store.open(tmp_path / "run")
     with pytest.raises(
-        StoreError, match=f"{name}: is not written, since .*{link.name} is a link that leads out of the"
+        UnwritableError, match=f"{name}: is not written, since .*{link.name} is a link that leads out of the"
     ):
         store.write(name, b"theirs")
     assert outside.read_text() == "mine"

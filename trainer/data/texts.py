@@ -49,7 +49,7 @@ def _opens(question_tail: str) -> bool:
     return question_tail.rfind("<think>") > question_tail.rfind("</think>")
 
 
-class _Generation(Extension):
+class _GenerationTag(Extension):
     """``{% generation %}``, with which transformers lets a template mark what the assistant says."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja's own extensions have it
@@ -198,7 +198,7 @@ class TextRenderer:
 
     def known_options(self) -> set[str]:
         """What the chat template reads beyond what transformers itself gives it."""
-        env = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _Generation])
+        env = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
         tree = env.parse(self.tokenizer.get_chat_template())
         names = list(tree.find_all(nodes.Name))
         made = {n.name for n in names if n.ctx != "load"} | {m.name for m in tree.find_all(nodes.Macro)} | {"loop"}

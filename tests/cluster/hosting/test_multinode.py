@@ -159,11 +159,11 @@ def test_with_several_slots_the_rows_after_killed_processes_and_a_killed_node_ar
         assert np.abs(a - b).max() < 1e-5, name
 
 
-def test_a_disk_that_takes_no_writes_for_a_while_and_a_node_that_is_slow_cost_time_only(
+def test_a_disk_that_takes_no_writes_ends_the_run_and_a_slow_node_costs_time_only(
     tmp_path: Path, sizes: dict[str, int]
 ) -> None:
-    """The shared folder is read-only for the one worker for ten seconds; the other one stands still most of the time,
-    until the study is over."""
+    """The shared folder is read-only for the one worker, which ends the run in a line (CASES E6). The same command goes
+    on when it is writable again; the other worker then stands still most of the time, until the study is over."""
     shared = tmp_path / "shared"
     shared.mkdir()
     axes = {"lr": [1e-3, 2e-3], "plw": [0, 0.1], "pool": ["many"], "steps": 40}
@@ -172,17 +172,18 @@ def test_a_disk_that_takes_no_writes_for_a_while_and_a_node_that_is_slow_cost_ti
     with cluster(tmp_path, [1, 1, 1], shared) as machines:
         with running(steady(machines, "run", str(study), "--out", str(out), log=log)) as process:
             writer = victim(machines)
-            slow = next(n for n in machines.nodes[1:] if n is not writer)
             machines.read_only(writer)
-            end = time.monotonic() + 10
+            wait_for(lambda: process.poll() is not None)
+        assert process.returncode == 2, log.read_text()[-3000:]
+        assert "cannot be written" in log.read_text()
+        machines.read_only(writer, False)
+        slow = next(n for n in machines.nodes[1:] if n is not writer)
+        with running(steady(machines, "run", str(study), "--out", str(out), log=log)) as process:
             while process.poll() is None:
                 machines.freeze(slow)
                 time.sleep(0.4)
                 machines.freeze(slow, False)
                 time.sleep(0.2)
-                if end and time.monotonic() > end:
-                    machines.read_only(writer, False)
-                    end = 0.0
             ended(process, log)
         assert machines.alive() == {n.address for n in machines.nodes}
     check_rows(score_files(out), 4, **sizes)

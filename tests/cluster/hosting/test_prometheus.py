@@ -103,6 +103,7 @@ def kill_a_trial(scraper: Scraper) -> None:
                 return
 
 
+@pytest.mark.cluster
 def test_prometheus_sees_a_study_run(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sweeps.driver.watcher
     from sweeps.run import run

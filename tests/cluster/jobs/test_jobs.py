@@ -207,7 +207,7 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None
 def test_submit_follow_stop_and_submit_again(head: Head, tmp_path: Path) -> None:
     """The second submission goes on where the first was stopped. One trial with many rungs, which does not end here."""
     long = {"plw": [0.1], "pool": ["many"], "steps": 20_000}
-    rungs = [0.0005, *(i / 200 for i in range(1, 201))]
+    rungs = [0.0005, *(i / 99 for i in range(1, 100))]
     write_study(tmp_path, axes=long, scheduler={"rungs": rungs}, resources={"slots": 1, "cpus": 1})
     run = tmp_path / "runs" / "small"
     at = ("--address", head.address)
@@ -220,7 +220,7 @@ def test_submit_follow_stop_and_submit_again(head: Head, tmp_path: Path) -> None
     assert f"submitted; run folder {run}" in sent.stdout
 
     with following(head, job, tmp_path) as logs:
-        seen = until(logs, "rung 1/201 at step 10")
+        seen = until(logs, "rung 1/100 at step 10")
         again = head.command("submit", "small.yaml", *at, where=tmp_path)
         assert f"{job}: this study already runs there (RUNNING); nothing was sent" in again.stdout
         other = steadytune(
@@ -233,7 +233,7 @@ def test_submit_follow_stop_and_submit_again(head: Head, tmp_path: Path) -> None
         assert f"{job}: STOPPED" in stopped.stdout, stopped.stderr
         seen += logs.communicate(timeout=60)[0]
         assert logs.returncode == 1
-    assert seen.count("rung 1/201 at step 10") == 1
+    assert seen.count("rung 1/100 at step 10") == 1
     assert f"job {job}: STOPPED" in seen
     assert "Traceback" not in seen
     made = {p: p.stat().st_mtime_ns for p in run.glob("scores/*/*-dev.parquet")}
@@ -244,7 +244,7 @@ def test_submit_follow_stop_and_submit_again(head: Head, tmp_path: Path) -> None
     assert second == f"{job[:-1]}2"
     assert f"goes on in {run} where attempt 1 ended" in sent.stdout
     with following(head, "small", tmp_path) as logs:
-        until(logs, f"rung {len(made) + 1}/201")
+        until(logs, f"rung {len(made) + 1}/100")
         assert f"{second}: STOPPED" in head.command("stop", second, *at, where=tmp_path).stdout
         logs.communicate(timeout=60)
     assert {p: p.stat().st_mtime_ns for p in made} == made, "finished rungs were read, not made again"

@@ -227,9 +227,9 @@ def test_a_damaged_parquet_file(place: Path, go: Go, damage: str) -> None:
         ("train", {"t1": "Is it good?"}, 'pools.train.many: prompt "t1": shows nothing of the row: no field is used. Put a placeholder into it, such as {{ text }}'),
         ("dev", {"d1": "B: {{ txet }}"}, 'placeholder "txet" is no field of the rows. Did you mean "text"? Known: text'),
         ("test", {"e1": "A:  {{text}}!"}, 'pools.test: prompt "e1": differs only in case, spaces or punctuation from prompt "t2" of pools.train.many. Remove one'),
-        ("train", {"t1": "{{ text.__class__.__mro__ }}"}, 'prompt "t1": cannot be filled (SecurityError: access to attribute'),
-        ("dev", {"d1": "{{ text }}{% for a in range(1000000000) %}x{% endfor %}"}, 'uses "call", which a prompt may not. Allowed: placeholders, filters, if, one level of for'),
-        ("test", {"e1": "{% for a in text %}{% for b in text %}{{ b }}{% endfor %}{% endfor %}"}, "which a prompt may not"),
+        ("train", {"t1": "{{ text.__class__.__mro__ }}"}, 'prompt "t1": uses'),
+        ("dev", {"d1": "{{ text }}{% for a in range(1000000000) %}x{% endfor %}"}, 'uses range(…)'),
+        ("test", {"e1": "{% for a in text %}{% for b in text %}{{ b }}{% endfor %}{% endfor %}"}, "has a loop over a text; a loop goes over options"),
         ("test", {"e1": "{{ text }}{{ 'x' * 1000000000 }}"}, "which a prompt may not"),
     ],
 )  # fmt: skip

@@ -54,7 +54,7 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 def _read_once() -> Iterator[None]:
     """Rows and the tokenizer are the same files in all mutants: read once in this process. What a mutant names anew is
     read anew."""
-    rows, tokenizer = sweeps.trials.assets.load_rows, trainer.data.tokenizer.load_tokenizer
+    rows, tokenizer = sweeps.trials.assets.read_rows, trainer.data.tokenizer.load_tokenizer
     known: dict[str, Any] = {}
 
     def cached(read: Any) -> Any:
@@ -68,7 +68,7 @@ def _read_once() -> Iterator[None]:
         return of
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps.trials.assets, "load_rows", cached(rows))
+        patch.setattr(sweeps.trials.assets, "read_rows", cached(rows))
         patch.setattr(trainer.data.tokenizer, "load_tokenizer", cached(tokenizer))
         patch.setenv("COLUMNS", "200")
         patch.delenv("STEADYTUNE_DEBUG", raising=False)

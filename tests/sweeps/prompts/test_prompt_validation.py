@@ -7,7 +7,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps.prompts.brief import Brief
@@ -52,6 +52,7 @@ def test_lines_without_marks_and_lists_inside_a_wording() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_no_answer_breaks_the_reader_or_the_checks(answer: str) -> None:
     wording_filter = WordingFilter(BRIEF, 5)

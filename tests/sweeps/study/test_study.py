@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -413,7 +414,7 @@ def test_a_template_holds_no_character_that_no_text_can_hold(load: Load, key: st
     with pytest.raises(StudyError) as caught:
         load(f'{key}="a{character}"')
     assert f"{key}" in str(caught.value)
-    assert "contains the character U+" in str(caught.value)
+    assert re.search(r"contains the character U\+|holds a NUL|holds half a character", str(caught.value))
     assert str(caught.value).replace("\n", "").isprintable()
 
 

@@ -186,7 +186,8 @@ def test_written_files_agree_and_are_the_same_bytes_every_time(store: Store, tmp
     assert names == [f"tables/{n}.{e}" for n in ("robustness", "groups") for e in ("md", "csv", "parquet")]
     again = folder(tmp_path / "again")
     tables.write_tables(RunFolder(again), SETTINGS)
-    assert all(store.read(n) == again.read(n) for n in names)
+    here, there = (s.uri.encode() for s in (store, again))
+    assert all(store.read(n).replace(here, b"") == again.read(n).replace(there, b"") for n in names)
     parquet = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet")))
     assert parquet.equals(tables.make_tables(RunFolder(store), SETTINGS)[0])
     text = pacsv.read_csv(pa.BufferReader(store.read("tables/robustness.csv")))

