@@ -5,7 +5,7 @@ Layout (the documented contract): ``scores/<trial id>/<rung>-<pool>.parquet``,
 score file can be read: adapter and checkpoint are written before it, in this order, so they are there where the scores
 are. Any folder that pyarrow's filesystems open works: a path, s3://, gs://. Nothing here unpickles.
 
-Score files and tables carry a checksum over their bytes and their place (``trainer.checksum``). Files of versions
+Score files and tables carry a checksum over their bytes and their place (``trainer.files.checksum``). Files of versions
 before it have none: of those the pages' own checksums, and the place that their rows name, are checked.
 """
 
@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from trainer import checksum
 from trainer.errors import UserError
+from trainer.files import checksum
 
 log = logging.getLogger("steadytune")
 

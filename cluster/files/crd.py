@@ -17,7 +17,7 @@ import yaml
 from cluster.files.finding import FileFindings
 from cluster.files.schema_error import add_schema_error
 from trainer.errors import UserError
-from trainer.yaml_nodes import YamlFault, plain_value, read_nodes
+from trainer.files.yaml_nodes import YamlFault, plain_value, read_nodes
 
 Kind = tuple[str, str]  # apiVersion and kind
 PLURALS = {"RayCluster": "rayclusters", "RayJob": "rayjobs"}

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from trainer.errors import UserError
-from trainer.yaml_nodes import YamlFault, keys_twice, plain_value, read_nodes
+from trainer.files.yaml_nodes import YamlFault, keys_twice, plain_value, read_nodes
 
 
 class YamlError(UserError):

@@ -13,8 +13,8 @@ from typing import Any
 
 from sweeps.export.exported import ADAPTER
 from sweeps.run_folder.reading import RunFolder
-from trainer import checksum
 from trainer.errors import UserError
+from trainer.files import checksum
 from trainer.model.adapters import TARGETS, adapter_text
 from trainer.store import Store, checkpoint_name
 from trainer.trial import Trial

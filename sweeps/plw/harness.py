@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.study import Study
-from trainer import checksum
 from trainer.errors import UserError, nearest
+from trainer.files import checksum
 from trainer.store import SCORES, Store
 
 Columns = Callable[[Mapping[str, Any]], dict[str, Any]]  # a row of the local file -> a row of the hub's data set

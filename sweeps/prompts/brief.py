@@ -29,7 +29,7 @@ from sweeps.study.problems import Problems, problem_line, problems_of
 from sweeps.study.texts import text_wanted
 from sweeps.study.values import Count, Name, Section, Text
 from trainer.errors import UserError, nearest
-from trainer.yaml_nodes import MOST_CHARACTERS
+from trainer.files.yaml_nodes import MOST_CHARACTERS
 
 if TYPE_CHECKING:
     from sweeps.study.study import Study

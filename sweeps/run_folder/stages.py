@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, StrictBool, StrictInt, StrictStr, ValidationError
 
-from trainer import checksum
 from trainer.errors import UserError
+from trainer.files import checksum
 from trainer.store import Store
 from trainer.trial import digest
 

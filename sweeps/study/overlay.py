@@ -17,7 +17,7 @@ import yaml
 
 from sweeps.study.yaml_values import CoreLoader, Path, StudyDumper, TextAt, plain_value
 from trainer.errors import UserError, nearest, short
-from trainer.yaml_nodes import MOST_CHARACTERS, YamlFault, keys_twice, read_nodes
+from trainer.files.yaml_nodes import MOST_CHARACTERS, YamlFault, keys_twice, read_nodes
 
 DEEPEST_KEY = 20  # parts of a key on the command line; the schema's deepest has seven
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from trainer.errors import short
-from trainer.yaml_nodes import YamlFault, bounded
+from trainer.files.yaml_nodes import YamlFault, bounded
 
 Path = tuple[str | int, ...]  # of a value in a study: ("axes", "lr", 0) is written axes.lr[0]
 TextAt = Callable[[Path], bool]  # whether a text is wanted at a place of the study
@@ -63,7 +63,7 @@ StudyDumper.add_representer(str, _represent_text)
 
 def plain_value(root: yaml.Node, text_at: TextAt, at: Path = ()) -> tuple[Any, list[YamlFault]]:
     """The value of a document whose place in the study is ``at``, mapping keys as the text in the file, and all that is
-    wrong with it. Of a key that stands twice, the second counts (``trainer.yaml_nodes.keys_twice`` tells it)."""
+    wrong with it. Of a key that stands twice, the second counts (``trainer.files.yaml_nodes.keys_twice`` tells it)."""
     made = _Values(text_at)
     return made.value(root, at), made.faults
 

@@ -20,7 +20,7 @@ from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import dump_yaml
 from sweeps.trials.from_points import make_trials, points_of
 from sweeps.trials.load_content import content_of
-from trainer import checksum
+from trainer.files import checksum
 from trainer.runner import Runner
 from trainer.setup import Setup
 from trainer.store import Store

@@ -18,7 +18,7 @@ import yaml
 
 from trainer.data.grammar import UNUSABLE, PromptError
 from trainer.errors import nearest
-from trainer.yaml_nodes import YamlFault, children, has_other_tag, read_nodes
+from trainer.files.yaml_nodes import YamlFault, children, has_other_tag, read_nodes
 
 MOST_BYTES = 8 * 2**20  # of a file: 5,000 prompts of 1,600 characters
 MOST_PROMPTS = 5_000  # of a file; every two of them are compared

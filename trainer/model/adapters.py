@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer import checksum
+from trainer.files import checksum
 from trainer.model.targets import matching_names
 from trainer.store import Store
 from trainer.trial import Lora, Trial

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from trainer import checksum
+from trainer.files import checksum
 from trainer.model.adapters import TARGETS, write_adapter
 from trainer.store import Store, StoreError, checkpoint_name
 from trainer.train.arms import MEMORY_TENSOR, PromptMemory

@@ -13,8 +13,8 @@ from tampering import HOSTILE
 
 from sweeps.run_folder import stages
 from sweeps.run_folder.stages import STAGES_FILE, StageRecords, read
-from trainer import checksum
 from trainer.errors import UserError
+from trainer.files import checksum
 from trainer.store import Store
 
 CANDIDATE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.yaml_nodes import DEEPEST, MOST_CHARACTERS, YamlFault, keys_twice, plain_value, read_nodes
+from trainer.files.yaml_nodes import DEEPEST, MOST_CHARACTERS, YamlFault, keys_twice, plain_value, read_nodes
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)

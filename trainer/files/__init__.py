@@ -1,0 +1,1 @@
+"""What files of any kind share: checksums, and YAML within bounds."""
