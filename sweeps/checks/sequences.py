@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps.checks.findings import Finding
 from trainer.data.rows import Row
+from trainer.data.texts import THINKING
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from trainer.data.render import Renderer, Request
 
 
-THINKING = {"enable_thinking", "thinking"}  # options of chat templates: Qwen 3 and Gemma 4, DeepSeek V3.1
 SHOWN_FAILURES = 3  # prompts that cannot be rendered of which each gets its own finding
 
 
@@ -173,7 +173,7 @@ def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
                 "Remove it, or name one that it reads",
             )
     given = dict(renderer.template.options)
-    for name in sorted(THINKING & known - set(given)):
+    for name in sorted({*THINKING} & known - set(given)):
         yield Finding(
             "error",
             f"{where}.options",

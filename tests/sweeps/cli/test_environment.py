@@ -156,7 +156,7 @@ class RustError(Exception):
         (RustError("I/O error: No space left on device (os error 28)"), "the disk is full (I/O error: "),
         (OSError("[Errno 28] Error writing bytes to file"), "the disk is full ([Errno 28] Error writing"),
         (OSError(errno.EMFILE, "Too many open files"), "too many files are open in one process"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: this user may not read or write"),
+        (PermissionError(errno.EACCES, "Permission denied", "/srv/x"), "/srv/x: this user may not read or write"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), "/x: the file system is read-only. Choose"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "/x"), "/x: the disk quota is used up"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "no more processes or threads"),
