@@ -2,7 +2,7 @@
 
 Three things differ from transformers' own pass. The last layer computes queries, attention output and feed-forward only
 at the positions whose logits are wanted: of the other tokens of a prompt, later layers need nothing, and this one only
-keys and values. Layers that read the same input go through one matrix product. Normalisation and rotary embedding take
+keys and values. The adapters of layers that read the same input share products. Normalisation and rotary embedding take
 half as many passes over memory (``trainer.model.fused_ops``).
 
 Other architectures keep transformers' pass. Which ones qualify is decided by their classes: these share their
@@ -57,9 +57,9 @@ class _LayerPass:
     def __init__(self, layer: Any, routing: Routing, last: bool):
         self.layer, self.routing, self.last = layer, routing, last
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = StackedLinears((attention.q_proj, attention.k_proj, attention.v_proj), routing)
-        self.kv = StackedLinears((attention.k_proj, attention.v_proj), routing, parent=self.qkv) if last else None
-        self.gate_up = StackedLinears((mlp.gate_proj, mlp.up_proj), routing)
+        self.qkv = LinearGroup((attention.q_proj, attention.k_proj, attention.v_proj), routing)
+        self.kv = LinearGroup((attention.k_proj, attention.v_proj), routing) if last else None
+        self.gate_up = LinearGroup((mlp.gate_proj, mlp.up_proj), routing)
         layer.forward = types.MethodType(lambda _, *args, **kwargs: self(*args, **kwargs), layer)
 
     def __call__(
@@ -164,41 +164,26 @@ class _LayerPass:
         return hidden_states + mlp.down_proj(gated)
 
 
-class StackedLinears:
-    """Linear layers that read the same input. Their frozen weights are laid side by side, each layer keeping a view
-    of its own, so that one product serves them all."""
+class LinearGroup:
+    """Linear layers that read the same input, whose outputs are wanted side by side."""
 
-    def __init__(self, layers: Sequence[nn.Module], routing: Routing, parent: StackedLinears | None = None):
+    def __init__(self, layers: Sequence[nn.Module], routing: Routing):
         self.layers, self.routing = layers, routing
-        self.weight: Tensor | None = None
-        self.bias: Tensor | None = None
-        plain: list[Any] = [layer.base if isinstance(layer, SlotLinear) else layer for layer in layers]
-        if not all(type(p) is nn.Linear and not is_sharded(p.weight) for p in plain):
-            return  # quantised, or a shard: each goes by itself
-        if len({p.bias is None for p in plain}) > 1:
-            return
+        self.slotted: list[Any] = [layer for layer in layers if isinstance(layer, SlotLinear)]
+        plain = [layer.base for layer in self.slotted]
+        # quantised, or a shard: each goes by itself
+        self.together = len(plain) == len(layers) and all(
+            type(p) is nn.Linear and not is_sharded(p.weight) for p in plain
+        )
         self.sizes = [p.out_features for p in plain]
-        if parent is not None and parent.weight is not None:  # the last layers of a larger group
-            self.weight = parent.weight[-sum(self.sizes) :]
-            self.bias = None if parent.bias is None else parent.bias[-sum(self.sizes) :]
-            return
-        self.weight = torch.cat([p.weight.data for p in plain])
-        for p, part in zip(plain, self.weight.split(self.sizes), strict=True):
-            p.weight.data = part
-        if plain[0].bias is not None:
-            self.bias = torch.cat([p.bias.data for p in plain])
-            for p, part in zip(plain, self.bias.split(self.sizes), strict=True):
-                p.bias.data = part
 
     def __call__(self, x: Tensor) -> Tensor | Sequence[Tensor]:
-        """The outputs side by side [.., sum of sizes], or, where one product will not do, each by itself."""
-        slotted: list[Any] = [layer for layer in self.layers if isinstance(layer, SlotLinear)]
+        """The outputs side by side [.., sum of sizes] where their adapters share products, else each by itself."""
         route = self.routing
-        if self.weight is None or route.dropout_keys is not None or len(slotted) not in (0, len(self.layers)):
+        if not self.together or route.slots is None or route.dropout_keys is not None:
             return [layer(x) for layer in self.layers]
-        if not slotted or route.slots is None:
-            return nn.functional.linear(x, self.weight, self.bias)
         if route.only is not None or route.blocks is None:
             return [layer(x) for layer in self.layers]
-        adapters = [(layer.A, layer.B, layer.scale) for layer in slotted]
-        return block_linears(x, None, self.weight, self.bias, route.blocks, adapters)
+        frozen = [(layer.base.weight, layer.base.bias) for layer in self.slotted]
+        adapters = [(layer.A, layer.B, layer.scale) for layer in self.slotted]
+        return block_linears(x, None, frozen, route.blocks, adapters)

@@ -57,7 +57,8 @@ class SlotLinear(nn.Module):
         if route.blocks is not None and type(self.base) is nn.Linear:
             adapter = (self.A, self.B, self.scale)
             dropped = None if z is x else z
-            return block_linears(x, dropped, self.base.weight, self.base.bias, route.blocks, [adapter])
+            frozen = (self.base.weight, self.base.bias)
+            return block_linears(x, dropped, [frozen], route.blocks, [adapter])
         y = self.base(x)
         A, B = self.A[route.slots].to(z.dtype), self.B[route.slots].to(z.dtype)
         h = torch.bmm(z, A.transpose(1, 2)) * self.scale[route.slots].to(z.dtype)[:, None, None]

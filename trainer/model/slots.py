@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.model.adapters import peft_targets
 from trainer.model.decoder import speed_up
+from trainer.model.output_layer import SelectiveHead, can_skip_logits, cross_entropy
 from trainer.model.routing import Batch, Routing
 from trainer.model.slot_linear import SlotLinear
 from trainer.model.soundness import check_same, plain_outputs
@@ -26,31 +27,6 @@ from trainer.trial import Lora
 
 if TYPE_CHECKING:
     from transformers import Cache
-
-
-class SelectiveHead(nn.Module):
-    """The model's own output layer, run on the wanted positions only: [B, L, H] -> [N, V]."""
-
-    def __init__(self, head: nn.Module, routing: Routing):
-        super().__init__()
-        self.head: Any = head
-        self.routing = routing
-
-    @property
-    def weight(self) -> Tensor:
-        weight: Tensor = self.head.weight
-        return weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        bias: Tensor | None = self.head.bias
-        return bias
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        if self.routing.rows is not None:
-            hidden = self.routing.wanted(hidden)
-        logits: Tensor = self.head(hidden)
-        return logits
 
 
 class SlotModel(nn.Module):
@@ -81,11 +57,18 @@ class SlotModel(nn.Module):
             self.head = nn.Parameter(torch.zeros(n_slots, n_labels, width, device=device))
         else:
             self.base.set_output_embeddings(SelectiveHead(self.base.get_output_embeddings(), self.routing))
+        self.skips_logits = not n_labels and can_skip_logits(self.base)
         speed_up(self.base, self.routing)
         check_same(self, self.plain)
 
-    def forward(self, batch: Batch, cache: Cache | None = None) -> Tensor:
-        """``cache`` holds the keys and values of tokens that precede the batch's, and takes up the batch's own."""
+    def forward(self, batch: Batch, cache: Cache | None = None, targets: Tensor | None = None) -> Tensor:
+        """``cache`` holds the keys and values of tokens that precede the batch's, and takes up the batch's own. Where
+        the model ``skips_logits``, it may be given ``targets`` [N] and returns their cross-entropy in nats, float32
+        [N]: the logits are then in memory a piece at a time."""
+        if targets is not None:
+            hidden = self.routing.wanted(self.base.base_model(**self._inputs(batch, None)).last_hidden_state)
+            head = self.base.get_output_embeddings()
+            return cross_entropy(hidden, head.weight, head.bias, targets)
         found = self.outputs(batch, cache)
         if not self.n_labels:
             return found
@@ -93,6 +76,14 @@ class SlotModel(nn.Module):
 
     def outputs(self, batch: Batch, cache: Cache | None = None) -> Tensor:
         """At the wanted positions: logits [N, V], or what a classification head reads, float32 [N, H]."""
+        inputs = self._inputs(batch, cache)
+        if not self.n_labels:
+            logits: Tensor = self.base(**inputs).logits
+            return logits
+        return self.routing.wanted(self.base.base_model(**inputs).last_hidden_state).float()
+
+    def _inputs(self, batch: Batch, cache: Cache | None) -> dict[str, Any]:
+        """Begins a pass over ``batch``; what the base is called with."""
         self.routing.take(batch, self.n_slots)
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
@@ -103,10 +94,7 @@ class SlotModel(nn.Module):
         }
         if cache is not None:
             inputs["past_key_values"] = cache
-        if not self.n_labels:
-            logits: Tensor = self.base(**inputs).logits
-            return logits
-        return self.routing.wanted(self.base.base_model(**inputs).last_hidden_state).float()
+        return inputs
 
     def slot_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """(peft's name without its prefix, stacked parameter) for everything that is trained."""

@@ -109,8 +109,8 @@ class Engine:
     def tick(self, samples: Sequence[Sample]) -> dict[int, StepLog]:
         """One optimizer step of every trial that has samples here. ``samples`` are the whole effective batches of all
         of them together; each worker takes its share. Where memory runs out while gradients are gathered, micro-batches
-        are halved and the gradients gathered again. Where it runs out in the step itself, smaller micro-batches would
-        not help: that raises, and no slot has been stepped."""
+        are halved and the gradients gathered again. The step itself takes place where its tensors are, and needs
+        none."""
         self.slot_model.train(False)  # the base stays in eval mode: adapters bring their own dropout
         while True:
             try:
@@ -190,8 +190,12 @@ class Engine:
 
     def _accumulate(self, work: Collated, sums: Tensor, by_prompt: PromptSums) -> None:
         batch = work.batch.to(self.device)
-        logits = self._engine(batch)
-        losses = token_losses(logits, work.targets.to(self.device))
+        targets = work.targets.to(self.device)
+        if self.slot_model.skips_logits and not work.families:
+            losses = self._engine(batch, targets=targets)
+        else:
+            logits = self._engine(batch)
+            losses = token_losses(logits, targets)
         weights, normalizers = work.weights.to(self.device), work.normalizers.to(self.device)
         # DeepSpeed averages gradients over workers; W is that of the whole effective batch, so undo the mean.
         loss = weighted_loss(losses, weights, normalizers)

@@ -1,7 +1,7 @@
 """AdamW over stacked slots: each slot has its own learning rate, decay, clipping, moments and step count.
 
-One trial under this optimizer takes exactly the steps it would take under torch.optim.AdamW with
-torch.nn.utils.clip_grad_norm_: the formulas are theirs, applied along the slot dimension.
+One trial under this optimizer takes the steps it would take under torch.optim.AdamW(fused=True) with
+torch.nn.utils.clip_grad_norm_: each slot's row of the flat buffers goes through torch's own fused AdamW.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from trainer.trial import Optimization
 
@@ -34,8 +35,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the steps after w
 
 
 class SlotAdamW(torch.optim.Optimizer):
-    """Parameters are stacked [S, ...]; they and their gradients live in flat buffers [S, P], so that a step is a
-    handful of operations however many layers and slots there are."""
+    """Parameters are stacked [S, ...]; they and their gradients live in flat buffers [S, P], so that a step is one
+    operation a slot, in place, however many layers there are."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         super().__init__(list(parameters), {"lr": 0.0})
@@ -78,43 +79,21 @@ class SlotAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step for every slot that has a gradient to take (``active``); the others stay as they are."""
-        active = [s for s in self.active if self.plans[s] is not None]
-        if not active:
-            return
-        plans = [p for s in active if (p := self.plans[s]) is not None]
-        index = torch.tensor(active, device=self.values.device)
-        everyone = len(active) == self.n_slots
-        take = (lambda t: t) if everyone else (lambda t: t.index_select(0, index))
-        g, m, v, x = take(self.grads), take(self.m), take(self.v), take(self.values)
-        steps = [self.steps[s] + 1 for s in active]
-        rates = [learning_rate(plan, n - 1) for plan, n in zip(plans, steps, strict=True)]
-
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=g.dtype, device=g.device)[:, None]
-
-        norm = torch.linalg.vector_norm(g, dim=1)
-        limit = column([p.clip if p.clip > 0 else math.inf for p in plans])[:, 0]
-        g = g * (limit / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        lr, b1, b2 = (
-            column(rates),
-            column([p.beta1 for p in plans]),
-            column([p.beta2 for p in plans]),
-        )
-        x = x * (1 - lr * column([p.weight_decay for p in plans]))
-        m = m + (g - m) * (1 - b1)
-        v = v * b2 + g * g * (1 - b2)
-        c1 = column([1 - p.beta1**n for n, p in zip(steps, plans, strict=True)])
-        c2 = column([math.sqrt(1 - p.beta2**n) for n, p in zip(steps, plans, strict=True)])
-        x = x - (lr / c1) * m / (v.sqrt() / c2 + column([p.eps for p in plans]))
-        # Nothing was changed up to here, and no memory is needed from here on: a step that runs out of it is not taken.
-        for s, n in zip(active, steps, strict=True):
-            self.steps[s] = n
-        self.norms[index] = norm
-        for store, new in ((self.m, m), (self.v, v), (self.values, x)):
-            if everyone:
-                store.copy_(new)
-            else:
-                store.index_copy_(0, index, new)
+        """One step for every slot that has a gradient to take (``active``); the others stay as they are. Everything is
+        done in place: a step needs no memory that it could run out of half way."""
+        torch.linalg.vector_norm(self.grads, dim=1, out=self.norms)
+        for slot in self.active:
+            plan = self.plans[slot]
+            if plan is None:
+                continue
+            if plan.clip > 0:
+                self.grads[slot].mul_((plan.clip / (self.norms[slot] + 1e-6)).clamp(max=1.0))
+            adamw(
+                [self.values[slot]], [self.grads[slot]], [self.m[slot]], [self.v[slot]], [],
+                [torch.tensor(float(self.steps[slot]), device=self.grads.device)],
+                fused=True, amsgrad=False, maximize=False, lr=learning_rate(plan, self.steps[slot]),
+                beta1=plan.beta1, beta2=plan.beta2, weight_decay=plan.weight_decay, eps=plan.eps,
+            )  # fmt: skip
+            self.steps[slot] += 1
 
     active: Sequence[int] = ()  # slots that take part in the coming step; the engine sets it

@@ -187,12 +187,12 @@ def test_other_architectures_keep_their_own_pass(kind: str, monkeypatch: pytest.
     assert not any("forward" in vars(layer) for layer in layers)
 
 
-def test_a_group_of_layers_keeps_one_copy_of_its_weights() -> None:
-    model = slot_model(base(CONFIGS["llama"]), ("all-linear",))
-    attention = model.base.base_model.layers[0].self_attn
-    q, k = attention.q_proj.base.weight, attention.k_proj.base.weight
-    assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
-    assert model.base.state_dict()["model.layers.0.self_attn.q_proj.base.weight"].shape == (32, 32)
+def test_frozen_weights_stay_where_they_were_loaded() -> None:
+    """So that the hosts of one machine share the pages of the weights' file."""
+    loaded = base(CONFIGS["llama"])
+    places = {p.data_ptr() for p in loaded.parameters()}
+    model = slot_model(loaded, ("all-linear",))
+    assert {p.data_ptr() for p in model.base.parameters() if not p.requires_grad} == places
 
 
 def test_rms_norm_and_rotation_have_the_gradients_of_their_formulas() -> None:
