@@ -17,6 +17,7 @@ from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
 from trainer.measure import design
+from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
 
 CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrices reach; tiny models reach less
@@ -217,6 +218,13 @@ def _assumed_rate(study: Study) -> tuple[float, str]:
     )
 
 
+def base_bytes(study: Study, model: ModelSize) -> float:
+    """Of the base model's weights: those of linear layers as they are quantised, the others in ``model.dtype``."""
+    width = 2.0 if study.model.dtype == "bfloat16" else 4.0
+    kind = model.stored if study.model.quantization == "none" else study.model.quantization
+    return (model.parameters - model.quantizable) * width + model.quantizable * BYTES.get(kind, width)
+
+
 def memory_of(study: Study, sizes: DataSizes, model: ModelSize, trials: int) -> Memory:
     """Of one host whose slots are all taken by trials of the largest rank, as far as there are so many."""
     width = 2 if study.model.dtype == "bfloat16" else 4
@@ -228,7 +236,7 @@ def memory_of(study: Study, sizes: DataSizes, model: ModelSize, trials: int) -> 
     read = sizes.longest if any(v > 0 for v in _values(axes.plw)) else sizes.answer_tokens
     layers = sizes.longest * model.layers * model.hidden * ACTIVATION_BYTES * width / 2
     return Memory(
-        base=model.parameters * width / (res.workers if res.zero == 3 else 1),
+        base=base_bytes(study, model) / (res.workers if res.zero == 3 else 1),
         adapters=res.slots * rank * sum(adapted) * ADAPTER_BYTES,
         activations=rows * (layers + read * model.vocabulary * 12),  # logits: float32, their gradient, the softmax
         processes=min(res.slots, trials) * PROCESS_BYTES,
