@@ -7,9 +7,11 @@ by a stated rate: the share that early stopping saves is right, the hours are ro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeps.display.text import size
 from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
 from sweeps.schedule.asha import rung_quotas
 from sweeps.search.points import Domain, combinations
@@ -130,7 +132,7 @@ def plan(
         memory=memory_of(study, sizes, model, trials),
         sizes=sizes,
         model=model,
-        notes=tuple(_notes(study, sizes, trials)),
+        notes=(*_notes(study, sizes, trials), *_quantized(study, model)),
         unsampled=sum(r.trials for r in rungs) * grid,
     )
 
@@ -220,14 +222,29 @@ def _assumed_rate(study: Study) -> tuple[float, str]:
 
 def base_bytes(study: Study, model: ModelSize) -> float:
     """Of the base model's weights: those of linear layers as they are quantised, the others in ``model.dtype``."""
-    width = 2.0 if study.model.dtype == "bfloat16" else 4.0
-    kind = model.stored if study.model.quantization == "none" else study.model.quantization
-    return (model.parameters - model.quantizable) * width + model.quantizable * BYTES.get(kind, width)
+    width = _width(study)
+    return (model.parameters - model.quantizable) * width + model.quantizable * BYTES.get(_kind(study, model), width)
+
+
+def _quantized(study: Study, model: ModelSize) -> Iterator[str]:
+    """What quantisation saves, where there is some."""
+    kind = _kind(study, model)
+    if kind != "none":
+        whole = size(model.parameters * _width(study))
+        yield f"Linear layers are kept in {kind}, {BYTES[kind]:.2f} bytes a weight: whole, the base would take {whole}"
+
+
+def _kind(study: Study, model: ModelSize) -> str:
+    return model.stored if study.model.quantization == "none" else study.model.quantization
+
+
+def _width(study: Study) -> float:
+    return 2.0 if study.model.dtype == "bfloat16" else 4.0
 
 
 def memory_of(study: Study, sizes: DataSizes, model: ModelSize, trials: int) -> Memory:
     """Of one host whose slots are all taken by trials of the largest rank, as far as there are so many."""
-    width = 2 if study.model.dtype == "bfloat16" else 4
+    width = _width(study)
     res, axes = study.resources, study.axes
     width_of = dict(model.linear)
     adapted = [width_of[name] for name in matching_names(width_of, target_modules(study))]
