@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from trainer.errors import BaseModelError, UserError
-from trainer.model.quantization import check_quantization, is_scale, stored_bits
+from trainer.model.quantization import check_quantization, is_scale, nothing_to_quantise, stored_bits
 from trainer.model.weights import (
     TensorHead,
     check_folder,
@@ -57,6 +57,9 @@ def check_layers(model: Model, target_modules: Iterable[str]) -> list[str]:
             base = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     except Exception:  # code that comes with a model may raise anything
         return []
+    plain = (m for m in base.modules() if type(m) is torch.nn.Linear and m is not base.get_output_embeddings())
+    if model.quantization != "none" and not any(True for _ in plain):
+        raise nothing_to_quantise(model, type(base).__name__)
     try:
         matching_layers(base, targets)
         if not _brings_its_code(config):

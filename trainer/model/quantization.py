@@ -41,6 +41,14 @@ def stored_bits(config: Mapping[str, Any]) -> int:
     return 4 if about.get("load_in_4bit") else 8 if about.get("load_in_8bit") else 0
 
 
+def nothing_to_quantise(model: Model, kind: str) -> BaseModelError:
+    """``kind``: the class of the model."""
+    return BaseModelError(
+        f'model.quantization = "{model.quantization}": this {kind} has no layers that bitsandbytes quantises, which are '
+        "those of torch.nn.Linear but for the output layer. Set model.quantization=none"
+    )
+
+
 def is_scale(name: str) -> bool:
     """Whether a checkpoint's tensor says how bitsandbytes has packed a weight."""
     return bool(_SCALE.search(name))

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.errors import BaseModelError, UserError
-from trainer.model.quantization import PACKAGE, settings, stored_bits
+from trainer.errors import UserError
+from trainer.model.quantization import PACKAGE, nothing_to_quantise, settings, stored_bits
 from trainer.trial import Model
 
 
@@ -30,7 +30,7 @@ def loading_options(model: Model, config: Any, device: torch.device, zero: int =
     if zero == 3:
         raise UserError(
             f'model.path = "{model.path}" is quantised, and resources.zero = 3 shards whole weights only. Set '
-            "resources.zero=2: a quantised base model takes a quarter or an eighth of the memory"
+            "resources.zero=2"
         )
     _import_quietly()
     found: dict[str, Any] = {"device_map": {"": device}}
@@ -69,10 +69,7 @@ def compute_exactly(base: Any, model: Model) -> None:
             continue
         found += 1
     if not found:
-        raise BaseModelError(
-            f'model.quantization = "{model.quantization}": this {type(base).__name__} has no layers that bitsandbytes '
-            "quantises, which are those of torch.nn.Linear but for the output layer. Set model.quantization=none"
-        )
+        raise nothing_to_quantise(model, type(base).__name__)
 
 
 def _int8_forward(layer: Any, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from tiny_llama import make_llama
 from tiny_models import change_config, change_weights, model_in, save_tiny
 
 from trainer.errors import BaseModelError, UserError
-from trainer.model.architecture import check_architecture
+from trainer.model.architecture import check_architecture, check_layers
 from trainer.model.base import load_base
 from trainer.model.quantization import BYTES, settings
 from trainer.model.slots import SlotModel
@@ -253,3 +253,6 @@ def test_a_model_without_layers_to_quantise_is_refused(tmp_path: Path) -> None:
     load_base(model_in(tmp_path), CPU)
     with pytest.raises(BaseModelError, match="this FalconForCausalLM has no layers that bitsandbytes quantises"):
         load_base(named(tmp_path, "nf4"), CPU)
+    check_layers(model_in(tmp_path), ["query_key_value"])
+    with pytest.raises(BaseModelError, match="this FalconForCausalLM has no layers that bitsandbytes quantises"):
+        check_layers(named(tmp_path, "nf4"), ["query_key_value"])
