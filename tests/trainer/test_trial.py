@@ -108,7 +108,9 @@ def test_quantisation_is_in_the_id_where_there_is_some() -> None:
     old = json.loads(json.dumps(plain.to_json()))
     del old["model"]["quantization"]
     assert Trial.from_json(old).id == GOLDEN
-    kinds = [dataclasses.replace(plain, model=dataclasses.replace(plain.model, quantization=k)) for k in ("int8", "nf4")]
+    kinds = [
+        dataclasses.replace(plain, model=dataclasses.replace(plain.model, quantization=k)) for k in ("int8", "nf4")
+    ]
     assert len({GOLDEN, *(made.id for made in kinds)}) == 3
 
 

@@ -59,9 +59,7 @@ def test_predict_answers_as_the_run_did_and_says_on_which_base(
         assert np.abs(np.array(list(mine["probabilities"].values())) - expected).max() < FINE
 
 
-def test_the_models_card_has_the_code_with_which_peft_alone_agrees(
-    run: tuple[str, Trial, str], tmp_path: Path
-) -> None:
+def test_the_models_card_has_the_code_with_which_peft_alone_agrees(run: tuple[str, Trial, str], tmp_path: Path) -> None:
     """In training mode, in which bitsandbytes rounds no further."""
     from transformers import AutoTokenizer
 

@@ -242,7 +242,9 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     real = importlib.util.find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
     check_architecture(model_in(folder))
-    with pytest.raises(UserError, match=r"\"nf4\" needs the package bitsandbytes: pip install 'steadytune\[quantized\]'"):
+    with pytest.raises(
+        UserError, match=r"\"nf4\" needs the package bitsandbytes: pip install 'steadytune\[quantized\]'"
+    ):
         check_architecture(named(folder, "nf4"))
 
 
