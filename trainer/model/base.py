@@ -15,9 +15,9 @@ from trainer.trial import Model
 
 
 def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Module:
-    """The frozen causal LM in its dtype, or its linear layers quantised, from safetensors only. With ZeRO 3 each worker keeps only its shard of it,
-    from the moment of loading: that is for models that fit no single accelerator. Raises ``BaseModelError`` where its
-    files are damaged, lack weights, or hold others."""
+    """The frozen causal LM in its dtype, or with its linear layers quantised, from safetensors only. With ZeRO 3 each
+    worker keeps only its shard of it, from the moment of loading: that is for models that fit no single accelerator.
+    Raises ``BaseModelError`` where its files are damaged, lack weights, or hold others."""
     from transformers import AutoModelForCausalLM
 
     if zero == 3:

@@ -14,8 +14,8 @@ from trainer.errors import BaseModelError, UserError
 from trainer.trial import Model
 
 PACKAGE = "bitsandbytes"
-# For transformers' BitsAndBytesConfig. nf4 with its scales quantised as well is how QLoRA was published (Dettmers et al.
-# 2023) and what peft's pages advise.
+# For transformers' BitsAndBytesConfig. nf4 with its scales quantised as well is how QLoRA was published (Dettmers et
+# al. 2023) and what peft's pages advise.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "int8": {"load_in_8bit": True},
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
@@ -44,8 +44,8 @@ def stored_bits(config: Mapping[str, Any]) -> int:
 def nothing_to_quantise(model: Model, kind: str) -> BaseModelError:
     """``kind``: the class of the model."""
     return BaseModelError(
-        f'model.quantization = "{model.quantization}": this {kind} has no layers that bitsandbytes quantises, which are '
-        "those of torch.nn.Linear but for the output layer. Set model.quantization=none"
+        f'model.quantization = "{model.quantization}": this {kind} has no layers that bitsandbytes quantises, which '
+        "are those of torch.nn.Linear but for the output layer. Set model.quantization=none"
     )
 
 
@@ -67,8 +67,8 @@ def check_quantization(model: Model, config: Mapping[str, Any], tensors: Iterabl
     names = list(tensors)
     if bits and names and not any(_STORED[bits].search(name) for name in names):
         raise BaseModelError(
-            f'model.path = "{model.path}": its config.json says that bitsandbytes has stored its weights in {bits} bits, '
-            "and they have no scales. Give config and weights of the same model, or download it again"
+            f'model.path = "{model.path}": its config.json says that bitsandbytes has stored its weights in {bits} '
+            "bits, and they have no scales. Give config and weights of the same model, or download it again"
         )
     if (model.quantization != "none" or bits) and find_spec(PACKAGE) is None:
         asks = f'model.path = "{model.path}"' if bits else f'model.quantization = "{model.quantization}"'

@@ -1,9 +1,9 @@
 """The linear layers that bitsandbytes quantises, made to compute the same in training and scoring.
 
 Each product takes its weights back to the model's dtype and multiplies there. That is what bitsandbytes does too where
-gradients are wanted on a CPU. Elsewhere it has ways of its own: on CPUs with AVX512-BF16, layers in eval mode pack their
-4-bit weights anew, round to bfloat16, and give no gradient from then on; 8-bit layers round their inputs to 8 bits as
-well, on GPUs always and on CPUs in eval mode, and leave out of that those columns in which any token of the batch is
+gradients are wanted on a CPU. Elsewhere it has ways of its own. On CPUs with AVX512-BF16, layers in eval mode pack
+their 4-bit weights anew, round to bfloat16, and give no gradient from then on. 8-bit layers round their inputs to 8 bits as
+well, on GPUs always and on CPUs in eval mode; they leave out of that those columns in which any token of the batch is
 large, so that a row's answer would depend on its company. Read in bitsandbytes 0.50.2: ``nn/modules.py``,
 ``autograd/_functions.py``.
 """
