@@ -2,9 +2,9 @@
 
 Each product takes its weights back to the model's dtype and multiplies there. That is what bitsandbytes does too where
 gradients are wanted on a CPU. Elsewhere it has ways of its own. On CPUs with AVX512-BF16, layers in eval mode pack
-their 4-bit weights anew, round to bfloat16, and give no gradient from then on. 8-bit layers round their inputs to 8 bits as
-well, on GPUs always and on CPUs in eval mode; they leave out of that those columns in which any token of the batch is
-large, so that a row's answer would depend on its company. Read in bitsandbytes 0.50.2: ``nn/modules.py``,
+their 4-bit weights anew, round to bfloat16, and give no gradient from then on. 8-bit layers round their inputs to 8
+bits as well, on GPUs always and on CPUs in eval mode; they leave out of that those columns in which any token of the
+batch is large, so that a row's answer would depend on its company. Read in bitsandbytes 0.50.2: ``nn/modules.py``,
 ``autograd/_functions.py``.
 """
 
@@ -58,12 +58,13 @@ def compute_exactly(base: Any, model: Model) -> None:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     dtype, found = getattr(torch, model.dtype), 0
-    for layer in base.modules():
-        if isinstance(layer, Linear4bit):
+    for module in base.modules():
+        layer: Any = module
+        if isinstance(module, Linear4bit):
             layer.support_avx512bf16_for_cpu = False
             layer.compute_dtype, layer.compute_type_is_set = dtype, True
             layer.weight.quant_state.dtype = dtype  # to which the backward pass takes the weights
-        elif isinstance(layer, Linear8bitLt):
+        elif isinstance(module, Linear8bitLt):
             layer.forward = types.MethodType(_int8_forward, layer)
         else:
             continue
