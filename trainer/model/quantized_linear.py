@@ -11,6 +11,7 @@ batch is large, so that a row's answer would depend on its company. Read in bits
 from __future__ import annotations
 
 import logging
+import sys
 import types
 from typing import Any
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.model.quantization import PACKAGE, nothing_to_quantise, settings, stored_bits
 from trainer.trial import Model
+
+FETCHES = "kernels"  # the package that gets code from the hub
 
 
 def loading_options(model: Model, config: Any, device: torch.device, zero: int = 0) -> dict[str, Any]:
@@ -42,14 +45,21 @@ def loading_options(model: Model, config: Any, device: torch.device, zero: int =
 
 
 def _import_quietly() -> None:
-    """bitsandbytes warns, when it is first imported, of a faster kernel that this file makes no use of."""
+    """bitsandbytes looks, when it is first imported, for the package kernels: with it, it gets native code from the hub
+    and runs it; without, it warns. This file makes no use of that code, so kernels is hidden meanwhile."""
+    if PACKAGE in sys.modules:
+        return
     log = logging.getLogger(PACKAGE)
-    level = log.level
+    level, known = log.level, sys.modules.pop(FETCHES, None)
     log.setLevel(logging.ERROR)
+    sys.modules[FETCHES] = None  # type: ignore[assignment]  # so that an import fails
     try:
         import bitsandbytes  # noqa: F401
     finally:
         log.setLevel(level)
+        del sys.modules[FETCHES]
+        if known is not None:
+            sys.modules[FETCHES] = known
 
 
 def compute_exactly(base: Any, model: Model) -> None:

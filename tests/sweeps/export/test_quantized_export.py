@@ -51,6 +51,7 @@ def test_predict_answers_as_the_run_did_and_says_on_which_base(
     got = answers(folder, tiny_run.data(uri, "test.jsonl"), tmp_path / "answers.jsonl")
     said = f'base model "{trial.model.path}" is quantised to {trial.model.quantization}, as it was in training'
     assert caplog.messages == [said]
+    assert f"float32, linear layers in {trial.model.quantization}; prompt" in Path(uri, "report.html").read_text()
     found = Store.open(uri).read_scores(trial.id, trial.optimization.steps, "test")
     assert found is not None
     rows = sorted((r for r in found[0].to_pylist() if r["prompt_id"] == "x1"), key=lambda r: int(r["row_id"][1:]))

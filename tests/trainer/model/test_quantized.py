@@ -7,7 +7,9 @@ these models drops out.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from trainer.errors import BaseModelError, UserError
 from trainer.model.architecture import check_architecture, check_layers
 from trainer.model.base import load_base
 from trainer.model.quantization import BYTES, settings
+from trainer.model.quantized_linear import _import_quietly
 from trainer.model.slots import SlotModel
 from trainer.score.logprobs import option_logprobs
 from trainer.setup import Setup
@@ -246,6 +249,23 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
         UserError, match=r"\"nf4\" needs the package bitsandbytes: pip install 'steadytune\[quantized\]'"
     ):
         check_architecture(named(folder, "nf4"))
+
+
+def test_bitsandbytes_finds_no_package_that_gets_code_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package in its place that looks for kernels as it does; afterwards kernels is there again."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    tries = "try:\n    import kernels\n    FOUND = True\nexcept ImportError:\n    FOUND = False\n"
+    (tmp_path / "bitsandbytes.py").write_text(tries)
+    (tmp_path / "kernels.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _import_quietly()
+    assert sys.modules["bitsandbytes"].FOUND is False
+    assert importlib.import_module("kernels").__file__ == str(tmp_path / "kernels.py")
+    del sys.modules["kernels"]
+    del sys.modules["bitsandbytes"]
 
 
 def test_a_model_without_layers_to_quantise_is_refused(tmp_path: Path) -> None:
