@@ -57,9 +57,6 @@ def check_layers(model: Model, target_modules: Iterable[str]) -> list[str]:
             base = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     except Exception:  # code that comes with a model may raise anything
         return []
-    plain = (m for m in base.modules() if type(m) is torch.nn.Linear and m is not base.get_output_embeddings())
-    if model.quantization != "none" and not any(True for _ in plain):
-        raise nothing_to_quantise(model, type(base).__name__)
     try:
         matching_layers(base, targets)
         if not _brings_its_code(config):
@@ -67,6 +64,10 @@ def check_layers(model: Model, target_modules: Iterable[str]) -> list[str]:
                 rehearse(config, targets)
     except UserError as error:
         raise BaseModelError(f'model.path = "{model.path}": {error}') from None
+    if model.quantization != "none":
+        head = base.get_output_embeddings()
+        if not any(type(m) is torch.nn.Linear and m is not head for m in base.modules()):
+            raise nothing_to_quantise(model, type(base).__name__)
     experts = frozen_experts(base)
     if not experts or not targets:
         return []
