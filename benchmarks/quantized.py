@@ -31,6 +31,7 @@ from study_command import ROOT, steadytune
 
 KINDS = ("none", "nf4")
 NAMES = {"none": "float32", "nf4": "nf4"}
+EMBEDDED = ROOT / "sweeps" / "embedded" / "model"
 METRICS = ("mean", "std", "min")  # of the task's metric over the test prompts
 # One point of the study, the same in all parts; what the user gives comes behind it and wins.
 POINT = (
@@ -147,7 +148,6 @@ def show(found: Mapping[str, Any]) -> None:
 
 def measured(name: str, changes: Sequence[str]) -> dict[str, float]:
     """Bytes that this process holds more once the base is loaded and has answered one row, and at their highest."""
-    import bitsandbytes  # noqa: F401  # its own memory is not the base's
     import torch
 
     from sweeps.plan.cost import base_bytes
@@ -160,16 +160,22 @@ def measured(name: str, changes: Sequence[str]) -> dict[str, float]:
     torch.set_num_threads(1)
     study = load_study(study_path(name), changes)
     m = study.model
-    torch.nn.Linear(8, 8)(torch.zeros(1, 8))  # what torch sets up at its first product
-    from transformers import AutoModelForCausalLM  # noqa: F401  # its memory is not the base's either
 
+    def answering(path: str, revision: str | None) -> Any:
+        about = Model(path, "", revision, m.dtype, m.head, False, m.quantization)
+        base: Any = load_base(about, torch.device("cpu"))
+        with torch.no_grad():
+            base(input_ids=torch.arange(3, 35)[None])
+        return base
+
+    answering(str(EMBEDDED), None)  # the code that is loaded and set up for it is not the base's memory
+    gc.collect()
     before = resident()
-    base: Any = load_base(Model(m.path, "", m.revision, m.dtype, m.head, False, m.quantization), torch.device("cpu"))
-    with torch.no_grad():
-        base(input_ids=torch.arange(3, 35)[None])
+    base = answering(m.path, m.revision)
     peak = resident("VmHWM")
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+    assert base is not None
     return {"resident": resident() - before, "peak": peak - before, "planned": base_bytes(study, model_size(study))}
 
 

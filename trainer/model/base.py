@@ -9,7 +9,7 @@ import torch
 from trainer.errors import BaseModelError, UserError
 from trainer.model.architecture import load_config, quiet_transformers, refuse_misfits
 from trainer.model.device import device_lost, join_workers, out_of_memory
-from trainer.model.quantized_linear import compute_exactly, loading_options
+from trainer.model.quantized_linear import compute_exactly, copy_whole_weights, loading_options
 from trainer.model.weights import one_line
 from trainer.trial import Model
 
@@ -54,4 +54,5 @@ def load_base(model: Model, device: torch.device, zero: int = 0) -> torch.nn.Mod
     refuse_misfits(model, report)
     if options:
         compute_exactly(base, model)
+        copy_whole_weights(base)
     return base.eval() if options or zero == 3 else base.to(device).eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,15 @@ def test_it_takes_the_memory_that_a_plan_counts(folder: Path, kind: str) -> None
     rows = numbers / 64  # of int8 each has a scale, which plans leave out
     assert numbers == 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128)
     assert held == pytest.approx(BYTES[kind] * numbers, abs=rows)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_the_file_of_whole_weights_is_let_go(folder: Path, tmp_path: Path) -> None:
+    """A single view into it, such as the embeddings, would keep all of it in memory."""
+    own = shutil.copytree(folder, tmp_path / "own")
+    held = load_base(named(own, "nf4"), CPU)
+    assert str(own) not in Path("/proc/self/maps").read_text()
+    del held
 
 
 @pytest.mark.parametrize("zero", [1, 2])
