@@ -61,14 +61,18 @@ def main() -> None:
         return
     out: Path = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    asked, settings = out / "asked.json", json.dumps([args.study, *changes])
+    if asked.exists() and asked.read_text() != settings:
+        sys.exit(f"{out} holds parts of another study or model: {asked.read_text()}. Give another --out")
+    asked.write_text(settings)
     left = args.parts
     for seed in args.seeds:
         for kind in KINDS:
             folder = out / f"{kind}-{seed}"
             if not (folder / "tables" / "robustness.parquet").exists() and left:
                 start = time.perf_counter()
-                asked = [*changes, f"axes.seed={seed}", f"model.quantization={kind}"]
-                steadytune("run", args.study, *asked, "--out", str(folder))
+                one = [*changes, f"axes.seed={seed}", f"model.quantization={kind}"]
+                steadytune("run", args.study, *one, "--out", str(folder))
                 (out / f"{kind}-{seed}.seconds").write_text(f"{time.perf_counter() - start:.0f}")
                 left -= 1
     for kind in KINDS:
