@@ -174,6 +174,7 @@ def measured(name: str, changes: Sequence[str]) -> dict[str, float]:
 
     answering(str(EMBEDDED), None)  # the code that is loaded and set up for it is not the base's memory
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     before = resident()
     base = answering(m.path, m.revision)
     peak = resident("VmHWM")
