@@ -30,6 +30,7 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "float32"
     head: Literal["lm", "classifier"] = "lm"  # classifier: a trained linear layer on the last position
     trust_remote_code: bool = False
+    quantization: Literal["none", "int8", "nf4"] = "none"  # of the linear layers, by bitsandbytes as they are loaded
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,10 @@ _SECTIONS: dict[Any, Any] = {
 }
 # Added after trials had been run. At their defaults, which change nothing, these fields are left out of the id, so that
 # the earlier trials are found again.
-_LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)} | {"template.date": Template.date}
+_LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)} | {
+    "template.date": Template.date,
+    "model.quantization": Model.quantization,
+}
 
 
 def _identity(trial: Trial) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sweeps.study.study import Study
 from sweeps.tables.columns import Settings, unread_share
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.measure.metrics import Objective
+from trainer.model.quantization import settings
 from trainer.trial import Trial, axis_columns
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def _warnings(trial: Trial, measured: Measurements) -> Iterator[str]:
 def _training(exported: ExportedTrial, study: Study) -> Iterator[str]:
     trial = exported.trial
     columns = ", ".join(map(_code, exported.fields))
+    yield _base(trial)
     yield f"- Rows: {_code(study.task.rows.train.path)}, columns {columns}; the answer: {_code(study.task.label)}"
     if trial.task.labels:
         words = dict(trial.template.words)
@@ -184,6 +186,8 @@ def _use(trial: Trial, unread: str) -> Iterator[str]:
     revision = f", revision={trial.model.revision!r}" if trial.model.revision else ""
     labels = f", num_labels={len(trial.task.labels)}" if classifier else ""
     remote = ", trust_remote_code=True" if trial.model.trust_remote_code else ""
+    chosen = ", ".join(f"{k}={v!r}" for k, v in settings(trial.model).items())
+    quantized = ", quantization_config=quantization" if chosen else ""
     yield "```sh"
     consent = " --trust-remote-code" if trial.model.trust_remote_code else ""
     yield f"steadytune predict FOLDER --rows rows.jsonl --out answers.jsonl{consent}"
@@ -193,12 +197,18 @@ def _use(trial: Trial, unread: str) -> Iterator[str]:
     yield ""
     yield "```python"
     yield "from peft import PeftModel"
-    yield f"from transformers import {kind}"
+    yield f"from transformers import {kind}{', BitsAndBytesConfig' if chosen else ''}"
     yield ""
-    yield f"base = {kind}.from_pretrained({trial.model.path!r}{revision}, dtype={trial.model.dtype!r}{labels}{remote})"
+    if chosen:
+        yield f"quantization = BitsAndBytesConfig({chosen})"
+    given = f"{revision}, dtype={trial.model.dtype!r}{labels}{remote}{quantized}"
+    yield f"base = {kind}.from_pretrained({trial.model.path!r}{given})"
     yield 'model = PeftModel.from_pretrained(base, "FOLDER")'
     yield "```"
     yield ""
+    if chosen:
+        yield _ROUNDED[trial.model.quantization]
+        yield ""
     if unread:
         yield f"Not compared: whether peft reads this adapter as it was trained was not tried, since {unread}."
     else:
@@ -209,6 +219,22 @@ def _use(trial: Trial, unread: str) -> Iterator[str]:
             "A label's log-probability is the sum over its own tokens behind the input; the end token, which was "
             "trained behind them, does not count."
         )
+
+
+# What bitsandbytes does by itself; `trainer/model/quantized_linear.py` says why training does not.
+_ROUNDED = {
+    "int8": "There bitsandbytes also rounds what goes into each layer to 8 bits, which training and `predict` do not: "
+    "probabilities differ a little.",
+    "nf4": "There bitsandbytes computes in bfloat16 on CPUs with AVX512-BF16, which training and `predict` do not: "
+    "probabilities differ a little on such a machine.",
+}
+
+
+def _base(trial: Trial) -> str:
+    model = trial.model
+    kept = f", its linear layers quantised to {model.quantization} by bitsandbytes" if settings(model) else ""
+    revision = f", revision {_code(model.revision)}" if model.revision else ""
+    return f"- Base model: {_code(model.path)}{revision}, in {model.dtype}{kept}"
 
 
 def _limits(trial: Trial, measured: Measurements) -> Iterator[str]:

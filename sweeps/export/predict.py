@@ -60,6 +60,9 @@ def predict(
     asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id)
     _tell(empty_findings(f"rows: {rows}", asked, [wording], "leave such rows out"))
     _check_base(exported, store, base)
+    kind = exported.trial.model.quantization
+    if kind != "none":
+        log.warning('base model "%s" is quantised to %s, as it was in training', exported.trial.model.path, kind)
     tensors = _tensors(store)
     from trainer.predictor import Predictor
 

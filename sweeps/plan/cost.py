@@ -7,9 +7,11 @@ by a stated rate: the share that early stopping saves is right, the hours are ro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeps.display.text import size
 from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
 from sweeps.schedule.asha import rung_quotas
 from sweeps.search.points import Domain, combinations
@@ -17,6 +19,7 @@ from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
 from trainer.measure import design
+from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
 
 CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrices reach; tiny models reach less
@@ -129,7 +132,7 @@ def plan(
         memory=memory_of(study, sizes, model, trials),
         sizes=sizes,
         model=model,
-        notes=tuple(_notes(study, sizes, trials)),
+        notes=(*_notes(study, sizes, trials), *_quantized(study, model)),
         unsampled=sum(r.trials for r in rungs) * grid,
     )
 
@@ -217,9 +220,31 @@ def _assumed_rate(study: Study) -> tuple[float, str]:
     )
 
 
+def base_bytes(study: Study, model: ModelSize) -> float:
+    """Of the base model's weights: those of linear layers as they are quantised, the others in ``model.dtype``."""
+    width = _width(study)
+    return (model.parameters - model.quantizable) * width + model.quantizable * BYTES.get(_kind(study, model), width)
+
+
+def _quantized(study: Study, model: ModelSize) -> Iterator[str]:
+    """What quantisation saves, where there is some."""
+    kind = _kind(study, model)
+    if kind != "none":
+        whole = size(model.parameters * _width(study))
+        yield f"Linear layers are kept in {kind}, {BYTES[kind]:.2f} bytes a weight: whole, the base would take {whole}"
+
+
+def _kind(study: Study, model: ModelSize) -> str:
+    return model.stored if study.model.quantization == "none" else study.model.quantization
+
+
+def _width(study: Study) -> float:
+    return 2.0 if study.model.dtype == "bfloat16" else 4.0
+
+
 def memory_of(study: Study, sizes: DataSizes, model: ModelSize, trials: int) -> Memory:
     """Of one host whose slots are all taken by trials of the largest rank, as far as there are so many."""
-    width = 2 if study.model.dtype == "bfloat16" else 4
+    width = _width(study)
     res, axes = study.resources, study.axes
     width_of = dict(model.linear)
     adapted = [width_of[name] for name in matching_names(width_of, target_modules(study))]
@@ -228,7 +253,7 @@ def memory_of(study: Study, sizes: DataSizes, model: ModelSize, trials: int) -> 
     read = sizes.longest if any(v > 0 for v in _values(axes.plw)) else sizes.answer_tokens
     layers = sizes.longest * model.layers * model.hidden * ACTIVATION_BYTES * width / 2
     return Memory(
-        base=model.parameters * width / (res.workers if res.zero == 3 else 1),
+        base=base_bytes(study, model) / (res.workers if res.zero == 3 else 1),
         adapters=res.slots * rank * sum(adapted) * ADAPTER_BYTES,
         activations=rows * (layers + read * model.vocabulary * 12),  # logits: float32, their gradient, the softmax
         processes=min(res.slots, trials) * PROCESS_BYTES,

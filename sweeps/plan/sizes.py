@@ -7,12 +7,15 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sweeps.study.overlay import StudyError
 from sweeps.study.study import Study
 from sweeps.trials.base_model import tensor_shapes
 from trainer.errors import UserError
+from trainer.model.quantization import stored_bits
+from trainer.model.weights import read_config
 
 if TYPE_CHECKING:
     from trainer.data.assets import Assets
@@ -42,7 +45,8 @@ class DataSizes:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Counts of parameters; ``linear`` is (name, inputs + outputs) of each layer that may carry an adapter."""
+    """Counts of parameters; ``linear`` is (name, inputs + outputs) of each layer that may carry an adapter, and
+    ``quantizable`` counts the weights of these layers."""
 
     parameters: int
     body: int  # without embedding and output layer
@@ -50,16 +54,20 @@ class ModelSize:
     hidden: int
     vocabulary: int
     linear: tuple[tuple[str, int], ...]
+    quantizable: int = 0
+    stored: Literal["none", "int8", "nf4"] = "none"  # how the checkpoint keeps them
 
 
 def model_size(study: Study) -> ModelSize:
-    """From the headers of the weights in a local folder; for a hub model from its config, without its weights."""
+    """From the headers of the weights in a local folder; for a hub model, or one whose weights are packed, from its
+    config, without its weights."""
     path = study.model.path
     if os.path.isabs(path) or os.path.isdir(path):
         shapes = tensor_shapes(path)
         if not shapes:
             raise StudyError(f'model.path = "{path}" has no weights: no *.safetensors file is in it')
-        return _size_of_tensors(shapes)
+        if not stored_bits(read_config(Path(path), path)):
+            return _size_of_tensors(shapes)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -72,7 +80,9 @@ def model_size(study: Study) -> ModelSize:
         ) from None
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, trust_remote_code=study.model.trust_remote_code)
-    return _size_of_tensors({name: tuple(p.shape) for name, p in built.named_parameters()})
+    size = _size_of_tensors({name: tuple(p.shape) for name, p in built.named_parameters()})
+    bits = stored_bits(config.to_dict())
+    return dataclasses.replace(size, stored="int8" if bits == 8 else "nf4") if bits else size
 
 
 def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
@@ -82,13 +92,13 @@ def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
         (s for n, s in matrices.items() if "embed_tokens" in n or n.endswith(("wte.weight", "embed_in.weight"))), None
     )
     embedding = embedding or max(matrices.values(), key=math.prod)
-    linear = tuple(
-        (n.removesuffix(".weight"), sum(s)) for n, s in matrices.items() if s != embedding and "embed" not in n
-    )
+    layers = {n.removesuffix(".weight"): s for n, s in matrices.items() if s != embedding and "embed" not in n}
+    linear = tuple((n, sum(s)) for n, s in layers.items())
     tables = sum(math.prod(s) for s in matrices.values() if s == embedding)
     total = sum(math.prod(s) for s in shapes.values())
     numbers = {int(part) for name in shapes for part in name.split(".") if part.isdigit()}
-    return ModelSize(total, total - tables, len(numbers), embedding[1], embedding[0], linear)
+    quantizable = sum(map(math.prod, layers.values()))
+    return ModelSize(total, total - tables, len(numbers), embedding[1], embedding[0], linear, quantizable)
 
 
 def data_sizes(study: Study, assets: Assets) -> DataSizes:

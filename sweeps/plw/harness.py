@@ -29,6 +29,7 @@ from sweeps.study.study import Study
 from trainer.errors import UserError, nearest
 from trainer.files import checksum
 from trainer.store import SCORES, Store
+from trainer.trial import Model
 
 Columns = Callable[[Mapping[str, Any]], dict[str, Any]]  # a row of the local file -> a row of the hub's data set
 
@@ -193,15 +194,15 @@ def _local_files(name: str, data: Path, folder: Path) -> dict[str, str]:
 
 def _base(study: Study) -> tuple[Any, Any]:
     _lm_eval()
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    given = {"revision": study.model.revision, "trust_remote_code": study.model.trust_remote_code}
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        study.model.path, dtype=getattr(torch, study.model.dtype), use_safetensors=True, **given
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(study.model.path, **given)
+    from trainer.model.base import load_base
+    from trainer.model.device import pick_device
+
+    m = study.model
+    tokenizer = AutoTokenizer.from_pretrained(m.path, revision=m.revision, trust_remote_code=m.trust_remote_code)
+    about = Model(m.path, "", m.revision, m.dtype, m.head, m.trust_remote_code, m.quantization)
+    return load_base(about, pick_device()), tokenizer
 
 
 def _adapted(model: Any, store: Store, trial: str, folder: str) -> Any:

@@ -40,6 +40,7 @@ class LabelEngine:
             {
                 "model": model.fingerprint,
                 "dtype": model.dtype,
+                **({} if model.quantization == "none" else {"quantization": model.quantization}),
                 "template": words,
                 "labels": task.labels,
                 "rule": "raw" if decision == "batch" else decision,

@@ -153,7 +153,7 @@ def facts(evidence: Evidence) -> list[str]:
         f"Early stopping: {_stopping(study)}",
         *_sampling(study),
         _answering(study),
-        f"Model: {study.model.path}, {study.model.dtype}; prompt and answer together take at most "
+        f"Model: {study.model.path}, {study.model.dtype}{_quantized(study)}; prompt and answer together take at most "
         f"{study.task.max_length} tokens.",
         f"Cost: {duration(sum(e.seconds for e in evidence.entries))} of training and scoring, summed over trials; "
         f"{sum(e.tokens for e in evidence.entries):,} tokens trained on.",
@@ -175,6 +175,11 @@ def _intervals(evidence: Evidence) -> list[str]:
         "Differences are to the best trial by the dev objective, paired on the same prompts and rows. Their p-values "
         "are corrected for the number of comparisons (Holm).",
     ]
+
+
+def _quantized(study: Study) -> str:
+    kind = study.model.quantization
+    return "" if kind == "none" else f", linear layers in {kind}"
 
 
 def _share(study: Study) -> str:

@@ -116,6 +116,15 @@ def _classifier_reads_no_words(s: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(("axes", "plw"), "must be 0 with model.head = classifier, which has no loss on the prompt")
 
 
+def _whole_weights_are_sharded(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["model"].quantization != "none" and s["resources"].zero == 3:
+        yield Problem(
+            ("model", "quantization"),
+            "cannot be combined with resources.zero = 3, which shards whole weights only. Set resources.zero=2, or "
+            "model.quantization=none",
+        )
+
+
 def _text_is_parsed(s: Mapping[str, Any]) -> Iterator[Problem]:
     if s["scoring"].scorer == "generate" and s["scoring"].decision != "raw":
         yield Problem(
@@ -187,6 +196,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("axes", "search"), _ranges_are_drawn),
     (("axes", "search"), _grid_can_be_run),
     (("model",), _classifier_reads_no_words),
+    (("model", "resources"), _whole_weights_are_sharded),
     (("scoring",), _text_is_parsed),
     (("scoring", "scheduler"), _rungs_are_sampled),
     (("stages",), stages.disagreements),

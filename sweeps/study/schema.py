@@ -43,6 +43,7 @@ class ModelSection(Section):
     head: Literal["lm", "classifier"] = "lm"  # lm needs no new weights; classifier trains a layer on the last position
     revision: PathText | None = None  # a hub model's branch, tag or commit; none is its main branch
     trust_remote_code: Flag = False  # true runs code that comes with the model
+    quantization: Literal["none", "int8", "nf4"] = "none"  # int8 and nf4 save memory, and change every number a little
 
 
 def as_list(value: Any) -> Any:

@@ -24,7 +24,9 @@ def model_of(model: ModelSection) -> t.Model:
     """The base model with its fingerprint; a hub name is pinned to the commit it stands for today."""
     revision = model.revision if _is_folder(model.path) else _hub_commit(model.path, model.revision)
     fingerprint = _fingerprint_folder(Path(model.path)) if _is_folder(model.path) else _of_commit(model.path, revision)
-    return t.Model(model.path, fingerprint, revision, model.dtype, model.head, model.trust_remote_code)
+    return t.Model(
+        model.path, fingerprint, revision, model.dtype, model.head, model.trust_remote_code, model.quantization
+    )
 
 
 def fingerprint_model(path: str, revision: str | None = None) -> str:

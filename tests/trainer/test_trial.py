@@ -102,6 +102,18 @@ def test_a_date_is_in_the_id_where_it_is_not_the_usual_one() -> None:
     assert dataclasses.replace(TRIAL, arm=dataclasses.replace(TRIAL.arm, formats=tuple(formats))).id != TRIAL.id
 
 
+def test_quantisation_is_in_the_id_where_there_is_some() -> None:
+    """Trials from before it keep their ids."""
+    plain = dataclasses.replace(TRIAL, arm=t.Arm())
+    old = json.loads(json.dumps(plain.to_json()))
+    del old["model"]["quantization"]
+    assert Trial.from_json(old).id == GOLDEN
+    kinds = [
+        dataclasses.replace(plain, model=dataclasses.replace(plain.model, quantization=k)) for k in ("int8", "nf4")
+    ]
+    assert len({GOLDEN, *(made.id for made in kinds)}) == 3
+
+
 def test_a_trial_of_a_folder_from_before_arms_is_read() -> None:
     old = {k: v for k, v in dataclasses.replace(TRIAL, arm=t.Arm()).to_json().items() if k != "arm"}
     assert Trial.from_json(old).id == GOLDEN

@@ -3,11 +3,13 @@ comes with it only where the study allows that."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from trainer.errors import BaseModelError, UserError
+from trainer.model.quantization import check_quantization, is_scale, nothing_to_quantise, stored_bits
 from trainer.model.weights import (
     TensorHead,
     check_folder,
@@ -32,6 +34,7 @@ def check_architecture(model: Model) -> None:
         refuse_impossible_sizes({} if folder is None else read_config(folder, model.path), {}, model.path)
     config = _checked_config(model)
     refuse_quantised(config.to_dict(), heads, model.path)  # also that of a hub model, and what code has added
+    check_quantization(model, config.to_dict(), heads)
     if heads and not _brings_its_code(config):
         _compare(model, config, heads)
 
@@ -61,6 +64,10 @@ def check_layers(model: Model, target_modules: Iterable[str]) -> list[str]:
                 rehearse(config, targets)
     except UserError as error:
         raise BaseModelError(f'model.path = "{model.path}": {error}') from None
+    if model.quantization != "none":
+        head = base.get_output_embeddings()
+        if not any(type(m) is torch.nn.Linear and m is not head for m in base.modules()):
+            raise nothing_to_quantise(model, type(base).__name__)
     experts = frozen_experts(base)
     if not experts or not targets:
         return []
@@ -129,6 +136,8 @@ def _compare(model: Model, config: Any, heads: Mapping[str, TensorHead]) -> None
     if kind.config_class == config.sub_configs.get("text_config"):  # as transformers' AutoModelForCausalLM does
         config = config.get_text_config()
     try:
+        if stored_bits(config.to_dict()):
+            config, heads = _unpacked(kind, config, heads)
         empty = {name: torch.empty(head.shape, dtype=torch.float32, device="meta") for name, head in heads.items()}
         with quiet_transformers():
             _, report = kind.from_pretrained(
@@ -141,6 +150,20 @@ def _compare(model: Model, config: Any, heads: Mapping[str, TensorHead]) -> None
             f"({type(error).__name__}: {one_line(error)}). Give config and weights of the same model"
         ) from error
     refuse_misfits(model, report)
+
+
+def _unpacked(kind: Any, config: Any, heads: Mapping[str, TensorHead]) -> tuple[Any, dict[str, TensorHead]]:
+    """Config and heads of the model whose weights bitsandbytes has stored, as they were before. A weight of 4 bits has
+    lost its shape, and gets that of the config."""
+    import torch
+
+    config = copy.deepcopy(config)
+    del config.quantization_config
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in kind(config).named_parameters()}
+    packed = {name.rpartition(".quant_state.")[0] for name in heads if ".quant_state." in name}
+    kept = {name: head for name, head in heads.items() if not is_scale(name)}
+    return config, {n: TensorHead(shapes.get(n, h.shape), h.dtype) if n in packed else h for n, h in kept.items()}
 
 
 def refuse_misfits(model: Model, report: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.model.adapted_base import load_base_of, slot_model_of
-from trainer.model.architecture import quiet_transformers
+from trainer.model.architecture import load_config, quiet_transformers
 from trainer.model.device import pick_device
+from trainer.model.quantized_linear import compute_exactly, loading_options
 from trainer.model.read_back import UnreadLayersError, peft_outputs, read_by_peft
 from trainer.model.soundness import probe_rows, slot_gap
 from trainer.model.weights import one_line
@@ -53,8 +54,12 @@ def _base_for_peft(trial: Trial) -> Any:
 
     model = trial.model
     with quiet_transformers():
+        options = loading_options(model, load_config(model), pick_device())
         base = AutoModelForSequenceClassification.from_pretrained(
             model.path, revision=model.revision, dtype=getattr(torch, model.dtype), use_safetensors=True,
-            trust_remote_code=model.trust_remote_code, num_labels=len(trial.task.labels),
+            trust_remote_code=model.trust_remote_code, num_labels=len(trial.task.labels), **options,
         )  # fmt: skip
+    if options:
+        compute_exactly(base, model)
+        return base.eval()
     return base.to(pick_device()).eval()

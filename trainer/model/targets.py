@@ -16,7 +16,7 @@ _NO_TEXT = re.compile(r"(^|\.)(encoder_attn|cross_attn|vision\w*|image_\w+|audio
 
 
 # Other classes that derive from nn.Linear give more than a product, such as a router's choice, or less.
-_LINEAR = ("Linear", "FalconLinear")
+_LINEAR = ("Linear", "FalconLinear", "Linear4bit", "Linear8bitLt")  # the last two are bitsandbytes'
 
 
 def matching_names(names: Iterable[str], target_modules: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import BaseModelError, UserError
+from trainer.model.quantization import check_quantization, stored_bits
 from trainer.trial import Model
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
@@ -62,6 +63,7 @@ def check_folder(model: Model, folder: Path) -> dict[str, TensorHead]:
         return {}  # each host downloads the rest, and looks at it then
     found = tensor_heads(folder, model.path)
     refuse_quantised(config, found, model.path)
+    check_quantization(model, config, found)
     refuse_impossible_sizes(config, found, model.path)
     return found
 
@@ -96,7 +98,10 @@ def read_config(folder: Path, name: str) -> Mapping[str, Any]:
 
 
 def refuse_quantised(config: Mapping[str, Any], tensors: Mapping[str, TensorHead], name: str) -> None:
-    """``BaseModelError`` for weights that bitsandbytes, GPTQ, AWQ, FP8 or their like have made of the model's own."""
+    """``BaseModelError`` for weights that GPTQ, AWQ, FP8 or their like have made of the model's own. Those that
+    bitsandbytes has made are loaded as they are, where the config says so."""
+    if stored_bits(config):
+        return
     kind = next((_quantisation(c) for c in _configs(config) if _quantisation(c)), "")
     for tensor, head in () if kind else tensors.items():
         small = tensor.endswith(".weight") and not tensor.endswith("norm.weight") and head.dtype not in _FLOATS
@@ -105,8 +110,9 @@ def refuse_quantised(config: Mapping[str, Any], tensors: Mapping[str, TensorHead
             break
     if kind:
         raise BaseModelError(
-            f'model.path = "{name}" is quantised ({kind}). Adapters are trained on float32 or bfloat16 weights only: '
-            "give the model that it was made from, and set model.dtype=bfloat16 if memory is short"
+            f'model.path = "{name}" is quantised ({kind}). Adapters are trained on float32 or bfloat16 weights, or on '
+            "what bitsandbytes makes of them: give the model that it was made from, and set model.quantization=nf4 if "
+            "memory is short"
         )
 
 

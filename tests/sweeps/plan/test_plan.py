@@ -101,6 +101,39 @@ def test_memory_is_the_base_once_and_an_adapter_a_slot(study) -> None:  # type: 
     assert plan(study("model.dtype=bfloat16"), SIZES, MODEL).memory.base == 2000
 
 
+def test_a_quantised_base_takes_what_its_linear_layers_and_the_rest_take(study) -> None:  # type: ignore[no-untyped-def]
+    """nf4: half a byte, a byte for 64 weights and 4 bytes for 256 of those; int8: a byte. The rest stays in its dtype.
+    A checkpoint that is quantised already counts as one that is quantised as it is loaded."""
+    model = dataclasses.replace(MODEL, quantizable=640)
+    whole = plan(study(), SIZES, model)
+    assert (whole.memory.base, whole.notes) == (4000, ())
+    assert plan(study("model.quantization=int8"), SIZES, model).memory.base == 360 * 4 + 640
+    made = plan(study("model.quantization=nf4"), SIZES, model)
+    assert made.memory.base == 360 * 4 + 640 * (0.5 + 1 / 64 + 4 / 16384)
+    assert made.notes == ("Linear layers are kept in nf4, 0.52 bytes a weight: whole, the base would take 3.91 KiB",)
+    assert plan(study("model.quantization=nf4", "model.dtype=bfloat16"), SIZES, model).memory.base < 360 * 2 + 640
+    stored = dataclasses.replace(model, stored="nf4")
+    assert plan(study(), SIZES, stored).memory == made.memory
+
+
+def test_the_size_of_a_quantised_checkpoint_is_that_of_the_model_it_was_made_from(  # type: ignore[no-untyped-def]
+    study, llama_folder: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    whole = model_size(study(f"model.path={llama_folder}"))
+    assert whole.quantizable == whole.parameters - 2 * 256 * 64 - 5 * 64  # all but embeddings and norms
+    for bits, kind in ((4, "nf4"), (8, "int8")):
+        AutoModelForCausalLM.from_pretrained(
+            llama_folder, quantization_config=BitsAndBytesConfig(**{f"load_in_{bits}bit": True}), dtype=torch.float32
+        ).save_pretrained(tmp_path / kind)
+        packed = model_size(study(f"model.path={tmp_path / kind}"))
+        assert packed == dataclasses.replace(whole, stored=kind, linear=packed.linear)
+        assert sorted(packed.linear) == sorted(whole.linear)
+
+
 def test_the_models_size_is_that_of_the_model_itself(study, llama_folder: str) -> None:  # type: ignore[no-untyped-def]
     import torch
     from transformers import AutoModelForCausalLM

@@ -249,6 +249,8 @@ AXES = "template, lora, lr, steps, epochs, plw, pool, seed, arm"
         ("task.rows.dev.path", "s3://key:word@b/x.json", 'task.rows.dev.path carries a password, which would be copied into the run folder. Set it in the environment instead'),
         ("scoring", {"scorer": "generate", "decision": "pmi"}, 'scoring.decision = "pmi" compares label probabilities, and scoring.scorer = generate has none. Use raw'),
         ("resources", {"workers": 2, "slots": 4}, "resources.slots = 4 must be 1 where resources.workers is more than 1: a gang trains one trial at a time"),
+        ("model.quantization", "nf8", 'model.quantization = "nf8" is not known. Did you mean "nf4"? Known: none, int8, nf4'),
+        ("model.quantization", "gptq", 'model.quantization = "gptq" is not known. Known: none, int8, nf4'),
         ("resources.offload", True, "resources.offload = true needs resources.zero = 1, 2 or 3"),
         ("tables.thresholds", [85], "tables.thresholds[0] = 85 must be at most 1"),
     ],
@@ -258,6 +260,14 @@ def test_a_mistake_is_told_with_its_place_value_and_remedy(
 ) -> None:
     text = said(load, change={path: value}).replace(str(folder), "/F")
     assert f"x.yaml: {message}" in text.splitlines()
+
+
+def test_whole_weights_alone_are_sharded(load: Load) -> None:
+    load("resources={workers: 2, slots: 1, zero: 2}", "model.quantization=nf4")
+    assert said(load, "resources={workers: 2, slots: 1, zero: 3}", "model.quantization=nf4") == (
+        "command line: model.quantization=nf4 cannot be combined with resources.zero = 3, which shards whole "
+        "weights only. Set resources.zero=2, or model.quantization=none"
+    )
 
 
 def test_all_mistakes_are_told_at_once_one_a_line(load: Load) -> None:

@@ -87,7 +87,9 @@ def test_what_transformers_renames_itself_is_no_misfit(tmp_path: Path) -> None:
     [
         ("quantization_config", {"quant_method": "gptq", "bits": 4}, "quantization_config: gptq, 4 bits"),
         ("quantization_config", {"quant_method": "awq"}, "quantization_config: awq"),
-        ("quantization_config", {"load_in_4bit": True}, "quantization_config: of an unnamed kind"),
+        ("quantization_config", {"quant_method": "fp8"}, "quantization_config: fp8"),
+        ("quantization_config", {"quant_method": "mxfp4"}, "quantization_config: mxfp4"),
+        ("quantization_config", {"bits": 4}, "quantization_config: of an unnamed kind, 4 bits"),
         ("compression_config", {"quant_method": "compressed-tensors"}, "compression_config: compressed-tensors"),
     ],
 )
@@ -98,8 +100,8 @@ def test_quantised_checkpoints_are_refused_by_their_config(
     change_config(folder, **{key: about})
     output = refusal(folder)
     assert (
-        f"is quantised ({shown}). Adapters are trained on float32 or bfloat16 weights only: give the model that it"
-        in output
+        f"is quantised ({shown}). Adapters are trained on float32 or bfloat16 weights, or on what bitsandbytes makes "
+        "of them: give the model that it was made from, and set model.quantization=nf4 if memory is short" in output
     )
 
 
