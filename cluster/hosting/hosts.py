@@ -36,12 +36,11 @@ from trainer.errors import BaseModelError, UserError
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial
-from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, Work
+from trainer.work import BLOCK, Block, ScoreBlock, TrainAndScore, TrainOnly, Work, WorkDone
 
 log = logging.getLogger("steadytune")
 
 RETRIES = 3  # new hosts that a trial gets, one after another, when its host dies
-BLOCK = 5000  # cells of a whole grid in one block of scoring; other hosts may score other blocks
 UNFIT = f"{BaseModelError.__module__}.{BaseModelError.__name__}: "  # how a traceback names it
 IDLE = 60.0  # seconds without a trial after which a host ends
 
@@ -109,9 +108,9 @@ class Host:
         """Seconds since the last trial left; 0 while there is one."""
         return 0.0 if self._busy else time.monotonic() - self._since
 
-    async def steps(self) -> int:
-        """Optimizer steps taken since this host started, over all trials."""
-        return self.runner.steps
+    async def work_done(self) -> WorkDone:
+        """What this host has done since it started, and how far its trials are."""
+        return self.runner.work_done()
 
 
 class Registry:

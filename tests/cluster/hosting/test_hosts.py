@@ -77,7 +77,7 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
         if name == "torn":
             wait_until(lambda fleet=fleet: len(ray.get(fleet.registry.hosts.remote())) == 1)  # type: ignore[misc]
             host = ray.get(fleet.registry.hosts.remote())[0]
-            wait_until(lambda host=host: ray.get(host.steps.remote()) > 10)  # type: ignore[misc]
+            wait_until(lambda host=host: ray.get(host.work_done.remote()).steps > 10)  # type: ignore[misc]
             os.kill(ray.get(host.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
             assert len(ray.wait(running, num_returns=2, timeout=0)[1]) == 2, "both were still training"
         found[name] = ray.get(running, timeout=200)
@@ -196,7 +196,7 @@ def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_pat
     assert [t.num_rows for t in ray.get([task.remote(fleet, t, 3) for t in trials])] == [96, 96]
     hosts = ray.get(fleet.registry.hosts.remote())
     assert {h._actor_id.hex() for h in hosts} == {first, second}
-    assert sum(ray.get([h.steps.remote() for h in hosts])) == 6
+    assert sum(done.steps for done in ray.get([h.work_done.remote() for h in hosts])) == 6
     assert [len(store.names(f"tensorboard/{t.id}")) for t in trials] == [1, 1]  # the host's, before it said it was done
     assert fleet.ensure(trials[0], 3, "dev")[1]["replayed"]
     ray.kill(fleet.registry)

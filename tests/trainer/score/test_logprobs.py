@@ -90,6 +90,17 @@ def test_budget_and_sharing_do_not_change_the_scores(kind: str) -> None:
         assert_close(option_logprobs(model, requests, slots, token_budget=budget), reference, 1e-5)
 
 
+@pytest.mark.parametrize("share", [False, None])
+def test_how_much_is_done_is_told_batch_by_batch(share: bool | None) -> None:
+    model, requests, told = slotted(make_llama()), some_requests("several tokens"), list[float]()
+    silent = option_logprobs(model, requests, [0] * len(requests), token_budget=60, share=share)
+    telling = option_logprobs(model, requests, [0] * len(requests), token_budget=60, share=share, tell=told.append)
+    assert_close(telling, silent, 0.0)
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert (told[0] < 0.5, told[-1]) == (True, 1.0)
+
+
 def test_eager_attention_gives_the_same() -> None:
     requests, base = some_requests("several tokens"), make_llama()
     base.set_attn_implementation("eager")
