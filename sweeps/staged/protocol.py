@@ -47,10 +47,17 @@ class _Tried:
 class Staged:
     """The stages of one study. ``execute`` trains the trials that are not in the run folder."""
 
-    def __init__(self, study: Study, store: Store, content: Content, execute: Execute):
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        content: Content,
+        execute: Execute,
+        say: Callable[[str], None] = lambda _: None,
+    ):
         assert study.stages is not None
         self.study, self.stages, self.store, self.content = study, study.stages, store, content
-        self.execute = execute
+        self.execute, self.say = execute, say
         self.current = points.baseline(study)
         self.records = record.StageRecords(store)
         self.rows: list[dict[str, Any]] = []  # of trials.parquet, all stages so far
@@ -81,9 +88,8 @@ class Staged:
         )  # fmt: skip
         known = self.records.earlier(asked)
         if known is None:
-            warnings = preflight(
-                content, target_modules(self.study), meaning, limits_of(self.study)
-            ).warnings_or_raise()
+            limits = limits_of(self.study)
+            warnings = preflight(content, target_modules(self.study), meaning, limits, self.say).warnings_or_raise()
             wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
             known = {
                 "stage": 1, "name": "format", "title": "format", "key": asked, "warnings": warnings,

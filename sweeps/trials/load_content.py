@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from sweeps.study.study import Study
@@ -47,13 +47,16 @@ class Content:
         return replace(self, assets=Assets({}, {}, {}))
 
 
-def content_of(study: Study) -> Content:
-    """Load what the study reads. Raises ``UserError`` with a line for each thing that is wrong with rows and prompts,
-    or for what is wrong with the model."""
+def content_of(study: Study, say: Callable[[str], None] = lambda _: None) -> Content:
+    """Load what the study reads; ``say`` is told what is read. Raises ``UserError`` with a line for each thing that is
+    wrong with rows and prompts, or for what is wrong with the model."""
+    say("reading rows and prompts")
     assets, dropped = load_and_drop(study)
+    say(f"reading the files of the base model {study.model.path}")
     task, templates, model = task_of(study.task), templates_of(study), model_of(study.model)
     splits = [split for split in SPLITS if "too_long" in getattr(study.task.rows, split).drop]
     if splits:
+        say("looking for too long rows")
         assets, long = without_long_rows(assets, splits, model, task, list(templates.values()))
         dropped += long
     return Content(
