@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
+from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
 from sweeps.search.points import Domain, combinations
 from sweeps.study.study import Study
 from sweeps.study.values import Range
@@ -96,9 +96,7 @@ def plan(
     """The study's cost. ``sizes`` and ``model`` are read from the study's data and model when not given; ``rate``
     is a host's operations per second, assumed from its resources when not given."""
     if sizes is None:
-        from sweeps.trials.assets import load_assets
-
-        sizes = data_sizes(study, load_assets(study))
+        sizes = planned_sizes(study)
     model = model_size(study) if model is None else model
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
     ends = _mean_rungs(study, sizes.train_rows)
