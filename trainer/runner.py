@@ -54,13 +54,11 @@ class Counters:
     tokens: int = 0  # through the model in training
     rows: int = 0  # score rows: a prompt and a row each
     train_seconds: float = 0.0  # of the accelerator
-    pool_seconds: dict[str, float] = field(default_factory=dict)  # of scoring, by pool; grows while it scores
-    cells: dict[str, float] = field(default_factory=dict)  # likewise: score rows, also of a scoring that then failed
+    score_seconds: float = 0.0
+    # By pool, and growing while it is scored: score rows, and seconds without what is done once for many scorings
+    cells: dict[str, float] = field(default_factory=dict)
+    cell_seconds: dict[str, float] = field(default_factory=dict)
     ticks: dict[int, tuple[int, float]] = field(default_factory=dict)  # trials stepped together -> ticks, seconds
-
-    @property
-    def score_seconds(self) -> float:
-        return sum(list(self.pool_seconds.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +132,7 @@ class Runner:
         return WorkDone(
             ticks=dict(self.counters.ticks),
             cells=dict(self.counters.cells),
-            score_seconds=dict(self.counters.pool_seconds),
+            cell_seconds=dict(self.counters.cell_seconds),
             step_of={r.trial.id: r.step for r in at_work},
             seconds_of={r.trial.id: r.seconds + self._score_share.get(r.trial.id, 0.0) for r in at_work},
             scored=dict(self._scored),
@@ -331,6 +329,7 @@ class Runner:
         tell(sum(t.num_rows for t in tables))
         self._score_share = {}
         self.counters.rows += sum(t.num_rows for t in tables)
+        self.counters.score_seconds += elapsed
         share = elapsed / len(residents)
         for r, table in zip(residents, tables, strict=True):
             work = self._under_way[r.slot].work
@@ -345,15 +344,18 @@ class Runner:
     ) -> Callable[[float], None]:
         """A function that is told how many cells this scoring, which began at ``start``, has been through."""
         counters, n = self.counters, len(residents)
-        cells, seconds = counters.cells.get(pool, 0.0), counters.pool_seconds.get(pool, 0.0)
+        cells, seconds = counters.cells.get(pool, 0.0), counters.cell_seconds.get(pool, 0.0)
+        ready = start  # when requests were rendered and the model was tried
         keys = [TrialGrid(r.trial.id, self._under_way[r.slot].work.rung, pool) for r in residents]
         before = [self._scored.pop(key, 0.0) for key in keys]
         if block is None:  # what was counted before is of a scoring that failed
             before = [0.0] * n
 
         def tell(done: float) -> None:
-            elapsed = time.perf_counter() - start
-            counters.cells[pool], counters.pool_seconds[pool] = cells + done, seconds + elapsed
+            nonlocal ready
+            now = time.perf_counter()
+            elapsed, ready = now - start, ready if done else now
+            counters.cells[pool], counters.cell_seconds[pool] = cells + done, seconds + now - ready
             for key, earlier in zip(keys, before, strict=True):
                 self._scored[key] = earlier + done / n
             self._score_share = {key.trial: elapsed / n for key in keys}

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,6 +121,7 @@ class Registry:
         self._hosts: dict[Place, Any] = {}
         self._seats: dict[str, Place] = {}  # where each trial that is being worked on is
         self._served: set[str] = set()  # ids of hosts that a trial has left, which shows that they have started
+        self._gangs: list[Any] = []  # the first worker of each
         self._unfit = ""  # why no host can start, where that is the base model's fault
         threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
@@ -177,6 +178,16 @@ class Registry:
 
     def hosts(self) -> list[Any]:
         return list(self._hosts.values())
+
+    def joined(self, worker: Any) -> None:
+        """Remember the first worker of a gang."""
+        self._gangs.append(worker)
+
+    def at_work(self, ended: Collection[str] = ()) -> list[Any]:
+        """What can tell how far trials are: all hosts, and the first worker of each gang. ``ended``: the ids of those
+        of which the caller knows that they have ended."""
+        self._gangs = [gang for gang in self._gangs if actor_id(gang) not in ended]
+        return [*self._hosts.values(), *self._gangs]
 
     def _retire(self, idle: float) -> None:
         """End hosts that have had no trial for ``idle`` seconds, since Ray's autoscaler counts a node with an actor as
@@ -341,7 +352,7 @@ class Fleet:
         global _gang
         if _gang is None or _gang.ended:
             r = self.resources
-            _gang = Gang(r.workers, r.cpus, r.gpus, self.arguments)
+            _gang = Gang(r.workers, r.cpus, r.gpus, self.arguments, self.registry)
         return _gang
 
 

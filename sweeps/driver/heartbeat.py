@@ -30,13 +30,14 @@ class Heartbeat:
         self._publisher = Publisher(study=progress.study.name)
         self._steps, self._cells = Speed(), Speed()
         self._last: dict[str, WorkDone] = {}  # what each host told last, also of hosts that have ended
+        self._ended: set[str] = set()  # ids of hosts
         self._most = 0  # hosts that were at work at once
         self._published: Counter[str] = Counter()
 
     def beat(self) -> None:
         """Ask the hosts, and update the live table and Prometheus."""
         now = time.monotonic()
-        known, answers = work_by_host(self.fleet.registry)
+        known, answers = work_by_host(self.fleet.registry, self._ended)
         self._last |= answers
         told = {host: self._last[host] for host in known if host in self._last}
         busy = sum(bool(work.step_of) for work in told.values())
@@ -75,7 +76,7 @@ def together(ever: Iterable[WorkDone], now: Iterable[WorkDone]) -> WorkDone:
             before = ticks.get(k, (0, 0.0))
             ticks[k] = (before[0] + n, before[1] + took)
         cells.update(work.cells)
-        seconds.update(work.score_seconds)
+        seconds.update(work.cell_seconds)
     step_of: dict[str, int] = {}
     seconds_of: dict[str, float] = {}
     scored: Counter[TrialGrid] = Counter()
@@ -114,12 +115,13 @@ class Speed:
         return (total - before) / (now - then) if now > then else None
 
 
-def work_by_host(registry: Any) -> tuple[list[str], dict[str, WorkDone]]:
-    """The ids of all hosts, and what each has done that answers."""
+def work_by_host(registry: Any, ended: set[str]) -> tuple[list[str], dict[str, WorkDone]]:
+    """The ids of all hosts, or first workers of gangs, and what each has done that answers. Those that turn out to have
+    ended are added to ``ended``."""
     import ray
 
     try:
-        hosts = ray.get(registry.hosts.remote(), timeout=ANSWER_TIMEOUT)
+        hosts = ray.get(registry.at_work.remote(ended), timeout=ANSWER_TIMEOUT)
         asked = {host.work_done.remote(): actor_id(host) for host in hosts}
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT) if asked else ([], [])
     except ray.exceptions.RayError:  # no answer in time, or the registry has gone with its driver
@@ -128,6 +130,8 @@ def work_by_host(registry: Any) -> tuple[list[str], dict[str, WorkDone]]:
     for reference in done:
         try:
             found[asked[reference]] = ray.get(reference)
-        except ray.exceptions.RayError:  # it died; its trials notice that themselves
+        except ray.exceptions.ActorDiedError:
+            ended.add(asked[reference])
+        except ray.exceptions.RayError:  # its trials notice that themselves
             continue
-    return list(asked.values()), found
+    return [host for host in asked.values() if host not in ended], found

@@ -117,7 +117,7 @@ def seconds_left(work: StudyWork, parts: Iterable[Part], told: Told) -> float | 
         most = math.ceil(part.trials / hosts)  # trials of the host that has most
         together = min(work.slots, most)
         tick = tick_seconds(told.work.ticks, together, work.gpus)
-        dev, test = cell_seconds(told.work, "dev"), cell_seconds(told.work, "test")
+        dev, test = seconds_of_cell(told.work, "dev"), seconds_of_cell(told.work, "test")
         if (tick is None and part.steps) or (dev is None and part.dev) or (test is None and part.test):
             return None
         trained = part.steps * (tick or 0.0) / together
@@ -160,9 +160,9 @@ def tick_seconds(ticks: Mapping[int, tuple[int, float]], together: int, gpus: bo
     return mean + slope * (together - mean_k)
 
 
-def cell_seconds(done: WorkDone, pool: str) -> float | None:
+def seconds_of_cell(done: WorkDone, pool: str) -> float | None:
     """Seconds of a cell of ``pool`` on one host; until one was scored, of the other pool."""
     for name in (pool, *(p for p in done.cells if p != pool)):
         if done.cells.get(name, 0.0) > 0:
-            return done.score_seconds.get(name, 0.0) / done.cells[name]
+            return done.cell_seconds.get(name, 0.0) / done.cells[name]
     return None

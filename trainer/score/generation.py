@@ -104,6 +104,8 @@ def generate(
             'scoring.scorer = "generate" needs the language-model head. Use model.head = "lm", or scorer = "labels"'
         )
     found: dict[int, np.ndarray] = {}
+    if tell is not None:
+        tell(0.0)
     while len(found) < len(requests):
         left = [i for i in range(len(requests)) if i not in found]
         size = 0

@@ -195,6 +195,7 @@ def _run(
         if tell is not None:
             tell(through / all_tokens)
 
+    count(0)  # what comes before is done once for a model and its requests
     vocabulary = model.n_labels or int(model.base.config.get_text_config().vocab_size)
     while pending:
         done: set[int] = set()

@@ -291,7 +291,7 @@ def run_gang(fleet: Fleet, trial: Any, rung: int, victim: int | None) -> tuple[A
 
     from cluster.hosting.gang import Gang, GangError
 
-    gang = Gang(fleet.resources.workers, fleet.resources.cpus, 0, fleet.arguments)
+    gang = Gang(fleet.resources.workers, fleet.resources.cpus, 0, fleet.arguments, fleet.registry)
     import ray
 
     began = time.monotonic()
@@ -323,6 +323,30 @@ def test_a_gang_of_two_gives_the_rows_of_one_worker(zero: int, cluster: None, tm
         assert len(store.names(f"tensorboard/{trials[0].id}")) == 1
     assert np.abs(logprobs(rows[1]) - logprobs(rows[2])).max() < 1e-4
     assert rows[1]["predicted"].equals(rows[2]["predicted"])
+
+
+def test_a_gang_tells_how_far_it_is_until_it_ends(cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    from sweeps.driver.heartbeat import work_by_host
+
+    assets, model, trials = prepared(tmp_path, steps=100_000)
+    setup = Setup(slots=1, max_r=4, zero=2, threads=1)
+    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "out"), Resources(1, 1, 0, 2))
+    ended: set[str] = set()
+
+    def told() -> list[Any]:
+        return [*work_by_host(fleet.registry, ended)[1].values()]
+
+    with fleet.resources.for_tasks() as options:
+        running = ray.remote(run_gang).options(**options).remote(fleet, trials[0], 100_000, None)
+        wait_until(lambda: any(work.steps > 2 for work in told()))
+        [work] = told()
+        assert list(work.step_of) == [trials[0].id]
+        ray.cancel(running, force=True)
+    wait_until(lambda: work_by_host(fleet.registry, ended)[0] == [])
+    assert len(ended) == 1
+    ray.kill(fleet.registry)
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), 1])

@@ -23,7 +23,7 @@ def test_hosts_that_share_a_grid_are_added_up() -> None:
     assert together([ONE, TWO], [ONE, TWO]) == WorkDone(
         ticks={2: (15, 25.0), 1: (1, 1.0)},
         cells={"dev": 11.0, "test": 2.0},
-        score_seconds={"dev": 6.0, "test": 1.0},
+        cell_seconds={"dev": 6.0, "test": 1.0},
         step_of={"a": 5, "b": 3},
         seconds_of={"a": 3.0, "b": 9.0},
         scored={A: 7.0},
@@ -57,7 +57,7 @@ def test_hosts_that_can_work_at_once(state: str, hosts: int, monkeypatch: pytest
     monkeypatch.setattr(beats, "publish", lambda: None)
     said: list[Any] = [([], {}), (["x", "y"], {}), (["x", "y"], {"x": ONE, "y": TWO}), (["x"], {})]
     for known, answers in said:
-        monkeypatch.setattr(heartbeat, "work_by_host", lambda _, found=(known, answers): found)
+        monkeypatch.setattr(heartbeat, "work_by_host", lambda *_, found=(known, answers): found)
         beats.beat()
     assert [told.doing for told in live.told] == ["starting hosts", "2 hosts loading the base model", "", ""]
     assert [told.hosts for told in live.told[2:]] == [2, hosts]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.live.left import Part, Told, cell_seconds, parts_left, seconds_left, tick_seconds, trials_to_come
+from sweeps.live.left import Part, Told, parts_left, seconds_left, seconds_of_cell, tick_seconds, trials_to_come
 from sweeps.live.overview import Overview, overview
 from sweeps.live.rows import TrialRow
 from sweeps.trials.study_work import StudyWork
@@ -97,13 +97,13 @@ def test_a_step_of_a_number_of_trials_that_was_not_measured_lies_on_a_line() -> 
 
 
 def test_a_cell_of_the_test_pool_takes_as_long_as_one_of_dev_until_some_were_scored() -> None:
-    done = WorkDone(cells={"dev": 10.0}, score_seconds={"dev": 5.0})
-    assert (cell_seconds(done, "test"), cell_seconds(WorkDone(), "test")) == (0.5, None)
-    done = WorkDone(cells={"dev": 10.0, "test": 4.0}, score_seconds={"dev": 5.0, "test": 8.0})
-    assert (cell_seconds(done, "dev"), cell_seconds(done, "test")) == (0.5, 2.0)
+    done = WorkDone(cells={"dev": 10.0}, cell_seconds={"dev": 5.0})
+    assert (seconds_of_cell(done, "test"), seconds_of_cell(WorkDone(), "test")) == (0.5, None)
+    done = WorkDone(cells={"dev": 10.0, "test": 4.0}, cell_seconds={"dev": 5.0, "test": 8.0})
+    assert (seconds_of_cell(done, "dev"), seconds_of_cell(done, "test")) == (0.5, 2.0)
 
 
-DONE = WorkDone(ticks={2: (10, 20.0), 1: (10, 10.0)}, cells={"dev": 10.0}, score_seconds={"dev": 5.0})
+DONE = WorkDone(ticks={2: (10, 20.0), 1: (10, 10.0)}, cells={"dev": 10.0}, cell_seconds={"dev": 5.0})
 
 
 def test_time_is_that_of_the_host_with_most_to_do() -> None:
@@ -123,9 +123,7 @@ def test_a_grid_that_all_hosts_score_together_is_no_work_of_one() -> None:
 def test_nothing_is_said_before_it_was_measured() -> None:
     trained = WorkDone(ticks={1: (10, 10.0)})
     assert seconds_left(WORK, [Part(1, 5.0, 10.0)], Told(trained)) is None
-    assert (
-        seconds_left(WORK, [Part(1, 0.0, 10.0)], Told(WorkDone(cells={"dev": 1.0}, score_seconds={"dev": 2.0}))) == 20
-    )
+    assert seconds_left(WORK, [Part(1, 0.0, 10.0)], Told(WorkDone(cells={"dev": 1.0}, cell_seconds={"dev": 2.0}))) == 20
     assert seconds_left(WORK, [Part(), Part()], Told()) == 0.0
 
 
