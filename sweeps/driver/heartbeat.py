@@ -48,6 +48,7 @@ class Heartbeat:
             Told(
                 work=together(self._last.values(), told.values()),
                 hosts=busy if queued and busy else self._most,  # where trials queue, no other host is to be had now
+                busy=busy,
                 steps_per_s=self._steps.update(now, {host: work.steps for host, work in told.items()}),
                 cells_per_s=self._cells.update(now, {h: sum(work.cells.values()) for h, work in told.items()}),
                 doing=_doing(known, told),

@@ -7,9 +7,11 @@ do. Trials are counted as early stopping counts them: at each rung exactly its q
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sweeps.live.rows import OVER, TrialRow
 from sweeps.schedule.asha import number_to_come
@@ -26,26 +28,36 @@ class Told:
 
     work: WorkDone = field(default_factory=WorkDone)
     hosts: int = 1  # that can work at once
+    busy: int = 1  # that work now
     steps_per_s: float | None = None  # at present
     cells_per_s: float | None = None
     doing: str = ""  # before there is work to tell of: what the hosts do
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is left of one rung for all trials, or of the test pool when the sweep is over."""
+class Work(NamedTuple):
+    """What is left of one trial's way to its next report, or to its scores on the test pool."""
 
-    trials: int = 0
     steps: float = 0.0
     dev: float = 0.0  # cells
     test: float = 0.0
 
 
+class Part(NamedTuple):
+    """What is left of one rung, or of the test pool when the sweep is over: of each trial that is on its way there, and
+    of each that is to come."""
+
+    begun: tuple[Work, ...] = ()
+    to_come: tuple[Work, ...] = ()
+
+    @property
+    def trials(self) -> list[Work]:
+        return [*self.begun, *self.to_come]
+
+
 def parts_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone) -> list[Part]:
     """What is left: a part for each rung, then the test pool for trials that were stopped."""
-    last = len(work.quotas) - 1
     to_come = trials_to_come(work, rows)
-    parts = [_rung_left(work, rows, done, r, n, r == last) for r, n in enumerate(to_come)]
+    parts = [_rung_left(work, rows, done, rung, n) for rung, n in enumerate(to_come)]
     return [*parts, _tests_left(work, rows, done)]
 
 
@@ -64,24 +76,26 @@ def trials_to_come(work: StudyWork, rows: Iterable[TrialRow]) -> list[int]:
     return number_to_come(work.quotas, arrived, invalid)
 
 
-def _rung_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone, rung: int, trials: int, last: bool) -> Part:
-    """Trials that are not in this rung yet take as many steps as those take that may still come to it."""
+def _rung_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone, rung: int, trials: int) -> Part:
+    """Trials that are not on their way yet take as many steps as those take that may still come."""
     if not trials:
         return Part()
     open_rows = [row for row in rows if row.state not in OVER and row.rung <= rung] or [*rows]
-    steps = trials * sum(row.steps_to(rung) for row in open_rows) / max(1, len(open_rows))
-    dev = float(trials * work.dev_cells[rung])
-    test = float(trials * work.test_cells) if last and work.tested else 0.0
+    dev, test = work.dev_cells[rung], work.test_cells if rung == len(work.quotas) - 1 and work.tested else 0
+    found = []
     for row in open_rows:
         if row.rung != rung or rung >= len(row.rungs):
             continue
         target = row.rungs[rung]
         trained = TrialGrid(row.id, target, "dev") in done.scored  # also while it waits for the next of its host
-        ahead = 0 if trained else target - done.step_of.get(row.id, 0)
-        steps -= max(0, row.steps_to(rung) - max(0, ahead))
-        dev -= _scored(done, row.id, target, "dev", work.dev_cells[rung])
-        test -= _scored(done, row.id, target, "test", work.test_cells) if test else 0.0
-    return Part(trials, max(steps, 0.0), max(dev, 0.0), max(test, 0.0))
+        if not trained and row.id not in done.step_of:
+            continue
+        ahead = 0 if trained else max(0, target - done.step_of[row.id])
+        of_test = _scored(done, row.id, target, "test", test)
+        of_dev = dev if of_test else _scored(done, row.id, target, "dev", dev)
+        found.append(Work(min(ahead, row.steps_to(rung)), dev - of_dev, test - of_test))
+    whole = Work(sum(row.steps_to(rung) for row in open_rows) / max(1, len(open_rows)), dev, test)
+    return Part(tuple(found[:trials]), (whole,) * (trials - len(found)))
 
 
 def _tests_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone) -> Part:
@@ -91,10 +105,11 @@ def _tests_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone) -> 
     later = max(0, min(work.tested, work.quotas[0] - unfit) - work.quotas[-1])
     later -= sum(row.test is not None and row.rung < last for row in rows)
     later += sum(row.state == "testing" and row.rung >= last for row in rows)  # which failed at first
-    if later <= 0:
-        return Part()
-    under_way = sum(_scored(done, row.id, row.step, "test", work.test_cells) for row in rows if row.state == "testing")
-    return Part(later, test=max(0.0, later * work.test_cells - under_way))
+    cells = work.test_cells
+    testing = [row for row in rows if row.state == "testing"]
+    placed = [r for r in testing if r.id in done.step_of or TrialGrid(r.id, r.step, "test") in done.scored]
+    begun = tuple(Work(test=cells - _scored(done, r.id, r.step, "test", cells)) for r in placed[: max(0, later)])
+    return Part(begun, (Work(test=cells),) * (later - len(begun)))
 
 
 def _scored(done: WorkDone, trial: str, step: int, pool: str, cells: int) -> float:
@@ -110,31 +125,39 @@ def is_nan(row: TrialRow) -> bool:
 
 def seconds_left(work: StudyWork, parts: Iterable[Part], told: Told) -> float | None:
     """None while something is left of a kind that has not been measured: at the start, before the first scoring."""
-    total, hosts = 0.0, max(1, told.hosts)
+    hosts, dev, test = max(1, told.hosts), seconds_of_cell(told.work, "dev"), seconds_of_cell(told.work, "test")
+    total = 0.0
     for part in parts:
-        if not part.trials:
-            continue
-        most = math.ceil(part.trials / hosts)  # trials of the host that has most
-        together = min(work.slots, most)
+        together = max(1, min(work.slots, math.ceil(len(part.trials) / hosts)))
         tick = tick_seconds(told.work.ticks, together, work.gpus)
-        dev, test = seconds_of_cell(told.work, "dev"), seconds_of_cell(told.work, "test")
-        if (tick is None and part.steps) or (dev is None and part.dev) or (test is None and part.test):
+        rates = (None if tick is None else tick / together, dev, test)
+        if any(rate is None and any(trial[kind] for trial in part.trials) for kind, rate in enumerate(rates)):
             return None
-        trained = part.steps * (tick or 0.0) / together
-        alone = sum(cells * (each or 0.0) for cells, each, split in _scorings(work, part, dev, test) if not split)
-        shared = sum(cells * (each or 0.0) for cells, each, split in _scorings(work, part, dev, test) if split)
-        total += (trained + alone) / part.trials * most + shared / hosts
+        step, dev_cell, test_cell = (rate or 0.0 for rate in rates)
+        dev_alone = dev_cell * (not work.scored_by_all(work.dev_cells[-1]))
+        test_alone = test_cell * (not work.scored_by_all(work.test_cells))
+        begun, to_come = (
+            [one.steps * step + one.dev * dev_alone + one.test * test_alone for one in trials] for trials in part
+        )
+        shared = [trial.dev * (dev_cell - dev_alone) + trial.test * (test_cell - test_alone) for trial in part.trials]
+        total += longest(begun, to_come, min(told.busy, hosts), hosts, work.slots) + sum(shared) / hosts
     return total
 
 
-def _scorings(
-    work: StudyWork, part: Part, dev: float | None, test: float | None
-) -> list[tuple[float, float | None, bool]]:
-    """(cells, seconds of each, whether all hosts take part)."""
-    return [
-        (part.dev, dev, work.scored_by_all(work.dev_cells[-1])),
-        (part.test, test, work.scored_by_all(work.test_cells)),
-    ]
+def longest(begun: Sequence[float], to_come: Sequence[float], busy: int, hosts: int, slots: int) -> float:
+    """The seconds of the host with most to do. What has begun is on the ``busy`` hosts, as many trials on each, and
+    those that are equally far on the same one. Other trials take the slots that are free; the trials of a host are done
+    at about the same time, and it then takes as many again."""
+    each = max(1, math.ceil(len(begun) / max(1, busy)))
+    ordered = sorted(begun, reverse=True)
+    load = [sum(ordered[i * each : (i + 1) * each]) for i in range(hosts)]
+    free = max(0, hosts * slots - len(begun))
+    heapq.heapify(load)
+    for one in to_come[:free]:
+        heapq.heapreplace(load, load[0] + one)
+    for start in range(free, len(to_come), slots):
+        heapq.heapreplace(load, load[0] + sum(to_come[start : start + slots]))
+    return max(load)
 
 
 def tick_seconds(ticks: Mapping[int, tuple[int, float]], together: int, gpus: bool) -> float | None:

@@ -47,9 +47,9 @@ def overview(work: StudyWork | None, rows: Collection[TrialRow], told: Told) -> 
     if work is None:
         return found
     parts = parts_left(work, rows, told.work)
-    dev_left, test_left = sum(p.dev for p in parts), sum(p.test for p in parts)
+    dev_left, test_left = (sum(trial[kind] for part in parts for trial in part.trials) for kind in (1, 2))
     dev, test = _dev_reported(work, rows), _tests_reported(work, rows)
-    rungs_left, tests_left = [p.trials for p in parts[:-1]], parts[-1].trials
+    rungs_left, tests_left = [len(part.trials) for part in parts[:-1]], len(parts[-1].trials)
     dev_all = dev + sum(n * cells for n, cells in zip(rungs_left, work.dev_cells, strict=True))
     test_all = test + ((rungs_left[-1] if work.tested else 0) + tests_left) * work.test_cells
     return replace(

@@ -121,8 +121,10 @@ def test_a_runner_tells_what_it_has_done_and_how_far_its_trials_are(start: Start
     score = runner._scorer.score
 
     def watched(model: Any, pool: str, members: Any, block: Any, tell: Any) -> list[pa.Table]:
+        parts = [3.0 * len(members)]  # a longer grid tells of parts, too
+
         def told(cells: float) -> None:
-            for done in (3.0 * len(members) if cells else 0.0, cells):  # a longer grid tells of parts, too
+            for done in [*(parts.pop() for _ in parts[:] if cells), cells]:
                 tell(done)
                 seen.append(runner.work_done())
 

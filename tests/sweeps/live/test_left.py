@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from sweeps.live.left import Part, Told, parts_left, seconds_left, seconds_of_cell, tick_seconds, trials_to_come
+from sweeps.live.left import (
+    Part,
+    Told,
+    Work,
+    longest,
+    parts_left,
+    seconds_left,
+    seconds_of_cell,
+    tick_seconds,
+    trials_to_come,
+)
 from sweeps.live.overview import Overview, overview
 from sweeps.live.rows import TrialRow
 from sweeps.trials.study_work import StudyWork
@@ -22,13 +32,18 @@ def row(name: str, rung: int = 0, state: str = "waiting", **more: Any) -> TrialR
     return TrialRow(name, {}, 3, RUNGS, state, rung, step, 0.5 if rung else None, **more)
 
 
+def whole(trials: int, steps: float, dev: float, test: float = 0) -> Part:
+    """Trials that are to come, each with the same to do."""
+    return Part((), (Work(steps, dev, test),) * trials)
+
+
 def test_at_the_start_everything_is_left() -> None:
     rows = [row(n) for n in "abcd"]
     assert parts_left(WORK, rows, WorkDone()) == [
-        Part(4, 20.0, 40.0),
-        Part(2, 10.0, 20.0),
-        Part(1, 10.0, 40.0, 100.0),
-        Part(3, test=300.0),
+        whole(4, 5, 10),
+        whole(2, 5, 10),
+        whole(1, 10, 40, 100),
+        whole(3, 0, 0, 100),
     ]
 
 
@@ -36,15 +51,21 @@ def test_what_hosts_have_done_since_the_last_reports_is_not_left() -> None:
     rows = [row("a", 1, "running"), row("b", 0, "running"), row("c", 0, "running"), row("d")]
     scored = {TrialGrid("b", 5, "dev"): 4.0, TrialGrid("a", 5, "dev"): 10.0}
     left = parts_left(WORK, rows, WorkDone(step_of={"a": 8, "b": 5, "c": 2}, scored=scored))
-    assert left[0] == Part(3, 15.0 - 5 - 2, 30.0 - 4)
-    assert left[1] == Part(2, 10.0 - 3, 20.0)
+    assert left[0] == Part((Work(0, 6), Work(3, 10)), (Work(5, 10),))
+    assert left[1] == Part((Work(2, 10),), (Work(5, 10),))
+
+
+def test_a_trial_that_waits_for_its_host_between_dev_and_test_keeps_what_is_done() -> None:
+    rows = [row("a", 2, "running"), row("b", 2, "stopped"), row("c", 1, "stopped"), row("d", 1, "stopped")]
+    done = WorkDone(scored={TrialGrid("a", 20, "dev"): 40.0})  # it is in no slot now
+    assert parts_left(WORK, rows, done)[2] == Part((Work(0, 0, 100),))
 
 
 def test_trials_that_early_stopping_cuts_are_scored_on_the_test_pool_only() -> None:
     rows = [row("a", 2, "running"), row("b", 2, "stopped"), row("c", 1, "stopped"), row("d", 1, "stopped")]
     scored = {TrialGrid("a", 20, "dev"): 40.0, TrialGrid("a", 20, "test"): 30.0}
     left = parts_left(WORK, rows, WorkDone(step_of={"a": 20}, scored=scored))
-    assert left == [Part(), Part(), Part(1, 0.0, 0.0, 70.0), Part(3, test=300.0)]
+    assert left == [Part(), Part(), Part((Work(0, 0, 70),)), whole(3, 0, 0, 100)]
 
 
 def test_the_test_pool_after_the_sweep() -> None:
@@ -55,7 +76,7 @@ def test_the_test_pool_after_the_sweep() -> None:
         row("d", 1, "failed"),
     ]
     done = WorkDone(step_of={"b": 10}, scored={TrialGrid("b", 10, "test"): 25.0})
-    assert parts_left(WORK, rows, done) == [Part(), Part(), Part(), Part(1, test=75.0)]
+    assert parts_left(WORK, rows, done) == [Part(), Part(), Part(), Part((Work(test=75),))]
     found = overview(WORK, rows, Told(done))
     assert found.test_cells == (100 + 100 + 25, 300)
     assert found.now == {"b": "test 25 of 100"}
@@ -65,7 +86,7 @@ def test_the_test_pool_after_the_sweep() -> None:
 def test_with_finalists_only_or_no_test_pool_no_other_trial_is_tested(tested: int) -> None:
     work = StudyWork((4, 2, 1), (10, 10, 40), 100, tested, 2)
     left = parts_left(work, [row(n) for n in "abcd"], WorkDone())
-    assert (left[2].test, left[3]) == (100.0 * tested, Part())
+    assert left[2:] == [whole(1, 10, 40, 100 * tested), Part()]
 
 
 def test_failed_and_nan_trials_are_not_waited_for() -> None:
@@ -77,7 +98,7 @@ def test_failed_and_nan_trials_are_not_waited_for() -> None:
 
 
 def test_trials_that_a_search_has_yet_to_choose_count_like_those_there_are() -> None:
-    assert parts_left(WORK, [row("a")], WorkDone())[0] == Part(4, 20.0, 40.0)
+    assert parts_left(WORK, [row("a")], WorkDone())[0] == whole(4, 5, 10)
 
 
 # rates --------------------------------------------------------------------------------------------------------
@@ -107,23 +128,29 @@ DONE = WorkDone(ticks={2: (10, 20.0), 1: (10, 10.0)}, cells={"dev": 10.0}, cell_
 
 
 def test_time_is_that_of_the_host_with_most_to_do() -> None:
-    parts = [Part(4, 20.0, 40.0), Part(3, test=300.0)]
-    one = seconds_left(WORK, parts, Told(DONE, hosts=1))
-    assert one == 20 * 1.0 + 40 * 0.5 + 300 * 0.5
-    two = seconds_left(WORK, parts, Told(DONE, hosts=2))
-    assert two == pytest.approx((20 + 20) / 2 + 150 * 2 / 3)  # of three trials, one host scores two
-    assert seconds_left(WORK, parts, Told(DONE, hosts=9)) == pytest.approx((20 + 20) / 4 + 150 / 3)
+    parts = [whole(4, 5, 10), whole(3, 0, 0, 100)]
+    assert seconds_left(WORK, parts, Told(DONE, hosts=1)) == 20 * 1.0 + 40 * 0.5 + 300 * 0.5
+    assert seconds_left(WORK, parts, Told(DONE, hosts=2)) == (20 + 20) / 2 + 100  # one host tests two of three trials
+    assert seconds_left(WORK, parts, Told(DONE, hosts=9)) == (20 + 20) / 4 + 50
+
+
+def test_trials_are_dealt_out_to_slots_and_then_as_many_again() -> None:
+    assert longest([], [1.0] * 12, 4, 4, 2) == 4  # eight at once, then two hosts with two more each
+    assert longest([9.0, 1.0, 8.0, 1.0], [], 2, 4, 2) == 17  # equally far: on one host
+    assert longest([3.0, 3.0], [1.0] * 4, 1, 2, 2) == 6  # the other host takes all four
+    assert longest([], [], 0, 3, 2) == 0
 
 
 def test_a_grid_that_all_hosts_score_together_is_no_work_of_one() -> None:
     large = StudyWork((4,), (20_000,), 20_000, 4, 2)
-    assert seconds_left(large, [Part(1, dev=20_000.0)], Told(DONE, hosts=4)) == pytest.approx(20_000 * 0.5 / 4)
+    assert seconds_left(large, [whole(1, 0, 20_000)], Told(DONE, hosts=4)) == 20_000 * 0.5 / 4
 
 
 def test_nothing_is_said_before_it_was_measured() -> None:
     trained = WorkDone(ticks={1: (10, 10.0)})
-    assert seconds_left(WORK, [Part(1, 5.0, 10.0)], Told(trained)) is None
-    assert seconds_left(WORK, [Part(1, 0.0, 10.0)], Told(WorkDone(cells={"dev": 1.0}, cell_seconds={"dev": 2.0}))) == 20
+    assert seconds_left(WORK, [whole(1, 5, 10)], Told(trained)) is None
+    scored = WorkDone(cells={"dev": 1.0}, cell_seconds={"dev": 2.0})
+    assert seconds_left(WORK, [whole(1, 0, 10)], Told(scored)) == 20
     assert seconds_left(WORK, [Part(), Part()], Told()) == 0.0
 
 
