@@ -121,7 +121,7 @@ def _print_warnings(warnings: Sequence[str]) -> None:
 def run_stages(study: Study, store: Store, content: Content, opening: Opening) -> tuple[list[str], list[str]]:
     """Run one stage after the other. The status of every trial, and the decision of each stage."""
     with OnRay(study, store, content, opening) as on_ray:
-        staged = Staged(study, store, content, on_ray, opening.say)
+        staged = Staged(study, store, content, on_ray, opening.say, opening.began)
         staged.run()
     opening.end()
     return [row["status"] for row in staged.rows], list(decisions_of_stages(staged.records))

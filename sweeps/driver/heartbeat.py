@@ -51,7 +51,7 @@ class Heartbeat:
                 busy=busy,
                 steps_per_s=self._steps.update(now, {host: work.steps for host, work in told.items()}),
                 cells_per_s=self._cells.update(now, {h: sum(work.cells.values()) for h, work in told.items()}),
-                doing=_doing(known, told),
+                doing=_doing(known, told, bool(self._last)),
             ),
             self.fleet.resources.lacking(),
         )
@@ -88,11 +88,11 @@ def together(ever: Iterable[WorkDone], now: Iterable[WorkDone]) -> WorkDone:
     return WorkDone(ticks, cells, seconds, step_of, seconds_of, scored)
 
 
-def _doing(known: Iterable[str], told: Mapping[str, WorkDone]) -> str:
+def _doing(known: Iterable[str], told: Mapping[str, WorkDone], ever: bool) -> str:
     loading = [host for host in known if host not in told]
     if loading:
         return f"{counted(len(loading), 'host')} loading the base model"
-    return "" if told else "starting hosts"
+    return "" if ever else "starting hosts"  # later they end when they have nothing to do
 
 
 class Speed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -53,7 +54,10 @@ def score_test_pool(progress: Progress, fleet: Any, beat: Callable[[], None] = l
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=BEAT_EVERY)
             if time.monotonic() - beaten > BEAT_EVERY:
-                beat()
+                try:
+                    beat()
+                except Exception as error:  # a failure to show something must not end a sweep
+                    logging.getLogger("steadytune").warning("the hosts: %s", error)
                 beaten = time.monotonic()
             if time.monotonic() - written > (WRITE_EVERY if done else QUIET_WRITE_EVERY):
                 progress.write(even_if_unchanged=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from sweeps.display.text import one_line
 from sweeps.live.left import Told, is_nan, parts_left, seconds_left
 from sweeps.live.rows import TrialRow
 from sweeps.live.text import clock_time
@@ -26,7 +27,7 @@ class Overview:
 
     def words(self, over: bool) -> list[str]:
         """For the header. ``over``: nothing more is to come."""
-        said = [self.doing] if self.doing else []
+        said = [one_line(self.doing)] if self.doing else []
         for pool, (done, cells) in (("dev", self.dev_cells), ("test", self.test_cells)):
             if cells:
                 said.append(f"{pool} cells {done:,} of {cells:,}")

@@ -160,8 +160,10 @@ class LiveTable:
                     self._told_at = now  # else a host is in the middle of a batch, which counts when it is done
                 self._told = told
                 for trial_id, seconds in told.work.seconds_of.items():
-                    if trial_id in self._rows:
-                        self._rows[trial_id].spend(seconds)
+                    row = self._rows.get(trial_id)
+                    # what a host told before the trial's last report is in that report
+                    if row and (row.state == "testing" or told.work.step_of.get(trial_id, 0) > row.step):
+                        row.spend(seconds)
             silence = min(self.silence, max(SOON, (now - self._began) / 6))
             if not self.terminal and now - self._said_at >= silence:
                 self._announce()
@@ -205,9 +207,8 @@ class LiveTable:
             last = ("now",) if working else ()
             columns = ("trial", *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", *last)
             found = self.overview()
-            rows = tuple(
-                (*self._cells(row, axes, tested), *((found.now.get(row.id, ""),) if working else ())) for row in shown
-            )
+            now = {row.id: (shortened(found.now.get(row.id, "")),) if working else () for row in shown}
+            rows = tuple((*self._cells(row, axes, tested), *now[row.id]) for row in shown)
             return Frame(self._header(found), tuple(one_line(c) for c in columns), rows, len(ordered) - len(shown))
 
     def _cells(self, row: TrialRow, axes: list[str], tested: bool) -> tuple[str, ...]:

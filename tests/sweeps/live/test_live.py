@@ -19,6 +19,7 @@ from sweeps.live.left import Told
 from sweeps.live.rows import TrialRow
 from sweeps.live.table import LiveTable
 from trainer.measure.rung import RungReport
+from trainer.work import WorkDone
 
 
 class Clock:
@@ -135,6 +136,28 @@ def test_the_header_says_what_trials_wait_for_that_no_node_has() -> None:
     assert "1 waiting: no node has 1 GPU (cluster: 0 GPU), elapsed" in table.frame().header
     table.pulse(Told())
     assert "1 waiting, elapsed" in table.frame().header
+
+
+def test_the_time_of_a_trial_never_goes_back_and_counts_nothing_twice() -> None:
+    table, _, _ = plain()
+    table.trial_added("aa", {}, 2, (5, 10))
+    table.started("aa")
+
+    def time_after(step: int, seconds: float) -> str:
+        table.pulse(Told(WorkDone(step_of={"aa": step}, seconds_of={"aa": seconds})))
+        return table.frame().rows[0][-2]
+
+    assert time_after(3, 20.0) == "0:20"
+    assert time_after(1, 5.0) == "0:20"  # its host died, and another does the work again
+    table.report(RungReport("aa", 0, 5, 0.5, 0.1, False, 30.0))
+    assert time_after(5, 29.0) == "0:30"  # an answer from before the report
+    assert time_after(7, 12.0) == "0:42"
+    table.report(RungReport("aa", 1, 10, 0.5, 0.1, False, 31.0))
+    table.decided("aa", "stopped", "")
+    table.testing("aa")
+    assert time_after(10, 7.0) == "1:08"
+    table.tested("aa", 0.5, 0.1, 9.0)
+    assert table.frame().rows[0][-1] == "1:10"
 
 
 def test_trials_are_taken_over_without_a_line() -> None:

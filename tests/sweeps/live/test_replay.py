@@ -3,8 +3,12 @@ in simulated ones of other kinds."""
 
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
-from simulated_sweep import Pace, SimulatedSweep
+from recorded_sweep import end, new_table, replay
+from simulated_sweep import Clock, Pace, SimulatedSweep
 
 from sweeps.schedule.asha import rung_quotas
 from sweeps.trials.study_work import StudyWork
@@ -31,6 +35,43 @@ def cores(k: int) -> float:
 
 def gpu(k: int) -> float:
     return 0.18 + 0.01 * k  # most of a small model's step on a GPU is waiting
+
+
+def test_a_recorded_run() -> None:
+    clock, said, first = Clock(), list[tuple[float, float | None]](), math.inf
+    table = new_table(clock)
+    for at, name in replay(table, clock):
+        first = min(first, at) if name == "report" else first
+        said.append((at, table.overview().left))
+    assert_true(ratios(said, first, end()))
+
+
+def test_what_a_recorded_run_shows() -> None:
+    """While something is scored, there are cells done and a rate; nothing is a question mark, and no time goes back."""
+    clock = Clock()
+    table = new_table(clock)
+    spent: dict[str, float] = {}
+    scoring, shown, headers = 0, set[str](), list[str]()
+    for _, name in replay(table, clock):
+        frame = table.frame()
+        headers.append(frame.header)
+        assert "?" not in frame.header
+        assert " 0 steps/s" not in frame.header
+        for trial, row in table.rows().items():
+            assert row.spent >= spent.get(trial, 0.0)
+            spent[trial] = row.spent
+        if name != "pulse" or frame.columns[-1] != "now":
+            continue
+        now = [cells[-1] for cells in frame.rows if cells[-1]]
+        shown |= {text.split()[0] for text in now}
+        scored = [text for text in now if text.startswith(("dev", "test"))]
+        scoring += bool(scored)
+        assert all(" of " in text for text in now)
+    assert shown == {"step", "dev", "test"}
+    assert scoring > 10
+    assert min(spent.values()) > 0
+    cells = [[int(n.replace(",", "")) for n in re.findall(r"cells ([\d,]+) of", header)] for header in headers]
+    assert [done for done, _ in cells[1:]] == sorted(done for done, _ in cells[1:]), "of dev cells"
 
 
 REGIMES = {
