@@ -133,6 +133,7 @@ class Runner:
             ticks=dict(self.counters.ticks),
             cells=dict(self.counters.cells),
             cell_seconds=dict(self.counters.cell_seconds),
+            cell_tokens=dict(self._scorer.cell_tokens),
             step_of={r.trial.id: r.step for r in at_work},
             seconds_of={r.trial.id: r.seconds + self._score_share.get(r.trial.id, 0.0) for r in at_work},
             scored=dict(self._scored),

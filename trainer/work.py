@@ -70,6 +70,7 @@ class WorkDone:
     ticks: Mapping[int, tuple[int, float]] = field(default_factory=dict)  # trials stepped together -> ticks, seconds
     cells: Mapping[str, float] = field(default_factory=dict)  # scored, by pool
     cell_seconds: Mapping[str, float] = field(default_factory=dict)  # that these took, by pool
+    cell_tokens: Mapping[str, float] = field(default_factory=dict)  # through the model for a cell, by pool; a mean
     step_of: Mapping[str, int] = field(default_factory=dict)  # trials at work -> optimizer steps since their start
     seconds_of: Mapping[str, float] = field(default_factory=dict)  # trials at work -> seconds since their last report
     scored: Mapping[TrialGrid, float] = field(default_factory=dict)  # cells of the scorings under way or just ended

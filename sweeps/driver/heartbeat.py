@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cluster.hosting.hosts import Fleet
@@ -67,7 +67,7 @@ class Heartbeat:
             self._published[name] = now
 
 
-def together(ever: Iterable[WorkDone], now: Iterable[WorkDone]) -> WorkDone:
+def together(ever: Collection[WorkDone], now: Collection[WorkDone]) -> WorkDone:
     """Of all hosts: what those of ``ever`` have done, and how far the trials are on those of ``now``."""
     ticks: dict[int, tuple[int, float]] = {}
     cells: Counter[str] = Counter()
@@ -78,6 +78,7 @@ def together(ever: Iterable[WorkDone], now: Iterable[WorkDone]) -> WorkDone:
             ticks[k] = (before[0] + n, before[1] + took)
         cells.update(work.cells)
         seconds.update(work.cell_seconds)
+    tokens: dict[str, float] = {pool: n for work in ever for pool, n in work.cell_tokens.items() if n}
     step_of: dict[str, int] = {}
     seconds_of: dict[str, float] = {}
     scored: Counter[TrialGrid] = Counter()
@@ -85,7 +86,7 @@ def together(ever: Iterable[WorkDone], now: Iterable[WorkDone]) -> WorkDone:
         step_of |= {trial: max(step, step_of.get(trial, 0)) for trial, step in work.step_of.items()}
         seconds_of |= {trial: took + seconds_of.get(trial, 0.0) for trial, took in work.seconds_of.items()}
         scored.update(work.scored)
-    return WorkDone(ticks, cells, seconds, step_of, seconds_of, scored)
+    return WorkDone(ticks, cells, seconds, tokens, step_of, seconds_of, scored)
 
 
 def _doing(known: Iterable[str], told: Mapping[str, WorkDone], ever: bool) -> str:

@@ -184,8 +184,13 @@ def tick_seconds(ticks: Mapping[int, tuple[int, float]], together: int, gpus: bo
 
 
 def seconds_of_cell(done: WorkDone, pool: str) -> float | None:
-    """Seconds of a cell of ``pool`` on one host; until one was scored, of the other pool."""
+    """Seconds of a cell of ``pool`` on one host. Until one was scored: of another pool, for as many tokens."""
     for name in (pool, *(p for p in done.cells if p != pool)):
         if done.cells.get(name, 0.0) > 0:
-            return done.cell_seconds.get(name, 0.0) / done.cells[name]
+            tokens, measured = done.cell_tokens.get(pool, 0.0), done.cell_tokens.get(name, 0.0)
+            return (
+                done.cell_seconds.get(name, 0.0)
+                / done.cells[name]
+                * (tokens / measured if tokens and measured else 1.0)
+            )
     return None

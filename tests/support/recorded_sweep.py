@@ -50,7 +50,9 @@ def _told(told: Mapping[str, Any]) -> list[Any]:
     work = told["work"]
     ticks = {int(k): tuple(v) for k, v in work["ticks"].items()}
     scored = {TrialGrid(*key): cells for *key, cells in work["scored"]}
-    done = WorkDone(ticks, work["cells"], work["cell_seconds"], work["step_of"], work["seconds_of"], scored)
+    done = WorkDone(
+        ticks, work["cells"], work["cell_seconds"], work["cell_tokens"], work["step_of"], work["seconds_of"], scored
+    )
     rest = {name: told[name] for name in ("hosts", "busy", "steps_per_s", "cells_per_s", "doing")}
     return [Told(done, **rest)]
 

@@ -57,7 +57,7 @@ class SimulatedHost:
 
     def work_done(self) -> WorkDone:
         steps = {job.trial: job.step for job in self.jobs}
-        return WorkDone(dict(self.ticks), dict(self.cells), dict(self.seconds), steps, {}, dict(self.scored))
+        return WorkDone(dict(self.ticks), dict(self.cells), dict(self.seconds), {}, steps, {}, dict(self.scored))
 
 
 class SimulatedSweep:

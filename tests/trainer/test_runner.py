@@ -150,6 +150,20 @@ def test_a_runner_tells_what_it_has_done_and_how_far_its_trials_are(start: Start
             assert numbers == sorted(numbers)
 
 
+def test_a_runner_tells_how_many_tokens_a_cell_of_each_pool_takes(start: Start, tmp_path: Path) -> None:
+    """As soon as one pool is scored, so that the seconds of a cell of the other are known as well."""
+    wide = dataclasses.replace(ASSETS.pools["test"][0], id="e4", text="it is it is it is it is it is it is {{ text }}")
+    assets = dataclasses.replace(ASSETS, pools={**ASSETS.pools, "test": (*ASSETS.pools["test"], wide)})
+    found = {}
+    for name, some in (("short", ASSETS), ("wide", assets)):
+        runner = start(tmp_path / name, assets=some)
+        assert runner.work_done().cell_tokens == {}
+        runner.submit(TrainAndScore(THREE[0], 2)).result(timeout=60)
+        found[name] = runner.work_done().cell_tokens
+    assert found["short"]["dev"] == found["wide"]["dev"] > 0
+    assert found["wide"]["test"] > found["short"]["test"] > 0
+
+
 def test_the_blocks_of_a_grid_add_up_in_what_a_runner_tells(start: Start, tmp_path: Path) -> None:
     x, runner = THREE[1], start(tmp_path)
     runner.submit(TrainOnly(x, 6, "test")).result(timeout=120)

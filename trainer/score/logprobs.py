@@ -28,7 +28,7 @@ from trainer.data.render import Request
 from trainer.model.device import out_of_memory
 from trainer.model.routing import Batch
 from trainer.model.slots import SlotModel
-from trainer.score.prefill import Line, Wave, lines_of, option_starts, waves
+from trainer.score.prefill import Line, Wave, lines_of, option_starts, tokens_of, waves
 
 log = logging.getLogger("steadytune")
 
@@ -185,8 +185,7 @@ def _run(
 ) -> None:
     """Score all ``lines`` wave by wave; on exhausted memory go on with the rest under half the budget."""
     pending = list(lines)
-    heads = {id(line.head): len(line.head.ids) for line in lines if line.head is not None}
-    all_tokens = sum(heads.values()) + sum(len(line.ids) for line in lines)
+    all_tokens = tokens_of(lines)
     through = 0  # tokens, of which those of a wave that ran out of memory count again
 
     def count(tokens: int) -> None:
@@ -196,12 +195,11 @@ def _run(
             tell(through / all_tokens)
 
     count(0)  # what comes before is done once for a model and its requests
-    vocabulary = model.n_labels or int(model.base.config.get_text_config().vocab_size)
     while pending:
         done: set[int] = set()
         smallest = False
         try:
-            for wave in waves(pending, token_budget, max(1, LOGIT_BUDGET // vocabulary)):
+            for wave in waves(pending, token_budget, logit_lines(model)):
                 smallest = len(wave.heads) <= 1 and all(len(batch) == 1 for batch in wave.batches)
                 members = [line for batch in wave.batches for line in batch]
                 keep(members, _run_wave(model, wave, read, count))
@@ -217,6 +215,11 @@ def _run(
         token_budget //= 2
         log.warning("scoring ran out of memory; going on with %d tokens per batch", token_budget)
         pending = [line for line in pending if id(line) not in done]
+
+
+def logit_lines(model: SlotModel) -> int:
+    """Positions of which the logits of one batch may be."""
+    return max(1, LOGIT_BUDGET // (model.n_labels or int(model.base.config.get_text_config().vocab_size)))
 
 
 @torch.inference_mode()

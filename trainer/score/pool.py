@@ -19,16 +19,20 @@ from trainer.data.assets import Assets
 from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
+from trainer.errors import UserError
 from trainer.measure import design
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import Baseline, baseline_for
 from trainer.score.decide import decide
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import label_logprobs
+from trainer.score.logprobs import TOKEN_BUDGET, label_logprobs, logit_lines, sharing_is_exact
+from trainer.score.prefill import lines_of, padded_tokens
 from trainer.score.thoughts import with_thoughts
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 from trainer.work import Block
+
+WEIGHED = 2000  # cells of a pool, about, of which the tokens are counted
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class PoolScorer:
         self.assets = assets
         self._asked: dict[tuple[Template, Task, str, str, float, Block | None], PoolRequests] = {}
         self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
+        self.cell_tokens: dict[str, float] = {}  # of each pool: tokens through the model for a cell
 
     def score(
         self,
@@ -118,7 +123,26 @@ class PoolScorer:
         for i, member in enumerate(members):
             if i not in found:
                 found[i] = self._generate(model, member, asked[i], tally)
+        self._count_tokens(model, members[0])
         return [self._table(m, pool, asked[i], found[i]) for i, m in enumerate(members)]
+
+    def _count_tokens(self, model: SlotModel, member: Member) -> None:
+        """Count the tokens of a cell of each pool, once. From the seconds of a cell of one pool follow those of others:
+        prompts may have beginnings in common, which are computed once, and large grids need less padding."""
+        for pool, prompts in self.assets.pools.items():
+            rows = self.assets.rows[pool]
+            some = rows[:: -(-len(rows) * len(prompts) // WEIGHED)]
+            if pool in self.cell_tokens or not some:
+                continue
+            self.cell_tokens[pool] = 0.0
+            try:
+                requests = member.renderer.requests([(prompt, row) for prompt in prompts for row in some])
+            except UserError:
+                continue  # told when the row is scored
+            slots = [member.slot] * len(requests)
+            shared = member.trial.scoring.scorer == "labels" and sharing_is_exact(model, requests, slots)
+            lines = lines_of(requests, slots, shared)
+            self.cell_tokens[pool] = padded_tokens(lines, TOKEN_BUDGET, logit_lines(model)) / len(requests)
 
     def sample_record(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
         """What the rung's record says of its ``cells`` cells where they are not the whole grid."""

@@ -14,9 +14,16 @@ from sweeps.live.rows import TrialRow
 from trainer.work import TrialGrid, WorkDone
 
 A = TrialGrid("a", 5, "dev")
-ONE = WorkDone({2: (10, 20.0)}, {"dev": 10.0}, {"dev": 5.0}, {"a": 5}, {"a": 1.0}, {A: 4.0})
-TWO = WorkDone({2: (5, 5.0), 1: (1, 1.0)}, {"dev": 1.0, "test": 2.0}, {"dev": 1.0, "test": 1.0}, {"a": 5, "b": 3},
-               {"a": 2.0, "b": 9.0}, {A: 3.0})  # fmt: skip
+ONE = WorkDone({2: (10, 20.0)}, {"dev": 10.0}, {"dev": 5.0}, {"dev": 30.0}, {"a": 5}, {"a": 1.0}, {A: 4.0})
+TWO = WorkDone(
+    {2: (5, 5.0), 1: (1, 1.0)},
+    {"dev": 1.0, "test": 2.0},
+    {"dev": 1.0, "test": 1.0},
+    {"dev": 0.0, "test": 20.0},
+    {"a": 5, "b": 3},
+    {"a": 2.0, "b": 9.0},
+    {A: 3.0},
+)
 
 
 def test_hosts_that_share_a_grid_are_added_up() -> None:
@@ -24,6 +31,7 @@ def test_hosts_that_share_a_grid_are_added_up() -> None:
         ticks={2: (15, 25.0), 1: (1, 1.0)},
         cells={"dev": 11.0, "test": 2.0},
         cell_seconds={"dev": 6.0, "test": 1.0},
+        cell_tokens={"dev": 30.0, "test": 20.0},
         step_of={"a": 5, "b": 3},
         seconds_of={"a": 3.0, "b": 9.0},
         scored={A: 7.0},

@@ -120,6 +120,8 @@ def test_a_step_of_a_number_of_trials_that_was_not_measured_lies_on_a_line() -> 
 def test_a_cell_of_the_test_pool_takes_as_long_as_one_of_dev_until_some_were_scored() -> None:
     done = WorkDone(cells={"dev": 10.0}, cell_seconds={"dev": 5.0})
     assert (seconds_of_cell(done, "test"), seconds_of_cell(WorkDone(), "test")) == (0.5, None)
+    done = WorkDone(cells={"dev": 10.0}, cell_seconds={"dev": 5.0}, cell_tokens={"dev": 40.0, "test": 20.0})
+    assert (seconds_of_cell(done, "dev"), seconds_of_cell(done, "test")) == (0.5, 0.25)
     done = WorkDone(cells={"dev": 10.0, "test": 4.0}, cell_seconds={"dev": 5.0, "test": 8.0})
     assert (seconds_of_cell(done, "dev"), seconds_of_cell(done, "test")) == (0.5, 2.0)
 
@@ -163,7 +165,7 @@ def test_the_words_of_the_header() -> None:
         "test cells 0 of 400",
         "time left: known once cells are scored",
     ]
-    scoring = WorkDone({1: (5, 5.0)}, {"dev": 5.0}, {"dev": 5.0}, {"a": 5}, {}, {TrialGrid("a", 5, "dev"): 5.0})
+    scoring = WorkDone({1: (5, 5.0)}, {"dev": 5.0}, {"dev": 5.0}, {}, {"a": 5}, {}, {TrialGrid("a", 5, "dev"): 5.0})
     found = overview(WORK, rows, Told(scoring, cells_per_s=1.0, steps_per_s=0.0))
     assert found.now == {"a": "dev 5 of 10"}
     assert found.words(False)[:3] == ["dev cells 5 of 100", "test cells 0 of 400", "1 cells/s"]

@@ -20,7 +20,7 @@ from trainer.data.wording import Prompt
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import baseline_for
 from trainer.score.logprobs import class_logprobs, option_logprobs, sharing_is_exact
-from trainer.score.prefill import SHORTEST_HEAD, best_groups, heads_of, lines_of, waves
+from trainer.score.prefill import SHORTEST_HEAD, best_groups, heads_of, lines_of, padded_tokens, tokens_of, waves
 from trainer.trial import Lora, Task, Template
 
 
@@ -392,6 +392,19 @@ def test_waves_hold_every_line_once_within_the_budget() -> None:
             assert {x.slot for x in batch} == {wave.slot}
             seen += [id(x) for x in batch]
     assert sorted(seen) == sorted(id(x) for x in lines)
+
+
+def test_tokens_with_padding_are_at_least_those_of_the_lines() -> None:
+    def asked(context: list[int], options: list[list[int]]) -> Request:
+        return request(np.random.default_rng(0), context, options)
+
+    alike = [asked([5] * 8, [[1]]) for _ in range(6)]
+    uneven = [asked([5] * n, [[1]]) for n in (3, 8, 13)]
+    one, other = lines_of(alike, [0] * 6, share=False), lines_of(uneven, [0] * 3, share=False)
+    assert padded_tokens(one, 1000, 1000) == tokens_of(one) == 6 * 8
+    assert (padded_tokens(other, 1000, 1000), tokens_of(other)) == (3 * 13, 3 + 8 + 13)
+    shared = lines_of([asked([5] * 20 + [k], [[1]]) for k in range(4)], [0] * 4)
+    assert padded_tokens(shared, 1000, 1000) == tokens_of(shared) == 20 + 4
 
 
 # What the decision rules compare against -----------------------------------------------------------------------------
