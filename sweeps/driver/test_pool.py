@@ -57,7 +57,7 @@ def score_test_pool(progress: Progress, fleet: Any, beat: Callable[[], None] = l
                 try:
                     beat()
                 except Exception as error:  # a failure to show something must not end a sweep
-                    logging.getLogger("steadytune").warning("%s: %s", "the hosts", error)
+                    logging.getLogger("steadytune").warning("how far the hosts are is not known: %s", error)
                 beaten = time.monotonic()
             if time.monotonic() - written > (WRITE_EVERY if done else QUIET_WRITE_EVERY):
                 progress.write(even_if_unchanged=True)
