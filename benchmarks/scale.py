@@ -181,6 +181,7 @@ def study_of(n: int, folder: Path) -> Any:
 
 def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     """The sweep, and the seconds that scoring all of its trials on the test pool takes."""
+    from sweeps.driver.heartbeat import Heartbeat
     from sweeps.driver.progress import Progress
     from sweeps.driver.session import quiet, setup_of
     from sweeps.driver.test_pool import score_test_pool
@@ -203,7 +204,7 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
         for trial in made:
             progress.add(trial)
         with Meter() as meter, counted(progress, meter):
-            tune_trials(progress, content, fleet, made)
+            tune_trials(progress, content, fleet, made, Heartbeat(progress, fleet))
         began = time.perf_counter()
         score_test_pool(progress, fleet)
         tested = time.perf_counter() - began

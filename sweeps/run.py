@@ -7,6 +7,7 @@ run folder, and the scheduler decides from their values again. If all rungs are 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
@@ -14,8 +15,9 @@ from sweeps.checks.preflight import limits_of, preflight
 from sweeps.display.text import counted
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
-from sweeps.driver.session import on_ray, prepare
+from sweeps.driver.session import on_ray, prepare, what_begins
 from sweeps.driver.sweep import sweep
+from sweeps.live.opening import Opening
 from sweeps.live.table import LiveTable
 from sweeps.run_folder.lease import Lease
 from sweeps.run_folder.prompts import keep_prompts
@@ -34,19 +36,25 @@ from trainer.store import Store
 MOST_WARNINGS = 5  # of the check, that a run prints
 
 
-def run(study: Study, out: str) -> int:
-    """Run ``study`` in the run folder ``out``. Returns 1 if a trial failed, else 0. Raises ``LeaseError`` if another
-    run is at work in the folder."""
-    store = Store.open(out)
-    with Lease(store):
-        print(_where(study, store), flush=True)
-        content = content_of(study)
-        for line in content.dropped_lines:
-            print(line, file=sys.stderr)
-        statuses, messages = (run_sweep if study.stages is None else run_stages)(study, store, content)
-        folder, page = _reported(store)
-        show_table(folder, page)
-        print("".join(f"{sentence}\n" for sentence in messages), end="", flush=True)
+def run(study: Study, out: str, opening: Opening | None = None) -> int:
+    """Run ``study`` in the run folder ``out``. Returns 1 if a trial failed, else 0. ``opening`` says what is done until
+    the live table is there. Raises ``LeaseError`` if another run is at work in the folder."""
+    with opening or Opening() as said:
+        said.say(f"opening the run folder {out}")
+        store = Store.open(out)
+        with Lease(store):
+            return _run(study, store, said)
+
+
+def _run(study: Study, store: Store, opening: Opening) -> int:
+    print(_where(study, store), flush=True)
+    content = content_of(study, opening.say)
+    for line in content.dropped_lines:
+        print(line, file=sys.stderr)
+    statuses, messages = (run_sweep if study.stages is None else run_stages)(study, store, content, opening)
+    folder, page = _reported(store)
+    show_table(folder, page)
+    print("".join(f"{sentence}\n" for sentence in messages), end="", flush=True)
     return 1 if "failed" in statuses else 0
 
 
@@ -74,15 +82,19 @@ def _where(study: Study, store: Store) -> str:
     return f"run folder: {store.uri} (continued: {counted(with_scores, 'trial')} with scores in it)"
 
 
-def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], list[str]]:
+def run_sweep(study: Study, store: Store, content: Content, opening: Opening) -> tuple[list[str], list[str]]:
     """Run the axes as one search. The status of every trial, and no messages."""
+    opening.say("looking for finished rungs in the run folder")
     points = points_of(study)
     trials = None if points is None else make_trials(study, points, content)
-    progress = Progress(study, store, LiveTable(study.name))
+    began = time.time() - (time.monotonic() - opening.began)
+    progress = Progress(study, store, LiveTable(study.name, since=opening.began), began=began)
     finished = None if trials is None else replayed(progress, trials)
     if finished is None:
         prepare()
-        _print_warnings(preflight(content, target_modules(study), None, limits_of(study)).warnings_or_raise())
+        found = preflight(content, target_modules(study), None, limits_of(study), opening.say)
+        _print_warnings(found.warnings_or_raise())
+        opening.say(what_begins())
     with on_ray(study, store) if finished is None else nullcontext():
         store.write("study.yaml", dump_yaml(resolved(study)).encode())  # after the checks, before any trial
         keep_prompts(store, content.assets, {name: pool.file for name, pool in study.pools.train.items()})
@@ -91,9 +103,10 @@ def run_sweep(study: Study, store: Store, content: Content) -> tuple[list[str], 
                 progress.add(trial)
             progress.write()
             if finished is not None:
+                opening.end()
                 finished()
             else:
-                sweep(progress, content, trials)
+                sweep(progress, content, trials, opening=opening)
             progress.write(finished=True)
     return [decision.status for decision in progress.decisions.values()], []
 
@@ -105,11 +118,12 @@ def _print_warnings(warnings: Sequence[str]) -> None:
         print(f"warning: {len(warnings) - MOST_WARNINGS} more, which `steadytune check` prints", file=sys.stderr)
 
 
-def run_stages(study: Study, store: Store, content: Content) -> tuple[list[str], list[str]]:
+def run_stages(study: Study, store: Store, content: Content, opening: Opening) -> tuple[list[str], list[str]]:
     """Run one stage after the other. The status of every trial, and the decision of each stage."""
-    with OnRay(study, store, content) as on_ray:
-        staged = Staged(study, store, content, on_ray)
+    with OnRay(study, store, content, opening) as on_ray:
+        staged = Staged(study, store, content, on_ray, opening.say, opening.began)
         staged.run()
+    opening.end()
     return [row["status"] for row in staged.rows], list(decisions_of_stages(staged.records))
 
 

@@ -14,9 +14,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import pyarrow as pa
@@ -37,11 +37,12 @@ from trainer.train.engine import Engine
 from trainer.train.resident import Resident
 from trainer.train.step_log import StepLog
 from trainer.trial import Model, Task, Template, Trial
-from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, Work
+from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, TrialGrid, Work, WorkDone
 
 log = logging.getLogger("steadytune")
 
 Record = dict[str, Any]  # of a rung: see ``Resident.end_rung``
+KEPT = 256  # scorings of which a runner still tells how far they are
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Counters:
     rows: int = 0  # score rows: a prompt and a row each
     train_seconds: float = 0.0  # of the accelerator
     score_seconds: float = 0.0
+    # By pool, and growing while it is scored: score rows, and seconds without what is done once for many scorings
+    cells: dict[str, float] = field(default_factory=dict)
+    cell_seconds: dict[str, float] = field(default_factory=dict)
+    ticks: dict[int, tuple[int, float]] = field(default_factory=dict)  # trials stepped together -> ticks, seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,8 @@ class Runner:
         self._closing = False
         self._thread: threading.Thread | None = None
         self.counters = Counters()
+        self._scored: dict[TrialGrid, float] = {}  # cells of the last scorings, the newest last
+        self._score_share: dict[str, float] = {}  # trial -> seconds of the scoring under way
         self.engine: Engine | None = self._load_engine()
         self.rank = self.engine.rank  # of this process among a trial's workers; the first writes
 
@@ -119,6 +126,18 @@ class Runner:
     def steps(self) -> int:
         """Optimizer steps since the start, over all trials."""
         return self.counters.steps
+
+    def work_done(self) -> WorkDone:
+        at_work = [r for r in list(self._residents.values()) if r.slot in self._under_way]
+        return WorkDone(
+            ticks=dict(self.counters.ticks),
+            cells=dict(self.counters.cells),
+            cell_seconds=dict(self.counters.cell_seconds),
+            cell_tokens=dict(self._scorer.cell_tokens),
+            step_of={r.trial.id: r.step for r in at_work},
+            seconds_of={r.trial.id: r.seconds + self._score_share.get(r.trial.id, 0.0) for r in at_work},
+            scored=dict(self._scored),
+        )
 
     @property
     def busy(self) -> int:
@@ -262,6 +281,8 @@ class Runner:
         self.counters.steps += len(logs)
         self.counters.tokens += total
         self.counters.train_seconds += elapsed
+        ticks, seconds = self.counters.ticks.get(len(logs), (0, 0.0))
+        self.counters.ticks[len(logs)] = (ticks + 1, seconds + elapsed)
         for r in residents:
             r.record(logs[r.slot], elapsed * logs[r.slot].tokens / max(1, total))
 
@@ -295,8 +316,10 @@ class Runner:
         start = time.perf_counter()
         try:
             members = [Member(r.slot, r.trial, r.renderer, self._under_way[r.slot].work.rung) for r in residents]
-            tables = self._scorer.score(self._ready_engine().slot_model, pool, members, block)
+            tell = self._teller(pool, block, residents, start)
+            tables = self._scorer.score(self._ready_engine().slot_model, pool, members, block, tell)
         except Exception as error:  # a row that cannot be rendered, or memory: each is tried on its own
+            self._score_share = {}
             if len(residents) > 1:
                 for r in residents:
                     self._score(pool, block, [r])
@@ -304,6 +327,8 @@ class Runner:
             self._fail(residents[0].slot, error)
             return
         elapsed = time.perf_counter() - start
+        tell(sum(t.num_rows for t in tables))
+        self._score_share = {}
         self.counters.rows += sum(t.num_rows for t in tables)
         self.counters.score_seconds += elapsed
         share = elapsed / len(residents)
@@ -314,6 +339,32 @@ class Runner:
                 continue
             sample = self._scorer.sample_record(r.trial, work.rung, pool, table.num_rows)
             self._write(r, work, table, r.end_rung(share) | sample)
+
+    def _teller(
+        self, pool: str, block: Block | None, residents: Sequence[Resident], start: float
+    ) -> Callable[[float], None]:
+        """A function that is told how many cells this scoring, which began at ``start``, has been through."""
+        counters, n = self.counters, len(residents)
+        cells, seconds = counters.cells.get(pool, 0.0), counters.cell_seconds.get(pool, 0.0)
+        ready = start  # when requests were rendered and the model was tried
+        keys = [TrialGrid(r.trial.id, self._under_way[r.slot].work.rung, pool) for r in residents]
+        before = [self._scored.pop(key, 0.0) for key in keys]
+        if block is None:  # what was counted before is of a scoring that failed
+            before = [0.0] * n
+
+        def tell(done: float) -> None:
+            nonlocal ready
+            now = time.perf_counter()
+            elapsed, ready = now - start, ready if done else now
+            counters.cells[pool], counters.cell_seconds[pool] = cells + done, seconds + now - ready
+            for key, earlier in zip(keys, before, strict=True):
+                self._scored[key] = earlier + done / n
+            self._score_share = {key.trial: elapsed / n for key in keys}
+
+        tell(0.0)
+        while len(self._scored) > KEPT:
+            del self._scored[next(iter(self._scored))]
+        return tell
 
     def _write(self, r: Resident, work: Work, table: pa.Table, record: Record) -> None:
         """Store the rung's score rows, which ends the work."""

@@ -16,6 +16,7 @@ import itertools
 import json
 import logging
 import os
+import pathlib
 import re
 import time
 import uuid
@@ -131,10 +132,29 @@ class Store:
         try:
             self._with_retries(lambda: put(target, data), name)
         except OSError as error:
+            self._refuse_obstacle(name)
             raise (StoreError if _may_recover(error) else UnwritableError)(
                 f"{self.address(name)}: cannot be written ({error}). Nothing was lost: free space, mend the "
                 "permissions or name another folder, and run the same command again"
             ) from error
+
+    def _refuse_obstacle(self, name: str, a_folder: bool = False) -> None:
+        """UnwritableError where a file is in the place of a folder, above ``name`` or, with ``a_folder``, of ``name``
+        itself; or where a folder is in the place of the file ``name``."""
+        if not isinstance(self.fs, pafs.LocalFileSystem):
+            return
+        target = pathlib.PurePath(self.path(*name.split("/")))
+        for place in [*reversed(target.parents), *([target] if a_folder else [])]:
+            if os.path.lexists(place) and not os.path.isdir(place):
+                raise UnwritableError(
+                    f"{self.address(name)}: cannot be used, since {place} is a file, where the run folder needs a "
+                    "folder. Remove or rename it, and run the same command again"
+                )
+        if os.path.isdir(target) and not a_folder:
+            raise UnwritableError(
+                f"{self.address(name)}: is a folder, where the run folder needs a file. Remove or rename it, and run "
+                "the same command again"
+            )
 
     def _refuse_way_out(self, target: str, name: str) -> None:
         """UnwritableError where a link inside the run folder leads out of it: whoever made the folder may have put it
@@ -218,6 +238,7 @@ class Store:
         try:
             found = self._with_retries(lambda: self.fs.get_file_info(at), name)
         except OSError as error:
+            self._refuse_obstacle(name, isinstance(at, pafs.FileSelector))
             raise StoreError(
                 f"{self.address(name)}: cannot be looked into ({error}). Mend the permissions and run the same command "
                 "again"

@@ -20,7 +20,7 @@ from cluster.hosting.tensorboard import chart
 from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Trial
-from trainer.work import TrainAndScore
+from trainer.work import TrainAndScore, WorkDone
 
 
 class PlaceLostError(UserError):
@@ -53,6 +53,11 @@ class Worker:
         if rank == 0:  # its counts are those of all ranks together
             publish_host(self.runner, "gang")
 
+    def work_done(self) -> WorkDone:
+        """What this worker has done since it started: that of all ranks, since they do the same. Called while another
+        thread is in ``advance``."""
+        return self.runner.work_done()
+
     def advance(self, trial: Trial, rung: int, pool: str) -> None:
         self.runner.submit(TrainAndScore(trial, rung, pool)).result()
         if pool == "dev" and self.runner.rank == 0:
@@ -62,14 +67,17 @@ class Worker:
 class Gang:
     """The workers in the placement group of this process. The process keeps them for its next trial."""
 
-    def __init__(self, workers: int, cpus: float, gpus: int, arguments: tuple[Any, ...]):
+    def __init__(self, workers: int, cpus: float, gpus: int, arguments: tuple[Any, ...], registry: Any = None):
+        """``registry`` is told of the first worker, which tells the driver how far the gang is."""
         group = ray.util.get_current_placement_group()
         if group is None:
             raise GangError(f"resources.workers = {workers} needs a placement group, and this trial has none")
         strategy = PlacementGroupSchedulingStrategy(group)
-        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
+        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy, "max_concurrency": 2}
         self.ended = False
         self.workers: list[Any] = [ray.remote(Worker).options(**options).remote() for _ in range(workers)]
+        if registry is not None:
+            registry.joined.remote(self.workers[0])
         address = self._all([self.workers[0].address.remote()])[0]
         self._all([w.join.remote(rank, workers, address, arguments) for rank, w in enumerate(self.workers)])
 

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,12 +36,11 @@ from trainer.errors import BaseModelError, UserError
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial
-from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, Work
+from trainer.work import BLOCK, Block, ScoreBlock, TrainAndScore, TrainOnly, Work, WorkDone
 
 log = logging.getLogger("steadytune")
 
 RETRIES = 3  # new hosts that a trial gets, one after another, when its host dies
-BLOCK = 5000  # cells of a whole grid in one block of scoring; other hosts may score other blocks
 UNFIT = f"{BaseModelError.__module__}.{BaseModelError.__name__}: "  # how a traceback names it
 IDLE = 60.0  # seconds without a trial after which a host ends
 
@@ -109,9 +108,9 @@ class Host:
         """Seconds since the last trial left; 0 while there is one."""
         return 0.0 if self._busy else time.monotonic() - self._since
 
-    async def steps(self) -> int:
-        """Optimizer steps taken since this host started, over all trials."""
-        return self.runner.steps
+    async def work_done(self) -> WorkDone:
+        """What this host has done since it started, and how far its trials are."""
+        return self.runner.work_done()
 
 
 class Registry:
@@ -122,6 +121,7 @@ class Registry:
         self._hosts: dict[Place, Any] = {}
         self._seats: dict[str, Place] = {}  # where each trial that is being worked on is
         self._served: set[str] = set()  # ids of hosts that a trial has left, which shows that they have started
+        self._gangs: list[Any] = []  # the first worker of each
         self._unfit = ""  # why no host can start, where that is the base model's fault
         threading.Thread(target=self._retire, args=(idle,), daemon=True).start()
 
@@ -178,6 +178,16 @@ class Registry:
 
     def hosts(self) -> list[Any]:
         return list(self._hosts.values())
+
+    def joined(self, worker: Any) -> None:
+        """Remember the first worker of a gang."""
+        self._gangs.append(worker)
+
+    def at_work(self, ended: Collection[str] = ()) -> list[Any]:
+        """What can tell how far trials are: all hosts, and the first worker of each gang. ``ended``: the ids of those
+        of which the caller knows that they have ended."""
+        self._gangs = [gang for gang in self._gangs if actor_id(gang) not in ended]
+        return [*self._hosts.values(), *self._gangs]
 
     def _retire(self, idle: float) -> None:
         """End hosts that have had no trial for ``idle`` seconds, since Ray's autoscaler counts a node with an actor as
@@ -342,7 +352,7 @@ class Fleet:
         global _gang
         if _gang is None or _gang.ended:
             r = self.resources
-            _gang = Gang(r.workers, r.cpus, r.gpus, self.arguments)
+            _gang = Gang(r.workers, r.cpus, r.gpus, self.arguments, self.registry)
         return _gang
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -47,11 +47,14 @@ def preflight(
     targets: Sequence[str],
     meaning: Meaning | None = None,
     limits: WritingLimits = NO_WRITING,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Findings:
     """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
-    an adapter. ``meaning``: what the task asks, if the study says it. ``limits`` as ``limits_of`` gives them. Raises
-    ``UserError`` for a model that cannot be loaded, or that lacks the layers."""
+    an adapter. ``meaning``: what the task asks, if the study says it. ``limits`` as ``limits_of`` gives them. ``say``
+    is told what is done. Raises ``UserError`` for a model that cannot be loaded, or that lacks the layers."""
+    say("checking the base model's layers, and loading its tokenizer")
     tokenizer, doubts = checked_model(content.model, targets)
+    say("checking prompts and rows")
     templates = list(content.templates.values())
     findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, limits)
     findings.items.extend([*doubts, *shared_row_findings(content.assets.rows)])

@@ -151,8 +151,8 @@ def _distinct_findings(renderer: Renderer, request: Request, row: Row, where: st
 
 
 def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
-    """``where`` is the template: its options that do nothing or are not said, a date that the chat template writes, and
-    an answer that it writes in another way than it asks for one."""
+    """``where`` is the template: its options that do nothing or are not said, a date that the chat template writes, a
+    marker in front of a thought, and an answer that it writes in another way than it asks for one."""
     texts, day = renderer.texts, renderer.template.date
     if texts.is_dated:
         yield Finding(
@@ -179,6 +179,16 @@ def chat_findings(renderer: Renderer, where: str) -> Iterator[Finding]:
             f"{where}.options",
             f"the chat template can let the model think before it answers, and the study does not say whether ({name})",
             f"Add `options: {{{name}: false}}`, or true",
+        )
+    if texts.thought_end and texts.prefilled:
+        on = [name for name, value in renderer.template.options if name in THINKING and value is True]
+        off = f", or turn thinking off: options: {{{on[0]}: false}}" if on else ""
+        yield Finding(
+            "error",
+            f"{where}.marker",
+            f"begins the answer with {texts.prefilled!r}, and the model thinks before it answers: its thought would "
+            "stand behind the marker",
+            f"Remove the marker{off}",
         )
     if texts.lead is None:
         yield Finding(

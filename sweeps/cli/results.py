@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.options import RunArgument
+from sweeps.live.opening import Opening
 from sweeps.run_folder.find import did_you_mean, find_run
 from sweeps.study.overlay import StudyError
 
@@ -28,9 +29,12 @@ def watch_command(
 ) -> None:
     """Show a run's live table, from any machine that reads its folder."""
     folder = find_run(run)
-    from sweeps.live.watch import watch
+    with Opening() as opening:
+        if not once:
+            opening.say(f"reading the run folder {folder}")
+        from sweeps.live.watch import watch
 
-    raise typer.Exit(watch(folder, every, once))
+        raise typer.Exit(watch(folder, every, once, opening=opening))
 
 
 def report_command(run: RunArgument) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.options import Overrides, StudyArgument
+from sweeps.live.opening import Opening
 from sweeps.study.shipped import open_study
 from trainer.errors import UserError
 
@@ -26,10 +27,12 @@ def run_command(
     ] = None,
 ) -> None:
     """Run a study, or continue one that was interrupted."""
-    loaded = open_study(study, overrides)
-    from sweeps.run import run
+    with Opening() as opening:
+        opening.say(f"reading the study {study}")
+        loaded = open_study(study, overrides)
+        from sweeps.run import run
 
-    raise typer.Exit(run(loaded, out or f"runs/{loaded.name}"))
+        raise typer.Exit(run(loaded, out or f"runs/{loaded.name}", opening))
 
 
 def check_command(study: StudyArgument, overrides: Overrides = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,9 @@ from trainer.measure.rung import RungReport
 from trainer.store import Store
 from trainer.trial import Trial, axis_columns, rung_steps
 
+BEAT_EVERY = 3.0  # seconds after which the hosts are asked again what they have done
 WRITE_EVERY = 5.0  # seconds between writings of trials.parquet while the study runs
+QUIET_WRITE_EVERY = 15.0  # where no trial has changed: how far the hosts are is in the file as well
 
 
 @dataclass
@@ -37,7 +39,6 @@ class Progress:
     earlier_rows: list[dict[str, Any]] = field(default_factory=list)  # of trials from earlier stages
     scores_test_pool: bool = True  # whether the trials are scored on the test pool
     began: float = field(default_factory=time.time)
-    steps_per_s: float | None = None  # optimizer steps of all hosts that answer
     _written: str = ""
     _study: str = ""  # checksum of the study.yaml beside it
 
@@ -65,7 +66,7 @@ class Progress:
         found = objective(rows, trial.task.metric, 0.0, trial.task.labels, f"trial {trial_id}, test")
         self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + record["seconds"]
         self.tests[trial_id] = found
-        self.live.tested(trial_id, found.mean, found.std)
+        self.live.tested(trial_id, found.mean, found.std, record["seconds"])
 
     def decide(self, decisions: Mapping[str, Decision]) -> None:
         """Store the scheduler's decisions, and show those that changed in the live table."""
@@ -88,8 +89,8 @@ class Progress:
             return
         if not self._study and self.store.exists("study.yaml"):
             self._study = study_checksum(self.store.read("study.yaml"))
-        state = {"began": self.began, "written": time.time(), "steps_per_s": self.steps_per_s, "over": finished}
-        write_trials(self.store, rows, {**state, "study": self._study})
+        state = {"began": self.began, "written": time.time(), "over": finished, "study": self._study}
+        write_trials(self.store, rows, state | asdict(self.live.overview()))
         self._written = repr(rows)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -42,6 +42,13 @@ def prepare() -> None:
     prepare_connection()
 
 
+def what_begins() -> str:
+    """What ``on_ray`` does, which takes seconds."""
+    from cluster.address import is_local as starts_here
+
+    return "starting Ray on this machine" if starts_here() else "joining the Ray cluster"
+
+
 def quiet() -> None:
     """Turn off files and messages of Ray Tune. To be called before Ray is imported."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trial records are in the run folder

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from sweeps.driver.progress import WRITE_EVERY, Progress
+from sweeps.driver.progress import BEAT_EVERY, QUIET_WRITE_EVERY, WRITE_EVERY, Progress
 from sweeps.driver.session import LOSSES
 from sweeps.schedule.asha import Decision
 from sweeps.study.study import Study
@@ -29,9 +30,9 @@ def trials_to_test(
     ]
 
 
-def score_test_pool(progress: Progress, fleet: Any) -> None:
+def score_test_pool(progress: Progress, fleet: Any, beat: Callable[[], None] = lambda: None) -> None:
     """Score the test pool in Ray tasks that take the same share of an accelerator as a trial. Trials that finished have
-    scored it themselves."""
+    scored it themselves. ``beat`` is called every few seconds."""
     import ray
 
     from cluster.hosting.gang import PlaceLostError
@@ -49,12 +50,20 @@ def score_test_pool(progress: Progress, fleet: Any) -> None:
         running = {task.remote(fleet, trial, step): trial for trial, step in jobs}
         for trial in running.values():
             progress.live.testing(trial.id)
-        written = time.monotonic()
+        written = beaten = time.monotonic()
         while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            if time.monotonic() - written > WRITE_EVERY:
+            done, _ = ray.wait(list(running), num_returns=1, timeout=BEAT_EVERY)
+            if time.monotonic() - beaten > BEAT_EVERY:
+                try:
+                    beat()
+                except Exception as error:  # a failure to show something must not end a sweep
+                    logging.getLogger("steadytune").warning("how far the hosts are is not known: %s", error)
+                beaten = time.monotonic()
+            if time.monotonic() - written > (WRITE_EVERY if done else QUIET_WRITE_EVERY):
+                progress.write(even_if_unchanged=True)
                 written = time.monotonic()
-                progress.write()
+            if not done:
+                continue
             trial = running.pop(done[0])
             try:
                 progress.add_test_scores(trial.id, *ray.get(done[0]))

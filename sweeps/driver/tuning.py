@@ -23,10 +23,13 @@ from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import combinations
 from sweeps.trials.from_points import axes_of, make_trial_at
 from sweeps.trials.load_content import Content
+from sweeps.trials.study_work import study_work
 from trainer.trial import Trial
 
 
-def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequence[Trial] | None) -> None:
+def tune_trials(
+    progress: Progress, content: Content, fleet: Fleet, trials: Sequence[Trial] | None, heartbeat: Heartbeat
+) -> None:
     """Run the sweep to its end; afterwards ``progress`` has every trial's decision. If ``trials`` is None, Optuna
     chooses the points."""
     study = progress.study
@@ -44,6 +47,7 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequ
         space, n = {}, min(study.search.trials, combinations(axes) or study.search.trials)
         first = staged_points(progress.store, axes, trial_of)
         search = RungSearch(axes, study.search.seed, len(study.scheduler.shares), first)
+    progress.live.expect(study_work(study, n, fleet.grids["dev"], fleet.grids["test"], progress.scores_test_pool))
     keep_credentials()
     scheduler = PromotionScheduler(
         Rungs(n, study.scheduler.eta, len(study.scheduler.shares)), identify=lambda config: trial_of(config).id
@@ -53,7 +57,7 @@ def tune_trials(progress: Progress, content: Content, fleet: Fleet, trials: Sequ
     )
     with (
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
-        Watcher(progress, scheduler, trial_of, Heartbeat(progress, fleet), content.pools) as watcher,
+        Watcher(progress, scheduler, trial_of, heartbeat, content.pools) as watcher,
     ):
         tune.Tuner(
             tune.with_resources(tune.with_parameters(SlotTrainable, sweep=sweep), fleet.resources.for_tune()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from ray import tune
 from cluster.hosting.tensorboard import Board, chart
 from cluster.hosting.trainable import UNWRITABLE
 from sweeps.driver.heartbeat import Heartbeat
-from sweeps.driver.progress import WRITE_EVERY, Progress
+from sweeps.driver.progress import BEAT_EVERY, QUIET_WRITE_EVERY, WRITE_EVERY, Progress
 from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import Domain
 from sweeps.trials.from_points import axes_of
@@ -21,9 +22,6 @@ from trainer.data.wording import Prompt
 from trainer.measure.rung import RungReport
 from trainer.store import UnwritableError
 from trainer.trial import Trial, modules_text
-
-BEAT_EVERY = 15.0  # seconds after which the hosts are asked again for their steps
-BEATS = 4  # after so many, trials.parquet is written even without a report, to show that the driver is alive
 
 
 class Watcher(tune.Callback):
@@ -43,8 +41,9 @@ class Watcher(tune.Callback):
         self._pool = ThreadPoolExecutor(1)  # writes files and asks hosts, so that the scheduler does not wait
         self._writing: Future[None] | None = None
         self._beating: Future[None] | None = None
-        self._written = self._beaten = time.monotonic()
-        self._beats = 0
+        self._written = time.monotonic()
+        self._beaten = -math.inf
+        self._written_anyway = self._written
         self._unwritable = ""  # why the run folder takes no files
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,13 +84,14 @@ class Watcher(tune.Callback):
         self.progress.decide(self.scheduler.changes())
         now = time.monotonic()
         if now - self._beaten > BEAT_EVERY and (self._beating is None or self._beating.done()):
-            self._beaten, self._beats = now, self._beats + 1
+            self._beaten = now
             self._beating = self._beside("the hosts", self.heartbeat.beat)
         if now - self._written > WRITE_EVERY and (self._writing is None or self._writing.done()):
             self._written = now
             self.progress.decide(self.scheduler.decisions())  # with the present reasons of waiting trials
-            self._writing = self._beside("trials.parquet", self.progress.write, self._beats >= BEATS)
-            self._beats %= BEATS
+            anyway = now - self._written_anyway > QUIET_WRITE_EVERY
+            self._written_anyway = now if anyway else self._written_anyway
+            self._writing = self._beside("trials.parquet", self.progress.write, anyway)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.heartbeat.retries += 1

@@ -19,6 +19,9 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from cluster.connect import unwrapped
+from sweeps.live.left import Told
+from sweeps.live.overview import Overview, overview
+from sweeps.live.rows import ORDER, OVER, TrialRow
 from sweeps.live.text import (
     Frame,
     QuietStream,
@@ -30,50 +33,14 @@ from sweeps.live.text import (
     text_of,
     with_error,
 )
+from sweeps.trials.study_work import StudyWork
 from trainer.measure.rung import RungReport
 
-ORDER = ("running", "testing", "waiting", "finished", "stopped", "failed")  # of the states in the table, top to bottom
-OVER = ("finished", "stopped", "failed")
 END_ROWS = 20  # rows of the table at the end of a log
 EVERY = 30.0  # seconds, at least, between two progress lines of a log
-SILENCE = 60.0  # seconds without an event after which a log gets a progress line
-
-
-@dataclass
-class TrialRow:
-    """One trial in the table. ``seconds``: of training and scoring, from its reports."""
-
-    id: str
-    axes: dict[str, str]
-    n_rungs: int
-    rungs: tuple[int, ...] = ()  # the optimizer steps of the rungs, if they are known
-    state: str = "waiting"
-    rung: int = 0  # rungs reported
-    step: int = 0
-    objective: float | None = None
-    stderr: float = math.nan
-    degenerate: bool = False
-    unread: bool = False  # degenerate because its answers could not be read
-    seconds: float = 0.0
-    since: float | None = None  # the clock's time when it last started to work
-    reason: str = ""
-    test: tuple[float, float] | None = None  # mean and std on the test pool
-    before_test: str = "finished"  # stopped trials may be scored on the test pool too
-
-    @property
-    def alike(self) -> str:
-        """What is said of a degenerate trial."""
-        return "unread answers" if self.unread else "one label"
-
-
-@dataclass
-class RungTime:
-    """How long one rung took, over the trials that reported it."""
-
-    seconds: float = 0.0
-    n: int = 0
-    steps: int = 0  # optimizer steps of the trials whose steps are known
-    n_known: int = 0
+SILENCE = 60.0  # seconds without an event after which a log gets a progress line; fewer at the start
+MOST_PASSED = 0.5  # of the time left: so much may pass without a word of the hosts before less is not believed
+SOON = 3.0  # so many when the sweep has just begun
 
 
 @dataclass
@@ -86,16 +53,19 @@ class LiveTable:
     clock: Callable[[], float] = time.monotonic
     every: float = EVERY
     silence: float = SILENCE
+    since: float | None = None  # the clock's time from which times count; None: from the entry on
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
         self._out = QuietStream(self.stream)
         self._rows: dict[str, TrialRow] = {}
-        self._took: dict[int, RungTime] = {}
         self._values: dict[
             str, set[str | None]
         ] = {}  # the values of each axis, kept so that not all trials are read again
-        self._steps_per_s: float | None = None  # of all hosts together
+        self._work: StudyWork | None = None  # what the study has to do
+        self._told = Told()
+        self._given: Overview | None = None  # made by the driver, where this process only watches
+        self._told_at = 0.0
         self._lacking = ""  # what trials wait for and no node has
         self._notes: list[str] = []
         self._announced = 0
@@ -122,7 +92,7 @@ class LiveTable:
         with self._lock:
             row = self._row(trial_id)
             again = row.rung > 0
-            row.state, row.since = "running", self.clock()
+            row.state = "running"
             values = " ".join(f"{n}={row.axes.get(n, '-')}" for n in self._differing())
             self._say(trial_id, "goes on" if again else "started" + (f" ({values})" if values else ""))
 
@@ -134,14 +104,7 @@ class LiveTable:
             row.objective, row.stderr = report.objective, report.stderr
             row.degenerate, row.unread = report.degenerate, report.unread
             row.seconds += seconds
-            # ``seconds`` is the trial's share of its host's time; a rung takes longer, since other slots work, too
-            took = seconds if row.since is None else max(seconds, self.clock() - row.since)
-            if row.since is not None:
-                row.since = self.clock()
-            so_far = self._took.setdefault(index, RungTime())
-            so_far.seconds, so_far.n = so_far.seconds + took, so_far.n + 1
-            if index < len(row.rungs):
-                so_far.steps, so_far.n_known = so_far.steps + _steps(row, index), so_far.n_known + 1
+            row.spend()
             where, value = f"rung {row.rung}/{row.n_rungs} at step {row.step}", with_error(row.objective, row.stderr)
             note = f", {row.alike}" if row.degenerate else ""
             self._say(report.trial_id, f"{where}: objective {value}, {clock_time(seconds)}{note}")
@@ -151,7 +114,6 @@ class LiveTable:
         with self._lock:
             row = self._row(trial_id)
             row.state, row.reason = status, reason
-            row.since = (row.since or self.clock()) if status == "running" else None
             self._say(trial_id, status + (f": {reason}" if reason else ""))
 
     def failed(self, trial_id: str, error: str) -> None:
@@ -161,17 +123,18 @@ class LiveTable:
         with self._lock:
             row = self._row(trial_id)
             row.before_test = row.state if row.state in OVER else "finished"
-            row.state, row.since = "testing", self.clock()
+            row.state = "testing"
             self._say(trial_id, "scoring the test prompts")
 
-    def tested(self, trial_id: str, mean: float, std: float) -> None:
+    def tested(self, trial_id: str, mean: float, std: float, seconds: float = 0.0) -> None:
+        """``seconds``: the trial's share of its host's time for it."""
         with self._lock:
             row = self._row(trial_id)
-            if row.since is not None:
-                row.seconds += self.clock() - row.since
+            row.seconds += seconds
+            row.spend()
             if row.state == "testing":  # if not, its scores were in the run folder already
                 row.state = row.before_test
-            row.since, row.test = None, (mean, std)
+            row.test = (mean, std)
             self._say(trial_id, f"test prompts: mean {rounded(mean)}, std {rounded(std)}")
 
     def note(self, text: str) -> None:
@@ -179,20 +142,48 @@ class LiveTable:
             self._notes = [*self._notes, one_line(text)][-3:]
             self._say("", text)
 
-    def pulse(self, steps_per_s: float | None, lacking: str = "") -> None:
-        """Called between events: optimizer steps a second of all hosts (None: they did not answer), and what trials
+    def expect(self, work: StudyWork) -> None:
+        """What the study has to do, from which the time left is estimated."""
+        with self._lock:
+            self._work = work
+
+    def pulse(self, told: Told | Overview, lacking: str = "") -> None:
+        """Called between events, with what the hosts have told, or what the driver has made of it; and with what trials
         wait for and no node has."""
         with self._lock:
-            self._steps_per_s, self._lacking = steps_per_s, lacking
-            if not self.terminal and self.clock() - self._said_at >= self.silence:
+            now = self.clock()
+            self._lacking = lacking
+            if isinstance(told, Overview):
+                self._given, self._told_at = told, now
+            else:
+                if (told.work.ticks, told.work.cells) != (self._told.work.ticks, self._told.work.cells):
+                    self._told_at = now  # else a host is in the middle of a batch, which counts when it is done
+                self._told = told
+                for trial_id, seconds in told.work.seconds_of.items():
+                    row = self._rows.get(trial_id)
+                    # what a host told before the trial's last report is in that report
+                    if row and (row.state == "testing" or told.work.step_of.get(trial_id, 0) > row.step):
+                        row.spend(seconds)
+            silence = min(self.silence, max(SOON, (now - self._began) / 6))
+            if not self.terminal and now - self._said_at >= silence:
                 self._announce()
                 self._progress()
+
+    def overview(self) -> Overview:
+        """How far the sweep is, from what the hosts have told last."""
+        with self._lock:
+            found = self._given or overview(self._work, self._rows.values(), self._told)
+            if found.left is None:
+                return found
+            passed = min(self.clock() - self._told_at, MOST_PASSED * found.left)
+            return replace(found, left=found.left - passed)
 
     def restore(self, rows: Iterable[TrialRow], elapsed: float) -> None:
         """Take over the trials of another process that began ``elapsed`` seconds ago, without a line in the log."""
         with self._lock:
             self._rows, self._values = {}, {}
             for row in rows:
+                row.spend()
                 self._rows[row.id] = row
                 self._note_axes(row.axes)
             self._announced = len(self._rows)
@@ -212,14 +203,16 @@ class LiveTable:
             shown = ordered if limit is None else ordered[: max(limit, 0)]
             axes = self._differing()
             tested = any(row.test for row in ordered)
-            columns = ("trial", *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", "left")
-            pace = self._pace()
-            rows = tuple(self._cells(row, axes, tested, pace) for row in shown)
-            return Frame(self._header(), tuple(one_line(c) for c in columns), rows, len(ordered) - len(shown))
+            working = not self._ending and any(row.state not in OVER for row in ordered)
+            last = ("now",) if working else ()
+            columns = ("trial", *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", *last)
+            found = self.overview()
+            now = {row.id: (shortened(found.now.get(row.id, "")),) if working else () for row in shown}
+            rows = tuple((*self._cells(row, axes, tested), *now[row.id]) for row in shown)
+            return Frame(self._header(found), tuple(one_line(c) for c in columns), rows, len(ordered) - len(shown))
 
-    def _cells(self, row: TrialRow, axes: list[str], tested: bool, pace: float | None) -> tuple[str, ...]:
+    def _cells(self, row: TrialRow, axes: list[str], tested: bool) -> tuple[str, ...]:
         objective = "" if row.objective is None else with_error(row.objective, row.stderr)
-        left = "" if row.state in OVER else clock_time(self._left(row, pace))
         test = (f"{rounded(row.test[0])} std {rounded(row.test[1])}" if row.test else "",) if tested else ()
         return (
             one_line(row.id)[:12],
@@ -228,68 +221,17 @@ class LiveTable:
             f"{row.rung}/{row.n_rungs}",
             objective + (f" {row.alike}" if row.degenerate else ""),
             *test,
-            clock_time(self._spent(row)),
-            left,
+            clock_time(row.spent),
         )
 
-    def _header(self) -> str:
+    def _header(self, found: Overview) -> str:
         states = [row.state for row in self._rows.values()]
         why = {"waiting": f": {self._lacking}"} if self._lacking else {}
         counts = [f"{states.count(s)} {s}{why.get(s, '')}" for s in dict.fromkeys([*ORDER, *states]) if s in states]
         over = sum(s in OVER for s in states)
         parts = [f"{over} of {len(states)} trials done", *counts, f"elapsed {clock_time(self.clock() - self._began)}"]
-        if self._steps_per_s is not None and "running" in states:
-            parts.append(f"{self._steps_per_s:.3g} steps/s")
-        if over < len(states) and not self._ending:
-            parts.append(f"left at most {clock_time(self._all_left())}")
+        parts += found.words(over == len(states) or bool(self._ending))
         return f"{one_line(self.title)}{self._ending}: " + ", ".join(parts)
-
-    def _spent(self, row: TrialRow) -> float:
-        return row.seconds + (self.clock() - row.since if row.since is not None else 0.0)
-
-    def _left(self, row: TrialRow, pace: float | None) -> float | None:
-        """Seconds until the trial ends if it is not stopped. None while test prompts are scored, and while the time of
-        a rung cannot be estimated."""
-        if row.state == "testing":
-            return None
-        ahead = [self._expected(row, i, pace) for i in range(row.rung, row.n_rungs)]
-        known = [seconds for seconds in ahead if seconds is not None]
-        if len(known) < len(ahead):
-            return None
-        return max(sum(known) - (self.clock() - row.since if row.since is not None else 0.0), 0.0)
-
-    def _expected(self, row: TrialRow, rung: int, pace: float | None) -> float | None:
-        """Estimated seconds of one rung: the time that it took other trials, in proportion to its steps. If none has
-        reported it: its steps times the seconds of a step so far."""
-        steps = _steps(row, rung) if rung < len(row.rungs) else 0
-        took = self._took.get(rung)
-        if took and (took.steps or not steps):  # reports without steps give no estimate for trials with steps
-            share = steps * took.n_known / took.steps if steps and took.steps else 1.0
-            return share * took.seconds / took.n
-        if pace is None or rung >= len(row.rungs):
-            return None
-        return pace * steps
-
-    def _pace(self) -> float | None:
-        """Seconds of one step of a trial. From the rungs reported, which include scoring; before the first report from
-        the hosts' present speed, which may not."""
-        known = [t for t in self._took.values() if t.n_known]
-        steps = sum(t.steps / t.n_known for t in known)
-        if steps:
-            return sum(t.seconds / t.n for t in known) / steps
-        running = sum(row.state == "running" for row in self._rows.values())
-        return running / self._steps_per_s if self._steps_per_s and running else None
-
-    def _all_left(self) -> float | None:
-        """Seconds until the sweep ends if no more trials are stopped and as many run at once as now."""
-        open_rows = [row for row in self._rows.values() if row.state not in OVER]
-        pace = self._pace()
-        left = [self._left(row, pace) for row in open_rows]
-        known = [seconds for seconds in left if seconds is not None]
-        at_once = sum(row.state in ("running", "testing") for row in open_rows)
-        if len(known) < len(left) or not at_once:
-            return None
-        return max(sum(known) / at_once, max(known))
 
     def _differing(self) -> list[str]:
         """The axes with more than one value."""
@@ -305,7 +247,8 @@ class LiveTable:
     # the two views ----------------------------------------------------------------------------------------------
 
     def __enter__(self) -> LiveTable:
-        self._began = self._progress_at = self._said_at = self.clock()
+        self._progress_at = self._said_at = self.clock()
+        self._began = self._progress_at if self.since is None else self.since
         if self.terminal:
             from rich.console import Console
             from rich.live import Live
@@ -321,8 +264,6 @@ class LiveTable:
         with self._lock:
             if error is not None:
                 self._ending = " (ended by an error)" if isinstance(unwrapped(error), Exception) else " (interrupted)"
-            for row in self._rows.values():
-                row.seconds, row.since = self._spent(row), None
         if self._live is not None:
             live, self._live = self._live, None
             live.stop()  # draws once more; without the lock, which the drawing thread may wait for
@@ -338,10 +279,11 @@ class LiveTable:
         with self._lock:
             notes = list(self._notes)
             # the header (which may wrap), column names and notes take the rest of the screen
-            frame = self.frame(console.size.height - 6 - len(notes) - len(self._header()) // max(console.size.width, 1))
+            lines = len(self._header(self.overview())) // max(console.size.width, 1)
+            frame = self.frame(console.size.height - 6 - len(notes) - lines)
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in frame.columns:
-            right = name in ("rung", "time", "left")
+            right = name in ("rung", "time")
             table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
         styles = {"running": "green", "testing": "green", "stopped": "dim", "failed": "red"}
         state = frame.columns.index("state")
@@ -365,7 +307,7 @@ class LiveTable:
 
     def _progress(self) -> None:
         self._progress_at = self.clock()
-        self._line(f"[{clock_time(self.clock() - self._began)}] {self._header()}")
+        self._line(f"[{clock_time(self.clock() - self._began)}] {self._header(self.overview())}")
 
     def _announce(self) -> None:
         """One line for all trials that were added since the last line, which may be hundreds."""
@@ -392,8 +334,3 @@ class LiveTable:
 def _place(row: TrialRow) -> tuple[int, float, str]:
     known = row.objective is not None and not math.isnan(row.objective)
     return (ORDER.index(row.state) if row.state in ORDER else 2, -(row.objective or 0.0) if known else math.inf, row.id)
-
-
-def _steps(row: TrialRow, rung: int) -> int:
-    """Optimizer steps between a rung and the one before it."""
-    return row.rungs[rung] - (row.rungs[rung - 1] if rung else 0)

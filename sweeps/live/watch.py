@@ -17,8 +17,12 @@ from typing import Any, TextIO
 import pyarrow.fs as pafs
 
 from sweeps.display.text import shown
-from sweeps.live.table import LiveTable, TrialRow
+from sweeps.live.opening import Opening
+from sweeps.live.overview import Overview
+from sweeps.live.rows import TrialRow
+from sweeps.live.table import LiveTable
 from sweeps.live.text import text_of
+from sweeps.run_folder.lease import NAME as LEASE
 from sweeps.run_folder.reading import RunFolder
 from trainer.errors import UserError
 from trainer.measure.rung import RungReport
@@ -37,26 +41,36 @@ class RunState:
     reasons: Mapping[str, str]
     elapsed: float  # seconds since the driver began, to its last word where the study is over
     silent: float  # seconds since the driver wrote last
-    steps_per_s: float | None
+    overview: Overview
     over: bool
 
 
 def watch(
-    run: str, every: float, once: bool, stream: TextIO | None = None, pause: Callable[[float], None] = time.sleep
+    run: str,
+    every: float,
+    once: bool,
+    stream: TextIO | None = None,
+    pause: Callable[[float], None] = time.sleep,
+    opening: Opening | None = None,
 ) -> int:
-    """Show the run until it is over, looking every so many seconds; with ``once`` only as it stands now."""
+    """Show the run until it is over, looking every so many seconds; with ``once`` only as it stands now. ``opening``
+    ends when the folder has been read."""
     out = stream or sys.stdout
     store = Store.open(run)
     if store.fs.get_file_info(store.root).type == pafs.FileType.NotFound:
         raise UserError(f'run folder "{store.uri}" does not exist. `steadytune run STUDY --out {run}` makes it')
     state = look(store)
+    if opening is not None:
+        opening.end()
     if once:
         if state is None:
             raise UserError(f"{store.uri}: no study has started here yet. Without --once, watch waits for it")
         print("\n".join(text_of(_table(state, out).frame())), file=out, flush=True)
         return 0
     if state is None:
-        print(f"{store.uri}: no study has started here yet; waiting for it", file=out, flush=True)
+        begun = store.exists(LEASE)  # a run holds it from its first seconds on
+        what = "a run has begun here and has no trials yet" if begun else "no study has started here yet"
+        print(f"{store.uri}: {what}; waiting for it", file=out, flush=True)
     try:
         while state is None:
             pause(every)
@@ -99,7 +113,7 @@ def _show(table: LiveTable, state: RunState) -> None:
     late = state.silent > LATE and not state.over
     table.title = state.title + (f" (its driver has said nothing for {state.silent:.0f} s)" if late else "")
     table.restore(state.rows.values(), state.elapsed)
-    table.pulse(None if late else state.steps_per_s)
+    table.pulse(Overview() if late else state.overview)
 
 
 def show_changes(table: LiveTable, state: RunState) -> None:
@@ -142,13 +156,22 @@ def look(store: Store) -> RunState | None:
     name, shares = run.name_and_shares
     told, now = run.driver_state, time.time()
     began, written, over = told.began, told.written, told.over
+    silent = max(now - written, 0.0) if written else 0.0
     return RunState(
         title=name,
         rows={t["trial_id"]: _row(t, shares) for t in run.trials},
         reasons={t["trial_id"]: t.get("reason") or "" for t in run.trials},
         elapsed=max((written if over else now) - began, 0.0) if began else 0.0,  # clocks of two machines may differ
-        silent=max(now - written, 0.0) if written else 0.0,
-        steps_per_s=told.steps_per_s,
+        silent=silent,
+        overview=Overview(
+            left=None if told.left is None else max(told.left - silent, 0.0),
+            dev_cells=told.dev_cells,
+            test_cells=told.test_cells,
+            steps_per_s=told.steps_per_s,
+            cells_per_s=told.cells_per_s,
+            doing=told.doing,
+            now=told.now,
+        ),
         over=over,
     )
 

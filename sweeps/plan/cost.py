@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweeps.display.text import size
-from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
-from sweeps.schedule.asha import rung_quotas
+from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
 from sweeps.search.points import Domain, combinations
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
+from sweeps.trials.study_work import study_work
 from trainer.measure import design
 from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
@@ -99,34 +99,27 @@ def plan(
     """The study's cost. ``sizes`` and ``model`` are read from the study's data and model when not given; ``rate``
     is a host's operations per second, assumed from its resources when not given."""
     if sizes is None:
-        from sweeps.trials.assets import load_assets
-
-        sizes = data_sizes(study, load_assets(study))
+        sizes = planned_sizes(study)
     model = model_size(study) if model is None else model
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
     ends = _mean_rungs(study, sizes.train_rows)
-    asha = study.scheduler.name == "asha"
     shares = study.scheduler.shares
-    quotas = rung_quotas(trials, study.scheduler.eta, len(shares))
+    work = study_work(study, trials, (sizes.dev_prompts, sizes.dev_rows), (sizes.test_prompts, sizes.test_rows))
     length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
     per_step = study.training.batch_size * study.training.accumulation * length
     grid = sizes.dev_prompts * sizes.dev_rows
-    sample = design.sample_size(study.scoring.sample, sizes.dev_prompts, sizes.dev_rows).cells
-    cells = [sample] * (len(shares) - 1) + [grid]
     rungs = tuple(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
-        for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], quotas, cells, strict=False)
+        for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
     )
-    tested = quotas[-1] if asha and study.tables.test == "finalists" else trials
-    test_grid = sizes.test_prompts * sizes.test_rows
     tokens, passes = sum(r.tokens for r in rungs), sum(r.passes for r in rungs)
     chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
     return Plan(
         name=study.name,
         trials=trials,
         rungs=rungs,
-        cost=_cost(study, sizes, model, tokens, passes, tested * test_grid),
-        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * test_grid),
+        cost=_cost(study, sizes, model, tokens, passes, work.tested * work.test_cells),
+        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * work.test_cells),
         rate=chosen,
         rate_source=source,
         memory=memory_of(study, sizes, model, trials),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from sweeps.study.overlay import StudyError
 from sweeps.study.study import Study
 from sweeps.trials.base_model import tensor_shapes
+from sweeps.trials.long_rows import splits_without_long_rows, without_long_rows
 from trainer.errors import UserError
 from trainer.model.quantization import stored_bits
 from trainer.model.weights import read_config
@@ -99,6 +100,23 @@ def _size_of_tensors(shapes: Mapping[str, tuple[int, ...]]) -> ModelSize:
     numbers = {int(part) for name in shapes for part in name.split(".") if part.isdigit()}
     quantizable = sum(map(math.prod, layers.values()))
     return ModelSize(total, total - tables, len(numbers), embedding[1], embedding[0], linear, quantizable)
+
+
+def planned_sizes(study: Study) -> DataSizes:
+    """The size of the data that a run of the study reads. Rows that the study drops are left out; too long ones only
+    where the base model's tokenizer can be loaded. Raises ``UserError``."""
+    from sweeps.plan.token_counts import model_of, tokenizer_of
+    from sweeps.trials.assets import load_assets, task_of, templates_of
+
+    assets = load_assets(study)
+    if splits := splits_without_long_rows(study):
+        try:
+            tokenizer_of(study)
+        except UserError:
+            return data_sizes(study, assets)
+        templates = list(templates_of(study).values())
+        assets, _ = without_long_rows(assets, splits, model_of(study), task_of(study.task), templates)
+    return data_sizes(study, assets)
 
 
 def data_sizes(study: Study, assets: Assets) -> DataSizes:

@@ -39,8 +39,13 @@ def tokenizer_of(study: Study) -> Any:
     """The base model's tokenizer. Raises ``UserError``."""
     from trainer.data.tokenizer import load_tokenizer
 
+    return load_tokenizer(model_of(study))
+
+
+def model_of(study: Study) -> Model:
+    """The base model without its fingerprint, which would read its weights or ask the hub."""
     m = study.model
-    return load_tokenizer(Model(m.path, "", m.revision, m.dtype, m.head, m.trust_remote_code))
+    return Model(m.path, "", m.revision, m.dtype, m.head, m.trust_remote_code)
 
 
 def sampled_lengths(study: Study, assets: Assets, tokenizer: Any) -> SampledLengths:

@@ -40,7 +40,9 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
     from sweeps.prompt_search.scorer import Scorer
     from sweeps.trials.assets import source_of, task_of, template_of
     from sweeps.trials.base_model import model_of
-    from trainer.data.rows import load_rows
+    from sweeps.trials.long_rows import splits_without_long_rows, without_long_rows
+    from trainer.data.assets import Assets
+    from trainer.data.rows import read_rows
     from trainer.store import Store
 
     request = _checked(study, request)
@@ -49,10 +51,16 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
     template = template_of(request.template, study.templates[request.template], study.task.names)
     answers = [word for _, word in template.words]
     candidates = grown(prompts, request.grow, answers, request.seed) if request.grow is not None else prompts
-    rows = load_rows(source_of(study.task, "train"), "train", "task.rows.train")
+    loaded = read_rows(source_of(study.task, "train"), "train", "task.rows.train")
+    rows, dropped, model, task = list(loaded.rows), list(loaded.dropped), model_of(study.model), task_of(study.task)
+    if "train" in splits_without_long_rows(study):  # under the prompts and the template that are searched
+        read = Assets({"train": loaded.rows}, {"searched": tuple(candidates)}, {})
+        left, long = without_long_rows(read, ["train"], model, task, [template])
+        rows, dropped = list(left.rows["train"]), dropped + long
+    yield from map(str, dropped)
     if request.method in ("top-accuracy", "batprompt") and request.rows is not None:
         rows = spread_rows(rows, request.seed)[: request.rows]
-    engine = LabelEngine(model_of(study.model), template, task_of(study.task), study.scoring.decision)
+    engine = LabelEngine(model, template, task, study.scoring.decision)
     store = Store.open(out)
     labels, metric = tuple(study.task.names), study.task.metric
     scorer = Scorer(engine, FolderJournal(store), labels, study.scoring.decision, metric, request.budget)

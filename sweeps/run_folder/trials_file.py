@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +30,13 @@ class DriverState:
 
     began: float = 0.0
     written: float = 0.0
+    left: float | None = None  # seconds until the sweep ends, as estimated when this was written
     steps_per_s: float | None = None
+    cells_per_s: float | None = None  # scored
+    dev_cells: tuple[int, int] = (0, 0)  # scored, and to score in all
+    test_cells: tuple[int, int] = (0, 0)
+    doing: str = ""  # what the hosts do before they train
+    now: Mapping[str, str] = field(default_factory=dict)  # trial -> how far it is with what it does
     over: bool = True  # a folder that does not say so is no sweep's
     study: str = ""  # checksum of the study.yaml that the table is of
 
@@ -49,19 +55,30 @@ def driver_state(table: pa.Table) -> DriverState:
     """The state in the table's metadata. Raises ``DamagedError``."""
     try:
         told = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
-        numbers = {name: float(told.get(name) or 0.0) for name in ("began", "written")}
-        rate = told.get("steps_per_s")
+        numbers: dict[str, Any] = {name: float(told.get(name) or 0.0) for name in ("began", "written")}
+        rates: dict[str, Any] = {n: told.get(n) for n in ("left", "steps_per_s", "cells_per_s")}
+        rates = {n: None if value is None else float(value) for n, value in rates.items()}
+        cells: dict[str, Any] = {n: _two(told.get(n) or (0, 0)) for n in ("dev_cells", "test_cells")}
         state = DriverState(
             **numbers,
-            steps_per_s=None if rate is None else float(rate),
+            **rates,
+            **cells,
+            doing=str(told.get("doing") or ""),
+            now={str(trial): str(text) for trial, text in (told.get("now") or {}).items()},
             over=bool(told.get("over", True)),
             study=str(told.get("study") or ""),
         )
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedError(f"its driver's state cannot be read: {error}") from error
-    if not all(math.isfinite(v) for v in (state.began, state.written, state.steps_per_s or 0.0)):
+    times = (state.began, state.written, *(rate or 0.0 for rate in rates.values()))
+    if not all(math.isfinite(v) for v in times):
         raise DamagedError("its driver's state holds a time that is no number")
     return state
+
+
+def _two(numbers: Sequence[Any]) -> tuple[int, int]:
+    first, second = numbers
+    return int(first), int(second)
 
 
 def trial_rows(table: pa.Table) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sweeps.driver.progress import Progress
-from sweeps.driver.session import on_ray, start_fleet
+from sweeps.driver.session import on_ray, start_fleet, what_begins
 from sweeps.driver.sweep import sweep
+from sweeps.live.opening import Opening
 from sweeps.trials.load_content import Content
 from trainer.store import Store
 from trainer.trial import Trial
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 class OnRay:
     """Call it with the progress of a stage and its trials. Ray starts when the first trial has something to train."""
 
-    def __init__(self, study: Study, store: Store, content: Content) -> None:
+    def __init__(self, study: Study, store: Store, content: Content, opening: Opening | None = None) -> None:
         self.study, self.store, self.content = study, store, content
+        self.opening = opening or Opening()
         self._open = ExitStack()
         self._fleets: dict[str, Any] = {}
 
@@ -37,10 +39,11 @@ class OnRay:
 
     def __call__(self, progress: Progress, trials: Sequence[Trial]) -> None:
         content = replace(self.content, model=trials[0].model)
-        sweep(progress, content, trials, self._fleet(progress.study, content))
+        sweep(progress, content, trials, self._fleet(progress.study, content), self.opening)
 
     def _fleet(self, study: Study, content: Content) -> Any:
         if not self._fleets:
+            self.opening.say(what_begins())
             self._open.enter_context(on_ray(self.study, self.store))
         head = content.model.head
         if head not in self._fleets:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.display.text import amount, duration
 from sweeps.plan.cost import Plan, plan
-from sweeps.plan.sizes import DataSizes, ModelSize, data_sizes, model_size
+from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
 from sweeps.staged import points
 from sweeps.study.stages import FEW_TEMPLATES
 from sweeps.study.study import Study
@@ -52,9 +52,7 @@ def plan_stages(
 ) -> StagesPlan:
     """The cost of a study with stages. ``sizes`` and ``model`` are read from the study's files where not given."""
     if sizes is None:
-        from sweeps.trials.assets import load_assets
-
-        sizes = data_sizes(study, load_assets(study))
+        sizes = planned_sizes(study)
     model, seen = model or model_size(study), set[str]()
     made = []
     for stage, title, heads, found, measured in _asked(study):

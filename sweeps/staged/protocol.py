@@ -47,10 +47,19 @@ class _Tried:
 class Staged:
     """The stages of one study. ``execute`` trains the trials that are not in the run folder."""
 
-    def __init__(self, study: Study, store: Store, content: Content, execute: Execute):
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        content: Content,
+        execute: Execute,
+        say: Callable[[str], None] = lambda _: None,
+        since: float | None = None,
+    ):
+        """``say`` is told what is checked; times in the log count from ``since``."""
         assert study.stages is not None
         self.study, self.stages, self.store, self.content = study, study.stages, store, content
-        self.execute = execute
+        self.execute, self.say, self.since = execute, say, since
         self.current = points.baseline(study)
         self.records = record.StageRecords(store)
         self.rows: list[dict[str, Any]] = []  # of trials.parquet, all stages so far
@@ -81,9 +90,8 @@ class Staged:
         )  # fmt: skip
         known = self.records.earlier(asked)
         if known is None:
-            warnings = preflight(
-                content, target_modules(self.study), meaning, limits_of(self.study)
-            ).warnings_or_raise()
+            limits = limits_of(self.study)
+            warnings = preflight(content, target_modules(self.study), meaning, limits, self.say).warnings_or_raise()
             wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
             known = {
                 "stage": 1, "name": "format", "title": "format", "key": asked, "warnings": warnings,
@@ -239,7 +247,7 @@ class Staged:
         wanted = list({t.id: t for t in trials}.values())
         head = "classifier" if wanted[0].model.head == "classifier" else self.current.head
         part = points.part_study(self.study, head, to_the_end)
-        live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}")
+        live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}", since=self.since)
         progress = Progress(part, self.store, live, earlier_rows=self.rows, scores_test_pool=measured, began=self.began)
         done = replayed(progress, wanted)
         with progress.live:

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from sweeps.study.study import Study
-from sweeps.trials.assets import SPLITS, fingerprints_of, load_and_drop, task_of, templates_of
+from sweeps.trials.assets import fingerprints_of, load_and_drop, task_of, templates_of
 from sweeps.trials.base_model import model_of
-from sweeps.trials.long_rows import without_long_rows
+from sweeps.trials.long_rows import splits_without_long_rows, without_long_rows
 from trainer.data.assets import Assets
-from trainer.data.rows import DroppedRows, first_few
+from trainer.data.rows import DroppedRows
 from trainer.data.wording import Prompt
 from trainer.trial import Data, Model, Task, Template
 
@@ -31,10 +31,7 @@ class Content:
     @property
     def dropped_lines(self) -> list[str]:
         """What ``drop`` has left out, a line for each split and reason."""
-        return [
-            f"task.rows.{d.split}: {len(d.ids)} of {d.of} rows dropped as {d.reason} ({first_few(d.ids)})"
-            for d in self.dropped
-        ]
+        return [str(d) for d in self.dropped]
 
     @property
     def pools(self) -> dict[str, tuple[Prompt, ...]]:
@@ -47,13 +44,15 @@ class Content:
         return replace(self, assets=Assets({}, {}, {}))
 
 
-def content_of(study: Study) -> Content:
-    """Load what the study reads. Raises ``UserError`` with a line for each thing that is wrong with rows and prompts,
-    or for what is wrong with the model."""
+def content_of(study: Study, say: Callable[[str], None] = lambda _: None) -> Content:
+    """Load what the study reads; ``say`` is told what is read. Raises ``UserError`` with a line for each thing that is
+    wrong with rows and prompts, or for what is wrong with the model."""
+    say("reading rows and prompts")
     assets, dropped = load_and_drop(study)
+    say(f"reading the files of the base model {study.model.path}")
     task, templates, model = task_of(study.task), templates_of(study), model_of(study.model)
-    splits = [split for split in SPLITS if "too_long" in getattr(study.task.rows, split).drop]
-    if splits:
+    if splits := splits_without_long_rows(study):
+        say("looking for too long rows")
         assets, long = without_long_rows(assets, splits, model, task, list(templates.values()))
         dropped += long
     return Content(

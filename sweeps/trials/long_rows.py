@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from sweeps.trials.assets import SPLITS
 from trainer.data.assets import Assets
 from trainer.data.rows import DroppedRows, Row, none_left
 from trainer.data.wording import OPTIONS, Prompt, placeholder_uses
@@ -18,7 +19,13 @@ from trainer.errors import UserError
 from trainer.trial import Model, Task, Template
 
 if TYPE_CHECKING:
+    from sweeps.study.study import Study
     from trainer.data.render import Renderer
+
+
+def splits_without_long_rows(study: Study) -> list[str]:
+    """The splits of which the study drops too long rows."""
+    return [split for split in SPLITS if "too_long" in getattr(study.task.rows, split).drop]
 
 
 def without_long_rows(

@@ -178,7 +178,7 @@ def test_a_registry_that_is_killed_starts_again_and_so_do_the_hosts(cluster: Non
     running = task.remote(fleet, trials[0])
     wait_until(lambda: len(ray.get(fleet.registry.hosts.remote())) == 1)
     host = ray.get(fleet.registry.hosts.remote())[0]
-    wait_until(lambda: ray.get(host.steps.remote()) > 3)
+    wait_until(lambda: ray.get(host.work_done.remote()).steps > 3)
     ray.kill(fleet.registry, no_restart=False)
     assert ray.get(running, timeout=120) == 96
     assert ray.get(task.remote(fleet, trials[1]), timeout=120) == 96

@@ -37,7 +37,7 @@ from trainer.score.decide import decide
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, checkpoint_name, scores_name
 from trainer.trial import Trial
-from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly
+from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, TrialGrid, WorkDone
 
 
 def all_rows(folder: Path, trials: Sequence[Trial]) -> dict[tuple[str, int, str], pa.Table]:
@@ -112,6 +112,73 @@ def test_the_blocks_of_a_grid_that_two_runners_score_are_the_grid(
     assert all(seconds > 0 for _, seconds in parts)
     assert_alike(pa.concat_tables([rows for rows, _ in parts]), scores(undisturbed, x, 6, "test")[0])
     assert not Store.open(tmp_path).rungs(x.id, "test")
+
+
+def test_a_runner_tells_what_it_has_done_and_how_far_its_trials_are(start: Start, tmp_path: Path) -> None:
+    """Three trials in two slots; asked whenever some of a grid is scored, and at the end."""
+    runner = start(tmp_path, slots=2)
+    seen: list[WorkDone] = []
+    score = runner._scorer.score
+
+    def watched(model: Any, pool: str, members: Any, block: Any, tell: Any) -> list[pa.Table]:
+        parts = [3.0 * len(members)]  # a longer grid tells of parts, too
+
+        def told(cells: float) -> None:
+            for done in [*(parts.pop() for _ in parts[:] if cells), cells]:
+                tell(done)
+                seen.append(runner.work_done())
+
+        return score(model, pool, members, block, told)
+
+    runner._scorer.score = watched  # type: ignore[method-assign]
+    finish(runner, THREE, test=True)
+    done = runner.work_done()
+    assert done.steps == 3 * RUNGS[-1] == runner.steps
+    assert sum(ticks for ticks, _ in done.ticks.values()) < done.steps, "some ticks moved two trials"
+    assert (done.cells, set(done.cell_seconds)) == ({"dev": 3 * 3 * 12, "test": 3 * 12}, {"dev", "test"})
+    assert done.scored == {
+        TrialGrid(x.id, r, p): 12 for x in THREE for r, p in [*((r, "dev") for r in RUNGS), (6, "test")]
+    }
+    assert (done.step_of, done.seconds_of) == ({}, {})
+    first = next(work for work in seen if work.cells["dev"] > 0)
+    (trial_id, *_), step = [*first.step_of], RUNGS[0]
+    assert first.step_of[trial_id] == step
+    assert first.scored[TrialGrid(trial_id, step, "dev")] == 3
+    assert first.seconds_of[trial_id] > 0
+    for pool in ("dev", "test"):
+        for numbers in ([w.cells.get(pool, 0.0) for w in seen], [w.cell_seconds.get(pool, 0.0) for w in seen]):
+            assert numbers == sorted(numbers)
+
+
+def test_a_runner_tells_how_many_tokens_a_cell_of_each_pool_takes(start: Start, tmp_path: Path) -> None:
+    """As soon as one pool is scored, so that the seconds of a cell of the other are known as well."""
+    wide = dataclasses.replace(ASSETS.pools["test"][0], id="e4", text="it is it is it is it is it is it is {{ text }}")
+    assets = dataclasses.replace(ASSETS, pools={**ASSETS.pools, "test": (*ASSETS.pools["test"], wide)})
+    found = {}
+    for name, some in (("short", ASSETS), ("wide", assets)):
+        runner = start(tmp_path / name, assets=some)
+        assert runner.work_done().cell_tokens == {}
+        runner.submit(TrainAndScore(THREE[0], 2)).result(timeout=60)
+        found[name] = runner.work_done().cell_tokens
+    assert found["short"]["dev"] == found["wide"]["dev"] > 0
+    assert found["wide"]["test"] > found["short"]["test"] > 0
+
+
+def test_the_blocks_of_a_grid_add_up_in_what_a_runner_tells(start: Start, tmp_path: Path) -> None:
+    x, runner = THREE[1], start(tmp_path)
+    runner.submit(TrainOnly(x, 6, "test")).result(timeout=120)
+    for k in range(2):
+        runner.submit(ScoreBlock(x, 6, "test", Block(k, 2))).result(timeout=120)
+        assert runner.work_done().scored[TrialGrid(x.id, 6, "test")] == (4, 12)[k]  # of 3 prompts, 1 and 2
+
+
+def test_what_a_runner_keeps_of_ended_scorings_is_bounded(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "KEPT", 2)
+    runner = start(tmp_path)
+    finish(runner, THREE[:1], test=True)
+    assert list(runner.work_done().scored) == [TrialGrid(THREE[0].id, 6, "dev"), TrialGrid(THREE[0].id, 6, "test")]
 
 
 def test_the_record_tells_what_the_rung_did(undisturbed: Path) -> None:

@@ -314,7 +314,7 @@ def test_a_damaged_file_that_cannot_be_moved_says_so(open_folder: Path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_and_an_unknown_scheme_are_told(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(StoreError, match=r"run/study.yaml: cannot be written \(.*run the same command again$"):
+    with pytest.raises(StoreError, match=r"run is a file, where the run folder needs a folder\. Remove or rename"):
         Store.open(tmp_path / "run").write("study.yaml", b"x")
     with pytest.raises(
         StoreError, match=r"^run folder gopher://a/b: cannot be opened .*Give a path, s3://bucket/… or gs://"
@@ -323,6 +323,31 @@ def test_a_file_in_the_place_of_the_folder_and_an_unknown_scheme_are_told(tmp_pa
     with pytest.raises(StoreError, match=r"study.yaml: no such file$"):
         Store.open(tmp_path / "other").read("study.yaml")
     assert issubclass(StoreError, UserError)
+
+
+def test_what_stands_in_the_place_of_a_folder_or_file_is_named(tmp_path: Path) -> None:
+    """Not the permissions are to mend."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "scores").write_bytes(b"")
+    (tmp_path / "run" / "lease.json").mkdir()
+    beside, run = Store.open(tmp_path / "file" / "run"), Store.open(tmp_path / "run")
+    mend = "Remove or rename it, and run the same command again"
+    for act, told in (
+        (
+            lambda: Store.open(tmp_path / "file").write("x", b""),
+            f"{tmp_path}/file is a file, where the run folder needs",
+        ),
+        (lambda: beside.write("x", b""), rf"run/x: cannot be used, since {tmp_path}/file is a file, where the run"),
+        (lambda: run.write("scores/aa11/x", b""), r"scores/aa11/x: cannot be used, since \S+/run/scores is a file"),
+        (
+            lambda: run.write("lease.json", b""),
+            r"run/lease.json: is a folder, where the run",
+        ),
+        (lambda: run.folders("scores"), r"scores: cannot be used, since \S+/run/scores is a file, where"),
+    ):
+        with pytest.raises(UnwritableError, match=rf"{told}.*{mend}"):
+            act()
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG"])

@@ -37,6 +37,10 @@ class DroppedRows:
     ids: tuple[str, ...]
     of: int  # rows that there were before
 
+    def __str__(self) -> str:
+        where, few = f"task.rows.{self.split}", first_few(self.ids)
+        return f"{where}: {len(self.ids)} of {self.of} rows dropped as {self.reason} ({few})"
+
 
 @dataclass(frozen=True)
 class LoadedRows:

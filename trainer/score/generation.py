@@ -45,12 +45,13 @@ def generate_answers(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     token_budget: int = TOKEN_BUDGET,
+    tell: Callable[[float], None] | None = None,
 ) -> list[GeneratedAnswer]:
     """Greedy answers in request order. ``words[i]`` are the texts of request i's options; ``decode`` turns token
-    ids, without the stop token, into text."""
+    ids, without the stop token, into text. ``tell`` is called with the share that is done."""
     found = []
     for ids, options in zip(
-        generate(model, requests, slots, stop_ids, max_new_tokens, token_budget), words, strict=True
+        generate(model, requests, slots, stop_ids, max_new_tokens, token_budget, tell), words, strict=True
     ):
         text = decode([i for i in ids.tolist() if i not in (*stop_ids, NAN)])
         nan = NAN in ids
@@ -92,6 +93,7 @@ def generate(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     token_budget: int = TOKEN_BUDGET,
+    tell: Callable[[float], None] | None = None,
 ) -> list[np.ndarray]:
     """The tokens that greedy decoding adds to each context, int64 [up to max_new_tokens], the stop token included
     where one came; ``NAN`` ends them where the model gave NaN. ``model`` is in eval mode; ``token_budget`` bounds a
@@ -102,6 +104,8 @@ def generate(
             'scoring.scorer = "generate" needs the language-model head. Use model.head = "lm", or scorer = "labels"'
         )
     found: dict[int, np.ndarray] = {}
+    if tell is not None:
+        tell(0.0)
     while len(found) < len(requests):
         left = [i for i in range(len(requests)) if i not in found]
         size = 0
@@ -113,6 +117,8 @@ def generate(
                     members, _decode(model, contexts, slots[members[0]], stop_ids, max_new_tokens), strict=True
                 ):
                     found[i] = ids
+                if tell is not None:
+                    tell(len(found) / len(requests))
         except RuntimeError as error:
             if not out_of_memory(error) or size <= 1:
                 raise

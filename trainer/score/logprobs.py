@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -28,7 +28,7 @@ from trainer.data.render import Request
 from trainer.model.device import out_of_memory
 from trainer.model.routing import Batch
 from trainer.model.slots import SlotModel
-from trainer.score.prefill import Line, Wave, lines_of, option_starts, waves
+from trainer.score.prefill import Line, Wave, lines_of, option_starts, tokens_of, waves
 
 log = logging.getLogger("steadytune")
 
@@ -46,12 +46,14 @@ def option_logprobs(
     slots: Sequence[int],
     token_budget: int = TOKEN_BUDGET,
     share: bool | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> list[np.ndarray]:
     """Summed log-probability in nats of each option of ``requests[i]`` under the adapter in ``slots[i]``: float64 [k_i]
     for its k_i options, in request order.
 
     ``model`` is in eval mode. ``token_budget`` bounds a batch with its padding, and is halved where memory
-    runs out. ``share`` None finds out whether this model may share prefills; False never does.
+    runs out. ``share`` None finds out whether this model may share prefills; False never does. ``tell`` is called with
+    the share of the tokens that is done.
     Raises ValueError on an empty context or option, torch's error when a single line does not fit in memory.
     """
     if share is None:
@@ -64,7 +66,7 @@ def option_logprobs(
         present, place = np.unique(options, return_inverse=True)
         sums[present] = np.bincount(place, weights=logprobs)
 
-    _run(model, lines_of(requests, slots, share), token_budget, _read_options, keep)
+    _run(model, lines_of(requests, slots, share), token_budget, _read_options, keep, tell)
     return [sums[a:b] for a, b in pairwise(starts)]
 
 
@@ -74,6 +76,7 @@ def class_logprobs(
     slots: Sequence[int],
     token_budget: int = TOKEN_BUDGET,
     share: bool | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> np.ndarray:
     """Log-softmax of the slots' classification heads at each context's last position, float64 [n, labels]."""
     if share is None:
@@ -84,16 +87,21 @@ def class_logprobs(
     def keep(lines: Sequence[Line], logprobs: np.ndarray) -> None:
         found[np.concatenate([line.options for line in lines])] = logprobs
 
-    _run(model, lines_of(contexts, slots, share), token_budget, _read_classes, keep)
+    _run(model, lines_of(contexts, slots, share), token_budget, _read_classes, keep, tell)
     return found
 
 
-def label_logprobs(model: SlotModel, requests: Sequence[Request], slots: Sequence[int]) -> list[np.ndarray]:
+def label_logprobs(
+    model: SlotModel,
+    requests: Sequence[Request],
+    slots: Sequence[int],
+    tell: Callable[[float], None] | None = None,
+) -> list[np.ndarray]:
     """Log-probability of each label or option of ``requests``, float64 [k_i]: from the classification head where the
-    model has one."""
+    model has one. ``tell`` is called with the share that is done."""
     if model.n_labels:
-        return list(class_logprobs(model, requests, slots))
-    return option_logprobs(model, requests, slots)
+        return list(class_logprobs(model, requests, slots, tell=tell))
+    return option_logprobs(model, requests, slots, tell=tell)
 
 
 _ONE_TOKEN = (np.zeros(1, dtype=np.int32),)  # stands for the options where only the context's last position is wanted
@@ -167,18 +175,34 @@ def _per_token(model: SlotModel, requests: Sequence[Request], slots: Sequence[in
 # Running -------------------------------------------------------------------------------------------------------
 
 
-def _run(model: SlotModel, lines: Sequence[Line], token_budget: int, read: Any, keep: Any) -> None:
+def _run(
+    model: SlotModel,
+    lines: Sequence[Line],
+    token_budget: int,
+    read: Any,
+    keep: Any,
+    tell: Callable[[float], None] | None = None,
+) -> None:
     """Score all ``lines`` wave by wave; on exhausted memory go on with the rest under half the budget."""
     pending = list(lines)
-    vocabulary = model.n_labels or int(model.base.config.get_text_config().vocab_size)
+    all_tokens = tokens_of(lines)
+    through = 0  # tokens, of which those of a wave that ran out of memory count again
+
+    def count(tokens: int) -> None:
+        nonlocal through
+        through += tokens
+        if tell is not None:
+            tell(through / all_tokens)
+
+    count(0)  # what comes before is done once for a model and its requests
     while pending:
         done: set[int] = set()
         smallest = False
         try:
-            for wave in waves(pending, token_budget, max(1, LOGIT_BUDGET // vocabulary)):
+            for wave in waves(pending, token_budget, logit_lines(model)):
                 smallest = len(wave.heads) <= 1 and all(len(batch) == 1 for batch in wave.batches)
                 members = [line for batch in wave.batches for line in batch]
-                keep(members, _run_wave(model, wave, read))
+                keep(members, _run_wave(model, wave, read, count))
                 done.update(id(line) for line in members)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error) or smallest:
@@ -193,17 +217,25 @@ def _run(model: SlotModel, lines: Sequence[Line], token_budget: int, read: Any, 
         pending = [line for line in pending if id(line) not in done]
 
 
+def logit_lines(model: SlotModel) -> int:
+    """Positions of which the logits of one batch may be."""
+    return max(1, LOGIT_BUDGET // (model.n_labels or int(model.base.config.get_text_config().vocab_size)))
+
+
 @torch.inference_mode()
-def _run_wave(model: SlotModel, wave: Wave, read: Any) -> np.ndarray:
-    """What ``read`` takes from each batch, in the order of the wave's lines. Copied to the CPU once."""
+def _run_wave(model: SlotModel, wave: Wave, read: Any, count: Callable[[int], None]) -> np.ndarray:
+    """What ``read`` takes from each batch, in the order of the wave's lines. Copied to the CPU once. ``count`` is
+    called with the number of tokens that went through the model."""
     device = next(model.parameters()).device
     heads = _prefill(model, wave, device) if wave.heads else None
+    count(sum(len(head.ids) for head in wave.heads))
     number = {id(head): i for i, head in enumerate(wave.heads)}
     found = []
     for lines in wave.batches:
         batch = _collate(lines, model, wave, device)
         cache = _HeadCache(heads, [number[id(line.head)] for line in lines]) if heads is not None else None
         found.append(read(model(batch, cache) if cache is not None else model(batch), lines))
+        count(sum(len(line.ids) for line in lines))
     return torch.cat(found).double().cpu().numpy()
 
 

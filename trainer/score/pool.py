@@ -8,7 +8,7 @@ labels on the rows that were scored: in a sample, on the rows of the sample (eac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,20 @@ from trainer.data.assets import Assets
 from trainer.data.render import Renderer, Request
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
+from trainer.errors import UserError
 from trainer.measure import design
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import Baseline, baseline_for
 from trainer.score.decide import decide
 from trainer.score.generation import generate_answers
-from trainer.score.logprobs import label_logprobs
+from trainer.score.logprobs import TOKEN_BUDGET, label_logprobs, logit_lines, sharing_is_exact
+from trainer.score.prefill import lines_of, padded_tokens
 from trainer.score.thoughts import with_thoughts
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
 from trainer.work import Block
+
+WEIGHED = 2000  # cells of a pool, about, of which the tokens are counted
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,32 @@ class PoolRequests:
     requests: list[Request]
     baseline: Baseline | None
 
+    @property
+    def count(self) -> int:
+        """All requests, with those of the baseline."""
+        return len(self.requests) + (len(self.baseline.requests) if self.baseline else 0)
+
+
+class Tally:
+    """Counts the cells that are done while several trials are scored together. A cell for which the model thinks is
+    done when its thought is written, since that takes nearly all of its time."""
+
+    def __init__(self, asked: Sequence[PoolRequests], tell: Callable[[float], None] | None):
+        self.tell = tell
+        self.cells, self.requests = sum(len(a.requests) for a in asked), sum(a.count for a in asked)
+        self.begun = 0  # requests of the parts so far
+
+    def part(self, requests: int) -> Callable[[float], None]:
+        """To be called with the share that is done of the next part of the work, which is so many requests."""
+        before = self.begun
+        self.begun += requests
+
+        def told(share: float) -> None:
+            if self.tell is not None and requests:
+                self.tell(self.cells * (before + min(share, 1.0) * requests) / self.requests)
+
+        return told
+
 
 def prompts_of(block: Block, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
     k, n = block
@@ -71,21 +101,48 @@ class PoolScorer:
         self.assets = assets
         self._asked: dict[tuple[Template, Task, str, str, float, Block | None], PoolRequests] = {}
         self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
+        self.cell_tokens: dict[str, float] = {}  # of each pool: tokens through the model for a cell
 
     def score(
-        self, model: SlotModel, pool: str, members: Sequence[Member], block: Block | None = None
+        self,
+        model: SlotModel,
+        pool: str,
+        members: Sequence[Member],
+        block: Block | None = None,
+        tell: Callable[[float], None] | None = None,
     ) -> list[pa.Table]:
         """Score rows of every member, in their order: those of ``block``, or of the whole grid. Members that compare
-        labels share their batches. The tables of all blocks, one after the other, are the table of the grid."""
+        labels share their batches. The tables of all blocks, one after the other, are the table of the grid. ``tell``
+        is called now and then with the number of cells that are done, of all members together."""
         asked = [self._requests_for(m, pool, block) for m in members]
+        tally = Tally(asked, tell)
         found: dict[int, Answers] = {}
         together = [i for i, m in enumerate(members) if m.trial.scoring.scorer == "labels"]
-        compared = self._compare(model, [members[i] for i in together], [asked[i] for i in together])
+        compared = self._compare(model, [members[i] for i in together], [asked[i] for i in together], tally)
         found.update(zip(together, compared, strict=True))
         for i, member in enumerate(members):
             if i not in found:
-                found[i] = self._generate(model, member, asked[i])
+                found[i] = self._generate(model, member, asked[i], tally)
+        self._count_tokens(model, members[0])
         return [self._table(m, pool, asked[i], found[i]) for i, m in enumerate(members)]
+
+    def _count_tokens(self, model: SlotModel, member: Member) -> None:
+        """Count the tokens of a cell of each pool, once. From the seconds of a cell of one pool follow those of others:
+        prompts may have beginnings in common, which are computed once, and large grids need less padding."""
+        for pool, prompts in self.assets.pools.items():
+            rows = self.assets.rows[pool]
+            some = rows[:: -(-len(rows) * len(prompts) // WEIGHED)]
+            if pool in self.cell_tokens or not some:
+                continue
+            self.cell_tokens[pool] = 0.0
+            try:
+                requests = member.renderer.requests([(prompt, row) for prompt in prompts for row in some])
+            except UserError:
+                continue  # told when the row is scored
+            slots = [member.slot] * len(requests)
+            shared = member.trial.scoring.scorer == "labels" and sharing_is_exact(model, requests, slots)
+            lines = lines_of(requests, slots, shared)
+            self.cell_tokens[pool] = padded_tokens(lines, TOKEN_BUDGET, logit_lines(model)) / len(requests)
 
     def sample_record(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
         """What the rung's record says of its ``cells`` cells where they are not the whole grid."""
@@ -122,16 +179,19 @@ class PoolScorer:
             self._asked[key] = PoolRequests(pairs, renderer.requests(pairs), baseline_for(rule, renderer, pairs))
         return self._asked[key]
 
-    def _compare(self, model: SlotModel, members: Sequence[Member], asked: Sequence[PoolRequests]) -> list[Answers]:
+    def _compare(
+        self, model: SlotModel, members: Sequence[Member], asked: Sequence[PoolRequests], tally: Tally
+    ) -> list[Answers]:
         requests: list[Request] = []
         slots: list[int] = []
         for m, a in zip(members, asked, strict=True):
-            asks = _thought_of(model, m, [*a.requests, *(a.baseline.requests if a.baseline else [])])
+            asks = _thought_of(model, m, [*a.requests, *(a.baseline.requests if a.baseline else [])], tally)
             requests += asks
             slots += [m.slot] * len(asks)
         if not requests:
             return []
-        logprobs = label_logprobs(model, requests, slots)
+        unthought = sum(a.count for m, a in zip(members, asked, strict=True) if not m.renderer.thought_end)
+        logprobs = label_logprobs(model, requests, slots, tally.part(unthought))
         found, at = [], 0
         for m, a in zip(members, asked, strict=True):
             answered = requests[at : at + len(a.requests)]
@@ -161,13 +221,14 @@ class PoolScorer:
             prior=prior,
         )
 
-    def _generate(self, model: SlotModel, member: Member, asked: PoolRequests) -> Answers:
+    def _generate(self, model: SlotModel, member: Member, asked: PoolRequests, tally: Tally) -> Answers:
         slot, trial, renderer = member.slot, member.trial, member.renderer
         words = [renderer.texts.words(row) for _, row in asked.pairs]
         new = trial.scoring.max_new_tokens
         decode, stops = renderer.tokenizer.decode, renderer.stop_ids
-        requests = _thought_of(model, member, asked.requests)
-        made = generate_answers(model, requests, [slot] * len(words), words, decode, stops, new)
+        requests = _thought_of(model, member, asked.requests, tally)
+        told = tally.part(0 if renderer.thought_end else asked.count)
+        made = generate_answers(model, requests, [slot] * len(words), words, decode, stops, new, tell=told)
         taken = np.array([-1 if a.index is None else a.index for a in made])
         # A list of one NaN tells a NaN from a text that could not be read: the rung's objective becomes NaN
         nan = [np.array([np.nan]) if a.nan else None for a in made]
@@ -196,9 +257,10 @@ class PoolScorer:
         return pa.table(columns, schema=SCORES)
 
 
-def _thought_of(model: SlotModel, member: Member, requests: list[Request]) -> list[Request]:
+def _thought_of(model: SlotModel, member: Member, requests: list[Request], tally: Tally) -> list[Request]:
     """The requests, each with the thought of ``member`` where its template lets the model think."""
     if not member.renderer.thought_end:
         return requests
     limit = member.trial.scoring.max_thought_tokens
-    return with_thoughts(model, requests, [member.slot] * len(requests), member.renderer, limit)
+    told = tally.part(len(requests))
+    return with_thoughts(model, requests, [member.slot] * len(requests), member.renderer, limit, told)

@@ -95,6 +95,21 @@ def lines_of(requests: Sequence[Request], slots: Sequence[int], share: bool = Tr
     return lines
 
 
+def tokens_of(lines: Sequence[Line]) -> int:
+    """Tokens of ``lines``: a head that several share counts once."""
+    heads = {id(line.head): line.head_length for line in lines}
+    return sum(heads.values()) + sum(len(line.ids) for line in lines)
+
+
+def padded_tokens(lines: Sequence[Line], token_budget: int, line_budget: int) -> int:
+    """Tokens that go through the model for ``lines``, with the padding of their batches."""
+    found = 0
+    for wave in waves(lines, token_budget, line_budget):
+        found += len(wave.heads) * max((len(head.ids) for head in wave.heads), default=0)
+        found += sum(len(batch) * max(len(line.ids) for line in batch) for batch in wave.batches)
+    return found
+
+
 @dataclass(frozen=True)
 class _Suffix:
     """The part of a line that follows its context."""

@@ -6,7 +6,7 @@ not closed by then is closed with the template's own ending. The answers are sco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trainer.data.render import Renderer, Request
 from trainer.model.slots import SlotModel
@@ -14,13 +14,18 @@ from trainer.score.generation import generate
 
 
 def with_thoughts(
-    model: SlotModel, requests: Sequence[Request], slots: Sequence[int], renderer: Renderer, limit: int
+    model: SlotModel,
+    requests: Sequence[Request],
+    slots: Sequence[int],
+    renderer: Renderer,
+    limit: int,
+    tell: Callable[[float], None] | None = None,
 ) -> list[Request]:
     """The requests with the model's thought, of at most ``limit`` tokens and its ending, at the end of their contexts.
-    ``model`` is in eval mode."""
+    ``model`` is in eval mode. ``tell`` is called with the share that is done."""
     closing = renderer.thought_end
     one = closing[:1] if len(renderer.closing_tag) == 1 else []  # a tag of one token ends the decoding at once
-    made = generate(model, requests, slots, (*one, *renderer.stop_ids), limit)
+    made = generate(model, requests, slots, (*one, *renderer.stop_ids), limit, tell=tell)
     return [
         renderer.behind(request, [*_thought(ids.tolist(), renderer), *closing])
         for request, ids in zip(requests, made, strict=True)

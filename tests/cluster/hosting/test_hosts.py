@@ -77,7 +77,7 @@ def test_a_host_that_dies_is_replaced_and_its_trials_go_on(cluster: None, tmp_pa
         if name == "torn":
             wait_until(lambda fleet=fleet: len(ray.get(fleet.registry.hosts.remote())) == 1)  # type: ignore[misc]
             host = ray.get(fleet.registry.hosts.remote())[0]
-            wait_until(lambda host=host: ray.get(host.steps.remote()) > 10)  # type: ignore[misc]
+            wait_until(lambda host=host: ray.get(host.work_done.remote()).steps > 10)  # type: ignore[misc]
             os.kill(ray.get(host.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
             assert len(ray.wait(running, num_returns=2, timeout=0)[1]) == 2, "both were still training"
         found[name] = ray.get(running, timeout=200)
@@ -196,7 +196,7 @@ def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_pat
     assert [t.num_rows for t in ray.get([task.remote(fleet, t, 3) for t in trials])] == [96, 96]
     hosts = ray.get(fleet.registry.hosts.remote())
     assert {h._actor_id.hex() for h in hosts} == {first, second}
-    assert sum(ray.get([h.steps.remote() for h in hosts])) == 6
+    assert sum(done.steps for done in ray.get([h.work_done.remote() for h in hosts])) == 6
     assert [len(store.names(f"tensorboard/{t.id}")) for t in trials] == [1, 1]  # the host's, before it said it was done
     assert fleet.ensure(trials[0], 3, "dev")[1]["replayed"]
     ray.kill(fleet.registry)
@@ -291,7 +291,7 @@ def run_gang(fleet: Fleet, trial: Any, rung: int, victim: int | None) -> tuple[A
 
     from cluster.hosting.gang import Gang, GangError
 
-    gang = Gang(fleet.resources.workers, fleet.resources.cpus, 0, fleet.arguments)
+    gang = Gang(fleet.resources.workers, fleet.resources.cpus, 0, fleet.arguments, fleet.registry)
     import ray
 
     began = time.monotonic()
@@ -323,6 +323,30 @@ def test_a_gang_of_two_gives_the_rows_of_one_worker(zero: int, cluster: None, tm
         assert len(store.names(f"tensorboard/{trials[0].id}")) == 1
     assert np.abs(logprobs(rows[1]) - logprobs(rows[2])).max() < 1e-4
     assert rows[1]["predicted"].equals(rows[2]["predicted"])
+
+
+def test_a_gang_tells_how_far_it_is_until_it_ends(cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    from sweeps.driver.heartbeat import work_by_host
+
+    assets, model, trials = prepared(tmp_path, steps=100_000)
+    setup = Setup(slots=1, max_r=4, zero=2, threads=1)
+    fleet = Fleet.start(model, setup, assets, Store.open(tmp_path / "out"), Resources(1, 1, 0, 2))
+    ended: set[str] = set()
+
+    def told() -> list[Any]:
+        return [*work_by_host(fleet.registry, ended)[1].values()]
+
+    with fleet.resources.for_tasks() as options:
+        running = ray.remote(run_gang).options(**options).remote(fleet, trials[0], 100_000, None)
+        wait_until(lambda: any(work.steps > 2 for work in told()))
+        [work] = told()
+        assert list(work.step_of) == [trials[0].id]
+        ray.cancel(running, force=True)
+    wait_until(lambda: work_by_host(fleet.registry, ended)[0] == [])
+    assert len(ended) == 1
+    ray.kill(fleet.registry)
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), 1])

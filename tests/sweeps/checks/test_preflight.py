@@ -258,6 +258,29 @@ def test_options_of_the_chat_template() -> None:
     assert any('Did you mean "enable_thinking"?' in str(f) for f in report.errors)
 
 
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_marker_and_a_thought_do_not_go_together(opens: bool) -> None:
+    """A thought that an option turns on, and one that the question opens in any case."""
+    tokenizer = word_level()
+    closed = "{% if add_generation_prompt and not enable_thinking %}<no>{% endif %}"
+    tokenizer.chat_template = CHAT + ("{% if add_generation_prompt %}<think>{% endif %}" if opens else closed)
+    options = () if opens else (("enable_thinking", True),)
+    sound = dict.fromkeys(("train", "dev", "test"), ROWS)
+
+    def errors(**changes: Any) -> list[str]:
+        template = dataclasses.replace(CHATTY, **{"options": options, **changes})
+        return [str(e) for e in check_formats([template], TASK, sound, POOLS, tokenizer, WritingLimits(None, 9)).errors]
+
+    assert errors() == []
+    assert errors(marker="A ") == [
+        "templates.chat.marker: begins the answer with 'A ', and the model thinks before it answers: its thought would "
+        "stand behind the marker. Remove the marker"
+        + ("" if opens else ", or turn thinking off: options: {enable_thinking: false}")
+    ]
+    if not opens:
+        assert errors(marker="A ", options=(("enable_thinking", False),)) == []
+
+
 def test_a_chat_template_without_bos_is_warned_of() -> None:
     tokenizer = word_level()
     tokenizer.chat_template = CHAT.replace("{{ bos_token }}", "")

@@ -73,7 +73,7 @@ def test_help_names_every_command(place: Path) -> None:
 
 def test_a_mistake_in_a_study_is_one_line_each_and_code_2(place: Path) -> None:
     done = command("run", "x.yaml", "axes.lrr=3", "training.batch_size=0", where=place)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, "[0:00] reading the study x.yaml\n")
     lines = done.stderr.splitlines()
     assert 'error: command line: axes.lrr=3 is not a known key. Did you mean "axes.lr"?' in done.stderr
     assert "error: command line: training.batch_size=0 must be at least 1" in lines

@@ -10,12 +10,16 @@ import re
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 
 import pytest
 from checkout import ROOT
 
-from sweeps.live.table import LiveTable, TrialRow
+from sweeps.live.left import Told
+from sweeps.live.rows import TrialRow
+from sweeps.live.table import LiveTable
 from trainer.measure.rung import RungReport
+from trainer.work import WorkDone
 
 
 class Clock:
@@ -47,7 +51,7 @@ def test_plain_lines_say_every_event_once() -> None:
         table.decided("aa11", "finished", "")
         table.testing("aa11")
         clock.now = 140
-        table.tested("aa11", 0.71, 0.04)
+        table.tested("aa11", 0.71, 0.04, 10.0)
         table.failed("cc33", "no such\nfile \x1b[31m")
         table.note("report at runs/demo/report.html")
     assert out.getvalue().splitlines() == [
@@ -64,7 +68,7 @@ def test_plain_lines_say_every_event_once() -> None:
         "[2:20] cc33 failed: no such file  [31m",
         "[2:20] report at runs/demo/report.html",
         "demo: 3 of 3 trials done, 1 finished, 1 stopped, 1 failed, elapsed 2:20",
-        "trial  lr     state     rung  objective        test             time  left",
+        "trial  lr     state     rung  objective        test             time",
         "aa11   0.001  finished  2/2   0.700 ± 0.020    0.710 std 0.040  2:14",
         "bb22   0.003  stopped   1/2   0.500 one label                   1:04",
         "cc33   0.01   failed    0/2                                     0:00",
@@ -99,85 +103,61 @@ def test_running_trials_come_first_by_objective_then_waiting_then_stopped() -> N
     assert short.more == 4
 
 
-def test_time_left_comes_from_the_rungs_of_others_and_is_a_question_mark_before() -> None:
-    table, _, clock = plain()
-    for name in ("aa", "bb"):
-        table.trial_added(name, {}, 2)
-        table.started(name)
-
-    def left(name: str) -> str:
-        return next(row for row in table.frame().rows if row[0] == name)[-1]
-
-    table.report(RungReport("aa", 0, 5, 0.5, 0.1, False, 100.0))
-    assert (left("aa"), left("bb")) == ("?", "?")
-    assert "left at most ?" in table.frame().header
-    table.report(RungReport("aa", 1, 10, 0.5, 0.1, False, 50.0))
-    clock.now = 30.0
-    assert left("bb") == "2:00"  # 100 + 50 expected, 30 gone
-    table.decided("aa", "finished", "")
-    assert left("aa") == ""
-    assert "left at most 2:00" in table.frame().header
-
-
-def test_a_silent_log_gets_a_line_a_minute_with_the_speed_of_the_hosts() -> None:
+def test_a_log_says_within_seconds_what_hosts_do_and_then_ever_less_often() -> None:
     table, out, clock = plain()
     with table:
         table.trial_added("aa11", {}, 2, (50, 100))
         table.started("aa11")
         for second in range(0, 200, 10):
             clock.now = float(second)
-            table.pulse(None if second < 100 else 12.345)
-    assert out.getvalue().splitlines()[2:-3] == [
-        "[1:00] demo: 0 of 1 trials done, 1 running, elapsed 1:00, left at most ?",
-        "[2:00] demo: 0 of 1 trials done, 1 running, elapsed 2:00, 12.3 steps/s, left at most 0:00",
-        "[3:00] demo: 0 of 1 trials done, 1 running, elapsed 3:00, 12.3 steps/s, left at most 0:00",
-    ]
+            table.pulse(Told(doing="1 host loading the base model") if second < 100 else Told(steps_per_s=12.345))
+    lines = out.getvalue().splitlines()[2:-3]
+    assert lines[0] == "[0:10] demo: 0 of 1 trials done, 1 running, elapsed 0:10, 1 host loading the base model"
+    assert lines[-1] == "[3:00] demo: 0 of 1 trials done, 1 running, elapsed 3:00, 12.3 steps/s"
+    at = [int(line[1]) * 60 + int(line[3:5]) for line in lines]
+    gaps = [b - a for a, b in pairwise(at)]
+    assert gaps == sorted(gaps)
+    assert (gaps[0], gaps[-1]) == (10, 30)  # the hosts were asked every 10 s
+
+
+def test_a_log_that_goes_on_for_long_gets_a_line_a_minute() -> None:
+    table, out, clock = plain()
+    with table:
+        for second in range(0, 3600, 5):
+            clock.now = float(second)
+            table.pulse(Told())
+    assert 59 < out.getvalue().count("elapsed") < 75
 
 
 def test_the_header_says_what_trials_wait_for_that_no_node_has() -> None:
     table, _, _ = plain()
     table.trial_added("aa", {}, 1)
-    table.pulse(None, "no node has 1 GPU (cluster: 0 GPU)")
+    table.pulse(Told(), "no node has 1 GPU (cluster: 0 GPU)")
     assert "1 waiting: no node has 1 GPU (cluster: 0 GPU), elapsed" in table.frame().header
-    table.pulse(None)
+    table.pulse(Told())
     assert "1 waiting, elapsed" in table.frame().header
 
 
-def test_time_left_is_told_before_any_rung_by_the_steps_of_the_hosts() -> None:
-    table, _, clock = plain()
-    for name in ("aa", "bb", "cc"):
-        table.trial_added(name, {}, 2, (50, 200))
+def test_the_time_of_a_trial_never_goes_back_and_counts_nothing_twice() -> None:
+    table, _, _ = plain()
+    table.trial_added("aa", {}, 2, (5, 10))
     table.started("aa")
-    table.started("bb")
 
-    def left() -> list[str]:
-        return [row[-1] for row in sorted(table.frame().rows)]
+    def time_after(step: int, seconds: float) -> str:
+        table.pulse(Told(WorkDone(step_of={"aa": step}, seconds_of={"aa": seconds})))
+        return table.frame().rows[0][-2]
 
-    assert left() == ["?", "?", "?"]
-    table.pulse(10.0)  # 2 trials at once: 5 steps a second each
-    assert left() == ["0:40", "0:40", "0:40"]
-    assert "10 steps/s, left at most 1:00" in table.frame().header  # 120 s of work, two at once
-    clock.now = 30.0
-    assert left() == ["0:10", "0:10", "0:40"]
-    table.report(
-        RungReport("aa", 0, 50, 0.5, 0.1, False, 12.0)
-    )  # its share; by the clock it took 30 s, so 0.6 s a step
-    assert left() == ["1:30", "1:30", "2:00"]
-
-
-def test_a_trial_without_steps_says_nothing_of_how_long_the_others_take() -> None:
-    table, _, clock = plain()
-    for name, steps in (("base", 0), ("short", 50), ("long", 200)):
-        table.trial_added(name, {}, 1, (steps,))
-        table.started(name)
-    clock.now = 2.0
-    table.report(RungReport("base", 0, 0, 0.5, 0.1, False, 2.0))
-    table.decided("base", "finished", "")
-    assert "left at most ?" in table.frame().header
-    clock.now = 52.0
-    table.report(RungReport("short", 0, 50, 0.5, 0.1, False, 50.0))
-    table.decided("short", "finished", "")
-    assert "left at most 2:44" in table.frame().header  # (2 + 52) s for 50 steps: 216 s for 200, of which 52 are gone
+    assert time_after(3, 20.0) == "0:20"
+    assert time_after(1, 5.0) == "0:20"  # its host died, and another does the work again
+    table.report(RungReport("aa", 0, 5, 0.5, 0.1, False, 30.0))
+    assert time_after(5, 29.0) == "0:30"  # an answer from before the report
+    assert time_after(7, 12.0) == "0:42"
+    table.report(RungReport("aa", 1, 10, 0.5, 0.1, False, 31.0))
+    table.decided("aa", "stopped", "")
+    table.testing("aa")
+    assert time_after(10, 7.0) == "1:08"
+    table.tested("aa", 0.5, 0.1, 9.0)
+    assert table.frame().rows[0][-1] == "1:10"
 
 
 def test_trials_are_taken_over_without_a_line() -> None:
@@ -287,7 +267,7 @@ def test_a_terminal_shows_one_table_that_fits_the_screen() -> None:
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(chunks).decode()).split("demo: ")[-1]
     lines = [line.rstrip() for line in last.splitlines() if line.strip()]
     assert lines[0].startswith("0 of 50 trials done") or lines[0].startswith("1 of 50 trials done")
-    assert lines[1].split() == ["trial", "lr", "state", "rung", "objective", "time", "left"]
+    assert lines[1].split() == ["trial", "lr", "state", "rung", "objective", "time", "now"]
     assert lines[2].split()[:3] == ["t49", "0.049", "running"]
     assert "0.549 ± 0.010 one label" in lines[2]
     assert re.fullmatch(r"and \d+ more", next(line for line in lines if line.startswith("and")))

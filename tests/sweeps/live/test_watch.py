@@ -89,7 +89,7 @@ def script(progress: Progress, a: Trial, b: Trial) -> Iterator[Callable[[], None
 
     def result() -> None:
         progress.tests[a.id] = on_test(0.85, 0.04)
-        progress.live.tested(a.id, 0.85, 0.04)
+        progress.live.tested(a.id, 0.85, 0.04, 5.0)
 
     for act in (first, rung, cut, last, test, result):
         yield lambda act=act: (act(), progress.write())  # type: ignore[misc,return-value]
@@ -107,7 +107,7 @@ def test_a_log_says_what_happened_between_two_looks(driver: Progress, tiny: tupl
     a, b = tiny[1]
     lines = [re.sub(r"^\[\d+:\d\d\] ", "", line) for line in follow(driver, [a, b]).splitlines()]
     start = [line.split() for line in lines[:4]]
-    assert start[1] == ["trial", "lr", "state", "rung", "objective", "time", "left"]
+    assert start[1] == ["trial", "lr", "state", "rung", "objective", "time", "now"]
     assert {(s[0], s[2], s[3]) for s in start[2:]} == {(a.id, "waiting", "0/2"), (b.id, "waiting", "0/2")}
     assert lines[4:-5] == [
         f"{a.id} started (lr=0.01)",
@@ -186,6 +186,11 @@ def test_a_folder_that_is_not_there_is_an_error_and_one_without_a_study_is_waite
     with pytest.raises(UserError, match="no study has started here yet"):
         watch(str(tmp_path / "empty"), 1.0, True)
     empty, whole = Store.open(tmp_path / "empty"), driver.store
+    out = io.StringIO()
+    with pytest.raises(StopIteration):
+        watch(str(tmp_path / "empty"), 1.0, False, out, lambda _: next(iter(())))
+    assert out.getvalue() == f"{tmp_path}/empty: no study has started here yet; waiting for it\n"
+    empty.write("lease.json", b"{}")  # its run holds the folder from the first seconds on
     driver.write(finished=True)
     acts = iter(
         [
@@ -197,8 +202,8 @@ def test_a_folder_that_is_not_there_is_an_error_and_one_without_a_study_is_waite
     out = io.StringIO()
     assert watch(str(tmp_path / "empty"), 1.0, False, out, lambda _: next(acts)()) == 0
     lines = out.getvalue().splitlines()
-    assert lines[0] == f"{tmp_path}/empty: no study has started here yet; waiting for it"
-    assert sum("no study" in line for line in lines) == 1
+    assert lines[0] == f"{tmp_path}/empty: a run has begun here and has no trials yet; waiting for it"
+    assert sum("waiting for it" in line for line in lines) == 1
     assert "0 of 2 trials done" in lines[1]
 
 
@@ -234,6 +239,7 @@ def test_the_command_from_another_process_ends_with_the_study(
     command = [sys.executable, "-m", "sweeps", "watch", driver.store.uri, "--every", "0.2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
+    assert process.stdout.readline() == f"[0:00] reading the run folder {driver.store.uri}\n"
     assert process.stdout.readline().startswith("tiny: 0 of 2 trials done")
 
     def play() -> None:

@@ -12,6 +12,9 @@ from rich.console import Console
 from small_study import write_study
 
 from sweeps.checks.preflight import check, preflight
+from sweeps.plan.sizes import planned_sizes
+from sweeps.prompt_search.request import SearchRequest
+from sweeps.prompt_search.run import search
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.trials.from_points import make_trials, points_of, target_modules
@@ -136,6 +139,31 @@ def test_rows_that_are_too_long_are_counted_and_dropped(tmp_path: Path) -> None:
     pools = [f.where for f in preflight(rest, target_modules(dropping)).errors]
     assert not [where for where in pools if "train" in where or "dev" in where]
     assert trial_ids(dropping, rest) != trial_ids(study, whole), "other rows, another trial"
+
+
+def test_the_plan_counts_the_rows_that_a_run_reads(tmp_path: Path) -> None:
+    small = ("task.max_length=45", "task.rows.train.limit=60", "pools.train.many.limit=4")
+    drops = ("task.rows.train.drop=[too_long]", "task.rows.dev.drop=[too_long]")
+    study, content = contents(tmp_path, *small, *drops)
+    sizes = planned_sizes(study)
+    assert (sizes.train_rows, sizes.dev_rows) == (len(content.assets.rows["train"]), len(content.assets.rows["dev"]))
+    assert sizes.train_rows < 60
+    assert sizes.longest <= 45
+    unreadable = study.model_copy(update={"model": study.model.model_copy(update={"path": "nobody/no-such-model"})})
+    assert planned_sizes(unreadable).train_rows == 60, "without a tokenizer no row is known to be too long"
+
+
+def test_a_prompt_search_reads_the_rows_that_are_not_too_long(tmp_path: Path) -> None:
+    small = ("task.max_length=45", "task.rows.train.limit=60", "pools.train.many.limit=4")
+    drop = "task.rows.train.drop=[too_long]"
+    study, content = contents(tmp_path, *small, drop)
+    request = SearchRequest("top-accuracy", pool="many")
+    said = list(search(study, request, str(tmp_path / "searches")))
+    [dropped] = content.dropped_lines
+    assert said[0] == dropped
+    assert f"on {len(content.assets.rows['train'])} training rows" in said[1]
+    with pytest.raises(UserError, match="longer than"):
+        list(search(load_study(str(tmp_path / "small.yaml"), small), request, str(tmp_path / "other")))
 
 
 def test_dropping_nothing_changes_no_trial(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_frozen_weights_stay_where_they_were_loaded() -> None:
     """So that the hosts of one machine share the pages of the weights' file."""
     loaded = base(CONFIGS["llama"])
     places = {p.data_ptr() for p in loaded.parameters()}
-    model = slot_model(loaded, ("all-linear",))
+    model = SlotModel(loaded, 3, 4, ("all-linear",))
     assert {p.data_ptr() for p in model.base.parameters() if not p.requires_grad} == places
 
 

@@ -20,7 +20,7 @@ from trainer.data.wording import Prompt
 from trainer.model.slots import SlotModel
 from trainer.score.calibration import baseline_for
 from trainer.score.logprobs import class_logprobs, option_logprobs, sharing_is_exact
-from trainer.score.prefill import SHORTEST_HEAD, best_groups, heads_of, lines_of, waves
+from trainer.score.prefill import SHORTEST_HEAD, best_groups, heads_of, lines_of, padded_tokens, tokens_of, waves
 from trainer.trial import Lora, Task, Template
 
 
@@ -88,6 +88,17 @@ def test_budget_and_sharing_do_not_change_the_scores(kind: str) -> None:
     reference = option_logprobs(model, requests, slots, token_budget=4096, share=False)
     for budget in (1, 100, 1000, 100_000):
         assert_close(option_logprobs(model, requests, slots, token_budget=budget), reference, 1e-5)
+
+
+@pytest.mark.parametrize("share", [False, None])
+def test_how_much_is_done_is_told_batch_by_batch(share: bool | None) -> None:
+    model, requests, told = slotted(make_llama()), some_requests("several tokens"), list[float]()
+    silent = option_logprobs(model, requests, [0] * len(requests), token_budget=60, share=share)
+    telling = option_logprobs(model, requests, [0] * len(requests), token_budget=60, share=share, tell=told.append)
+    assert_close(telling, silent, 0.0)
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert (told[0] < 0.5, told[-1]) == (True, 1.0)
 
 
 def test_eager_attention_gives_the_same() -> None:
@@ -381,6 +392,19 @@ def test_waves_hold_every_line_once_within_the_budget() -> None:
             assert {x.slot for x in batch} == {wave.slot}
             seen += [id(x) for x in batch]
     assert sorted(seen) == sorted(id(x) for x in lines)
+
+
+def test_tokens_with_padding_are_at_least_those_of_the_lines() -> None:
+    def asked(context: list[int], options: list[list[int]]) -> Request:
+        return request(np.random.default_rng(0), context, options)
+
+    alike = [asked([5] * 8, [[1]]) for _ in range(6)]
+    uneven = [asked([5] * n, [[1]]) for n in (3, 8, 13)]
+    one, other = lines_of(alike, [0] * 6, share=False), lines_of(uneven, [0] * 3, share=False)
+    assert padded_tokens(one, 1000, 1000) == tokens_of(one) == 6 * 8
+    assert (padded_tokens(other, 1000, 1000), tokens_of(other)) == (3 * 13, 3 + 8 + 13)
+    shared = lines_of([asked([5] * 20 + [k], [[1]]) for k in range(4)], [0] * 4)
+    assert padded_tokens(shared, 1000, 1000) == tokens_of(shared) == 20 + 4
 
 
 # What the decision rules compare against -----------------------------------------------------------------------------
