@@ -96,6 +96,7 @@ def setup_of(study: Study) -> Setup:
         n_labels=len(study.task.names) if study.model.head == "classifier" else 0,
         zero=res.zero,
         offload=res.offload,
+        checkpointing=study.training.checkpointing,
         threads=max(1, int(res.cpus)) if not res.gpus else 0,
         std_weight=study.objective.std_weight,
         study=study.name,

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from trainer.model import deepspeed_internals
+from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.device import join_workers, keep_memory, out_of_memory
 from trainer.model.slots import SlotModel
 from trainer.model.targets import matching_names
-from trainer.setup import Setup
+from trainer.setup import Setup, micro_batch_tokens
 from trainer.train.batches import Collated, Sample, collate, families, micro_batches
 from trainer.train.loss import divergence, token_losses, weighted_loss
 from trainer.train.optimizer import SlotAdamW, learning_rate
@@ -48,14 +49,20 @@ class Engine:
         join_workers(self.device)
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.slot_model = SlotModel(base, setup.slots, setup.max_r, setup.target_modules, setup.n_labels)
+        if setup.checkpointing:
+            checkpoint_layers(base)
         # ZeRO 2 and 3 reduce gradients as they come, so all workers must go back through the same graph.
         self.slot_model.routing.may_pick = self.world == 1
         self.plans: list[Optimization | None] = [None] * setup.slots
         self.steps = [0] * setup.slots
-        self.token_budget = setup.token_budget
+        self.token_budget = setup.token_budget or self._usual_tokens()
         self._engine: Any = None
         if setup.zero == 0:
             self._start(clip=0.0)
+
+    def _usual_tokens(self) -> int:
+        model = self.slot_model
+        return micro_batch_tokens(model.linear_widths * model.base.dtype.itemsize, self.device.type == "cuda")
 
     # one trial in, one trial out ---------------------------------------------------------------------------
 
