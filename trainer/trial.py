@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-FORMAT = 5  # raise it when training or scoring changes what the same trial gives
+FORMAT = 6  # raise it when training or scoring changes what the same trial gives
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def sweep(
         raise BaseModelError(why)
     if progress.scores_test_pool:
         score_test_pool(progress, fleet, heartbeat.beat)
+        heartbeat.publish()  # no trial is being tested any more
     from cluster.hosting.tensorboard import write_ends
 
     ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
