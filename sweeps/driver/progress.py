@@ -23,6 +23,11 @@ WRITE_EVERY = 5.0  # seconds between writings of trials.parquet while the study 
 QUIET_WRITE_EVERY = 15.0  # where no trial has changed: how far the hosts are is in the file as well
 
 
+def on_wall_clock(monotonic: float) -> float:
+    """When by the wall clock it was ``monotonic``, for the times that people are shown."""
+    return time.time() - (time.monotonic() - monotonic)
+
+
 @dataclass
 class Progress:
     """Collects reports, decisions and test scores; writes ``trials.parquet`` and updates the live table."""
@@ -38,7 +43,7 @@ class Progress:
     tests: dict[str, Objective] = field(default_factory=dict)
     earlier_rows: list[dict[str, Any]] = field(default_factory=list)  # of trials from earlier stages
     scores_test_pool: bool = True  # whether the trials are scored on the test pool
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.time)  # by the wall clock
     _written: str = ""
     _study: str = ""  # checksum of the study.yaml beside it
 

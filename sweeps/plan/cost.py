@@ -21,14 +21,16 @@ from sweeps.trials.study_work import study_work
 from trainer.measure import design
 from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
+from trainer.setup import micro_batch_tokens
 
 CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrices reach; tiny models reach less
 GPU_RATE = {"float32": 2e13, "bfloat16": 1e14}  # a third of what current data-centre cards are rated at
 ADAPTER_BYTES = 16  # float32 weight, gradient and AdamW's two moments
-ACTIVATION_BYTES = 34  # per token, layer and hidden unit at 2 bytes a number (Korthikanti et al. 2022, section 4)
+PIECE, LOGIT_BYTES = 2**24, 8  # logits that are in memory at a time, in float32, and what is made of them
 
-
-PROCESS_BYTES = 230 * 2**20  # of a running trial, which holds no model: Python with Ray (measured, resident)
+# Proportional set sizes (benchmarks/memory.py): a host's Python with torch, DeepSpeed and Ray, without the model; and a
+# running trial's process, which holds no model
+HOST_BYTES, PROCESS_BYTES = 320 * 2**20, 150 * 2**20
 
 
 @dataclass(frozen=True)
@@ -242,13 +244,22 @@ def memory_of(study: Study, sizes: DataSizes, model: ModelSize, trials: int) -> 
     width_of = dict(model.linear)
     adapted = [width_of[name] for name in matching_names(width_of, target_modules(study))]
     rank = max(_values(axes.lora.r))
-    rows = res.slots * study.training.batch_size
-    read = sizes.longest if any(v > 0 for v in _values(axes.plw)) else sizes.answer_tokens
-    layers = sizes.longest * model.layers * model.hidden * ACTIVATION_BYTES * width / 2
+    widths = sum(width_of.values())
+    tokens = min(
+        micro_batch_tokens(widths * width, bool(res.gpus)), res.slots * study.training.batch_size * sizes.longest
+    )
+    kept: float = (
+        widths  # numbers of a token that the backward pass needs: what goes into the linear layers and out of them
+    )
+    if study.training.checkpointing:
+        kept = model.layers * model.hidden + widths / max(1, model.layers)
+    heavy = any(v > 0 for v in _values(axes.plw))
+    read = tokens if heavy else tokens / sizes.longest * (sizes.answer_tokens + 1)
+    logits = min(PIECE, read * model.vocabulary) * LOGIT_BYTES
     return Memory(
         base=base_bytes(study, model) / (res.workers if res.zero == 3 else 1),
         adapters=res.slots * rank * sum(adapted) * ADAPTER_BYTES,
-        activations=rows * (layers + read * model.vocabulary * 12),  # logits: float32, their gradient, the softmax
-        processes=min(res.slots, trials) * PROCESS_BYTES,
+        activations=tokens * kept * width + logits,
+        processes=HOST_BYTES + min(res.slots, trials) * PROCESS_BYTES,
         on_gpu=bool(res.gpus),
     )

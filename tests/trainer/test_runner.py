@@ -552,7 +552,7 @@ def test_a_trial_that_was_elsewhere_meanwhile_goes_on_from_its_newest_checkpoint
     assert first.steps == 4
     table, record = scores(tmp_path, x, 6)
     assert record["curve"]["step"] == [5, 6]
-    assert table.equals(scores(undisturbed, x, 6)[0])
+    assert_alike(table, scores(undisturbed, x, 6)[0], tolerance=0.0 if slots == 1 else 1e-4)
 
 
 @pytest.mark.parametrize("zero", [1, 3])
@@ -658,7 +658,7 @@ def test_memory_that_does_not_suffice_halves_the_batches_and_changes_no_answer(
 ) -> None:
     """Stands for an accelerator that holds no more than 60 tokens at once."""
     runner = start(tmp_path, slots=slots)
-    base = runner.engine.slot_model.base
+    base = runner.engine.slot_model.base.base_model  # training asks it for hidden states, scoring for logits
     forward, refused = base.forward, []
 
     def limited(*args: Any, **kwargs: Any) -> Any:
@@ -687,7 +687,7 @@ def test_memory_that_does_not_suffice_for_one_row_fails_that_trial(
         raise RuntimeError("CUDA out of memory")
 
     with monkeypatch.context() as m:
-        m.setattr(runner.engine.slot_model.base, "forward", none_left)
+        m.setattr(runner.engine.slot_model.base.base_model, "forward", none_left)
         with pytest.raises(RuntimeError, match="out of memory"):
             runner.submit(TrainAndScore(THREE[0], 2)).result(timeout=60)
     finish(runner, [THREE[0]], [2])
