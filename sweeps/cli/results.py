@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from typing import Annotated
 
@@ -65,6 +66,11 @@ def export_command(
     typer.echo(export(folder, trial, to))
 
 
+class Dtype(enum.StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 def predict_command(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that export wrote.")],
     rows: Annotated[str, typer.Option(metavar="FILE", help="The rows to answer.")],
@@ -78,6 +84,9 @@ def predict_command(
     ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="DIR", help="The base model, if its path has changed since training.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Compute the base model in this type. Default: the one of training.")
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the code that comes with the base model, if it needs it.")
@@ -94,4 +103,4 @@ def predict_command(
             raise StudyError(f'{name} = "{path}" does not exist.{did_you_mean(path)}')
     from sweeps.export.predict import predict
 
-    raise typer.Exit(predict(folder, rows, out, prompt, base, trust_remote_code))
+    raise typer.Exit(predict(folder, rows, out, prompt, base, dtype.value if dtype else None, trust_remote_code))

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps.checks.findings import Finding, Findings
 from sweeps.checks.sequences import special_text_findings
@@ -45,15 +45,20 @@ def predict(
     out: str | None,
     prompt: str | None = None,
     base: str | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
     trust_remote_code: bool = False,
 ) -> int:
     """Answer the rows in the file ``rows`` with the adapter in ``folder``; returns 0. ``prompt``: a wording, or the id
-    of a train prompt; ``base``: the base model, if it has moved. Raises UserError."""
+    of a train prompt; ``base``: the base model, if it has moved; ``dtype``: what it computes in, if not what it was
+    trained in. Raises UserError."""
     write = _writer(out, rows)
     store = Store.open(folder)
     exported = read_exported(store)
     check_sums(store)
     exported = _located(exported, store, base, trust_remote_code)
+    if dtype is not None:
+        model = replace(exported.trial.model, dtype=dtype)
+        exported = replace(exported, trial=replace(exported.trial, model=model))
     wording = _wording(exported, store, prompt)
     names = placeholders(wording)
     options = exported.options

@@ -57,6 +57,17 @@ def stored(uri: str, folder: str) -> Records:
     return sorted((r for r in found[0].to_pylist() if r["prompt_id"] == "x1"), key=lambda r: int(r["row_id"][1:]))
 
 
+def test_the_type_that_the_base_computes_in_can_be_chosen(labels: tuple[str, str], tmp_path: Path) -> None:
+    """CASES V10: what was trained in bfloat16 can be asked in float32."""
+    uri, folder = labels
+    rows = tiny_run.data(uri, "test.jsonl")
+    plain, wide = (answers(folder, rows, tmp_path, **more) for more in ({}, {"dtype": "float32"}))
+    narrow = answers(folder, rows, tmp_path, dtype="bfloat16")
+    assert plain == wide
+    gaps = [abs(a["probabilities"]["yes"] - b["probabilities"]["yes"]) for a, b in zip(wide, narrow, strict=True)]
+    assert 0 < max(gaps) < 0.1
+
+
 def softmax(values: Any) -> np.ndarray:
     p = np.exp(np.asarray(values, dtype=np.float64) - max(values))
     return p / p.sum()  # type: ignore[no-any-return]
