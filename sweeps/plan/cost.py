@@ -62,7 +62,7 @@ class Memory:
     base: float
     adapters: float
     activations: float
-    processes: float  # of the running trials, in main memory
+    processes: float  # of the host and of the running trials, in main memory
     on_gpu: bool = False  # the first three are in the GPU's memory
 
     @property

@@ -34,7 +34,7 @@ def render(p: Plan) -> RenderableType:
         f"memory    about {size(m.total)} a host: base {size(m.base)}, adapters {size(m.adapters)}, "
         f"activations {size(m.activations)}"
         + (f"; main memory: {size(m.processes)} for" if m.on_gpu else f", {size(m.processes)} for")
-        + " the running trials' processes",
+        + " the processes of host and trials",
         f"model     {amount(p.model.parameters)} parameters",
         f"lengths   {s.prompt_tokens:.0f} tokens a prompt, {s.answer_tokens:.1f} an answer ({s.source})",
         *_sampling(p),

@@ -19,7 +19,7 @@ from sweeps.export.predict import predict
 from trainer.store import Store
 
 ROWS = 12
-# Largest difference of a probability. In bfloat16 rounding depends on what shares a batch; measured: see docs/models.md.
+# Largest difference of a probability. In bfloat16, rounding depends on what shares a batch (docs/models.md).
 ALLOWED = {"float32": 1e-4, "bfloat16": 0.1}
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from tiny_run import made
 
 from sweeps.cli.exit_codes import main
-from sweeps.plan.cost import plan
+from sweeps.plan.cost import HOST_BYTES, PROCESS_BYTES, plan
 from sweeps.plan.page import render
 from sweeps.plan.sizes import DataSizes, ModelSize
 from sweeps.run_folder.reading import RunFolder
@@ -50,7 +50,7 @@ def test_the_third_of_24_steps_is_step_9(study: Any) -> None:
 
 def test_each_running_trial_is_a_process_in_main_memory(study: Any) -> None:
     one, eight = (plan(study(f"resources.slots={n}"), SIZES, MODEL).memory for n in (1, 8))
-    assert (one.processes, eight.processes) == (230 * 2**20, 8 * 230 * 2**20)
+    assert (one.processes, eight.processes) == (HOST_BYTES + PROCESS_BYTES, HOST_BYTES + 8 * PROCESS_BYTES)
     assert eight.total == eight.base + eight.adapters + eight.activations + eight.processes
     single = study("axes={lora: {r: 4}, lr: 1e-3, steps: 8, template: plain, pool: one}")
     assert plan(single, SIZES, MODEL).memory.processes == one.processes, "one trial takes one of eight slots"
@@ -58,7 +58,7 @@ def test_each_running_trial_is_a_process_in_main_memory(study: Any) -> None:
     assert on_gpu.memory.total == on_gpu.memory.base + on_gpu.memory.adapters + on_gpu.memory.activations
     console = Console(file=io.StringIO(), width=300)
     console.print(render(on_gpu))
-    assert "main memory: 1.8 GiB for the running trials' processes" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "main memory: 1.48 GiB for the processes of host and trials" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("speed", ["nan", "inf"])
