@@ -118,7 +118,7 @@ def asked(case: str, folder: Path, prompts: list[Prompt], rows: list[Row]) -> As
 
 
 def real_questions() -> list[Asking]:
-    chat, two, four = Template("chat", chat=True), sst2(8), openbookqa(24)
+    chat, two, four = Template("chat", chat=True), sst2(4), openbookqa(12)
     reviews, wordings = review_prompts(), [Prompt(f"o{i}", text) for i, text in enumerate(OPTION_WORDINGS)]
     return [
         Asking(f"yes or no, {shape(reviews, two)}", chat, Task(("no", "yes")), list(product(reviews, two))),
