@@ -46,7 +46,9 @@ def test_run_export_predict_and_peft_agree(base: Path, tmp_path: Path, dtype: st
     wording = yaml.safe_load((EMBEDDED / "data" / "pools" / "test.yaml").read_text())["e01"]
     folder = export(str(tmp_path / "run"), trial, str(tmp_path / "out"))
     rows = tmp_path / "rows.jsonl"
-    lines = [json.loads(line) for line in (EMBEDDED / "data" / "test.jsonl").read_text().splitlines()[:ROWS]]
+    lines = [json.loads(line) for line in (EMBEDDED / "data" / "test.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["id"] in scored]  # a limit draws rows at random
+    assert len(lines) == ROWS
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     predict(folder, str(rows), str(tmp_path / "answers.jsonl"), prompt=wording)
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
