@@ -26,6 +26,7 @@ from sweeps.study.overlay import parse_yaml
 from sweeps.study.shipped import study_path
 from sweeps.study.study import Study
 from sweeps.study.values import Range
+from sweeps.trials.from_points import points_of
 from trainer.store import SCORES
 from trainer.trial import FORMAT
 
@@ -184,9 +185,26 @@ def test_the_study_of_the_readme_loads(tmp_path: Path) -> None:
     assert {*study.task.fields, study.task.label, study.task.id, "split"} == set(columns)
 
 
+def ranked(*columns: str, but: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """The rows of the README's result tables with these columns."""
+    found = ((head, cells) for head, cells in tables(ROOT / "README.md") if head[0] == "rank")
+    return [
+        dict(zip(head, cells, strict=True)) for head, cells in found if {*columns} <= {*head} and not {*but} & {*head}
+    ]
+
+
+def test_the_second_table_of_the_readme_is_of_smollm2() -> None:
+    points = points_of(load_study(study_path("smollm2"), files=False))
+    assert points is not None
+    expected = {(p["template"], str(p["r"]), f"{p['plw']:g}", p["pool"]) for p in points}
+    rows = ranked("std", but=("noise removed",))
+    assert {(row["template"], row["r"], row["plw"], row["pool"]) for row in rows} == expected
+    assert len(rows) == len(expected) == 6
+
+
 def test_the_table_of_the_readme_is_of_the_quickstart() -> None:
     study = load_study(study_path("quickstart"))
-    rows = [dict(zip(head, cells, strict=True)) for head, cells in tables(ROOT / "README.md") if head[0] == "rank"]
+    rows = ranked("noise removed")
     axes = study.axes
     assert isinstance(axes.lora.r, tuple)
     assert isinstance(axes.plw, tuple)
