@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def write_study(folder: Path, model: Path, slots: int) -> Path:
-    """A study whose rows are about 128 tokens long: six messages to a row."""
+    """A study whose rows are about 128 tokens long: five messages to a row."""
     rows = {}
     for name, count in (("train", 64), ("dev", 8), ("test", 8)):
         lines = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]

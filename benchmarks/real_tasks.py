@@ -34,7 +34,7 @@ QUESTIONS = (  # of a sentence from a film review, to be answered with yes or no
     "Judge the feeling behind the sentence. Is it a good one?", "Would you call this remark a compliment to the film?",
 )  # fmt: skip
 OPTION_WORDINGS = (
-    "{{ question }}", "Question: {{ question }}", "Complete or answer this: {{ question }}", 
+    "{{ question }}", "Question: {{ question }}", "Complete or answer this: {{ question }}",
     "{{ question }} Your answer?", "A pupil asks: {{ question }} What do you say?",
 )  # fmt: skip
 

