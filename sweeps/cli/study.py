@@ -51,19 +51,39 @@ def plan_command(
     tflops: Annotated[
         float | None, typer.Option(min=1e-6, help="The speed of one host, in 10^12 operations a second.")
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="A finished run of the task, for how much its scores vary."),
+    ] = None,
 ) -> None:
-    """Say what a study will cost before anything runs."""
+    """Say what a study will cost before anything runs, and which differences it can tell apart."""
     if tflops is not None and not math.isfinite(tflops):
         raise UserError(f"--tflops = {tflops:g} must be a finite number: operations of a host in 10^12 a second")
     loaded = open_study(study, overrides)
     from rich.console import Console
 
     from sweeps.plan.cost import plan
+    from sweeps.plan.differences import differences
+    from sweeps.plan.differences import render as render_differences
     from sweeps.plan.page import render
+    from sweeps.plan.variation import ASSUMED, variation_of
+    from sweeps.run_folder.find import find_run
+    from sweeps.run_folder.reading import RunFolder
     from sweeps.staged import plan as staged
+    from trainer.store import Store
 
     if loaded.stages is not None:
+        if source is not None:
+            raise UserError(
+                f"--from {source}: is for a study without `stages`, whose stages compare by rules of their own. Leave "
+                "it out, or add stages=null to plan the axes as one search"
+            )
         stages_plan = staged.plan_stages(loaded, rate=None if tflops is None else tflops * 1e12)
         Console(soft_wrap=True).print(staged.render(stages_plan))
         return
-    Console(soft_wrap=True).print(render(plan(loaded, rate=None if tflops is None else tflops * 1e12)))
+    run = None if source is None else RunFolder(Store.open(find_run(source)))
+    recorded = ASSUMED if run is None else variation_of(run, loaded)
+    made = plan(loaded, rate=None if tflops is None else tflops * 1e12)
+    console = Console(soft_wrap=True)
+    console.print(render(made))
+    console.print(render_differences(differences(loaded, made, recorded)))
