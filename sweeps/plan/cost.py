@@ -14,10 +14,12 @@ from typing import Any
 from sweeps.display.text import size
 from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
 from sweeps.search.points import Domain, combinations
+from sweeps.study.learning_rate import RatePrior, prior_of
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
 from sweeps.trials.study_work import study_work
+from trainer.errors import UserError
 from trainer.measure import design
 from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
@@ -85,6 +87,7 @@ class Plan:
     model: ModelSize
     notes: tuple[str, ...] = field(default=())
     unsampled: int = 0  # dev passes if every rung scored the whole grid
+    prior: RatePrior | None = None  # the usual learning rate; None where the model's config does not tell
 
     @property
     def seconds(self) -> float:
@@ -129,7 +132,15 @@ def plan(
         model=model,
         notes=(*_notes(study, sizes, trials), *_quantized(study, model)),
         unsampled=sum(r.trials for r in rungs) * grid,
+        prior=_prior(study),
     )
+
+
+def _prior(study: Study) -> RatePrior | None:
+    try:
+        return prior_of(study.model.path, study.model.revision)
+    except UserError:  # the model's sizes were given
+        return None
 
 
 # counts -------------------------------------------------------------------------------------------------------

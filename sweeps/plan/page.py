@@ -37,6 +37,7 @@ def render(p: Plan) -> RenderableType:
         + " the processes of host and trials",
         f"model     {amount(p.model.parameters)} parameters",
         f"lengths   {s.prompt_tokens:.0f} tokens a prompt, {s.answer_tokens:.1f} an answer ({s.source})",
+        *([] if p.prior is None else [f"learning  usual rate for LoRA: {p.prior.text}; a place to begin"]),
         *_sampling(p),
         *(f"note      {note}" for note in p.notes),
     ]

@@ -35,10 +35,10 @@ class Recorded:
     seeds: bool = True
 
 
-# Where no run is given. Recorded grids of models of .5 to 135 million parameters have residual variances of .02 to .09 a
-# cell. The other parts of a difference have the proportions of a run of the quickstart with four seeds (docs/power.md):
-# 1.8 times the residual, a row part of the seed, and of the variance over prompts that two unrelated fine-tunes would
-# have, .7, half of it from the seed.
+# Where no run is given. Recorded grids of models of .5 to 135 million parameters have residual variances of .02 to .09
+# a cell. The other parts of a difference have the proportions of a run of the quickstart with four seeds, which
+# docs/power.md shows: 1.8 times the residual, a row part of the seed, and .7 of the variance over prompts that two
+# unrelated fine-tunes would have, half of it from the seed.
 _OVER_PROMPTS, _RESIDUAL, _OF_SEEDS = 0.02**2, 0.05, 0.009**2
 ASSUMED = Recorded(
     Variation(
@@ -67,8 +67,8 @@ def variation_of(run: RunFolder, study: Study) -> Recorded:
     if len(grids) < 2:
         raise UserError(
             f"--from {run.store.uri}: has {counted(len(grids), 'configuration')} with whole test scores of a trial "
-            "that finished and gives more than one label; variances of differences need two. Give another run, or leave "
-            "--from out"
+            "that finished and gives more than one label; variances of differences need two. Give another run, or "
+            "leave --from out"
         )
     seeded = [g for g in grids if len(g) > 1]
     seeds = f"{len(seeded)} of them with several seeds" if seeded else "one seed each"

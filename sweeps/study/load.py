@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sweeps.study.derived_defaults import as_mappings, completed
+from sweeps.study.learning_rate import with_rates
 from sweeps.study.overlay import (
     Path,
     StudyError,
@@ -30,6 +31,7 @@ from sweeps.study.schema import TemplateSection
 from sweeps.study.study import Study
 from sweeps.study.texts import text_at
 from sweeps.study.values import Section
+from trainer.errors import UserError
 
 
 def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), files: bool = True) -> Study:
@@ -52,6 +54,11 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
     for override in given:
         layer = lay_over(layer, override)
     layer = completed(layer)
+    try:
+        layer = with_rates(layer)
+    except UserError as error:
+        wrong += str(error).splitlines()
+        layer = {**layer, "axes": {k: v for k, v in layer["axes"].items() if k != "lr"}}
     study, problems = _validated(layer)
     problems += unsafe_files(layer)
     if files:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from sweeps.study.learning_rate import as_rates
 from sweeps.study.problems import Problem, Problems, raise_any
 from sweeps.study.values import (
     Count,
@@ -286,9 +287,9 @@ class AxesSection(Section):
 
     template: Names = ()  # default: all of `templates`
     lora: LoraSection = LoraSection()
-    lr: Numbers[Positive] = (
-        3e-4,
-    )  # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more
+    # about ten times full fine-tuning's, for models of some 10^9 parameters; smaller ones want more. `auto`
+    # stands for three rates by the base model's width, and has become numbers when the schema sees it
+    lr: Annotated[Numbers[Positive], BeforeValidator(as_rates)] = (3e-4,)
     steps: Numbers[Steps] | None = None  # optimizer steps; give this or epochs
     epochs: Numbers[Epochs] | None = None  # passes over the train rows; default 3, as in PAFT
     # prompt loss weight: 0 trains on the answer only, 1 on the prompt as much; sweeps.study.weights has other layouts
