@@ -91,6 +91,8 @@ class Optimization:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    # (step, share) ascending: until the step, training draws from that share of the rows; then, or with none, from all
+    row_shares: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ _SECTIONS: dict[Any, Any] = {
 _LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)} | {
     "template.date": Template.date,
     "model.quantization": Model.quantization,
+    "optimization.row_shares": Optimization.row_shares,
 }
 
 

@@ -185,9 +185,9 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: at least {design.LEAST} a prompt")
     if study.scheduler.name == "asha":
-        if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
+        if len(study.scheduler.shares) > 1 and study.scheduler.shares[0] <= study.training.warmup:
             notes.append(
-                f"The first rung ({study.scheduler.rungs[0]:g}) lies within the warm-up ({study.training.warmup:g}): "
+                f"The first rung ({study.scheduler.shares[0]:g}) lies within the warm-up ({study.training.warmup:g}): "
                 "learning rates cannot be told apart there. Raise scheduler.rungs or lower training.warmup"
             )
         if trials < study.scheduler.eta:

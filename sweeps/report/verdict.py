@@ -191,7 +191,7 @@ def _share(study: Study) -> str:
 def _stopping(study: Study) -> str:
     if study.scheduler.name == "none":
         return "none, every trial is trained to its end."
-    rungs = ", ".join(f"{share:g}" for share in study.scheduler.rungs)
+    rungs = ", ".join(f"{share:g}" for share in study.scheduler.shares)
     return (
         f"ASHA at {rungs} of a trial's steps; the best 1/{study.scheduler.eta} go on, by mean - "
         f"{study.objective.std_weight:g} x standard deviation over the dev prompts."

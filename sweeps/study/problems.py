@@ -131,8 +131,11 @@ def _misspelling_of(path: Path, schema: type[BaseModel]) -> Path | None:
 
 
 def _path(loc: Sequence[int | str]) -> Path:
-    """pydantic's location without the names of the union's branches (an axis is a list or a range)."""
+    """pydantic's location without the names of the union's branches (an axis is a list or a range, a rung a number or a
+    mapping)."""
     loc = tuple(loc[:-1]) if loc and loc[-1] == "[key]" else loc  # a name that may not be one
+    if tuple(loc[:2]) == ("scheduler", "rungs"):
+        return tuple(part for part in loc if part not in ("number", "mapping"))
     if not loc or loc[0] != "axes":
         return tuple(loc)
     path = tuple(part for part in loc if part != "values")
@@ -155,6 +158,8 @@ def keys_at(schema: type[BaseModel], path: Path) -> list[str]:
         fields = models[0].model_fields if models else {}
         if part in fields:
             section = fields[str(part)].annotation
+        elif isinstance(part, int):
+            section = _item(section)
         elif not any(o is dict for o in _origins(section)):
             return []
         else:  # a name that the user chose: templates.plain
@@ -182,9 +187,17 @@ def description(schema: type[BaseModel], path: Path) -> str | None:
     section: Any = schema
     for part in path[:-1]:
         models = _models(section)
+        if isinstance(part, int):
+            section = _item(section)
+            continue
         section = models[0].model_fields[str(part)].annotation if models and part in models[0].model_fields else None
     models = _models(section)
     return models[0].model_fields[str(path[-1])].description if models and path[-1] in models[0].model_fields else None
+
+
+def _item(annotation: Any) -> Any:
+    """What a list of this kind holds; None of what is no list."""
+    return next((typing.get_args(a)[0] for a in flat(annotation) if typing.get_origin(a) in (tuple, list)), None)
 
 
 def flat(annotation: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import itertools
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from sweeps.study.learning_rate import as_rates
 from sweeps.study.problems import Problem, Problems, raise_any
@@ -379,10 +379,38 @@ class SearchSection(Section):
         return self
 
 
-def _ascending(rungs: tuple[float, ...]) -> tuple[float, ...]:
-    if any(a >= b for a, b in itertools.pairwise(rungs)) or rungs[0] <= 0 or rungs[-1] != 1:
+class RungSection(Section):
+    """A rung before which training draws from a part of the train rows."""
+
+    at: Number = Field(description="the share of a trial's steps at which it is scored")
+    # share of the train rows, the same for every trial, until the rung: an early rung then has more passes behind it
+    rows: Annotated[Number, Field(gt=0, le=1)] = 1.0
+
+
+AnyRung = Annotated[
+    Annotated[Number, Tag("number")] | Annotated[RungSection, Tag("mapping")],
+    Discriminator(lambda value: "mapping" if isinstance(value, dict | RungSection) else "number"),
+]
+
+
+def _ascending(rungs: tuple[float | RungSection, ...]) -> tuple[float | RungSection, ...]:
+    shares = [_at(rung) for rung in rungs]
+    if any(a >= b for a, b in itertools.pairwise(shares)) or shares[0] <= 0 or shares[-1] != 1:
         raise Problems("must ascend from above 0 and end at 1.0, such as [0.25, 0.5, 1.0]")
+    rows = [_rows(rung) for rung in rungs]
+    if rows[-1] < 1:
+        raise Problems([Problem((len(rungs) - 1,), "must have all rows: what is trained to its end learns from them")])
+    if any(a > b for a, b in itertools.pairwise(rows)):
+        raise Problems("must not have fewer rows at a later rung, such as [{at: 0.25, rows: 0.25}, 0.5, 1.0]")
     return rungs
+
+
+def _at(rung: float | RungSection) -> float:
+    return rung.at if isinstance(rung, RungSection) else rung
+
+
+def _rows(rung: float | RungSection) -> float:
+    return rung.rows if isinstance(rung, RungSection) else 1.0
 
 
 class SchedulerSection(Section):
@@ -390,7 +418,7 @@ class SchedulerSection(Section):
     # the best 1/eta go on; gentle, since learning rates rank late
     eta: Annotated[Whole, Field(ge=2), at_most(1000, "a rung would keep less than one of a thousand trials")] = 2
     rungs: Annotated[
-        tuple[Number, ...],
+        tuple[AnyRung, ...],
         Field(min_length=1),
         AfterValidator(_ascending),
         at_most_items(100, "rungs, each of which scores the dev pool"),
@@ -403,7 +431,12 @@ class SchedulerSection(Section):
     @property
     def shares(self) -> tuple[float, ...]:
         """The shares of a trial's steps at which it is scored; without early stopping only its end."""
-        return self.rungs if self.name == "asha" else (1.0,)
+        return tuple(map(_at, self.rungs)) if self.name == "asha" else (1.0,)
+
+    @property
+    def row_shares(self) -> tuple[float, ...]:
+        """Of each of ``shares``: the share of the train rows from which training draws until then."""
+        return tuple(map(_rows, self.rungs)) if self.name == "asha" else (1.0,)
 
 
 class ObjectiveSection(Section):

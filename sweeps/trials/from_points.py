@@ -73,6 +73,7 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
     points have equal ids."""
     training, scoring = study.training, study.scoring
     draw = (arm_of(study, point) or ArmSection()).draw or training.draw
+    steps = steps_of(study, point, content.n_train_rows)
     made = t.Trial(
         model=content.model,
         task=content.task,
@@ -86,7 +87,7 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
         ),
         loss=t.Loss(_number(point["plw"]), training.normalization, training.template_tokens),
         optimization=t.Optimization(
-            steps=steps_of(study, point, content.n_train_rows),
+            steps=steps,
             lr=_number(point["lr"]),
             batch_size=training.batch_size,
             accumulation=training.accumulation,
@@ -94,6 +95,7 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
             warmup=_number(training.warmup),
             weight_decay=_number(training.weight_decay),
             clip=_number(training.clip),
+            row_shares=row_shares_of(study, steps),
         ),
         draw=t.Draw(draw.mode, draw.every, draw.unit),
         scoring=t.Scoring(
@@ -108,7 +110,6 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
         seed=int(point["seed"]),
         arm=_arm(study, point, content),
     )
-    rungs_of(study, made.optimization.steps)
     return made
 
 
@@ -174,6 +175,12 @@ def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
             f"{steps} steps. Give fewer rungs or more steps"
         )
     return rungs
+
+
+def row_shares_of(study: Study, steps: int) -> tuple[tuple[int, float], ...]:
+    """(step, share of the train rows from which training draws until it), for rungs with less than all rows."""
+    rungs = zip(rungs_of(study, steps), study.scheduler.row_shares, strict=True)
+    return tuple((step, share) for step, share in rungs if share < 1.0)
 
 
 def make_trials(study: Study, points: Sequence[Mapping[str, Any]], content: Content) -> list[t.Trial]:

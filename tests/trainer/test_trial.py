@@ -47,7 +47,7 @@ def changed(path: str) -> Trial:
     elif isinstance(value, str):
         other = value + "x"
     elif isinstance(value, tuple):
-        other = value[:-1]
+        other = value[:-1] if value else ((50, 0.25),)
     else:
         other = value + 1
     holder = dataclasses.replace(holder, **{name: other})

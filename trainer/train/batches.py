@@ -19,6 +19,7 @@ from trainer.data.kinds import COMPLETION
 from trainer.model.routing import Batch
 from trainer.train.arms import PromptMemory, distinct, open_prompts
 from trainer.train.loss import Weights
+from trainer.train.row_subsets import RowStage
 from trainer.trial import Arm, Draw, Optimization
 
 Ids = NDArray[np.int32]
@@ -47,7 +48,8 @@ class ExampleOrder:
     """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` and ``arm`` say.
 
     ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views each
-    row comes V times in succession: a step has as many sequences as without views, and 1 / V of the rows."""
+    row comes V times in succession: a step has as many sequences as without views, and 1 / V of the rows. ``stages``:
+    which rows are drawn from when; without them all rows, always."""
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class ExampleOrder:
         plan: Optimization,
         arm: Arm = PLAIN_ARM,
         by_difficulty: Sequence[int] = (),
+        stages: Sequence[RowStage] = (),
     ):
         self.seed, self.n_rows, self.n_prompts, self.draw, self.arm = seed, n_rows, n_prompts, draw, arm
         self.size = plan.batch_size * plan.accumulation
@@ -67,7 +70,8 @@ class ExampleOrder:
         self.block = draw.every * (self.rows_per_step if draw.unit == "steps" else 1)
         self._rows_in_all = max(1, plan.steps * self.rows_per_step)
         self._easiest = tuple(by_difficulty) or tuple(range(n_prompts))
-        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+        self._stages = tuple(stages) or (RowStage(0, 0, np.arange(n_rows)),)
+        self._epoch, self._rows = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, step: int, memory: PromptMemory | None = None) -> list[Pick]:
         """The effective batch of optimizer step ``step`` (0-based)."""
@@ -75,21 +79,26 @@ class ExampleOrder:
 
     def pick(self, position: int, memory: PromptMemory | None = None) -> Pick:
         at, view = divmod(position, self.arm.views)
-        epoch, place = divmod(at, self.n_rows)
+        stage = next(stage for stage in reversed(self._stages) if stage.first <= at)
+        epoch, place = divmod(at - stage.first, len(stage.places))
+        epoch += stage.first_epoch
         if epoch != self._epoch:
-            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
-            self._epoch = epoch
-        row = int(self._permutation[place])
+            shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(stage.places))
+            self._epoch, self._rows = epoch, stage.places[shuffled]
+        row = int(self._rows[place])
         n_formats = len(self.arm.formats)
         form = stable_hash("format", self.seed, at) % n_formats if n_formats > 1 else 0
         family = at if self.arm.views > 1 else -1
-        return Pick(row, self.prompt(epoch, place, row, view, memory), form, family)
+        return Pick(row, self.prompt(epoch, at - place, place, row, view, memory), form, family)
 
-    def prompt(self, epoch: int, place: int, row: int, view: int = 0, memory: PromptMemory | None = None) -> int:
+    def prompt(
+        self, epoch: int, begin: int, place: int, row: int, view: int = 0, memory: PromptMemory | None = None
+    ) -> int:
         """Algorithm 1 of PAFT: one uniform draw per ``block`` consecutive rows of an epoch; ``load``: one per
         row for the whole training, as the paper's released code does it. The views of a row are drawn without
         repeats. An ``importance`` draw turns the block's number into a prompt by the probabilities of the moment, so a
-        block that spans steps may move on to another prompt between them."""
+        block that spans steps may move on to another prompt between them. ``begin``: number of the epoch's first row in
+        the stream."""
         if self.n_prompts == 1:
             return 0
         if self.draw.mode == "load":
@@ -98,7 +107,7 @@ class ExampleOrder:
         else:
             block = place // self.block
             key = ("dynamic", self.seed, epoch, block)
-            n = self._open(epoch * self.n_rows + block * self.block)
+            n = self._open(begin + block * self.block)
         if self.arm.choice == "importance":
             if memory is None:
                 raise ValueError("a draw by importance needs what was learnt of the prompts")

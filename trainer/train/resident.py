@@ -19,6 +19,7 @@ from trainer.data.wording import Prompt
 from trainer.train.arms import PromptMemory, easiest_first
 from trainer.train.batches import ExampleOrder, Pick, Sample, stable_hash
 from trainer.train.loss import normalizer, token_weights
+from trainer.train.row_subsets import row_stages
 from trainer.train.step_log import StepLog
 from trainer.trial import Trial
 
@@ -46,7 +47,15 @@ class Resident:
         t = self.trial
         self._rows, self._prompts = self.assets.rows["train"], self.assets.train_pools[t.pool]
         ranked = easiest_first(self._prompts) if t.arm.choice == "curriculum" else ()
-        self._order = ExampleOrder(t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked)
+        stages = row_stages(
+            t.optimization.row_shares,
+            t.optimization.batch_size * t.optimization.accumulation // t.arm.views,
+            [row.id for row in self._rows],
+            [row.label for row in self._rows],
+        )
+        self._order = ExampleOrder(
+            t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked, stages
+        )
         self.memory = PromptMemory(t.arm, len(self._prompts))
         # a draw that depends on the last step's losses cannot be made earlier
         self._ahead = 1 if t.arm.choice == "importance" else STEPS_AHEAD

@@ -54,7 +54,7 @@ def test_unit_steps_counts_optimizer_steps() -> None:
 
 def test_draws_are_uniform() -> None:
     o = ExampleOrder(3, 10**6, 8, Draw(every=1), PLAN)
-    counts = np.bincount([o.prompt(0, i, i) for i in range(16000)], minlength=8)
+    counts = np.bincount([o.prompt(0, 0, i, i) for i in range(16000)], minlength=8)
     assert abs(counts - 2000).max() < 5 * np.sqrt(2000)
 
 

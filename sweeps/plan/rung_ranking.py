@@ -1,0 +1,105 @@
+"""When the ranking at a rung holds: how well it agrees with the ranking at the end, in a run that is finished.
+
+Only trials that were trained to their end have both. In a run with early stopping these are the ones that went on, and
+among them ranks agree less than among all; where ``scheduler.name: none`` continued such a run in its folder, all
+trials have scores at the rungs and at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweeps.display.text import counted, percent
+from sweeps.run_folder.reading import RunFolder
+from sweeps.schedule.asha import rung_quotas
+from sweeps.study.study import Study
+from trainer.measure import metrics
+from trainer.measure.grid import Floats
+from trainer.trial import rung_steps
+
+LEAST = 4  # trials: a correlation of fewer says nothing
+DRAWS = 500  # sets of trials, drawn with replacement, in which it is looked whether the best goes on
+
+
+@dataclass(frozen=True)
+class RungRanking:
+    shares: tuple[float, ...]  # of the rungs before the end
+    correlations: tuple[float, ...]  # Spearman's, of the objective at each of them and at the end; NaN: all alike
+    survives: float  # share of the drawn sets in which the best at the end is not stopped at a rung
+    trials: int
+    of: int  # trials of the run
+
+    @property
+    def text(self) -> str:
+        each = ", ".join(
+            f"{'-' if math.isnan(c) else f'{c:.2f}'} at {share:g}"
+            for share, c in zip(self.shares, self.correlations, strict=True)
+        )
+        stopped = "" if self.trials == self.of else "; the others were stopped, and without them ranks agree less"
+        return (
+            f"of {counted(self.trials, 'trial')} of {self.of} that have scores at these rungs and at the end{stopped}: "
+            f"rank correlation with the end {each}; the best at the end would go on in "
+            f"{percent(self.survives, digits=0)} % of sets of as many trials"
+        )
+
+
+def rung_ranking(run: RunFolder, study: Study) -> RungRanking | None:
+    """Of the rungs of ``study``, in the dev scores of ``run``; None where fewer than ``LEAST`` of its trials have
+    scores at all of them and at their end."""
+    shares = study.scheduler.shares
+    if len(shares) < 2:
+        return None
+    found = [each for row in run.trials if (each := _objectives(run, row, study)) is not None]
+    if len(found) < LEAST:
+        return None
+    objectives = np.array(found)  # [trials, rungs]
+    end = objectives[:, -1]
+    correlations = tuple(_correlation(objectives[:, k], end) for k in range(len(shares) - 1))
+    return RungRanking(
+        shares[:-1], correlations, survival(objectives, study.scheduler.eta), len(found), len(run.trials)
+    )
+
+
+def survival(objectives: Floats, eta: int) -> float:
+    """In which share of sets of trials, drawn with replacement from ``objectives`` [trials, rungs], the best at the end
+    is among those that go on at every rung."""
+    rng = np.random.default_rng(0)
+    n = len(objectives)
+    return float(np.mean([_goes_on(objectives[rng.integers(0, n, n)], eta) for _ in range(DRAWS)]))
+
+
+def _goes_on(objectives: Floats, eta: int) -> bool:
+    here = np.arange(len(objectives))
+    quotas = rung_quotas(len(objectives), eta, objectives.shape[1])
+    for rung, quota in enumerate(quotas[1:]):
+        here = here[np.argsort(-objectives[here, rung], kind="stable")[:quota]]
+    return bool(objectives[here, -1].max() == objectives[:, -1].max())
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else math.nan
+
+
+def _objectives(run: RunFolder, row: Mapping[str, Any], study: Study) -> Sequence[float] | None:
+    """The trial's objective at each rung, lowered by more than any objective where it is degenerate or NaN, as the
+    scheduler ranks it below all others. None where it was not scored at all rungs."""
+    if row["status"] != "finished":
+        return None
+    at = {rung.step: rung for rung in run.rungs(row["trial_id"], "dev")}
+    steps = rung_steps(study.scheduler.shares, row["steps"])
+    if not all(step in at for step in steps):
+        return None
+    found = []
+    for step in steps:
+        grid = at[step].grid
+        scored = None if grid is None else metrics.grid_objective(grid, study.task.metric, study.objective.std_weight)
+        value = -math.inf if scored is None or math.isnan(scored.value) else scored.value
+        found.append(max(value, -100.0) - 100.0 * (scored is None or scored.degenerate))
+    return found
