@@ -434,9 +434,10 @@ class SchedulerSection(Section):
         return tuple(map(_at, self.rungs)) if self.name == "asha" else (1.0,)
 
     @property
-    def row_shares(self) -> tuple[float, ...]:
-        """Of each of ``shares``: the share of the train rows from which training draws until then."""
-        return tuple(map(_rows, self.rungs)) if self.name == "asha" else (1.0,)
+    def row_shares(self) -> tuple[tuple[float, float], ...]:
+        """(share of a trial's steps, share of the train rows until then) of every rung. They belong to the training, so
+        that a trial is the same with and without early stopping."""
+        return tuple((_at(rung), _rows(rung)) for rung in self.rungs)
 
 
 class ObjectiveSection(Section):

@@ -110,6 +110,7 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
         seed=int(point["seed"]),
         arm=_arm(study, point, content),
     )
+    rungs_of(study, steps)
     return made
 
 
@@ -179,8 +180,9 @@ def rungs_of(study: Study, steps: int) -> tuple[int, ...]:
 
 def row_shares_of(study: Study, steps: int) -> tuple[tuple[int, float], ...]:
     """(step, share of the train rows from which training draws until it), for rungs with less than all rows."""
-    rungs = zip(rungs_of(study, steps), study.scheduler.row_shares, strict=True)
-    return tuple((step, share) for step, share in rungs if share < 1.0)
+    shares, rows = zip(*study.scheduler.row_shares, strict=True)
+    rungs = zip(t.rung_steps(shares, steps), rows, strict=True)
+    return tuple((step, part) for step, part in rungs if part < 1.0 and step < steps)
 
 
 def make_trials(study: Study, points: Sequence[Mapping[str, Any]], content: Content) -> list[t.Trial]:

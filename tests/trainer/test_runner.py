@@ -98,6 +98,21 @@ def test_trials_share_slots_and_leave_whole_tables(start: Start, tmp_path: Path,
         assert_alike(table, all_rows(tmp_path, trials)[one])
 
 
+def test_a_part_of_the_rows_is_met_again_after_a_restart(start: Start, tmp_path: Path) -> None:
+    """Half of the rows until the first rung: evicted there, or never, the trial learns the same, and not what it learns
+    from all rows."""
+    whole = trial(5)
+    part = dataclasses.replace(whole, optimization=dataclasses.replace(whole.optimization, row_shares=((4, 0.5),)))
+    for x in (part, whole):
+        finish(start(tmp_path / "straight"), [x])
+    finish(start(tmp_path / "evicted"), [part, trial(6), trial(7)])
+    straight, evicted = (adapter(tmp_path / name, part) for name in ("straight", "evicted"))
+    other = adapter(tmp_path / "straight", whole)
+    for name, tensor in straight.items():
+        torch.testing.assert_close(evicted[name], tensor, rtol=0, atol=1e-6)
+    assert any((other[name] - tensor).abs().max() > 1e-4 for name, tensor in straight.items())
+
+
 def test_the_blocks_of_a_grid_that_two_runners_score_are_the_grid(
     start: Start, tmp_path: Path, undisturbed: Path
 ) -> None:

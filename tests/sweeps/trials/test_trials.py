@@ -153,6 +153,21 @@ def test_rungs_end_with_the_trial_and_never_fall_together(study) -> None:  # typ
     )
 
 
+def test_a_part_of_the_rows_until_a_rung_is_part_of_the_trial(study) -> None:  # type: ignore[no-untyped-def]
+    """In optimizer steps, since training counts those; rungs with all rows leave the id as it was."""
+    point = (points_of(study()) or [])[0]
+
+    def made(*overrides: str) -> t.Trial:
+        return make_trial(study(*overrides), point, content(study(*overrides)))
+
+    part = made("scheduler.rungs=[{at: 0.25, rows: 0.2}, {at: 0.5, rows: 0.5}, 1.0]")
+    assert part.optimization.row_shares == ((50, 0.2), (100, 0.5))
+    assert part.id != made().id
+    assert t.Trial.from_json(json.loads(json.dumps(part.to_json()))) == part
+    assert made("scheduler.rungs=[{at: 0.25, rows: 1}, 0.5, {at: 1}]").id == made().id
+    assert made("scheduler.rungs=[{at: 0.25, rows: 0.2}, {at: 0.5, rows: 0.5}, 1]", "scheduler.name=none").id == part.id
+
+
 # the model ----------------------------------------------------------------------------------------------------
 
 
