@@ -410,7 +410,7 @@ templates:
   plain: {}
   chat: {chat: true}
 pools: {train: {many: train.many.yaml, one: train.one.yaml}, dev: dev.yaml, test: test.yaml}
-axes: {plw: [0, 0.1]}
+axes: {plw: [0, 0.1], lr: 3.0e-3}
 """
     )
     return tmp_path / "s.yaml"

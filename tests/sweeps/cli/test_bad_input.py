@@ -43,7 +43,7 @@ templates:
   plain: {}
   chat: {chat: true}
 pools: {train: {many: train.yaml}, dev: dev.yaml, test: test.yaml}
-axes: {plw: [0, 0.1], steps: 8}
+axes: {plw: [0, 0.1], steps: 8, lr: 1.0e-2}
 resources: {slots: 2, cpus: 1}
 """
 TEXTS = {  # no text is in two splits
