@@ -6,8 +6,10 @@ prompt, the row and their combinations. With S seeds of each configuration, P pr
     seed/S + prompt/P + row/R + seed_prompt/(SP) + seed_row/(SR) + prompt_row/(PR) + residual/(SPR)
 
 which the analysis of variance estimates as a sum of mean squares, with Satterthwaite's degrees of freedom (1946). The
-smallest difference is the one that a two-sided t test of that many degrees of freedom finds with a chance of 80 %, by
-the noncentral t. The usual t(1 - a/2) + t(.8) standard errors is 14 % too small at 1 degree of freedom, 5 % at 2.
+smallest difference is the one that the two-sided t test of the tables finds with a chance of 80 %: a noncentral t,
+mixed over what the test estimates of its own error. The usual t(1 - a/2) + t(.8) standard errors is 14 % too small at 1
+degree of freedom and 5 % at 2; and where variances are small beside the residual, as with few rows, they are often
+estimated as 0 or much too large, so that a single noncentral t is too small by up to a fifth.
 
 One seed each cannot show the luck of the seed: the seed's own variance is then left out, and the difference is one of
 these two fine-tunes and not of their settings. Effects are taken as normally distributed.
@@ -16,13 +18,17 @@ these two fine-tunes and not of their settings. Effects are taken as normally di
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy import special
+import numpy as np
+from scipy import optimize, special
 
 from sweeps.statistics.seeds import POOLED
+from trainer.measure.grid import Floats
 
 POWER, LEVEL = 0.8, 0.05
+DRAWS = 2000  # studies: the smallest difference is then exact within a percent
 
 
 @dataclass(frozen=True)
@@ -43,29 +49,6 @@ class DifferenceVariances:
         mean = seed / seeds + self.prompt / prompts + self.row / rows
         mean += self.seed_prompt / (seeds * prompts) + self.seed_row / (seeds * rows)
         return mean + self.prompt_row / (prompts * rows) + self.residual / (seeds * prompts * rows)
-
-    def df(self, seeds: int, prompts: int, rows: int, configurations: int = 2) -> float:
-        """Satterthwaite's degrees of freedom of ``seeds.mean_test``, from the mean squares that are expected.
-        ``configurations``: of the study, over which few seeds are pooled."""
-        s, p, r = seeds, prompts, rows
-        cell = self.residual
-        of_prompt, of_row, of_cell = r * self.seed_prompt + cell, p * self.seed_row + cell, s * self.prompt_row + cell
-        within = (s - 1) * (max(configurations, 2) if s <= POOLED else 2)
-        added = [  # (expected mean square, degrees of freedom)
-            (p * r * self.seed + of_prompt + of_row - cell, within),
-            (s * r * self.prompt + of_prompt + of_cell - cell, p - 1),
-            (s * p * self.row + of_row + of_cell - cell, r - 1),
-        ]
-        others = [  # the first three are taken off, the last is added again
-            (of_prompt, within * (p - 1)),
-            (of_row, within * (r - 1)),
-            (of_cell, (p - 1) * (r - 1)),
-            (cell, within * (p - 1) * (r - 1)),
-        ]
-        spread = sum(square**2 / df for square, df in [*added, *others] if df > 0)
-        least = min((df for square, df in added if df > 0 and square > 0), default=1)
-        total = self.of_mean(s, p, r) * s * p * r
-        return max(total**2 / spread, least, 1.0) if spread > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -114,16 +97,79 @@ def smallest_differences(
     """What is told apart with a chance of ``POWER``, at ``LEVEL`` divided by the number of ``comparisons``. A test of
     objectives has the degrees of freedom of its weaker part, as where stages compare two candidates."""
     level = LEVEL / max(1, comparisons)
-    of_mean, df = (
-        found.difference.of_mean(seeds, prompts, rows),
-        found.difference.df(seeds, prompts, rows, configurations),
-    )
-    mean = found_with_power(df, level) * math.sqrt(of_mean) if prompts > 1 or rows > 1 else math.inf
+    drawn = expected_tests(found.difference, seeds, prompts, rows, configurations)
+    of_mean = found.difference.of_mean(seeds, prompts, rows)
+    mean = _smallest_mean(of_mean, drawn, level) if prompts > 1 or rows > 1 else math.inf
     if prompts < 3:
         return SmallestDifferences(mean, math.inf, math.inf if std_weight else mean)
     of_std = std_weight**2 * found.observed(rows) * found.std_spread(seeds, rows) / (prompts - 1)
-    objective = found_with_power(min(df, prompts - 1), level) * math.sqrt(of_mean + of_std)
+    weaker = ExpectedTests(drawn.variances + of_std, np.minimum(drawn.df, prompts - 1.0))
+    objective = _smallest_mean(of_mean + of_std, weaker, level)
     return SmallestDifferences(mean, _smallest_std(found, seeds, prompts, rows, level), objective)
+
+
+@dataclass(frozen=True)
+class ExpectedTests:
+    """What a test of the mean difference estimates of its own error, in studies drawn with known variances."""
+
+    variances: Floats  # [DRAWS]
+    df: Floats  # [DRAWS]
+
+
+def expected_tests(d: DifferenceVariances, s: int, p: int, r: int, configurations: int) -> ExpectedTests:
+    """The rule of ``seeds.mean_test`` on mean squares that are drawn about their expected values, as chi-squares with
+    their degrees of freedom. Two configurations with ``s`` seeds; up to ``POOLED`` seeds the variance between seeds is
+    that of all ``configurations``."""
+    rng, size, cells = np.random.default_rng(0), p * r, (p - 1) * (r - 1)
+
+    def square(expected: float, df: int) -> Floats:
+        return expected * rng.chisquare(df, DRAWS) / df if df > 0 else np.zeros(DRAWS)
+
+    cell = d.prompt_row + d.residual / s
+    of_prompt = square(r * (d.prompt + d.seed_prompt / s) + cell, p - 1)
+    of_row = square(p * (d.row + d.seed_row / s) + cell, r - 1)
+    of_cell = square(cell, cells)
+    with_prompt, with_row = of_prompt > of_cell, of_row > of_cell  # a variance below 0 is left out
+    terms = [(with_prompt * of_prompt / size, p - 1), (with_row * of_row / size, r - 1)]
+    terms.append(((1.0 - with_prompt - with_row) * of_cell / size, max(cells, 1)))
+    of_seeds = np.zeros(DRAWS)
+    if s > 1:
+        within = (s - 1) * (max(configurations, 2) if s <= POOLED else 1)
+        own = [_of_seeds(d, s, p, r, within, square) for _ in range(1 if s <= POOLED else 2)]
+        for seed, interaction in own * (3 - len(own)):
+            of_seeds = of_seeds + seed
+            terms += [(seed, within), (-interaction, within * max(p - 1, 1))]
+    variances = np.maximum(sum((t for t, _ in terms), np.zeros(DRAWS)), of_seeds)
+    spread = sum((t**2 / df for t, df in terms if df > 0), np.zeros(DRAWS))
+    least = np.min([np.where(t > 0, df, np.inf) for t, df in terms if df > 0], axis=0)
+    df = variances**2 / np.maximum(spread, 1e-300)
+    return ExpectedTests(variances, np.maximum(np.maximum(df, np.where(np.isfinite(least), least, 1.0)), 1.0))
+
+
+def _of_seeds(
+    d: DifferenceVariances, s: int, p: int, r: int, within: int, square: Callable[[float, int], Floats]
+) -> tuple[Floats, Floats]:
+    """Of one configuration: variance of its mean as its seeds show it, and the part of it that the average over seeds
+    shows as well. ``d`` has twice the variances of one."""
+    of_prompt, of_row = r * d.seed_prompt + d.residual, p * d.seed_row + d.residual
+    seed = square((p * r * d.seed + of_prompt + of_row - d.residual) / 2.0, within)
+    both = square(of_prompt / 2.0, within * (p - 1)) + square(of_row / 2.0, within * (r - 1))
+    interaction = np.maximum(both - square(d.residual / 2.0, within * (p - 1) * (r - 1)), 0.0)
+    return seed / (s * p * r), interaction / (s * p * r)
+
+
+def _smallest_mean(variance: float, tests: ExpectedTests, level: float) -> float:
+    """The difference whose estimate, normal with ``variance``, ``tests`` at ``level`` find with a chance of ``POWER``.
+    Where all have one variance and one df this is the noncentral t."""
+    if variance <= 0.0:
+        return 0.0
+    critical = special.stdtrit(tests.df, 1.0 - level / 2.0) * np.sqrt(tests.variances / variance)
+
+    def lacking(difference: float) -> float:
+        found = special.ndtr(difference - critical) + special.ndtr(-difference - critical)
+        return float(found.mean()) - POWER
+
+    return math.sqrt(variance) * float(optimize.brentq(lacking, 0.0, float(critical.max()) + 10.0, xtol=1e-6))
 
 
 def found_with_power(df: float, level: float, power: float = POWER) -> float:
