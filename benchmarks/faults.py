@@ -1,7 +1,7 @@
 """How much work a study loses, and for how long it stops, when machines fail: 20 random faults in a study on 3 nodes,
 then a run folder that takes no writes and a full disk; a third of the trials end in NaN.
 
-    sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 48] [--steps 240]
+    sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 84] [--steps 240]
 
 The nodes are network namespaces on this machine (tests/support/nodes.py), which needs root. A study runs once without
 faults, and once with faults that are drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the
@@ -270,11 +270,12 @@ def compare(whole: Path, torn: Path) -> dict[str, int]:
         return {str(p.relative_to(out)): pq.read_table(p) for p in sorted(out.glob("scores/*/*.parquet"))}
 
     def records(tables: dict[str, Any]) -> dict[str, Any]:
-        """The tokens and the curve of each rung, from its dev file."""
+        """The tokens and the curve of each rung, from its dev file; of the curve what is no matter of time."""
         found = {
             n: json.loads(t.schema.metadata[b"steadytune"]) for n, t in tables.items() if n.endswith("-dev.parquet")
         }
-        return {name: [record.get(k) for k in ("tokens", "curve", "nan")] for name, record in found.items()}
+        curves = {n: {k: v for k, v in (r.get("curve") or {}).items() if k != "tokens_per_s"} for n, r in found.items()}
+        return {name: [record.get("tokens"), curves[name], record.get("nan")] for name, record in found.items()}
 
     a, b = files(whole), files(torn)
     told, again = records(a), records(b)
@@ -302,7 +303,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--trials", type=int, default=84)
     parser.add_argument("--steps", type=int, default=240)
     args = parser.parse_args()
     if why_not():
