@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,16 +29,16 @@ def play(values: Values, order: random.Random, count: int = 2, fails: str = "") 
     of = {f"{name}{k}": one for name, seeds in values.items() for k, one in enumerate(seeds)}
     running, at, waiting = list(of), dict.fromkeys(of, 0), set[str]()
     while running:
-        trial = running.pop(order.randrange(len(running)))
-        if trial == fails and at[trial] == 1:
-            decision = rungs.fail(trial, "out of memory")
+        name = running.pop(order.randrange(len(running)))
+        if name == fails and at[name] == 1:
+            decision = rungs.fail(name, "out of memory")
         else:
-            decision = rungs.report(trial, at[trial], of[trial][at[trial]])
-            at[trial] += 1
+            decision = rungs.report(name, at[name], of[name][at[name]])
+            at[name] += 1
         if decision.action == "continue":
-            running.append(trial)
+            running.append(name)
         elif decision.action == "pause":
-            waiting.add(trial)
+            waiting.add(name)
         for other in rungs.newly_decided():
             waiting.remove(other)
             if rungs.decide(other).action == "continue":
@@ -47,7 +48,7 @@ def play(values: Values, order: random.Random, count: int = 2, fails: str = "") 
 
 
 def status(rungs: ConfigurationRungs) -> dict[str, str]:
-    return {trial: decision.status for trial, decision in rungs.decisions().items()}
+    return {name: decision.status for name, decision in rungs.decisions().items()}
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,8 +101,8 @@ def test_a_trial_waits_for_the_other_seeds_and_says_so() -> None:
 def test_one_degenerate_seed_makes_the_configuration_degenerate() -> None:
     rungs = ConfigurationRungs({"a": ["a0", "a1"], "b": ["b0", "b1"]}, 2, 2)
     rungs.report("a0", 0, 0.9, degenerate=True, why_degenerate="give one answer nearly always")
-    for trial, value in (("a1", 0.9), ("b0", 0.5), ("b1", 0.5)):
-        rungs.report(trial, 0, value)
+    for name, value in (("a1", 0.9), ("b0", 0.5), ("b1", 0.5)):
+        rungs.report(name, 0, value)
     assert rungs.decide("b0").action == "continue"
     assert "1 of 2 seeds give one answer nearly always" in rungs.decide("a1").reason
 
@@ -124,7 +125,8 @@ def test_a_volatile_configuration_wins_hardly_more_often_than_the_others() -> No
 
 
 def test_studies_with_one_seed_are_decided_trial_by_trial() -> None:
-    assert isinstance(promotion([trial(0, lr=0.1), trial(0, lr=0.2)], 2, 2), Rungs)
-    found = promotion([trial(0), trial(1)], 2, 2)
+    one = trial()
+    assert isinstance(promotion([one, trial(lr=0.2)], 2, 2), Rungs)
+    found = promotion([one, replace(one, seed=5)], 2, 2)
     assert isinstance(found, ConfigurationRungs)
-    assert found.members == {trial(0).configuration: (trial(0).id, trial(1).id)}
+    assert found.members == {one.configuration: (one.id, replace(one, seed=5).id)}
