@@ -34,6 +34,7 @@ from trainer.trial import Trial, axis_columns, rung_steps
 
 COLUMNS = (*score_grid.COLUMNS, "new_tokens")  # of the score rows
 ROBUSTNESS_FILE = "tables/robustness.parquet"
+TRIAL_SCORES_FILE = "tables/trials.parquet"
 MOST_NAMED = 10  # damaged files that a note lists
 log = logging.getLogger("steadytune")
 
@@ -195,12 +196,14 @@ class RunFolder:
         if not records:
             return None
         try:
-            axes = axis_columns(Trial.from_json(records[-1]["trial"]))
+            trial = Trial.from_json(records[-1]["trial"])
         except (KeyError, TypeError, ValueError, AttributeError):  # of another version, which knew other settings
             return None
         return {
             "trial_id": trial_id,
-            **axes,
+            **axis_columns(trial),
+            "configuration": trial.configuration,
+            "role": "search",
             "rung": records[-1].get("rung"),
             "seconds": sum(r.get("seconds") or 0.0 for r in records),
             "tokens": sum(r.get("tokens") or 0 for r in records),
@@ -209,8 +212,12 @@ class RunFolder:
     # tables -----------------------------------------------------------------------------------------------------
 
     def robustness(self) -> list[dict[str, Any]]:
-        """The rows of tables/robustness as they were last written; none if they were not written yet."""
+        """The rows of tables/robustness, one per configuration, as they were last written; none if they were not."""
         return self.rows(ROBUSTNESS_FILE)
+
+    def trial_scores(self) -> list[dict[str, Any]]:
+        """The rows of tables/trials, one per trial, as they were last written; none if they were not written yet."""
+        return self.rows(TRIAL_SCORES_FILE)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a parquet file of the folder; none if it is not there. Raises ``UserError``."""

@@ -99,6 +99,27 @@ def _ranges_are_drawn(s: Mapping[str, Any]) -> Iterator[Problem]:
             )
 
 
+def _seeds_are_whole(s: Mapping[str, Any]) -> Iterator[Problem]:
+    """A configuration is compared by all of its seeds."""
+    seeds, search = s["axes"].seed, s["search"]
+    if not isinstance(seeds, tuple) or len(seeds) < 2 or search.trials is None:
+        return
+    n, trials = len(seeds), search.trials
+    if search.method == "tpe":
+        yield Problem(
+            ("axes", "seed"),
+            f"has {n} values, and search.method = tpe chooses one trial at a time. Give one seed; `confirm` trains the "
+            "best configurations with more",
+        )
+    elif trials % n:
+        near = " or ".join(str(k) for k in (trials // n * n, -(-trials // n) * n) if k)
+        yield Problem(
+            ("search", "trials"),
+            f"is no multiple of the {n} seeds of axes.seed, and every configuration that is drawn gets all of them. "
+            f"Give {near}",
+        )
+
+
 def _classifier_reads_no_words(s: Mapping[str, Any]) -> Iterator[Problem]:
     if s["model"].head != "classifier":
         return

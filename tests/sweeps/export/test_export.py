@@ -218,7 +218,7 @@ def test_a_run_on_another_filesystem_is_read_through_it(run: Run, tmp_path: Path
 def test_tables_older_than_the_trials_are_not_believed(copy: Run, tmp_path: Path) -> None:
     """The table of an earlier, smaller sweep names its own winner."""
     uri, trials = copy
-    whole, _ = tables.make_tables(RunFolder(Store.open(uri)), Settings.of(load_study(f"{uri}/study.yaml")))
+    whole = tables.make_tables(RunFolder(Store.open(uri)), Settings.of(load_study(f"{uri}/study.yaml"))).robustness
     loser = next(t.id for t in trials if t.id != next(r["trial_id"] for r in whole.to_pylist() if r["winner"]))
     old = [{**r, "winner": True} for r in whole.to_pylist() if r["trial_id"] == loser]
     pq.write_table(pa.Table.from_pylist(old, schema=whole.schema), f"{uri}/tables/robustness.parquet")
