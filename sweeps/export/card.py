@@ -160,8 +160,7 @@ def _of_configuration(measured: Measurements) -> Iterator[str]:
             f"These are figures of this fine-tune. Its setting was trained with {whole['n_seeds']} seeds: mean "
             f"{column_with_interval(whole, 'mean')}, for new seeds as well as new prompts and rows; standard deviation "
             f"between seeds {percent(whole['seed_std'])}; worst prompt of one fine-tune "
-            f"{column_with_interval(whole, 'min')}. This seed was not chosen by its result: it is the first of the "
-            "study's seeds."
+            f"{column_with_interval(whole, 'min')}. This seed was not chosen by its result: it is the first of them."
         )
     yield ""
 

@@ -113,8 +113,9 @@ def _winning_trial(run: RunFolder) -> str:
             f"{store.uri}: the run is not finished ({state}), so its winner is not known. "
             f"{run.how_to_continue}, or name a trial with --trial"
         )
-    rows = _scored(run).configurations
-    winner = next((row["trial_id"] for row in rows if row["winner"]), None)
+    scored = _scored(run)
+    rows = scored.configurations
+    winner = next((row["trial_id"] for row in (*scored.confirmed, *rows) if row["winner"]), None)
     if winner is None:
         statuses = [f"{r['trial_id']} ({', '.join([r['status'], *answer_marks(r, 'degenerate')])})" for r in rows]
         raise UserError(
@@ -125,15 +126,19 @@ def _winning_trial(run: RunFolder) -> str:
 
 @dataclass(frozen=True)
 class _Scored:
-    """The rows of tables/robustness and tables/trials."""
+    """The rows of tables/robustness, tables/trials and tables/confirmation."""
 
     configurations: list[dict[str, Any]]
     trials: dict[str, dict[str, Any]]  # by id
+    confirmed: list[dict[str, Any]]
 
     def configuration_of(self, trial_id: str) -> dict[str, Any]:
-        """The row of its configuration; empty where the trial is its only seed."""
+        """The row of its configuration, that of the fresh seeds if it was confirmed; empty where the trial is its only
+        seed."""
         own = self.trials.get(trial_id, {}).get("configuration")
-        return next((r for r in self.configurations if r["configuration"] == own and r["n_seeds"] > 1), {})
+        fresh = [{**row, "n_seeds": row["n_report"]} for row in self.confirmed]
+        found = [r for r in (*fresh, *self.configurations) if r["configuration"] == own and r["n_seeds"] > 1]
+        return found[0] if found else {}
 
 
 def _scored(run: RunFolder) -> _Scored:
@@ -141,10 +146,10 @@ def _scored(run: RunFolder) -> _Scored:
     listed = run.trials_by_id
     try:
         trials = {row["trial_id"]: row for row in run.trial_scores()}
-        found = _Scored(run.robustness(), trials)
+        found = _Scored(run.robustness(), trials, run.confirmation())
     except UserError as error:
         log.warning("%s", error)
-        found = _Scored([], {})
+        found = _Scored([], {}, [])
     same = (
         run.is_checked(ROBUSTNESS_FILE)
         and run.is_checked(TRIAL_SCORES_FILE)
@@ -158,7 +163,7 @@ def _scored(run: RunFolder) -> _Scored:
     if not same:
         made = tables.make_tables(run, Settings.of(run.study))
         by_id = {row["trial_id"]: row for row in made.trials.to_pylist()}
-        found = _Scored(made.robustness.to_pylist(), by_id)
+        found = _Scored(made.robustness.to_pylist(), by_id, made.confirmation.to_pylist())
     return found
 
 

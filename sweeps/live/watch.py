@@ -177,7 +177,8 @@ def look(store: Store) -> RunState | None:
 
 
 def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
-    rungs = rung_steps(shares, int(trial["steps"]))
+    # fresh seeds of `confirm` are scored at their end alone
+    rungs = rung_steps(shares if trial["role"] == "search" else (1.0,), int(trial["steps"]))
     step = int(trial.get("rung") or 0)
     mean, std = trial.get("test_mean"), trial.get("test_std")
     return TrialRow(

@@ -57,6 +57,7 @@ class Evidence:
     pool: str  # test, or dev while no test rows exist
     has_trials: bool  # trials.parquet exists
     averages: Mapping[tuple[str, str], Mapping[str, Any]]  # (axis, value) -> row of tables/groups
+    confirmed: tuple[Mapping[str, Any], ...] = ()  # rows of tables/confirmation, the winner first
 
     @property
     def drawn(self) -> tuple[Entry, ...]:
@@ -115,6 +116,7 @@ def gather(run: RunFolder) -> Evidence:
     several = any(len(one.rows) > 1 for one in found)
     rows = {row["configuration"]: row for row in (run.robustness() if has_trials else [])}
     averages = {(row["axis"], row["value"]): row for row in (run.rows("tables/groups.parquet") if has_trials else [])}
+    confirmed = tuple(run.confirmation())
     tested = any(row.get("mean") is not None for row in rows.values())
     if not tested:
         rows = {one.id: {**rows.get(one.id, {}), **_dev_row(run, one)} for one in found}
@@ -123,7 +125,7 @@ def gather(run: RunFolder) -> Evidence:
     differing = tuple(n for n in names if len({a.get(n) for a in axes.values()}) > 1)
     entries = [_entry(one, axes[one.id], differing, rows.get(one.id, {}), several) for one in found]
     entries.sort(key=_merit)
-    return Evidence(run, study, tuple(entries), differing, "test" if tested else "dev", has_trials, averages)
+    return Evidence(run, study, tuple(entries), differing, "test" if tested else "dev", has_trials, averages, confirmed)
 
 
 def _entry(

@@ -6,14 +6,23 @@ The winner is chosen on the dev prompts, as in ``sweeps.tables.robustness``, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from sweeps.display.text import METRIC_NAMES, counted, duration, interval, percent
+from sweeps.display.text import (
+    METRIC_NAMES,
+    column_with_interval,
+    counted,
+    duration,
+    interval,
+    percent,
+    with_interval,
+)
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
 from sweeps.study.study import Study
 from sweeps.tables.columns import unread_share
 from sweeps.tables.configurations import seed_note
+from sweeps.tables.confirmation import shrinkage
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import DEGENERATE_SHARE
 
@@ -65,6 +74,8 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
         return f"No winner: {why_no_winner([{**e.row, 'status': e.status} for e in evidence.entries])}."
     if best is None:
         return "No trial was scored yet."
+    if evidence.winner and evidence.confirmed:
+        return " ".join(_confirmed(evidence, best))
     sentences = [f"{best.label} {'is the winner, chosen on the dev prompts' if evidence.winner else 'leads so far'}."]
     if math.isnan(best.number("mean")):
         return f"{sentences[0]} It has no {evidence.pool} scores yet."
@@ -81,6 +92,33 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     elif best.row.get("degenerate"):
         sentences.append("Beware: it gives one label nearly always, so a small standard deviation means nothing.")
     return " ".join([*sentences, *_compared(evidence, best)])
+
+
+def _confirmed(evidence: Evidence, best: Entry) -> Iterator[str]:
+    """The winner by the fresh seeds that report, what is left of its lead, and how it compares."""
+    row, *others = evidence.confirmed
+    chosen = f"chosen by {counted(row['n_choose'], 'fresh seed')} among the {len(others) + 1} best of the search"
+    yield f"{best.label} is the winner, {chosen if others else 'the best of the search, confirmed with fresh seeds'}."
+    if row["mean"] is None:
+        yield "Its fresh seeds have no test scores yet."
+        return
+    yield (
+        f"Over {counted(row['n_prompts'], 'test prompt')}, the {counted(row['n_report'], 'fresh seed')} that did not "
+        f"choose have a mean {metric(evidence.study)} of {column_with_interval(row, 'mean')} %, a standard deviation "
+        f"between prompts of {with_interval(row['std_corrected'], row['std_low'], row['std_high'])} % without noise, "
+        f"and a worst prompt at {column_with_interval(row, 'min')} %."
+    )
+    yield from shrinkage(evidence.confirmed)
+    for other in others:
+        p = other["p_best_holm"]
+        if other["diff_best"] is None or p is None:
+            continue
+        gap, low, high = (-other[name] for name in ("diff_best", "diff_best_high", "diff_best_low"))
+        yield (
+            f"Its mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} than that of "
+            f"{other['configuration']} ({level()} interval {interval(low, high, signed=True)}; corrected p "
+            f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {'' if p < ALPHA else 'not '}a clear difference."
+        )
 
 
 def _seeds(best: Entry) -> str:

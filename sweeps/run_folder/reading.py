@@ -35,6 +35,7 @@ from trainer.trial import Trial, axis_columns, rung_steps
 COLUMNS = (*score_grid.COLUMNS, "new_tokens")  # of the score rows
 ROBUSTNESS_FILE = "tables/robustness.parquet"
 TRIAL_SCORES_FILE = "tables/trials.parquet"
+CONFIRMATION_FILE = "tables/confirmation.parquet"
 MOST_NAMED = 10  # damaged files that a note lists
 log = logging.getLogger("steadytune")
 
@@ -219,6 +220,11 @@ class RunFolder:
         """The rows of tables/trials, one per trial, as they were last written; none if they were not written yet."""
         return self.rows(TRIAL_SCORES_FILE)
 
+    def confirmation(self) -> list[dict[str, Any]]:
+        """The rows of tables/confirmation, one per confirmed configuration; none if the study confirmed none."""
+        fresh = any(row["role"] != "search" for row in self.trials_by_id.values())
+        return self.rows(CONFIRMATION_FILE) if fresh else []
+
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a parquet file of the folder; none if it is not there. Raises ``UserError``."""
         rows: list[dict[str, Any]] = self.table(name).to_pylist() if self.store.exists(name) else []
@@ -286,7 +292,8 @@ class RunFolder:
             if row["status"] not in ("finished", "stopped") or not row.get("rung"):
                 continue
             found = self.store.rungs(row["trial_id"], "dev")
-            for step in rung_steps(shares, row["steps"]):
+            due = shares if row["role"] == "search" else (1.0,)  # fresh seeds are scored at their end alone
+            for step in rung_steps(due, row["steps"]):
                 name = scores_name(row["trial_id"], step, "dev")
                 if step <= row["rung"] and step not in found and name not in self._damage:
                     self.note(name, "is missing")

@@ -27,11 +27,13 @@ class Settings:
     std_weight: float
     thresholds: tuple[float, ...]
     strict: bool
+    confirms: bool = False  # the winner is chosen by fresh seeds
 
     @classmethod
     def of(cls, study: Study) -> Settings:
         tables = study.tables
-        return cls(study.task.metric, study.objective.std_weight, tuple(tables.thresholds), tables.strict)
+        thresholds, confirms = tuple(tables.thresholds), study.confirm is not None
+        return cls(study.task.metric, study.objective.std_weight, thresholds, tables.strict, confirms)
 
     @functools.cached_property
     def columns(self) -> list[str]:

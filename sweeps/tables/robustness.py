@@ -38,6 +38,7 @@ from sweeps.tables.configurations import (
     configurations,
     measured,
 )
+from sweeps.tables.confirmation import confirmation_page, confirmation_rows, confirmation_table
 from sweeps.tables.pages import groups_page, robustness_page, trials_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
@@ -74,6 +75,7 @@ class Tables:
     robustness: pa.Table  # a row per configuration, winner first: how its metric holds up over the test prompts
     trials: pa.Table  # a row per trial
     groups: pa.Table  # a row per axis and value: averages over its finished, non-degenerate trials
+    confirmation: pa.Table  # a row per configuration that was confirmed with fresh seeds
 
 
 def write_tables(run: RunFolder, settings: Settings) -> list[str]:
@@ -86,6 +88,9 @@ def write_tables(run: RunFolder, settings: Settings) -> list[str]:
         ("groups", made.groups, groups_page(made.groups, settings, run.notes)),
     ):
         written += write_table(run.store, name, found, page)
+    if made.confirmation.num_rows:
+        page = confirmation_page(made.confirmation, settings, run.notes)
+        written += write_table(run.store, "confirmation", made.confirmation, page)
     return written
 
 
@@ -120,8 +125,9 @@ def make_tables(run: RunFolder, settings: Settings) -> Tables:
             for one, (identity, own, row) in zip(part, made, strict=True):
                 averages.add_trial(one.rows[0], identity, own)
                 by_setting += [row] if one.rows[0]["role"] == SEARCH else []
+        confirmed = confirmation_rows(rows, lambda one: _measured(run, one, settings), variances, settings)
     _rank(by_setting)
-    _choose(by_setting, searched)
+    _choose(by_setting, searched, confirmed if settings.confirms or confirmed else None)
     _adjust(by_setting)
     by_setting.sort(key=_order)
     rows.sort(key=lambda row: _order({**row, "winner": False, "rank": None}))
@@ -129,11 +135,29 @@ def make_tables(run: RunFolder, settings: Settings) -> Tables:
         pa.Table.from_pylist(by_setting, schema=schema(settings, trials)),
         pa.Table.from_pylist(rows, schema=trial_schema(settings, trials)),
         group_table(averages),
+        confirmation_table(confirmed),
     )
 
 
-def _choose(rows: Sequence[dict[str, Any]], searched: Sequence[Configuration]) -> None:
-    """Mark the winner. Where its test scores are lost, and nothing says whether they all had one label, none is."""
+def best_on_dev(run: RunFolder, settings: Settings) -> list[str]:
+    """The first trials of the configurations that may win, the best first, as trials.parquet and dev scores say."""
+    rows = [_dev_row(run, trial, settings) for trial in run.trials]
+    for row in rows:
+        row["degenerate"] = bool(row["degenerate"] or row.get("test_degenerate"))
+    found = [combined(one, None, SeedVariances(), settings) for one in configurations(rows)]
+    return [row["trial_id"] for row in by_dev(found)]
+
+
+def _choose(
+    rows: Sequence[dict[str, Any]], searched: Sequence[Configuration], confirmed: Sequence[Mapping[str, Any]] | None
+) -> None:
+    """Mark the winner: that of the confirmation, or, if the study has none, the best of the search. Where its test
+    scores are lost, and nothing says whether they all had one label, none is."""
+    if confirmed is not None:
+        chosen = {row["configuration"] for row in confirmed if row["winner"]}
+        for row in rows:
+            row["winner"] = row["configuration"] in chosen
+        return
     of_id = {one.id: one for one in searched}
     for winner in by_dev(rows)[:1]:
         lost = [row for row in of_id[winner["configuration"]].rows if _test_lost(row)]

@@ -8,6 +8,7 @@ from sweeps.display.text import one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.columns import answer_marks
 from sweeps.tables.configurations import seed_note
+from sweeps.tables.confirmation import shrinkage
 from trainer.trial import AXES
 
 
@@ -48,6 +49,8 @@ def show_table(run: RunFolder, report: str) -> None:
         from sweeps.tables.winner import why_no_winner
 
         console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False, markup=False)
+    for sentence in shrinkage(run.confirmation()):
+        console.print(f"confirmed: {sentence}", soft_wrap=True, highlight=False, markup=False)
     for note in [*run.notes, *([seed_note(rows)] if seed_note(rows) else [])]:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(

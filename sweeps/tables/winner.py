@@ -1,7 +1,7 @@
-"""Which trial wins, and why a study has no winner.
+"""Which configuration wins, and why a study has no winner.
 
-The winner is the best finished trial by the objective on the dev prompts. A degenerate trial, which gives one label
-nearly always, cannot win.
+The winner is the best finished configuration by the objective on the dev prompts, or that of the confirmation
+(``confirmation.py``). A degenerate one, which gives one label nearly always, cannot win.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def why_no_winner(rows: Sequence[dict[str, Any]]) -> str:
         return (
             f"the test scores of trial {able[0]['trial_id']}, the best on the dev prompts, are missing or damaged, so "
             "it cannot be said whether it gives one label nearly always. Run the study again, which scores it anew"
+        )
+    if able:
+        return (
+            "the best configurations of the search are not confirmed: their fresh seeds (confirm) have not all "
+            "finished, or give one label nearly always. Run the study again, which goes on; tables/confirmation.md "
+            "lists them"
         )
     if all(unread_share(row) > DEGENERATE_SHARE for row in rows if row.get("status") == "finished"):
         whose = "the one trial that finished" if ended == 1 else f"all {ended} trials that finished"
