@@ -7,6 +7,7 @@ time.
 
 * A seed that ends in NaN, or fails, ends its configuration: a setting that does not train under one of three seeds is
   not one to be chosen. The other seeds are stopped where they report next.
+* At the last rung nothing is left to decide, so a trial finishes there whatever the other seeds do.
 * A configuration with a degenerate seed is degenerate, since a constant answer may well raise its mean.
 """
 
@@ -151,9 +152,13 @@ class ConfigurationRungs:
             return replace(found, action="fail", reason=own.failure)
         if last is not None and not math.isfinite(last.objective):
             return replace(found, action="stop", reason=f"stopped at rung {done} of {self.count}: objective is NaN")
+        if done == self.count:
+            step = "" if last is None or last.step is None else f" (step {last.step})"
+            why = f"finished at rung {done} of {self.count}{step}: objective {last.objective if last else 0.0:.6g}"
+            return replace(found, action="finish", reason=why)
         broken = whole.action == "fail" or (whole.objective is not None and not math.isfinite(whole.objective))
-        under_way = whole.action == "continue" or (broken and not own.waiting)
-        if done < together or (done == together and under_way and done < self.count):
+        under_way = whole.action == "continue" or (whole.action == "fail" and not own.waiting)
+        if done < together or (done == together and under_way):
             return replace(found, reason=f"on its way to rung {done + 1} of {self.count}")
         if broken:
             why = f"stopped at rung {done} of {self.count}: another seed of its configuration ended in NaN or failed"

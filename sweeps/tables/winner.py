@@ -28,7 +28,8 @@ def why_no_winner(rows: Sequence[dict[str, Any]]) -> str:
     """Why a finished study has no winner, and what to do. ``rows``: of tables/robustness."""
     ended = sum(row.get("status") == "finished" for row in rows)
     if not ended:
-        return f"of {counted(len(rows), 'trial')} none finished. The report lists the reason of each"
+        unit = "configuration" if any((row.get("n_seeds") or 1) > 1 for row in rows) else "trial"
+        return f"of {counted(len(rows), unit)} none finished. The report lists the reason of each"
     if (able := by_dev(rows)) and able[0].get("mean") is None:
         return (
             f"the test scores of trial {able[0]['trial_id']}, the best on the dev prompts, are missing or damaged, so "

@@ -68,19 +68,26 @@ def test_the_outcome_is_that_of_the_means_in_every_order(draw: int) -> None:
 
 @pytest.mark.parametrize("order", range(20))
 def test_a_seed_that_ends_in_nan_or_fails_ends_its_configuration(order: int) -> None:
-    values = {"a": [[0.9, 0.9], [0.9, math.nan]], "b": [[0.8, 0.8], [0.8, 0.8]], "c": [[0.1, 0.1], [0.1, 0.1]]}
-    values["d"] = [[0.1, 0.2], [0.2, 0.2]]
-    ended = play(values, random.Random(order))
+    values = {"a": [[0.9] * 3, [0.9, math.nan, 0.9]], "b": [[0.8] * 3, [0.8] * 3], "c": [[0.1] * 3, [0.1] * 3]}
+    values["d"] = [[0.1, 0.2, 0.2], [0.2, 0.2, 0.2]]
+    ended = play(values, random.Random(order), 3)
     assert status(ended) == {
         "a0": "stopped", "a1": "stopped", "b0": "finished", "b1": "finished",
         "c0": "stopped", "c1": "stopped", "d0": "stopped", "d1": "stopped",
     }  # fmt: skip
     assert "objective is NaN" in ended.decide("a1").reason
     assert "another seed of its configuration" in ended.decide("a0").reason
-    values["a"][1] = [0.9, 0.9]
-    failed = play(values, random.Random(order), fails="a1")
+    values["a"][1] = [0.9] * 3
+    failed = play(values, random.Random(order), 3, fails="a1")
     assert status(failed) == status(ended) | {"a1": "failed"}
     assert failed.decide("a1").reason == "out of memory"
+
+
+def test_at_the_last_rung_a_trial_finishes_whatever_the_other_seeds_do() -> None:
+    rungs = ConfigurationRungs({"a": ["a0", "a1"]}, 2, 1)
+    assert rungs.report("a0", 0, 0.7, step=5).reason == "finished at rung 1 of 1 (step 5): objective 0.7"
+    rungs.report("a1", 0, math.nan)
+    assert status(rungs) == {"a0": "finished", "a1": "stopped"}
 
 
 def test_a_trial_waits_for_the_other_seeds_and_says_so() -> None:
