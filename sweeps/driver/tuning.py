@@ -48,7 +48,9 @@ def tune_trials(
         space, n = {}, min(study.search.trials, combinations(axes) or study.search.trials)
         first = staged_points(progress.store, axes, trial_of)
         search = RungSearch(axes, study.search.seed, len(study.scheduler.shares), first)
-    progress.live.expect(study_work(study, n, fleet.grids["dev"], fleet.grids["test"], progress.scores_test_pool))
+    seeds = 1 if not trials else n // len({trial.configuration for trial in trials})
+    grids = fleet.grids["dev"], fleet.grids["test"]
+    progress.live.expect(study_work(study, n, *grids, progress.scores_test_pool, max(seeds, 1)))
     keep_credentials()
     eta, count = study.scheduler.eta, len(study.scheduler.shares)
     rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ STATUS = {"c1": "failed"}
 Answers = Any
 
 
-def made(path: Path, right: dict[str, tuple[float, ...]] = RIGHT, **roles: str) -> tuple[Store, dict[str, Answers]]:
+def made(path: Path, right: Mapping[str, tuple[float, ...]] = RIGHT, **roles: str) -> tuple[Store, dict[str, Answers]]:
     """A trial per configuration and seed, such as ``b2``, and its test answers."""
     trials, more, tests = {}, {}, {}
     for k, (name, each) in enumerate(right.items()):
