@@ -37,7 +37,8 @@ def sweep(
     if progress.scores_test_pool:
         score_test_pool(progress, fleet, heartbeat.beat)
         heartbeat.publish()  # no trial is being tested any more
-    from cluster.hosting.tensorboard import write_ends
+    from cluster.hosting.tensorboard import write_configurations, write_ends
 
     ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
     write_ends(progress.store, ends)
+    write_configurations(progress.store, progress.trials.values(), progress.tests)

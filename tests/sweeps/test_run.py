@@ -177,6 +177,8 @@ def test_a_study_with_seeds_and_confirm_that_is_killed_gives_the_same_configurat
     assert [row["n_seeds"] for row in rows] == [3, 3]
     assert sorted(row["status"] for row in rows) == ["finished", "stopped"]
     trials = pq.read_table(tmp_path / "whole" / "trials.parquet").to_pylist()
+    boards = [p.name for p in (tmp_path / "whole" / "tensorboard").iterdir() if p.name.startswith("configuration-")]
+    assert {f"configuration-{row['configuration']}" for row in rows if row["status"] == "finished"} <= set(boards)
     assert sorted(row["role"] for row in trials) == ["report"] * 2 + ["search"] * 6
     assert {row["seed"] for row in trials if row["role"] == "report"} == {3, 4}
 
