@@ -130,7 +130,7 @@ class Board:
             self._write(name, _events(events))
 
     def configuration(self, name: str, axes: Mapping[str, Any], step: int, values: Mapping[str, float]) -> None:
-        """Write a run for a configuration with several seeds: its axes as hparams, and ``values`` averaged over them."""
+        """Write a run for a configuration with several seeds: its axes as hparams, and ``values`` over its seeds."""
         from tensorboard.plugins.hparams import summary_v2 as hp
 
         now = time.time()

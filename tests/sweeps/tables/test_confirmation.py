@@ -15,7 +15,8 @@ from sweeps.tables import robustness as tables
 from sweeps.tables.confirmation import shrinkage
 from trainer.store import Store
 
-# configuration -> dev and test chance (below 0: one label) of: the search's trial, two seeds that choose, two that report
+# configuration -> dev and test chance (below 0: one label) of: the search's trial, two seeds that choose, two that
+# report
 CHANCES = {
     "lucky": [(0.95, 0.9), (0.70, 0.7), (0.72, 0.7), (0.71, 0.7), (0.73, 0.7)],
     "good": [(0.85, 0.8), (0.84, 0.8), (0.86, 0.8), (0.85, 0.8), (0.83, 0.8)],
