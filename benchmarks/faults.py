@@ -101,11 +101,16 @@ class Run:
 
     @property
     def over(self) -> bool:
+        """Whether the study is done. A run that ended because its folder took no files is started again."""
+        if self.process.poll() == 2 and "run the same command again" in self.log.read_text()[-1000:]:
+            self.start()
         return self.process.poll() is not None
 
     def end(self, seconds: float) -> float:
         start = time.monotonic()
-        if self.process.wait(seconds) not in (0, 1):  # 1: some trials failed, as those with a NaN do
+        while not self.over and time.monotonic() < start + seconds:
+            time.sleep(0.2)
+        if self.process.poll() not in (0, 1):  # 1: some trials failed, as those with a NaN do
             sys.exit(f"the study ended with code {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
         return time.monotonic() - start
 
@@ -182,14 +187,12 @@ def _apply(kind: str, node: Node, run: Run) -> tuple[float, str, Callable[[], No
         machines.read_only(node)
         time.sleep(PAUSE)
         machines.read_only(node, False)
-        start_if_over(run)
         return now, "", lambda: None
     if kind in LAST:
         if kind == "disk is full":
             full(run, machines)
         else:
             forbidden(machines)
-            start_if_over(run)
         return time.monotonic(), "", lambda: None
     machines.freeze(node)
     time.sleep(PAUSE)
@@ -207,27 +210,16 @@ def forbidden(machines: Machines) -> None:
 
 
 def full(run: Run, machines: Machines) -> None:
-    """Fill the disk until the run has ended or a minute has gone, then make room, and start an ended run again."""
+    """Fill the disk until the run has ended or a minute has gone, then make room."""
     assert machines.shared is not None
     filler = machines.shared / "filler"
     with suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(b"x" * 2**20)
     end = time.monotonic() + 60
-    while not run.over and time.monotonic() < end:
+    while run.process.poll() is None and time.monotonic() < end:
         time.sleep(0.2)
     filler.unlink()
-    if run.over:
-        run.start()
-
-
-def start_if_over(run: Run) -> None:
-    """Start a run again that ended because its folder took no files, which it notices at its next write."""
-    end = time.monotonic() + 4 * PAUSE
-    while not run.over and time.monotonic() < end:
-        time.sleep(0.2)
-    if run.over:
-        run.start()
 
 
 def drain(machines: Machines, node: Node) -> None:
