@@ -6,13 +6,14 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeps.display.text import counted, percent
 from sweeps.plan.cost import Plan, plan
 from sweeps.plan.variation import Recorded
 from sweeps.statistics.power import LEVEL, SmallestDifferences, smallest_differences
 from sweeps.study.study import Study
+from sweeps.trials.study_work import seeds_each
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,35 +62,39 @@ def differences(study: Study, made: Plan, recorded: Recorded) -> Differences:
     sizes = made.sizes
     more_prompts = dataclasses.replace(sizes, test_prompts=sizes.test_prompts + MORE_PROMPTS)
     more_rows = dataclasses.replace(sizes, test_rows=sizes.test_rows * MORE_ROWS)
-    seeds = seeds_of(study)
     variants = [("as planned", study, made)]
-    if study.search.method == "grid" and isinstance(study.axes.seed, tuple) and recorded.seeds:
-        another = (*study.axes.seed, max(study.axes.seed) + 1)
-        more = study.model_copy(update={"axes": study.axes.model_copy(update={"seed": another})})
+    if (more := _with_one_more_seed(study)) is not None and recorded.seeds:
         variants.append(("one more seed", more, plan(more, sizes, made.model, made.rate)))
     variants.append((f"{MORE_PROMPTS} more test prompts", study, plan(study, more_prompts, made.model, made.rate)))
     variants.append(("twice the test rows", study, plan(study, more_rows, made.model, made.rate)))
     designs = tuple(_design(name, of, p, recorded, made.cost.operations) for name, of, p in variants)
     observed = recorded.found.observed(sizes.dev_rows)
     noise = math.sqrt(observed), recorded.found.row_noise(sizes.dev_rows), sizes.dev_rows
-    return Differences(designs, _compared(study, made, seeds)[1], recorded, noise)
+    return Differences(designs, _compared(study, made)[1], recorded, noise)
 
 
-def seeds_of(study: Study) -> int:
-    """Seeds of each configuration. Searches that draw points draw the seed with the rest, and repeat no setting."""
-    return len(study.axes.seed) if study.search.method == "grid" and isinstance(study.axes.seed, tuple) else 1
+def _with_one_more_seed(study: Study) -> Study | None:
+    """None where seeds are drawn, or trials chosen one by one."""
+    if not isinstance(study.axes.seed, tuple) or study.search.method == "tpe":
+        return None
+    seeds = (*study.axes.seed, max(study.axes.seed) + 1)
+    changed: dict[str, Any] = {"axes": study.axes.model_copy(update={"seed": seeds})}
+    if study.search.trials is not None:
+        trials = study.search.trials // (len(seeds) - 1) * len(seeds)
+        changed["search"] = study.search.model_copy(update={"trials": trials})
+    return study.model_copy(update=changed)
 
 
-def _compared(study: Study, made: Plan, seeds: int) -> tuple[int, int]:
-    """(configurations, comparisons of those with test scores to the best of them)"""
-    cells = made.sizes.test_prompts * made.sizes.test_rows
-    tested = made.cost.test_passes // cells if cells else made.trials
-    return max(1, made.trials // seeds), max(1, math.ceil(tested / seeds) - 1)
+def _compared(study: Study, made: Plan) -> tuple[int, int]:
+    """(configurations, comparisons of those with test scores to the best of them), of the search."""
+    seeds = seeds_each(study)
+    tested = made.rungs[-1].trials if study.tables.test == "finalists" else made.trials
+    return max(1, made.trials // seeds), max(1, tested // seeds - 1)
 
 
 def _design(name: str, study: Study, made: Plan, recorded: Recorded, operations: float) -> Design:
-    seeds = seeds_of(study) if recorded.seeds else 1
-    configurations, comparisons = _compared(study, made, seeds_of(study))
+    seeds = seeds_each(study) if recorded.seeds else 1
+    configurations, comparisons = _compared(study, made)
     smallest = smallest_differences(
         recorded.found,
         seeds,

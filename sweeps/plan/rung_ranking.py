@@ -1,8 +1,8 @@
 """When the ranking at a rung holds: how well it agrees with the ranking at the end, in a run that is finished.
 
-Only trials that were trained to their end have both. In a run with early stopping these are the ones that went on, and
-among them ranks agree less than among all; where ``scheduler.name: none`` continued such a run in its folder, all
-trials have scores at the rungs and at the end.
+Configurations are ranked, by the mean objective of their seeds. Only those that were trained to their end have both
+ranks. In a run with early stopping these are the ones that went on, and among them ranks agree less than among all;
+where ``scheduler.name: none`` continued such a run in its folder, all have scores at the rungs and at the end.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.display.text import counted, percent
+from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from sweeps.schedule.asha import rung_quotas
 from sweeps.study.study import Study
+from sweeps.tables.configurations import Configuration, configurations
 from trainer.measure import metrics
 from trainer.measure.grid import Floats
 from trainer.trial import rung_steps
 
-LEAST = 4  # trials: a correlation of fewer says nothing
-DRAWS = 500  # sets of trials, drawn with replacement, in which it is looked whether the best goes on
+LEAST = 4  # configurations: a correlation of fewer says nothing
+DRAWS = 500  # sets of configurations, drawn with replacement, in which it is looked whether the best goes on
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class RungRanking:
     shares: tuple[float, ...]  # of the rungs before the end
     correlations: tuple[float, ...]  # Spearman's, of the objective at each of them and at the end; NaN: all alike
     survives: float  # share of the drawn sets in which the best at the end is not stopped at a rung
-    trials: int
-    of: int  # trials of the run
+    ranked: int  # configurations that have scores at all of the rungs and at their end
+    of: int  # configurations of the run
 
     @property
     def text(self) -> str:
@@ -40,24 +41,25 @@ class RungRanking:
             f"{'-' if math.isnan(c) else f'{c:.2f}'} at {share:g}"
             for share, c in zip(self.shares, self.correlations, strict=True)
         )
-        stopped = "" if self.trials == self.of else "; the others were stopped, and without them ranks agree less"
+        stopped = "" if self.ranked == self.of else "; the others were stopped, and without them ranks agree less"
         return (
-            f"of {counted(self.trials, 'trial')} of {self.of} that have scores at these rungs and at the end{stopped}: "
+            f"of {self.ranked} configurations of {self.of} that have scores at these rungs and at the end{stopped}: "
             f"rank correlation with the end {each}; the best at the end would go on in "
-            f"{percent(self.survives, digits=0)} % of sets of as many trials"
+            f"{percent(self.survives, digits=0)} % of sets of as many configurations"
         )
 
 
 def rung_ranking(run: RunFolder, study: Study) -> RungRanking | None:
-    """Of the rungs of ``study``, in the dev scores of ``run``; None where fewer than ``LEAST`` of its trials have
-    scores at all of them and at their end."""
+    """Of the rungs of ``study``, in the dev scores of ``run``; None where fewer than ``LEAST`` of its
+    configurations have scores at all of them and at their end."""
     shares = study.scheduler.shares
     if len(shares) < 2:
         return None
-    found = [each for row in run.trials if (each := _objectives(run, row, study)) is not None]
+    every = configurations(run.trials)
+    found = [np.mean(each, axis=0) for one in every if (each := _of_seeds(run, one, study)) is not None]
     if len(found) < LEAST:
         return None
-    objectives = np.array(found)  # [trials, rungs]
+    objectives = np.array(found)  # [configurations, rungs]
     end = objectives[:, -1]
     correlations = tuple(_correlation(objectives[:, k], end) for k in range(len(shares) - 1))
     return RungRanking(
@@ -66,8 +68,8 @@ def rung_ranking(run: RunFolder, study: Study) -> RungRanking | None:
 
 
 def survival(objectives: Floats, eta: int) -> float:
-    """In which share of sets of trials, drawn with replacement from ``objectives`` [trials, rungs], the best at the end
-    is among those that go on at every rung."""
+    """In which share of sets drawn with replacement from ``objectives`` [configurations, rungs] the best at the end is
+    among those that go on at every rung."""
     rng = np.random.default_rng(0)
     n = len(objectives)
     return float(np.mean([_goes_on(objectives[rng.integers(0, n, n)], eta) for _ in range(DRAWS)]))
@@ -85,6 +87,12 @@ def _correlation(a: Floats, b: Floats) -> float:
     from scipy.stats import spearmanr
 
     return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else math.nan
+
+
+def _of_seeds(run: RunFolder, one: Configuration, study: Study) -> list[Sequence[float]] | None:
+    """Its seeds' objectives at each rung; None where one of them was not scored at all rungs."""
+    found = [_objectives(run, row, study) for row in one.rows]
+    return [each for each in found if each is not None] if None not in found else None
 
 
 def _objectives(run: RunFolder, row: Mapping[str, Any], study: Study) -> Sequence[float] | None:

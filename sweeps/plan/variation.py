@@ -7,9 +7,8 @@ of seeds of one configuration, which differ by nothing but the seed. What pairs 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +17,10 @@ from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.power import DifferenceVariances, Variation
 from sweeps.study.problems import yaml_text
 from sweeps.study.study import Study
+from sweeps.tables.configurations import FRESH, SEARCH, Configuration, configurations
 from trainer.errors import UserError
 from trainer.measure import metrics
 from trainer.measure.grid import Floats
-from trainer.trial import AXES
 
 MOST_CONFIGURATIONS = 16  # of a run, the best by dev objective: more take memory and tell little more
 
@@ -142,27 +141,28 @@ def _refuse_other_task(run: RunFolder, study: Study) -> None:
 
 
 def _grids(run: RunFolder, metric: str) -> list[list[Floats]]:
-    """By configuration, the best first: the test cells of its finished trials that were scored whole and give more than
-    one label, all on the same prompts and rows."""
-    found: dict[tuple[Any, ...], list[Floats]] = {}
+    """By configuration, the best first: the test cells of its finished trials, also those of `confirm`, that were
+    scored whole and give more than one label, all on the same prompts and rows."""
+    found: list[list[Floats]] = []
     ids: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    for row in _best_first(run.trials):
-        key = tuple(row.get(axis) for axis in AXES if axis != "seed")
-        if key not in found and len(found) == MOST_CONFIGURATIONS:
-            continue
-        grid = run.last_grid(row["trial_id"], "test")
-        if grid is None or grid.seen is not None or grid.degenerate:
-            continue
-        ids = ids or (grid.prompts, grid.rows)
-        if ids == (grid.prompts, grid.rows):
-            found.setdefault(key, []).append(metrics.cells(grid, metric))
-    return list(found.values())
+    finished = [row for row in run.trials if row["status"] == "finished"]
+    for one in sorted(configurations(finished, (SEARCH, *FRESH)), key=lambda one: (-_objective(one), one.id)):
+        cells = []
+        for row in one.rows:
+            grid = run.last_grid(row["trial_id"], "test")
+            if grid is None or grid.seen is not None or grid.degenerate:
+                continue
+            ids = ids or (grid.prompts, grid.rows)
+            if ids == (grid.prompts, grid.rows):
+                cells.append(metrics.cells(grid, metric))
+        found += [cells] if cells else []
+        if len(found) == MOST_CONFIGURATIONS:
+            break
+    return found
 
 
-def _best_first(trials: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    finished = [row for row in trials if row["status"] == "finished"]
-    yield from sorted(finished, key=lambda row: (-_known(row.get("objective")), row["trial_id"]))
-
-
-def _known(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else -math.inf
+def _objective(one: Configuration) -> float:
+    """The mean of its seeds' dev objectives; below all others where one is NaN."""
+    values = [row.get("objective") for row in one.rows]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if len(known) == len(values) else -math.inf

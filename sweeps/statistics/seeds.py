@@ -122,10 +122,13 @@ def pooled(variances: Sequence[SeedVariance]) -> SeedVariance:
     known = [v for v in variances if v.known]
     if not known:
         return NO_SEEDS
-    return SeedVariance(_pooled([v.of_mean for v in known]), _pooled([v.interaction for v in known]))
+    return SeedVariance(
+        pooled_components([v.of_mean for v in known]), pooled_components([v.interaction for v in known])
+    )
 
 
-def _pooled(parts: Sequence[Component]) -> Component:
+def pooled_components(parts: Sequence[Component]) -> Component:
+    """Several variances as one, each weighted by its degrees of freedom."""
     df = sum(part.df for part in parts)
     return Component(sum(part.value * part.df for part in parts) / df, df) if df > 0 else UNKNOWN
 
@@ -135,14 +138,12 @@ def own_or_pooled(cells: Floats, of_study: SeedVariance) -> SeedVariance:
     return seed_variance(cells) if len(cells) > POOLED else of_study
 
 
-def mean_test(
-    parts: Sequence[Floats], of_study: SeedVariance, replicates: st.Replicates | None = None
-) -> tuple[Estimate, float]:
+def mean_test(parts: Sequence[Floats], of_study: SeedVariance, seed: int = 0) -> tuple[Estimate, float]:
     """The mean of one configuration's cells, or the difference of two configurations' means, with its interval and the
     p-value that it is 0. ``parts``: one or two arrays [S, P, R] on the same prompts and rows; S may differ.
 
     Without a known variance between seeds (``of_study``) it is the test of ``sweeps.statistics.intervals`` of the one
-    seed, whose ``replicates`` are made if they are not given."""
+    seed, with the resamples of ``seed``."""
     signs = (1.0, -1.0)[: len(parts)]
     cells = sum((sign * part.mean(axis=0) for sign, part in zip(signs, parts, strict=True)), np.zeros(1))
     single = len(parts) == 1
@@ -151,7 +152,7 @@ def mean_test(
     if not all(v.known for v in seeds):
         if not single and not cells.any():
             return Estimate(0.0, 0.0, 0.0), 1.0
-        replicates = replicates or st.replicate(cells, st.resamples(*cells.shape), redraw=False)
+        replicates = st.replicate(cells, st.resamples(*cells.shape, seed), redraw=False)
         return st.mean_test(cells, replicates, bounded=single)
     terms = [(v.of_mean.value / len(part), v.of_mean.df) for v, part in zip(seeds, parts, strict=True)]
     terms += _shared_terms(cells)

@@ -45,7 +45,14 @@ def write_run(folder: Path, study: Study, trials: Sequence[SimulatedTrial]) -> s
             store.write_scores(
                 trial_id, steps, "test", rows(trial_id, steps, "test", trial.test), _record(study, steps)
             )
-        line = {"trial_id": trial_id, "lr": trial.lr, "seed": trial.seed, "status": trial.status, "steps": steps}
+        line = {
+            "trial_id": trial_id,
+            "lr": trial.lr,
+            "seed": trial.seed,
+            "configuration": f"lr{trial.lr:g}",
+            "status": trial.status,
+            "steps": steps,
+        }
         line |= {"rung": steps, "test_mean": None if trial.test is None else float(trial.test.mean())}
         lines.append({**line, "objective": 1.0 - number / 100})
     trials_file.write_trials(store, lines, {})

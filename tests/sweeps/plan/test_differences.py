@@ -63,9 +63,12 @@ def test_with_several_seeds_comparisons_are_of_configurations(study: Any) -> Non
     assert found.designs[1].compute == pytest.approx(4 / 3)
     assert "of these fine-tunes" not in shown(found)
     assert found_for(study, "tables.test=finalists").comparisons == 3
-    drawn = found_for(study, "search={method: random, trials: 8}", "axes.seed=[0,1,2]")
-    assert [d.name for d in drawn.designs] == ["as planned", "10 more test prompts", "twice the test rows"]
-    assert [d.seeds for d in drawn.designs] == [1, 1, 1]
+    drawn = found_for(study, "search={method: random, trials: 9}", "axes.seed=[0,1,2]")
+    assert (drawn.comparisons, drawn.designs[1].seeds) == (2, 4)
+    assert drawn.designs[1].compute == pytest.approx(4 / 3)
+    chosen = found_for(study, "search={method: tpe, trials: 9}")
+    assert [d.name for d in chosen.designs] == ["as planned", "10 more test prompts", "twice the test rows"]
+    assert found_for(study, "confirm={top: 2, seeds: 4}").comparisons == 15  # the search's own
 
 
 def test_advice_is_what_lowers_a_difference_most_for_the_compute(study: Any) -> None:
@@ -179,7 +182,9 @@ def test_rungs_that_rank_as_the_end_does_lose_nobody(study: Any, tmp_path: Path)
     found = rung_ranking(ranked_run(tmp_path / "run", study, [0.30, 0.35, 0.40, 0.45, 0.5, 0.55, 0.6, 0.65]), study())
     assert found is not None
     assert (found.shares, found.correlations, found.survives) == ((0.25, 0.5), (1.0, 1.0), 1.0)
-    assert found.text.startswith("of 8 trials of 8 that have scores at these rungs and at the end: rank correlation")
+    assert found.text.startswith(
+        "of 8 configurations of 8 that have scores at these rungs and at the end: rank correlation"
+    )
 
 
 def test_rungs_that_rank_the_other_way_stop_the_best(study: Any, tmp_path: Path) -> None:
