@@ -63,7 +63,7 @@ def rung_ranking(run: RunFolder, study: Study) -> RungRanking | None:
     end = objectives[:, -1]
     correlations = tuple(_correlation(objectives[:, k], end) for k in range(len(shares) - 1))
     return RungRanking(
-        shares[:-1], correlations, survival(objectives, study.scheduler.eta), len(found), len(run.trials)
+        shares[:-1], correlations, survival(objectives, study.scheduler.eta), len(found), len(every)
     )
 
 

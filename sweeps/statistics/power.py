@@ -9,7 +9,7 @@ which the analysis of variance estimates as a sum of mean squares, with Satterth
 smallest difference is the one that the two-sided t test of the tables finds with a chance of 80 %: a noncentral t,
 mixed over what the test estimates of its own error. The usual t(1 - a/2) + t(.8) standard errors is 14 % too small at 1
 degree of freedom and 5 % at 2; and where variances are small beside the residual, as with few rows, they are often
-estimated as 0 or much too large, so that a single noncentral t is too small by up to a fifth.
+estimated as 0 or much too large, and a single noncentral t is off by a tenth and more.
 
 One seed each cannot show the luck of the seed: the seed's own variance is then left out, and the difference is one of
 these two fine-tunes and not of their settings. Effects are taken as normally distributed.
