@@ -165,6 +165,10 @@ def _joined(rows: Sequence[Row], std_weight: float) -> dict[str, Any]:
     row["reason"] = worst.get("reason")
     row["degenerate"] = any(bool(r.get("degenerate")) for r in rows)
     row["dev_objective"] = or_none(objective(rows, std_weight))
+    tested = [r for r in rows if r.get("test_objective") is not None]
+    if tested:
+        stds = [float(r["std"]) for r in tested]
+        row["test_objective"] = objective_of_seeds([float(r["test_objective"]) for r in tested], stds, std_weight)
     row["dev_stderr"] = _dev_error(rows) if row["dev_objective"] is not None else None
     return row
 
@@ -175,9 +179,8 @@ def objective(rows: Sequence[Row], std_weight: float) -> float:
     values = [r.get("dev_objective") for r in rows]
     if None in values or not values:
         return math.nan
-    return objective_of_seeds(
-        [float(v) for v in values if v is not None], [r.get("dev_std") or 0.0 for r in rows], std_weight
-    )
+    stds = [r.get("dev_std") or 0.0 for r in rows]
+    return objective_of_seeds([float(v) for v in values if v is not None], stds, std_weight)
 
 
 def _dev_error(rows: Sequence[Row]) -> float | None:

@@ -121,8 +121,8 @@ def test_one_degenerate_seed_makes_the_configuration_degenerate() -> None:
 
 @pytest.mark.parametrize("volatility", [2.0, 5.0])
 def test_a_volatile_configuration_wins_hardly_more_often_than_the_others(volatility: float) -> None:
-    """Eight equal ones, three seeds each, std .03 over prompts, of which the first varies more with its seed. By its best
-    seed, or by the seeds that survive, it would win most of the time."""
+    """Eight equal ones, three seeds each, std .03 over prompts, of which the first varies more with its seed. By its
+    best seed, or by the seeds that survive, it would win most of the time."""
     rng, won, single, times = np.random.default_rng(0), 0, 0, 1500
     for _ in range(times):
         luck = rng.normal(0, np.array([0.012 * volatility] + [0.012] * 7)[:, None], (8, 3)) + rng.normal(
