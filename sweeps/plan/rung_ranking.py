@@ -1,7 +1,7 @@
 """When the ranking at a rung holds: how well it agrees with the ranking at the end, in a run that is finished.
 
-Configurations are ranked, by the mean objective of their seeds. Only those that were trained to their end have both
-ranks. In a run with early stopping these are the ones that went on, and among them ranks agree less than among all;
+Configurations are ranked, by their objective over seeds and prompts. Only those that were trained to their end have
+both ranks. In a run with early stopping these are the ones that went on, and among them ranks agree less than among all;
 where ``scheduler.name: none`` continued such a run in its folder, all have scores at the rungs and at the end.
 """
 
@@ -21,9 +21,11 @@ from sweeps.study.study import Study
 from sweeps.tables.configurations import Configuration, configurations
 from trainer.measure import metrics
 from trainer.measure.grid import Floats
+from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import rung_steps
 
 LEAST = 4  # configurations: a correlation of fewer says nothing
+LOW = 100.0  # more than an objective can be
 DRAWS = 500  # sets of configurations, drawn with replacement, in which it is looked whether the best goes on
 
 
@@ -56,15 +58,13 @@ def rung_ranking(run: RunFolder, study: Study) -> RungRanking | None:
     if len(shares) < 2:
         return None
     every = configurations(run.trials)
-    found = [np.mean(each, axis=0) for one in every if (each := _of_seeds(run, one, study)) is not None]
+    found = [each for one in every if (each := _at_rungs(run, one, study)) is not None]
     if len(found) < LEAST:
         return None
     objectives = np.array(found)  # [configurations, rungs]
     end = objectives[:, -1]
     correlations = tuple(_correlation(objectives[:, k], end) for k in range(len(shares) - 1))
-    return RungRanking(
-        shares[:-1], correlations, survival(objectives, study.scheduler.eta), len(found), len(every)
-    )
+    return RungRanking(shares[:-1], correlations, survival(objectives, study.scheduler.eta), len(found), len(every))
 
 
 def survival(objectives: Floats, eta: int) -> float:
@@ -89,25 +89,30 @@ def _correlation(a: Floats, b: Floats) -> float:
     return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else math.nan
 
 
-def _of_seeds(run: RunFolder, one: Configuration, study: Study) -> list[Sequence[float]] | None:
-    """Its seeds' objectives at each rung; None where one of them was not scored at all rungs."""
-    found = [_objectives(run, row, study) for row in one.rows]
-    return [each for each in found if each is not None] if None not in found else None
+def _at_rungs(run: RunFolder, one: Configuration, study: Study) -> list[float] | None:
+    """The configuration's objective at each rung; None where a seed was not scored at all rungs."""
+    seeds = [_of_trial(run, row, study) for row in one.rows]
+    scored = [seed for seed in seeds if seed is not None]
+    return [_value(at, study.objective.std_weight) for at in zip(*scored, strict=True)] if None not in seeds else None
 
 
-def _objectives(run: RunFolder, row: Mapping[str, Any], study: Study) -> Sequence[float] | None:
-    """The trial's objective at each rung, lowered by more than any objective where it is degenerate or NaN, as the
-    scheduler ranks it below all others. None where it was not scored at all rungs."""
+def _value(seeds: Sequence[metrics.Objective | None], std_weight: float) -> float:
+    """The objective of the seeds of a configuration at one rung, lowered by more than any objective where one of them
+    is degenerate or NaN, as the scheduler ranks it below all others."""
+    sound = [seed for seed in seeds if seed is not None and math.isfinite(seed.value)]
+    if len(sound) < len(seeds):
+        return -2 * LOW
+    value = objective_of_seeds([seed.value for seed in sound], [seed.std for seed in sound], std_weight)
+    return value - LOW * any(seed.degenerate for seed in sound)
+
+
+def _of_trial(run: RunFolder, row: Mapping[str, Any], study: Study) -> list[metrics.Objective | None] | None:
+    """The trial's objective at each rung, None where it ended in NaN; None where it was not scored at all rungs."""
     if row["status"] != "finished":
         return None
-    at = {rung.step: rung for rung in run.rungs(row["trial_id"], "dev")}
+    at = {rung.step: rung.grid for rung in run.rungs(row["trial_id"], "dev")}
     steps = rung_steps(study.scheduler.shares, row["steps"])
     if not all(step in at for step in steps):
         return None
-    found = []
-    for step in steps:
-        grid = at[step].grid
-        scored = None if grid is None else metrics.grid_objective(grid, study.task.metric, study.objective.std_weight)
-        value = -math.inf if scored is None or math.isnan(scored.value) else scored.value
-        found.append(max(value, -100.0) - 100.0 * (scored is None or scored.degenerate))
-    return found
+    metric, weight = study.task.metric, study.objective.std_weight
+    return [None if (grid := at[step]) is None else metrics.grid_objective(grid, metric, weight) for step in steps]

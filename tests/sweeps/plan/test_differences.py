@@ -187,6 +187,30 @@ def test_rungs_that_rank_as_the_end_does_lose_nobody(study: Any, tmp_path: Path)
     )
 
 
+def test_seeds_are_ranked_together(study: Any, tmp_path: Path) -> None:
+    """Of two seeds each; with std weight 1, a setting whose seeds differ much ranks low. One that has a seed without its
+    end, or that gives one label at a rung, is left out or ranks last."""
+    ends = [(0.8, 0.8), (0.7, 0.7), (0.6, 0.6), (0.5, 0.5), (0.95, 0.6)]
+    every = [(lr, seed, end) for lr, seeds in enumerate(ends, 1) for seed, end in enumerate(seeds)]
+    trials = [
+        SimulatedTrial(seed, lr / 1000, dev={50: of_accuracy(end), 100: of_accuracy(end), 200: of_accuracy(end)})
+        for lr, seed, end in every
+    ]
+    run = RunFolder(Store.open(write_run(tmp_path / "run", study(), trials)))
+    found = rung_ranking(run, study())
+    assert found is not None
+    assert (found.ranked, found.of, found.correlations) == (5, 5, (1.0, 1.0))
+    always_no = np.tile(np.arange(40) % 2 == 0, (2, 1))
+    alike = dataclasses.replace(trials[0], dev={**trials[0].dev, 50: always_no})
+    stopped = dataclasses.replace(trials[8], status="stopped")
+    mixed = write_run(tmp_path / "mixed", study(), [alike, *trials[1:8], stopped, trials[9]])
+    found = rung_ranking(RunFolder(Store.open(mixed)), study())
+    assert found is not None
+    assert (found.ranked, found.of) == (4, 5)
+    assert found.correlations == (pytest.approx(-0.2), 1.0)  # the best of four at the end is last at the first rung
+    assert "4 configurations of 5 that have scores at these rungs and at the end; the others were stopped" in found.text
+
+
 def test_rungs_that_rank_the_other_way_stop_the_best(study: Any, tmp_path: Path) -> None:
     found = rung_ranking(ranked_run(tmp_path / "run", study, [0.65, 0.6, 0.55, 0.5, 0.45, 0.40, 0.35, 0.30]), study())
     assert found is not None
