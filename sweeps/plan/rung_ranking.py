@@ -1,8 +1,8 @@
 """When the ranking at a rung holds: how well it agrees with the ranking at the end, in a run that is finished.
 
 Configurations are ranked, by their objective over seeds and prompts. Only those that were trained to their end have
-both ranks. In a run with early stopping these are the ones that went on, and among them ranks agree less than among all;
-where ``scheduler.name: none`` continued such a run in its folder, all have scores at the rungs and at the end.
+both ranks. In a run with early stopping these are the ones that went on, and among them ranks agree less than among
+all; where ``scheduler.name: none`` continued such a run in its folder, all have scores at the rungs and at the end.
 """
 
 from __future__ import annotations
