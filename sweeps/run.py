@@ -88,7 +88,7 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     trials = None if points is None else make_trials(study, points, content)
     live = LiveTable(study.name, since=opening.began)
     progress = Progress(study, store, live, began=on_wall_clock(opening.began))
-    finished = None if trials is None else replayed(progress, trials)
+    finished = None if trials is None else replayed(progress, trials, content.assets)
     if finished is None:
         prepare()
         found = preflight(content, target_modules(study), None, limits_of(study), opening.say)

@@ -109,7 +109,7 @@ def plan(
     work = study_work(study, trials, (sizes.dev_prompts, sizes.dev_rows), (sizes.test_prompts, sizes.test_rows))
     length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
     per_step = study.training.batch_size * study.training.accumulation * length
-    grid = sizes.dev_prompts * sizes.dev_rows
+    grid, test = sizes.dev_prompts * sizes.dev_rows, sizes.test_prompts * sizes.test_rows
     rungs = tuple(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
@@ -120,8 +120,8 @@ def plan(
         name=study.name,
         trials=trials,
         rungs=rungs,
-        cost=_cost(study, sizes, model, tokens, passes, work.tested * work.test_cells),
-        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * work.test_cells),
+        cost=_cost(study, sizes, model, tokens, passes, work.all_test_cells(work.tested)),
+        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * test),
         rate=chosen,
         rate_source=source,
         memory=memory_of(study, sizes, model, trials),

@@ -94,9 +94,9 @@ def read_grid(
 
     ``labels`` are the task's labels in the order of ``label_logprobs``; without them, every label and answer that
     occurs, sorted. ``where`` names the file in messages. ``sample`` is the record's, where only a sample of the grid
-    was scored: ``cells`` of ``prompts`` x ``rows``. Raises ``ScoreError`` for an empty table, a cell that occurs
-    twice, one that is not there or was not asked for, a row with two right labels, an unknown label, or ``correct``
-    against ``predicted``."""
+    was scored: ``cells`` of ``prompts`` x ``rows``, with ``pilot`` in two stages. Raises ``ScoreError`` for an empty
+    table, a cell that occurs twice, one that is not there or was not asked for, a row with two right labels, an unknown
+    label, or ``correct`` against ``predicted``."""
     if table.num_rows == 0:
         raise ScoreError(f"{where}: no score rows. The file was cut short: remove it and run again")
     prompts, p = _codes(table["prompt_id"], where, "prompt_id")
@@ -119,6 +119,9 @@ def read_grid(
     whole = sample is None or sample["cells"] == sample["prompts"] * sample["rows"]
     if sample is None or whole:
         wanted = np.ones(shape, bool)
+    elif "pilot" in sample:
+        _refuse_unbalanced(found, prompts, sample, where)
+        wanted = found
     else:
         wanted = _designed(prompts, rows, [names[k] for k in label], sample, where)
     _refuse_other_cells(found, wanted, prompts, rows, where, whole)
@@ -128,6 +131,36 @@ def read_grid(
     nan = nan or bool((compared & undecided).any())  # NaN in what the decision rule compares with
     scores = Grid(prompts, rows, names, label, predicted, correct, logprobs, nan)
     return scores if sample is None or whole else replace(scores, seen=found, pool_rows=sample["rows"])
+
+
+def only(scores: Grid, seen: NDArray[np.bool_]) -> Grid:
+    """``scores`` without the cells outside ``seen`` [P, R], and without rows of which none is left."""
+    kept = np.flatnonzero(seen.any(axis=0))
+    seen = seen[:, kept]
+    logprobs = scores.label_logprobs
+    return replace(
+        scores,
+        rows=tuple(scores.rows[j] for j in kept),
+        label=scores.label[kept],
+        predicted=np.where(seen, scores.predicted[:, kept], NO_ANSWER),
+        correct=scores.correct[:, kept] & seen,
+        label_logprobs=None if logprobs is None else np.where(seen[:, :, None], logprobs[:, kept], np.nan),
+        seen=seen,
+        pool_rows=scores.n_rows,
+    )
+
+
+def _refuse_unbalanced(found: NDArray[np.bool_], prompts: Sequence[str], sample: Mapping[str, int], where: str) -> None:
+    """Of a sample in two stages, which rows it has left out is not known here, so that only its size and its balance
+    can be checked."""
+    of_prompt = found.sum(axis=1)
+    if len(prompts) == sample["prompts"] and found.sum() == sample["cells"] and np.ptp(of_prompt) <= 1:
+        return
+    raise ScoreError(
+        f"{where}: {int(found.sum())} cells of {len(prompts)} prompts, {int(of_prompt.min())} to "
+        f"{int(of_prompt.max())} of each, but the sample has {sample['cells']} of {sample['prompts']}, as many of "
+        "each. Remove the file and run again"
+    )
 
 
 def _designed(
