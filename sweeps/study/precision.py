@@ -16,7 +16,7 @@ def precision_of(study: Study, pool: str, prompts: int, rows: int) -> Precision 
     one point from ``WHOLE_UP_TO`` cells on. Stages and training arms are compared on whole grids. Raises ``StudyError``
     where the std of too few prompts is asked for."""
     asked = study.tables.precision
-    if study.stages is not None or study.arms or (asked is not None and asked.whole):
+    if not may_sample(study):
         return None
     if asked is None:
         return Precision() if prompts * rows > WHOLE_UP_TO else None
@@ -26,6 +26,12 @@ def precision_of(study: Study, pool: str, prompts: int, rows: int) -> Precision 
             f"{'is' if prompts == 1 else 'are'} {prompts}: the std of so few has no interval. Add prompts, or remove it"
         )
     return Precision(asked.mean, asked.std)
+
+
+def may_sample(study: Study) -> bool:
+    """Whether the study has a grid sampled if it is large."""
+    asked = study.tables.precision
+    return study.stages is None and not study.arms and (asked is None or not asked.whole)
 
 
 def usual_cells(study: Study, pool: str, prompts: int, rows: int) -> int:

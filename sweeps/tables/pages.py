@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
-from sweeps.tables.columns import Settings, answer_marks, unread_share
+from sweeps.tables.columns import Settings, answer_marks, is_sampled, unread_share
 from sweeps.tables.winner import why_no_winner
+from trainer.measure.estimate import Z as HALF
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
@@ -85,6 +86,17 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
         "design effect. Worst prompt: two-way bootstrap, for as many new prompts and rows; the intervals of std and "
         "worst prompt are too short where most prompts sit at the ceiling and a few fall far below."
     )
+    if any(is_sampled(r) for r in rows):
+        cells = sorted({r["n_cells"] for r in rows if is_sampled(r)})
+        of = max(r["n_prompts"] * r["n_rows"] for r in rows if is_sampled(r))
+        errors = [r["mean_sampling"] for r in rows if is_sampled(r)]
+        known = f"to {percent(HALF * max(errors))} points or less"
+        yield (
+            f"- {sum(is_sampled(r) for r in rows)} trials were scored on {' or '.join(f'{n:,}' for n in cells)} of the "
+            f"{of:,} cells of the test grid, the same for all of them; their numbers estimate what the whole grid would "
+            f"give, the mean {known} (95 %). The best two on the dev prompts were scored on every cell. Intervals hold "
+            "the sample's error; those of sampled trials are t intervals. Differences are on the cells that both have."
+        )
     yield "- std: over prompts, ddof 1, as observed. Its finite rows add noise; the next column takes that off."
     yield f"- Share of prompts: counts prompts {sign} {limits}."
     yield (

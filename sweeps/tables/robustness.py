@@ -26,12 +26,12 @@ from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
 from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
+from sweeps.tables.estimates import TestEstimates, difference, estimates, mean_auc, seed_of
 from sweeps.tables.pages import groups_page, robustness_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
-from trainer.measure.grid import Floats, Grid
+from trainer.measure.grid import Floats, Grid, shared
 from trainer.store import scores_name
-from trainer.trial import digest
 
 THREADS = 2  # more would wait for the interpreter's lock, which half of the work holds
 CHUNK = 64  # at most so many trials wait in memory to be added to the averages
@@ -80,10 +80,11 @@ def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
         references = _references(run, rows, settings)
+        sample = _sample(run, rows) if settings.sampled else None
         for start in range(0, len(rows), CHUNK):
-            found = pool.map(lambda row: _add_test(run, row, references, settings), rows[start : start + CHUNK])
-            for trial, (identity, own) in zip(trials[start : start + CHUNK], found, strict=True):
-                averages.add_trial(trial, identity, own)
+            found = pool.map(lambda row: _add_test(run, row, references, settings, sample), rows[start : start + CHUNK])
+            for trial, averaged in zip(trials[start : start + CHUNK], found, strict=True):
+                averages.add_trial(trial, *averaged)
     _rank(rows)
     for winner in by_dev(rows)[:1]:
         # where its test scores are lost, and nothing says whether they all had one label, no trial is named
@@ -131,34 +132,56 @@ def _test_lost(row: Mapping[str, Any]) -> bool:
 
 
 def _add_test(
-    run: RunFolder, row: dict[str, Any], references: Sequence[Reference], settings: Settings
-) -> tuple[str, dict[str, Any] | None]:
-    """Add the columns that follow from the test grid to ``row``. Identity of the grid, and the summands for
-    averages."""
+    run: RunFolder,
+    row: dict[str, Any],
+    references: Sequence[Reference],
+    settings: Settings,
+    sample: Grid | None = None,
+) -> tuple[str, dict[str, Any] | None, Grid | None]:
+    """Add the columns that follow from the test grid to ``row``. Identity of the grid, and the summands for averages,
+    with the grid that they are of. Where some trials have a ``sample`` of the grid alone, averages are over its
+    cells."""
     test = run.last_grid(row["trial_id"], "test")
     if test is None:
         row["degenerate"] = bool(row["degenerate"] or row.get("test_degenerate"))
-        return "", None
+        return "", None, None
     row["degenerate"] = bool(row["degenerate"]) or test.degenerate
-    cells = metrics.cells(test, settings.metric)
-    seed = _seed(test)
-    drawn = st.replicate(cells, st.resamples(*cells.shape, seed))
-    row |= _columns(test, cells, drawn, settings)
-    row |= _differences(row["trial_id"], test, cells, references)
-    averaged = row.get("status") == "finished" and not row["degenerate"]
-    return f"{seed} {cells.shape}", summands(cells, drawn, settings) if averaged else None
+    read = estimates(test, settings.metric)
+    row |= _columns(test, read, settings)
+    row |= _differences(row["trial_id"], test, read.cells, references, settings)
+    if row.get("status") != "finished" or row["degenerate"]:
+        return "", None, None
+    pair = None if sample is None else shared(test, sample)
+    if pair is not None and pair[0].n_cells != test.n_cells:
+        test, read = pair[0], estimates(pair[0], settings.metric)
+    seen = test.seen
+    cells = read.cells if seen is None else np.where(seen, read.cells, 0.0)
+    identity = f"{seed_of(test)} {cells.shape} {test.n_cells}"
+    return identity, summands(cells, read.each, read.drawn, settings), None if seen is None else test
 
 
-def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
+def _sample(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> Grid | None:
+    """The sample of the test grid on which trials are averaged: one that a finished trial has, if there is one. The
+    best two have their whole grid, so it is looked for from the other end."""
+    finished = [row for row in rows if row.get("status") == "finished" and row["dev_objective"] is not None]
+    for row in sorted(finished, key=lambda row: float(row["dev_objective"])):
+        test = run.last_grid(row["trial_id"], "test")
+        if test is not None and not test.degenerate:
+            return test if test.seen is not None else None
+    return None
+
+
+def _columns(test: Grid, read: TestEstimates, settings: Settings) -> dict[str, Any]:
     """The columns of one trial that follow from its test grid."""
-    each = metrics.per_prompt(test, settings.metric)
+    each, drawn, mean, std = read.each, read.drawn, read.mean, read.std
     summary = metrics.grid_objective(test, settings.metric, settings.std_weight)
-    mean, _ = st.mean_test(cells, drawn)
-    std = st.std_interval(cells)
     ordered = np.sort(drawn.stretched, axis=1)
     row: dict[str, Any] = {
         "n_prompts": summary.n_prompts,
         "n_rows": summary.n_rows,
+        "n_cells": summary.n_cells,
+        "mean_sampling": read.errors[0],
+        "std_sampling": read.errors[1],
         "mean": summary.mean,
         "std": summary.std,
         "min": summary.min,
@@ -175,30 +198,17 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         name, at = f"q{round(100 * q):02d}", float(st.quantile(np.sort(each), q))
         row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q)))}
     return row | {
-        "accuracy": float(test.correct.mean()),
+        "accuracy": float(metrics.per_prompt(test, "accuracy").mean()),
         "macro_f1": float(metrics.per_prompt(test, "macro_f1").mean()),
-        "roc_auc": _mean_auc(test),
+        "roc_auc": mean_auc(test),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
         "max": float(each.max()),
         "saturation": 1.0 - float(each.max() - each.mean()),
         "cps": prompt_metrics.cps(each),
-        "consistency": or_none(prompt_metrics.consistency_rate(test.predicted)),
-        "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct)),
+        "consistency": or_none(prompt_metrics.consistency_rate(test.predicted, test.seen)),
+        "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct, test.seen)),
     }
-
-
-def _mean_auc(test: Grid) -> float | None:
-    """ROC-AUC of log p(second label) - log p(first label), averaged over prompts; None unless there are two labels."""
-    if test.label_logprobs is None or len(test.labels) != 2 or test.label_logprobs.shape[2] != 2:
-        return None
-    score = test.label_logprobs[:, :, 1] - test.label_logprobs[:, :, 0]
-    return or_none(float(np.mean([prompt_metrics.roc_auc(test.label == 1, one) for one in score])))
-
-
-def _seed(test: Grid) -> int:
-    """Depends on the prompts and rows alone, so that all trials of one grid have the same resamples."""
-    return int(digest([test.prompts, test.rows])[:8], 16)
 
 
 # between trials ------------------------------------------------------------------------------------------------
@@ -225,13 +235,17 @@ def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settin
     return found
 
 
-def _differences(trial_id: str, test: Grid, cells: Floats, references: Sequence[Reference]) -> dict[str, Any]:
-    """Paired differences of the mean to the reference trials, on the same prompts and rows."""
+def _differences(
+    trial_id: str, test: Grid, cells: Floats, references: Sequence[Reference], settings: Settings
+) -> dict[str, Any]:
+    """Paired differences of the mean to the reference trials, on the same prompts and rows; where one of the two was
+    sampled, on the cells that both have."""
     row: dict[str, Any] = {}
     for other in references:
-        if trial_id == other.trial_id or (test.prompts, test.rows) != (other.test.prompts, other.test.rows):
+        found = difference(test, other.test, settings.metric, cells, other.cells)
+        if found is None or trial_id == other.trial_id:
             continue
-        gap, p = st.difference(cells, other.cells, _seed(test))
+        gap, p = found
         row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
     return row
 

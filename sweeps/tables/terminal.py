@@ -6,7 +6,7 @@ import sys
 
 from sweeps.display.text import one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
-from sweeps.tables.columns import answer_marks
+from sweeps.tables.columns import answer_marks, is_sampled
 from trainer.trial import AXES
 
 
@@ -37,6 +37,10 @@ def show_table(run: RunFolder, report: str) -> None:
         from sweeps.tables.winner import why_no_winner
 
         console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False, markup=False)
+    if sampled := [r["n_cells"] for r in rows if is_sampled(r)]:
+        of = max(r["n_prompts"] * r["n_rows"] for r in rows if is_sampled(r))
+        text = f"{len(sampled)} trials were scored on {max(sampled):,} of {of:,} cells of the test grid: estimates"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     for note in run.notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(

@@ -110,13 +110,17 @@ def balanced(
     had = [int(seen[:, g].sum()) for g in groups]
     share = [max(cells * len(g) / r - n, 0.0) for g, n in zip(groups, had, strict=True)]
     more = _dealt(cells - sum(had), share) if cells > sum(had) else [0] * len(groups)
-    for group, n in zip(groups, (a + b for a, b in zip(had, more, strict=True)), strict=True):
+    sizes = [a + b for a, b in zip(had, more, strict=True)]
+    fixed = [seen[:, g].sum(axis=1) > n // p for g, n in zip(groups, sizes, strict=True)]  # have one more already
+    total += sum(fixed, np.zeros(p, np.int64))
+    for group, n, first in zip(groups, sizes, fixed, strict=True):
         here = np.array(group)
         own = seen[:, here].sum(axis=1)
-        quota = np.full(p, n // p)
-        # one more for those that have it already, then for those that have least so far
-        quota[np.lexsort((turns, total, -own))[: n % p]] += 1
-        total += quota
+        quota = n // p + first
+        # one more for those that have least so far
+        chosen = [i for i in np.lexsort((turns, total)) if not first[i]][: n % p - int(first.sum())]
+        quota[chosen] += 1
+        total[chosen] += 1
         met = seen[:, here].sum(axis=0)
         for i in np.argsort(turns, kind="stable"):  # each takes the rows that were met least
             free = np.flatnonzero(~seen[i, here])
