@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from sweeps.checks.preflight import limits_of, preflight
+from sweeps.checks.small_samples import sample_findings
 from sweeps.display.text import counted
 from sweeps.driver.progress import Progress, on_wall_clock
 from sweeps.driver.replay import replayed
@@ -92,6 +93,7 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     if finished is None:
         prepare()
         found = preflight(content, target_modules(study), None, limits_of(study), opening.say)
+        found.items.extend(sample_findings(study, content))
         _print_warnings(found.warnings_or_raise())
         opening.say(what_begins())
     with on_ray(study, store) if finished is None else nullcontext():

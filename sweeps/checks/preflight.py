@@ -28,6 +28,7 @@ from sweeps.checks.mask import print_masks
 from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
 from sweeps.checks.shared_rows import shared_row_findings
+from sweeps.checks.small_samples import sample_findings
 from sweeps.checks.wordings import label_findings, pool_findings, word_findings
 from sweeps.display.text import counted
 from sweeps.study.stages import Meaning
@@ -181,6 +182,7 @@ def check(study: Study, console: Console) -> int:
         content = content_of(study)
         meaning = None if study.stages is None else study.stages.meaning
         findings = preflight(content, target_modules(study), meaning, limits_of(study))
+        findings.items.extend(sample_findings(study, content))
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)

@@ -153,8 +153,9 @@ def _cells(row: Mapping[str, Any]) -> str:
         return ""
     of = row["n_prompts"] * row["n_rows"]
     return (
-        f" {row['n_cells']:,} of the {of:,} cells (a prompt with a row) were scored: the numbers estimate what all would "
-        f"give, the mean to {percent(Z * row['mean_sampling'])} and the std to {percent(Z * row['std_sampling'])} points."
+        f" {row['n_cells']:,} of the {of:,} cells (a prompt with a row) were scored: the numbers estimate what all "
+        f"would give, the mean to {percent(Z * row['mean_sampling'])} and the std to "
+        f"{percent(Z * row['std_sampling'])} points."
     )
 
 

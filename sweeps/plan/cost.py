@@ -14,10 +14,11 @@ from typing import Any
 from sweeps.display.text import size
 from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
 from sweeps.search.points import Domain, combinations
+from sweeps.study.precision import usual_cells
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
-from sweeps.trials.study_work import study_work
+from sweeps.trials.study_work import SCORED_WHOLE, study_work
 from trainer.measure import design
 from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
@@ -173,6 +174,7 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     least = design.sample_size(share, sizes.dev_prompts, sizes.dev_rows).cells
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: at least {design.LEAST} a prompt")
+    notes += _of_samples(study, sizes)
     if study.scheduler.name == "asha":
         if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
             notes.append(
@@ -183,6 +185,20 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
             few = f"{trials} trial{'s' * (trials != 1)}"
             notes.append(f"With {few} nothing can be stopped early: scheduler.name = none saves the scores at rungs")
     return notes
+
+
+def _of_samples(study: Study, sizes: DataSizes) -> Iterator[str]:
+    """What ``tables.precision`` leaves of the grids."""
+    test, dev = (sizes.test_prompts, sizes.test_rows), (sizes.dev_prompts, sizes.dev_rows)
+    for pool, (prompts, rows) in (("test", test), ("dev", dev)):
+        cells = usual_cells(study, pool, prompts, rows)
+        if cells == prompts * rows:
+            continue
+        grid = f"{cells:,} of the {prompts * rows:,} cells of a trial's {pool} grid are scored (tables.precision)"
+        if pool == "dev":
+            yield f"{grid}, the same for every trial"
+        else:
+            yield f"About {grid}: a pilot decides how many. The best {SCORED_WHOLE} trials are scored on all of them"
 
 
 # operations, time, memory -------------------------------------------------------------------------------------

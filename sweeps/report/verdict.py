@@ -229,8 +229,8 @@ def _sampling(evidence: Evidence) -> list[str]:
     study, found = evidence.study, []
     if study.scoring.sample < 1:
         found.append(
-            f"Rungs before the last score {100 * study.scoring.sample:g} % of the dev prompts x rows, the same cells for "
-            "every trial; the values there are estimates of what the whole grid would give."
+            f"Rungs before the last score {100 * study.scoring.sample:g} % of the dev prompts x rows, the same cells "
+            "for every trial; the values there are estimates of what the whole grid would give."
         )
     last = [list(evidence.objectives(e).values())[-1:] for e in evidence.drawn]
     part = {(o.n_cells, o.n_prompts * o.n_rows) for o in itertools.chain(*last) if o.n_cells < o.n_prompts * o.n_rows}

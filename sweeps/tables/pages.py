@@ -93,9 +93,10 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
         known = f"to {percent(HALF * max(errors))} points or less"
         yield (
             f"- {sum(is_sampled(r) for r in rows)} trials were scored on {' or '.join(f'{n:,}' for n in cells)} of the "
-            f"{of:,} cells of the test grid, the same for all of them; their numbers estimate what the whole grid would "
-            f"give, the mean {known} (95 %). The best two on the dev prompts were scored on every cell. Intervals hold "
-            "the sample's error; those of sampled trials are t intervals. Differences are on the cells that both have."
+            f"{of:,} cells of the test grid, the same for all of them; their numbers estimate what the whole grid "
+            f"would give, the mean {known} (95 %). The best two on the dev prompts were scored on every cell. "
+            "Intervals hold the sample's error; those of sampled trials are t intervals. Differences are on the cells "
+            "that both have."
         )
     yield "- std: over prompts, ddof 1, as observed. Its finite rows add noise; the next column takes that off."
     yield f"- Share of prompts: counts prompts {sign} {limits}."
