@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sweeps.driver.progress import Progress
-from sweeps.driver.test_stages import TestStages, trials_to_test
+from sweeps.driver.test_stages import GridStages, trials_to_test
 from sweeps.schedule.asha import Rungs
 from trainer.data.assets import Assets
 from trainer.measure.rung import RungReport
@@ -41,7 +41,7 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
-    stages = TestStages.of(study, store, assets)
+    stages = GridStages.of(study, store, assets)
     if progress.scores_test_pool:
         tested = trials_to_test(study, {t.id: t for t in trials}, decisions)
         if stages.next(tested, decisions):

@@ -8,7 +8,7 @@ from typing import Any
 from sweeps.driver.progress import Progress
 from sweeps.driver.session import start_fleet
 from sweeps.driver.test_pool import score_test_pool
-from sweeps.driver.test_stages import TestStages
+from sweeps.driver.test_stages import GridStages
 from sweeps.live.opening import Opening
 from sweeps.trials.load_content import Content
 from trainer.errors import BaseModelError
@@ -41,7 +41,7 @@ def sweep(
     if all(d.status == "failed" for d in progress.decisions.values()) and (why := fleet.unfit()):
         raise BaseModelError(why)
     if progress.scores_test_pool:
-        score_test_pool(progress, fleet, TestStages.of(study, progress.store, content.assets), heartbeat.beat)
+        score_test_pool(progress, fleet, GridStages.of(study, progress.store, content.assets), heartbeat.beat)
         heartbeat.publish()  # no trial is being tested any more
     from cluster.hosting.tensorboard import write_ends
 

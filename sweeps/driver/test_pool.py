@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from sweeps.driver.progress import BEAT_EVERY, QUIET_WRITE_EVERY, WRITE_EVERY, Progress
 from sweeps.driver.session import LOSSES
-from sweeps.driver.test_stages import TestJob, TestStages, trials_to_test
+from sweeps.driver.test_stages import GridJob, GridStages, trials_to_test
 from sweeps.study.precision import usual_cells
 from sweeps.trials.study_work import SCORED_WHOLE
 from trainer.trial import Trial
 
 
 def score_test_pool(
-    progress: Progress, fleet: Any, stages: TestStages, beat: Callable[[], None] = lambda: None
+    progress: Progress, fleet: Any, stages: GridStages, beat: Callable[[], None] = lambda: None
 ) -> None:
     """Score the test pool in Ray tasks that take the same share of an accelerator as a trial. Of a grid that is scored
     whole, trials that finished have scored it themselves. ``beat`` is called every few seconds."""
@@ -38,7 +38,7 @@ def score_test_pool(
         _score(progress, fleet, jobs, beat)
 
 
-def _expected(progress: Progress, stages: TestStages, tested: Sequence[str]) -> dict[str, int]:
+def _expected(progress: Progress, stages: GridStages, tested: Sequence[str]) -> dict[str, int]:
     """How many cells of each trial will have been scored at the end, as far as it is known by now."""
     decisions, grid = progress.decisions, (len(stages.assets.pools["test"]), len(stages.assets.rows["test"]))
     finished = [i for i in tested if decisions[i].status == "finished"]
@@ -47,7 +47,7 @@ def _expected(progress: Progress, stages: TestStages, tested: Sequence[str]) -> 
     return {i: stages.whole if i in best else cells for i in tested}
 
 
-def _score(progress: Progress, fleet: Any, jobs: Sequence[TestJob], beat: Callable[[], None]) -> None:
+def _score(progress: Progress, fleet: Any, jobs: Sequence[GridJob], beat: Callable[[], None]) -> None:
     import ray
 
     from cluster.hosting.gang import PlaceLostError

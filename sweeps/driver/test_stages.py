@@ -34,7 +34,7 @@ Scored = tuple[pa.Table, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class TestJob:
+class GridJob:
     trial: Trial
     step: int  # its last rung
     cells: int  # that its score file is to hold; 0: the whole grid at once
@@ -53,7 +53,7 @@ def trials_to_test(
 
 
 @dataclass
-class TestStages:
+class GridStages:
     store: Store
     assets: Assets
     wanted: Precision | None  # None: the whole grid at once
@@ -62,7 +62,7 @@ class TestStages:
     _pilots: dict[str, Pilot | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, study: Study, store: Store, assets: Assets) -> TestStages:
+    def of(cls, study: Study, store: Store, assets: Assets) -> GridStages:
         wanted = precision_of(study, "test", len(assets.pools["test"]), len(assets.rows["test"]))
         return cls(store, assets, wanted)
 
@@ -70,7 +70,7 @@ class TestStages:
     def whole(self) -> int:
         return len(self.assets.pools["test"]) * len(self.assets.rows["test"])
 
-    def next(self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]) -> list[TestJob]:
+    def next(self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]) -> list[GridJob]:
         """What is to be scored before anything else can be decided; empty when all is there."""
         scores = {t.id: self.store.read_scores(t.id, step, "test") for t, step in tested}
         self.found = {i: scored for i, scored in scores.items() if scored is not None}
@@ -83,9 +83,9 @@ class TestStages:
         self.cells = cells_for(pilots, self.wanted) if pilots else pilot
         return self._lacking(tested, self.cells) or self._lacking([*self._best(tested, decisions)], self.whole)
 
-    def _lacking(self, tested: Sequence[tuple[Trial, int]], cells: int) -> list[TestJob]:
+    def _lacking(self, tested: Sequence[tuple[Trial, int]], cells: int) -> list[GridJob]:
         return [
-            TestJob(trial, step, cells)
+            GridJob(trial, step, cells)
             for trial, step in tested
             if trial.id not in self.found or not is_scored(self.found[trial.id][1], cells)
         ]

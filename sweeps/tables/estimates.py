@@ -20,7 +20,7 @@ from trainer.trial import digest
 
 
 @dataclass(frozen=True)
-class TestEstimates:
+class TrialEstimates:
     cells: Floats  # [P, R]
     each: Floats  # [P] per prompt
     drawn: st.Replicates
@@ -29,15 +29,15 @@ class TestEstimates:
     errors: tuple[float, float] = (0.0, 0.0)  # standard errors against the whole grid's mean and std, if sampled
 
 
-def estimates(test: Grid, metric: str) -> TestEstimates:
+def estimates(test: Grid, metric: str) -> TrialEstimates:
     cells, each = metrics.cells(test, metric), metrics.per_prompt(test, metric)
     if test.seen is None:
         drawn = st.replicate(cells, st.resamples(*cells.shape, seed_of(test)))
-        return TestEstimates(cells, each, drawn, st.mean_test(cells, drawn)[0], st.std_interval(cells))
+        return TrialEstimates(cells, each, drawn, st.mean_test(cells, drawn)[0], st.std_interval(cells))
     found = metrics.grid_estimate(test, metric)
     mean, std = sampled.mean_test(found, len(test.rows))[0], sampled.std_interval(found)
     drawn = sampled.replicate(found, seed_of(test))
-    return TestEstimates(cells, each, drawn, mean, std, (found.mean_error, found.std_error))
+    return TrialEstimates(cells, each, drawn, mean, std, (found.mean_error, found.std_error))
 
 
 def difference(one: Grid, other: Grid, metric: str, cells: Floats, others: Floats) -> tuple[st.Estimate, float] | None:

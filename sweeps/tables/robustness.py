@@ -26,7 +26,7 @@ from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
 from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
-from sweeps.tables.estimates import TestEstimates, difference, estimates, mean_auc, seed_of
+from sweeps.tables.estimates import TrialEstimates, difference, estimates, mean_auc, seed_of
 from sweeps.tables.pages import groups_page, robustness_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
@@ -171,7 +171,7 @@ def _sample(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> Grid | None:
     return None
 
 
-def _columns(test: Grid, read: TestEstimates, settings: Settings) -> dict[str, Any]:
+def _columns(test: Grid, read: TrialEstimates, settings: Settings) -> dict[str, Any]:
     """The columns of one trial that follow from its test grid."""
     each, drawn, mean, std = read.each, read.drawn, read.mean, read.std
     summary = metrics.grid_objective(test, settings.metric, settings.std_weight)
