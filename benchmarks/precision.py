@@ -156,11 +156,11 @@ def claim_of(whole: Grid, wanted: Precision) -> dict[str, Any]:
     drawn = np.array([draw(whole, wanted, f"draw {k}") for k in range(DRAWS)])  # [draws, 7]
     n, off, half = drawn[:, 0], np.abs(drawn[:, 1:3]), (wanted.mean, wanted.std)
     share = float(n.mean()) / whole.correct.size
+    asked = " and ".join(f"{name} {100 * h:g}" for name, h in zip(("mean", "std"), half, strict=True) if h)
     print(
         f"{p} wordings x {r:,} rows, mean {100 * each.mean():.1f} %, std {100 * each.std(ddof=1):.1f} points; asked "
-        f"for {' and '.join(f'{name} {100 * h:g}' for name, h in zip(('mean', 'std'), half, strict=True) if h)} points: "
-        f"ours {n.mean():,.0f} cells ({n.min():,.0f} to {n.max():,.0f}), whole grid {whole.correct.size:,}: "
-        f"ratio {share:.3f}"
+        f"for {asked} points: ours {n.mean():,.0f} cells ({n.min():,.0f} to {n.max():,.0f}), whole grid "
+        f"{whole.correct.size:,}: ratio {share:.3f}"
     )
     met: dict[str, float] = {}
     for k, (name, h) in enumerate(zip(("mean", "std"), half, strict=True)):
