@@ -79,7 +79,7 @@ def test_the_std_of_three_prompts_is_refused(tmp_path: Path) -> None:
 
 def test_stages_and_arms_are_compared_on_whole_grids(tmp_path: Path) -> None:
     arms = "arms={a: {pool: many}, b: {pool: one}}"
-    with pytest.raises(StudyError, match=r"tables.precision cannot be combined with arms, which are compared on whole"):
+    with pytest.raises(StudyError, match="cannot be combined with arms, which are compared on whole grids"):
         study_with(tmp_path, "tables.precision={mean: 0.01}", arms)
     for one in (study_with(tmp_path, arms), study_with(tmp_path, arms, "tables.precision=whole")):
         assert precision_of(one, "test", 50, 10_000) is None
