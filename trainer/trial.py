@@ -164,6 +164,12 @@ class Trial:
         """12 hexadecimal digits, the same on every machine and for every order of fields."""
         return digest({"format": FORMAT, **_identity(self)})[:12]
 
+    @cached_property
+    def configuration(self) -> str:
+        """The id of the configuration: the trial without its seed. Trials that share it are replicates."""
+        found = {path: value for path, value in _identity(self).items() if path != "seed"}
+        return digest({"format": FORMAT, **found})[:12]
+
     def sample_at(self, rung: int, pool: str) -> tuple[float, int]:
         """Of ``pool``'s grid, what is scored at ``rung``: a share of its cells, and at most so many (0: no limit). How
         much of the test pool is scored is not the trial's to say: what it gives there does not depend on that."""

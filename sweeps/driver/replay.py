@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sweeps.driver.progress import Progress
 from sweeps.driver.test_stages import GridStages, trials_to_test
-from sweeps.schedule.asha import Rungs
+from sweeps.schedule.configurations import promotion
 from trainer.data.assets import Assets
 from trainer.measure.rung import RungReport
 from trainer.trial import Trial, rung_steps
@@ -18,7 +18,7 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
     study, store = progress.study, progress.store
     if not all(store.rungs(t.id, "dev") for t in trials):
         return None
-    rungs = Rungs(len(trials), study.scheduler.eta, len(study.scheduler.shares))
+    rungs = promotion(trials, study.scheduler.eta, len(study.scheduler.shares))
     todo = {t.id: (t, 0) for t in trials}
     reports = []
     while todo:
@@ -41,7 +41,7 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
-    stages = GridStages.of(study, store, assets)
+    stages = GridStages.of(study, store, assets, bool(progress.roles))
     if progress.scores_test_pool:
         tested = trials_to_test(study, {t.id: t for t in trials}, decisions)
         if stages.next(tested, decisions):

@@ -13,9 +13,8 @@ import pyarrow as pa
 
 from sweeps.driver.progress import BEAT_EVERY, QUIET_WRITE_EVERY, WRITE_EVERY, Progress
 from sweeps.driver.session import LOSSES
-from sweeps.driver.test_stages import GridJob, GridStages, trials_to_test
+from sweeps.driver.test_stages import GridJob, GridStages, by_objective, trials_to_test
 from sweeps.study.precision import usual_cells
-from sweeps.trials.study_work import SCORED_WHOLE
 from trainer.trial import Trial
 
 
@@ -34,17 +33,16 @@ def score_test_pool(
         if not jobs:
             return
         if stages.wanted is not None:
-            progress.live.expect_tests(_expected(progress, stages, [t.id for t, _ in tested]))
+            progress.live.expect_tests(_expected(progress, stages, tested))
         _score(progress, fleet, jobs, beat)
 
 
-def _expected(progress: Progress, stages: GridStages, tested: Sequence[str]) -> dict[str, int]:
+def _expected(progress: Progress, stages: GridStages, tested: Sequence[tuple[Trial, int]]) -> dict[str, int]:
     """How many cells of each trial will have been scored at the end, as far as it is known by now."""
-    decisions, grid = progress.decisions, (len(stages.assets.pools["test"]), len(stages.assets.rows["test"]))
-    finished = [i for i in tested if decisions[i].status == "finished"]
-    best = sorted(finished, key=lambda i: (-(decisions[i].objective or 0.0), i))[:SCORED_WHOLE]
+    grid = len(stages.assets.pools["test"]), len(stages.assets.rows["test"])
+    best = {t.id for found in by_objective(tested, progress.decisions)[: stages.best] for t, _ in found}
     cells = stages.cells or usual_cells(progress.study, "test", *grid)
-    return {i: stages.whole if i in best else cells for i in tested}
+    return {t.id: stages.whole if t.id in best else cells for t, _ in tested}
 
 
 def _score(progress: Progress, fleet: Any, jobs: Sequence[GridJob], beat: Callable[[], None]) -> None:

@@ -3,7 +3,8 @@
 A grid that is scored whole is scored at once. Else it goes in stages (``trainer.measure.precision``), the same cells
 for all trials, so that their differences are paired: the pilot; then so many cells that every trial's mean and std
 have the half-widths of ``tables.precision``, which is the largest of the sizes that the trials' pilots ask for; then
-the whole grid for the two best trials by the dev objective, which the report compares. A degenerate trial, which gives
+the whole grid for all seeds of the two best configurations by the dev objective, which the report compares. Where fresh
+seeds confirm the search (``confirm``), those are scored whole, and none of the search. A degenerate trial, which gives
 one answer nearly always, has no part in the size: nobody reads its numbers. What is next follows from the score files
 alone, so a resumed run and one that is replayed without Ray come to the same cells.
 """
@@ -52,19 +53,36 @@ def trials_to_test(
     ]
 
 
+def by_objective(
+    tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
+) -> list[list[tuple[Trial, int]]]:
+    """The configurations of which all seeds have finished, by the mean of their dev objectives, the best first."""
+    members: dict[str, list[tuple[Trial, int]]] = {}
+    for trial, step in tested:
+        members.setdefault(trial.configuration, []).append((trial, step))
+    whole = [found for found in members.values() if all(decisions[t.id].status == "finished" for t, _ in found)]
+
+    def place(found: list[tuple[Trial, int]]) -> tuple[float, str]:
+        return -sum(decisions[t.id].objective or 0.0 for t, _ in found) / len(found), found[0][0].id
+
+    return sorted(whole, key=place)
+
+
 @dataclass
 class GridStages:
     store: Store
     assets: Assets
     wanted: Precision | None  # None: the whole grid at once
+    best: int = SCORED_WHOLE  # configurations that are scored whole at the end
     found: dict[str, Scored] = field(default_factory=dict)  # by trial, as read last
     cells: int = 0  # of every trial's sample; 0 while its size is not known
     _pilots: dict[str, Pilot | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, study: Study, store: Store, assets: Assets) -> GridStages:
+    def of(cls, study: Study, store: Store, assets: Assets, confirming: bool = False) -> GridStages:
+        """``confirming``: of the fresh seeds of ``confirm``."""
         wanted = precision_of(study, "test", len(assets.pools["test"]), len(assets.rows["test"]))
-        return cls(store, assets, wanted)
+        return cls(store, assets, wanted, SCORED_WHOLE if study.confirm is None or confirming else 0)
 
     @property
     def whole(self) -> int:
@@ -93,15 +111,15 @@ class GridStages:
     def _best(
         self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
     ) -> Iterator[tuple[Trial, int]]:
-        """The best by the dev objective, as ``sweeps.tables.winner`` orders them."""
-        finished = [(t, step) for t, step in tested if decisions[t.id].status == "finished"]
-        finished.sort(key=lambda one: (-(decisions[one[0].id].objective or 0.0), one[0].id))
-        left = SCORED_WHOLE
-        for trial, step in finished:
-            dev = self.store.read_scores(trial.id, step, "dev")
-            if left and dev is not None and not self._is_degenerate(trial, dev):
+        """All seeds of the best configurations by the dev objective, as ``sweeps.tables.winner`` orders them."""
+        left = self.best
+        for members in by_objective(tested, decisions):
+            if left == 0:
+                return
+            dev = [self.store.read_scores(trial.id, step, "dev") for trial, step in members]
+            if not any(d is None or self._is_degenerate(t, d) for (t, _), d in zip(members, dev, strict=True)):
                 left -= 1
-                yield trial, step
+                yield from members
 
     def _is_degenerate(self, trial: Trial, dev: Scored) -> bool:
         return _grid(trial, dev).degenerate or _grid(trial, self.found[trial.id]).degenerate

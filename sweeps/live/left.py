@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sweeps.live.rows import OVER, TrialRow
 from sweeps.schedule.asha import number_to_come
-from sweeps.trials.study_work import SCORED_WHOLE, StudyWork
+from sweeps.trials.study_work import StudyWork
 from trainer.work import TrialGrid, WorkDone
 
 ENOUGH = 5  # ticks of one number of trials after which their mean is taken, and no line through those of others
@@ -121,7 +121,7 @@ def _samples_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone, t
     if not tests:
         unfit = sum(row.state == "failed" or is_nan(row) for row in rows)
         trials = max(0, min(work.tested, work.quotas[0] - unfit))
-        best = min(SCORED_WHOLE, trials)
+        best = min(work.best, trials)
         return Part((), (*[Work(test=work.whole_tests)] * best, *[Work(test=work.test_cells)] * (trials - best)))
     begun, to_come = [], []
     for row in rows:

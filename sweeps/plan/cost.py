@@ -13,12 +13,13 @@ from typing import Any
 
 from sweeps.display.text import size
 from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
+from sweeps.schedule.asha import rung_quotas
 from sweeps.search.points import Domain, combinations
 from sweeps.study.precision import usual_cells
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
-from sweeps.trials.study_work import SCORED_WHOLE, study_work
+from sweeps.trials.study_work import SCORED_WHOLE, StudyWork, seeds_each, study_work
 from trainer.measure import design
 from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
@@ -86,6 +87,7 @@ class Plan:
     model: ModelSize
     notes: tuple[str, ...] = field(default=())
     unsampled: int = 0  # dev passes if every rung scored the whole grid
+    confirming: int = 0  # trials with fresh seeds, after the search
 
     @property
     def seconds(self) -> float:
@@ -107,7 +109,9 @@ def plan(
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
     ends = _mean_rungs(study, sizes.train_rows)
     shares = study.scheduler.shares
-    work = study_work(study, trials, (sizes.dev_prompts, sizes.dev_rows), (sizes.test_prompts, sizes.test_rows))
+    grids = (sizes.dev_prompts, sizes.dev_rows), (sizes.test_prompts, sizes.test_rows)
+    work = study_work(study, trials, *grids, seeds=seeds_each(study))
+    fresh = count_confirming(study, work.quotas[-1])
     length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
     per_step = study.training.batch_size * study.training.accumulation * length
     grid, test = sizes.dev_prompts * sizes.dev_rows, sizes.test_prompts * sizes.test_rows
@@ -115,13 +119,15 @@ def plan(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
     )
-    tokens, passes = sum(r.tokens for r in rungs), sum(r.passes for r in rungs)
+    tokens = sum(r.tokens for r in rungs) + fresh * steps * per_step
+    passes = sum(r.passes for r in rungs) + fresh * work.dev_cells[-1]
+    tests = work.all_test_cells(work.tested) + _confirming_cells(study, work, fresh)
     chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
     return Plan(
         name=study.name,
         trials=trials,
         rungs=rungs,
-        cost=_cost(study, sizes, model, tokens, passes, work.all_test_cells(work.tested)),
+        cost=_cost(study, sizes, model, tokens, passes, tests),
         full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * test),
         rate=chosen,
         rate_source=source,
@@ -129,7 +135,8 @@ def plan(
         sizes=sizes,
         model=model,
         notes=(*_notes(study, sizes, trials), *_quantized(study, model)),
-        unsampled=sum(r.trials for r in rungs) * grid,
+        unsampled=(sum(r.trials for r in rungs) + fresh) * grid,
+        confirming=fresh,
     )
 
 
@@ -140,6 +147,19 @@ def count_trials(study: Study) -> int:
     if study.search.trials is not None:
         return study.search.trials
     return combinations(axes_of(study)) or 0  # a grid has no ranges
+
+
+def count_confirming(study: Study, finishing: int) -> int:
+    """Trials that ``confirm`` adds, where so many finish the search."""
+    if study.confirm is None:
+        return 0
+    return min(study.confirm.top, -(-finishing // seeds_each(study))) * study.confirm.n_seeds
+
+
+def _confirming_cells(study: Study, work: StudyWork, fresh: int) -> int:
+    """Cells of the test grid that the trials of ``confirm`` score."""
+    whole = min(fresh, SCORED_WHOLE * study.confirm.n_seeds) if study.confirm is not None and work.whole_tests else 0
+    return whole * work.whole_tests + (fresh - whole) * work.test_cells
 
 
 def mean_steps(study: Study, train_rows: int) -> float:
@@ -175,6 +195,14 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: at least {design.LEAST} a prompt")
     notes += _of_samples(study, sizes)
+    if study.confirm is not None:
+        seeds = seeds_each(study)
+        last = rung_quotas(-(-trials // seeds), study.scheduler.eta, len(study.scheduler.shares))[-1]
+        if last < study.confirm.top:
+            notes.append(
+                f"confirm.top = {study.confirm.top}, and the search trains {last} to the end: only so many are "
+                "confirmed. Give fewer rungs, or a smaller scheduler.eta or confirm.top"
+            )
     if study.scheduler.name == "asha":
         if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
             notes.append(
@@ -198,7 +226,7 @@ def _of_samples(study: Study, sizes: DataSizes) -> Iterator[str]:
         if pool == "dev":
             yield f"{grid}, the same for every trial"
         else:
-            yield f"About {grid}: a pilot decides how many. The best {SCORED_WHOLE} trials are scored on all of them"
+            yield f"About {grid}: a pilot decides how many. The best {SCORED_WHOLE} configurations are scored on all"
 
 
 # operations, time, memory -------------------------------------------------------------------------------------

@@ -16,20 +16,26 @@ tests/sweeps/statistics/test_sampled.py measures the coverage. The same cells al
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
 from sweeps.statistics import intervals as st
+from sweeps.statistics.seeds import Component
 from trainer.measure.estimate import GridEstimate
 from trainer.measure.grid import Floats
 
 
-def mean_test(found: GridEstimate, rows: int, bounded: bool = True) -> tuple[st.Estimate, float]:
+def mean_test(
+    found: GridEstimate, rows: int, bounded: bool = True, seeds: Sequence[Component] = ()
+) -> tuple[st.Estimate, float]:
     """The mean for new prompts and rows with its interval, and the two-sided p-value that it is 0; as ``mean_test`` of
-    whole grids. ``rows``: that were met."""
+    whole grids. ``rows``: that were met. ``seeds``: what the luck of the seeds adds to the variance, where ``found`` is
+    of an average over seeds. Part of it is in the average's prompts and rows as well and is counted twice, which makes
+    the interval a little too long."""
     limits, p = st.SHARE if bounded else st.CHANGE, len(found.unbiased)
-    parts = _parts(found, rows)
+    parts = [*_parts(found, rows), *((c.value, c.df) for c in seeds)]
     variance = sum(part for part, _ in parts)
     if variance == 0.0:
         slack = 1.0 - ((1.0 - st.LEVEL) / 2.0) ** (1.0 / rows) if bounded else 0.0

@@ -13,6 +13,7 @@ from sweeps.display.text import shown
 from sweeps.statistics import intervals as st
 from sweeps.statistics import sampled
 from sweeps.tables.columns import Settings, bounds
+from sweeps.tables.configurations import SEARCH
 from trainer.measure.estimate import estimate_grid
 from trainer.measure.grid import Floats, Grid
 from trainer.trial import AXES
@@ -50,6 +51,8 @@ class Groups:
     def of_trials(cls, trials: Sequence[Mapping[str, Any]]) -> Groups:
         groups = cls()
         for trial in trials:
+            if trial.get("role", SEARCH) != SEARCH:
+                continue  # only the best configurations have fresh seeds
             for key in _values(trial):
                 group = groups.by_value.setdefault(key, Group())
                 group.n_trials += 1
@@ -65,6 +68,8 @@ class Groups:
         sample: Grid | None = None,
     ) -> None:
         """Add a trial; ``summands`` is None if the trial is not averaged."""
+        if trial.get("role", SEARCH) != SEARCH:
+            return
         for key in _values(trial):
             group = self.by_value[key]
             group.remaining -= 1

@@ -28,13 +28,14 @@ class Settings:
     std_weight: float
     thresholds: tuple[float, ...]
     strict: bool
+    confirms: bool = False  # the winner is chosen by fresh seeds
     sampled: bool = False  # whether a large test grid is sampled
 
     @classmethod
     def of(cls, study: Study) -> Settings:
         tables, weight = study.tables, study.objective.std_weight
-        sampled = may_sample(study)
-        return cls(study.task.metric, weight, tuple(tables.thresholds), tables.strict, sampled)
+        thresholds, confirms = tuple(tables.thresholds), study.confirm is not None
+        return cls(study.task.metric, weight, thresholds, tables.strict, confirms, may_sample(study))
 
     @functools.cached_property
     def columns(self) -> list[str]:
@@ -53,7 +54,7 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     tops = settings.top_names()
     quantiles = [f"q{round(100 * q):02d}" for q in st.QUANTILES]
     numbers = ["mean", "std", "min", *tops]
-    numbers_after = ["test_objective", "std_corrected"]
+    numbers_after = ["test_objective", "std_corrected", "std_average", "seed_std"]
     numbers_after += [f"{s}_{side}" for s in ("mean", "std", "min", *tops) for side in ("low", "high")]
     numbers_after += quantiles + [f"{q}_{side}" for q in quantiles for side in ("low", "high")]
     numbers_after += ["accuracy", "macro_f1", "roc_auc", "parse_fail_rate", "top_label_share"]
@@ -65,12 +66,23 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     f = pa.float64()
     columns: list[tuple[str, pa.DataType]] = [("trial_id", pa.string())]
     columns += [("n_prompts", pa.int32()), ("n_rows", pa.int32())]
-    columns += [(n, f) for n in numbers] + [("metric", pa.string())] + [(n, f) for n in numbers_after]
+    columns += [(n, f) for n in numbers] + [("metric", pa.string())]
+    columns += [("configuration", pa.string()), ("n_seeds", pa.int32())] + [(n, f) for n in numbers_after]
     columns += [("n_cells", pa.int64())]
     columns += [("degenerate", pa.bool_()), ("winner", pa.bool_()), ("rank", pa.int32())] + [(n, f) for n in compared]
     columns += [("status", pa.string()), ("rung", pa.int32()), ("reason", pa.string())]
-    columns += [("seconds", f), ("tokens", pa.int64())]
+    columns += [("seconds", f), ("tokens", pa.int64()), ("speaks_of", pa.string()), ("seeds", pa.string())]
     return pa.schema(columns + [(a, _type([t.get(a) for t in trials])) for a in AXES])
+
+
+OF_CONFIGURATIONS = ("n_seeds", "std_average", "seed_std", "winner", "rank", "speaks_of", "seeds")
+
+
+def trial_schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    """Columns of tables/trials: those of the robustness table that belong to one trial, and the trial's role."""
+    whole = schema(settings, trials)
+    kept = [f for f in whole if f.name not in OF_CONFIGURATIONS and not f.name.startswith(("diff_", "p_"))]
+    return pa.schema([*kept, pa.field("role", pa.string())])
 
 
 def _type(values: Sequence[Any]) -> pa.DataType:

@@ -10,8 +10,9 @@ import pyarrow as pa
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
 from sweeps.tables.columns import Settings, answer_marks, is_sampled, unread_share
+from sweeps.tables.configurations import seed_note
 from sweeps.tables.winner import why_no_winner
-from trainer.measure.estimate import Z as HALF
+from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
@@ -19,17 +20,39 @@ from trainer.trial import AXES
 def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
     """``said``: what is to be known of the files that the table was made from."""
     rows = table.to_pylist()
-    axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
+    axes = _axes(rows)
     tops = settings.top_names()
     sign = ">" if settings.strict else "≥"
-    head = ["rank", "trial", *axes, f"{_title(settings)}, mean", "std", "std, noise removed", "worst prompt"]
+    several = any(r["n_seeds"] > 1 for r in rows)
+    head = [
+        "rank",
+        "configuration" if several else "trial",
+        *(["seeds"] if several else []),
+        *axes,
+        f"{_title(settings)}, mean",
+        "std",
+        "std, noise removed",
+        "worst prompt",
+    ]
+    head += ["std between seeds"] if several else []
     head += [f"prompts {sign} {100 * x:g} %" for x in settings.thresholds]
     head += ["dev objective", "difference to best", "status"]
-    lines = ["# Robustness over unseen prompts", "", *markdown_rows(head, [_cells_of(r, axes, tops) for r in rows]), ""]
+    lines = [
+        "# Robustness over unseen prompts",
+        "",
+        *markdown_rows(head, [_cells_of(r, axes, tops, several) for r in rows]),
+        "",
+    ]
     return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in said), *_notes(rows, settings)]) + "\n"
 
 
-def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) -> list[str]:
+def _axes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The axes that differ between rows of tables/robustness."""
+    several = any(r["n_seeds"] > 1 for r in rows)
+    return [a for a in AXES if len({r[a] for r in rows}) > 1 and not (several and a == "seed")]
+
+
+def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str], several: bool) -> list[str]:
     status, reason = row["status"] or "", row["reason"] if row["status"] in ("failed", "stopped") else ""
     ended = [reason] if reason and reason.startswith(status) else [status, reason or ""]  # most reasons begin with it
     marks = [*ended, "**winner**" if row["winner"] else "", *answer_marks(row, "degenerate")]
@@ -39,14 +62,17 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) 
         gap = column_with_interval(row, "diff_best", signed=True)
     gap += "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     dev = "" if row["dev_objective"] is None else f"{percent(row['dev_objective'])} ± {percent(row['dev_stderr'])}"
+    name = row["configuration"] if several else row["trial_id"]
     return [
         str(row["rank"] or "-"),
-        f"**{row['trial_id']}**" if row["winner"] else row["trial_id"],
+        f"**{name}**" if row["winner"] else name,
+        *([row["seeds"]] if several else []),
         *("" if row[a] is None else shown(row[a]) for a in axes),
         column_with_interval(row, "mean"),
         percent(row["std"]),
         with_interval(row["std_corrected"], row["std_low"], row["std_high"]),
         column_with_interval(row, "min"),
+        *([percent(row["seed_std"])] if several else []),
         *(column_with_interval(row, t) for t in tops),
         dev,
         gap,
@@ -67,7 +93,10 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
     weight = f"{settings.std_weight:g}"
     ended = f"{stopped} cut early by the scheduler, {failed} failed, {degenerate} degenerate"
     ended += f", {unread} whose answers could not be read" if unread else ""
-    yield f"- {len(rows)} trials: {ended}. Scored on {grid}."
+    counted_as = "trials" if all(r["n_seeds"] == 1 for r in rows) else "configurations (trials without their seed)"
+    yield f"- {len(rows)} {counted_as}: {ended}. Scored on {grid}."
+    if note := seed_note(rows):
+        yield f"- {note}"
     yield "- All numbers are percent here, fractions of 1 in the csv and parquet files."
     if any(r["winner"] for r in rows):
         yield (
@@ -86,17 +115,15 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
         "design effect. Worst prompt: two-way bootstrap, for as many new prompts and rows; the intervals of std and "
         "worst prompt are too short where most prompts sit at the ceiling and a few fall far below."
     )
-    if any(is_sampled(r) for r in rows):
-        cells = sorted({r["n_cells"] for r in rows if is_sampled(r)})
-        of = max(r["n_prompts"] * r["n_rows"] for r in rows if is_sampled(r))
-        errors = [r["mean_sampling"] for r in rows if is_sampled(r)]
-        known = f"to {percent(HALF * max(errors))} points or less"
+    if part := [r for r in rows if is_sampled(r)]:
+        cells = " or ".join(f"{n:,}" for n in sorted({r["n_cells"] for r in part}))
+        of = max(r["n_prompts"] * r["n_rows"] for r in part)
         yield (
-            f"- {sum(is_sampled(r) for r in rows)} trials were scored on {' or '.join(f'{n:,}' for n in cells)} of the "
-            f"{of:,} cells of the test grid, the same for all of them; their numbers estimate what the whole grid "
-            f"would give, the mean {known} (95 %). The best two on the dev prompts were scored on every cell. "
-            "Intervals hold the sample's error; those of sampled trials are t intervals. Differences are on the cells "
-            "that both have."
+            f"- {len(part)} {counted_as} were scored on {cells} of the {of:,} cells of the test grid, the same for all "
+            "of them; their numbers estimate what the whole grid would give, the mean to "
+            f"{percent(Z * max(r['mean_sampling'] for r in part))} points or less (95 %). The best two on the dev "
+            "prompts were scored on every cell; with `confirm`, the best two confirmed. Intervals hold the sample's "
+            "error; those of samples are t intervals. Differences are on the cells that both have."
         )
     yield "- std: over prompts, ddof 1, as observed. Its finite rows add noise; the next column takes that off."
     yield f"- Share of prompts: counts prompts {sign} {limits}."
@@ -115,6 +142,28 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
             f"than {100 * DEGENERATE_SHARE:g} % of them is never ranked, never the winner: raise "
             "scoring.max_new_tokens if its answers are cut off, else train longer."
         )
+
+
+def trials_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
+    """The trials of every configuration, each by itself."""
+    rows = table.to_pylist()
+    axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
+    fresh = any(r["role"] != "search" for r in rows)
+    head = ["trial", "configuration", *axes, *(["role"] if fresh else []), f"{_title(settings)}, mean", "std"]
+    head += ["worst prompt", "dev objective", "status"]
+    body = [
+        [r["trial_id"], r["configuration"], *("" if r[a] is None else shown(r[a]) for a in axes)]
+        + ([r["role"]] if fresh else [])
+        + [column_with_interval(r, "mean"), percent(r["std"]), column_with_interval(r, "min")]
+        + [percent(r["dev_objective"]), ", ".join([r["status"] or "", *answer_marks(r, "degenerate")])]
+        for r in rows
+    ]
+    notes = [
+        *(f"- {markdown_text(n)}" for n in said),
+        "- One row per fine-tune. Its intervals are for new prompts and new rows, and speak of this fine-tune alone; "
+        "tables/robustness speaks of configurations.",
+    ]
+    return "\n".join(["# Trials", "", *markdown_rows(head, body), "", *notes]) + "\n"
 
 
 def groups_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:

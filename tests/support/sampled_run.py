@@ -24,8 +24,14 @@ from trainer.work import extended, is_scored, span_of
 
 LABELS = ("no", "yes")
 STEP = 6
-TRIALS = tuple(trial(seed) for seed in range(5))
+TRIALS = tuple(trial(0, lr=0.01 / k) for k in range(1, 6))
 CONSTANT = TRIALS[4]  # answers no, whatever is asked
+SEEDED = tuple(trial(seed, lr=0.01 / k) for k in (1, 2, 3, 4) for seed in (0, 2))  # two of each configuration
+
+
+def place(of: Trial) -> int:
+    """0 for the best configuration, 1 for the next."""
+    return round(0.01 / of.optimization.lr) - 1
 
 
 def assets(prompts: int, rows: int) -> Assets:
@@ -54,9 +60,10 @@ class Simulated:
         """[P, R] whether the trial is right."""
         p, r = len(self.assets.pools[pool]), len(self.assets.rows[pool])
         shared = np.random.default_rng([p, r])
-        own = np.random.default_rng([p, r, of.seed])
+        own = np.random.default_rng([p, r, place(of), of.seed])
         latent = shared.standard_normal((1, r)) + 0.3 * shared.standard_normal((p, 1))
-        right = 1.3 - 0.2 * of.seed + latent + own.standard_normal((p, r)) > 0
+        luck = 0.1 * own.standard_normal() + 0.1 * own.standard_normal((p, 1))
+        right = 1.3 - 0.2 * place(of) + luck + latent + own.standard_normal((p, r)) > 0
         constant = np.array([row.label == "no" for row in self.assets.rows[pool]])
         found: Floats = np.broadcast_to(constant, (p, r)) if of == CONSTANT else right
         return found
@@ -106,7 +113,7 @@ class Simulated:
 
 def decisions_of(trials: Sequence[Trial]) -> dict[str, Decision]:
     """All finished, the first the best."""
-    return {t.id: Decision("finish", "", 0, STEP, 0.9 - 0.1 * t.seed) for t in trials}
+    return {t.id: Decision("finish", "", 0, STEP, 0.9 - 0.1 * place(t) - 0.02 * t.seed) for t in trials}
 
 
 def score_in_stages(

@@ -150,26 +150,35 @@ def only(scores: Grid, seen: NDArray[np.bool_]) -> Grid:
     )
 
 
-def shared(one: Grid, other: Grid) -> tuple[Grid, Grid] | None:
-    """Both on the cells that both have, so that their differences are paired; None where prompts or pools differ, or
-    where no cells of some prompt are in both."""
+@dataclass(frozen=True)
+class SharedCells:
+    """The cells that two grids of the same prompts and pool have both. ``rows`` are places in the first one's rows, and
+    ``others`` those of the same rows in the other's."""
+
+    rows: Ints
+    others: Ints
+    seen: NDArray[np.bool_] | None  # [P, rows]; None: all, of whole grids
+
+
+def shared_cells(one: Grid, other: Grid) -> SharedCells | None:
+    """None where prompts or pools differ, or where some prompt has no cell in both."""
     if one.prompts != other.prompts or one.n_rows != other.n_rows:
         return None
+    every = np.arange(len(one.rows))
     if one.seen is None and other.seen is None:
-        return (one, other) if one.rows == other.rows else None
-    at = [{row: j for j, row in enumerate(grid.rows)} for grid in (one, other)]
-    rows = [row for row in one.rows if row in at[1]]
-    places = [[where[row] for row in rows] for where in at]
-    masks = [np.ones(g.correct.shape, bool) if g.seen is None else g.seen for g in (one, other)]
-    both = masks[0][:, places[0]] & masks[1][:, places[1]]
-    if not both.any(axis=1).all():
+        return SharedCells(every, every, None) if one.rows == other.rows else None
+    place = {row: j for j, row in enumerate(other.rows)}
+    rows = np.array([j for j in every if one.rows[j] in place], np.int64)
+    others = np.array([place[one.rows[j]] for j in rows], np.int64)
+    parts = [
+        np.ones((len(one.prompts), len(at)), bool) if grid.seen is None else grid.seen[:, at]
+        for grid, at in ((one, rows), (other, others))
+    ]
+    seen = parts[0] & parts[1]
+    met = seen.any(axis=0)
+    if not seen.any(axis=1).all():
         return None
-    found = []
-    for grid, place in zip((one, other), places, strict=True):
-        seen = np.zeros(grid.correct.shape, bool)
-        seen[:, place] = both
-        found.append(only(grid, seen))
-    return found[0], found[1]
+    return SharedCells(rows[met], others[met], seen[:, met])
 
 
 def _refuse_unbalanced(found: NDArray[np.bool_], prompts: Sequence[str], sample: Mapping[str, int], where: str) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sampled_run import CONSTANT, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
+from sampled_run import CONSTANT, SEEDED, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
 
-from sweeps.driver.test_stages import GridStages
+from sweeps.driver.test_stages import GridStages, by_objective
 from trainer.measure import metrics
 from trainer.measure.grid import Grid, read_grid
 from trainer.measure.precision import Precision, cells_for, read_pilot
@@ -72,6 +72,27 @@ def test_a_degenerate_trial_neither_decides_the_size_nor_is_scored_whole(simulat
     decisions[CONSTANT.id] = dataclasses.replace(decisions[CONSTANT.id], objective=2.0)  # the best on the dev prompts
     stages = score_in_stages(simulated, WANTED, decisions)
     assert [j.trial for j in stages[-1]] == list(TRIALS[:2])
+
+
+def test_all_seeds_of_the_best_two_configurations_are_scored_whole(tmp_path: Path) -> None:
+    simulated = Simulated(Store.open(tmp_path), assets(P, R))
+    simulated.on_dev(SEEDED)
+    stages = score_in_stages(simulated, WANTED, decisions_of(SEEDED), SEEDED)
+    assert [j.trial for j in stages[-1]] == list(SEEDED[:4])
+    decisions = decisions_of(SEEDED)
+    decisions[SEEDED[1].id] = dataclasses.replace(decisions[SEEDED[1].id], action="stop")  # a seed of the best one
+    tested = [(t, STEP) for t in SEEDED]
+    ranked = [[t for t, _ in found] for found in by_objective(tested, decisions)]
+    assert ranked == [list(SEEDED[k : k + 2]) for k in (2, 4, 6)]
+
+
+def test_where_fresh_seeds_confirm_the_search_is_not_scored_whole(simulated: Simulated) -> None:
+    tested, decisions = [(t, STEP) for t in TRIALS], decisions_of(TRIALS)
+    while jobs := GridStages(simulated.store, simulated.assets, WANTED, best=0).next(tested, decisions):
+        for job in jobs:
+            simulated.work(job)
+    assert len({grid(simulated, t).n_cells for t in TRIALS}) == 1
+    assert grid(simulated, TRIALS[0]).n_cells < P * R
 
 
 def test_where_it_was_stopped_it_goes_on_with_the_same_cells(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sampled_run import CONSTANT, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
+from sampled_run import CONSTANT, SEEDED, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
 from tiny_run import write_trials
 
 from sweeps.run_folder.reading import RunFolder
@@ -18,6 +18,7 @@ from trainer.measure.precision import Precision
 from trainer.store import Store
 
 P, R = 12, 900
+SETTINGS = Settings("accuracy", 1.0, (0.7, 0.8), True, sampled=True)
 Z = 1.96
 
 
@@ -30,11 +31,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[RunFolder,
         simulated.on_dev(TRIALS)
         score_in_stages(simulated, wanted, decisions_of(TRIALS))
         write_trials(simulated.store, TRIALS)
-        run, settings = RunFolder(simulated.store), Settings("accuracy", 1.0, (0.7, 0.8), True, sampled=True)
-        table, groups = tables.make_tables(run, settings)
-        rows = {r["trial_id"]: r for r in table.to_pylist()}
-        found[name] = (run, rows, {(r["axis"], r["value"]): r for r in groups.to_pylist()})
-        (Path(simulated.store.root) / "page.md").write_text(robustness_page(table, settings))
+        run = RunFolder(simulated.store)
+        table = tables.make_tables(run, SETTINGS)
+        rows = {r["trial_id"]: r for r in table.robustness.to_pylist()}
+        found[name] = (run, rows, {(r["axis"], r["value"]): r for r in table.groups.to_pylist()})
+        (Path(simulated.store.root) / "page.md").write_text(robustness_page(table.robustness, SETTINGS))
     return found
 
 
@@ -95,7 +96,7 @@ def test_differences_are_paired_on_the_cells_that_both_have(made: Any) -> None:
 def test_groups_are_averaged_on_the_cells_of_the_sample(made: Any) -> None:
     """Also over trials of which some were scored whole; the constant trial is in none."""
     whole, sampled = made["whole"][2], made["sampled"][2]
-    for key in (("pool", "many"), ("seed", "0"), ("seed", "3")):
+    for key in (("pool", "many"), ("lr", "0.01"), ("lr", "0.003333")):
         row, other = sampled[key], whole[key]
         assert row["n_averaged"] == other["n_averaged"] > 0
         assert row["mean"] == pytest.approx(other["mean"], abs=0.025)
@@ -107,8 +108,35 @@ def test_groups_are_averaged_on_the_cells_of_the_sample(made: Any) -> None:
 
 def test_the_same_folder_gives_the_same_table(made: Any) -> None:
     run = RunFolder(made["sampled"][0].store)
-    again, _ = tables.make_tables(run, Settings("accuracy", 1.0, (0.7, 0.8), True, sampled=True))
+    again = tables.make_tables(run, SETTINGS).robustness
     assert {r["trial_id"]: r for r in again.to_pylist()} == made["sampled"][1]
-    one = tables.of_one_trial(run, TRIALS[3].id, Settings("accuracy", 1.0, (0.7, 0.8), True))
+    one = tables.of_one_trial(run, TRIALS[3].id, SETTINGS)
     assert one["mean_low"] == made["sampled"][1][TRIALS[3].id]["mean_low"]
     assert run.last_rung(TRIALS[3].id, "test").step == STEP  # type: ignore[union-attr]
+
+
+def test_configurations_with_several_seeds_are_estimated_on_the_cells_of_all(tmp_path: Path) -> None:
+    """Means, differences and the spread between seeds are near those of whole grids; intervals are for new seeds."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, wanted in (("whole", None), ("sampled", Precision(0.015))):
+        simulated = Simulated(Store.open(tmp_path / name), assets(P, R))
+        simulated.on_dev(SEEDED)
+        score_in_stages(simulated, wanted, decisions_of(SEEDED), SEEDED)
+        write_trials(simulated.store, SEEDED)
+        table = tables.make_tables(RunFolder(simulated.store), SETTINGS)
+        found[name] = {row["configuration"]: row for row in table.robustness.to_pylist()}
+    sampled = [name for name, row in found["sampled"].items() if is_sampled(row)]
+    assert len(sampled) == 2
+    for name, row in found["sampled"].items():
+        other = found["whole"][name]
+        assert (row["n_seeds"], row["speaks_of"]) == (2, "settings")
+        assert row["mean"] == pytest.approx(other["mean"], abs=0.02)
+        assert row["seed_std"] == pytest.approx(other["seed_std"], abs=0.015)
+        for column in ("mean", "std", "min"):
+            width, of_whole = (r[f"{column}_high"] - r[f"{column}_low"] for r in (row, other))
+            assert 0.5 * of_whole < width < 3 * of_whole, column
+        if name in sampled:
+            assert row["std_average"] is None
+            assert row["mean_sampling"] > 0
+            assert row["diff_best"] == pytest.approx(other["diff_best"], abs=0.02)
+            assert row["diff_best_low"] < other["diff_best"] < row["diff_best_high"]
