@@ -1,6 +1,6 @@
 """A sampled test grid against the whole one: SmolLM2, tuned on SST-2, under 20 wordings x 1,821 sentences.
 
-    python benchmarks/precision.py [--out FOLDER] [--minutes 8] [--json FILE] [--quick]
+    python benchmarks/precision.py [--out FOLDER] [--model FOLDER] [--minutes 8] [--json FILE] [--quick]
 
 The trial is trained and its whole grid scored once, wording by wording, into FOLDER. After ``--minutes`` the command
 ends, and the next start goes on with what is missing (36,420 cells take about an hour on one core). When all is
@@ -59,11 +59,12 @@ LABELS = ("no", "yes")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DEFAULT.with_name("precision"), help="what is kept between starts")
+    parser.add_argument("--model", type=Path, default=DEFAULT, help="SmolLM2's folder; made where it is not there")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no new part is begun (default: 8)")
     parser.add_argument("--json", type=Path, help="write the claims here")
     parser.add_argument("--quick", action="store_true", help="a simulated model's answers: does it run")
     args = parser.parse_args()
-    whole = simulated() if args.quick else recorded(args.out, args.minutes)
+    whole = simulated() if args.quick else recorded(args.out, args.model, args.minutes)
     if whole is None:
         return
     claims = [claim_of(whole, wanted) for wanted in (Precision(0.01), Precision(0.01, 0.015))]
@@ -75,11 +76,11 @@ def main() -> None:
 # the whole grid ---------------------------------------------------------------------------------------------------
 
 
-def recorded(out: Path, minutes: float) -> Grid | None:
+def recorded(out: Path, model: Path, minutes: float) -> Grid | None:
     """The answers of the tuned model to the whole grid, as far as they are not in ``out`` made now, part by part; None
     where time is over."""
     end = time.monotonic() + 60 * minutes
-    assets, trial = task(), tuned(smollm2())
+    assets, trial = task(), tuned(smollm2(model))
     parts = [out / f"{k:02d}.parquet" for k in range(WORDINGS)]
     runner = Runner(trial.model, Setup(slots=1, max_r=8, threads=1), assets, Store.open(str(out / "run")))
     try:

@@ -34,14 +34,12 @@ def mean_test(
     whole grids. ``rows``: that were met. ``seeds``: what the luck of the seeds adds to the variance, where ``found`` is
     of an average over seeds. Part of it is in the average's prompts and rows as well and is counted twice, which makes
     the interval a little too long."""
-    limits, p = st.SHARE if bounded else st.CHANGE, len(found.unbiased)
+    limits = st.SHARE if bounded else st.CHANGE
     parts = [*_parts(found, rows), *((c.value, c.df) for c in seeds)]
     variance = sum(part for part, _ in parts)
     if variance == 0.0:
         slack = 1.0 - ((1.0 - st.LEVEL) / 2.0) ** (1.0 / rows) if bounded else 0.0
         return limits.within(st.Estimate(found.mean, found.mean - slack, found.mean + slack)), float(found.mean == 0.0)
-    if p < 2:
-        return st.Estimate(found.mean, math.nan, math.nan), math.nan
     df, se = variance**2 / sum(part**2 / df for part, df in parts), math.sqrt(variance)
     q = float(special.stdtrit(df, (1.0 + st.LEVEL) / 2.0))
     p_value = 2.0 * float(special.stdtr(df, -abs(found.mean) / se))
@@ -52,6 +50,8 @@ def _parts(found: GridEstimate, rows: int) -> list[tuple[float, float]]:
     """The parts of the mean's variance, each with its degrees of freedom. What prompts vary by is a difference of two
     variances, so it is known less well than their number says; at least one degree is left."""
     p = len(found.unbiased)
+    if p == 1:  # rows cannot be told from residuals, and both are new
+        return [(found.rows_noise + found.rows_variance, max(rows - 1.0, 1.0)), (found.mean_error**2, float(found.df))]
     between = max(found.variance, 0.0)
     with_noise = between + float(found.noise.mean())
     df = max(1.0, (p - 1) * (between / with_noise) ** 2) if with_noise > 0 else 1.0

@@ -133,3 +133,18 @@ def test_where_nothing_varies_the_interval_is_that_of_the_rows() -> None:
     assert (estimate.value, estimate.high) == (1.0, 1.0)
     assert estimate.low == pytest.approx(0.025 ** (1 / 500), abs=1e-9)
     assert p_value == 0.0
+
+
+def test_of_one_prompt_the_interval_is_that_of_new_rows() -> None:
+    """3,000 of 20,000 rows, each met once: as of a binomial share, and against the truth in 95 of 100."""
+    r, times, rng = 20_000, 200, np.random.default_rng(6)
+    seen, label = cells_of(1, r, 3000)
+    assert seen.sum() == 3000
+    hits = 0
+    for _ in range(times):
+        found = found_in(rng.random((1, r)) < 0.9, seen, label, shaped=False)
+        estimate, _ = sampled.mean_test(found, 3000)
+        hits += estimate.low <= 0.9 <= estimate.high
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 * math.sqrt(0.09 / 3000), rel=0.1)
+    assert found.mean_error == pytest.approx(math.sqrt(0.09 / 3000 - 0.09 / r), rel=0.1)
+    assert 0.91 <= hits / times <= 0.99
