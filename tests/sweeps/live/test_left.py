@@ -176,7 +176,9 @@ def test_the_words_of_the_header() -> None:
 
 # a test grid that is sampled --------------------------------------------------------------------------------------
 
-SAMPLED = StudyWork(quotas=(4, 2, 1), dev_cells=(10, 10, 40), test_cells=100, tested=4, slots=2, whole_tests=1000)
+SAMPLED = StudyWork(
+    quotas=(4, 2, 1), dev_cells=(10, 10, 40), test_cells=100, tested=4, slots=2, whole_tests=1000, best=2
+)
 
 
 def test_samples_are_scored_when_the_sweep_is_over_and_the_best_two_whole() -> None:
