@@ -185,6 +185,7 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
     from sweeps.driver.progress import Progress
     from sweeps.driver.session import quiet, setup_of
     from sweeps.driver.test_pool import score_test_pool
+    from sweeps.driver.test_stages import GridStages
     from sweeps.driver.tuning import tune_trials
     from sweeps.live.table import LiveTable
     from sweeps.trials.from_points import make_trials, points_of
@@ -206,7 +207,7 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
         with Meter() as meter, counted(progress, meter):
             tune_trials(progress, content, fleet, made, Heartbeat(progress, fleet))
         began = time.perf_counter()
-        score_test_pool(progress, fleet)
+        score_test_pool(progress, fleet, GridStages.of(study, store, content.assets))
         tested = time.perf_counter() - began
         progress.write(finished=True)
     assert not [d for d in progress.decisions.values() if d.status not in ("finished", "stopped")]

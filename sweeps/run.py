@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from sweeps.checks.preflight import limits_of, preflight
 from sweeps.checks.settings import settings_findings
+from sweeps.checks.small_samples import sample_findings
 from sweeps.display.text import counted
 from sweeps.driver.confirm import confirm
 from sweeps.driver.execute import OnRay
@@ -88,11 +89,12 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     trials = None if points is None else make_trials(study, points, content)
     live = LiveTable(study.name, since=opening.began)
     progress = Progress(study, store, live, began=on_wall_clock(opening.began))
-    finished = None if trials is None else replayed(progress, trials)
+    finished = None if trials is None else replayed(progress, trials, content.assets)
     if finished is None:
         prepare()
         found = preflight(content, target_modules(study), None, limits_of(study), opening.say)
         found.items.extend(settings_findings(study))
+        found.items.extend(sample_findings(study, content))
         _print_warnings(found.warnings_or_raise())
     with OnRay(study, store, content, opening) as execute:
         if finished is None:
@@ -110,7 +112,7 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
                 execute(progress, trials)
             progress.write(finished=study.confirm is None)
         if study.confirm is not None:
-            progress = confirm(progress, execute)
+            progress = confirm(progress, execute, content.assets)
     return [row["status"] for row in progress.rows()], []
 
 

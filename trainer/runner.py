@@ -25,6 +25,7 @@ import torch
 from trainer.data.assets import Assets
 from trainer.data.render import Renderer
 from trainer.data.tokenizer import load_tokenizer
+from trainer.measure.design import sample_record
 from trainer.model.architecture import check_architecture
 from trainer.model.base import load_base
 from trainer.model.device import device_lost, keep_memory, out_of_memory, pick_device
@@ -37,7 +38,19 @@ from trainer.train.engine import Engine
 from trainer.train.resident import Resident
 from trainer.train.step_log import StepLog
 from trainer.trial import Model, Task, Template, Trial
-from trainer.work import Block, ScoreBlock, TrainAndScore, TrainOnly, TrialGrid, Work, WorkDone
+from trainer.work import (
+    Block,
+    ScoreBlock,
+    Span,
+    TrainAndScore,
+    TrainOnly,
+    TrialGrid,
+    Work,
+    WorkDone,
+    extended,
+    is_scored,
+    span_of,
+)
 
 log = logging.getLogger("steadytune")
 
@@ -195,7 +208,8 @@ class Runner:
                 self._under_way[slot] = pending
             work = pending.work
             try:
-                if self.store.read_scores(work.trial.id, work.rung, work.pool) is not None:
+                found = self.store.read_scores(work.trial.id, work.rung, work.pool)
+                if found is not None and is_scored(found[1], work.cells):
                     self._end_work(slot).set_result(None)
                 else:
                     self._seat(slot, work)
@@ -289,7 +303,7 @@ class Runner:
 
     def _finish(self, done: Sequence[Resident]) -> None:
         """Checkpoint and score together what reached its rung; the score file, written last, completes the rung."""
-        together: dict[tuple[str, Block | None], list[Resident]] = {}
+        together: dict[tuple[str, Block | None, Span | None], list[Resident]] = {}
         for r in done:
             work = self._under_way[r.slot].work
             if why := r.broken:
@@ -308,22 +322,27 @@ class Runner:
                 self._end_work(r.slot).set_result(r.end_rung(0.0))
             else:
                 block = work.block if isinstance(work, ScoreBlock) else None
-                together.setdefault((work.pool, block), []).append(r)
-        for (pool, block), residents in together.items():
-            self._score(pool, block, residents)
+                together.setdefault((work.pool, block, self._span(work)), []).append(r)
+        for (pool, block, span), residents in together.items():
+            self._score(pool, block, span, residents)
 
-    def _score(self, pool: str, block: Block | None, residents: Sequence[Resident]) -> None:
-        """Score ``block`` of the residents' grids, or all of them."""
+    def _span(self, work: Work) -> Span | None:
+        """What is left to score of a sample in two stages."""
+        found = self.store.read_scores(work.trial.id, work.rung, work.pool) if work.pool == "test" else None
+        return span_of(work.trial, found[1] if found else None, work.cells, self._scorer.grid(work.pool))
+
+    def _score(self, pool: str, block: Block | None, span: Span | None, residents: Sequence[Resident]) -> None:
+        """Score ``block`` of the residents' grids, or all of them; with ``span``, of those cells."""
         start = time.perf_counter()
         try:
             members = [Member(r.slot, r.trial, r.renderer, self._under_way[r.slot].work.rung) for r in residents]
             tell = self._teller(pool, block, residents, start)
-            tables = self._scorer.score(self._ready_engine().slot_model, pool, members, block, tell)
+            tables = self._scorer.score(self._ready_engine().slot_model, pool, members, block, tell, span)
         except Exception as error:  # a row that cannot be rendered, or memory: each is tried on its own
             self._score_share = {}
             if len(residents) > 1:
                 for r in residents:
-                    self._score(pool, block, [r])
+                    self._score(pool, block, span, [r])
                 return
             self._fail(residents[0].slot, error)
             return
@@ -338,8 +357,16 @@ class Runner:
             if block is not None:
                 self._end_work(r.slot).set_result((table, share))
                 continue
-            sample = self._scorer.sample_record(r.trial, work.rung, pool, table.num_rows)
-            self._write(r, work, table, r.end_rung(share) | sample)
+            self._write(r, work, *self._joined(r, work, span, table, r.end_rung(share)))
+
+    def _joined(
+        self, r: Resident, work: Work, span: Span | None, table: pa.Table, record: Record
+    ) -> tuple[pa.Table, Record]:
+        """Rows and record of the rung: what was scored now, and what it adds to."""
+        if span is not None and span.begun:
+            found = self.store.read_scores(r.trial.id, work.rung, work.pool)
+            table, record = extended(found, table, record)
+        return table, record | sample_record(self._scorer.grid(work.pool), table.num_rows, span is not None)
 
     def _teller(
         self, pool: str, block: Block | None, residents: Sequence[Resident], start: float
@@ -348,7 +375,8 @@ class Runner:
         counters, n = self.counters, len(residents)
         cells, seconds = counters.cells.get(pool, 0.0), counters.cell_seconds.get(pool, 0.0)
         ready = start  # when requests were rendered and the model was tried
-        keys = [TrialGrid(r.trial.id, self._under_way[r.slot].work.rung, pool) for r in residents]
+        works = [self._under_way[r.slot].work for r in residents]
+        keys = [TrialGrid(work.trial.id, work.rung, pool, work.cells) for work in works]
         before = [self._scored.pop(key, 0.0) for key in keys]
         if block is None:  # what was counted before is of a scoring that failed
             before = [0.0] * n

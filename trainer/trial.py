@@ -131,6 +131,7 @@ class Scoring:
     max_new_tokens: int = 8
     sample: float = 1.0  # share of the dev grid's cells that rungs before the last score; 1: all of them
     max_thought_tokens: int = 0  # of the thought that the model writes before it answers
+    most: int = 0  # cells of the dev grid that any rung scores, a balanced sample; 0: all of them
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,12 @@ class Trial:
         found = {path: value for path, value in _identity(self).items() if path != "seed"}
         return digest({"format": FORMAT, **found})[:12]
 
-    def share_at(self, rung: int, pool: str) -> float:
-        """Share of the cells of ``pool``'s grid that are scored at ``rung``. What is shown in tables (the
-        test pool, and the dev pool at a trial's last rung) is scored whole."""
-        return self.scoring.sample if pool == "dev" and rung < self.optimization.steps else 1.0
+    def sample_at(self, rung: int, pool: str) -> tuple[float, int]:
+        """Of ``pool``'s grid, what is scored at ``rung``: a share of its cells, and at most so many (0: no limit). How
+        much of the test pool is scored is not the trial's to say: what it gives there does not depend on that."""
+        if pool != "dev":
+            return 1.0, 0
+        return self.scoring.sample if rung < self.optimization.steps else 1.0, self.scoring.most
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -199,6 +202,7 @@ _LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)} | {
     "template.date": Template.date,
     "model.quantization": Model.quantization,
     "optimization.row_shares": Optimization.row_shares,
+    "scoring.most": Scoring.most,
 }
 
 

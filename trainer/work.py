@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from trainer.trial import Trial
 
@@ -19,14 +21,23 @@ class Block(NamedTuple):
     of: int
 
 
+class Span(NamedTuple):
+    """A sample in two stages of ``cells`` cells (``trainer.measure.design.staged``), without those of the sample of
+    ``begun`` cells, which are scored already."""
+
+    begun: int
+    cells: int
+
+
 @dataclass(frozen=True)
 class TrainAndScore:
-    """Train ``trial`` to ``rung`` optimizer steps, checkpoint it there and score it on ``pool``. When it is done, the
-    score rows are in the store."""
+    """Train ``trial`` to ``rung`` optimizer steps, checkpoint it there and score it on ``pool``: what the trial says of
+    the pool's grid, or, with ``cells``, so many in two stages. When it is done, the score rows are in the store."""
 
     trial: Trial
     rung: int
     pool: str = "dev"
+    cells: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class TrainOnly:
     trial: Trial
     rung: int
     pool: str
+    cells: int = 0  # as of ``TrainAndScore``
 
 
 @dataclass(frozen=True)
@@ -49,17 +61,55 @@ class ScoreBlock:
     rung: int
     pool: str
     block: Block
+    cells: int = 0  # as of ``TrainAndScore``
 
 
 Work = TrainAndScore | TrainOnly | ScoreBlock
 
 
 class TrialGrid(NamedTuple):
-    """The grid of ``pool`` for one trial at ``rung``, a number of optimizer steps."""
+    """The grid of ``pool`` for one trial at ``rung``, a number of optimizer steps; with ``cells``, a sample of it in
+    two stages."""
 
     trial: str
     rung: int
     pool: str
+    cells: int = 0
+
+
+def is_scored(record: Mapping[str, Any], cells: int) -> bool:
+    """Whether a rung with this record has the scores of so many cells; 0: of all that its work asks for."""
+    sample = record.get("sample")
+    return sample is None or ("pilot" not in sample if cells == 0 else sample["cells"] >= cells)
+
+
+def span_of(trial: Trial, record: Mapping[str, Any] | None, cells: int, grid: tuple[int, int]) -> Span | None:
+    """What is left to score of ``cells`` cells of a ``grid`` of so many prompts and rows, by the ``record`` of what is
+    there; None where the whole grid is asked for (0 cells) and nothing of it is there. Only a pilot is part of every
+    larger sample. The decision rule ``batch`` compares a row with all that are scored, so there all are scored anew."""
+    prompts, rows = grid
+    sample = (record or {}).get("sample") or {}
+    whole = cells in (0, prompts * rows)
+    begun = sample["cells"] if "pilot" in sample else 0
+    kept = whole or begun == sample.get("pilot")
+    if trial.scoring.scorer == "labels" and trial.scoring.decision == "batch":
+        kept = False
+    if not kept:
+        begun = 0
+    return None if whole and not begun else Span(begun, prompts * rows if whole else cells)
+
+
+def extended(
+    found: tuple[pa.Table, Mapping[str, Any]] | None, rows: pa.Table, record: Mapping[str, Any]
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Rows and record of a larger sample: ``found``, the smaller one in the store, with the ``rows`` that were scored
+    since and their ``record``. What a trial costs is the sum of both. ValueError where the smaller one is gone."""
+    if found is None:
+        raise ValueError("the score file that was to be extended is gone; the trial is scored anew when it is retried")
+    before, told = found
+    summed = {name: told[name] + record[name] for name in ("seconds", "train_seconds", "score_seconds", "tokens")}
+    kept = {name: value for name, value in told.items() if name not in ("sample", "replayed")}
+    return pa.concat_tables([before, rows]), kept | summed
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ class Worker:
         thread is in ``advance``."""
         return self.runner.work_done()
 
-    def advance(self, trial: Trial, rung: int, pool: str) -> None:
-        self.runner.submit(TrainAndScore(trial, rung, pool)).result()
+    def advance(self, trial: Trial, rung: int, pool: str, cells: int = 0) -> None:
+        self.runner.submit(TrainAndScore(trial, rung, pool, cells)).result()
         if pool == "dev" and self.runner.rank == 0:
             chart(self.store, trial, rung, self.std_weight)
 
@@ -81,8 +81,8 @@ class Gang:
         address = self._all([self.workers[0].address.remote()])[0]
         self._all([w.join.remote(rank, workers, address, arguments) for rank, w in enumerate(self.workers)])
 
-    def advance(self, trial: Trial, rung: int, pool: str) -> None:
-        self._all([w.advance.remote(trial, rung, pool) for w in self.workers])
+    def advance(self, trial: Trial, rung: int, pool: str, cells: int = 0) -> None:
+        self._all([w.advance.remote(trial, rung, pool, cells) for w in self.workers])
 
     def _all(self, references: list[Any]) -> list[Any]:
         """All results. At the first failure the gang ends, and the failure is raised."""

@@ -33,10 +33,22 @@ from cluster.ray_private import actor_id
 from cluster.resources import Resources
 from trainer.data.assets import Assets
 from trainer.errors import BaseModelError, UserError
+from trainer.measure.design import sample_record, sample_size
 from trainer.setup import Setup
 from trainer.store import Store
 from trainer.trial import Model, Trial
-from trainer.work import BLOCK, Block, ScoreBlock, TrainAndScore, TrainOnly, Work, WorkDone
+from trainer.work import (
+    BLOCK,
+    Block,
+    ScoreBlock,
+    TrainAndScore,
+    TrainOnly,
+    Work,
+    WorkDone,
+    extended,
+    is_scored,
+    span_of,
+)
 
 log = logging.getLogger("steadytune")
 
@@ -71,20 +83,20 @@ class Host:
         self.runner = Runner(model, setup, assets, self.store)
         publish_host(self.runner, place.device)
 
-    async def advance(self, trial: Trial, rung: int, pool: str) -> None:
+    async def advance(self, trial: Trial, rung: int, pool: str, cells: int = 0) -> None:
         """Bring ``trial`` to ``rung`` and score it on ``pool``. When this returns, the score rows are in the run
         folder, and for the dev pool also the TensorBoard file."""
-        await self._do(TrainAndScore(trial, rung, pool))
+        await self._do(TrainAndScore(trial, rung, pool, cells))
         await self.chart(trial, rung, pool)
 
-    async def train(self, trial: Trial, rung: int, pool: str) -> Any:
+    async def train(self, trial: Trial, rung: int, pool: str, cells: int = 0) -> Any:
         """Train up to ``rung`` and write its checkpoint, so that several hosts can score ``pool`` in blocks. The record
         of training; None if the score rows are in the run folder already."""
-        return await self._do(TrainOnly(trial, rung, pool))
+        return await self._do(TrainOnly(trial, rung, pool, cells))
 
-    async def score(self, trial: Trial, rung: int, pool: str, block: Block) -> Any:
+    async def score(self, trial: Trial, rung: int, pool: str, block: Block, cells: int = 0) -> Any:
         """The score rows of one block, and the seconds it took."""
-        return await self._do(ScoreBlock(trial, rung, pool, block))
+        return await self._do(ScoreBlock(trial, rung, pool, block, cells))
 
     async def chart(self, trial: Trial, rung: int, pool: str) -> None:
         if pool == "dev":
@@ -235,19 +247,20 @@ class Fleet:
             parts = min(self._room(place), math.ceil(trials / self.resources.slots))
             ray.get(self.registry.warm.remote(place, parts, self.arguments))
 
-    def ensure(self, trial: Trial, rung: int, pool: str) -> tuple[Any, dict[str, Any]]:
+    def ensure(self, trial: Trial, rung: int, pool: str, cells: int = 0) -> tuple[Any, dict[str, Any]]:
         """The score rows and the record of ``trial`` at ``rung``: read from the run folder if they are there (the
-        record then says ``replayed``), else made now by this place's host. Raises what the trial failed with."""
+        record then says ``replayed``), else made now by this place's host. ``cells``: of a sample in two stages; 0:
+        what the trial says of the pool's grid. Raises what the trial failed with."""
         store = Store.open(self.store_uri)
         found = store.read_scores(trial.id, rung, pool)
-        if found is not None:
+        if found is not None and is_scored(found[1], cells):
             return found[0], {**found[1], "replayed": True}
         if self.resources.workers > 1:
-            self._gang().advance(trial, rung, pool)
+            self._gang().advance(trial, rung, pool, cells)
         else:
-            self._advance(trial, rung, pool)
+            self._advance(trial, rung, pool, cells)
         found = store.read_scores(trial.id, rung, pool)
-        if found is None:
+        if found is None or not is_scored(found[1], cells):
             raise HostError(
                 f"trial {trial.id}: its host reported rung {rung} done, but {self.store_uri} has no rows of it. "
                 "Is the run folder on storage that all nodes share?"
@@ -264,10 +277,11 @@ class Fleet:
         if _gang is not None:
             _gang.end()
 
-    def _advance(self, trial: Trial, rung: int, pool: str) -> None:
+    def _advance(self, trial: Trial, rung: int, pool: str, cells: int) -> None:
         """Let this place's host do it. If the host dies, try again with the next one."""
         prompts, rows = self.grids[pool]
-        blocks = min(prompts, prompts * rows // BLOCK) if trial.share_at(rung, pool) == 1 else 1
+        share, most = trial.sample_at(rung, pool)
+        blocks = min(prompts, (cells or sample_size(share, prompts, rows, most).cells) // BLOCK)
         place, dead = here(), None
         parts = self._parts(place)
         for attempt in range(RETRIES + 1):
@@ -276,9 +290,9 @@ class Fleet:
                 raise BaseModelError(host)
             try:
                 if blocks > 1:
-                    self._together(host, trial, rung, pool, blocks)
+                    self._together(host, trial, rung, pool, blocks, cells)
                 else:
-                    ray.get(host.advance.remote(trial, rung, pool))
+                    ray.get(host.advance.remote(trial, rung, pool, cells))
                 return
             except ActorUnschedulableError as error:
                 raise PlaceLostError(f"trial {trial.id}: {place} takes no host any more ({error})") from error
@@ -301,14 +315,16 @@ class Fleet:
             finally:
                 self.registry.leave.remote(trial.id)
 
-    def _together(self, host: Any, trial: Trial, rung: int, pool: str, blocks: int) -> None:
+    def _together(self, host: Any, trial: Trial, rung: int, pool: str, blocks: int, cells: int) -> None:
         """Train on ``host``, then score the grid block by block, there and on all hosts without a trial. The blocks do
         not depend on how many hosts take part, so the rows do not either. If a helping host dies, or takes much longer
         than the others, ``host`` scores its block."""
-        record = ray.get(host.train.remote(trial, rung, pool))
+        record = ray.get(host.train.remote(trial, rung, pool, cells))
         store = Store.open(self.store_uri)
-        if store.read_scores(trial.id, rung, pool) is not None:
+        before = store.read_scores(trial.id, rung, pool)
+        if before is not None and is_scored(before[1], cells):
             return  # training ended in NaN, or another process was faster
+        span = span_of(trial, before[1] if before else None, cells, self.grids[pool]) if pool == "test" else None
         done: dict[int, tuple[pa.Table, float]] = {}
         todo = deque(range(blocks))
         under_way: dict[Any, tuple[Any, int]] = {}
@@ -316,7 +332,7 @@ class Fleet:
         while len(done) < blocks:
             while free and todo:
                 helper, block = free.pop(0), todo.popleft()
-                under_way[helper.score.remote(trial, rung, pool, Block(block, blocks))] = (helper, block)
+                under_way[helper.score.remote(trial, rung, pool, Block(block, blocks), cells)] = (helper, block)
             patience = 2 * max((spent for _, spent in done.values()), default=0.0) + 1 if host in free else None
             ready, _ = ray.wait([*under_way], num_returns=1, timeout=patience)
             if not ready:
@@ -336,7 +352,11 @@ class Fleet:
             todo = deque(k for k in todo if k not in done)
         seconds = sum(spent for _, spent in done.values())
         record |= {"seconds": record["seconds"] + seconds, "score_seconds": record["score_seconds"] + seconds}
-        store.write_scores(trial.id, rung, pool, pa.concat_tables([done[k][0] for k in range(blocks)]), record)
+        scored = pa.concat_tables([done[k][0] for k in range(blocks)])
+        if span is not None and span.begun:
+            scored, record = extended(before, scored, record)
+        record |= sample_record(self.grids[pool], scored.num_rows, span is not None)
+        store.write_scores(trial.id, rung, pool, scored, record)
         ray.get(host.chart.remote(trial, rung, pool))
 
     def _parts(self, place: Place) -> int:

@@ -29,6 +29,7 @@ from sweeps.checks.meaning import meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
 from sweeps.checks.settings import settings_findings
 from sweeps.checks.shared_rows import shared_row_findings
+from sweeps.checks.small_samples import sample_findings
 from sweeps.checks.wordings import label_findings, pool_findings, word_findings
 from sweeps.display.text import counted
 from sweeps.study.stages import Meaning
@@ -183,6 +184,7 @@ def check(study: Study, console: Console) -> int:
         meaning = None if study.stages is None else study.stages.meaning
         findings = preflight(content, target_modules(study), meaning, limits_of(study))
         findings.items.extend(settings_findings(study))
+        findings.items.extend(sample_findings(study, content))
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)

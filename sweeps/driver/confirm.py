@@ -19,12 +19,13 @@ from sweeps.study.schema import ConfirmSection, SchedulerSection
 from sweeps.study.study import Study
 from sweeps.tables.columns import Settings
 from sweeps.tables.robustness import best_on_dev
+from trainer.data.assets import Assets
 from trainer.trial import Trial
 
 Execute = Callable[[Progress, Sequence[Trial]], None]
 
 
-def confirm(progress: Progress, execute: Execute) -> Progress:
+def confirm(progress: Progress, execute: Execute, assets: Assets) -> Progress:
     """Train and score the fresh seeds of the best configurations of the sweep in ``progress``, which has ended and is
     written. Returns the progress of all trials."""
     study, store = progress.study, progress.store
@@ -46,7 +47,7 @@ def confirm(progress: Progress, execute: Execute) -> Progress:
     whole = Progress(
         part, store, LiveTable(title, since=None), earlier_rows=progress.rows(), roles=roles, began=progress.began
     )
-    finished = replayed(whole, trials)
+    finished = replayed(whole, trials, assets)
     with whole.live:
         for trial in trials:
             whole.add(trial)

@@ -41,6 +41,7 @@ class Progress:
     reported: set[tuple[str, int]] = field(default_factory=set)
     decisions: dict[str, Decision] = field(default_factory=dict)
     tests: dict[str, Objective] = field(default_factory=dict)
+    test_seconds: dict[str, float] = field(default_factory=dict)  # of scoring the test pool; in ``seconds`` as well
     earlier_rows: list[dict[str, Any]] = field(default_factory=list)  # of trials from earlier stages
     roles: dict[str, str] = field(default_factory=dict)  # trial -> what it is for, where that is not the search
     scores_test_pool: bool = True  # whether the trials are scored on the test pool
@@ -69,10 +70,13 @@ class Progress:
 
     def add_test_scores(self, trial_id: str, rows: pa.Table, record: Mapping[str, Any]) -> None:
         trial = self.trials[trial_id]
-        found = objective(rows, trial.task.metric, 0.0, trial.task.labels, f"trial {trial_id}, test")
-        self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + record["seconds"]
+        where = f"trial {trial_id}, test"
+        found = objective(rows, trial.task.metric, 0.0, trial.task.labels, where, record.get("sample"))
+        more = record["seconds"] - self.test_seconds.get(trial_id, 0.0)  # a record tells of all stages of the scoring
+        self.test_seconds[trial_id] = record["seconds"]
+        self.seconds[trial_id] = self.seconds.get(trial_id, 0.0) + more
         self.tests[trial_id] = found
-        self.live.tested(trial_id, found.mean, found.std, record["seconds"])
+        self.live.tested(trial_id, found.mean, found.std, more, found.n_cells)
 
     def decide(self, decisions: Mapping[str, Decision]) -> None:
         """Store the scheduler's decisions, and show those that changed in the live table."""

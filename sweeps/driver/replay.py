@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sweeps.driver.progress import Progress
-from sweeps.driver.test_pool import trials_to_test
+from sweeps.driver.test_stages import GridStages, trials_to_test
 from sweeps.schedule.configurations import promotion
+from trainer.data.assets import Assets
 from trainer.measure.rung import RungReport
 from trainer.trial import Trial, rung_steps
 
 
-def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] | None:
+def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Callable[[], None] | None:
     """Decide the sweep from the scores in the run folder. Returns a function that reports the result to ``progress``;
     None if something is left to train or score."""
     study, store = progress.study, progress.store
@@ -41,19 +42,18 @@ def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] 
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
-    tests = []
-    for trial, step in trials_to_test(study, {t.id: t for t in trials}, decisions) if progress.scores_test_pool else ():
-        scored = store.read_scores(trial.id, step, "test")
-        if scored is None:
+    stages = GridStages.of(study, store, assets, bool(progress.roles))
+    if progress.scores_test_pool:
+        tested = trials_to_test(study, {t.id: t for t in trials}, decisions)
+        if stages.next(tested, decisions):
             return None
-        tests.append((trial.id, *scored))
 
     def report_all() -> None:
         for report in reports:
             progress.report(report)
         progress.decide(decisions)
-        for test in tests:
-            progress.add_test_scores(*test)
+        for trial_id, scored in stages.found.items():
+            progress.add_test_scores(trial_id, *scored)
         progress.live.note("every rung is in the run folder already: nothing to train")
 
     return report_all

@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeps.driver.progress import Progress
 from sweeps.driver.test_pool import score_test_pool
+from sweeps.driver.test_stages import GridStages
 from sweeps.live.opening import Opening
 from sweeps.trials.load_content import Content
 from trainer.errors import BaseModelError
@@ -35,7 +36,8 @@ def sweep(
     if all(d.status == "failed" for d in progress.decisions.values()) and (why := fleet.unfit()):
         raise BaseModelError(why)
     if progress.scores_test_pool:
-        score_test_pool(progress, fleet, heartbeat.beat)
+        stages = GridStages.of(progress.study, progress.store, content.assets, bool(progress.roles))
+        score_test_pool(progress, fleet, stages, heartbeat.beat)
         heartbeat.publish()  # no trial is being tested any more
     from cluster.hosting.tensorboard import write_configurations, write_ends
 

@@ -1,11 +1,11 @@
-"""Scoring the test pool after a sweep, for trials that did not reach their last rung."""
+"""Scoring the test pool after a sweep: for trials that did not reach their last rung, and, where the grid is scored in
+stages, for all."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,43 +13,48 @@ import pyarrow as pa
 
 from sweeps.driver.progress import BEAT_EVERY, QUIET_WRITE_EVERY, WRITE_EVERY, Progress
 from sweeps.driver.session import LOSSES
-from sweeps.schedule.asha import Decision
-from sweeps.study.study import Study
+from sweeps.driver.test_stages import GridJob, GridStages, by_objective, trials_to_test
+from sweeps.study.precision import usual_cells
 from trainer.trial import Trial
 
 
-def trials_to_test(
-    study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, Decision]
-) -> list[tuple[Trial, int]]:
-    """The trials to score on the test pool, each with its last rung; with ``finalists`` only those that finished."""
-    wanted = ("finished",) if study.tables.test == "finalists" else ("finished", "stopped")
-    return [
-        (trials[i], d.step)
-        for i, d in decisions.items()
-        if d.status in wanted and d.step is not None and d.objective is not None and math.isfinite(d.objective)
-    ]
+def score_test_pool(
+    progress: Progress, fleet: Any, stages: GridStages, beat: Callable[[], None] = lambda: None
+) -> None:
+    """Score the test pool in Ray tasks that take the same share of an accelerator as a trial. Of a grid that is scored
+    whole, trials that finished have scored it themselves. ``beat`` is called every few seconds."""
+    while True:
+        tested = trials_to_test(progress.study, progress.trials, progress.decisions)
+        jobs = stages.next(tested, progress.decisions)
+        missing = {job.trial.id for job in jobs}
+        for trial, _ in tested:
+            if trial.id not in progress.tests and trial.id not in missing:
+                progress.add_test_scores(trial.id, *stages.found[trial.id])
+        if not jobs:
+            return
+        if stages.wanted is not None:
+            progress.live.expect_tests(_expected(progress, stages, tested))
+        _score(progress, fleet, jobs, beat)
 
 
-def score_test_pool(progress: Progress, fleet: Any, beat: Callable[[], None] = lambda: None) -> None:
-    """Score the test pool in Ray tasks that take the same share of an accelerator as a trial. Trials that finished have
-    scored it themselves. ``beat`` is called every few seconds."""
+def _expected(progress: Progress, stages: GridStages, tested: Sequence[tuple[Trial, int]]) -> dict[str, int]:
+    """How many cells of each trial will have been scored at the end, as far as it is known by now."""
+    grid = len(stages.assets.pools["test"]), len(stages.assets.rows["test"])
+    best = {t.id for found in by_objective(tested, progress.decisions)[: stages.best] for t, _ in found}
+    cells = stages.cells or usual_cells(progress.study, "test", *grid)
+    return {t.id: stages.whole if t.id in best else cells for t, _ in tested}
+
+
+def _score(progress: Progress, fleet: Any, jobs: Sequence[GridJob], beat: Callable[[], None]) -> None:
     import ray
 
     from cluster.hosting.gang import PlaceLostError
 
-    jobs = []
-    for trial, step in trials_to_test(progress.study, progress.trials, progress.decisions):
-        ended = progress.decisions[trial.id].status == "finished"
-        scored = progress.store.read_scores(trial.id, step, "test") if ended else None
-        if scored is None:
-            jobs.append((trial, step))
-        else:
-            progress.add_test_scores(trial.id, *scored)
     with fleet.resources.for_tasks() as options:
         task = ray.remote(_test_rows).options(**options, max_retries=LOSSES, retry_exceptions=[PlaceLostError])
-        running = {task.remote(fleet, trial, step): trial for trial, step in jobs}
-        for trial in running.values():
-            progress.live.testing(trial.id)
+        running = {task.remote(fleet, job.trial, job.step, job.cells): job for job in jobs}
+        for job in running.values():
+            progress.live.testing(job.trial.id, job.cells)
         written = beaten = time.monotonic()
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=BEAT_EVERY)
@@ -64,7 +69,7 @@ def score_test_pool(progress: Progress, fleet: Any, beat: Callable[[], None] = l
                 written = time.monotonic()
             if not done:
                 continue
-            trial = running.pop(done[0])
+            trial = running.pop(done[0]).trial
             try:
                 progress.add_test_scores(trial.id, *ray.get(done[0]))
             except ray.exceptions.RayError as error:
@@ -74,9 +79,9 @@ def score_test_pool(progress: Progress, fleet: Any, beat: Callable[[], None] = l
                 progress.decisions[trial.id] = replace(progress.decisions[trial.id], action="fail", reason=why)
 
 
-def _test_rows(fleet: Any, trial: Trial, step: int) -> tuple[pa.Table, dict[str, Any]]:
+def _test_rows(fleet: Any, trial: Trial, step: int, cells: int) -> tuple[pa.Table, dict[str, Any]]:
     try:
-        found: tuple[pa.Table, dict[str, Any]] = fleet.ensure(trial, step, "test")
+        found: tuple[pa.Table, dict[str, Any]] = fleet.ensure(trial, step, "test", cells)
         return found
     finally:
         fleet.leave()

@@ -22,6 +22,7 @@ from sweeps.schedule.configurations import promotion
 from sweeps.schedule.tune_private import keep_credentials
 from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import combinations
+from sweeps.study.precision import precision_of
 from sweeps.trials.from_points import axes_of, make_trial_at
 from sweeps.trials.load_content import Content
 from sweeps.trials.study_work import study_work
@@ -56,9 +57,8 @@ def tune_trials(
     weight = study.objective.std_weight
     rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count, weight)
     scheduler = PromotionScheduler(rungs, identify=lambda config: trial_of(config).id)
-    sweep = Sweep(
-        fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, progress.scores_test_pool
-    )
+    at_once = progress.scores_test_pool and precision_of(study, "test", *fleet.grids["test"]) is None
+    sweep = Sweep(fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, at_once)
     with (
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
         Watcher(progress, scheduler, trial_of, heartbeat, content.pools) as watcher,

@@ -11,7 +11,8 @@ import yaml
 from sweeps.display.table_files import markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
 from sweeps.study.study import Study
-from sweeps.tables.columns import Settings, unread_share
+from sweeps.tables.columns import Settings, is_sampled, unread_share
+from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.measure.metrics import Objective
 from trainer.model.quantization import settings
@@ -116,6 +117,7 @@ def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> I
         yield (
             f"{name} on {row['n_prompts']} test prompts x {row['n_rows']} test rows, percent; no trial had seen or "
             "been chosen on these prompts. Intervals are of 95 %, for new prompts and new rows."
+            f"{_cells(row)}"
         )
         yield ""
         yield "| mean | std over prompts | std, noise removed | worst prompt |" + "".join(
@@ -163,6 +165,18 @@ def _of_configuration(measured: Measurements) -> Iterator[str]:
             f"{column_with_interval(whole, 'min')}. This seed was not chosen by its result: it is the first of them."
         )
     yield ""
+
+
+def _cells(row: Mapping[str, Any]) -> str:
+    """On how many cells the test numbers rest, where not all were scored."""
+    if not is_sampled(row):
+        return ""
+    of = row["n_prompts"] * row["n_rows"]
+    return (
+        f" {row['n_cells']:,} of the {of:,} cells (a prompt with a row) were scored: the numbers estimate what all "
+        f"would give, the mean to {percent(Z * row['mean_sampling'])} and the std to "
+        f"{percent(Z * row['std_sampling'])} points."
+    )
 
 
 def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:

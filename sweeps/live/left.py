@@ -19,6 +19,7 @@ from sweeps.trials.study_work import StudyWork
 from trainer.work import TrialGrid, WorkDone
 
 ENOUGH = 5  # ticks of one number of trials after which their mean is taken, and no line through those of others
+NOTHING: Mapping[str, int] = {}
 SHARED = 0.5  # of a GPU's tick with several trials: what it takes however many they are, where nothing was measured
 
 
@@ -54,11 +55,14 @@ class Part(NamedTuple):
         return [*self.begun, *self.to_come]
 
 
-def parts_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone) -> list[Part]:
-    """What is left: a part for each rung, then the test pool for trials that were stopped."""
+def parts_left(
+    work: StudyWork, rows: Collection[TrialRow], done: WorkDone, tests: Mapping[str, int] = NOTHING
+) -> list[Part]:
+    """What is left: a part for each rung, then the test pool for trials that were stopped; for all, where it is
+    sampled. ``tests``: trial -> how many cells of its sample are to be scored in all, when that is known."""
     to_come = trials_to_come(work, rows)
     parts = [_rung_left(work, rows, done, rung, n) for rung, n in enumerate(to_come)]
-    return [*parts, _tests_left(work, rows, done)]
+    return [*parts, _samples_left(work, rows, done, tests) if work.whole_tests else _tests_left(work, rows, done)]
 
 
 def trials_to_come(work: StudyWork, rows: Iterable[TrialRow]) -> list[int]:
@@ -81,7 +85,8 @@ def _rung_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone, rung
     if not trials:
         return Part()
     open_rows = [row for row in rows if row.state not in OVER and row.rung <= rung] or [*rows]
-    dev, test = work.dev_cells[rung], work.test_cells if rung == len(work.quotas) - 1 and work.tested else 0
+    last = rung == len(work.quotas) - 1 and work.tested and not work.whole_tests
+    dev, test = work.dev_cells[rung], work.test_cells if last else 0
     found = []
     for row in open_rows:
         if row.rung != rung or rung >= len(row.rungs):
@@ -110,6 +115,23 @@ def _tests_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone) -> 
     placed = [r for r in testing if r.id in done.step_of or TrialGrid(r.id, r.step, "test") in done.scored]
     begun = tuple(Work(test=cells - _scored(done, r.id, r.step, "test", cells)) for r in placed[: max(0, later)])
     return Part(begun, (Work(test=cells),) * (later - len(begun)))
+
+
+def _samples_left(work: StudyWork, rows: Collection[TrialRow], done: WorkDone, tests: Mapping[str, int]) -> Part:
+    if not tests:
+        unfit = sum(row.state == "failed" or is_nan(row) for row in rows)
+        trials = max(0, min(work.tested, work.quotas[0] - unfit))
+        best = min(work.best, trials)
+        return Part((), (*[Work(test=work.whole_tests)] * best, *[Work(test=work.test_cells)] * (trials - best)))
+    begun, to_come = [], []
+    for row in rows:
+        left = max(0, tests.get(row.id, 0) - row.test_cells)
+        key = TrialGrid(row.id, row.step, "test", row.asked_cells)
+        if row.state == "testing" and (row.id in done.step_of or key in done.scored):
+            begun.append(Work(test=max(0.0, left - done.scored.get(key, 0.0))))
+        elif left and row.state != "failed":
+            to_come.append(Work(test=left))
+    return Part(tuple(begun), tuple(to_come))
 
 
 def _scored(done: WorkDone, trial: str, step: int, pool: str, cells: int) -> float:

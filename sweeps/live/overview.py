@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from sweeps.display.text import one_line
-from sweeps.live.left import Told, is_nan, parts_left, seconds_left
+from sweeps.live.left import NOTHING, Told, is_nan, parts_left, seconds_left
 from sweeps.live.rows import TrialRow
 from sweeps.live.text import clock_time
 from sweeps.trials.study_work import StudyWork
@@ -41,18 +41,22 @@ class Overview:
         return [*said, f"left about {clock_time(self.left)}"]
 
 
-def overview(work: StudyWork | None, rows: Collection[TrialRow], told: Told) -> Overview:
-    """``work`` is None where it is not known what the study has to do."""
+def overview(
+    work: StudyWork | None, rows: Collection[TrialRow], told: Told, tests: Mapping[str, int] = NOTHING
+) -> Overview:
+    """``work`` is None where it is not known what the study has to do; ``tests`` as of ``parts_left``."""
     now = {row.id: text for row in rows if (text := now_of(work, row, told.work))}
     found = Overview(steps_per_s=told.steps_per_s, cells_per_s=told.cells_per_s, doing=told.doing, now=now)
     if work is None:
         return found
-    parts = parts_left(work, rows, told.work)
+    parts = parts_left(work, rows, told.work, tests)
     dev_left, test_left = (sum(trial[kind] for part in parts for trial in part.trials) for kind in (1, 2))
     dev, test = _dev_reported(work, rows), _tests_reported(work, rows)
     rungs_left, tests_left = [len(part.trials) for part in parts[:-1]], len(parts[-1].trials)
     dev_all = dev + sum(n * cells for n, cells in zip(rungs_left, work.dev_cells, strict=True))
     test_all = test + ((rungs_left[-1] if work.tested else 0) + tests_left) * work.test_cells
+    if work.whole_tests:
+        test_all = sum(tests.values()) or round(test_left)
     return replace(
         found,
         left=seconds_left(work, parts, told),
@@ -80,7 +84,8 @@ def now_of(work: StudyWork | None, row: TrialRow, done: WorkDone) -> str:
     """How far the trial is on its way to its next report: ``step 40 of 75``, ``dev 320 of 2,000``; empty where no host
     has told of it."""
     if row.state == "testing":
-        return _scoring(done, TrialGrid(row.id, row.step, "test"), work.test_cells if work else 0)
+        cells = max(0, row.asked_cells - row.test_cells) or (work.test_cells if work else 0)
+        return _scoring(done, TrialGrid(row.id, row.step, "test", row.asked_cells), cells)
     if row.rung >= len(row.rungs):
         return ""
     target = row.rungs[row.rung]

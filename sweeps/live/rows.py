@@ -30,6 +30,8 @@ class TrialRow:
     test: tuple[float, float] | None = None  # mean and std on the test pool
     configuration: str = ""  # of which it is a replicate, if that is known
     before_test: str = "finished"  # stopped trials may be scored on the test pool too
+    test_cells: int = 0  # on which ``test`` rests
+    asked_cells: int = 0  # that are being scored on the test pool, of a sample; 0: all at once
 
     @property
     def alike(self) -> str:

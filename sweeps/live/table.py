@@ -64,6 +64,7 @@ class LiveTable:
             str, set[str | None]
         ] = {}  # the values of each axis, kept so that not all trials are read again
         self._work: StudyWork | None = None  # what the study has to do
+        self._expected_tests: dict[str, int] = {}
         self._told = Told()
         self._given: Overview | None = None  # made by the driver, where this process only watches
         self._told_at = 0.0
@@ -127,23 +128,26 @@ class LiveTable:
     def failed(self, trial_id: str, error: str) -> None:
         self.decided(trial_id, "failed", error)
 
-    def testing(self, trial_id: str) -> None:
+    def testing(self, trial_id: str, cells: int = 0) -> None:
+        """``cells``: of a sample of the test grid; 0: the whole grid at once."""
         with self._lock:
             row = self._row(trial_id)
+            row.asked_cells = cells
             row.before_test = row.state if row.state in OVER else "finished"
             row.state = "testing"
             self._say(trial_id, "scoring the test prompts")
 
-    def tested(self, trial_id: str, mean: float, std: float, seconds: float = 0.0) -> None:
-        """``seconds``: the trial's share of its host's time for it."""
+    def tested(self, trial_id: str, mean: float, std: float, seconds: float = 0.0, cells: int = 0) -> None:
+        """``seconds``: the trial's share of its host's time for it. ``cells``: those on which its scores rest."""
         with self._lock:
             row = self._row(trial_id)
             row.seconds += seconds
             row.spend()
             if row.state == "testing":  # if not, its scores were in the run folder already
                 row.state = row.before_test
-            row.test = (mean, std)
-            self._say(trial_id, f"test prompts: mean {rounded(mean)}, std {rounded(std)}")
+            row.test, row.test_cells = (mean, std), cells
+            on = f" on {cells:,} cells" if row.asked_cells else ""
+            self._say(trial_id, f"test prompts: mean {rounded(mean)}, std {rounded(std)}{on}")
 
     def note(self, text: str) -> None:
         with self._lock:
@@ -154,6 +158,11 @@ class LiveTable:
         """What the study has to do, from which the time left is estimated."""
         with self._lock:
             self._work = work
+
+    def expect_tests(self, cells: Mapping[str, int]) -> None:
+        """Of each trial, how many cells of the test grid will have been scored at the end."""
+        with self._lock:
+            self._expected_tests = dict(cells)
 
     def pulse(self, told: Told | Overview, lacking: str = "") -> None:
         """Called between events, with what the hosts have told, or what the driver has made of it; and with what trials
@@ -180,7 +189,7 @@ class LiveTable:
     def overview(self) -> Overview:
         """How far the sweep is, from what the hosts have told last."""
         with self._lock:
-            found = self._given or overview(self._work, self._rows.values(), self._told)
+            found = self._given or overview(self._work, self._rows.values(), self._told, self._expected_tests)
             if found.left is None:
                 return found
             passed = min(self.clock() - self._told_at, MOST_PASSED * found.left)

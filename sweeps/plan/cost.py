@@ -16,10 +16,11 @@ from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
 from sweeps.schedule.asha import rung_quotas
 from sweeps.search.points import Domain, combinations
 from sweeps.study.learning_rate import RatePrior, prior_of
+from sweeps.study.precision import usual_cells
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
-from sweeps.trials.study_work import seeds_each, study_work
+from sweeps.trials.study_work import SCORED_WHOLE, StudyWork, seeds_each, study_work
 from trainer.errors import UserError
 from trainer.measure import design
 from trainer.model.quantization import BYTES
@@ -116,20 +117,21 @@ def plan(
     fresh = count_confirming(study, work.quotas[-1])
     length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
     per_step = study.training.batch_size * study.training.accumulation * length
-    grid = sizes.dev_prompts * sizes.dev_rows
+    grid, test = sizes.dev_prompts * sizes.dev_rows, sizes.test_prompts * sizes.test_rows
     rungs = tuple(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
     )
     tokens = sum(r.tokens for r in rungs) + fresh * steps * per_step
-    passes, tests = sum(r.passes for r in rungs) + fresh * grid, (work.tested + fresh) * work.test_cells
+    passes = sum(r.passes for r in rungs) + fresh * work.dev_cells[-1]
+    tests = work.all_test_cells(work.tested) + _confirming_cells(study, work, fresh)
     chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
     return Plan(
         name=study.name,
         trials=trials,
         rungs=rungs,
         cost=_cost(study, sizes, model, tokens, passes, tests),
-        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * work.test_cells),
+        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * test),
         rate=chosen,
         rate_source=source,
         memory=memory_of(study, sizes, model, trials),
@@ -165,6 +167,12 @@ def count_confirming(study: Study, finishing: int) -> int:
     return min(study.confirm.top, -(-finishing // seeds_each(study))) * study.confirm.n_seeds
 
 
+def _confirming_cells(study: Study, work: StudyWork, fresh: int) -> int:
+    """Cells of the test grid that the trials of ``confirm`` score."""
+    whole = min(fresh, SCORED_WHOLE * study.confirm.n_seeds) if study.confirm is not None and work.whole_tests else 0
+    return whole * work.whole_tests + (fresh - whole) * work.test_cells
+
+
 def mean_steps(study: Study, train_rows: int) -> float:
     steps = _all_steps(study, train_rows)
     return sum(steps) / len(steps)
@@ -197,6 +205,7 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     least = design.sample_size(share, sizes.dev_prompts, sizes.dev_rows).cells
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: at least {design.LEAST} a prompt")
+    notes += _of_samples(study, sizes)
     if study.confirm is not None:
         seeds = seeds_each(study)
         last = rung_quotas(-(-trials // seeds), study.scheduler.eta, len(study.scheduler.shares))[-1]
@@ -215,6 +224,20 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
             few = f"{trials} trial{'s' * (trials != 1)}"
             notes.append(f"With {few} nothing can be stopped early: scheduler.name = none saves the scores at rungs")
     return notes
+
+
+def _of_samples(study: Study, sizes: DataSizes) -> Iterator[str]:
+    """What ``tables.precision`` leaves of the grids."""
+    test, dev = (sizes.test_prompts, sizes.test_rows), (sizes.dev_prompts, sizes.dev_rows)
+    for pool, (prompts, rows) in (("test", test), ("dev", dev)):
+        cells = usual_cells(study, pool, prompts, rows)
+        if cells == prompts * rows:
+            continue
+        grid = f"{cells:,} of the {prompts * rows:,} cells of a trial's {pool} grid are scored (tables.precision)"
+        if pool == "dev":
+            yield f"{grid}, the same for every trial"
+        else:
+            yield f"About {grid}: a pilot decides how many. The best {SCORED_WHOLE} configurations are scored on all"
 
 
 # operations, time, memory -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The winner is chosen on the dev prompts, as in ``sweeps.tables.robustness``, and
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -19,11 +20,13 @@ from sweeps.display.text import (
 )
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
+from sweeps.study.precision import may_sample
 from sweeps.study.study import Study
-from sweeps.tables.columns import unread_share
+from sweeps.tables.columns import is_sampled, unread_share
 from sweeps.tables.configurations import seed_note
 from sweeps.tables.confirmation import shrinkage
 from sweeps.tables.winner import why_no_winner
+from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
 
 ALPHA = 0.05  # a difference is called clear below this corrected p-value
@@ -87,6 +90,9 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
         sentences.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
+    if is_sampled(best.row):
+        of = best.number("n_prompts") * best.number("n_rows")
+        sentences.append(f"These are estimates from {best.number('n_cells'):,.0f} of {of:,.0f} cells.")
     if unread_share(best.row) > DEGENERATE_SHARE:
         sentences.append("Beware: nearly none of its generated answers could be read.")
     elif best.row.get("degenerate"):
@@ -198,10 +204,11 @@ def facts(evidence: Evidence) -> list[str]:
         "Three pools of prompts without common prompts: one for training, one for early stopping (dev), and one only "
         "for measuring (test).",
         *_grid(evidence),
+        *_cells(evidence),
         *_intervals(evidence),
         _share(study),
         f"Early stopping: {_stopping(study)}",
-        *_sampling(study),
+        *_sampling(evidence),
         _answering(study),
         f"Model: {study.model.path}, {study.model.dtype}{_quantized(study)}; prompt and answer together take at most "
         f"{study.task.max_length} tokens.",
@@ -214,6 +221,23 @@ def _grid(evidence: Evidence) -> list[str]:
     sizes = {(e.number("n_prompts"), e.number("n_rows")) for e in evidence.entries if math.isfinite(e.number("n_rows"))}
     grids = [f"{counted(p, f'{evidence.pool} prompt')} on {counted(r, 'row')}" for p, r in sorted(sizes)]
     return [f"Measured on {' or '.join(grids)}."] if grids else []
+
+
+def _cells(evidence: Evidence) -> list[str]:
+    """On how many cells the numbers rest, where not all were scored."""
+    part = [e for e in evidence.entries if is_sampled(e.row)]
+    if not part or evidence.pool != "test":
+        return []
+    sizes = sorted({(e.number("n_cells"), e.number("n_prompts") * e.number("n_rows")) for e in part})
+    cells = " or ".join(f"{n:,.0f} of {of:,.0f} cells" for n, of in sizes)
+    half = percent(Z * max(e.number("mean_sampling") for e in part))
+    whole = len(evidence.entries) - len(part) - sum(math.isnan(e.number("mean")) for e in evidence.entries)
+    every = f" {whole} of the table {'was' if whole == 1 else 'were'} scored on every cell." if whole else ""
+    return [
+        f"{len(part)} of the table {'was' if len(part) == 1 else 'were'} scored on {cells} of the test grid, the "
+        f"same cells for each, after a pilot that said how many are needed; the means are those of the whole grid to "
+        f"{half} points or less ({level()}).{every}"
+    ]
 
 
 def _intervals(evidence: Evidence) -> list[str]:
@@ -249,13 +273,23 @@ def _stopping(study: Study) -> str:
     )
 
 
-def _sampling(study: Study) -> list[str]:
-    if study.scoring.sample == 1:
-        return []
-    return [
-        f"Rungs before the last score {100 * study.scoring.sample:g} % of the dev prompts x rows, the same cells for "
-        "every trial; the values there are estimates of what the whole grid would give."
-    ]
+def _sampling(evidence: Evidence) -> list[str]:
+    """What of the dev grid is scored at the rungs."""
+    study, found = evidence.study, []
+    if study.scoring.sample < 1:
+        found.append(
+            f"Rungs before the last score {100 * study.scoring.sample:g} % of the dev prompts x rows, the same cells "
+            "for every trial; the values there are estimates of what the whole grid would give."
+        )
+    last = [list(evidence.objectives(e).values())[-1:] for e in evidence.drawn]
+    part = {(o.n_cells, o.n_prompts * o.n_rows) for o in itertools.chain(*last) if o.n_cells < o.n_prompts * o.n_rows}
+    if part and may_sample(study):
+        cells = " or ".join(f"{n:,} of {of:,}" for n, of in sorted(part))
+        found.append(
+            f"Trials ended on {cells} cells of the dev grid, the same for every trial: as many as tables.precision "
+            "needs where rows and cells vary as they usually do."
+        )
+    return found
 
 
 def _answering(study: Study) -> str:

@@ -249,7 +249,7 @@ class Staged:
         part = points.part_study(self.study, head, to_the_end)
         live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}", since=self.since)
         progress = Progress(part, self.store, live, earlier_rows=self.rows, scores_test_pool=measured, began=self.began)
-        done = replayed(progress, wanted)
+        done = replayed(progress, wanted, self.content.assets)
         with progress.live:
             for trial in wanted:
                 progress.add(trial)

@@ -204,31 +204,43 @@ def std_corrected(fit: TwoWay) -> float:
 
     sqrt((ms_prompts - ms_residual) / R) / c4(df) with Satterthwaite's df of that difference, at least 1. Within 5 % of
     the true value, except where that is less than a third of the rows' noise, or ten prompts are close to 1 (-9 %)."""
-    if fit.n_prompts < 2 or fit.var_prompts == 0.0:
+    return _without_noise(fit.n_prompts, fit.ms_prompts / fit.n_rows, fit.ms_residual / fit.n_rows)
+
+
+def _without_noise(prompts: int, observed: float, noise: float) -> float:
+    """The std of so many ``prompts`` whose values have the variance ``observed``, ``noise`` included."""
+    true = max(observed - noise, 0.0)
+    if prompts < 2 or true == 0.0:
         return 0.0
-    df = max(1.0, (fit.n_prompts - 1) * (fit.var_prompts * fit.n_rows / fit.ms_prompts) ** 2)
+    df = max(1.0, (prompts - 1) * (true / observed) ** 2)
     c4 = math.sqrt(2.0 / df) * math.exp(float(special.gammaln((df + 1.0) / 2.0) - special.gammaln(df / 2.0)))
-    return math.sqrt(fit.var_prompts) / c4
+    return math.sqrt(true) / c4
 
 
 def std_interval(cells: Floats) -> Estimate:
     """``std_corrected`` of ``cells`` [P, R] with its interval, at most 1/2; NaN bounds with fewer than ``FEW_PROMPTS``
     prompts."""
-    return TRUE_SPREAD.within(_std_interval(cells))
-
-
-def _std_interval(cells: Floats) -> Estimate:
     fit = two_way(cells)
-    value, n = std_corrected(fit), fit.n_prompts
-    if n < FEW_PROMPTS or fit.n_rows < 2:
+    if fit.n_rows < 2:
+        return TRUE_SPREAD.within(Estimate(std_corrected(fit), math.nan, math.nan))
+    return spread_interval(cells.mean(axis=1), fit.ms_residual / fit.n_rows)
+
+
+def spread_interval(values: Floats, noise: float) -> Estimate:
+    """The std of the prompts' true values, of which ``values`` [P] are estimates with the variance ``noise``, and its
+    interval; as ``std_interval``."""
+    return TRUE_SPREAD.within(_spread_interval(values, noise))
+
+
+def _spread_interval(values: Floats, noise: float) -> Estimate:
+    n, observed = len(values), float(values.var(ddof=1)) if len(values) > 1 else 0.0
+    value = _without_noise(n, observed, noise)
+    if n < FEW_PROMPTS:
         return Estimate(value, math.nan, math.nan)
-    accuracies = cells.mean(axis=1)
-    observed = float(accuracies.var(ddof=1))
     if observed == 0.0:
-        return Estimate(0.0, 0.0, 0.0) if fit.ms_residual == 0.0 else Estimate(0.0, 0.0, math.nan)
-    excess = max(excess_kurtosis(accuracies), 0.0)
+        return Estimate(0.0, 0.0, 0.0) if noise == 0.0 else Estimate(0.0, 0.0, math.nan)
+    excess = max(excess_kurtosis(values), 0.0)
     df = 2.0 / (2.0 / (n - 1) + excess / n)  # Var(s2)/sigma^4 = 2/(n-1) + excess/n
-    noise = fit.ms_residual / fit.n_rows
     tails = special.chdtri(df, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])  # chi-square exceeded with this chance
     low, high = (math.sqrt(max(observed * df / float(x) - noise, 0.0)) for x in tails)
     return Estimate(value, low, high)

@@ -202,6 +202,19 @@ def _rungs_are_sampled(s: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _precision_is_of_one_search(s: Mapping[str, Any]) -> Iterator[Problem]:
+    asked = s["tables"].precision
+    if asked is None or asked.whole:
+        return
+    for key, given in (("stages", s["stages"] is not None), ("arms", bool(s["arms"]))):
+        if given:
+            yield Problem(
+                ("tables", "precision"),
+                f"cannot be combined with {key}, which are compared on whole grids. Remove it, or set it to whole",
+                bare=True,
+            )
+
+
 def _arms_are_known(s: Mapping[str, Any]) -> Iterator[Problem]:
     arms, axes = s["arms"], s["axes"]
     for i, name in enumerate(axes.arm):
@@ -264,6 +277,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("scoring",), _text_is_parsed),
     (("scoring", "scheduler"), _rungs_are_sampled),
     (("stages",), stages.disagreements),
+    (("tables", "stages", "arms"), _precision_is_of_one_search),
     (("arms", "axes", "pools", "templates"), _arms_are_known),
     (("arms", "training", "scheduler"), _arms_make_sense),
 )

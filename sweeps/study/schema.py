@@ -462,11 +462,39 @@ class ObjectiveSection(Section):
     std_weight: NotNegative = 1.0  # mean - std_weight * std over the dev prompts: robust first
 
 
+def as_precision(value: Any) -> Any:
+    if isinstance(value, str) and value != "whole":
+        raise Problems('is not known. Give "whole", or the half-widths of mean and std, such as {mean: 0.01}')
+    return {"whole": True} if value == "whole" else value
+
+
+HalfWidth = Annotated[Number, Field(gt=0, lt=1)]
+
+
+class PrecisionSection(Section):
+    """Half-widths of 95 % intervals about the value that the whole grid would give, as fractions of 1."""
+
+    mean: HalfWidth | None = None  # none: as it comes with that of the std
+    std: HalfWidth | None = None  # none: it needs a multiple of the cells, and most studies compare means
+    whole: Flag = False  # true: every cell, as `precision: whole` says in short
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PrecisionSection:
+        given = self.mean is not None or self.std is not None
+        if self.whole and given:
+            raise Problems([Problem(("whole",), "cannot be combined with half-widths. Remove one or the other")])
+        if not self.whole and not given:
+            raise Problems('has no half-width. Give mean, std or both, such as {mean: 0.01}, or "whole"')
+        return self
+
+
 class TablesSection(Section):
     # PAFT's Top for most of its data sets
     thresholds: Annotated[tuple[Share, ...], Field(min_length=1), at_most_items(100, "thresholds")] = (0.85,)
     strict: Flag = True  # above the threshold, not at it: PAFT's "exceeding"
     test: Literal["all", "finalists"] = "all"  # who is scored on the test pool; finalists are fewer and cost less
+    # how much of a trial's grid is scored; none: all up to 10,000 cells, above that what one point of the mean needs
+    precision: Annotated[PrecisionSection, BeforeValidator(as_precision)] | None = None
 
 
 class ResourcesSection(Section):

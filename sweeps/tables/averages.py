@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from sweeps.display.text import shown
 from sweeps.statistics import intervals as st
+from sweeps.statistics import sampled
 from sweeps.tables.columns import Settings, bounds
 from sweeps.tables.configurations import SEARCH
-from trainer.measure.grid import Floats
+from trainer.measure.estimate import estimate_grid
+from trainer.measure.grid import Floats, Grid
 from trainer.trial import AXES
 
 
@@ -26,12 +28,13 @@ class Group:
     remaining: int = 0  # trials that are not read yet
     averaged: list[str] = field(default_factory=list)  # ids
     grid: str = ""  # identity of the prompts and rows; trials on different grids cannot be averaged
+    sample: Grid | None = None  # a trial's, of which the cells and the rows' labels are those of all; None: whole grids
     mixed: bool = False  # trials on different grids
     sums: dict[str, Any] = field(default_factory=dict)  # emptied when the last trial has been added
 
-    def add(self, trial_id: str, identity: str, summands: Mapping[str, Any]) -> None:
+    def add(self, trial_id: str, identity: str, summands: Mapping[str, Any], sample: Grid | None) -> None:
         self.mixed |= bool(self.grid) and self.grid != identity
-        self.grid = self.grid or identity
+        self.grid, self.sample = self.grid or identity, sample
         self.averaged.append(trial_id)
         if not self.mixed:
             self.sums = {k: v + self.sums[k] if self.sums else v for k, v in summands.items()}
@@ -57,7 +60,13 @@ class Groups:
                 group.n_finished += trial.get("status") == "finished"
         return groups
 
-    def add_trial(self, trial: Mapping[str, Any], identity: str, summands: Mapping[str, Any] | None) -> None:
+    def add_trial(
+        self,
+        trial: Mapping[str, Any],
+        identity: str,
+        summands: Mapping[str, Any] | None,
+        sample: Grid | None = None,
+    ) -> None:
         """Add a trial; ``summands`` is None if the trial is not averaged."""
         if trial.get("role", SEARCH) != SEARCH:
             return
@@ -65,17 +74,16 @@ class Groups:
             group = self.by_value[key]
             group.remaining -= 1
             if summands is not None:
-                group.add(trial["trial_id"], identity, summands)
+                group.add(trial["trial_id"], identity, summands, sample)
             if group.remaining == 0:
                 if group.averaged and not group.mixed and tuple(group.averaged) not in self.averages:
                     self.averages[tuple(group.averaged)] = _averages(group)
-                group.sums = {}
+                group.sums, group.sample = {}, None
 
 
-def summands(cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
+def summands(cells: Floats, each: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
     """The values of one trial that a group sums over its trials: cells, and statistics per replicate, the observed
-    last."""
-    each = cells.mean(axis=1)
+    last. ``each``: per prompt."""
     threshold, strict = settings.thresholds[0], settings.strict
     ddof = min(1, each.size - 1)
     return {
@@ -97,14 +105,22 @@ def _averages(group: Group) -> dict[str, Any]:
     """The columns of one group from its sums."""
     average = {k: v / len(group.averaged) for k, v in group.sums.items()}
     cells = average["cells"]
-    drawn = st.resamples(*cells.shape, int(group.grid.split()[0]))
-    mean, _ = st.mean_test(cells, st.replicate(cells, drawn, redraw=False))
+    mean = _mean(cells, group)
     row: dict[str, Any] = {"mean": mean.value, **bounds("mean", mean)}
     for name in ("std", "min", "top"):
         limits = st.spread_limits(cells.shape[0]) if name == "std" else st.SHARE
         one = st.percentile(float(average[name][-1]), average[name][:-1], limits)
         row |= {name: one.value, **bounds(name, one)}
     return row
+
+
+def _mean(cells: Floats, group: Group) -> st.Estimate:
+    sample = group.sample
+    if sample is not None and sample.seen is not None:
+        found = estimate_grid(cells, sample.seen, sample.label, sample.n_rows)
+        return sampled.mean_test(found, len(sample.rows))[0]
+    drawn = st.resamples(*cells.shape, int(group.grid.split()[0]))
+    return st.mean_test(cells, st.replicate(cells, drawn, redraw=False))[0]
 
 
 def group_table(groups: Groups) -> pa.Table:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from sweeps.display.text import percent
 from sweeps.statistics import intervals as st
+from sweeps.study.precision import may_sample
 from sweeps.study.study import Study
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
@@ -28,12 +29,13 @@ class Settings:
     thresholds: tuple[float, ...]
     strict: bool
     confirms: bool = False  # the winner is chosen by fresh seeds
+    sampled: bool = False  # whether a large test grid is sampled
 
     @classmethod
     def of(cls, study: Study) -> Settings:
-        tables = study.tables
+        tables, weight = study.tables, study.objective.std_weight
         thresholds, confirms = tuple(tables.thresholds), study.confirm is not None
-        return cls(study.task.metric, study.objective.std_weight, thresholds, tables.strict, confirms)
+        return cls(study.task.metric, weight, thresholds, tables.strict, confirms, may_sample(study))
 
     @functools.cached_property
     def columns(self) -> list[str]:
@@ -57,7 +59,7 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     numbers_after += quantiles + [f"{q}_{side}" for q in quantiles for side in ("low", "high")]
     numbers_after += ["accuracy", "macro_f1", "roc_auc", "parse_fail_rate", "top_label_share"]
     numbers_after += ["max", "saturation", "cps", "consistency", "sensitivity", "dev_objective", "dev_stderr"]
-    numbers_after += ["dev_parse_fail_rate"]
+    numbers_after += ["dev_parse_fail_rate", "mean_sampling", "std_sampling"]
     compared = [
         c for n in REFERENCES for c in (f"diff_{n}", f"diff_{n}_low", f"diff_{n}_high", f"p_{n}", f"p_{n}_holm")
     ]
@@ -66,6 +68,7 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     columns += [("n_prompts", pa.int32()), ("n_rows", pa.int32())]
     columns += [(n, f) for n in numbers] + [("metric", pa.string())]
     columns += [("configuration", pa.string()), ("n_seeds", pa.int32())] + [(n, f) for n in numbers_after]
+    columns += [("n_cells", pa.int64())]
     columns += [("degenerate", pa.bool_()), ("winner", pa.bool_()), ("rank", pa.int32())] + [(n, f) for n in compared]
     columns += [("status", pa.string()), ("rung", pa.int32()), ("reason", pa.string())]
     columns += [("seconds", f), ("tokens", pa.int64()), ("speaks_of", pa.string()), ("seeds", pa.string())]
@@ -95,6 +98,12 @@ def unread_share(row: Mapping[str, Any]) -> float:
     """Share of a trial's generated answers that could not be read, on the test or the dev prompts; 0 where none were
     generated. ``row``: of tables/robustness."""
     return max(row.get("parse_fail_rate") or 0.0, row.get("dev_parse_fail_rate") or 0.0)
+
+
+def is_sampled(row: Mapping[str, Any]) -> bool:
+    """Whether a trial's test numbers are estimates from a sample of its grid. ``row``: of tables/robustness."""
+    cells = row.get("n_cells")
+    return cells is not None and cells < row["n_prompts"] * row["n_rows"]
 
 
 def answer_marks(row: Mapping[str, Any], alike: str) -> list[str]:

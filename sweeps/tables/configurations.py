@@ -19,7 +19,8 @@ import numpy as np
 from sweeps.statistics import intervals as st
 from sweeps.statistics import seeds as sd
 from sweeps.tables.columns import Settings, bounds, or_none
-from trainer.measure.grid import Floats, Grid
+from sweeps.tables.estimates import SeedCells, mean_test, prompt_spread, seed_cells, seed_variance
+from trainer.measure.grid import Grid
 from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import AXES
 
@@ -37,9 +38,11 @@ _MEANS = (
     "consistency",
     "sensitivity",
     "dev_parse_fail_rate",
+    "mean_sampling",
+    "std_sampling",
 )
 Row = Mapping[str, Any]
-GridIds = tuple[tuple[str, ...], tuple[str, ...]]  # ids of prompts and rows
+Pool = tuple[tuple[str, ...], int]  # ids of prompts, and how many rows
 
 
 @dataclass(frozen=True)
@@ -68,32 +71,23 @@ def configurations(rows: Iterable[dict[str, Any]], roles: Sequence[str] = (SEARC
 class Measured:
     """The test scores of a configuration."""
 
-    grid: Grid  # of its first seed
-    cells: Floats  # [S, P, R] of the metric
+    scores: SeedCells
     trial_ids: tuple[str, ...]
     degenerate: bool  # a seed gives one label nearly always
 
     @property
-    def ids(self) -> GridIds:
-        return self.grid.prompts, self.grid.rows
+    def pool(self) -> Pool:
+        return self.scores.grid.prompts, self.scores.grid.n_rows
 
 
-def measured(
-    one: Configuration, grid_of: Callable[[str], Grid | None], cells_of: Callable[[Grid], Floats]
-) -> Measured | None:
-    """The test scores of those of its trials that have them on the prompts and rows of the first that has; None if none
-    has. Sampled grids are left to their trials' rows."""
-    first: Grid | None = None
-    cells, trials, degenerate = [], [], False
-    for row in one.rows:
-        grid = grid_of(row["trial_id"])
-        if grid is None or (first and (grid.prompts, grid.rows) != (first.prompts, first.rows)):
-            continue
-        first = first or grid
-        cells.append(cells_of(grid))
-        trials.append(str(row["trial_id"]))
-        degenerate |= grid.degenerate
-    return Measured(first, np.array(cells), tuple(trials), degenerate) if first else None
+def measured(one: Configuration, grid_of: Callable[[str], Grid | None], metric: str) -> Measured | None:
+    """The test scores of those of its trials that have them on the same prompts and rows; None if none has. Where one
+    of them was sampled, on its cells."""
+    found = [(str(row["trial_id"]), grid) for row in one.rows if (grid := grid_of(row["trial_id"])) is not None]
+    if not found:
+        return None
+    scores, kept = seed_cells([grid for _, grid in found], metric)
+    return Measured(scores, tuple(found[i][0] for i in kept), any(found[i][1].degenerate for i in kept))
 
 
 class SeedVariances:
@@ -101,11 +95,11 @@ class SeedVariances:
     quantity of one fine-tune, pooled over all configurations."""
 
     def __init__(self) -> None:
-        self._of_grid: dict[GridIds, list[sd.SeedVariance]] = {}
+        self._of_grid: dict[Pool, list[sd.SeedVariance]] = {}
         self._of_column: dict[str, list[sd.Component]] = {}
 
     def add(self, found: Measured, rows: Sequence[Row]) -> None:
-        self._of_grid.setdefault(found.ids, []).append(sd.seed_variance(found.cells))
+        self._of_grid.setdefault(found.pool, []).append(seed_variance(found.scores))
         for name in {n for row in rows for n, v in row.items() if isinstance(v, float)}:
             values = [row[name] for row in rows if row.get(name) is not None]
             if len(values) > 1:
@@ -113,9 +107,9 @@ class SeedVariances:
                     sd.Component(float(np.var(values, ddof=1)), len(values) - 1)
                 )
 
-    def on(self, ids: GridIds) -> sd.SeedVariance:
+    def on(self, pool: Pool) -> sd.SeedVariance:
         """Of the mean, on these prompts and rows; not known where no configuration has two seeds there."""
-        return sd.pooled(self._of_grid.get(ids, ()))
+        return sd.pooled(self._of_grid.get(pool, ()))
 
     def of(self, column: str) -> sd.Component:
         return sd.pooled_components(self._of_column.get(column, ()))
@@ -133,17 +127,19 @@ def combined(
     row["speaks_of"] = "fine-tunes"
     if found is None:
         return row
-    of_study = variances.on(found.ids)
-    spread = sd.prompt_spread(found.cells)
+    of_study = variances.on(found.pool)
+    tested = [r for r in rows if r["trial_id"] in found.trial_ids]
+    stds = [_estimate({**r, "std": r["std_corrected"]}, "std") for r in tested]
+    spread = prompt_spread(found.scores, stds, variances.of("std_corrected"))
+    row["n_cells"] = min(r["n_cells"] for r in tested)
     row["std_average"] = or_none(spread.of_average)
     if not of_study.known:
         return row
     row["speaks_of"] = "settings"
-    mean, _ = sd.mean_test([found.cells], of_study)
+    mean, _ = mean_test([found.scores], of_study) or (st.Estimate(math.nan, math.nan, math.nan), math.nan)
     row |= {"mean": mean.value, **bounds("mean", mean)}
-    tested = [r for r in rows if r["trial_id"] in found.trial_ids]
     row["n_seeds"] = len(tested)
-    row["seed_std"] = or_none(sd.seed_std(found.cells))
+    row["seed_std"] = or_none(math.sqrt(seed_variance(found.scores).of_mean.value) if len(tested) > 1 else math.nan)
     if len(tested) > 1:
         row["std"] = math.sqrt(float(np.mean([r["std"] ** 2 for r in tested])))
         row |= {"std_corrected": spread.of_one.value, **bounds("std", spread.of_one)}

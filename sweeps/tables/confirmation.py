@@ -17,9 +17,9 @@ import pyarrow as pa
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
 from sweeps.statistics import intervals as st
-from sweeps.statistics import seeds as sd
 from sweeps.tables.columns import Settings, answer_marks, bounds, or_none
 from sweeps.tables.configurations import Configuration, Measured, SeedVariances, combined, configurations, objective
+from sweeps.tables.estimates import mean_test
 from trainer.trial import AXES
 
 Row = Mapping[str, Any]
@@ -101,9 +101,10 @@ def _compare(rows: Sequence[dict[str, Any]], measures: Mapping[str, Measured | N
     compared = []
     for row in rows:
         other = measures[row["configuration"]]
-        if row["winner"] or other is None or other.ids != best.ids:
+        found = None if other is None else mean_test([other.scores, best.scores], variances.on(best.pool))
+        if row["winner"] or found is None:
             continue
-        gap, p = sd.mean_test([other.cells, best.cells], variances.on(best.ids))
+        gap, p = found
         row |= {"diff_best": gap.value, **bounds("diff_best", gap), "p_best": or_none(p)}
         compared += [row] if math.isfinite(p) else []
     for row, p in zip(compared, st.holm([r["p_best"] for r in compared]), strict=True):

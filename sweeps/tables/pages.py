@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
-from sweeps.tables.columns import Settings, answer_marks, unread_share
+from sweeps.tables.columns import Settings, answer_marks, is_sampled, unread_share
 from sweeps.tables.configurations import seed_note
 from sweeps.tables.winner import why_no_winner
+from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
 
@@ -114,6 +115,16 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
         "design effect. Worst prompt: two-way bootstrap, for as many new prompts and rows; the intervals of std and "
         "worst prompt are too short where most prompts sit at the ceiling and a few fall far below."
     )
+    if part := [r for r in rows if is_sampled(r)]:
+        cells = " or ".join(f"{n:,}" for n in sorted({r["n_cells"] for r in part}))
+        of = max(r["n_prompts"] * r["n_rows"] for r in part)
+        yield (
+            f"- {len(part)} {counted_as} were scored on {cells} of the {of:,} cells of the test grid, the same for all "
+            "of them; their numbers estimate what the whole grid would give, the mean to "
+            f"{percent(Z * max(r['mean_sampling'] for r in part))} points or less (95 %). The best two on the dev "
+            "prompts were scored on every cell; with `confirm`, the best two confirmed. Intervals hold the sample's "
+            "error; those of samples are t intervals. Differences are on the cells that both have."
+        )
     yield "- std: over prompts, ddof 1, as observed. Its finite rows add noise; the next column takes that off."
     yield f"- Share of prompts: counts prompts {sign} {limits}."
     yield (

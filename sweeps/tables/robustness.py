@@ -25,7 +25,6 @@ from sweeps.display.table_files import write_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
-from sweeps.statistics import seeds as sd
 from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema, trial_schema
 from sweeps.tables.configurations import (
@@ -39,15 +38,17 @@ from sweeps.tables.configurations import (
     measured,
 )
 from sweeps.tables.confirmation import confirmation_page, confirmation_rows, confirmation_table
+from sweeps.tables.estimates import TrialEstimates, estimates, mean_auc, mean_test, seed_of
 from sweeps.tables.pages import groups_page, robustness_page, trials_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
-from trainer.measure.grid import Floats, Grid
+from trainer.measure.grid import Grid, only, shared_cells
 from trainer.store import scores_name
-from trainer.trial import digest
 
 THREADS = 2  # more would wait for the interpreter's lock, which half of the work holds
 CHUNK = 64  # at most so many trials wait in memory to be added to the averages
+Averaged = tuple[str, dict[str, Any] | None, Grid | None]  # a grid's identity, its summands, and the grid if sampled
+NOT_AVERAGED: Averaged = ("", None, None)
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,12 @@ def make_tables(run: RunFolder, settings: Settings) -> Tables:
         rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
         searched = configurations(rows)
         groups = [*searched, *configurations(rows, FRESH)]
+        sample = _sample(run, rows) if settings.sampled else None
         for one in groups:
             if len(one.rows) > 1:
-                added = list(pool.map(lambda row: _add_test(run, row, settings), one.rows))
-                for row, (_, identity, own) in zip(one.rows, added, strict=True):
-                    averages.add_trial(row, identity, own)
+                added = list(pool.map(lambda row: _add_test(run, row, settings, sample), one.rows))
+                for row, (_, averaged) in zip(one.rows, added, strict=True):
+                    averages.add_trial(row, *averaged)
                 if found := _measured(run, one, settings):
                     variances.add(found, one.rows)
         references = _references(run, searched, settings)
@@ -121,9 +123,9 @@ def make_tables(run: RunFolder, settings: Settings) -> Tables:
         alone = [one for one in groups if len(one.rows) == 1]
         for start in range(0, len(alone), CHUNK):
             part = alone[start : start + CHUNK]
-            made = pool.map(lambda one: _single(run, one, references, variances, settings), part)
-            for one, (identity, own, row) in zip(part, made, strict=True):
-                averages.add_trial(one.rows[0], identity, own)
+            made = pool.map(lambda one: _single(run, one, references, variances, settings, sample), part)
+            for one, (averaged, row) in zip(part, made, strict=True):
+                averages.add_trial(one.rows[0], *averaged)
                 by_setting += [row] if one.rows[0]["role"] == SEARCH else []
         confirmed = confirmation_rows(rows, lambda one: _measured(run, one, settings), variances, settings)
     _rank(by_setting)
@@ -170,12 +172,13 @@ def _single(
     references: Sequence[Reference],
     variances: SeedVariances,
     settings: Settings,
-) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
+    sample: Grid | None,
+) -> tuple[Averaged, dict[str, Any]]:
     """Of a configuration with one seed, whose scores are read once: what its trial adds to averages, and its row."""
-    grid, identity, own = _add_test(run, one.rows[0], settings)
-    found = measured(one, lambda _: grid, lambda test: metrics.cells(test, settings.metric))
+    grid, averaged = _add_test(run, one.rows[0], settings, sample)
+    found = measured(one, lambda _: grid, settings.metric)
     row = combined(one, found, variances, settings)
-    return identity, own, row | (_differences(one.id, found, references, variances) if found else {})
+    return averaged, row | (_differences(one.id, found, references, variances) if found else {})
 
 
 def _several(
@@ -192,9 +195,7 @@ def _several(
 
 
 def _measured(run: RunFolder, one: Configuration, settings: Settings) -> Measured | None:
-    return measured(
-        one, lambda trial_id: run.last_grid(trial_id, "test"), lambda grid: metrics.cells(grid, settings.metric)
-    )
+    return measured(one, lambda trial_id: run.last_grid(trial_id, "test"), settings.metric)
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -235,33 +236,57 @@ def _test_lost(row: Mapping[str, Any]) -> bool:
 
 
 def _add_test(
-    run: RunFolder, row: dict[str, Any], settings: Settings
-) -> tuple[Grid | None, str, dict[str, Any] | None]:
-    """Add the columns that follow from the test grid to ``row``. The grid, its identity, and the summands for
-    averages."""
+    run: RunFolder, row: dict[str, Any], settings: Settings, sample: Grid | None = None
+) -> tuple[Grid | None, Averaged]:
+    """Add the columns that follow from the test grid to ``row``. The grid, and what it adds to averages. Where some
+    trials have a ``sample`` of the grid alone, averages are over its cells."""
     test = run.last_grid(row["trial_id"], "test")
     if test is None:
         row["degenerate"] = bool(row["degenerate"] or row.get("test_degenerate"))
-        return None, "", None
+        return None, NOT_AVERAGED
     row["degenerate"] = bool(row["degenerate"]) or test.degenerate
-    cells = metrics.cells(test, settings.metric)
-    seed = _seed(test)
-    drawn = st.replicate(cells, st.resamples(*cells.shape, seed))
-    row |= _columns(test, cells, drawn, settings)
-    averaged = row.get("status") == "finished" and not row["degenerate"]
-    return test, f"{seed} {cells.shape}", summands(cells, drawn, settings) if averaged else None
+    read = estimates(test, settings.metric)
+    row |= _columns(test, read, settings)
+    if row.get("status") != "finished" or row["degenerate"]:
+        return test, NOT_AVERAGED
+    return test, _averaged(test, read, sample, settings)
 
 
-def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
+def _averaged(test: Grid, read: TrialEstimates, sample: Grid | None, settings: Settings) -> Averaged:
+    """What a trial adds to averages."""
+    both = None if sample is None else shared_cells(test, sample)
+    if both is not None and both.seen is not None and test.seen is None:
+        seen = np.zeros(test.correct.shape, bool)
+        seen[:, both.rows] = both.seen
+        test = only(test, seen)
+        read = estimates(test, settings.metric)
+    cells = read.cells if test.seen is None else np.where(test.seen, read.cells, 0.0)
+    identity = f"{seed_of(test)} {cells.shape} {test.n_cells}"
+    return identity, summands(cells, read.each, read.drawn, settings), None if test.seen is None else test
+
+
+def _sample(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> Grid | None:
+    """The sample of the test grid on which trials are averaged: one that a finished trial has, if there is one. The
+    best have their whole grid, so it is looked for from the other end."""
+    finished = [r for r in rows if r.get("status") == "finished" and r["dev_objective"] is not None]
+    for row in sorted(finished, key=lambda r: float(r["dev_objective"])):
+        test = run.last_grid(row["trial_id"], "test") if (row.get("role") or SEARCH) == SEARCH else None
+        if test is not None and not test.degenerate:
+            return test if test.seen is not None else None
+    return None
+
+
+def _columns(test: Grid, read: TrialEstimates, settings: Settings) -> dict[str, Any]:
     """The columns of one trial that follow from its test grid."""
-    each = metrics.per_prompt(test, settings.metric)
+    each, drawn, mean, std = read.each, read.drawn, read.mean, read.std
     summary = metrics.grid_objective(test, settings.metric, settings.std_weight)
-    mean, _ = st.mean_test(cells, drawn)
-    std = st.std_interval(cells)
     ordered = np.sort(drawn.stretched, axis=1)
     row: dict[str, Any] = {
         "n_prompts": summary.n_prompts,
         "n_rows": summary.n_rows,
+        "n_cells": summary.n_cells,
+        "mean_sampling": read.errors[0],
+        "std_sampling": read.errors[1],
         "mean": summary.mean,
         "std": summary.std,
         "min": summary.min,
@@ -278,30 +303,17 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         name, at = f"q{round(100 * q):02d}", float(st.quantile(np.sort(each), q))
         row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q)))}
     return row | {
-        "accuracy": float(test.correct.mean()),
+        "accuracy": float(metrics.per_prompt(test, "accuracy").mean()),
         "macro_f1": float(metrics.per_prompt(test, "macro_f1").mean()),
-        "roc_auc": _mean_auc(test),
+        "roc_auc": mean_auc(test),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
         "max": float(each.max()),
         "saturation": 1.0 - float(each.max() - each.mean()),
         "cps": prompt_metrics.cps(each),
-        "consistency": or_none(prompt_metrics.consistency_rate(test.predicted)),
-        "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct)),
+        "consistency": or_none(prompt_metrics.consistency_rate(test.predicted, test.seen)),
+        "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct, test.seen)),
     }
-
-
-def _mean_auc(test: Grid) -> float | None:
-    """ROC-AUC of log p(second label) - log p(first label), averaged over prompts; None unless there are two labels."""
-    if test.label_logprobs is None or len(test.labels) != 2 or test.label_logprobs.shape[2] != 2:
-        return None
-    score = test.label_logprobs[:, :, 1] - test.label_logprobs[:, :, 0]
-    return or_none(float(np.mean([prompt_metrics.roc_auc(test.label == 1, one) for one in score])))
-
-
-def _seed(test: Grid) -> int:
-    """Depends on the prompts and rows alone, so that all trials of one grid have the same resamples."""
-    return int(digest([test.prompts, test.rows])[:8], 16)
 
 
 # between configurations --------------------------------------------------------------------------------
@@ -333,13 +345,14 @@ def _references(run: RunFolder, searched: Sequence[Configuration], settings: Set
 def _differences(
     configuration: str, test: Measured, references: Sequence[Reference], variances: SeedVariances
 ) -> dict[str, Any]:
-    """Paired differences of the mean to the references, on the same prompts and rows."""
+    """Paired differences of the mean to the references, on the same prompts and rows; where one of the two was
+    sampled, on the cells that both have."""
     row: dict[str, Any] = {}
     for other in references:
-        if configuration == other.configuration or test.ids != other.measured.ids:
+        found = mean_test([test.scores, other.measured.scores], variances.on(test.pool))
+        if configuration == other.configuration or found is None:
             continue
-        parts = [test.cells, other.measured.cells]
-        gap, p = sd.mean_test(parts, variances.on(test.ids), seed=_seed(test.grid))
+        gap, p = found
         row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
     return row
 

@@ -6,7 +6,7 @@ import sys
 
 from sweeps.display.text import one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
-from sweeps.tables.columns import answer_marks
+from sweeps.tables.columns import answer_marks, is_sampled
 from sweeps.tables.configurations import seed_note
 from sweeps.tables.confirmation import shrinkage
 from trainer.trial import AXES
@@ -49,6 +49,11 @@ def show_table(run: RunFolder, report: str) -> None:
         from sweeps.tables.winner import why_no_winner
 
         console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False, markup=False)
+    if sampled := [r for r in rows if is_sampled(r)]:
+        of = max(r["n_prompts"] * r["n_rows"] for r in sampled)
+        cells = max(r["n_cells"] for r in sampled)
+        text = f"{len(sampled)} of {len(rows)} were scored on {cells:,} of {of:,} cells of the test grid: estimates"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     for sentence in shrinkage(run.confirmation()):
         console.print(f"confirmed: {sentence}", soft_wrap=True, highlight=False, markup=False)
     for note in [*run.notes, *([seed_note(rows)] if seed_note(rows) else [])]:

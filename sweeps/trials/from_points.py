@@ -109,6 +109,7 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
             scoring.max_new_tokens,
             _number(scoring.sample),
             scoring.max_thought_tokens,
+            content.most_dev_cells,
         ),
         data=content.fingerprints[pool_of(study, point)],
         pool=pool_of(study, point),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from sweeps.study.precision import precision_of, usual_cells
 from sweeps.study.study import Study
 from sweeps.trials.assets import fingerprints_of, load_and_drop, task_of, templates_of
 from sweeps.trials.base_model import model_of
@@ -26,6 +27,7 @@ class Content:
     model: Model
     fingerprints: Mapping[str, Data]  # train pool -> what a trial that trains on it reads
     n_train_rows: int
+    most_dev_cells: int = 0  # of the dev grid that a rung scores; 0: all
     dropped: tuple[DroppedRows, ...] = ()  # rows that the study's `drop` has left out; they are in no fingerprint
 
     @property
@@ -55,6 +57,9 @@ def content_of(study: Study, say: Callable[[str], None] = lambda _: None) -> Con
         say("looking for too long rows")
         assets, long = without_long_rows(assets, splits, model, task, list(templates.values()))
         dropped += long
+    dev = len(assets.pools["dev"]), len(assets.rows["dev"])
+    precision_of(study, "test", len(assets.pools["test"]), len(assets.rows["test"]))  # for its errors, told early
+    most = usual_cells(study, "dev", *dev)
     return Content(
         assets=assets,
         task=task,
@@ -62,5 +67,6 @@ def content_of(study: Study, say: Callable[[str], None] = lambda _: None) -> Con
         model=model,
         fingerprints=fingerprints_of(assets),
         n_train_rows=len(assets.rows["train"]),
+        most_dev_cells=0 if most == dev[0] * dev[1] else most,
         dropped=tuple(dropped),
     )

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sweeps.schedule.asha import rung_quotas
+from sweeps.study.precision import precision_of, usual_cells
 from sweeps.study.study import Study
 from trainer.measure import design
 from trainer.work import BLOCK
+
+# whose test grid is scored whole in any case: the winner, and the configuration that the report compares it with
+SCORED_WHOLE = 2
 
 
 @dataclass(frozen=True)
@@ -16,14 +20,21 @@ class StudyWork:
 
     quotas: tuple[int, ...]  # trials that enter each rung
     dev_cells: tuple[int, ...]  # scored for one trial at each rung
-    test_cells: int  # scored for one trial
+    test_cells: int  # scored for one trial; of a sample, about
     tested: int  # trials that are scored on the test pool: those that finish, and perhaps those that are stopped
     slots: int = 1  # of a host
     gpus: bool = False
+    whole_tests: int = 0  # cells of the test grid where it is sampled, when the sweep is over; else 0
+    best: int = 0  # trials of which the whole grid is scored then
 
     def scored_by_all(self, cells: int) -> bool:
         """Whether hosts without a trial take part in the scoring of a grid of so many cells."""
         return cells // BLOCK > 1
+
+    def all_test_cells(self, tested: int) -> int:
+        """Of so many trials."""
+        best = min(self.best, tested)
+        return (tested - best) * self.test_cells + best * self.whole_tests
 
 
 def seeds_each(study: Study) -> int:
@@ -39,12 +50,16 @@ def study_work(
     ``seeds``: trials of each configuration, which go on together."""
     shares = study.scheduler.shares
     quotas = tuple(n * seeds for n in rung_quotas(-(-trials // seeds), study.scheduler.eta, len(shares)))
-    sample = design.sample_size(study.scoring.sample, *dev).cells
+    most = usual_cells(study, "dev", *dev)
+    sample = design.sample_size(study.scoring.sample, *dev, most).cells
+    sampled = precision_of(study, "test", *test) is not None
     return StudyWork(
         quotas=quotas,
-        dev_cells=(*[sample] * (len(shares) - 1), dev[0] * dev[1]),
-        test_cells=test[0] * test[1],
+        dev_cells=(*[sample] * (len(shares) - 1), design.sample_size(1.0, *dev, most).cells),
+        test_cells=usual_cells(study, "test", *test),
         tested=0 if not tested else quotas[-1] if study.tables.test == "finalists" else trials,
         slots=study.resources.slots,
         gpus=bool(study.resources.gpus),
+        whole_tests=test[0] * test[1] if sampled else 0,
+        best=0 if not sampled or study.confirm is not None else SCORED_WHOLE * seeds,
     )

@@ -42,7 +42,8 @@ def test_benchmark_reports_ours_peer_and_ratio(name: str, flag: str, tmp_path: P
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "flags"), [("sampled_scoring", ("--quick",)), ("sweep_makespan", ("--size", "quick"))]
+    ("name", "flags"),
+    [("precision", ("--quick",)), ("sampled_scoring", ("--quick",)), ("sweep_makespan", ("--size", "quick"))],
 )
 def test_benchmark_of_whole_sweeps_runs(name: str, flags: tuple[str, ...], tmp_path: Path) -> None:
     printed, _ = claims(name, flags, tmp_path)

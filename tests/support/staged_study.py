@@ -74,7 +74,7 @@ def in_process(study: Study, store: Store, assets: Assets, trained: list[str]) -
                     runner.submit(work).result(timeout=300)
         finally:
             runner.close()
-        tell = replayed(progress, trials)
+        tell = replayed(progress, trials, assets)
         assert tell is not None
         tell()
 

@@ -45,6 +45,12 @@ class StratumFit:
     var_rows: float
     df: int  # of ms_residual
 
+    @property
+    def mean_variance(self) -> float:
+        """Of the mean of ``each`` about the mean of all rows that there could be; rows need not have met as many
+        prompts."""
+        return float(self.noise.mean())
+
 
 @dataclass(frozen=True)
 class GridEstimate:
@@ -58,6 +64,9 @@ class GridEstimate:
     variance: float  # std squared; before it is cut at 0
     variance_error: float
     rows_variance: float  # of the mean, from the rows of the whole grid
+    unbiased: Floats  # [P] per prompt; they spread by ``noise`` more than the whole grid's values
+    rows_noise: float  # variance of a prompt's value in the whole grid, as its rows are finite
+    df: int  # of the residual variance in which ``noise`` is measured
 
     @property
     def std(self) -> float:
@@ -95,15 +104,18 @@ def estimate_grid(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: F
     unbiased = sum((w * f.each for w, f in zip(weight, fits, strict=True)), np.zeros(p))
     centre = np.eye(p) - 1.0 / p
     noise = np.zeros(p)
-    mean_variance = rows_variance = 0.0
+    mean_variance = rows_variance = rows_noise = 0.0
     for w, f, g, n in zip(weight, fits, groups, whole, strict=True):
         apart = np.diag(centre @ f.noise @ centre) * p / max(p - 1, 1)
         noise += w**2 * np.maximum(apart - f.ms_residual / n, 0.0) * _own_share(f, seen[:, g])
-        cells = int(seen[:, g].sum())
         square = float(w) ** 2
-        mean_variance += square * f.ms_residual * max(1.0 / cells - 1.0 / (p * float(n)), 0.0)
-        mean_variance += square * f.var_rows * max(1.0 / len(g) - 1.0 / float(n), 0.0)
+        if f.ms_residual > 0:
+            in_whole = f.ms_residual / (p * float(n)) + f.var_rows / float(n)
+            mean_variance += square * max(f.mean_variance - in_whole, 0.0)
+        else:  # each row's effect is known where it was met
+            mean_variance += square * f.var_rows * max(1.0 / int(seen[:, g].any(axis=0).sum()) - 1.0 / float(n), 0.0)
         rows_variance += square * f.var_rows / float(n)
+        rows_noise += square * f.ms_residual / float(n)
     mean = float(unbiased.mean())
     by_label = np.array([f.each.mean() for f in fits])
     rows_variance += float((weight * (by_label - mean) ** 2).sum()) / n_rows
@@ -118,6 +130,9 @@ def estimate_grid(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: F
         variance,
         _variance_error(unbiased, noise, df),
         rows_variance,
+        unbiased,
+        rows_noise,
+        df,
     )
 
 

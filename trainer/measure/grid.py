@@ -94,9 +94,9 @@ def read_grid(
 
     ``labels`` are the task's labels in the order of ``label_logprobs``; without them, every label and answer that
     occurs, sorted. ``where`` names the file in messages. ``sample`` is the record's, where only a sample of the grid
-    was scored: ``cells`` of ``prompts`` x ``rows``. Raises ``ScoreError`` for an empty table, a cell that occurs
-    twice, one that is not there or was not asked for, a row with two right labels, an unknown label, or ``correct``
-    against ``predicted``."""
+    was scored: ``cells`` of ``prompts`` x ``rows``, with ``pilot`` in two stages. Raises ``ScoreError`` for an empty
+    table, a cell that occurs twice, one that is not there or was not asked for, a row with two right labels, an unknown
+    label, or ``correct`` against ``predicted``."""
     if table.num_rows == 0:
         raise ScoreError(f"{where}: no score rows. The file was cut short: remove it and run again")
     prompts, p = _codes(table["prompt_id"], where, "prompt_id")
@@ -119,6 +119,9 @@ def read_grid(
     whole = sample is None or sample["cells"] == sample["prompts"] * sample["rows"]
     if sample is None or whole:
         wanted = np.ones(shape, bool)
+    elif "pilot" in sample:
+        _refuse_unbalanced(found, prompts, sample, where)
+        wanted = found
     else:
         wanted = _designed(prompts, rows, [names[k] for k in label], sample, where)
     _refuse_other_cells(found, wanted, prompts, rows, where, whole)
@@ -128,6 +131,67 @@ def read_grid(
     nan = nan or bool((compared & undecided).any())  # NaN in what the decision rule compares with
     scores = Grid(prompts, rows, names, label, predicted, correct, logprobs, nan)
     return scores if sample is None or whole else replace(scores, seen=found, pool_rows=sample["rows"])
+
+
+def only(scores: Grid, seen: NDArray[np.bool_]) -> Grid:
+    """``scores`` without the cells outside ``seen`` [P, R], and without rows of which none is left."""
+    kept = np.flatnonzero(seen.any(axis=0))
+    seen = seen[:, kept]
+    logprobs = scores.label_logprobs
+    return replace(
+        scores,
+        rows=tuple(scores.rows[j] for j in kept),
+        label=scores.label[kept],
+        predicted=np.where(seen, scores.predicted[:, kept], NO_ANSWER),
+        correct=scores.correct[:, kept] & seen,
+        label_logprobs=None if logprobs is None else np.where(seen[:, :, None], logprobs[:, kept], np.nan),
+        seen=seen,
+        pool_rows=scores.n_rows,
+    )
+
+
+@dataclass(frozen=True)
+class SharedCells:
+    """The cells that two grids of the same prompts and pool have both. ``rows`` are places in the first one's rows, and
+    ``others`` those of the same rows in the other's."""
+
+    rows: Ints
+    others: Ints
+    seen: NDArray[np.bool_] | None  # [P, rows]; None: all, of whole grids
+
+
+def shared_cells(one: Grid, other: Grid) -> SharedCells | None:
+    """None where prompts or pools differ, or where some prompt has no cell in both."""
+    if one.prompts != other.prompts or one.n_rows != other.n_rows:
+        return None
+    every = np.arange(len(one.rows))
+    if one.seen is None and other.seen is None:
+        return SharedCells(every, every, None) if one.rows == other.rows else None
+    place = {row: j for j, row in enumerate(other.rows)}
+    rows = np.array([j for j in every if one.rows[j] in place], np.int64)
+    others = np.array([place[one.rows[j]] for j in rows], np.int64)
+    parts = [
+        np.ones((len(one.prompts), len(at)), bool) if grid.seen is None else grid.seen[:, at]
+        for grid, at in ((one, rows), (other, others))
+    ]
+    seen = parts[0] & parts[1]
+    met = seen.any(axis=0)
+    if not seen.any(axis=1).all():
+        return None
+    return SharedCells(rows[met], others[met], seen[:, met])
+
+
+def _refuse_unbalanced(found: NDArray[np.bool_], prompts: Sequence[str], sample: Mapping[str, int], where: str) -> None:
+    """Of a sample in two stages, which rows it has left out is not known here, so that only its size and its balance
+    can be checked."""
+    of_prompt = found.sum(axis=1)
+    if len(prompts) == sample["prompts"] and found.sum() == sample["cells"] and np.ptp(of_prompt) <= 2:
+        return
+    raise ScoreError(
+        f"{where}: {int(found.sum())} cells of {len(prompts)} prompts, {int(of_prompt.min())} to "
+        f"{int(of_prompt.max())} of each, but the sample has {sample['cells']} of {sample['prompts']}, as many of "
+        "each. Remove the file and run again"
+    )
 
 
 def _designed(

@@ -30,7 +30,7 @@ from trainer.score.prefill import lines_of, padded_tokens
 from trainer.score.thoughts import with_thoughts
 from trainer.store import SCORES
 from trainer.trial import Task, Template, Trial
-from trainer.work import Block
+from trainer.work import Block, Span
 
 WEIGHED = 2000  # cells of a pool, about, of which the tokens are counted
 
@@ -94,13 +94,33 @@ def prompts_of(block: Block, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
     return prompts[k * len(prompts) // n : (k + 1) * len(prompts) // n]
 
 
+def _sampled(prompts: Sequence[Prompt], rows: Sequence[Row], share: float, most: int) -> np.ndarray:
+    """[P, R] the cells of a sample that is taken at once."""
+    size = design.sample_size(share, len(prompts), len(rows), most)
+    if size.cells >= len(prompts) * len(rows):
+        return np.ones((len(prompts), len(rows)), bool)
+    ids, labels = [r.id for r in rows], [r.label for r in rows]
+    kept = design.choose_rows(ids, labels, size.rows)
+    seen = np.zeros((len(prompts), len(rows)), bool)
+    of_kept = design.balanced([p.id for p in prompts], [ids[j] for j in kept], [labels[j] for j in kept], size.cells)
+    seen[:, kept] = of_kept
+    return seen
+
+
+def _staged(prompts: Sequence[Prompt], rows: Sequence[Row], span: Span) -> np.ndarray:
+    """[P, R] the cells of ``span``."""
+    ids = [p.id for p in prompts], [r.id for r in rows], [r.label for r in rows]
+    seen = design.staged(*ids, span.cells)
+    return seen & ~design.staged(*ids, span.begun) if span.begun else seen
+
+
 class PoolScorer:
     """Scores trials on the dev and test pools of one study's assets."""
 
     def __init__(self, assets: Assets):
         self.assets = assets
-        self._asked: dict[tuple[Template, Task, str, str, float, Block | None], PoolRequests] = {}
-        self._pairs: dict[tuple[str, float], list[tuple[Prompt, Row]]] = {}
+        self._asked: dict[tuple[Template, Task, str, str, Span | tuple[float, int], Block | None], PoolRequests] = {}
+        self._pairs: dict[tuple[str, Span | tuple[float, int]], list[tuple[Prompt, Row]]] = {}
         self.cell_tokens: dict[str, float] = {}  # of each pool: tokens through the model for a cell
 
     def score(
@@ -110,11 +130,13 @@ class PoolScorer:
         members: Sequence[Member],
         block: Block | None = None,
         tell: Callable[[float], None] | None = None,
+        span: Span | None = None,
     ) -> list[pa.Table]:
-        """Score rows of every member, in their order: those of ``block``, or of the whole grid. Members that compare
-        labels share their batches. The tables of all blocks, one after the other, are the table of the grid. ``tell``
-        is called now and then with the number of cells that are done, of all members together."""
-        asked = [self._requests_for(m, pool, block) for m in members]
+        """Score rows of every member, in their order: those of ``block``, or of the whole grid; with ``span``, of those
+        cells. Members that compare labels share their batches. The tables of all blocks, one after the other, are the
+        table of the grid. ``tell`` is called now and then with the number of cells that are done, of all members
+        together."""
+        asked = [self._requests_for(m, pool, block, span) for m in members]
         tally = Tally(asked, tell)
         found: dict[int, Answers] = {}
         together = [i for i, m in enumerate(members) if m.trial.scoring.scorer == "labels"]
@@ -144,35 +166,26 @@ class PoolScorer:
             lines = lines_of(requests, slots, shared)
             self.cell_tokens[pool] = padded_tokens(lines, TOKEN_BUDGET, logit_lines(model)) / len(requests)
 
-    def sample_record(self, trial: Trial, rung: int, pool: str, cells: int) -> dict[str, Any]:
-        """What the rung's record says of its ``cells`` cells where they are not the whole grid."""
-        prompts, rows = len(self.assets.pools[pool]), len(self.assets.rows[pool])
-        if trial.share_at(rung, pool) == 1 or cells == prompts * rows:
-            return {}
-        return {"sample": {"prompts": prompts, "rows": rows, "cells": cells}}
+    def grid(self, pool: str) -> tuple[int, int]:
+        """Prompts and rows of ``pool``."""
+        return len(self.assets.pools[pool]), len(self.assets.rows[pool])
 
-    def cells(self, pool: str, share: float) -> list[tuple[Prompt, Row]]:
-        """The prompts and rows that are scored, prompt by prompt."""
-        if (pool, share) not in self._pairs:
+    def cells(self, pool: str, which: Span | tuple[float, int]) -> list[tuple[Prompt, Row]]:
+        """The prompts and rows that are scored, prompt by prompt: those of the span, or a share of the cells and at
+        most so many."""
+        if (pool, which) not in self._pairs:
             prompts, rows = self.assets.pools[pool], self.assets.rows[pool]
-            size = design.sample_size(share, len(prompts), len(rows))
-            if size.cells < len(prompts) * len(rows):
-                kept = design.choose_rows([r.id for r in rows], [r.label for r in rows], size.rows)
-                rows = tuple(rows[j] for j in kept)
-                labels = [r.label for r in rows]
-                seen = design.balanced([p.id for p in prompts], [r.id for r in rows], labels, size.cells)
-            else:
-                seen = np.ones((len(prompts), len(rows)), bool)
-            self._pairs[pool, share] = [(prompts[i], rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)]
-        return self._pairs[pool, share]
+            seen = _staged(prompts, rows, which) if isinstance(which, Span) else _sampled(prompts, rows, *which)
+            self._pairs[pool, which] = [(prompts[i], rows[j]) for i, j in zip(*np.nonzero(seen), strict=True)]
+        return self._pairs[pool, which]
 
-    def _requests_for(self, member: Member, pool: str, block: Block | None) -> PoolRequests:
+    def _requests_for(self, member: Member, pool: str, block: Block | None, span: Span | None) -> PoolRequests:
         trial, renderer = member.trial, member.renderer
         rule = trial.scoring.decision if trial.scoring.scorer == "labels" else "raw"
-        share = trial.share_at(member.rung, pool)
-        key = (trial.template, trial.task, rule, pool, share, block)
+        which = span or trial.sample_at(member.rung, pool)
+        key = (trial.template, trial.task, rule, pool, which, block)
         if key not in self._asked:
-            pairs = self.cells(pool, share)
+            pairs = self.cells(pool, which)
             if block is not None:
                 ids = {p.id for p in prompts_of(block, self.assets.pools[pool])}
                 pairs = [(prompt, row) for prompt, row in pairs if prompt.id in ids]

@@ -172,3 +172,39 @@ def test_the_words_of_the_header() -> None:
     assert found.left == 15 + 10 + 10 + 95 + 400
     assert found.words(False)[3] == "left about 8:50"
     assert Overview().words(False) == []
+
+
+# a test grid that is sampled --------------------------------------------------------------------------------------
+
+SAMPLED = StudyWork(
+    quotas=(4, 2, 1), dev_cells=(10, 10, 40), test_cells=100, tested=4, slots=2, whole_tests=1000, best=2
+)
+
+
+def test_samples_are_scored_when_the_sweep_is_over_and_the_best_two_whole() -> None:
+    assert SAMPLED.all_test_cells(4) == 2 * 1000 + 2 * 100
+    assert SAMPLED.all_test_cells(1) == 1000
+    parts = parts_left(SAMPLED, [row(n) for n in "abcd"], WorkDone())
+    assert parts[2] == whole(1, 10, 40)  # no test cells at the last rung
+    assert parts[3] == Part((), (*[Work(test=1000)] * 2, *[Work(test=100)] * 2))
+    assert overview(SAMPLED, [row(n) for n in "abcd"], Told()).test_cells == (0, 2200)
+
+
+def test_what_a_stage_has_scored_counts_for_all_stages() -> None:
+    """A pilot of 60 cells; then 120 in all for each trial, and 1,000 for a and b."""
+    rows = [
+        row("a", 3, "finished"),
+        row("b", 2, "testing", asked_cells=60),
+        row("c", 1, "stopped"),
+        row("d", 1, "failed"),
+    ]
+    tests = {"a": 1000, "b": 1000, "c": 120}
+    rows[0].test, rows[0].test_cells = (0.5, 0.1), 60
+    done = WorkDone(step_of={"b": 10}, scored={TrialGrid("b", 10, "test", 60): 24.0})
+    left = parts_left(SAMPLED, rows, done, tests)[3]
+    assert left == Part((Work(test=976),), (Work(test=940), Work(test=120)))
+    assert overview(SAMPLED, rows, Told(done), tests).test_cells == (84, 2120)
+    assert overview(SAMPLED, rows, Told(done), tests).now["b"] == "test 24 of 60"
+    rows[1] = row("b", 2, "testing", asked_cells=1000, test=(0.5, 0.1), test_cells=60)  # its last stage; nothing yet
+    left = parts_left(SAMPLED, rows, done, tests)[3]
+    assert left.begun == (Work(test=940),)

@@ -1,0 +1,151 @@
+"""Which cells of the test grid are scored next, and for which trials.
+
+A grid that is scored whole is scored at once. Else it goes in stages (``trainer.measure.precision``), the same cells
+for all trials, so that their differences are paired: the pilot; then so many cells that every trial's mean and std
+have the half-widths of ``tables.precision``, which is the largest of the sizes that the trials' pilots ask for; then
+the whole grid for all seeds of the two best configurations by the dev objective, which the report compares. Where fresh
+seeds confirm the search (``confirm``), those are scored whole, and none of the search. A degenerate trial, which gives
+one answer nearly always, has no part in the size: nobody reads its numbers. What is next follows from the score files
+alone, so a resumed run and one that is replayed without Ray come to the same cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sweeps.schedule.asha import Decision
+from sweeps.study.precision import precision_of
+from sweeps.study.study import Study
+from sweeps.trials.study_work import SCORED_WHOLE
+from trainer.data.assets import Assets
+from trainer.measure import design, metrics
+from trainer.measure.grid import Grid, only, read_grid
+from trainer.measure.precision import Pilot, Precision, cells_for, read_pilot
+from trainer.store import Store
+from trainer.trial import Trial
+from trainer.work import is_scored
+
+Scored = tuple[pa.Table, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class GridJob:
+    trial: Trial
+    step: int  # its last rung
+    cells: int  # that its score file is to hold; 0: the whole grid at once
+
+
+def trials_to_test(
+    study: Study, trials: Mapping[str, Trial], decisions: Mapping[str, Decision]
+) -> list[tuple[Trial, int]]:
+    """The trials to score on the test pool, each with its last rung; with ``finalists`` only those that finished."""
+    wanted = ("finished",) if study.tables.test == "finalists" else ("finished", "stopped")
+    return [
+        (trials[i], d.step)
+        for i, d in decisions.items()
+        if d.status in wanted and d.step is not None and d.objective is not None and math.isfinite(d.objective)
+    ]
+
+
+def by_objective(
+    tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
+) -> list[list[tuple[Trial, int]]]:
+    """The configurations of which all seeds have finished, by the mean of their dev objectives, the best first."""
+    members: dict[str, list[tuple[Trial, int]]] = {}
+    for trial, step in tested:
+        members.setdefault(trial.configuration, []).append((trial, step))
+    whole = [found for found in members.values() if all(decisions[t.id].status == "finished" for t, _ in found)]
+
+    def place(found: list[tuple[Trial, int]]) -> tuple[float, str]:
+        return -sum(decisions[t.id].objective or 0.0 for t, _ in found) / len(found), found[0][0].id
+
+    return sorted(whole, key=place)
+
+
+@dataclass
+class GridStages:
+    store: Store
+    assets: Assets
+    wanted: Precision | None  # None: the whole grid at once
+    best: int = SCORED_WHOLE  # configurations that are scored whole at the end
+    found: dict[str, Scored] = field(default_factory=dict)  # by trial, as read last
+    cells: int = 0  # of every trial's sample; 0 while its size is not known
+    _pilots: dict[str, Pilot | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study: Study, store: Store, assets: Assets, confirming: bool = False) -> GridStages:
+        """``confirming``: of the fresh seeds of ``confirm``."""
+        wanted = precision_of(study, "test", len(assets.pools["test"]), len(assets.rows["test"]))
+        return cls(store, assets, wanted, SCORED_WHOLE if study.confirm is None or confirming else 0)
+
+    @property
+    def whole(self) -> int:
+        return len(self.assets.pools["test"]) * len(self.assets.rows["test"])
+
+    def next(self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]) -> list[GridJob]:
+        """What is to be scored before anything else can be decided; empty when all is there."""
+        scores = {t.id: self.store.read_scores(t.id, step, "test") for t, step in tested}
+        self.found = {i: scored for i, scored in scores.items() if scored is not None}
+        if self.wanted is None:
+            return self._lacking(tested, 0)
+        pilot = design.pilot_cells(len(self.assets.pools["test"]), len(self.assets.rows["test"]))
+        if jobs := self._lacking(tested, pilot):
+            return jobs
+        pilots = [p for t, _ in tested if (p := self._pilot(t)) is not None]
+        self.cells = cells_for(pilots, self.wanted) if pilots else pilot
+        return self._lacking(tested, self.cells) or self._lacking([*self._best(tested, decisions)], self.whole)
+
+    def _lacking(self, tested: Sequence[tuple[Trial, int]], cells: int) -> list[GridJob]:
+        return [
+            GridJob(trial, step, cells)
+            for trial, step in tested
+            if trial.id not in self.found or not is_scored(self.found[trial.id][1], cells)
+        ]
+
+    def _best(
+        self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
+    ) -> Iterator[tuple[Trial, int]]:
+        """All seeds of the best configurations by the dev objective, as ``sweeps.tables.winner`` orders them."""
+        left = self.best
+        for members in by_objective(tested, decisions):
+            if left == 0:
+                return
+            dev = [self.store.read_scores(trial.id, step, "dev") for trial, step in members]
+            if not any(d is None or self._is_degenerate(t, d) for (t, _), d in zip(members, dev, strict=True)):
+                left -= 1
+                yield from members
+
+    def _is_degenerate(self, trial: Trial, dev: Scored) -> bool:
+        return _grid(trial, dev).degenerate or _grid(trial, self.found[trial.id]).degenerate
+
+    def _pilot(self, trial: Trial) -> Pilot | None:
+        """What the pilot says, also where more is scored by now; None of a degenerate trial, and of one without
+        rows."""
+        if trial.id not in self._pilots:
+            scored = self.found[trial.id]
+            grid = self._of_pilot(_grid(trial, scored)) if scored[0].num_rows else None
+            self._pilots[trial.id] = None
+            if grid is not None and grid.seen is not None and not grid.degenerate:
+                values = metrics.cells(grid, trial.task.metric)
+                self._pilots[trial.id] = read_pilot(values, grid.seen, grid.label, grid.n_rows)
+        return self._pilots[trial.id]
+
+    def _of_pilot(self, grid: Grid) -> Grid:
+        """``grid`` without what is not in the pilot."""
+        prompts, rows = self.assets.pools["test"], self.assets.rows["test"]
+        ids = [p.id for p in prompts], [r.id for r in rows]
+        seen = design.staged(*ids, [r.label for r in rows], 0)
+        of_prompt, of_row = ({name: i for i, name in enumerate(names)} for names in ids)
+        place = np.ix_([of_prompt[p] for p in grid.prompts], [of_row[r] for r in grid.rows])
+        return only(grid, seen[place])
+
+
+def _grid(trial: Trial, scored: Scored) -> Grid:
+    rows, record = scored
+    return read_grid(rows, trial.task.labels, f"trial {trial.id}", record.get("sample"))

@@ -1,0 +1,129 @@
+"""What test grids say for new seeds, prompts and rows, whether all of a grid was scored or a sample.
+
+Of whole grids ``sweeps.statistics.intervals`` and ``seeds`` make the estimates, of samples
+``sweeps.statistics.sampled``. Configurations with different samples are compared on the cells that both have, of the
+same prompts and rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sweeps.statistics import intervals as st
+from sweeps.statistics import prompt_metrics, sampled
+from sweeps.statistics import seeds as sd
+from sweeps.tables.columns import or_none
+from trainer.measure import metrics
+from trainer.measure.estimate import estimate_grid
+from trainer.measure.grid import Floats, Grid, only, shared_cells
+from trainer.trial import digest
+
+
+@dataclass(frozen=True)
+class TrialEstimates:
+    """Of one trial, for new prompts and rows."""
+
+    cells: Floats  # [P, R]
+    each: Floats  # [P] per prompt
+    drawn: st.Replicates
+    mean: st.Estimate
+    std: st.Estimate  # without the noise of finite rows
+    errors: tuple[float, float] = (0.0, 0.0)  # standard errors against the whole grid's mean and std, if sampled
+
+
+def estimates(test: Grid, metric: str) -> TrialEstimates:
+    cells, each = metrics.cells(test, metric), metrics.per_prompt(test, metric)
+    if test.seen is None:
+        drawn = st.replicate(cells, st.resamples(*cells.shape, seed_of(test)))
+        return TrialEstimates(cells, each, drawn, st.mean_test(cells, drawn)[0], st.std_interval(cells))
+    found = metrics.grid_estimate(test, metric)
+    mean, std = sampled.mean_test(found, len(test.rows))[0], sampled.std_interval(found)
+    drawn = sampled.replicate(found, seed_of(test))
+    return TrialEstimates(cells, each, drawn, mean, std, (found.mean_error, found.std_error))
+
+
+class SeedCells(NamedTuple):
+    """The seeds of a configuration, on the same cells."""
+
+    grid: Grid  # of the first seed; all have its cells
+    cells: Floats  # [S, P, R] of the metric; without meaning where ``grid`` was not seen
+
+
+def seed_cells(grids: Sequence[Grid], metric: str) -> tuple[SeedCells, list[int]]:
+    """The grids of a configuration's seeds on the cells that all of them have, and which of the grids these are: those
+    of other prompts or rows than the smallest are left out."""
+    base = min(grids, key=lambda grid: grid.n_cells)
+    kept = [(i, both) for i, grid in enumerate(grids) if (both := shared_cells(grid, base)) is not None]
+    first, cells = None, []
+    for i, both in kept:
+        one = metrics.cells(grids[i], metric)[:, both.rows]
+        cells.append(one)
+        if first is None and both.seen is not None:
+            seen = np.zeros(grids[i].correct.shape, bool)
+            seen[:, both.rows] = both.seen
+            first = only(grids[i], seen)
+    return SeedCells(first or grids[kept[0][0]], np.array(cells)), [i for i, _ in kept]
+
+
+def mean_test(parts: Sequence[SeedCells], of_study: sd.SeedVariance) -> tuple[st.Estimate, float] | None:
+    """The mean of one configuration, or of the first minus that of the second, with its interval and the p-value that
+    it is 0; None where two have not the same prompts and rows. ``of_study`` as of ``sweeps.statistics.seeds``."""
+    both = shared_cells(parts[0].grid, parts[-1].grid)
+    if both is None:
+        return None
+    grid = parts[0].grid
+    if both.seen is None:
+        return sd.mean_test([part.cells for part in parts], of_study, seed=seed_of(grid))
+    signs = (1.0, -1.0)[: len(parts)]
+    on = [part.cells[:, :, rows] for part, rows in zip(parts, (both.rows, both.others), strict=False)]
+    average = sum((sign * cells.mean(axis=0) for sign, cells in zip(signs, on, strict=True)), np.zeros(1))
+    found = estimate_grid(np.where(both.seen, average, 0.0), both.seen, grid.label[both.rows], grid.n_rows)
+    luck = [seed_variance(part) if len(part.cells) > sd.POOLED else of_study for part in parts]
+    known = all(variance.known for variance in luck)
+    seeds = [
+        sd.Component(variance.of_mean.value / len(part.cells), variance.of_mean.df)
+        for variance, part in zip(luck, parts, strict=True)
+    ]
+    return sampled.mean_test(found, len(both.rows), bounded=len(parts) == 1, seeds=seeds if known else ())
+
+
+def seed_variance(one: SeedCells) -> sd.SeedVariance:
+    """What differs between the seeds of a configuration. Of a sample only the variance of their means is known."""
+    seen = one.grid.seen
+    if seen is None or len(one.cells) < 2:
+        return sd.seed_variance(one.cells)
+    means = [
+        estimate_grid(np.where(seen, cells, 0.0), seen, one.grid.label, one.grid.n_rows).mean for cells in one.cells
+    ]
+    return sd.SeedVariance(sd.Component(float(np.var(means, ddof=1)), len(means) - 1), sd.UNKNOWN)
+
+
+def prompt_spread(one: SeedCells, each: Sequence[st.Estimate], of_study: sd.Component) -> sd.PromptSpread:
+    """The standard deviation over prompts of one fine-tune and of the average of fine-tunes. Of a sample the first is
+    averaged over the seeds' own (``each``), with ``of_study`` as in ``over_seeds``, and the second is not known of
+    several."""
+    if one.grid.seen is None:
+        return sd.prompt_spread(one.cells)
+    if len(each) == 1:
+        return sd.PromptSpread(each[0], each[0].value)
+    return sd.PromptSpread(sd.over_seeds(each, of_study, st.TRUE_SPREAD), math.nan)
+
+
+def mean_auc(test: Grid) -> float | None:
+    """ROC-AUC of log p(second label) - log p(first label), averaged over prompts; None unless there are two labels."""
+    if test.label_logprobs is None or len(test.labels) != 2 or test.label_logprobs.shape[2] != 2:
+        return None
+    score = test.label_logprobs[:, :, 1] - test.label_logprobs[:, :, 0]
+    seen = np.ones(score.shape, bool) if test.seen is None else test.seen
+    each = [prompt_metrics.roc_auc(test.label[s] == 1, one[s]) for one, s in zip(score, seen, strict=True)]
+    return or_none(float(np.mean(each)))
+
+
+def seed_of(test: Grid) -> int:
+    """Depends on the prompts and rows alone, so that all trials of one grid have the same resamples."""
+    return int(digest([test.prompts, test.rows])[:8], 16)
