@@ -64,6 +64,7 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     columns += [("n_prompts", pa.int32()), ("n_rows", pa.int32())]
     columns += [(n, f) for n in numbers] + [("metric", pa.string())] + [(n, f) for n in numbers_after]
     columns += [("degenerate", pa.bool_()), ("winner", pa.bool_()), ("rank", pa.int32())] + [(n, f) for n in compared]
+    columns += [(n, pa.bool_()) for n in ("heavy_tails", *(f"heavy_{n}" for n in REFERENCES))]
     columns += [("status", pa.string()), ("rung", pa.int32()), ("reason", pa.string())]
     columns += [("seconds", f), ("tokens", pa.int64())]
     return pa.schema(columns + [(a, _type([t.get(a) for t in trials])) for a in AXES])

@@ -24,6 +24,7 @@ from sweeps.display.table_files import write_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
+from sweeps.statistics.tails import heavy_tails
 from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
 from sweeps.tables.pages import groups_page, robustness_page
@@ -88,7 +89,7 @@ def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]
     for winner in by_dev(rows)[:1]:
         # where its test scores are lost, and nothing says whether they all had one label, no trial is named
         winner["winner"] = not _test_lost(winner) or winner.get("test_degenerate") is not None
-    _adjust(rows)
+    _adjust(rows, references)
     rows.sort(key=_order)
     return pa.Table.from_pylist(rows, schema=schema(settings, trials)), group_table(averages)
 
@@ -180,6 +181,7 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         "roc_auc": _mean_auc(test),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
+        "heavy_tails": heavy_tails(each),
         "max": float(each.max()),
         "saturation": 1.0 - float(each.max() - each.mean()),
         "cps": prompt_metrics.cps(each),
@@ -233,12 +235,18 @@ def _differences(trial_id: str, test: Grid, cells: Floats, references: Sequence[
             continue
         gap, p = st.difference(cells, other.cells, _seed(test))
         row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
+        row[f"heavy_{other.name}"] = heavy_tails((cells - other.cells).mean(axis=1))
     return row
 
 
-def _adjust(rows: list[dict[str, Any]]) -> None:
-    """Add p-values with Holm's correction over the trials compared."""
-    for name in REFERENCES:
-        compared = [r for r in rows if r[f"p_{name}"] is not None]
-        for row, p in zip(compared, st.holm([r[f"p_{name}"] for r in compared]), strict=True):
-            row[f"p_{name}_holm"] = p
+def _adjust(rows: list[dict[str, Any]], references: Sequence[Reference]) -> None:
+    """Add p-values with Holm's correction over all comparisons of the table, to the best and to the second best
+    together. The comparison of these two is in both columns and counts once."""
+    ids = [r.trial_id for r in references]
+    family = [(row, name) for name in REFERENCES for row in rows if row[f"p_{name}"] is not None]
+    twice = [(row, name) for row, name in family if name == "second" and row["trial_id"] == ids[0]]
+    family = [one for one in family if one not in twice]
+    for (row, name), p in zip(family, st.holm([row[f"p_{name}"] for row, name in family]), strict=True):
+        row[f"p_{name}_holm"] = p
+    for row, _ in twice:
+        row["p_second_holm"] = next((r["p_best_holm"] for r in rows if r["trial_id"] == ids[1]), None)
