@@ -27,6 +27,7 @@ from scipy import special
 from sweeps.display.text import percent, with_interval
 from sweeps.staged.points import Candidate
 from sweeps.statistics import intervals as st
+from sweeps.statistics.interaction import ALPHA
 from sweeps.statistics.tails import heavy_tails
 from trainer.measure import metrics
 from trainer.measure.grid import COLUMNS, Floats, read_grid
@@ -34,7 +35,6 @@ from trainer.store import Store
 from trainer.trial import Trial, digest
 
 POINTS = "points"
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)

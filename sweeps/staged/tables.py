@@ -15,8 +15,8 @@ import pyarrow as pa
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
-from sweeps.staged.compare import ALPHA
 from sweeps.statistics import binary
+from sweeps.statistics.interaction import ALPHA
 from trainer.store import Store
 
 TITLES = {
