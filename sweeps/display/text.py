@@ -11,6 +11,11 @@ from typing import Any
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # of ``task.metric``
 
+HEAVY_TAILS = (
+    "A few prompts lie far from the rest: with heavy tails intervals and p-values over prompts do not hold (the mean's "
+    "interval covers in .70 to .89 instead of .95)."
+)
+
 
 def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> str:
     """0.941 as ``94.1``; "-" where there is no value."""
@@ -65,6 +70,15 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else f"{value:.4g}"
     return ",".join(map(shown, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def unseen(n_prompts: int) -> str:
+    """What no interval over ``n_prompts`` prompts knows of: 3/P is where (1 - share)^P is .05."""
+    share = min(3.0 / n_prompts, 1.0)
+    return (
+        f"If some wordings are far worse than the rest, up to {percent(share, digits=0)} % of such wordings can go "
+        f"unseen with {counted(n_prompts, 'prompt')} (3/P), and no interval includes them."
+    )
 
 
 def spreadsheet_text(text: str) -> str:

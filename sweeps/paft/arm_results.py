@@ -17,6 +17,8 @@ from sweeps.display.text import shown
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
+from sweeps.statistics.prompt_tests import std_test, worst_prompt_test
+from sweeps.statistics.tails import heavy_tails
 from sweeps.study.study import Study
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
@@ -68,6 +70,8 @@ class Change:
     value: float
     low: float
     high: float
+    p: float  # that there is none; NaN where too few prompts allow no test
+    heavy_tails: bool  # a few prompts lie far from the rest, so interval and p-value do not hold
 
 
 def results(run: RunFolder) -> list[Result]:
@@ -153,31 +157,40 @@ def comparable(a: Result, b: Result) -> bool:
     return a.prompts == b.prompts and a.cells.shape == b.cells.shape
 
 
-def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
-    """``a`` minus ``b`` in mean, std and worst prompt, and the p-value for the mean. The mean's interval is the paired
-    bootstrap-t of the tables; the other intervals are percentiles of a two-way bootstrap that draws the same prompts
-    and rows for both."""
-    seed = int(digest([a.prompts, list(a.cells.shape)])[:8], 16)
+def changes(a: Result, b: Result) -> dict[str, Change]:
+    """``a`` minus ``b`` in mean, std and worst prompt. The mean's interval and p-value are the paired bootstrap-t of
+    the tables. The other intervals are percentiles of a two-way bootstrap that draws the same prompts and rows for
+    both, and their p-values have tests of their own (``sweeps.statistics.prompt_tests``)."""
+    seed = pair_seed(a)
     mean, p = st.difference(a.cells, b.cells, seed)
     drawn = st.resamples(*a.cells.shape, seed)
     x, y = (st.replicate(r.cells, drawn).stretched for r in (a, b))
     ddof = min(1, x.shape[1] - 1)
+    u, v = a.per_prompt, b.per_prompt
+    gap_tails = heavy_tails(u - v)
+    any_tails = gap_tails or heavy_tails(u) or heavy_tails(v)
 
-    def change(of_a: float, of_b: float, redrawn: Floats, limits: st.Limits) -> Change:
+    def change(of_a: float, of_b: float, redrawn: Floats, limits: st.Limits, p: float) -> Change:
         low, high = np.quantile(redrawn, [(1 - st.LEVEL) / 2, (1 + st.LEVEL) / 2])
         found = limits.within(st.Estimate(of_a - of_b, float(low), float(high)))
-        return Change(found.value, found.low, found.high)
+        return Change(found.value, found.low, found.high, p, any_tails)
 
     def std(values: Floats) -> Floats:
         found: Floats = values.std(axis=-1, ddof=ddof)
         return found
 
-    u, v = a.per_prompt, b.per_prompt
+    limits = st.minus(st.spread_limits(x.shape[1]))
+    p_std, p_min = std_test(a.cells, b.cells, seed), worst_prompt_test(a.cells, b.cells, seed)
     return {
-        "mean": Change(mean.value, mean.low, mean.high),
-        "std": change(float(std(u)), float(std(v)), std(x) - std(y), st.minus(st.spread_limits(x.shape[1]))),
-        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.CHANGE),
-    }, p  # fmt: skip
+        "mean": Change(mean.value, mean.low, mean.high, p, gap_tails),
+        "std": change(float(std(u)), float(std(v)), std(x) - std(y), limits, p_std),
+        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.CHANGE, p_min),
+    }
+
+
+def pair_seed(result: Result) -> int:
+    """Depends on the prompts and the shape alone, so that all arms of one grid have the same resamples."""
+    return int(digest([result.prompts, list(result.cells.shape)])[:8], 16)
 
 
 def is_base(result: Result) -> bool:

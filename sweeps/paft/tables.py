@@ -20,9 +20,12 @@ import pyarrow as pa
 
 from sweeps.display.charts import Curve, Strip, curves, strips
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
-from sweeps.paft.arm_results import Result, changes, comparable, is_base, largest_pool, reference_arm
-from sweeps.paft.claims import claims
+from sweeps.display.text import HEAVY_TAILS, unseen
+from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base, largest_pool, reference_arm
+from sweeps.paft.claims import ALPHA, claims
 from sweeps.run_folder.prompts import kept_usage
+from sweeps.statistics.intervals import holm
+from sweeps.statistics.tails import heavy_tails
 from sweeps.study.study import Study
 from trainer.store import Store
 
@@ -55,24 +58,29 @@ def tables(found: Sequence[Result], study: Study, store: Store) -> dict[str, Row
 
 
 def main_table(found: Sequence[Result], study: Study) -> Rows:
-    rows = []
+    rows: Rows = []
     reference = reference_arm([r for r in found if r.paft])
+    compared: list[tuple[dict[str, Any], Change]] = []
     for r in found:
         row: dict[str, Any] = {"arm": r.name, "train_prompts": 0 if is_base(r) else r.train_prompts}
         row |= {n: r.stats.get(n) for n in ("mean", "std", "std_corrected", "min", "top")}
         row |= {"threshold": study.tables.thresholds[0]}
-        gap = None
         if reference is not None and r is not reference and comparable(r, reference):
-            gap, p = changes(r, reference)
-            row |= {
-                f"minus_{reference.arm}": gap["mean"].value,
-                "low": gap["mean"].low,
-                "high": gap["mean"].high,
-                "p": p,
-            }
+            gap = changes(r, reference)["mean"]
+            row |= {f"minus_{reference.arm}": gap.value, "low": gap.low, "high": gap.high, "p": gap.p, "p_holm": None}
+            compared.append((row, gap))
         row |= {"tokens": r.tokens, "seconds": r.train_seconds, "trials": r.trials}
         rows.append(row)
+    _correct([(row, "p_holm", gap) for row, gap in compared])
     return _even(rows)
+
+
+def _correct(family: Sequence[tuple[dict[str, Any], str, Change]]) -> None:
+    """Write the p-values after Holm's correction over ``family`` into its rows; none where heavy tails, of which no
+    p-value holds, leave a comparison undecided, or where there is none."""
+    known = [(row, name, gap) for row, name, gap in family if math.isfinite(gap.p)]
+    for (row, name, gap), p in zip(known, holm([gap.p for _, _, gap in known]), strict=True):
+        row[name] = None if gap.heavy_tails else p
 
 
 def best(found: Sequence[Result]) -> Rows:
@@ -82,12 +90,14 @@ def best(found: Sequence[Result]) -> Rows:
     if len(ranked) < 2 or not comparable(*ranked[:2]):
         return []
     first, second = ranked[:2]
-    gap, p = changes(first, second)
+    gap = changes(first, second)
     rows = [{"arm": r.name, **_numbers(r)} for r in (first, second)]
     top = first.stats.get("top", 0.0) - second.stats.get("top", 0.0)
     better = {"arm": "improvement", **{n: gap[n].value for n in ("mean", "std", "min")}, "top": top}
     spread = {f"{n}_{side}": getattr(gap[n], side) for n in ("mean", "std", "min") for side in ("low", "high")}
-    return _even([*rows, {**better, **spread, "p_mean": p}])
+    better |= {**spread, "p_mean": gap["mean"].p}
+    _correct([(better, f"p_{n}_holm", gap[n]) for n in ("mean", "std", "min")])
+    return _even([*rows, better])
 
 
 def training(found: Sequence[Result]) -> Rows:
@@ -212,9 +222,11 @@ def cell(name: str, value: Any) -> str:
     """A value as text: shares in percent, p-values with three decimals, other numbers with four digits."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not isinstance(value, float):
         return str(value)
-    if name in ("p", "p_mean"):
+    if name == "p" or name.startswith("p_"):
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if name in _PERCENT or name.startswith("minus_") or name.endswith(("_low", "_high")):
         return f"{100.0 * value:.2f}"
@@ -231,8 +243,14 @@ def notes(found: Sequence[Result], study: Study) -> list[str]:
         "low and high: 95 % intervals for new prompts and rows, paired. All arms were trained on the same number of "
         "sequences per step; tokens and seconds are the cost of each.",
         f"Trials per arm: {', '.join(map(str, seeds))}. Trials of an arm that differ in their seed are averaged; the "
-        "intervals do not include the variation between seeds.",
+        "intervals do not include the variation between seeds, so p-values and verdicts speak of these fine-tunes.",
+        "p_holm: after Holm's correction over all comparisons of a table. A finding holds or does not hold where it is "
+        f"below {ALPHA:g} and the interval lies on one side; otherwise it is undecided.",
+        unseen(found[0].cells.shape[0]),
     ]
+    heavy = [r.name for r in found if heavy_tails(r.per_prompt)]
+    if heavy:
+        said.append(f"{HEAVY_TAILS} Arms: {', '.join(heavy)}. Comparisons that this concerns are undecided.")
     if study.scoring.scorer == "labels":
         said.append(
             "Answers were chosen by label probability, so there are no new tokens and no unreadable answers. The paper "

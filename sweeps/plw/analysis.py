@@ -8,7 +8,8 @@
   several benchmarks score the same one. Least squares ignores both: it does not compare weights within a model, and it
   counts the benchmarks of one fine-tune as independent evidence.
 
-An effect is claimed where least squares (after Holm) and the mixed model agree.
+An effect is claimed where least squares and the mixed model agree, both after Holm's correction: all coefficients are
+one family, and so are the mixed models of all data sets. Turning points are the mixed model's where there is one.
 """
 
 from __future__ import annotations
@@ -66,6 +67,13 @@ class DataSet:
         found = {"ols": self.ols, "beta": self.beta, "mixed": self.mixed.fit if self.mixed else None}
         return {name: fit for name, fit in found.items() if fit is not None}
 
+    @property
+    def turned(self) -> RegressionFit:
+        """The fit that says where the curve turns and how far the score changes: the mixed model where there is one,
+        since least squares take the luck of one fine-tune for as many witnesses as there are benchmarks. In simulated
+        studies with luck of a point their intervals hold the turning point in .73, the mixed model's in .96."""
+        return self.mixed.fit if self.mixed and math.isfinite(self.mixed.fit.joint()) else self.ols
+
 
 @dataclass(frozen=True)
 class PlwAnalysis:
@@ -78,6 +86,13 @@ class PlwAnalysis:
 
     def scale(self, analysis: str) -> WeightScale:
         return self.power if analysis == "beta" else self.rank
+
+    def joint_holm(self, analysis: str, data: DataSet) -> float:
+        """The p-value that the weight has no effect on a data set, corrected for all data sets of the study; NaN where
+        the analysis has none."""
+        p = {d.name: fit.joint() for d in self.data_sets if (fit := d.fits().get(analysis)) is not None}
+        known = {name: value for name, value in p.items() if math.isfinite(value)}
+        return dict(zip(known, holm(list(known.values())), strict=True)).get(data.name, math.nan)
 
     def test(self, analysis: str, data_set: str, term: str) -> PlwTest:
         return next(t for t in self.tests if (t.analysis, t.data_set, t.term) == (analysis, data_set, term))

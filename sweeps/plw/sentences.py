@@ -14,33 +14,37 @@ from sweeps.plw.models import LINEAR, SQUARE
 
 
 def shape(analysis: PlwAnalysis, data: DataSet) -> str:
-    """The effect by least squares after Holm's correction: ``none``, ``rises``, ``falls``, ``peaks`` or ``dips``."""
+    """The effect that least squares show after Holm's correction: ``none``, ``rises``, ``falls``, ``peaks``,
+    ``dips``."""
     square, linear = (analysis.test("ols", data.name, term) for term in (SQUARE, LINEAR))
-    if square.reject and math.isfinite(turning_weight(analysis, "ols", data.ols).weight):
-        return "peaks" if square.estimate < 0 else "dips"
+    if square.reject and math.isfinite(turning_weight(analysis, "ols", data.turned).weight):
+        return "peaks" if data.turned.beta[data.turned.index(SQUARE)] < 0 else "dips"
     if square.reject or linear.reject:
         ends = analysis.rank.forward(np.array([analysis.weights[0], analysis.weights[-1]]))
-        return "rises" if data.ols.change(float(ends[0]), float(ends[1])).value > 0 else "falls"
+        return "rises" if data.turned.change(float(ends[0]), float(ends[1])).value > 0 else "falls"
     return "none"
 
 
-def agrees(data: DataSet) -> bool | None:
-    """Whether the mixed model finds an effect of the weight, too; None where there is no mixed model or no p-value."""
-    p = data.mixed.fit.joint() if data.mixed else math.nan
+def agrees(analysis: PlwAnalysis, data: DataSet) -> bool | None:
+    """Whether the mixed model finds an effect of the weight, too, after Holm's correction over the data sets; None
+    where there is no mixed model or no p-value."""
+    p = analysis.joint_holm("mixed", data)
     return None if math.isnan(p) else p < ALPHA
 
 
 def sentence(analysis: PlwAnalysis, data: DataSet) -> str:
     """What the analysis shows for one data set, in words."""
-    found, second = shape(analysis, data), agrees(data)
+    found, second = shape(analysis, data), agrees(analysis, data)
     low, top = analysis.weights[0], analysis.weights[-1]
+    after = " after Holm" if len(analysis.data_sets) > 1 else ""
+    mixed = f"{_p('p', analysis.joint_holm('mixed', data))}{after}"
     if found == "none":
         said = f"{data.name}: no effect of the prompt loss weight is shown ({_p('p', data.ols.joint())} for the curve"
-        said += f"; mixed model {_p('p', data.mixed.fit.joint())})" if second is not None and data.mixed else ")"
+        said += ")" if second is None else f"; mixed model {mixed})"
         if second:
             return f"{said}. The two disagree, so this is undecided: more seeds would help. {_change(analysis, data)}"
         return f"{said}. This does not prove that there is none: {_change(analysis, data, start='')}"
-    turn = turning_weight(analysis, "ols", data.ols)
+    turn = turning_weight(analysis, "ols", data.turned)
     if found in ("peaks", "dips"):
         side = "best" if found == "peaks" else "worst"
         where = f"the score {found} over the weight, {side} near {turn.weight:.2g}{_where(turn)}"
@@ -49,8 +53,8 @@ def sentence(analysis: PlwAnalysis, data: DataSet) -> str:
     claim = f"{data.name}: {where}; {_change(analysis, data, start='', to=turn.weight)}"
     if second is False:
         return (
-            f"{claim} But with models, seeds and fine-tunes as random effects {_p('p', data.mixed.fit.joint())}, "  # type: ignore[union-attr]
-            "so this is undecided: what looks like an effect may be chance in a few fine-tunes."
+            f"{claim} But with models, seeds and fine-tunes as random effects {mixed}, so "
+            "this is undecided: what looks like an effect may be chance in a few fine-tunes."
         )
     if second is None:
         return f"{claim} One fine-tune for each weight and one benchmark: there is no mixed model to check this with."
@@ -59,10 +63,9 @@ def sentence(analysis: PlwAnalysis, data: DataSet) -> str:
 
 def _change(analysis: PlwAnalysis, data: DataSet, start: str = "Fitted: ", to: float = math.nan) -> str:
     """The fitted change of the score from the lowest weight to the highest, or to ``to``, with its interval."""
-    fit = data.mixed.fit if data.mixed and agrees(data) is not None else data.ols
     end = analysis.weights[-1] if math.isnan(to) else to
     a, b = (float(v) for v in analysis.rank.forward(np.array([analysis.weights[0], end])))
-    gap = fit.change(a, b)
+    gap = data.turned.change(a, b)
     bounds = interval(gap.low, gap.high, signed=True)
     known = f" (95 % interval {bounds})" if bounds else ""
     return (

@@ -58,7 +58,7 @@ def turning(found: a.PlwAnalysis) -> pa.Table:
     """One row per data set and analysis. The weight is null where the curve turns outside the weights studied;
     Fieller's bounds are null where his set is no interval."""
     f, s = pa.float64(), pa.string()
-    numbers = ["p_joint", "weight", "delta_low", "delta_high", "fieller_low", "fieller_high"]
+    numbers = ["p_joint", "p_joint_holm", "weight", "delta_low", "delta_high", "fieller_low", "fieller_high"]
     schema = pa.schema(
         {"data_set": s, "analysis": s, "kind": s, **dict.fromkeys(numbers, f), "bounded": pa.bool_()}
         | {"std_model": f, "std_setting": f, "std_seed": f, "std_finetune": f, "std_residual": f, "note": s}
@@ -69,6 +69,7 @@ def turning(found: a.PlwAnalysis) -> pa.Table:
             turn = a.turning_weight(found, name, fit)
             row: dict[str, Any] = {"data_set": data.name, "analysis": name, "kind": turn.turning.kind}
             row |= {"p_joint": fit.joint(), "weight": turn.weight, "bounded": turn.turning.bounded, "note": fit.note}
+            row |= {"p_joint_holm": found.joint_holm(name, data)}
             row |= {"delta_low": turn.delta.low, "delta_high": turn.delta.high}
             if turn.turning.bounded:
                 row |= {"fieller_low": turn.fieller.low, "fieller_high": turn.fieller.high}
@@ -96,7 +97,8 @@ def page_notes(found: a.PlwAnalysis) -> list[str]:
         *sentences.reader_notes(found),
         f"Holm-Bonferroni over the {len(ols)} coefficients of `ols` of {several} data set{'s' * (several != 1)} "
         f"(intercepts are not tested): {sum(t.reject for t in ols)} are rejected at {a.ALPHA:g}. `beta` and `mixed` "
-        "are corrected each by itself.",
+        "are corrected each by itself. An effect is claimed where `mixed`, corrected for all data sets, agrees.",
+        "The turning point and the change that the sentences state are those of the mixed model, where there is one.",
         "`ols` and `mixed`: weights by rank, spread over [-1, 1], estimates in score units. `beta`: weight^0.30103, on "
         "the logit scale, so its estimates are not differences of scores.",
     ]
@@ -182,7 +184,7 @@ def cell(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     if name.startswith("p"):
-        return "< 0.001" if name in ("p", "p_holm", "p_joint") and value < 0.001 else f"{value:.3f}"
+        return "< 0.001" if name in ("p", "p_holm", "p_joint", "p_joint_holm") and value < 0.001 else f"{value:.3f}"
     return f"{value:.4g}"
 
 

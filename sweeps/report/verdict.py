@@ -10,12 +10,14 @@ import math
 from collections.abc import Iterator, Mapping
 
 from sweeps.display.text import (
+    HEAVY_TAILS,
     METRIC_NAMES,
     column_with_interval,
     counted,
     duration,
     interval,
     percent,
+    unseen,
     with_interval,
 )
 from sweeps.report.evidence import DRAWN, Entry, Evidence
@@ -155,21 +157,32 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
     corrected = "" if math.isnan(p) else f"; corrected p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     sentences.append(
         f"The winner's mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
-        f"{interval(low, high, signed=True)}{corrected}): {'' if _clear(second) else 'not '}a clear difference."
+        f"{interval(low, high, signed=True)}{corrected}): {_verdict(second)}."
     )
     compared = [e for e in evidence.entries if math.isfinite(e.number("diff_best"))]
     if len(compared) > 1:
-        unclear = sum(not _clear(e) for e in compared)
+        undecided = sum(bool(e.row.get("heavy_best")) for e in compared)
+        unclear = sum(not _clear(e) for e in compared) - undecided
+        rest = f", and {undecided} are undecided, since a few prompts decide" if undecided else ""
         sentences.append(
-            f"Of all {len(compared)} other tested {evidence.unit}s, {unclear} cannot be told apart from it by the mean."
-            if unclear
+            f"Of all {len(compared)} other tested {evidence.unit}s, {unclear} cannot be told apart from it by the mean"
+            f"{rest}."
+            if unclear or undecided
             else f"All {len(compared)} other tested {evidence.unit}s differ clearly from it by the mean."
         )
     return sentences
 
 
+def _verdict(entry: Entry) -> str:
+    if entry.row.get("heavy_best"):
+        return "undecided, since it lies in a few prompts, and for heavy tails neither interval nor p-value holds"
+    return f"{'' if _clear(entry) else 'not '}a clear difference"
+
+
 def _clear(entry: Entry) -> bool:
-    """Whether the paired difference to the winner is unlikely to be chance."""
+    """Whether the paired difference to the winner is unlikely to be chance; never where a few prompts decide."""
+    if entry.row.get("heavy_best"):
+        return False
     p, low, high = (entry.number(name) for name in ("p_best_holm", "diff_best_low", "diff_best_high"))
     return low > 0 or high < 0 if math.isnan(p) else p < ALPHA
 
@@ -247,9 +260,15 @@ def _intervals(evidence: Evidence) -> list[str]:
         f"{level()} intervals are for new prompts and new rows: both count as drawn at random. The interval of the "
         "corrected standard deviation is for the differences between prompts, without the noise of finite rows.",
         f"Differences are to the best {evidence.unit} by the dev objective, paired on the same prompts and rows. Their "
-        "p-values are corrected for the number of comparisons (Holm).",
+        "p-values are corrected for the number of comparisons with the best and the second best (Holm).",
         *filter(None, [seed_note([e.row for e in evidence.entries if "n_seeds" in e.row])]),
+        *[unseen(int(min(found))) for found in [_prompts(evidence)] if found],
+        *([HEAVY_TAILS] if any(e.row.get("heavy_tails") for e in evidence.entries) else []),
     ]
+
+
+def _prompts(evidence: Evidence) -> list[float]:
+    return [n for e in evidence.entries if math.isfinite(n := e.number("n_prompts"))]
 
 
 def _quantized(study: Study) -> str:

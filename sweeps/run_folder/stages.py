@@ -21,7 +21,7 @@ from trainer.trial import digest
 log = logging.getLogger("steadytune")
 
 STAGES_FILE = "stages.json"
-RULE = 1  # to be raised when the same scores may lead to another choice
+RULE = 2  # to be raised when the same scores may lead to another choice
 Stage = dict[str, Any]
 Number = float | None
 
@@ -38,6 +38,9 @@ class _CandidateShape(BaseModel):
     gap: Number
     gap_low: Number
     gap_high: Number
+    p: Number = None
+    p_holm: Number = None
+    heavy_tails: StrictBool = False
     leader: StrictBool
     tied: StrictBool
     taken: StrictBool

@@ -92,12 +92,14 @@ def final_answer(
     alike = sum(r["degenerate"] for r in made["rows"])
     doubt = f" {alike} of {len(made['rows'])} trials answer with one label nearly always: do not rely on it."
     doubt = doubt if alike else ""
-    if test["p"] < ia.ALPHA and made["flips"]:
+    if test["p_holm"] < ia.ALPHA and made["flips"]:
         trained = {i for s in stages for c in s.get("candidates", ()) for i in c["trials"]}
         command = continuation(study, current, uri, len(trained | {r["trial"] for r in made["rows"]}))
         sentence = _joint(made, test, current.templates[0], command)
         return {**found, "kind": "joint", "command": command, "sentence": sentence + doubt}
-    return {**found, "kind": "staged", "command": None, "sentence": _enough(made, test) + doubt}
+    open_ = _not_excluded(made, test)
+    sentence = open_ or _enough(made, test)
+    return {**found, "kind": "unknown" if open_ else "staged", "command": None, "sentence": sentence + doubt}
 
 
 def _untested(made: record.Stage, test: Mapping[str, Any] | None) -> str:
@@ -120,29 +122,37 @@ def _joint(made: record.Stage, test: Mapping[str, Any], template: str, command: 
     )
 
 
+def _not_excluded(made: record.Stage, test: Mapping[str, Any]) -> str:
+    """Where no interaction is shown: why the trials cannot say that there is none; "" where they can. Interactions
+    that make no more of the variance than the seed does, or a tenth, are not worth a joint search."""
+    share, seed = Estimate(*_numbers(made["shares"]["interaction"])), made["shares"][ia.SEED][0] or 0.0
+    if test["p_holm"] < ia.ALPHA or not share.high > max(seed, 0.1):
+        return ""
+    return (
+        f"It cannot be said whether staged was enough: no dependence of the LoRA setting on the template is shown "
+        f"({_shown(test)}), but interactions of up to {percent(share.high, digits=0)} % of the variance are not "
+        f"excluded, where seeds make {percent(seed, digits=0)} %: add seeds to be more certain."
+    )
+
+
 def _enough(made: record.Stage, test: Mapping[str, Any]) -> str:
-    if test["p"] < ia.ALPHA:
+    if test["p_holm"] < ia.ALPHA:
         return (
             f"Staged was enough: template and LoRA setting do interact ({_shown(test)}), but the best value of each "
             "does not change with the other."
         )
-    share, seed = Estimate(*_numbers(made["shares"]["interaction"])), made["shares"][ia.SEED][0] or 0.0
-    said = (
+    seed = made["shares"][ia.SEED][0] or 0.0
+    return (
         f"Staged was enough: no dependence of the LoRA setting on the template is shown ({_shown(test)}); all "
-        f"interactions together make {share_text([share.value, share.low, share.high])} of the variance, seeds "
+        f"interactions together make {share_text(made['shares']['interaction'])} of the variance, seeds "
         f"{percent(seed, digits=0)} %."
     )
-    if math.isfinite(share.high) and share.high > max(seed, 0.1):
-        said += (
-            f" An interaction of up to {percent(share.high, digits=0)} % is not excluded: add seeds to be more certain."
-        )
-    return said
 
 
 def _shown(test: Mapping[str, Any]) -> str:
     return (
         f"template x LoRA: F({test['df']}, {test['df_residual']}) = {_number(test['f'])}, p {_p(test['p'])}, "
-        f"permutation p {_p(test['p_permutation'])}"
+        f"after Holm {_p(test['p_holm'])}, permutation p {_p(test['p_permutation'])}"
     )
 
 

@@ -7,10 +7,15 @@ their objectives. Its interval for new prompts and new rows is that of the two-w
 t on the number of prompts minus one. (The bootstrap of ``sweeps.statistics.intervals`` is meant for means: with the
 std in the objective and 8 prompts it called equal candidates different in 11 % of the cases; this method does in 4 %.)
 With more than one seed, the variation of the difference between seeds is added to the interval.
+
+The leader is chosen by the same scores as it is compared on, so any pair of candidates might have been compared: Holm's
+correction runs over all pairs of a stage. A candidate is tied with the leader where the corrected p-value of their
+difference is not below 0.05, or where a few prompts far from the rest make it, for which no interval holds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +27,8 @@ from scipy import special
 from sweeps.display.text import percent, with_interval
 from sweeps.staged.points import Candidate
 from sweeps.statistics import intervals as st
+from sweeps.statistics.interaction import ALPHA
+from sweeps.statistics.tails import heavy_tails
 from trainer.measure import metrics
 from trainer.measure.grid import COLUMNS, Floats, read_grid
 from trainer.store import Store
@@ -66,13 +73,22 @@ class RatedCandidate:
 
 
 @dataclass(frozen=True)
+class Gap(st.Estimate):
+    """A difference of two objectives with its interval."""
+
+    p: float = math.nan  # below 1 - ``LEVEL`` exactly where the interval leaves out 0
+    heavy_tails: bool = False  # a few prompts lie far from the rest: neither interval nor p-value holds
+
+
+@dataclass(frozen=True)
 class Choice:
     """The outcome of a comparison, by names of candidates."""
 
     taken: str
     leader: str  # with the highest objective
     tied: tuple[str, ...]  # candidates tied with the leader, without the leader
-    gaps: Mapping[str, st.Estimate]  # candidate -> the leader's objective minus its own, with the interval
+    gaps: Mapping[str, Gap]  # candidate -> the leader's objective minus its own
+    p_holm: Mapping[str, float]  # candidate -> the p-value of that difference, corrected for all pairs
     reason: str
 
 
@@ -121,12 +137,20 @@ def pseudo_values(cells: Floats, std_weight: float) -> Floats:
     return values
 
 
-def gap(a: Sequence[DevScores], b: Sequence[DevScores], seeds: int = 1) -> st.Estimate:
+def gap(a: Sequence[DevScores], b: Sequence[DevScores], seeds: int = 1) -> Gap:
     """The objective of ``a`` minus that of ``b``, averaged over their points, with its interval. The points are
     templates x seeds, with the seeds of one template next to each other, in the same order in both lists."""
     if not a or len(a) != len(b) or len({s.grid_id for s in (*a, *b)}) != 1:
-        return st.Estimate(math.nan, math.nan, math.nan)
-    return _widest(a, b).within(_gap(a, b, seeds))
+        return Gap(math.nan, math.nan, math.nan)
+    each = [x.pseudo - y.pseudo for x, y in zip(a, b, strict=True)]
+    cells = np.mean(each, axis=0)
+    value = float(np.mean([x.objective.value - y.objective.value for x, y in zip(a, b, strict=True)]))
+    if cells.size == 1:
+        return Gap(value, math.nan, math.nan)
+    errors = _errors(each, cells, seeds)
+    half = _half(errors, (1 - st.LEVEL) / 2)
+    found = _widest(a, b).within(st.Estimate(value, value - half, value + half))
+    return Gap(found.value, found.low, found.high, _p(value, errors), heavy_tails(cells.mean(axis=1)))
 
 
 def _widest(a: Sequence[DevScores], b: Sequence[DevScores]) -> st.Limits:
@@ -137,21 +161,30 @@ def _widest(a: Sequence[DevScores], b: Sequence[DevScores]) -> st.Limits:
     return st.Limits(-width, width)
 
 
-def _gap(a: Sequence[DevScores], b: Sequence[DevScores], seeds: int) -> st.Estimate:
-    each = [x.pseudo - y.pseudo for x, y in zip(a, b, strict=True)]
-    cells = np.mean(each, axis=0)
-    value = float(np.mean([x.objective.value - y.objective.value for x, y in zip(a, b, strict=True)]))
+def _errors(each: Sequence[Floats], cells: Floats, seeds: int) -> list[tuple[float, int]]:
+    """Standard errors of a difference with their degrees of freedom: for new prompts and rows, and for new seeds."""
     fit = metrics.two_way(cells)
-    if cells.size == 1:
-        return st.Estimate(value, math.nan, math.nan)
-    df = fit.n_prompts - 1 or fit.n_rows - 1
-    half = math.sqrt(fit.var_mean) * float(special.stdtrit(df, (1 + st.LEVEL) / 2))
-    found = st.Estimate(value, value - half, value + half)
-    if seeds < 2:
-        return found
-    by_seed = np.array([float(d.mean()) for d in each]).reshape(-1, seeds).mean(axis=0)
-    luck = float(by_seed.std(ddof=1)) / math.sqrt(seeds) * float(special.stdtrit(seeds - 1, (1 + st.LEVEL) / 2))
-    return st.Estimate(value, value - math.hypot(value - found.low, luck), value + math.hypot(found.high - value, luck))
+    found = [(math.sqrt(fit.var_mean), fit.n_prompts - 1 or fit.n_rows - 1)]
+    if seeds > 1:
+        by_seed = np.array([float(d.mean()) for d in each]).reshape(-1, seeds).mean(axis=0)
+        found.append((float(by_seed.std(ddof=1)) / math.sqrt(seeds), seeds - 1))
+    return found
+
+
+def _half(errors: Sequence[tuple[float, int]], tail: float) -> float:
+    """Half the length of the interval beyond which lies ``tail`` on each side."""
+    return math.hypot(*(se * -float(special.stdtrit(df, tail)) for se, df in errors))
+
+
+def _p(value: float, errors: Sequence[tuple[float, int]]) -> float:
+    """The two-sided p-value that a difference is 0: twice the tail at which the interval's end is 0, by bisection."""
+    if not any(se for se, _ in errors):
+        return float(value == 0.0)
+    low, high = 0.0, 0.5
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _half(errors, middle) > abs(value) else (low, middle)
+    return 2.0 * high
 
 
 def choose_candidate(rated: Sequence[RatedCandidate], seeds: int = 1) -> Choice:
@@ -161,17 +194,32 @@ def choose_candidate(rated: Sequence[RatedCandidate], seeds: int = 1) -> Choice:
     first = rated[0].candidate.name
     able = [r for r in rated if r.sound]
     if len(rated) == 1:
-        return Choice(first, first, (), {}, f"{quoted(first)} is the only candidate: nothing to compare.")
+        return Choice(first, first, (), {}, {}, f"{quoted(first)} is the only candidate: nothing to compare.")
     if not able:
         why = "every candidate answers with one label nearly always, failed or was cut"
-        return Choice(first, first, (), {}, f"None can be compared: {why}. Kept the first, {quoted(first)}.")
+        return Choice(first, first, (), {}, {}, f"None can be compared: {why}. Kept the first, {quoted(first)}.")
     leader = max(able, key=lambda r: (r.average("value"), -rated.index(r)))
-    gaps = {r.candidate.name: gap(_all(leader), _all(r), seeds) for r in able if r is not leader}
-    tied = [r for r in able if r is not leader and _unclear(gaps[r.candidate.name])]
+    others = [r for r in able if r is not leader]
+    gaps = {r.candidate.name: gap(_all(leader), _all(r), seeds) for r in others}
+    p = _corrected(others, gaps, seeds)
+    tied = [r for r in others if gaps[r.candidate.name].heavy_tails or not p[r.candidate.name] < ALPHA]
     cheapest = min([leader, *tied], key=lambda r: (_amounts(r.candidate), r is not leader, rated.index(r)))
-    reason = " ".join([_lead(leader, able, gaps), *(_tied(leader, tied, cheapest) if gaps else []), *_left_out(rated)])
+    heavy = [r for r in others if gaps[r.candidate.name].heavy_tails]
+    said = _tied(leader, tied, cheapest, heavy) if gaps else []
+    reason = " ".join([_lead(leader, able, gaps), *said, *_left_out(rated)])
     names = tuple(r.candidate.name for r in tied)
-    return Choice(cheapest.candidate.name, leader.candidate.name, names, gaps, reason)
+    return Choice(cheapest.candidate.name, leader.candidate.name, names, gaps, p, reason)
+
+
+def _corrected(others: Sequence[RatedCandidate], gaps: Mapping[str, Gap], seeds: int) -> dict[str, float]:
+    """The p-values of the leader's ``gaps`` after Holm's correction over all pairs of candidates; NaN where there is
+    none."""
+    pairs = [gap(_all(a), _all(b), seeds) for a, b in itertools.combinations(others, 2)]
+    family = [g.p for g in (*gaps.values(), *pairs)]
+    known = [p for p in family if math.isfinite(p)]
+    corrected = iter(st.holm(known))
+    each = [next(corrected) if math.isfinite(p) else math.nan for p in family]
+    return dict(zip(gaps, each, strict=False))
 
 
 def _all(rated: RatedCandidate) -> list[DevScores]:
@@ -180,10 +228,6 @@ def _all(rated: RatedCandidate) -> list[DevScores]:
 
 def _amounts(candidate: Candidate) -> tuple[float, ...]:
     return tuple(amount for _, amount in candidate.cost)
-
-
-def _unclear(found: st.Estimate) -> bool:
-    return not (found.low > 0 or found.high < 0)
 
 
 # the reason in words ------------------------------------------------------------------------------------------------
@@ -201,19 +245,24 @@ def _lead(leader: RatedCandidate, able: Sequence[RatedCandidate], gaps: Mapping[
     )
 
 
-def _tied(leader: RatedCandidate, tied: Sequence[RatedCandidate], taken: RatedCandidate) -> list[str]:
+def _tied(
+    leader: RatedCandidate, tied: Sequence[RatedCandidate], taken: RatedCandidate, heavy: Sequence[RatedCandidate]
+) -> list[str]:
     if not tied:
-        return ["No interval includes 0: taken."]
+        return ["All differences are clear after Holm's correction: taken."]
     names = ", ".join(quoted(r.candidate.name) for r in tied)
+    few = ", ".join(quoted(r.candidate.name) for r in heavy)
+    said = [f"The difference to {few} lies in a few prompts, so it is undecided and counts as tied."] if heavy else []
     if taken is leader:
-        return [f"Tied with {names}, whose interval includes 0; none of them is cheaper: kept the leader."]
+        return [f"Tied with {names} after Holm's correction; none of them is cheaper: kept the leader.", *said]
     what, less, more = next(
         (a, x, y) for (a, x), (_, y) in zip(taken.candidate.cost, leader.candidate.cost, strict=True) if x != y
     )
     less_text, more_text = (("all" if math.isinf(n) else f"{n:g}") for n in (less, more))
     return [
-        f"Tied with {names}, whose interval includes 0: took the cheaper, {quoted(taken.candidate.name)} "
-        f"({what}: {less_text} for {more_text})."
+        f"Tied with {names} after Holm's correction: took the cheaper, {quoted(taken.candidate.name)} "
+        f"({what}: {less_text} for {more_text}).",
+        *said,
     ]
 
 
@@ -238,11 +287,13 @@ def as_row(rated: RatedCandidate, choice: Choice) -> dict[str, Any]:
     name = rated.candidate.name
     found = choice.gaps.get(name)
     numbers = {what: _known(rated.average(key)) for what, key in _NUMBERS.items()}
-    bounds = {"gap": found.value, "gap_low": found.low, "gap_high": found.high} if found else dict.fromkeys(_GAPS)
+    values = (found.value, found.low, found.high, found.p, choice.p_holm[name]) if found else (None,) * len(_GAPS)
+    bounds = dict(zip(_GAPS, values, strict=True))
     return {
         "candidate": name,
         **numbers,
         **{k: None if v is None else _known(v) for k, v in bounds.items()},
+        "heavy_tails": bool(found and found.heavy_tails),
         "degenerate": rated.degenerate,
         "whole": rated.whole,
         "leader": name == choice.leader,
@@ -253,7 +304,7 @@ def as_row(rated: RatedCandidate, choice: Choice) -> dict[str, Any]:
 
 
 _NUMBERS = {"objective": "value", "mean": "mean", "std": "std", "min": "min"}
-_GAPS = ("gap", "gap_low", "gap_high")
+_GAPS = ("gap", "gap_low", "gap_high", "p", "p_holm")
 
 
 def _known(value: float) -> float | None:

@@ -16,6 +16,7 @@ from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_
 from sweeps.display.text import percent
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import binary
+from sweeps.statistics.interaction import ALPHA
 from trainer.store import Store
 
 TITLES = {
@@ -31,7 +32,8 @@ SCHEMAS = {
     "staged_choices": {"stage": _I, "title": _S, "taken": _S, "reason": _S},
     "staged_candidates": {
         "stage": _I, "title": _S, "candidate": _S, "objective": _F, "mean": _F, "std": _F, "min": _F,
-        "gap": _F, "gap_low": _F, "gap_high": _F, "tied": _B, "taken": _B, "degenerate": _B, "trials": _S,
+        "gap": _F, "gap_low": _F, "gap_high": _F, "p": _F, "p_holm": _F,
+        "heavy_tails": _B, "tied": _B, "taken": _B, "degenerate": _B, "trials": _S,
     },
     "staged_variance": {"part": _S, "share": _F, "share_low": _F, "share_high": _F},
     "staged_interaction": {
@@ -139,7 +141,9 @@ def explained(name: str) -> list[str]:
         return [
             "`gap`: the leader's objective minus this one's, in points, paired on the same prompts and rows, with its "
             "95 % interval for new prompts and new rows (and, with several seeds, for new seeds).",
-            "`tied`: the interval includes 0. Of tied candidates the cheapest is taken.",
+            "`p_holm`: corrected for all pairs of the stage, since the leader is chosen by the same scores. `tied`: it "
+            f"is not below {ALPHA:g}, or `heavy_tails`: the difference lies in a few prompts, so it is undecided. Of "
+            "tied candidates the cheapest is taken.",
         ]
     if name == "staged_variance":
         return [

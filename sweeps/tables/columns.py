@@ -70,6 +70,7 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     columns += [("configuration", pa.string()), ("n_seeds", pa.int32())] + [(n, f) for n in numbers_after]
     columns += [("n_cells", pa.int64())]
     columns += [("degenerate", pa.bool_()), ("winner", pa.bool_()), ("rank", pa.int32())] + [(n, f) for n in compared]
+    columns += [(n, pa.bool_()) for n in ("heavy_tails", *(f"heavy_{n}" for n in REFERENCES))]
     columns += [("status", pa.string()), ("rung", pa.int32()), ("reason", pa.string())]
     columns += [("seconds", f), ("tokens", pa.int64()), ("speaks_of", pa.string()), ("seeds", pa.string())]
     return pa.schema(columns + [(a, _type([t.get(a) for t in trials])) for a in AXES])
@@ -81,7 +82,11 @@ OF_CONFIGURATIONS = ("n_seeds", "std_average", "seed_std", "winner", "rank", "sp
 def trial_schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema:
     """Columns of tables/trials: those of the robustness table that belong to one trial, and the trial's role."""
     whole = schema(settings, trials)
-    kept = [f for f in whole if f.name not in OF_CONFIGURATIONS and not f.name.startswith(("diff_", "p_"))]
+    kept = [
+        f
+        for f in whole
+        if f.name not in OF_CONFIGURATIONS and not f.name.startswith(("diff_", "p_", "heavy_best", "heavy_second"))
+    ]
     return pa.schema([*kept, pa.field("role", pa.string())])
 
 

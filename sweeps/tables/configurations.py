@@ -160,6 +160,7 @@ def _joined(rows: Sequence[Row], std_weight: float) -> dict[str, Any]:
     row |= {"status": worst.get("status"), "rung": min((r.get("rung") or 0) for r in rows)}
     row["reason"] = worst.get("reason")
     row["degenerate"] = any(bool(r.get("degenerate")) for r in rows)
+    row["heavy_tails"] = any(bool(r.get("heavy_tails")) for r in rows)
     row["dev_objective"] = or_none(objective(rows, std_weight))
     tested = [r for r in rows if r.get("test_objective") is not None]
     if tested:

@@ -8,13 +8,23 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
-from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
+from sweeps.display.text import (
+    HEAVY_TAILS,
+    METRIC_NAMES,
+    column_with_interval,
+    percent,
+    shown,
+    unseen,
+    with_interval,
+)
 from sweeps.tables.columns import Settings, answer_marks, is_sampled, unread_share
 from sweeps.tables.configurations import seed_note
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
+
+MOST_NAMED = 10  # trials that a note lists
 
 
 def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
@@ -61,6 +71,7 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str], 
     if row["diff_best"] is not None:
         gap = column_with_interval(row, "diff_best", signed=True)
     gap += "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    gap += ", undecided (heavy tails)" if row["heavy_best"] else ""
     dev = "" if row["dev_objective"] is None else f"{percent(row['dev_objective'])} ± {percent(row['dev_stderr'])}"
     name = row["configuration"] if several else row["trial_id"]
     return [
@@ -129,8 +140,18 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
     yield f"- Share of prompts: counts prompts {sign} {limits}."
     yield (
         "- difference to best: mean less the mean of the best trial by dev objective, paired on the same prompts and "
-        "rows; p adjusted by Holm over all trials compared."
+        "rows; p adjusted by Holm over all comparisons with the best and with the second best."
     )
+    if scored:
+        yield f"- {unseen(min(p for p, _ in sizes))}"
+    if any(r["heavy_tails"] or r["heavy_best"] for r in rows):
+        named = [r["trial_id"] for r in rows if r["heavy_tails"]]
+        yield (
+            f"- {HEAVY_TAILS} Trials: {', '.join(named[:MOST_NAMED])}{', …' * (len(named) > MOST_NAMED)}. Differences "
+            "between trials in which a few prompts decide are undecided."
+            if named
+            else f"- {HEAVY_TAILS} It is so of the differences marked as undecided."
+        )
     if degenerate:
         yield (
             f"- degenerate: one answer takes more than {100 * DEGENERATE_SHARE:g} % of the cells, so a std "

@@ -25,6 +25,7 @@ from sweeps.display.table_files import write_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
+from sweeps.statistics.tails import heavy_tails
 from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema, trial_schema
 from sweeps.tables.configurations import (
@@ -130,7 +131,7 @@ def make_tables(run: RunFolder, settings: Settings) -> Tables:
         confirmed = confirmation_rows(rows, lambda one: _measured(run, one, settings), variances, settings)
     _rank(by_setting)
     _choose(by_setting, searched, confirmed if settings.confirms or confirmed else None)
-    _adjust(by_setting)
+    _adjust(by_setting, references)
     by_setting.sort(key=_order)
     rows.sort(key=lambda row: _order({**row, "winner": False, "rank": None}))
     return Tables(
@@ -308,6 +309,7 @@ def _columns(test: Grid, read: TrialEstimates, settings: Settings) -> dict[str, 
         "roc_auc": mean_auc(test),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
+        "heavy_tails": heavy_tails(each),
         "max": float(each.max()),
         "saturation": 1.0 - float(each.max() - each.mean()),
         "cps": prompt_metrics.cps(each),
@@ -354,12 +356,25 @@ def _differences(
             continue
         gap, p = found
         row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
+        row[f"heavy_{other.name}"] = _heavy_difference(test, other.measured)
     return row
 
 
-def _adjust(rows: list[dict[str, Any]]) -> None:
-    """Add p-values with Holm's correction over the trials compared."""
-    for name in REFERENCES:
-        compared = [r for r in rows if r[f"p_{name}"] is not None]
-        for row, p in zip(compared, st.holm([r[f"p_{name}"] for r in compared]), strict=True):
-            row[f"p_{name}_holm"] = p
+def _heavy_difference(one: Measured, other: Measured) -> bool | None:
+    """Whether the difference lies in a few prompts; not known of samples."""
+    if one.scores.grid.seen is not None or other.scores.grid.seen is not None:
+        return None
+    return heavy_tails(one.scores.cells.mean(axis=(0, 2)) - other.scores.cells.mean(axis=(0, 2)))
+
+
+def _adjust(rows: list[dict[str, Any]], references: Sequence[Reference]) -> None:
+    """Add p-values with Holm's correction over all comparisons of the table, to the best and to the second best
+    together. The comparison of these two is in both columns and counts once."""
+    ids = [r.configuration for r in references]
+    family = [(row, name) for name in REFERENCES for row in rows if row[f"p_{name}"] is not None]
+    twice = [(row, name) for row, name in family if name == "second" and row["configuration"] == ids[0]]
+    family = [one for one in family if one not in twice]
+    for (row, name), p in zip(family, st.holm([row[f"p_{name}"] for row, name in family]), strict=True):
+        row[f"p_{name}_holm"] = p
+    for row, _ in twice:
+        row["p_second_holm"] = next((r["p_best_holm"] for r in rows if r["configuration"] == ids[1]), None)

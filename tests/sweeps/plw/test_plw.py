@@ -175,6 +175,34 @@ def test_intervals_of_the_turning_point_hold_the_truth_as_often_as_they_say() ->
     assert 900 <= inside["delta"] <= 980, inside
 
 
+def turning_coverage(n: int) -> dict[str, float]:
+    """How often Fieller's set holds the true turning point where fine-tunes differ by chance (1 point)."""
+    hits = dict.fromkeys(("ols", "mixed"), 0)
+    for seed in range(n):
+        found = a.analyse_plw(simulated.study(simulated.peaked, seed, models=("m",), seeds=3, between=0.01))
+        [data] = found.data_sets
+        assert data.mixed is not None
+        assert data.turned is data.mixed.fit
+        for name, fit in (("ols", data.ols), ("mixed", data.mixed.fit)):
+            set_ = m.turning_point(fit).fieller
+            hits[name] += set_.low <= 0.2 <= set_.high
+    return {name: hit / n for name, hit in hits.items()}
+
+
+def test_turning_points_are_the_mixed_models_because_least_squares_trust_one_fine_tunes_luck() -> None:
+    found = turning_coverage(30)
+    assert found["mixed"] >= 0.8, found
+    assert found["ols"] < found["mixed"], found
+
+
+@pytest.mark.long
+def test_coverage_of_turning_points_with_luck_of_the_fine_tune() -> None:
+    found = turning_coverage(400)
+    print(found)
+    assert found["mixed"] >= 0.92, found
+    assert found["ols"] < 0.82, found
+
+
 def test_a_flat_curve_bounds_no_turning_point() -> None:
     rng = np.random.default_rng(2)
     x, terms = m.design(np.repeat(np.linspace(-1, 1, 6), 4), ["a"] * 24)
@@ -257,6 +285,20 @@ def test_the_papers_design_has_fifteen_tests() -> None:
     assert all(t.reject for t in ols if t.term.startswith("benchmark"))
 
 
+def test_the_mixed_models_of_all_data_sets_are_one_family() -> None:
+    """Among six data sets the luck of one must not be an effect: its p-value counts six times."""
+    sets = [simulated.study(simulated.nothing, i, seeds=2, between=0.01, data_set=f"d{i}") for i in range(5)]
+    found = a.analyse_plw(simulated.together(*sets))
+    raw = [d.mixed.fit.joint() for d in found.data_sets if d.mixed]
+    assert [found.joint_holm("mixed", d) for d in found.data_sets] == pytest.approx(multipletests(raw, 0.05, "holm")[1])
+    assert all(found.joint_holm("mixed", d) > p for d, p in zip(found.data_sets, raw, strict=True) if p < 0.2)
+    assert math.isnan(
+        a.PlwAnalysis(found.scores, found.rank, found.power, found.weights, (), ()).joint_holm(
+            "ols", found.data_sets[0]
+        )
+    )
+
+
 def test_sentences_say_what_the_data_allow() -> None:
     sets = [
         simulated.study(truth, 1, seeds=3, data_set=name)
@@ -270,7 +312,7 @@ def test_sentences_say_what_the_data_allow() -> None:
     assert "does not prove that there is none" in said["flat"]
     assert "rises with the weight from 0 to 1" in said["line"]
     assert "best near 0.1" in said["peak"]
-    place = a.turning_weight(found, "ols", found.data_sets[2].ols)
+    place = a.turning_weight(found, "ols", found.data_sets[2].turned)
     assert place.fieller.low <= 0.1 <= place.fieller.high
 
 

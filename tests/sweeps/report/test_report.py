@@ -308,7 +308,7 @@ def test_of_200_trials_the_best_40_are_drawn_and_all_are_listed(tmp_path: Path) 
     source, page = page_of(tmp_path)
     assert "Only the best 40 of 200 trials are drawn; the other 160" in page.words
     assert all(trial.id in page.words for trial in trials)
-    assert source.count("<polyline") == 40 + 40  # losses and objectives
+    assert source.count("<polyline") == 40 + 40 + 3  # losses, objectives, and asking in several wordings
     assert "197 trials, with the reason of each" in page.words
 
 

@@ -197,6 +197,26 @@ def test_coverage_of_the_shares_intervals(seeds: int, scale: float, monkeypatch:
     assert min(hits.values()) > (0.90 if seeds > 2 else 0.85)  # 8 degrees of freedom for the noise
 
 
+def seed_share_without_effects(n: int, seeds: int) -> tuple[float, float]:
+    """(how often the seed's interval holds its true share, 1; the mean estimate) where nothing else matters."""
+    rng, hits, value = np.random.default_rng([n, seeds]), 0, 0.0
+    for _ in range(n):
+        found = analyse_interactions(layout(rng.standard_normal((3, 3, seeds)))).shares[ia.SEED]
+        hits += found.high == 1.0
+        value += found.value / n
+    return hits / n, value
+
+
+def test_where_only_the_seed_matters_its_interval_reaches_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ia, "DRAWS", 200)
+    monkeypatch.setattr(ia, "PERMUTATIONS", 9)
+    holds, value = seed_share_without_effects(100, 3)
+    assert holds >= 0.92
+    assert value < 0.95, "its estimate is too small on average, which is why the draws alone do not reach 1"
+    strong = np.random.default_rng(0).standard_normal((3, 3, 3)) + 9 * np.arange(3)[:, None, None]
+    assert analyse_interactions(layout(strong)).shares[ia.SEED].high < 1.0
+
+
 def test_shares_sum_to_one_and_name_every_part() -> None:
     found = analyse_interactions(layout(study(np.random.default_rng(2), (2, 3, 2), 3, 0.4))).shares
     assert list(found) == ["template", "lora", "plw", "interaction", "seed"]

@@ -56,7 +56,7 @@ def test_differences_between_arms_and_between_candidates_are_inside() -> None:
         def __init__(self, cells: np.ndarray) -> None:
             self.cells, self.prompts, self.per_prompt = cells, tuple("abcd"), cells.mean(axis=1)
 
-    found, _ = changes(Arm(FAR), Arm(1.0 - FAR[::-1]))  # type: ignore[arg-type]
+    found = changes(Arm(FAR), Arm(1.0 - FAR[::-1]))  # type: ignore[arg-type]
     assert inside(found["mean"], -1, 1)
     assert inside(found["min"], -1, 1)
     width = iv.spread_limits(4).high

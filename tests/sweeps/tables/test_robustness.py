@@ -16,6 +16,7 @@ import pytest
 from checkout import ROOT
 from made_scores import LABEL, RECORD, SETTINGS, P, R, answers, by_id, folder, scores, write
 from sklearn.metrics import f1_score, roc_auc_score
+from statsmodels.stats.multitest import multipletests
 
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables import robustness as tables
@@ -92,6 +93,38 @@ def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
     assert cut["p_best"] <= cut["p_best_holm"] < 0.05
     assert good["diff_best"] is None
     assert good["diff_second"] == pytest.approx(-fair["diff_best"])
+
+
+def test_holm_runs_over_the_comparisons_with_best_and_second_together(store: Store) -> None:
+    """Three comparisons: fair and cut with the best, cut with the second. Best with second is one, not two."""
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
+    cut, good, fair = found["cut"], found["good"], found["fair"]
+    raw = [fair["p_best"], cut["p_best"], cut["p_second"]]
+    theirs = multipletests(raw, method="holm")[1]
+    assert [fair["p_best_holm"], cut["p_best_holm"], cut["p_second_holm"]] == pytest.approx(theirs)
+    assert good["p_second_holm"] == fair["p_best_holm"]
+    assert good["p_second"] == pytest.approx(fair["p_best"])
+
+
+def test_a_difference_that_lies_in_a_few_prompts_is_undecided(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    even = np.where(rng.random((P, R)) < 0.9, LABEL, 1 - LABEL)
+    bad = np.where(rng.random((P, R)) < 0.9, LABEL, 1 - LABEL)
+    bad[3] = 1 - LABEL
+    axes = ("plain", 0.0)
+    trials = {
+        "even": ("finished", 40, answers(0.9, 1), even, *axes),
+        "bad": ("finished", 40, answers(0.6, 3), bad, *axes),
+    }
+    table = tables.make_tables(RunFolder(folder(tmp_path / "run", trials)), SETTINGS)[0]
+    found = by_id(table)
+    assert found["bad"]["heavy_tails"]
+    assert found["bad"]["heavy_best"]
+    assert not found["even"]["heavy_tails"]
+    page = robustness_page(table, SETTINGS)
+    assert "undecided (heavy tails)" in page
+    assert f"up to {300 / P:.0f} % of such wordings can go unseen" in page
+    assert "Trials: bad." in page
 
 
 def test_macro_f1_studies_are_summarised_by_macro_f1(store: Store) -> None:

@@ -1,0 +1,165 @@
+"""How often a row is answered rightly when it is asked in several wordings: the rival of training for robustness.
+
+A row is asked in n of the P test prompts, and the answers become one: by the mean of the labels' probabilities, by the
+same after batch calibration of each prompt (Zhou et al. 2023, as ``trainer.score.decide`` has it), or by a vote.
+Everything comes from stored answers and label log-probabilities.
+
+For 1 < n < P the value is the mean over fixed draws of n prompts (all sets where they are no more): a U-statistic. Its
+interval for new prompts and new rows is the two-way one of pseudo-values, the jackknife's over prompts: what a row
+gains where prompt p is among those asked. What the draws alone add to their spread is taken off. One wording has the
+interval of the tables; where all prompts are asked there is one ensemble, and only rows are random.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from sweeps.statistics import intervals as st
+from trainer.measure import metrics
+from trainer.measure.grid import NO_ANSWER, Floats, Grid, Ints
+from trainer.trial import digest
+
+METHODS = ("probabilities", "calibrated", "vote")
+SIZES = (2, 4, 8)  # between one wording and all of them
+DRAWS = 200
+_BLOCK = 8_000_000  # numbers [draws, rows, labels] in memory at once
+
+Members = NDArray[np.bool_]  # [D, P] the prompts of each draw
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The metric of a configuration that is asked in ``wordings`` prompts."""
+
+    wordings: int
+    draws: int
+    estimate: st.Estimate
+
+
+def asked(grids: Sequence[Grid], method: str, metric: str, prior: Floats | None = None) -> list[Asked]:
+    """The metric at every number of wordings, from one, averaged over ``grids``: a configuration's seeds, on the same
+    prompts and rows. ``prior`` [K]: the labels' shares that calibration puts back, none for equal ones. Empty where the
+    method has nothing to go by: label log-probabilities, except for a vote. ValueError for a sample of a grid, in which
+    a row has met a few of the prompts."""
+    if any(g.seen is not None for g in grids):
+        raise ValueError("of a sample it is not known how a row is answered under all prompts")
+    if method != "vote" and any(g.label_logprobs is None for g in grids):
+        return []
+    p = len(grids[0].prompts)
+    found = []
+    for n in (1, *(n for n in SIZES if n < p), *([p] if p > 1 else [])):
+        members = draws(grids[0].prompts, n)
+        cells = np.mean([_cells(g, answers(g, method, members, prior), metric) for g in grids], axis=0)
+        found.append(Asked(n, len(members), _estimate(cells, members, grids[0])))
+    return found
+
+
+def draws(prompts: Sequence[str], n: int) -> Members:
+    """[D, P] sets of ``n`` prompts: all of them where there are at most ``DRAWS``, else so many at random. They depend
+    on the prompts alone, so that all trials are asked in the same ones. Sets of one are in the prompts' order."""
+    p = len(prompts)
+    if math.comb(p, n) <= DRAWS or n == 1:
+        sets: Sequence[Sequence[int]] = list(itertools.combinations(range(p), n))
+    else:
+        rng = np.random.default_rng([n, int(digest(list(prompts))[:8], 16)])
+        sets = [rng.choice(p, n, replace=False).tolist() for _ in range(DRAWS)]
+    members = np.zeros((len(sets), p), bool)
+    members[np.arange(len(sets))[:, None], np.array(sets)] = True
+    return members
+
+
+def answers(grid: Grid, method: str, members: Members, prior: Floats | None = None) -> Ints:
+    """[D, R] the answer to each row by the prompts of each draw; NO_ANSWER where no log-probability says one."""
+    k = len(grid.labels)
+    shares = None if method == "vote" else _shares(grid, method, prior)
+    found = np.empty((len(members), len(grid.rows)), np.int64)
+    for part in _blocks(len(members), len(grid.rows) * k):
+        found[part] = _vote(grid, members[part]) if shares is None else _highest(_average(shares, members[part]))
+    return found
+
+
+def _shares(grid: Grid, method: str, prior: Floats | None) -> Floats:
+    """[P, R, K] the labels' probabilities, which sum to 1; NaN where a log-probability is NaN or none is finite."""
+    logprobs = grid.label_logprobs
+    assert logprobs is not None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if method == "calibrated":
+            whole = ~np.isnan(logprobs).any(axis=2, keepdims=True)
+            logprobs = logprobs - np.mean(logprobs, axis=1, keepdims=True, where=whole)
+            logprobs = logprobs if prior is None else logprobs + np.log(prior / prior.sum())
+        found: Floats = special.softmax(logprobs, axis=2)
+    return found
+
+
+def _average(values: Floats, members: Members) -> Floats:
+    """[D, R, K] means of ``values`` [P, R, K] over the prompts of each draw."""
+    p, r, k = values.shape
+    weights = members / members.sum(axis=1, keepdims=True)
+    if np.isfinite(values).all():
+        return (weights @ values.reshape(p, r * k)).reshape(len(members), r, k)
+    return np.stack([values[one].mean(axis=0) for one in members])  # 0 x NaN is NaN: leave other prompts out
+
+
+def _highest(values: Floats) -> Ints:
+    """[D, R] the label with the highest value, the first of equal ones."""
+    unknown = np.isnan(values).any(axis=2) | ~np.isfinite(values.max(axis=2))
+    return np.where(unknown, NO_ANSWER, np.nan_to_num(values, nan=-np.inf).argmax(axis=2))
+
+
+def _vote(grid: Grid, members: Members) -> Ints:
+    """[D, R] the answer that most prompts give. Ties go to the label with the higher mean log-probability over the
+    draw's prompts; without log-probabilities to that of the prompts which a fixed order puts first."""
+    given = grid.predicted[:, :, None] == np.arange(len(grid.labels))  # [P, R, K]
+    p, r, k = given.shape
+    counts = (members.astype(np.float64) @ given.reshape(p, r * k)).reshape(len(members), r, k)
+    most = counts.max(axis=2, keepdims=True)
+    if grid.label_logprobs is not None:
+        second = np.nan_to_num(_average(grid.label_logprobs, members), nan=-np.inf)
+    else:
+        order = np.random.default_rng([p]).permuted(np.tile(0.5 ** np.arange(1, p + 1), (len(members), 1)), axis=1)
+        second = ((members * order) @ given.reshape(p, r * k)).reshape(counts.shape)
+    choice = np.where(counts == most, second, -np.inf)
+    choice[(counts == most) & np.isneginf(choice)] = -1e300  # a label of log-probability -inf is still one of the tied
+    found: Ints = choice.argmax(axis=2)
+    return np.where(most[:, :, 0] > 0, found, NO_ANSWER)
+
+
+def _cells(grid: Grid, given: Ints, metric: str) -> Floats:
+    """[D, R] the metric's cells where the draws are the prompts."""
+    names = tuple(map(str, range(len(given))))
+    made = replace(grid, prompts=names, predicted=given, correct=given == grid.label, label_logprobs=None)
+    return metrics.cells(made, metric)
+
+
+def _estimate(cells: Floats, members: Members, grid: Grid) -> st.Estimate:
+    """The mean of ``cells`` [D, R] with its interval."""
+    n, p = int(members[0].sum()), members.shape[1]
+    if n == p or float(np.ptp(cells)) == 0.0:  # one ensemble, or all of them alike: an exact bound over rows
+        return st.mean_test(cells, None)[0]
+    if n == 1:
+        seed = int(digest([grid.prompts, grid.rows])[:8], 16)  # as in the tables, whose interval this is
+        return st.mean_test(cells, st.replicate(cells, st.resamples(*cells.shape, seed), redraw=False))[0]
+    value = float(cells.mean())
+    each, times = cells.mean(axis=1), members.sum(axis=0)
+    with_prompt = (members.T / np.maximum(times, 1)[:, None]) @ cells  # [P, R]
+    centre = cells.mean(axis=0)
+    grow = n * (p - 1) / (p - n)
+    fit = metrics.two_way(centre + grow * (with_prompt - centre))
+    spread = [float(each[m].var(ddof=1)) / m.sum() if m.sum() > 1 else 0.0 for m in members.T]
+    of_draws = grow**2 * float(np.mean(spread)) / p if len(members) < math.comb(p, n) else 0.0
+    variance = max(fit.var_mean - of_draws, fit.var_mean - fit.var_prompts / p)
+    half = math.sqrt(variance) * float(special.stdtrit(st.satterthwaite(fit), (1.0 + st.LEVEL) / 2.0))
+    return st.SHARE.within(st.Estimate(value, value - half, value + half))
+
+
+def _blocks(total: int, width: int) -> Iterator[slice]:
+    step = max(1, _BLOCK // max(width, 1))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))

@@ -1,0 +1,169 @@
+"""``tables/ensembles``: how good a trial is when a row is asked in several wordings at once.
+
+Training for robustness and asking several times are rivals: the table has both, for every trial with test scores, and
+for the base model where an arm of the study has 0 steps. It is made from stored answers and label log-probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from sweeps.display.charts import COLOURS, Curve, curves
+from sweeps.display.table_files import markdown_rows, markdown_text, write_table
+from sweeps.display.text import METRIC_NAMES, column_with_interval
+from sweeps.run_folder.reading import RunFolder
+from sweeps.statistics.wordings import DRAWS, METHODS, Asked, asked
+from sweeps.study.study import Study
+from sweeps.tables.columns import bounds
+from trainer.measure.grid import NO_ANSWER, Floats, Grid
+
+TITLE = "Asking in several wordings"
+THREADS = 2  # as for tables/robustness
+BASE = "base model"
+SAMPLED = "not available from a sample: a row was asked under a few of the prompts"
+GENERATED = "a vote only: generated answers have no label log-probabilities"
+RAGGED = "a vote only: rows differ in the number of their options"
+SCHEMA = pa.schema(
+    {
+        "trial_id": pa.string(), "base": pa.bool_(), "method": pa.string(), "metric": pa.string(),
+        "wordings": pa.int32(), "draws": pa.int32(), "value": pa.float64(), "value_low": pa.float64(),
+        "value_high": pa.float64(), "n_prompts": pa.int32(), "n_rows": pa.int32(), "note": pa.string(),
+    }
+)  # fmt: skip
+
+
+def write_ensembles(run: RunFolder) -> pa.Table:
+    """Write ``tables/ensembles`` as md, csv and parquet and return it. ``tables/robustness`` must be there: its order
+    is the order of the trials."""
+    table = ensembles(run)
+    write_table(run.store, "ensembles", table, page(table, run.study, run.notes))
+    return table
+
+
+def ensembles(run: RunFolder) -> pa.Table:
+    """A row per trial, method, metric and number of wordings; one with a note where there is no number."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda row: _of_trial(run, row), run.robustness()))
+    return pa.Table.from_pylist([row for rows in found for row in rows], schema=SCHEMA)
+
+
+def _of_trial(run: RunFolder, trial: Mapping[str, Any]) -> list[dict[str, Any]]:
+    grid = run.last_grid(trial["trial_id"], "test")
+    if grid is None:
+        return []
+    row: dict[str, Any] = {**dict.fromkeys(SCHEMA.names), "trial_id": trial["trial_id"]}
+    row |= {"base": trial.get("steps") == 0, "n_prompts": len(grid.prompts), "n_rows": grid.n_rows, "note": ""}
+    if grid.seen is not None:
+        return [{**row, "note": SAMPLED}]
+    if not run.study.task.names:
+        grid = _with_all_options(grid)
+    if grid.label_logprobs is None:
+        row["note"] = GENERATED if run.study.scoring.scorer == "generate" else RAGGED
+    metrics = dict.fromkeys(["accuracy", run.study.task.metric])
+    prior = _prior(run, trial["trial_id"], grid)
+    return [
+        {**row, "method": method, "metric": metric, **_numbers(one)}
+        for method in METHODS
+        for metric in metrics
+        for one in asked([grid], method, metric, prior)
+    ]
+
+
+def _numbers(one: Asked) -> dict[str, Any]:
+    value = one.estimate
+    return {"wordings": one.wordings, "draws": one.draws, "value": value.value, **bounds("value", value)}
+
+
+def _prior(run: RunFolder, trial_id: str, grid: Grid) -> Floats | None:
+    """The dev rows' label shares, which scoring uses for calibration, too: the test rows' must not be used."""
+    dev = run.last_grid(trial_id, "dev") if run.study.task.names else None
+    if dev is None or dev.labels != grid.labels:
+        return None
+    return np.bincount(dev.label, minlength=len(dev.labels)).astype(np.float64)
+
+
+def _with_all_options(grid: Grid) -> Grid:
+    """A grid whose labels are the numbers of its rows' options, in their order; as read, they are the texts of those
+    that occur."""
+    if grid.label_logprobs is None:
+        return grid
+    names = tuple(map(str, range(grid.label_logprobs.shape[2])))
+    code = np.array([*(names.index(label) for label in grid.labels), NO_ANSWER])
+    return replace(grid, labels=names, label=code[grid.label], predicted=code[grid.predicted])
+
+
+# the page and the figure ------------------------------------------------------------------------------------------
+
+
+def page(table: pa.Table, study: Study, said: Sequence[str] = ()) -> str:
+    head, body = pivot(table)
+    lines = [f"# {TITLE}", "", *markdown_rows(head, body), ""]
+    return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in (*said, *notes(table, study)))]) + "\n"
+
+
+def pivot(table: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: a row per trial, method and metric, a column per number of wordings."""
+    rows = table.to_pylist()
+    sizes = sorted({n for r in rows if (n := r["wordings"]) is not None and n != r["n_prompts"]} | {1})
+    lines: dict[tuple[Any, ...], dict[Any, str]] = {}
+    for r in rows:
+        key = (_name(r), r["method"] or "-", METRIC_NAMES.get(r["metric"], "-"), r["note"])
+        at = "all" if r["wordings"] == r["n_prompts"] and r["wordings"] != 1 else r["wordings"]
+        lines.setdefault(key, {})[at] = "-" if r["value"] is None else column_with_interval(r, "value")
+    head = ["trial", "method", "metric", *(f"{n} wording{'s' * (n > 1)}" for n in sizes), "all", "note"]
+    return head, [[*k[:3], *(v.get(n, "-") for n in (*sizes, "all")), k[3]] for k, v in lines.items()]
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['trial_id']}, {BASE}" if row["base"] else str(row["trial_id"])
+
+
+def notes(table: pa.Table, study: Study) -> Iterator[str]:
+    rows = table.to_pylist()
+    yield "In percent. A row is asked in n of the test prompts, and the answers become one."
+    yield (
+        "probabilities: the labels' probabilities are averaged. calibrated: the same after batch calibration of each "
+        "prompt with the dev rows' label shares. vote: the answer that most prompts give; ties go to the label with "
+        "the higher mean log-probability."
+    )
+    yield (
+        f"Several wordings: the mean over {DRAWS} draws of prompts, or over all sets where they are fewer; the same "
+        "for all trials. Parentheses: 95 % intervals for new prompts and new rows; under `all` only rows are random, "
+        "since there is one ensemble of all prompts. They are of these fine-tunes: seeds are not in them."
+    )
+    if study.scoring.scorer == "labels" and study.scoring.decision not in ("raw", "batch"):
+        yield (
+            f"The study decides by {study.scoring.decision}, which compares with more than the stored "
+            "log-probabilities. The vote has its answers; probabilities and calibrated are of plain log-probabilities."
+        )
+    if rows and not any(r["base"] for r in rows):
+        yield "The base model is not here: an arm with `steps: 0` adds it (arms in the study file)."
+
+
+def figure(table: pa.Table, study: Study) -> str:
+    """The metric over the number of wordings, a curve for the best trials and for the base model: by averaged
+    probabilities, or by votes where there are none."""
+    rows = [r for r in table.to_pylist() if r["metric"] == study.task.metric]
+    method = METHODS[0] if any(r["method"] == METHODS[0] for r in rows) else "vote"
+    of: dict[str, list[dict[str, Any]]] = {}
+    for r in rows:
+        if r["method"] == method:
+            of.setdefault(r["trial_id"], []).append(r)
+    base = [i for i, trial in of.items() if trial[0]["base"]][:1]
+    shown = [*base, *(i for i in of if i not in base)][:COLOURS]
+    series = []
+    for colour, trial in enumerate(shown):
+        x = tuple(float(np.log2(r["wordings"])) for r in of[trial])
+        y = tuple(100 * r["value"] for r in of[trial])
+        error = tuple(50 * ((r["value_high"] or np.nan) - (r["value_low"] or np.nan)) for r in of[trial])
+        series.append(Curve(_name(of[trial][0]), x, y, error, x, colour=colour))
+    names = {float(np.log2(r["wordings"])): str(r["wordings"]) for rows in of.values() for r in rows}
+    metric = METRIC_NAMES[study.task.metric]
+    return curves(series, "wordings asked", f"{metric}, percent", 1, sorted(names.items())) if len(names) > 1 else ""
