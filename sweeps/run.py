@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
+from sweeps.checks.labels import LabelUse
 from sweeps.checks.preflight import limits_of, preflight
 from sweeps.display.text import counted
 from sweeps.driver.progress import Progress, on_wall_clock
@@ -91,7 +92,7 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     finished = None if trials is None else replayed(progress, trials)
     if finished is None:
         prepare()
-        found = preflight(content, target_modules(study), None, limits_of(study), opening.say)
+        found = preflight(content, target_modules(study), None, limits_of(study), opening.say, LabelUse.of(study))
         _print_warnings(found.warnings_or_raise())
         opening.say(what_begins())
     with on_ray(study, store) if finished is None else nullcontext():

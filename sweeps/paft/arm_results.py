@@ -50,6 +50,11 @@ class Result:
         return found
 
     @property
+    def limits(self) -> st.Limits:
+        """Of the metric."""
+        return st.limits_of(self.trial.task.metric)
+
+    @property
     def plain(self) -> bool:
         """Whether the arm is trained as PAFT is published, except for K, T and the pool."""
         a = self.trial.arm
@@ -158,7 +163,7 @@ def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
     bootstrap-t of the tables; the other intervals are percentiles of a two-way bootstrap that draws the same prompts
     and rows for both."""
     seed = int(digest([a.prompts, list(a.cells.shape)])[:8], 16)
-    mean, p = st.difference(a.cells, b.cells, seed)
+    mean, p = st.difference(a.cells, b.cells, seed, a.limits)
     drawn = st.resamples(*a.cells.shape, seed)
     x, y = (st.replicate(r.cells, drawn).stretched for r in (a, b))
     ddof = min(1, x.shape[1] - 1)
@@ -175,8 +180,8 @@ def changes(a: Result, b: Result) -> tuple[dict[str, Change], float]:
     u, v = a.per_prompt, b.per_prompt
     return {
         "mean": Change(mean.value, mean.low, mean.high),
-        "std": change(float(std(u)), float(std(v)), std(x) - std(y), st.minus(st.spread_limits(x.shape[1]))),
-        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.CHANGE),
+        "std": change(float(std(u)), float(std(v)), std(x) - std(y), st.minus(st.spread_limits(x.shape[1], a.limits))),
+        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.minus(a.limits)),
     }, p  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sweeps.display.text import METRIC_NAMES, counted, duration, interval, percent
+from sweeps.display.text import counted, duration, interval, metric_text, percent
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
 from sweeps.study.study import Study
@@ -67,14 +67,15 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     sentences = [f"{best.label} {'is the winner, chosen on the dev prompts' if evidence.winner else 'leads so far'}."]
     if math.isnan(best.number("mean")):
         return f"{sentences[0]} It has no {evidence.pool} scores yet."
+    own = metric(evidence.study)
     sentences.append(
-        f"Over {counted(best.number('n_prompts'), f'{evidence.pool} prompt')} its mean {metric(evidence.study)} is "
-        f"{_interval(best, 'mean')}, with a standard deviation of {percent(best.number('std'))} % between "
-        f"prompts{_without_noise(best)}."
+        f"Over {counted(best.number('n_prompts'), f'{evidence.pool} prompt')} its mean {own} is "
+        f"{_mean(best, own)}, with a standard deviation of {metric_text(best.number('std'), own)} between "
+        f"prompts{_without_noise(best, own)}."
     )
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
-        sentences.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
+        sentences.append(f"Its worst prompt is {worst[0]}, at {metric_text(worst[1], own)}.")
     if unread_share(best.row) > DEGENERATE_SHARE:
         sentences.append("Beware: nearly none of its generated answers could be read.")
     elif best.row.get("degenerate"):
@@ -90,8 +91,8 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
     second = max(others, key=_dev_objective, default=None)
     if second is None:
         return ["No other trial finished and was scored, so there is nothing to compare it with."]
-    mean, std = percent(second.number("mean")), percent(second.number("std"))
-    sentences = [f"Second on the dev prompts is {second.label}: mean {mean} %, standard deviation {std} %."]
+    mean, std = (metric_text(second.number(name), metric(evidence.study)) for name in ("mean", "std"))
+    sentences = [f"Second on the dev prompts is {second.label}: mean {mean}, standard deviation {std}."]
     gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
     if math.isnan(gap):
         return sentences
@@ -123,19 +124,20 @@ def _dev_objective(entry: Entry) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _without_noise(entry: Entry) -> str:
+def _without_noise(entry: Entry, metric: str) -> str:
     """The corrected standard deviation with its interval."""
     value, low, high = (entry.number(name) for name in ("std_corrected", "std_low", "std_high"))
     if math.isnan(value):
         return ""
     bounds = interval(low, high)
     known = f", {level()} interval {bounds}" if bounds else ""
-    return f" ({percent(value)} % without the noise of finite rows{known})"
+    return f" ({metric_text(value, metric)} without the noise of finite rows{known})"
 
 
-def _interval(entry: Entry, name: str) -> str:
-    bounds = interval(entry.number(f"{name}_low"), entry.number(f"{name}_high"))
-    return f"{percent(entry.number(name))} %" + (f" ({level()} interval {bounds})" if bounds else "")
+def _mean(entry: Entry, metric: str) -> str:
+    """The mean with its interval."""
+    bounds = interval(entry.number("mean_low"), entry.number("mean_high"))
+    return metric_text(entry.number("mean"), metric) + (f" ({level()} interval {bounds})" if bounds else "")
 
 
 # how it was measured ---------------------------------------------------------------------------------------------
@@ -219,7 +221,8 @@ def drawn(evidence: Evidence) -> str:
     if not rest:
         return ""
     means = [e.number("mean") for e in rest if math.isfinite(e.number("mean"))]
-    span = f", with means from {percent(min(means))} % to {percent(max(means))} %" if means else ""
+    ends = [metric_text(end(means), metric(evidence.study)) for end in (min, max)] if means else []
+    span = f", with means from {' to '.join(ends)}" if means else ""
     return (
         f"Only the best {DRAWN} of {len(evidence.entries)} trials are drawn; "
         f"the other {len(rest)}{span}, are in the table only."
@@ -227,7 +230,7 @@ def drawn(evidence: Evidence) -> str:
 
 
 def metric(study: Study) -> str:
-    return METRIC_NAMES[study.task.metric]
+    return study.task.metric
 
 
 def level() -> str:

@@ -15,6 +15,7 @@ from sweeps.study.overlay import Path, get
 from sweeps.study.problems import Problem
 from sweeps.study.schema import MOST_TRIALS, TOO_MANY_TRIALS
 from trainer.errors import nearest
+from trainer.measure.registry import kind_of
 
 Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
 
@@ -132,12 +133,40 @@ def _text_is_parsed(s: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _labels_are_balanced(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["training"].balance == "labels" and not s["task"].labels:
+        yield Problem(
+            ("training", "balance"), "needs task.labels: a row's own options are no labels. Set training.balance=none"
+        )
+
+
 def _rungs_are_sampled(s: Mapping[str, Any]) -> Iterator[Problem]:
     scheduler = s["scheduler"]
     if s["scoring"].sample < 1 and (scheduler.name == "none" or len(scheduler.rungs) == 1):
         yield Problem(
             ("scoring", "sample"),
             "has no effect: only rungs before a trial's last are sampled, and scheduler has none. Remove it",
+        )
+
+
+def _ranks_read_log_probabilities(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if not kind_of(s["task"].metric).ranks:
+        return
+    at, instead = ("task", "metric"), "Use balanced_accuracy or f1_macro"
+    stages = s.get("stages")
+    if s["scoring"].scorer == "generate":
+        yield Problem(at, f"ranks rows by label probabilities, and scoring.scorer = generate has none. {instead}")
+    elif stages is not None and "generate" in stages.heads:
+        yield Problem(
+            at,
+            f"ranks rows by label probabilities, and the head generate has none. {instead}, or leave generate out of "
+            "stages.heads",
+        )
+    if s["scoring"].sample < 1:
+        yield Problem(
+            at,
+            "cannot be estimated from a sample: a row's rank needs all rows of its prompt. Set scoring.sample=1, or "
+            "use balanced_accuracy or f1_macro",
         )
 
 
@@ -199,6 +228,8 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("model", "resources"), _whole_weights_are_sharded),
     (("scoring",), _text_is_parsed),
     (("scoring", "scheduler"), _rungs_are_sampled),
+    (("task", "training"), _labels_are_balanced),
+    (("task", "scoring"), _ranks_read_log_probabilities),
     (("stages",), stages.disagreements),
     (("arms", "axes", "pools", "templates"), _arms_are_known),
     (("arms", "training", "scheduler"), _arms_make_sense),

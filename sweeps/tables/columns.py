@@ -14,6 +14,7 @@ from sweeps.display.text import percent
 from sweeps.statistics import intervals as st
 from sweeps.study.study import Study
 from trainer.measure.grid import DEGENERATE_SHARE
+from trainer.measure.registry import OF_WHOLE_TASK, measured
 from trainer.trial import AXES
 
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
@@ -27,11 +28,13 @@ class Settings:
     std_weight: float
     thresholds: tuple[float, ...]
     strict: bool
+    labels: tuple[str, ...] = ()  # of the task; none where rows have their own options
 
     @classmethod
     def of(cls, study: Study) -> Settings:
         tables = study.tables
-        return cls(study.task.metric, study.objective.std_weight, tuple(tables.thresholds), tables.strict)
+        weight, labels = study.objective.std_weight, study.task.names
+        return cls(study.task.metric, weight, tuple(tables.thresholds), tables.strict, labels)
 
     @functools.cached_property
     def columns(self) -> list[str]:
@@ -53,7 +56,8 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     numbers_after = ["test_objective", "std_corrected"]
     numbers_after += [f"{s}_{side}" for s in ("mean", "std", "min", *tops) for side in ("low", "high")]
     numbers_after += quantiles + [f"{q}_{side}" for q in quantiles for side in ("low", "high")]
-    numbers_after += ["accuracy", "macro_f1", "roc_auc", "parse_fail_rate", "top_label_share"]
+    by_label = [m for m in measured(settings.labels) if m not in OF_WHOLE_TASK]
+    numbers_after += [*OF_WHOLE_TASK, *by_label, "parse_fail_rate", "top_label_share"]
     numbers_after += ["max", "saturation", "cps", "consistency", "sensitivity", "dev_objective", "dev_stderr"]
     numbers_after += ["dev_parse_fail_rate"]
     compared = [

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
-from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
+from sweeps.display.text import column_with_interval, metric_unit, percent, shown, with_interval
 from sweeps.tables.columns import Settings, answer_marks, unread_share
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import DEGENERATE_SHARE
@@ -21,7 +21,7 @@ def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = (
     axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
     tops = settings.top_names()
     sign = ">" if settings.strict else "≥"
-    head = ["rank", "trial", *axes, f"{_title(settings)}, mean", "std", "std, noise removed", "worst prompt"]
+    head = ["rank", "trial", *axes, f"{settings.metric}, mean", "std", "std, noise removed", "worst prompt"]
     head += [f"prompts {sign} {100 * x:g} %" for x in settings.thresholds]
     head += ["dev objective", "difference to best", "status"]
     lines = ["# Robustness over unseen prompts", "", *markdown_rows(head, [_cells_of(r, axes, tops) for r in rows]), ""]
@@ -67,7 +67,8 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
     ended = f"{stopped} cut early by the scheduler, {failed} failed, {degenerate} degenerate"
     ended += f", {unread} whose answers could not be read" if unread else ""
     yield f"- {len(rows)} trials: {ended}. Scored on {grid}."
-    yield "- All numbers are percent here, fractions of 1 in the csv and parquet files."
+    unit = "percent" if metric_unit(settings.metric) == "percent" else "100 times as large"
+    yield f"- All numbers are {unit} here, fractions of 1 in the csv and parquet files."
     if any(r["winner"] for r in rows):
         yield (
             f"- **winner**: the best dev objective (mean - {weight} x std over the dev prompts) of the finished, "
@@ -108,7 +109,7 @@ def groups_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -
     rows = table.to_pylist()
     varied = {a for a in AXES if sum(r["axis"] == a for r in rows) > 1}
     sign = ">" if settings.strict else "≥"
-    head = ["axis", "value", "trials", "finished", "averaged", f"{_title(settings)}, mean", "std", "worst prompt"]
+    head = ["axis", "value", "trials", "finished", "averaged", f"{settings.metric}, mean", "std", "worst prompt"]
     head.append(f"prompts {sign} {100 * settings.thresholds[0]:g} %")
     body = [
         [r["axis"], r["value"], *(str(r[n]) for n in ("n_trials", "n_finished", "n_averaged"))]
@@ -123,7 +124,3 @@ def groups_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -
         "- Early stopping selects: if most trials with a value were cut, its average is over the few that were not.",
     ]
     return "\n".join(["# Averages by axis", "", *markdown_rows(head, body), "", *notes]) + "\n"
-
-
-def _title(settings: Settings) -> str:
-    return METRIC_NAMES.get(settings.metric, settings.metric)

@@ -30,6 +30,8 @@ from sweeps.tables.pages import groups_page, robustness_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
+from trainer.measure.placements import ranks_rows
+from trainer.measure.registry import kind_of, measured, misfit
 from trainer.store import scores_name
 from trainer.trial import digest
 
@@ -75,7 +77,7 @@ def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]
     The intervals, of 95 %, treat prompts and rows as drawn at random; those of groups take the trials as given. Raises
     ``ScoreError`` naming file, prompt and row of a bad cell."""
     trials = run.trials
-    averages = Groups.of_trials(trials)
+    averages = Groups.of_trials(trials, st.limits_of(settings.metric))
     # one thread for each matrix product: they are so small that sharing one costs more than it saves
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
@@ -144,17 +146,19 @@ def _add_test(
     seed = _seed(test)
     drawn = st.replicate(cells, st.resamples(*cells.shape, seed))
     row |= _columns(test, cells, drawn, settings)
-    row |= _differences(row["trial_id"], test, cells, references)
+    row |= _differences(row["trial_id"], test, cells, references, st.limits_of(settings.metric))
     averaged = row.get("status") == "finished" and not row["degenerate"]
-    return f"{seed} {cells.shape}", summands(cells, drawn, settings) if averaged else None
+    least_rows = metrics.least_rows(test, settings.metric)
+    return f"{seed} {cells.shape}", summands(cells, drawn, settings, least_rows) if averaged else None
 
 
 def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
     """The columns of one trial that follow from its test grid."""
     each = metrics.per_prompt(test, settings.metric)
     summary = metrics.grid_objective(test, settings.metric, settings.std_weight)
-    mean, _ = st.mean_test(cells, drawn)
-    std = st.std_interval(cells)
+    limits = st.limits_of(settings.metric)
+    mean, _ = st.mean_test(cells, drawn, limits=limits, least_rows=metrics.least_rows(test, settings.metric))
+    std = st.std_interval(cells, limits)
     ordered = np.sort(drawn.stretched, axis=1)
     row: dict[str, Any] = {
         "n_prompts": summary.n_prompts,
@@ -166,34 +170,35 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         "std_corrected": std.value,
         **bounds("mean", mean),
         **bounds("std", std),
-        **bounds("min", st.percentile(summary.min, ordered[:, 0])),
+        **bounds("min", st.percentile(summary.min, ordered[:, 0], limits)),
     }
     for name, threshold in zip(settings.top_names(), settings.thresholds, strict=True):
         top = st.share_interval(each, drawn.per_prompt, threshold, settings.strict)
         row |= {name: top.value, **bounds(name, top)}
     for q in st.QUANTILES:
         name, at = f"q{round(100 * q):02d}", float(st.quantile(np.sort(each), q))
-        row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q)))}
+        row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q), limits))}
+    shares = limits.low >= 0  # which these two numbers are made for
     return row | {
-        "accuracy": float(test.correct.mean()),
-        "macro_f1": float(metrics.per_prompt(test, "macro_f1").mean()),
-        "roc_auc": _mean_auc(test),
+        **_means(test, settings),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
         "max": float(each.max()),
-        "saturation": 1.0 - float(each.max() - each.mean()),
-        "cps": prompt_metrics.cps(each),
+        "saturation": 1.0 - float(each.max() - each.mean()) if shares else None,
+        "cps": prompt_metrics.cps(each) if shares else None,
         "consistency": or_none(prompt_metrics.consistency_rate(test.predicted)),
         "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct)),
     }
 
 
-def _mean_auc(test: Grid) -> float | None:
-    """ROC-AUC of log p(second label) - log p(first label), averaged over prompts; None unless there are two labels."""
-    if test.label_logprobs is None or len(test.labels) != 2 or test.label_logprobs.shape[2] != 2:
-        return None
-    score = test.label_logprobs[:, :, 1] - test.label_logprobs[:, :, 0]
-    return or_none(float(np.mean([prompt_metrics.roc_auc(test.label == 1, one) for one in score])))
+def _means(test: Grid, settings: Settings) -> dict[str, float | None]:
+    """Every metric of the task, averaged over prompts; null for one that the grid does not have."""
+    return {
+        metric: None
+        if misfit(metric, test.labels) or (kind_of(metric).ranks and not ranks_rows(test))
+        else float(metrics.per_prompt(test, metric).mean())
+        for metric in measured(settings.labels)
+    }
 
 
 def _seed(test: Grid) -> int:
@@ -225,13 +230,15 @@ def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settin
     return found
 
 
-def _differences(trial_id: str, test: Grid, cells: Floats, references: Sequence[Reference]) -> dict[str, Any]:
+def _differences(
+    trial_id: str, test: Grid, cells: Floats, references: Sequence[Reference], limits: st.Limits
+) -> dict[str, Any]:
     """Paired differences of the mean to the reference trials, on the same prompts and rows."""
     row: dict[str, Any] = {}
     for other in references:
         if trial_id == other.trial_id or (test.prompts, test.rows) != (other.test.prompts, other.test.rows):
             continue
-        gap, p = st.difference(cells, other.cells, _seed(test))
+        gap, p = st.difference(cells, other.cells, _seed(test), limits)
         row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
     return row
 

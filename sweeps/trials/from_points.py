@@ -94,6 +94,7 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
             warmup=_number(training.warmup),
             weight_decay=_number(training.weight_decay),
             clip=_number(training.clip),
+            balance=training.balance,
         ),
         draw=t.Draw(draw.mode, draw.every, draw.unit),
         scoring=t.Scoring(

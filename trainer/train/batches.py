@@ -19,6 +19,7 @@ from trainer.data.kinds import COMPLETION
 from trainer.model.routing import Batch
 from trainer.train.arms import PromptMemory, distinct, open_prompts
 from trainer.train.loss import Weights
+from trainer.train.row_order import AllRows, BalancedRows, RowOrder
 from trainer.trial import Arm, Draw, Optimization
 
 Ids = NDArray[np.int32]
@@ -46,8 +47,9 @@ class Pick:
 class ExampleOrder:
     """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` and ``arm`` say.
 
-    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views each
-    row comes V times in succession: a step has as many sequences as without views, and 1 / V of the rows."""
+    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. ``labels``: the rows', which are drawn
+    equally often if ``plan`` balances them; an epoch is then as many draws as there are rows. With V views each row
+    comes V times in succession: a step has as many sequences as without views, and 1 / V of the rows."""
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class ExampleOrder:
         plan: Optimization,
         arm: Arm = PLAIN_ARM,
         by_difficulty: Sequence[int] = (),
+        labels: Sequence[str] = (),
     ):
         self.seed, self.n_rows, self.n_prompts, self.draw, self.arm = seed, n_rows, n_prompts, draw, arm
         self.size = plan.batch_size * plan.accumulation
@@ -67,7 +70,10 @@ class ExampleOrder:
         self.block = draw.every * (self.rows_per_step if draw.unit == "steps" else 1)
         self._rows_in_all = max(1, plan.steps * self.rows_per_step)
         self._easiest = tuple(by_difficulty) or tuple(range(n_prompts))
-        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+        balanced = plan.balance == "labels"
+        if balanced and len(labels) != n_rows:
+            raise ValueError(f"balance needs the labels of all {n_rows} rows, and got {len(labels)}")
+        self._rows: RowOrder = BalancedRows(seed, labels) if balanced else AllRows(seed, n_rows)
 
     def batch(self, step: int, memory: PromptMemory | None = None) -> list[Pick]:
         """The effective batch of optimizer step ``step`` (0-based)."""
@@ -76,10 +82,7 @@ class ExampleOrder:
     def pick(self, position: int, memory: PromptMemory | None = None) -> Pick:
         at, view = divmod(position, self.arm.views)
         epoch, place = divmod(at, self.n_rows)
-        if epoch != self._epoch:
-            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.n_rows)
-            self._epoch = epoch
-        row = int(self._permutation[place])
+        row = self._rows.row(at)
         n_formats = len(self.arm.formats)
         form = stable_hash("format", self.seed, at) % n_formats if n_formats > 1 else 0
         family = at if self.arm.views > 1 else -1

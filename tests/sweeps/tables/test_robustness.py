@@ -18,6 +18,7 @@ from checkout import ROOT
 from sklearn.metrics import f1_score, roc_auc_score
 
 from sweeps.run_folder.reading import RunFolder
+from sweeps.statistics.intervals import SHARE
 from sweeps.tables import robustness as tables
 from sweeps.tables.averages import Groups, group_table
 from sweeps.tables.columns import Settings
@@ -26,7 +27,7 @@ from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import COLUMNS, NO_ANSWER, ScoreError, read_grid
 from trainer.store import SCORES, Store
 
-SETTINGS = Settings("accuracy", 1.0, (0.75, 0.9), True)
+SETTINGS = Settings("accuracy", 1.0, (0.75, 0.9), True, ("no", "yes"))
 RECORD = {"trial": {"task": {"labels": ["no", "yes"]}}}
 P, R = 6, 80
 LABEL = np.arange(R) % 2
@@ -111,7 +112,7 @@ def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Sto
     assert row["top"] == (each > 0.75).mean()
     assert row["top_0.90"] == (each > 0.9).mean()
     assert row["q25"] == pytest.approx(np.quantile(each, 0.25))
-    assert row["macro_f1"] == pytest.approx(np.mean([f1_score(LABEL, p, average="macro") for p in predicted]))
+    assert row["f1_macro"] == pytest.approx(np.mean([f1_score(LABEL, p, average="macro") for p in predicted]))
     logits = (predicted - 0.5) * (1 + np.arange(R) % 3)
     assert row["roc_auc"] == pytest.approx(np.mean([roc_auc_score(LABEL, x) for x in logits]))
     assert row["mean_low"] < row["mean"] < row["mean_high"]
@@ -153,11 +154,11 @@ def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
     assert good["diff_second"] == pytest.approx(-fair["diff_best"])
 
 
-def test_macro_f1_studies_are_summarised_by_macro_f1(store: Store) -> None:
-    settings = replace(SETTINGS, metric="macro_f1")
+def test_f1_macro_studies_are_summarised_by_f1_macro(store: Store) -> None:
+    settings = replace(SETTINGS, metric="f1_macro")
     row = by_id(tables.make_tables(RunFolder(store), settings)[0])["good"]
-    assert row["metric"] == "macro_f1"
-    assert row["mean"] == pytest.approx(row["macro_f1"])
+    assert row["metric"] == "f1_macro"
+    assert row["mean"] == pytest.approx(row["f1_macro"])
     assert row["mean_low"] < row["mean"] < row["mean_high"]
 
 
@@ -285,8 +286,8 @@ def test_the_columns_of_a_grid_alone_give_the_same_grid(store: Store) -> None:
 
 def test_what_a_group_summed_is_given_up_with_its_last_trial() -> None:
     trials = [{"trial_id": f"t{i}", "seed": i, "pool": "many", "status": "finished"} for i in range(3)]
-    groups = Groups.of_trials(trials)
-    own = {"cells": np.ones((2, 3)), "std": np.zeros(5), "min": np.ones(5), "top": np.ones(5)}
+    groups = Groups.of_trials(trials, SHARE)
+    own = {"cells": np.ones((2, 3)), "std": np.zeros(5), "min": np.ones(5), "top": np.ones(5), "least_rows": 3.0}
     for i, trial in enumerate(trials):
         assert ("pool", "many") in groups.by_value
         groups.add_trial(trial, "7 (2, 3)", own)
