@@ -60,7 +60,7 @@ def counted_answers(predicted: Ints, label: Ints, k: int) -> LabelCounts:
     hits = np.bincount((at * k + label)[predicted == label], minlength=p * k).reshape(p, k)
     answer = np.where(predicted == NO_ANSWER, k, predicted)
     answered = np.bincount((at * (k + 1) + answer).ravel(), minlength=p * (k + 1)).reshape(p, k + 1)
-    return LabelCounts(hits.astype(float), answered.astype(float), np.bincount(label, minlength=k)[None] * 1.0)
+    return LabelCounts(hits.astype(float), answered.astype(float), np.bincount(label, minlength=k)[None].astype(float))
 
 
 def smoothed_counts(scores: Grid) -> LabelCounts:

@@ -26,13 +26,6 @@ def logprobs(folder: Path, x: t.Trial, rung: int) -> np.ndarray:
     return np.array(table["label_logprobs"].to_pylist())
 
 
-def test_balance_is_in_the_id_where_there_is_some() -> None:
-    """Trials from before it keep their ids."""
-    old = trial(0).to_json()
-    del old["optimization"]["balance"]
-    assert t.Trial.from_json(old).id == trial(0).id != balanced(0).id
-
-
 def test_packed_with_others_or_stopped_at_every_rung_a_balanced_trial_is_the_same(start: Start, tmp_path: Path) -> None:
     x = balanced(1)
     finish(start(tmp_path / "alone", assets=RARE), [x])
