@@ -30,8 +30,7 @@ from sweeps.tables.pages import groups_page, robustness_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
-from trainer.measure.placements import ranks_rows
-from trainer.measure.registry import kind_of, measured, misfit
+from trainer.measure.registry import measured
 from trainer.store import scores_name
 from trainer.trial import digest
 
@@ -180,7 +179,7 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q), limits))}
     shares = limits.low >= 0  # which these two numbers are made for
     return row | {
-        **_means(test, settings),
+        **metrics.means(test, measured(settings.labels)),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
         "max": float(each.max()),
@@ -188,16 +187,6 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         "cps": prompt_metrics.cps(each) if shares else None,
         "consistency": or_none(prompt_metrics.consistency_rate(test.predicted)),
         "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct)),
-    }
-
-
-def _means(test: Grid, settings: Settings) -> dict[str, float | None]:
-    """Every metric of the task, averaged over prompts; null for one that the grid does not have."""
-    return {
-        metric: None
-        if misfit(metric, test.labels) or (kind_of(metric).ranks and not ranks_rows(test))
-        else float(metrics.per_prompt(test, metric).mean())
-        for metric in measured(settings.labels)
     }
 
 

@@ -9,7 +9,7 @@ whole grid would give (``trainer.measure.estimate``). Only numpy and pyarrow: th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow as pa
 from trainer.measure.confusion import count_labels, formula_of, pseudo_values, smoothed_counts
 from trainer.measure.estimate import GridEstimate, estimate_grid, rasch
 from trainer.measure.grid import Floats, Grid, ScoreError, read_grid
-from trainer.measure.placements import area_pseudo_values, areas
+from trainer.measure.placements import area_pseudo_values, areas, ranks_rows
 from trainer.measure.registry import ACCURACY, kind_of, label_of, misfit
 
 
@@ -33,6 +33,19 @@ def per_prompt(scores: Grid, metric: str) -> Floats:
     if metric == ACCURACY:
         return scores.correct.mean(axis=1)
     return formula_of(metric, scores.labels)(count_labels(scores))[0]
+
+
+def means(scores: Grid, metrics: Iterable[str]) -> dict[str, float | None]:
+    """Of each metric, averaged over the prompts of a whole grid; None for one that the grid does not have. The answers
+    are counted once for all."""
+    counts, found = count_labels(scores), dict[str, float | None]()
+    for metric in metrics:
+        if misfit(metric, scores.labels) or (kind_of(metric).ranks and not ranks_rows(scores)):
+            found[metric] = None
+        else:
+            each = areas(scores) if kind_of(metric).ranks else formula_of(metric, scores.labels)(counts)[0]
+            found[metric] = float(each.mean())
+    return found
 
 
 def cells(scores: Grid, metric: str) -> Floats:

@@ -7,9 +7,18 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 from runner_trials import ASSETS, RUNGS, Start, finish, model, rows, scores, start, trial  # noqa: F401  (two fixtures)
 
 from trainer import trial as t
+from trainer.data.assets import Assets
+from trainer.data.rows import read_rows
+from trainer.data.sources import RowSource
+from trainer.data.wording import Prompt
+from trainer.measure.metrics import objective
+from trainer.runner import Runner
+from trainer.setup import Setup
+from trainer.store import Store
 from trainer.train.resident import Resident
 
 COMMON = tuple(dataclasses.replace(r, label="no") if i > 2 else r for i, r in enumerate(rows("train", 12)))
@@ -49,3 +58,46 @@ def test_a_resident_draws_by_the_labels_of_its_train_rows() -> None:
         order = Resident(x, RARE, renderer=None, slot=0, step=0, target=6)._order  # type: ignore[arg-type]
         drawn = [COMMON[pick.row].label == "yes" for step in range(60) for pick in order.batch(step)]
         assert np.mean(drawn) == share
+
+
+def short_posts(shared: Path) -> Assets:
+    """Posts of EDOS with less than 100 characters: is one sexist? A fifth of them are."""
+    found = {}
+    for split, limit in (("train", 2000), ("dev", 200)):
+        source = RowSource(
+            path=str(shared / "data" / "edos.parquet"), fields=("text",), label="label_sexist",
+            labels={"not sexist": "no", "sexist": "yes"}, id="rewire_id", where={"split": split}, limit=limit,
+        )  # fmt: skip
+        posts = read_rows(source, split, f"task.rows.{split}").rows
+        found[split] = tuple(r for r in posts if len(r.fields["text"]) < 100)
+    train = (Prompt("t1", "{{ text }}\nSexist?"), Prompt("t2", "Is this sexist?\n{{ text }}"))
+    dev = (Prompt("d1", "Read: {{ text }}\nIs it sexist?"), Prompt("d2", "{{ text }}\nIs that sexist?"))
+    return Assets({**found, "test": found["dev"]}, {"many": train}, {"dev": dev, "test": dev})
+
+
+@pytest.mark.long  # half a minute on a free core
+def test_on_edos_fewer_short_fine_tunes_give_one_label_nearly_always(shared: Path, tmp_path: Path) -> None:
+    for needed in ("data/edos.parquet", "models/stories260K/config.json"):
+        if not (shared / needed).exists():
+            pytest.skip(f"../shared/{needed} is not beside this checkout")
+    assets = short_posts(shared)
+    base = t.Model(str(shared / "models" / "stories260K"), "fingerprint")
+    task, lora = t.Task(("no", "yes"), max_length=256), t.Lora(16, 16.0)
+
+    def short(seed: int, balanced: bool) -> t.Trial:
+        plan = t.Optimization(steps=40, lr=5e-3, batch_size=16, balance="labels" if balanced else "none")
+        return trial(seed, model=base, task=task, lora=lora, optimization=plan, loss=t.Loss())
+
+    trials = {kind: [short(seed, kind) for seed in range(4)] for kind in (False, True)}
+    runner = Runner(base, Setup(slots=8, max_r=16, threads=1), assets, Store.open(tmp_path))
+    try:
+        finish(runner, [*trials[False], *trials[True]], [40])
+    finally:
+        runner.close()
+    one_label, sexist = {}, {}
+    for kind, some in trials.items():
+        found = [objective(scores(tmp_path, x, 40)[0], "f1[yes]", 0.0, ("no", "yes")) for x in some]
+        one_label[kind], sexist[kind] = sum(o.degenerate for o in found), np.mean([o.mean for o in found])
+    assert one_label[False] >= 3, "40 steps on the posts as they are teach to say no"
+    assert one_label[True] <= 1
+    assert sexist[True] > sexist[False] + 0.1
