@@ -1,7 +1,7 @@
 """How much work a study loses, and for how long it stops, when machines fail: 20 random faults in a study on 3 nodes,
 then a run folder that takes no writes and a full disk; a third of the trials end in NaN.
 
-    sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 48] [--steps 240]
+    sudo python benchmarks/faults.py [--json FILE] [--faults 20] [--seed 0] [--trials 84] [--steps 240]
 
 The nodes are network namespaces on this machine (tests/support/nodes.py), which needs root. A study runs once without
 faults, and once with faults that are drawn with the seed: nodes killed, cables cut, spot notices, processes killed, the
@@ -101,11 +101,16 @@ class Run:
 
     @property
     def over(self) -> bool:
+        """Whether the study is done. A run that ended because its folder took no files is started again."""
+        if self.process.poll() == 2 and "run the same command again" in self.log.read_text()[-1000:]:
+            self.start()
         return self.process.poll() is not None
 
     def end(self, seconds: float) -> float:
         start = time.monotonic()
-        if self.process.wait(seconds) not in (0, 1):  # 1: some trials failed, as those with a NaN do
+        while not self.over and time.monotonic() < start + seconds:
+            time.sleep(0.2)
+        if self.process.poll() not in (0, 1):  # 1: some trials failed, as those with a NaN do
             sys.exit(f"the study ended with code {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
         return time.monotonic() - start
 
@@ -182,14 +187,12 @@ def _apply(kind: str, node: Node, run: Run) -> tuple[float, str, Callable[[], No
         machines.read_only(node)
         time.sleep(PAUSE)
         machines.read_only(node, False)
-        start_if_over(run)
         return now, "", lambda: None
     if kind in LAST:
         if kind == "disk is full":
             full(run, machines)
         else:
             forbidden(machines)
-            start_if_over(run)
         return time.monotonic(), "", lambda: None
     machines.freeze(node)
     time.sleep(PAUSE)
@@ -207,27 +210,16 @@ def forbidden(machines: Machines) -> None:
 
 
 def full(run: Run, machines: Machines) -> None:
-    """Fill the disk until the run has ended or a minute has gone, then make room, and start an ended run again."""
+    """Fill the disk until the run has ended or a minute has gone, then make room."""
     assert machines.shared is not None
     filler = machines.shared / "filler"
     with suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(b"x" * 2**20)
     end = time.monotonic() + 60
-    while not run.over and time.monotonic() < end:
+    while run.process.poll() is None and time.monotonic() < end:
         time.sleep(0.2)
     filler.unlink()
-    if run.over:
-        run.start()
-
-
-def start_if_over(run: Run) -> None:
-    """Start a run again that ended because its folder took no files, which it notices at its next write."""
-    end = time.monotonic() + 4 * PAUSE
-    while not run.over and time.monotonic() < end:
-        time.sleep(0.2)
-    if run.over:
-        run.start()
 
 
 def drain(machines: Machines, node: Node) -> None:
@@ -270,11 +262,12 @@ def compare(whole: Path, torn: Path) -> dict[str, int]:
         return {str(p.relative_to(out)): pq.read_table(p) for p in sorted(out.glob("scores/*/*.parquet"))}
 
     def records(tables: dict[str, Any]) -> dict[str, Any]:
-        """The tokens and the curve of each rung, from its dev file."""
+        """The tokens and the curve of each rung, from its dev file; of the curve what is no matter of time."""
         found = {
             n: json.loads(t.schema.metadata[b"steadytune"]) for n, t in tables.items() if n.endswith("-dev.parquet")
         }
-        return {name: [record.get(k) for k in ("tokens", "curve", "nan")] for name, record in found.items()}
+        curves = {n: {k: v for k, v in (r.get("curve") or {}).items() if k != "tokens_per_s"} for n, r in found.items()}
+        return {name: [record.get("tokens"), curves[name], record.get("nan")] for name, record in found.items()}
 
     a, b = files(whole), files(torn)
     told, again = records(a), records(b)
@@ -302,7 +295,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--trials", type=int, default=84)
     parser.add_argument("--steps", type=int, default=240)
     args = parser.parse_args()
     if why_not():

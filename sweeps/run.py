@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 
 from sweeps.checks.labels import LabelUse
 from sweeps.checks.preflight import limits_of, preflight
 from sweeps.display.text import counted
+from sweeps.driver.confirm import confirm
+from sweeps.driver.execute import OnRay
 from sweeps.driver.progress import Progress, on_wall_clock
 from sweeps.driver.replay import replayed
-from sweeps.driver.session import on_ray, prepare, what_begins
-from sweeps.driver.sweep import sweep
+from sweeps.driver.session import prepare
 from sweeps.live.opening import Opening
 from sweeps.live.table import LiveTable
 from sweeps.run_folder.lease import Lease
 from sweeps.run_folder.prompts import keep_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.stages import StageRecords
-from sweeps.staged.execute import OnRay
 from sweeps.staged.protocol import Staged
 from sweeps.study.load import resolved
 from sweeps.study.overlay import dump_yaml
@@ -94,8 +93,9 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
         prepare()
         found = preflight(content, target_modules(study), None, limits_of(study), opening.say, LabelUse.of(study))
         _print_warnings(found.warnings_or_raise())
-        opening.say(what_begins())
-    with on_ray(study, store) if finished is None else nullcontext():
+    with OnRay(study, store, content, opening) as execute:
+        if finished is None:
+            execute.connect()
         store.write("study.yaml", dump_yaml(resolved(study)).encode())  # after the checks, before any trial
         keep_prompts(store, content.assets, {name: pool.file for name, pool in study.pools.train.items()})
         with progress.live:
@@ -106,9 +106,11 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
                 opening.end()
                 finished()
             else:
-                sweep(progress, content, trials, opening=opening)
-            progress.write(finished=True)
-    return [decision.status for decision in progress.decisions.values()], []
+                execute(progress, trials)
+            progress.write(finished=study.confirm is None)
+        if study.confirm is not None:
+            progress = confirm(progress, execute)
+    return [row["status"] for row in progress.rows()], []
 
 
 def _print_warnings(warnings: Sequence[str]) -> None:

@@ -164,6 +164,12 @@ class Trial:
         """12 hexadecimal digits, the same on every machine and for every order of fields."""
         return digest({"format": FORMAT, **_identity(self)})[:12]
 
+    @cached_property
+    def configuration(self) -> str:
+        """The id of the configuration: the trial without its seed. Trials that share it are replicates."""
+        found = {path: value for path, value in _identity(self).items() if path != "seed"}
+        return digest({"format": FORMAT, **found})[:12]
+
     def share_at(self, rung: int, pool: str) -> float:
         """Share of the cells of ``pool``'s grid that are scored at ``rung``. What is shown in tables (the
         test pool, and the dev pool at a trial's last rung) is scored whole."""

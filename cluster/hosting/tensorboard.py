@@ -49,6 +49,7 @@ CURVE = {
 }
 METRICS = ("objective", "objective_stderr", "rung/mean", "rung/std", "rung/min")
 FINAL = ("test/mean", "test/std", "test/min")
+BETWEEN_SEEDS = "test/std_between_seeds"
 BUCKETS = 20  # of a histogram over prompts
 MOST_PROMPTS = 500  # of a pool that are listed
 _PREFIX = "events.out.tfevents."  # TensorBoard reads files with "tfevents" in their name, in the order of names
@@ -128,6 +129,18 @@ class Board:
         if not self._exists(name):
             self._write(name, _events(events))
 
+    def configuration(self, name: str, axes: Mapping[str, Any], step: int, values: Mapping[str, float]) -> None:
+        """Write a run for a configuration with several seeds: its axes as hparams, and ``values`` over its seeds."""
+        from tensorboard.plugins.hparams import summary_v2 as hp
+
+        now = time.time()
+        hparams = {axis: _plain(value) for axis, value in axes.items()} | {"seed": "all"}
+        events = [(0, now, hp.hparams_pb(hparams, trial_id=name, start_time_secs=now))]
+        events.append((step, now, _scalars({tag: v for tag, v in values.items() if math.isfinite(v)})))
+        path = f"{FOLDER}/configuration-{name}/{_name(step)}"
+        if not self._exists(path):
+            self._write(path, _events(events))
+
     def _only(self, what: str, data: bytes) -> None:
         """Write ``data`` and delete older files of its kind: of two files, TensorBoard would use the older one."""
         name = f"{what}.{hashlib.sha256(data).hexdigest()[:8]}"
@@ -187,6 +200,23 @@ def write_ends(store: Store, ends: Iterable[tuple[str, str, int, Objective | Non
             list(pool.map(lambda end: board.end(*end), ends))
     except Exception as error:  # a missing chart must not end a sweep
         log.warning("TensorBoard: %s. The sweep goes on", error)
+
+
+def write_configurations(store: Store, trials: Iterable[Trial], tests: Mapping[str, Objective]) -> None:
+    """Write a run for each configuration with several seeds that all have ``tests`` (trial id -> result on the test
+    pool): the mean over seeds of mean, std and worst prompt, and the std between the seeds' means."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.configuration, []).append(trial)
+    board = Board(store)
+    for name, members in groups.items():
+        found = [tests[trial.id] for trial in members if trial.id in tests]
+        if len(members) < 2 or len(found) < len(members):
+            continue
+        columns = (test.mean for test in found), (test.std for test in found), (test.min for test in found)
+        values = {tag: float(np.mean(list(column))) for tag, column in zip(FINAL, columns, strict=True)}
+        values[BETWEEN_SEEDS] = float(np.std([test.mean for test in found], ddof=1))
+        board.configuration(name, axis_columns(members[0]), members[0].optimization.steps, values)
 
 
 def _name(rung: int) -> str:

@@ -22,7 +22,12 @@ def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> st
 
 def metric_text(value: float | None, metric: str) -> str:
     """A value of ``metric`` in a sentence: ``94.1 %``, or 100 times a correlation, ``41.2``."""
-    return percent(value) + (" %" if kind_of(metric).lowest >= 0 else "")
+    return percent(value) + metric_sign(metric)
+
+
+def metric_sign(metric: str) -> str:
+    """What stands behind the metric's values in a sentence."""
+    return " %" if kind_of(metric).lowest >= 0 else ""
 
 
 def metric_unit(metric: str) -> str:

@@ -42,6 +42,7 @@ class Progress:
     decisions: dict[str, Decision] = field(default_factory=dict)
     tests: dict[str, Objective] = field(default_factory=dict)
     earlier_rows: list[dict[str, Any]] = field(default_factory=list)  # of trials from earlier stages
+    roles: dict[str, str] = field(default_factory=dict)  # trial -> what it is for, where that is not the search
     scores_test_pool: bool = True  # whether the trials are scored on the test pool
     began: float = field(default_factory=time.time)  # by the wall clock
     _written: str = ""
@@ -51,7 +52,7 @@ class Progress:
         if trial.id not in self.trials:
             self.trials[trial.id] = trial
             rungs = rung_steps(self.study.scheduler.shares, trial.optimization.steps)
-            self.live.trial_added(trial.id, axis_columns(trial), len(rungs), rungs)
+            self.live.trial_added(trial.id, axis_columns(trial), len(rungs), rungs, trial.configuration)
 
     def report(self, report: RungReport) -> None:
         trial_id = report.trial_id
@@ -121,6 +122,8 @@ class Progress:
                     "test_mean": test.mean if test else None,
                     "test_std": test.std if test else None,
                     "test_degenerate": test.degenerate if test else None,
+                    "configuration": trial.configuration,
+                    "role": self.roles.get(trial_id, "search"),
                 }
             )
         return rows

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sweeps.driver.progress import Progress
 from sweeps.driver.test_pool import trials_to_test
-from sweeps.schedule.asha import Rungs
+from sweeps.schedule.configurations import promotion
 from trainer.measure.rung import RungReport
 from trainer.trial import Trial, rung_steps
 
@@ -17,7 +17,7 @@ def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] 
     study, store = progress.study, progress.store
     if not all(store.rungs(t.id, "dev") for t in trials):
         return None
-    rungs = Rungs(len(trials), study.scheduler.eta, len(study.scheduler.shares))
+    rungs = promotion(trials, study.scheduler.eta, len(study.scheduler.shares), study.objective.std_weight)
     todo = {t.id: (t, 0) for t in trials}
     reports = []
     while todo:
@@ -36,6 +36,7 @@ def replayed(progress: Progress, trials: Sequence[Trial]) -> Callable[[], None] 
                 stderr=report.stderr,
                 degenerate=report.degenerate,
                 why_degenerate=report.note,
+                std=report.std,
             )
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}

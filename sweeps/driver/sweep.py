@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeps.driver.progress import Progress
-from sweeps.driver.session import start_fleet
 from sweeps.driver.test_pool import score_test_pool
 from sweeps.live.opening import Opening
 from sweeps.trials.load_content import Content
@@ -18,17 +17,13 @@ def sweep(
     progress: Progress,
     content: Content,
     trials: Sequence[Trial] | None,
-    fleet: Any = None,
-    opening: Opening | None = None,
+    fleet: Any,
+    opening: Opening,
 ) -> None:
-    """Train under Ray Tune, then score the test pool on the same hosts: those of ``fleet``, if it is given. ``trials``
-    is None if Optuna chooses them. ``opening`` ends when Tune begins. To be called within ``on_ray``. Raises
-    ``BaseModelError`` where no trial could start, since a host found the base model unfit."""
-    study = progress.study
-    count = study.search.trials or 0 if trials is None else len(trials)
-    opening = opening or Opening()
-    opening.say("starting hosts, and importing Ray Tune")
-    fleet = fleet or start_fleet(study, content, progress.store, count)
+    """Train under Ray Tune, then score the test pool on the same hosts, those of ``fleet``. ``trials`` is None if
+    Optuna chooses them. ``opening`` ends when Tune begins. To be called within ``on_ray``. Raises ``BaseModelError``
+    where no trial could start, since a host found the base model unfit."""
+    count = progress.study.search.trials or 0 if trials is None else len(trials)
     from sweeps.driver.heartbeat import Heartbeat  # after `on_ray`, as they import ray; slow, while the registry starts
     from sweeps.driver.tuning import tune_trials
 
@@ -42,7 +37,8 @@ def sweep(
     if progress.scores_test_pool:
         score_test_pool(progress, fleet, heartbeat.beat)
         heartbeat.publish()  # no trial is being tested any more
-    from cluster.hosting.tensorboard import write_ends
+    from cluster.hosting.tensorboard import write_configurations, write_ends
 
     ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
     write_ends(progress.store, ends)
+    write_configurations(progress.store, progress.trials.values(), progress.tests)

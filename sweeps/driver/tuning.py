@@ -18,6 +18,7 @@ from sweeps.driver.progress import Progress
 from sweeps.driver.session import FAILURES, LOSSES
 from sweeps.driver.watcher import Watcher
 from sweeps.schedule.asha import Rungs
+from sweeps.schedule.configurations import promotion
 from sweeps.schedule.tune_private import keep_credentials
 from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import combinations
@@ -47,11 +48,14 @@ def tune_trials(
         space, n = {}, min(study.search.trials, combinations(axes) or study.search.trials)
         first = staged_points(progress.store, axes, trial_of)
         search = RungSearch(axes, study.search.seed, len(study.scheduler.shares), first)
-    progress.live.expect(study_work(study, n, fleet.grids["dev"], fleet.grids["test"], progress.scores_test_pool))
+    seeds = 1 if not trials else n // len({trial.configuration for trial in trials})
+    grids = fleet.grids["dev"], fleet.grids["test"]
+    progress.live.expect(study_work(study, n, *grids, progress.scores_test_pool, max(seeds, 1)))
     keep_credentials()
-    scheduler = PromotionScheduler(
-        Rungs(n, study.scheduler.eta, len(study.scheduler.shares)), identify=lambda config: trial_of(config).id
-    )
+    eta, count = study.scheduler.eta, len(study.scheduler.shares)
+    weight = study.objective.std_weight
+    rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count, weight)
+    scheduler = PromotionScheduler(rungs, identify=lambda config: trial_of(config).id)
     sweep = Sweep(
         fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, progress.scores_test_pool
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -30,7 +30,8 @@ class Measurements:
     dev: Mapping[str, float]  # prompt id -> metric at that rung
     n_rows: int  # of dev
     objective: Objective  # on dev
-    row: Mapping[str, Any]  # as in tables/robustness
+    row: Mapping[str, Any]  # as in tables/trials
+    configuration: Mapping[str, Any] = field(default_factory=dict)  # as in tables/robustness; empty with one seed
 
     @property
     def degenerate(self) -> bool:
@@ -132,6 +133,7 @@ def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> I
         ]
         yield "| " + " | ".join(cells) + " |"
         yield ""
+        yield from _of_configuration(measured)
     else:
         yield "It has no test scores. Trials were chosen by these dev scores, so it looks better on them than it is."
         yield ""
@@ -143,6 +145,24 @@ def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> I
         f"mean {percent(dev.mean)}, std {percent(dev.std)}, worst prompt {percent(dev.min)}; "
         f"mean - {weight} x std = {percent(dev.value)}."
     )
+
+
+def _of_configuration(measured: Measurements) -> Iterator[str]:
+    """What the other seeds say of the setting."""
+    whole = measured.configuration
+    if whole.get("mean") is None:
+        yield (
+            "These are figures of this fine-tune, trained with one seed. The same setting trained again gives others; "
+            "how far they differ was not measured."
+        )
+    else:
+        yield (
+            f"These are figures of this fine-tune. Its setting was trained with {whole['n_seeds']} seeds: mean "
+            f"{column_with_interval(whole, 'mean')}, for new seeds as well as new prompts and rows; standard deviation "
+            f"between seeds {percent(whole['seed_std'])}; worst prompt of one fine-tune "
+            f"{column_with_interval(whole, 'min')}. This seed was not chosen by its result: it is the first of them."
+        )
+    yield ""
 
 
 def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:

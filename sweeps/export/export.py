@@ -15,7 +15,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
 from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, checksums
 from sweeps.run_folder.prompts import kept_prompts
-from sweeps.run_folder.reading import ROBUSTNESS_FILE, RunFolder
+from sweeps.run_folder.reading import ROBUSTNESS_FILE, TRIAL_SCORES_FILE, RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE
 from sweeps.study.study import Study
 from sweeps.tables import robustness as tables
@@ -113,38 +113,58 @@ def _winning_trial(run: RunFolder) -> str:
             f"{store.uri}: the run is not finished ({state}), so its winner is not known. "
             f"{run.how_to_continue}, or name a trial with --trial"
         )
-    rows = _robustness(run)
-    winner = next((i for i, row in rows.items() if row["winner"]), None)
+    scored = _scored(run)
+    rows = scored.configurations
+    winner = next((row["trial_id"] for row in (*scored.confirmed, *rows) if row["winner"]), None)
     if winner is None:
-        statuses = [f"{i} ({', '.join([row['status'], *answer_marks(row, 'degenerate')])})" for i, row in rows.items()]
+        statuses = [f"{r['trial_id']} ({', '.join([r['status'], *answer_marks(r, 'degenerate')])})" for r in rows]
         raise UserError(
-            f"{store.uri}: there is no winner: {why_no_winner(list(rows.values()))}. "
-            f"Name one with --trial: {', '.join(statuses[:20])}"
+            f"{store.uri}: there is no winner: {why_no_winner(rows)}. Name one with --trial: {', '.join(statuses[:20])}"
         )
-    return winner
+    return str(winner)
 
 
-def _robustness(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Trial id -> its row of tables/robustness, which is made again if it is older than ``trials.parquet``."""
+@dataclass(frozen=True)
+class _Scored:
+    """The rows of tables/robustness, tables/trials and tables/confirmation."""
+
+    configurations: list[dict[str, Any]]
+    trials: dict[str, dict[str, Any]]  # by id
+    confirmed: list[dict[str, Any]]
+
+    def configuration_of(self, trial_id: str) -> dict[str, Any]:
+        """The row of its configuration, that of the fresh seeds if it was confirmed; empty where the trial is its only
+        seed."""
+        own = self.trials.get(trial_id, {}).get("configuration")
+        fresh = [{**row, "n_seeds": row["n_report"]} for row in self.confirmed]
+        found = [r for r in (*fresh, *self.configurations) if r["configuration"] == own and r["n_seeds"] > 1]
+        return found[0] if found else {}
+
+
+def _scored(run: RunFolder) -> _Scored:
+    """The tables' rows. They are made again if they are older than ``trials.parquet``."""
     listed = run.trials_by_id
     try:
-        written = {row["trial_id"]: row for row in run.robustness()}
+        trials = {row["trial_id"]: row for row in run.trial_scores()}
+        found = _Scored(run.robustness(), trials, run.confirmation())
     except UserError as error:
         log.warning("%s", error)
-        written = {}
+        found = _Scored([], {}, [])
     same = (
         run.is_checked(ROBUSTNESS_FILE)
-        and written.keys() == listed.keys()
+        and run.is_checked(TRIAL_SCORES_FILE)
+        and found.trials.keys() == listed.keys()
         and all(
             (row["status"], row["rung"]) == (listed[i]["status"], listed[i]["rung"])
             and (row["mean"] is not None or not run.store.rungs(i, "test"))
-            for i, row in written.items()
+            for i, row in found.trials.items()
         )
     )
     if not same:
-        by_trial, _ = tables.make_tables(run, Settings.of(run.study))
-        written = {row["trial_id"]: row for row in by_trial.to_pylist()}
-    return written
+        made = tables.make_tables(run, Settings.of(run.study))
+        by_id = {row["trial_id"]: row for row in made.trials.to_pylist()}
+        found = _Scored(made.robustness.to_pylist(), by_id, made.confirmation.to_pylist())
+    return found
 
 
 # what is known of it --------------------------------------------------------------------------------------------
@@ -229,13 +249,15 @@ def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, d
     dev = dict(zip(grid.prompts, metrics.per_prompt(grid, trial.task.metric).tolist(), strict=True))
     counts = {label: int((grid.label == k).sum()) for k, label in enumerate(trial.task.labels)}
     if trial_id in listed:
-        row, status = _robustness(run).get(trial_id, {}), str(listed[trial_id]["status"])
+        scored, status = _scored(run), str(listed[trial_id]["status"])
+        row, whole = scored.trials.get(trial_id, {}), scored.configuration_of(trial_id)
     else:
+        whole = {}
         settings = replace(Settings.of(study), metric=trial.task.metric)
         row = tables.of_one_trial(run, trial_id, settings)
         status = "of an earlier study in its run folder" if listed else "running"
     objective = metrics.grid_objective(grid, trial.task.metric, study.objective.std_weight)
-    return trial, Measurements(rung, status, dev, len(grid.rows), objective, row), counts
+    return trial, Measurements(rung, status, dev, len(grid.rows), objective, row, whole), counts
 
 
 def _prompts(store: Store, study: Study, trial: Trial) -> dict[str, Sequence[Prompt]]:

@@ -28,6 +28,7 @@ class TrialRow:
     spent: float = 0.0  # the most that was shown as its time: ``seconds``, and what its host has told since
     reason: str = ""
     test: tuple[float, float] | None = None  # mean and std on the test pool
+    configuration: str = ""  # of which it is a replicate, if that is known
     before_test: str = "finished"  # stopped trials may be scored on the test pool too
 
     @property

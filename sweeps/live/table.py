@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from cluster.connect import unwrapped
+from sweeps.live.configurations import by_configuration
 from sweeps.live.left import Told
 from sweeps.live.overview import Overview, overview
 from sweeps.live.rows import ORDER, OVER, TrialRow
@@ -79,12 +80,19 @@ class LiveTable:
     # events -----------------------------------------------------------------------------------------------------
 
     def trial_added(
-        self, trial_id: str, axes: Mapping[str, Any], n_rungs: int, rungs: Sequence[int] | None = None
+        self,
+        trial_id: str,
+        axes: Mapping[str, Any],
+        n_rungs: int,
+        rungs: Sequence[int] | None = None,
+        configuration: str = "",
     ) -> None:
         with self._lock:
             shown = {name: axis_text(value) for name, value in axes.items()}
             if trial_id not in self._rows:
-                self._rows[trial_id] = TrialRow(trial_id, shown, n_rungs, tuple(rungs or ()))
+                self._rows[trial_id] = TrialRow(
+                    trial_id, shown, n_rungs, tuple(rungs or ()), configuration=configuration
+                )
                 self._note_axes(shown)
 
     def started(self, trial_id: str) -> None:
@@ -197,15 +205,17 @@ class LiveTable:
     # the table ---------------------------------------------------------------------------------------------------
 
     def frame(self, limit: int | None = None) -> Frame:
-        """The sweep as it is now, with at most ``limit`` trials."""
+        """The sweep as it is now, with at most ``limit`` trials, or configurations where there are several seeds."""
         with self._lock:
-            ordered = sorted(self._rows.values(), key=_place)
+            ordered = sorted(by_configuration(self._rows.values()), key=_place)
             shown = ordered if limit is None else ordered[: max(limit, 0)]
-            axes = self._differing()
+            axes, unit = self._differing(), "trial"
+            if len(ordered) < len(self._rows):
+                axes, unit = [*(a for a in axes if a != "seed"), "seeds"], "configuration"
             tested = any(row.test for row in ordered)
             working = not self._ending and any(row.state not in OVER for row in ordered)
             last = ("now",) if working else ()
-            columns = ("trial", *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", *last)
+            columns = (unit, *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", *last)
             found = self.overview()
             now = {row.id: (shortened(found.now.get(row.id, "")),) if working else () for row in shown}
             rows = tuple((*self._cells(row, axes, tested), *now[row.id]) for row in shown)

@@ -121,7 +121,7 @@ def show_changes(table: LiveTable, state: RunState) -> None:
     before = table.rows()
     for trial_id, now in state.rows.items():
         if trial_id not in before:
-            table.trial_added(trial_id, now.axes, now.n_rungs, now.rungs)
+            table.trial_added(trial_id, now.axes, now.n_rungs, now.rungs, now.configuration)
         was = before.get(trial_id) or TrialRow(trial_id, {}, now.n_rungs)
         if now.rung > was.rung and now.objective is not None:
             seconds = max(now.seconds - was.seconds, 0.0)
@@ -177,7 +177,8 @@ def look(store: Store) -> RunState | None:
 
 
 def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
-    rungs = rung_steps(shares, int(trial["steps"]))
+    # fresh seeds of `confirm` are scored at their end alone
+    rungs = rung_steps(shares if trial["role"] == "search" else (1.0,), int(trial["steps"]))
     step = int(trial.get("rung") or 0)
     mean, std = trial.get("test_mean"), trial.get("test_std")
     return TrialRow(
@@ -195,4 +196,5 @@ def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
         seconds=trial.get("seconds") or 0.0,
         reason=trial.get("reason") or "",
         test=None if mean is None or std is None else (mean, std),
+        configuration=trial["configuration"],
     )

@@ -1,7 +1,7 @@
 """The results of a study's training arms, from its run folder: accuracy under the test prompts, and cost.
 
 Trials of an arm that differ in their seed alone are averaged. Where other axes vary, an arm has several results.
-Reads ``trials.parquet``, ``tables/robustness.parquet``, score files and ``prompts/``: no torch, no ray.
+Reads ``trials.parquet``, ``tables/trials.parquet``, score files and ``prompts/``: no torch, no ray.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ class Change:
 
 def results(run: RunFolder) -> list[Result]:
     """The arms that have finished trials with test scores, in the study's order."""
-    study, rows = run.study, run.robustness()
+    study, rows = run.study, run.trial_scores()
     done = [
         {**r, "arm": arm}
         for r in rows
-        if r.get("arm") and r["status"] == "finished" and r["mean"] is not None
+        if r.get("arm") and r["role"] == "search" and r["status"] == "finished" and r["mean"] is not None
         for arm in ([r["arm"]] if r["arm"] in study.arms else r["arm"].split(SAME))
     ]
     varied = [a for a in AXES if a not in _NOT_SPLIT and len({shown(r.get(a)) for r in done}) > 1]
@@ -139,7 +139,7 @@ def _epochs(study: Study, arm: str, steps: int) -> float:
 def _scored(run: RunFolder, trial_id: str) -> tuple[Grid, Mapping[str, Any], float, float | None]:
     """The trial's test grid and record, the seconds it trained over all rungs, and its mean new tokens."""
     last = run.last_rung(trial_id, "test")
-    assert last is not None  # the robustness table has just read it
+    assert last is not None  # tables/trials has just been made of it
     assert last.grid is not None
     trained = sum(rung.record.get("train_seconds") or 0.0 for rung in run.rungs(trial_id, "dev"))
     mean = pc.mean(last.rows["new_tokens"]).as_py()

@@ -13,11 +13,12 @@ from typing import Any
 
 from sweeps.display.text import size
 from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
+from sweeps.schedule.asha import rung_quotas
 from sweeps.search.points import Domain, combinations
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
-from sweeps.trials.study_work import study_work
+from sweeps.trials.study_work import seeds_each, study_work
 from trainer.measure import design
 from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
@@ -85,6 +86,7 @@ class Plan:
     model: ModelSize
     notes: tuple[str, ...] = field(default=())
     unsampled: int = 0  # dev passes if every rung scored the whole grid
+    confirming: int = 0  # trials with fresh seeds, after the search
 
     @property
     def seconds(self) -> float:
@@ -106,7 +108,9 @@ def plan(
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
     ends = _mean_rungs(study, sizes.train_rows)
     shares = study.scheduler.shares
-    work = study_work(study, trials, (sizes.dev_prompts, sizes.dev_rows), (sizes.test_prompts, sizes.test_rows))
+    grids = (sizes.dev_prompts, sizes.dev_rows), (sizes.test_prompts, sizes.test_rows)
+    work = study_work(study, trials, *grids, seeds=seeds_each(study))
+    fresh = count_confirming(study, work.quotas[-1])
     length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
     per_step = study.training.batch_size * study.training.accumulation * length
     grid = sizes.dev_prompts * sizes.dev_rows
@@ -114,13 +118,14 @@ def plan(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
     )
-    tokens, passes = sum(r.tokens for r in rungs), sum(r.passes for r in rungs)
+    tokens = sum(r.tokens for r in rungs) + fresh * steps * per_step
+    passes, tests = sum(r.passes for r in rungs) + fresh * grid, (work.tested + fresh) * work.test_cells
     chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
     return Plan(
         name=study.name,
         trials=trials,
         rungs=rungs,
-        cost=_cost(study, sizes, model, tokens, passes, work.tested * work.test_cells),
+        cost=_cost(study, sizes, model, tokens, passes, tests),
         full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * work.test_cells),
         rate=chosen,
         rate_source=source,
@@ -128,7 +133,8 @@ def plan(
         sizes=sizes,
         model=model,
         notes=(*_notes(study, sizes, trials), *_quantized(study, model)),
-        unsampled=sum(r.trials for r in rungs) * grid,
+        unsampled=(sum(r.trials for r in rungs) + fresh) * grid,
+        confirming=fresh,
     )
 
 
@@ -139,6 +145,13 @@ def count_trials(study: Study) -> int:
     if study.search.trials is not None:
         return study.search.trials
     return combinations(axes_of(study)) or 0  # a grid has no ranges
+
+
+def count_confirming(study: Study, finishing: int) -> int:
+    """Trials that ``confirm`` adds, where so many finish the search."""
+    if study.confirm is None:
+        return 0
+    return min(study.confirm.top, -(-finishing // seeds_each(study))) * study.confirm.n_seeds
 
 
 def mean_steps(study: Study, train_rows: int) -> float:
@@ -173,6 +186,14 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     least = design.sample_size(share, sizes.dev_prompts, sizes.dev_rows).cells
     if least >= share * grid + 1:
         notes.append(f"scoring.sample = {share:g} is raised to {least:,} cells: at least {design.LEAST} a prompt")
+    if study.confirm is not None:
+        seeds = seeds_each(study)
+        last = rung_quotas(-(-trials // seeds), study.scheduler.eta, len(study.scheduler.shares))[-1]
+        if last < study.confirm.top:
+            notes.append(
+                f"confirm.top = {study.confirm.top}, and the search trains {last} to the end: only so many are "
+                "confirmed. Give fewer rungs, or a smaller scheduler.eta or confirm.top"
+            )
     if study.scheduler.name == "asha":
         if len(study.scheduler.rungs) > 1 and study.scheduler.rungs[0] <= study.training.warmup:
             notes.append(

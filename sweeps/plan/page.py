@@ -24,6 +24,8 @@ def render(p: Plan) -> RenderableType:
         table.add_row(
             f"{rung.share:g}", f"{rung.steps:.0f}", str(rung.trials), amount(rung.tokens), amount(rung.passes)
         )
+    if p.confirming:
+        table.add_row("confirm", "", str(p.confirming), "", "")
     table.add_row("test pool", "", "", "", amount(p.cost.test_passes), end_section=True)
     table.add_row("all", "", str(p.trials), amount(p.cost.tokens), amount(p.cost.passes))
     table.add_row("without stopping", "", str(p.trials), amount(p.full.tokens), amount(p.full.passes))

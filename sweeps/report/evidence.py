@@ -1,4 +1,4 @@
-"""The data of the report: a run's trials, best first, with their prompts, rungs and curves.
+"""The data of the report: a run's configurations, best first, with their trials, prompts, rungs and curves.
 
 It is read from the score files, ``trials.parquet`` and ``tables/``, so a report can be made at any time, of an
 unfinished run as well: without test scores it shows dev scores, and before ``trials.parquet`` exists the trials come
@@ -13,22 +13,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sweeps.display.text import shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.study import Study
+from sweeps.tables.configurations import Configuration, configurations
 from trainer.measure.grid import Grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
+from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import AXES
 
-DRAWN = 40  # trials that are drawn one by one; more would be neither readable nor small
+DRAWN = 40  # configurations that are drawn one by one; more would be neither readable nor small
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial. ``row`` holds its numbers for the table: from tables/robustness, or from its last dev rung."""
+    """One configuration. ``row`` holds its numbers for the table: from tables/robustness, or from the last dev rungs of
+    its trials. With one seed it is that trial."""
 
-    id: str
-    label: str  # short id and the axis values that differ between trials
+    id: str  # of the configuration; of the trial, where the study has one seed
+    label: str  # short id and the axis values that differ between configurations
+    trials: tuple[str, ...]  # ids, the seed that is exported first
     axes: Mapping[str, str]
     status: str  # finished | stopped | failed | running
     rung: int
@@ -52,39 +58,49 @@ class Evidence:
     pool: str  # test, or dev while no test rows exist
     has_trials: bool  # trials.parquet exists
     averages: Mapping[tuple[str, str], Mapping[str, Any]]  # (axis, value) -> row of tables/groups
+    confirmed: tuple[Mapping[str, Any], ...] = ()  # rows of tables/confirmation, the winner first
 
     @property
     def drawn(self) -> tuple[Entry, ...]:
         return self.entries[:DRAWN]
 
     @property
+    def unit(self) -> str:
+        """What an entry is called: with one seed each, a configuration is a trial."""
+        return "configuration" if any(len(e.trials) > 1 for e in self.entries) else "trial"
+
+    @property
     def winner(self) -> Entry | None:
         return next((e for e in self.entries if e.row.get("winner") is True), None)
 
     def prompts(self, entry: Entry) -> dict[str, float]:
-        """Prompt id -> metric of ``entry`` at its last rung under ``pool``; empty without scores."""
-        scores = self.run.last_grid(entry.id, self.pool)
-        if scores is None:
+        """Prompt id -> metric of ``entry`` at its last rung under ``pool``, averaged over seeds; empty without
+        scores."""
+        grids = [grid for trial_id in entry.trials if (grid := self.run.last_grid(trial_id, self.pool)) is not None]
+        same = [grid for grid in grids if grid.prompts == grids[0].prompts]
+        if not same:
             return {}
-        return dict(zip(scores.prompts, per_prompt(scores, self.study.task.metric).tolist(), strict=True))
+        each = np.mean([per_prompt(grid, self.study.task.metric) for grid in same], axis=0)
+        return dict(zip(same[0].prompts, each.tolist(), strict=True))
 
     @functools.cached_property
     def rungs(self) -> Mapping[str, Mapping[int, tuple[Objective | None, Mapping[str, Any]]]]:
-        """Drawn trial -> rung -> dev objective (None: the rung ended in NaN) and curve."""
+        """Drawn configuration -> rung -> dev objective (None: the rung ended in NaN) and curve of its first seed."""
         return {
             entry.id: {
                 rung.step: (_objective(rung.grid, self.study), rung.record.get("curve") or {})
-                for rung in self.run.rungs(entry.id, "dev")
+                for rung in self.run.rungs(entry.trials[0], "dev")
             }
             for entry in self.drawn
         }
 
     def objectives(self, entry: Entry) -> dict[int, Objective]:
-        """Rung -> dev objective of a drawn trial."""
+        """Rung -> dev objective of a drawn configuration's first seed."""
         return {rung: scored for rung, (scored, _) in self.rungs[entry.id].items() if scored is not None}
 
     def losses(self, entry: Entry) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The training steps of a drawn trial, and the mean loss of the answer's tokens at each."""
+        """The training steps of a drawn configuration's first seed, and the mean loss of the answer's tokens at
+        each."""
         points: dict[int, float] = {}
         for _, curve in self.rungs[entry.id].values():
             for step, loss in zip(curve.get("step", ()), curve.get("completion_loss", ()), strict=False):
@@ -97,50 +113,65 @@ class Evidence:
 def gather(run: RunFolder) -> Evidence:
     """Read everything that the report shows, from the run folder and the tables in it."""
     study, has_trials = run.study, run.has_trials
-    trials = run.trials if has_trials else run.trials_from_scores()
-    rows = {row["trial_id"]: row for row in (run.robustness() if has_trials else [])}
+    found = configurations(run.trials if has_trials else run.trials_from_scores())
+    several = any(len(one.rows) > 1 for one in found)
+    rows = {row["configuration"]: row for row in (run.robustness() if has_trials else [])}
     averages = {(row["axis"], row["value"]): row for row in (run.rows("tables/groups.parquet") if has_trials else [])}
+    confirmed = tuple(run.confirmation())
     tested = any(row.get("mean") is not None for row in rows.values())
     if not tested:
-        rows = {t["trial_id"]: {**rows.get(t["trial_id"], {}), **_dev_row(run, t["trial_id"])} for t in trials}
-    axes = {t["trial_id"]: {n: shown(t[n]) for n in AXES if t.get(n) is not None} for t in trials}
-    differing = tuple(n for n in AXES if len({a.get(n) for a in axes.values()}) > 1)
-    entries = [_entry(t, axes[t["trial_id"]], differing, rows.get(t["trial_id"], {})) for t in trials]
+        rows = {one.id: {**rows.get(one.id, {}), **_dev_row(run, one)} for one in found}
+    axes = {one.id: {n: shown(one.rows[0][n]) for n in AXES if one.rows[0].get(n) is not None} for one in found}
+    names = [n for n in AXES if not (several and n == "seed")]
+    differing = tuple(n for n in names if len({a.get(n) for a in axes.values()}) > 1)
+    entries = [_entry(one, axes[one.id], differing, rows.get(one.id, {}), several) for one in found]
     entries.sort(key=_merit)
-    return Evidence(run, study, tuple(entries), differing, "test" if tested else "dev", has_trials, averages)
+    return Evidence(run, study, tuple(entries), differing, "test" if tested else "dev", has_trials, averages, confirmed)
 
 
 def _entry(
-    trial: Mapping[str, Any], axes: Mapping[str, str], differing: tuple[str, ...], row: Mapping[str, Any]
+    one: Configuration, axes: Mapping[str, str], differing: tuple[str, ...], row: Mapping[str, Any], several: bool
 ) -> Entry:
+    name = one.id if several else one.trial_id
+    ended = row if row.get("status") else one.rows[0]
     return Entry(
-        id=trial["trial_id"],
-        label=" ".join([trial["trial_id"][:8], *(f"{n}={axes.get(n, '-')}" for n in differing)]),
+        id=name,
+        label=" ".join([name[:8], *(f"{n}={axes.get(n, '-')}" for n in differing)]),
+        trials=tuple(str(trial["trial_id"]) for trial in one.rows),
         axes=axes,
-        status=str(trial.get("status") or "running"),
-        rung=int(trial.get("rung") or 0),
-        reason=str(trial.get("reason") or ""),
-        seconds=float(trial.get("seconds") or 0.0),
-        tokens=int(trial.get("tokens") or 0),
+        status=str(ended.get("status") or "running"),
+        rung=int(ended.get("rung") or 0),
+        reason=str(ended.get("reason") or ""),
+        seconds=float(sum(trial.get("seconds") or 0.0 for trial in one.rows)),
+        tokens=int(sum(trial.get("tokens") or 0 for trial in one.rows)),
         row=row,
     )
 
 
-def _dev_row(run: RunFolder, trial_id: str) -> dict[str, Any]:
-    """The table's numbers from the trial's last rung on the dev pool; empty if it has none or ended in NaN."""
-    scored = _objective(run.last_grid(trial_id, "dev"), run.study)
-    if scored is None:
+def _dev_row(run: RunFolder, one: Configuration) -> dict[str, Any]:
+    """The table's numbers from its trials' last rungs on the dev pool, averaged; empty if none has one, or if one ended
+    in NaN."""
+    scored = [_objective(run.last_grid(str(trial["trial_id"]), "dev"), run.study) for trial in one.rows]
+    known = [objective for objective in scored if objective is not None]
+    if not known or len(known) < len(scored):
         return {}
-    return {
-        "mean": scored.mean,
-        "std": scored.std,
-        "min": scored.min,
-        "n_prompts": scored.n_prompts,
-        "n_rows": scored.n_rows,
-        "degenerate": scored.degenerate,
-        "dev_objective": scored.value,
-        "dev_stderr": scored.stderr,
-        "dev_parse_fail_rate": scored.parse_fail_rate,
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(objective, name) for objective in known]))
+
+    numbers = {name: mean(name) for name in ("mean", "std", "min")}
+    return numbers | {
+        "n_prompts": known[0].n_prompts,
+        "n_rows": known[0].n_rows,
+        "n_seeds": len(known),
+        "degenerate": any(objective.degenerate for objective in known),
+        "dev_objective": objective_of_seeds(
+            [objective.value for objective in known],
+            [objective.std for objective in known],
+            run.study.objective.std_weight,
+        ),
+        "dev_stderr": mean("stderr"),
+        "dev_parse_fail_rate": mean("parse_fail_rate"),
     }
 
 

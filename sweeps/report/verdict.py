@@ -1,4 +1,4 @@
-"""The sentences of the report: which trial wins, how clearly, and how it was measured.
+"""The sentences of the report: which configuration wins, how clearly, and how it was measured.
 
 The winner is chosen on the dev prompts, as in ``sweeps.tables.robustness``, and measured on the test prompts.
 """
@@ -6,13 +6,24 @@ The winner is chosen on the dev prompts, as in ``sweeps.tables.robustness``, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from sweeps.display.text import counted, duration, interval, metric_text, percent
+from sweeps.display.text import (
+    column_with_interval,
+    counted,
+    duration,
+    interval,
+    metric_sign,
+    metric_text,
+    percent,
+    with_interval,
+)
 from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.statistics.intervals import LEVEL
 from sweeps.study.study import Study
 from sweeps.tables.columns import unread_share
+from sweeps.tables.configurations import seed_note
+from sweeps.tables.confirmation import shrinkage
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import DEGENERATE_SHARE
 
@@ -32,7 +43,7 @@ def notices(evidence: Evidence) -> list[str]:
     if not _is_finished(evidence):
         ended = sum(e.status in _ENDED for e in evidence.entries)
         known = (
-            f"{ended} of {len(evidence.entries)} trials known so far are done"
+            f"{ended} of {len(evidence.entries)} {evidence.unit}s known so far are done"
             if evidence.entries
             else "no trial has a score"
         )
@@ -48,7 +59,7 @@ def notices(evidence: Evidence) -> list[str]:
     failed = sum(e.status == "failed" for e in evidence.entries)
     sentences += evidence.run.notes
     if failed:
-        sentences.append(f"{failed} trial{'s' * (failed > 1)} failed; the reasons are listed below.")
+        sentences.append(f"{counted(failed, evidence.unit)} failed; the reasons are listed below.")
     return sentences
 
 
@@ -58,12 +69,14 @@ def _is_finished(evidence: Evidence) -> bool:
 
 
 def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
-    """One paragraph. ``prompts``: trial id -> prompt id -> metric."""
+    """One paragraph. ``prompts``: entry -> prompt id -> metric."""
     best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
     if not evidence.winner and _is_finished(evidence):
         return f"No winner: {why_no_winner([{**e.row, 'status': e.status} for e in evidence.entries])}."
     if best is None:
         return "No trial was scored yet."
+    if evidence.winner and evidence.confirmed:
+        return " ".join(_confirmed(evidence, best))
     sentences = [f"{best.label} {'is the winner, chosen on the dev prompts' if evidence.winner else 'leads so far'}."]
     if math.isnan(best.number("mean")):
         return f"{sentences[0]} It has no {evidence.pool} scores yet."
@@ -71,7 +84,7 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     sentences.append(
         f"Over {counted(best.number('n_prompts'), f'{evidence.pool} prompt')} its mean {own} is "
         f"{_mean(best, own)}, with a standard deviation of {metric_text(best.number('std'), own)} between "
-        f"prompts{_without_noise(best, own)}."
+        f"prompts{_without_noise(best, own)}.{_seeds(best, own)}"
     )
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
@@ -83,6 +96,45 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     return " ".join([*sentences, *_compared(evidence, best)])
 
 
+def _confirmed(evidence: Evidence, best: Entry) -> Iterator[str]:
+    """The winner by the fresh seeds that report, what is left of its lead, and how it compares."""
+    row, *others = evidence.confirmed
+    chosen = f"chosen by {counted(row['n_choose'], 'fresh seed')} among the {len(others) + 1} best of the search"
+    yield f"{best.label} is the winner, {chosen if others else 'the best of the search, confirmed with fresh seeds'}."
+    if row["mean"] is None:
+        yield "Its fresh seeds have no test scores yet."
+        return
+    own = metric(evidence.study)
+    sign, spread = metric_sign(own), with_interval(row["std_corrected"], row["std_low"], row["std_high"])
+    yield (
+        f"Over {counted(row['n_prompts'], 'test prompt')}, the {counted(row['n_report'], 'fresh seed')} that did not "
+        f"choose have a mean {own} of {column_with_interval(row, 'mean')}{sign}, a standard deviation between prompts "
+        f"of {spread}{sign} without noise, and a worst prompt at {column_with_interval(row, 'min')}{sign}."
+    )
+    yield from shrinkage(evidence.confirmed)
+    for other in others:
+        p = other["p_best_holm"]
+        if other["diff_best"] is None or p is None:
+            continue
+        gap, low, high = (-other[name] for name in ("diff_best", "diff_best_high", "diff_best_low"))
+        yield (
+            f"Its mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} than that of "
+            f"{other['configuration']} ({level()} interval {interval(low, high, signed=True)}; corrected p "
+            f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {'' if p < ALPHA else 'not '}a clear difference."
+        )
+
+
+def _seeds(best: Entry, metric: str) -> str:
+    """How many seeds its figures are of, and how much they differ."""
+    spread = best.number("seed_std")
+    if math.isnan(spread):
+        return ""
+    return (
+        f" These are averages of {counted(best.number('n_seeds'), 'seed')}, whose means have a standard deviation of "
+        f"{metric_text(spread, metric)}."
+    )
+
+
 def _compared(evidence: Evidence, best: Entry) -> list[str]:
     """How the winner compares with the second, and from how many others it cannot be told apart."""
     others = [e for e in evidence.entries if e is not best and math.isfinite(e.number("mean"))]
@@ -90,7 +142,7 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
         others = [e for e in others if e.status == "finished" and not e.row.get("degenerate")]
     second = max(others, key=_dev_objective, default=None)
     if second is None:
-        return ["No other trial finished and was scored, so there is nothing to compare it with."]
+        return [f"No other {evidence.unit} finished and was scored, so there is nothing to compare it with."]
     mean, std = (metric_text(second.number(name), metric(evidence.study)) for name in ("mean", "std"))
     sentences = [f"Second on the dev prompts is {second.label}: mean {mean}, standard deviation {std}."]
     gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
@@ -106,9 +158,9 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
     if len(compared) > 1:
         unclear = sum(not _clear(e) for e in compared)
         sentences.append(
-            f"Of all {len(compared)} other tested trials, {unclear} cannot be told apart from it by the mean."
+            f"Of all {len(compared)} other tested {evidence.unit}s, {unclear} cannot be told apart from it by the mean."
             if unclear
-            else f"All {len(compared)} other tested trials differ clearly from it by the mean."
+            else f"All {len(compared)} other tested {evidence.unit}s differ clearly from it by the mean."
         )
     return sentences
 
@@ -174,8 +226,9 @@ def _intervals(evidence: Evidence) -> list[str]:
     return [
         f"{level()} intervals are for new prompts and new rows: both count as drawn at random. The interval of the "
         "corrected standard deviation is for the differences between prompts, without the noise of finite rows.",
-        "Differences are to the best trial by the dev objective, paired on the same prompts and rows. Their p-values "
-        "are corrected for the number of comparisons (Holm).",
+        f"Differences are to the best {evidence.unit} by the dev objective, paired on the same prompts and rows. Their "
+        "p-values are corrected for the number of comparisons (Holm).",
+        *filter(None, [seed_note([e.row for e in evidence.entries if "n_seeds" in e.row])]),
     ]
 
 
@@ -224,7 +277,7 @@ def drawn(evidence: Evidence) -> str:
     ends = [metric_text(end(means), metric(evidence.study)) for end in (min, max)] if means else []
     span = f", with means from {' to '.join(ends)}" if means else ""
     return (
-        f"Only the best {DRAWN} of {len(evidence.entries)} trials are drawn; "
+        f"Only the best {DRAWN} of {len(evidence.entries)} {evidence.unit}s are drawn; "
         f"the other {len(rest)}{span}, are in the table only."
     )
 

@@ -1,7 +1,7 @@
 """``report.html`` of a run folder: one file without external parts, which can be made again at any time.
 
-The page says in plain words which trial is best over unseen prompts and how sure that is. Then follow the table, the
-distributions, the curves, the trials that were cut with the reasons, and how everything was measured. Text from data,
+The page says in plain words which configuration is best over unseen prompts and how sure that is. Then follow the
+table, the distributions, the curves, what was cut with the reasons, and how everything was measured. Text from data,
 prompts and the study is escaped by Jinja2 and by ``sweeps.display.charts``. Neither torch nor ray nor transformers is
 imported.
 """
@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from sweeps.display.charts import COLOURS, Curve, Strip, curves, strips
 from sweeps.display.html import render
-from sweeps.display.text import column_with_interval, interval, metric_unit, percent
+from sweeps.display.text import column_with_interval, counted, interval, metric_unit, percent
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import verdict
@@ -32,7 +32,7 @@ from trainer.store import Store
 NO_PARTS = Markup("")
 _MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
 
-Prompts = Mapping[str, Mapping[str, float]]  # trial id -> prompt id -> metric
+Prompts = Mapping[str, Mapping[str, float]]  # entry -> prompt id -> metric
 
 
 def write_report(run_uri: str) -> str:
@@ -69,8 +69,9 @@ def page(evidence: Evidence, parts: Markup = NO_PARTS) -> str:
         "notices": verdict.notices(evidence),
         "summary": verdict.summary(evidence, prompts),
         "pool": evidence.pool,
+        "unit": evidence.unit,
         "metric": verdict.metric(study),
-        "unit": "In percent" if metric_unit(study.task.metric) == "percent" else "All values are 100 times their own",
+        "scale": "In percent" if metric_unit(study.task.metric) == "percent" else "All values are 100 times their own",
         "columns": columns,
         "rows": [
             {"winner": e is evidence.winner, "cells": [_cell(e, c.key) for c in columns]} for e in evidence.entries
@@ -116,10 +117,12 @@ _BEFORE = (
     Column("std", "std", "standard deviation over prompts, as observed"),
     Column("std_corrected", "std, noise removed", "standard deviation over prompts without the noise of finite rows"),
     Column("min", "worst", "the worst prompt"),
+    Column("seed_std", "between seeds", "standard deviation between the seeds' means"),
+    Column("n_seeds", "seeds", "how many seeds the figures are of"),
 )
 _AFTER = (
     *(Column(name, name, f"mean of the {METRICS[name].says}") for name in OF_WHOLE_TASK),
-    Column("diff_best", "to best", "paired difference to the mean of the best trial by the dev objective"),
+    Column("diff_best", "to best", "paired difference to the mean of the best by the dev objective"),
     Column("p_best_holm", "p", "p-value of that difference, corrected for the number of comparisons"),
     Column("dev_objective", "dev objective", "what early stopping compared, with its standard error"),
 )
@@ -134,10 +137,12 @@ def _columns(evidence: Evidence) -> list[Column]:
         for key, t in zip(Settings.of(study).top_names(), study.tables.thresholds, strict=True)
     ]
     numbers = [c for c in (*_BEFORE, *tops, *_AFTER) if c.key in known and c.key != study.task.metric]
+    numbers = [c for c in numbers if c.key != "n_seeds" or evidence.unit == "configuration"]
     rank = [Column("rank", "rank", "by the objective on the test prompts, for reading only")] if "rank" in known else []
     axes = [Column(f"axis:{name}", name, f"axis {name}", False) for name in evidence.differing]
     ends = Column("status", "status", "how the trial ended", False)
-    return [*rank, Column("id", "trial", "trial id", False), *axes, *numbers, ends]
+    ids = Column("id", evidence.unit, f"{evidence.unit} id", False)
+    return [*rank, ids, *axes, *numbers, ends]
 
 
 def _cell(entry: Entry, key: str) -> Cell:
@@ -152,7 +157,7 @@ def _cell(entry: Entry, key: str) -> Cell:
     number = entry.number(key)
     if math.isnan(number):
         return Cell("", "")
-    if key == "rank":
+    if key in ("rank", "n_seeds"):
         return Cell(f"{number:.0f}", repr(number))
     if key == "p_best_holm":
         return Cell("< 0.001" if number < 0.001 else f"{number:.3f}", repr(number))
@@ -212,11 +217,11 @@ def _groups(evidence: Evidence) -> list[tuple[str, str]]:
     for axis in evidence.differing:
         rows = []
         for name, members in _by_value(scored, axis):
-            label = f"{name} ({len(members)} trial{'s' * (len(members) != 1)}{_average(evidence, axis, name)})"
+            label = f"{name} ({counted(len(members), evidence.unit)}{_average(evidence, axis, name)})"
             rows.append(Strip(label, tuple(100 * e.number("mean") for e in members), tuple(e.label for e in members)))
         if len(rows) > 1:
             metric = evidence.study.task.metric
-            title = f"mean {metric} of one trial, {metric_unit(metric)}"
+            title = f"mean {metric} of one {evidence.unit}, {metric_unit(metric)}"
             figures.append((axis, strips(rows, title, (), 100.0, 1, 100 * kind_of(metric).lowest)))
     return figures
 

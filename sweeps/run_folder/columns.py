@@ -32,5 +32,7 @@ TRIALS = pa.schema(
         ("test_degenerate", pa.bool_()),  # gives one answer nearly always on the test prompts
         ("arm", pa.string()),  # name in the study; null where it has no arms
         ("unread", pa.bool_()),  # degenerate because nearly no generated answer could be read
+        ("configuration", pa.string()),  # id of the trial without its seed; null in folders of before
+        ("role", pa.string()),  # search | choose | report: the last two are fresh seeds of `confirm`; null is search
     ]
 )

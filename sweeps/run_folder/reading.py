@@ -34,6 +34,8 @@ from trainer.trial import Trial, axis_columns, rung_steps
 
 COLUMNS = (*score_grid.COLUMNS, "new_tokens")  # of the score rows
 ROBUSTNESS_FILE = "tables/robustness.parquet"
+TRIAL_SCORES_FILE = "tables/trials.parquet"
+CONFIRMATION_FILE = "tables/confirmation.parquet"
 MOST_NAMED = 10  # damaged files that a note lists
 log = logging.getLogger("steadytune")
 
@@ -195,12 +197,14 @@ class RunFolder:
         if not records:
             return None
         try:
-            axes = axis_columns(Trial.from_json(records[-1]["trial"]))
+            trial = Trial.from_json(records[-1]["trial"])
         except (KeyError, TypeError, ValueError, AttributeError):  # of another version, which knew other settings
             return None
         return {
             "trial_id": trial_id,
-            **axes,
+            **axis_columns(trial),
+            "configuration": trial.configuration,
+            "role": "search",
             "rung": records[-1].get("rung"),
             "seconds": sum(r.get("seconds") or 0.0 for r in records),
             "tokens": sum(r.get("tokens") or 0 for r in records),
@@ -209,8 +213,17 @@ class RunFolder:
     # tables -----------------------------------------------------------------------------------------------------
 
     def robustness(self) -> list[dict[str, Any]]:
-        """The rows of tables/robustness as they were last written; none if they were not written yet."""
+        """The rows of tables/robustness, one per configuration, as they were last written; none if they were not."""
         return self.rows(ROBUSTNESS_FILE)
+
+    def trial_scores(self) -> list[dict[str, Any]]:
+        """The rows of tables/trials, one per trial, as they were last written; none if they were not written yet."""
+        return self.rows(TRIAL_SCORES_FILE)
+
+    def confirmation(self) -> list[dict[str, Any]]:
+        """The rows of tables/confirmation, one per confirmed configuration; none if the study confirmed none."""
+        fresh = any(row["role"] != "search" for row in self.trials_by_id.values())
+        return self.rows(CONFIRMATION_FILE) if fresh else []
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a parquet file of the folder; none if it is not there. Raises ``UserError``."""
@@ -279,7 +292,8 @@ class RunFolder:
             if row["status"] not in ("finished", "stopped") or not row.get("rung"):
                 continue
             found = self.store.rungs(row["trial_id"], "dev")
-            for step in rung_steps(shares, row["steps"]):
+            due = shares if row["role"] == "search" else (1.0,)  # fresh seeds are scored at their end alone
+            for step in rung_steps(due, row["steps"]):
                 name = scores_name(row["trial_id"], step, "dev")
                 if step <= row["rung"] and step not in found and name not in self._damage:
                     self.note(name, "is missing")

@@ -107,4 +107,6 @@ def trial_rows(table: pa.Table) -> list[dict[str, Any]]:
             raise DamagedError(f"trial {trial_id} has status = {status!r:.40}")
         if row["steps"] is None or row["steps"] < 0 or (row.get("rung") or 0) < 0:
             raise DamagedError(f"trial {trial_id} has a number of steps that cannot be")
+        row["configuration"] = row.get("configuration") or trial_id  # of before: which are replicates is not said
+        row["role"] = row.get("role") or "search"
     return rows

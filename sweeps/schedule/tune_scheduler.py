@@ -52,7 +52,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
 from cluster.hosting.trainable import RUNGS_DONE
-from sweeps.schedule.asha import Decision, Rungs
+from sweeps.schedule.asha import Decision
+from sweeps.schedule.configurations import Promotion
 from sweeps.schedule.tune_private import Places, forget_failures, give_next_task, put_back
 from trainer.measure.rung import RungReport
 
@@ -73,7 +74,7 @@ class PromotionScheduler(TrialScheduler):
     _metric = "objective"
     _supports_buffered_results = False  # a buffered trial would train past its rung
 
-    def __init__(self, rungs: Rungs, identify: Callable[[Mapping[str, Any]], str] | None = None) -> None:
+    def __init__(self, rungs: Promotion, identify: Callable[[Mapping[str, Any]], str] | None = None) -> None:
         super().__init__()
         self.rungs = rungs
         self._identify = identify
@@ -191,7 +192,7 @@ class PromotionScheduler(TrialScheduler):
         counts: dict[str, int] = {}
         for decision in self.decisions().values():
             counts[decision.action] = counts.get(decision.action, 0) + 1
-        return f"PromotionScheduler: entrants per rung {self.rungs.quotas}, {counts}"
+        return f"PromotionScheduler: {self.rungs.trials} trials, {counts}"
 
     # -- decisions and what follows from them
 
@@ -215,6 +216,7 @@ class PromotionScheduler(TrialScheduler):
             stderr=report.stderr,
             degenerate=report.degenerate,
             why_degenerate=report.note,
+            std=report.std,
         )
         self._take_decisions()
         return decision

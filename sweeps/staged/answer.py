@@ -160,9 +160,14 @@ def continuation(study: Study, current: CurrentChoice, uri: str, done: int) -> s
             grown = (len(values) + 1) / len(values)
     total = combinations(axes_of(study))
     small = total is not None and total * grown <= MOST_POINTS
-    how = [] if small else ["search.method=tpe", f"search.trials={done + NEW}"]
+    how = [] if small else ["search.method=tpe", f"search.trials={done + NEW}", f"axes.seed={_first_seed(study)}"]
     own = "STUDY" if "://" in uri else f"{uri}/study.yaml"  # a study file is read from a local disk only
     return " ".join(["steadytune run", own, "stages=null", *changed, *how, "--out", uri])
+
+
+def _first_seed(study: Study) -> int:
+    """TPE chooses one trial at a time, and so has one seed."""
+    return int(axis_values(study)["seed"][0])
 
 
 def within_luck(stages: Sequence[record.Stage], seed_std: float | None) -> list[str]:

@@ -100,6 +100,67 @@ def _ranges_are_drawn(s: Mapping[str, Any]) -> Iterator[Problem]:
             )
 
 
+def _seeds_are_whole(s: Mapping[str, Any]) -> Iterator[Problem]:
+    """A configuration is compared by all of its seeds."""
+    seeds, search = s["axes"].seed, s["search"]
+    if not isinstance(seeds, tuple) or len(seeds) < 2 or search.trials is None:
+        return
+    n, trials = len(seeds), search.trials
+    if search.method == "tpe":
+        yield Problem(
+            ("axes", "seed"),
+            f"has {n} values, and search.method = tpe chooses one trial at a time. Give one seed; `confirm` trains the "
+            "best configurations with more",
+        )
+    elif trials % n:
+        near = " or ".join(str(k) for k in (trials // n * n, -(-trials // n) * n) if k)
+        yield Problem(
+            ("search", "trials"),
+            f"is no multiple of the {n} seeds of axes.seed, and every configuration that is drawn gets all of them. "
+            f"Give {near}",
+        )
+
+
+def _confirming_seeds_are_fresh(s: Mapping[str, Any]) -> Iterator[Problem]:
+    confirm, used = s["confirm"], s["axes"].seed
+    if confirm is None:
+        return
+    if confirm.top > 1 and confirm.n_seeds < 2:
+        yield Problem(
+            ("confirm", "seeds"),
+            "is one seed, and with confirm.top above 1 some seeds choose and others report. Give 2 or more",
+        )
+    if not isinstance(confirm.seeds, tuple):
+        return
+    for i, seed in enumerate(confirm.seeds):
+        again = seed in used if isinstance(used, tuple) else used.low <= seed <= used.high
+        if again:
+            yield Problem(
+                ("confirm", "seeds", i),
+                f"= {seed} is one of axes.seed, by which the configuration was chosen. Give seeds that are not, or how "
+                "many",
+                bare=True,
+            )
+        elif seed in confirm.seeds[:i]:
+            yield Problem(("confirm", "seeds", i), f"= {seed} is listed twice. Keep one", bare=True)
+
+
+def _enough_to_confirm(s: Mapping[str, Any]) -> Iterator[Problem]:
+    """``confirm.top`` against the number of configurations, where that is known."""
+    confirm, axes, search = s["confirm"], s["axes"], s["search"]
+    if confirm is None:
+        return
+    if s.get("stages") is not None:
+        yield Problem(("confirm",), "cannot be combined with stages, whose last stage has several seeds", bare=True)
+        return
+    sizes = [v for k, v in axes if k not in ("lora", "seed")] + [v for _, v in axes.lora]
+    n = math.prod(len(v) for v in sizes if isinstance(v, tuple) and v)
+    if search.trials is not None:
+        n = search.trials // (len(axes.seed) if isinstance(axes.seed, tuple) else 1)
+    if confirm.top > n:
+        yield Problem(("confirm", "top"), f"is more than the {n} configuration{'s' * (n != 1)} of the study. Give {n}")
+
+
 def _classifier_reads_no_words(s: Mapping[str, Any]) -> Iterator[Problem]:
     if s["model"].head != "classifier":
         return
@@ -224,6 +285,9 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("task", "templates"), _words_fit_labels),
     (("axes", "search"), _ranges_are_drawn),
     (("axes", "search"), _grid_can_be_run),
+    (("axes", "search"), _seeds_are_whole),
+    (("axes", "confirm"), _confirming_seeds_are_fresh),
+    (("axes", "confirm", "search"), _enough_to_confirm),
     (("model",), _classifier_reads_no_words),
     (("model", "resources"), _whole_weights_are_sharded),
     (("scoring",), _text_is_parsed),

@@ -417,6 +417,24 @@ class SchedulerSection(Section):
         return self.rungs if self.name == "asha" else (1.0,)
 
 
+class ConfirmSection(Section):
+    """The best configurations once more, with fresh seeds: the best of many noisy objectives is too good on average."""
+
+    top: OneOrMore = 2  # with one, nothing can be said of the runner-up
+    # how many fresh seeds, or which. Half of them choose the winner and the others report it, since figures that chose
+    # are too good again; with top = 1 all report
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | OneOrMore = 4
+
+    @property
+    def n_seeds(self) -> int:
+        return len(self.seeds) if isinstance(self.seeds, tuple) else self.seeds
+
+    @property
+    def n_choose(self) -> int:
+        """How many of the fresh seeds choose."""
+        return 0 if self.top == 1 else self.n_seeds // 2
+
+
 class ObjectiveSection(Section):
     std_weight: NotNegative = 1.0  # mean - std_weight * std over the dev prompts: robust first
 

@@ -16,6 +16,7 @@ from sweeps.study.rules import disagreements
 from sweeps.study.schema import (
     ArmSection,
     AxesSection,
+    ConfirmSection,
     ModelSection,
     ObjectiveSection,
     PoolsSection,
@@ -50,6 +51,7 @@ class Study(Section):
     search: SearchSection = SearchSection()
     scheduler: SchedulerSection = SchedulerSection()
     objective: ObjectiveSection = ObjectiveSection()
+    confirm: ConfirmSection | None = None  # none: it costs top x seeds trials more
     tables: TablesSection = TablesSection()
     resources: ResourcesSection = ResourcesSection()
     stages: Stages | None = None  # none: the axes are one search

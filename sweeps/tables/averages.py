@@ -12,6 +12,7 @@ import pyarrow as pa
 from sweeps.display.text import shown
 from sweeps.statistics import intervals as st
 from sweeps.tables.columns import Settings, bounds
+from sweeps.tables.configurations import SEARCH
 from trainer.measure.grid import Floats
 from trainer.trial import AXES
 
@@ -48,6 +49,8 @@ class Groups:
     def of_trials(cls, trials: Sequence[Mapping[str, Any]], limits: st.Limits) -> Groups:
         groups = cls(limits)
         for trial in trials:
+            if trial.get("role", SEARCH) != SEARCH:
+                continue  # only the best configurations have fresh seeds
             for key in _values(trial):
                 group = groups.by_value.setdefault(key, Group())
                 group.n_trials += 1
@@ -57,6 +60,8 @@ class Groups:
 
     def add_trial(self, trial: Mapping[str, Any], identity: str, summands: Mapping[str, Any] | None) -> None:
         """Add a trial; ``summands`` is None if the trial is not averaged."""
+        if trial.get("role", SEARCH) != SEARCH:
+            return
         for key in _values(trial):
             group = self.by_value[key]
             group.remaining -= 1

@@ -14,7 +14,7 @@ from sweeps.display.text import percent
 from sweeps.statistics import intervals as st
 from sweeps.study.study import Study
 from trainer.measure.grid import DEGENERATE_SHARE
-from trainer.measure.registry import OF_WHOLE_TASK, measured
+from trainer.measure.registry import OF_WHOLE_TASK, task_metrics
 from trainer.trial import AXES
 
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
@@ -29,12 +29,13 @@ class Settings:
     thresholds: tuple[float, ...]
     strict: bool
     labels: tuple[str, ...] = ()  # of the task; none where rows have their own options
+    confirms: bool = False  # the winner is chosen by fresh seeds
 
     @classmethod
     def of(cls, study: Study) -> Settings:
         tables = study.tables
-        weight, labels = study.objective.std_weight, study.task.names
-        return cls(study.task.metric, weight, tuple(tables.thresholds), tables.strict, labels)
+        thresholds, confirms, labels = tuple(tables.thresholds), study.confirm is not None, study.task.names
+        return cls(study.task.metric, study.objective.std_weight, thresholds, tables.strict, labels, confirms)
 
     @functools.cached_property
     def columns(self) -> list[str]:
@@ -53,10 +54,10 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     tops = settings.top_names()
     quantiles = [f"q{round(100 * q):02d}" for q in st.QUANTILES]
     numbers = ["mean", "std", "min", *tops]
-    numbers_after = ["test_objective", "std_corrected"]
+    numbers_after = ["test_objective", "std_corrected", "std_average", "seed_std"]
     numbers_after += [f"{s}_{side}" for s in ("mean", "std", "min", *tops) for side in ("low", "high")]
     numbers_after += quantiles + [f"{q}_{side}" for q in quantiles for side in ("low", "high")]
-    by_label = [m for m in measured(settings.labels) if m not in OF_WHOLE_TASK]
+    by_label = [m for m in task_metrics(settings.labels) if m not in OF_WHOLE_TASK]
     numbers_after += [*OF_WHOLE_TASK, *by_label, "parse_fail_rate", "top_label_share"]
     numbers_after += ["max", "saturation", "cps", "consistency", "sensitivity", "dev_objective", "dev_stderr"]
     numbers_after += ["dev_parse_fail_rate"]
@@ -66,11 +67,22 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     f = pa.float64()
     columns: list[tuple[str, pa.DataType]] = [("trial_id", pa.string())]
     columns += [("n_prompts", pa.int32()), ("n_rows", pa.int32())]
-    columns += [(n, f) for n in numbers] + [("metric", pa.string())] + [(n, f) for n in numbers_after]
+    columns += [(n, f) for n in numbers] + [("metric", pa.string())]
+    columns += [("configuration", pa.string()), ("n_seeds", pa.int32())] + [(n, f) for n in numbers_after]
     columns += [("degenerate", pa.bool_()), ("winner", pa.bool_()), ("rank", pa.int32())] + [(n, f) for n in compared]
     columns += [("status", pa.string()), ("rung", pa.int32()), ("reason", pa.string())]
-    columns += [("seconds", f), ("tokens", pa.int64())]
+    columns += [("seconds", f), ("tokens", pa.int64()), ("speaks_of", pa.string()), ("seeds", pa.string())]
     return pa.schema(columns + [(a, _type([t.get(a) for t in trials])) for a in AXES])
+
+
+OF_CONFIGURATIONS = ("n_seeds", "std_average", "seed_std", "winner", "rank", "speaks_of", "seeds")
+
+
+def trial_schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    """Columns of tables/trials: those of the robustness table that belong to one trial, and the trial's role."""
+    whole = schema(settings, trials)
+    kept = [f for f in whole if f.name not in OF_CONFIGURATIONS and not f.name.startswith(("diff_", "p_"))]
+    return pa.schema([*kept, pa.field("role", pa.string())])
 
 
 def _type(values: Sequence[Any]) -> pa.DataType:

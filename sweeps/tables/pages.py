@@ -10,6 +10,7 @@ import pyarrow as pa
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import column_with_interval, metric_unit, percent, shown, with_interval
 from sweeps.tables.columns import Settings, answer_marks, unread_share
+from sweeps.tables.configurations import seed_note
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.trial import AXES
@@ -18,17 +19,39 @@ from trainer.trial import AXES
 def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
     """``said``: what is to be known of the files that the table was made from."""
     rows = table.to_pylist()
-    axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
+    axes = _axes(rows)
     tops = settings.top_names()
     sign = ">" if settings.strict else "≥"
-    head = ["rank", "trial", *axes, f"{settings.metric}, mean", "std", "std, noise removed", "worst prompt"]
+    several = any(r["n_seeds"] > 1 for r in rows)
+    head = [
+        "rank",
+        "configuration" if several else "trial",
+        *(["seeds"] if several else []),
+        *axes,
+        f"{settings.metric}, mean",
+        "std",
+        "std, noise removed",
+        "worst prompt",
+    ]
+    head += ["std between seeds"] if several else []
     head += [f"prompts {sign} {100 * x:g} %" for x in settings.thresholds]
     head += ["dev objective", "difference to best", "status"]
-    lines = ["# Robustness over unseen prompts", "", *markdown_rows(head, [_cells_of(r, axes, tops) for r in rows]), ""]
+    lines = [
+        "# Robustness over unseen prompts",
+        "",
+        *markdown_rows(head, [_cells_of(r, axes, tops, several) for r in rows]),
+        "",
+    ]
     return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in said), *_notes(rows, settings)]) + "\n"
 
 
-def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) -> list[str]:
+def _axes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The axes that differ between rows of tables/robustness."""
+    several = any(r["n_seeds"] > 1 for r in rows)
+    return [a for a in AXES if len({r[a] for r in rows}) > 1 and not (several and a == "seed")]
+
+
+def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str], several: bool) -> list[str]:
     status, reason = row["status"] or "", row["reason"] if row["status"] in ("failed", "stopped") else ""
     ended = [reason] if reason and reason.startswith(status) else [status, reason or ""]  # most reasons begin with it
     marks = [*ended, "**winner**" if row["winner"] else "", *answer_marks(row, "degenerate")]
@@ -38,14 +61,17 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str]) 
         gap = column_with_interval(row, "diff_best", signed=True)
     gap += "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     dev = "" if row["dev_objective"] is None else f"{percent(row['dev_objective'])} ± {percent(row['dev_stderr'])}"
+    name = row["configuration"] if several else row["trial_id"]
     return [
         str(row["rank"] or "-"),
-        f"**{row['trial_id']}**" if row["winner"] else row["trial_id"],
+        f"**{name}**" if row["winner"] else name,
+        *([row["seeds"]] if several else []),
         *("" if row[a] is None else shown(row[a]) for a in axes),
         column_with_interval(row, "mean"),
         percent(row["std"]),
         with_interval(row["std_corrected"], row["std_low"], row["std_high"]),
         column_with_interval(row, "min"),
+        *([percent(row["seed_std"])] if several else []),
         *(column_with_interval(row, t) for t in tops),
         dev,
         gap,
@@ -66,7 +92,10 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
     weight = f"{settings.std_weight:g}"
     ended = f"{stopped} cut early by the scheduler, {failed} failed, {degenerate} degenerate"
     ended += f", {unread} whose answers could not be read" if unread else ""
-    yield f"- {len(rows)} trials: {ended}. Scored on {grid}."
+    counted_as = "trials" if all(r["n_seeds"] == 1 for r in rows) else "configurations (trials without their seed)"
+    yield f"- {len(rows)} {counted_as}: {ended}. Scored on {grid}."
+    if note := seed_note(rows):
+        yield f"- {note}"
     unit = "percent" if metric_unit(settings.metric) == "percent" else "100 times as large"
     yield f"- All numbers are {unit} here, fractions of 1 in the csv and parquet files."
     if any(r["winner"] for r in rows):
@@ -103,6 +132,28 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
             f"than {100 * DEGENERATE_SHARE:g} % of them is never ranked, never the winner: raise "
             "scoring.max_new_tokens if its answers are cut off, else train longer."
         )
+
+
+def trials_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
+    """The trials of every configuration, each by itself."""
+    rows = table.to_pylist()
+    axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
+    fresh = any(r["role"] != "search" for r in rows)
+    head = ["trial", "configuration", *axes, *(["role"] if fresh else []), f"{settings.metric}, mean", "std"]
+    head += ["worst prompt", "dev objective", "status"]
+    body = [
+        [r["trial_id"], r["configuration"], *("" if r[a] is None else shown(r[a]) for a in axes)]
+        + ([r["role"]] if fresh else [])
+        + [column_with_interval(r, "mean"), percent(r["std"]), column_with_interval(r, "min")]
+        + [percent(r["dev_objective"]), ", ".join([r["status"] or "", *answer_marks(r, "degenerate")])]
+        for r in rows
+    ]
+    notes = [
+        *(f"- {markdown_text(n)}" for n in said),
+        "- One row per fine-tune. Its intervals are for new prompts and new rows, and speak of this fine-tune alone; "
+        "tables/robustness speaks of configurations.",
+    ]
+    return "\n".join(["# Trials", "", *markdown_rows(head, body), "", *notes]) + "\n"
 
 
 def groups_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:

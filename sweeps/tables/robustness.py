@@ -1,11 +1,12 @@
-"""The tables of a run folder: which fine-tune keeps working under prompts that no trial has seen.
+"""The tables of a run folder: which setting keeps working under prompts that no trial has seen.
 
 ``trials.parquet`` and the score files are read, ``tables/`` is written; the same folder always gives the same bytes.
-Every score file is read once (those of the two reference trials twice), a few at a time. In memory are a few grids, the
-grids of the reference trials, and the sums of each axis value whose trials are not all read.
+Score files are read a few at a time: once for the trials, and again for the configurations with several seeds and those
+that all others are compared with. In memory are a few grids, the grids of these, and the sums of each axis value whose
+trials are not all read.
 
-The winner, and the two trials with which all others are compared, are chosen on the dev prompts. ``rank`` orders the
-trials by the same objective on the test prompts; it is for reading and decides nothing.
+The winner, and the two configurations with which all others are compared, are chosen on the dev prompts. ``rank``
+orders configurations by the same objective on the test prompts; it is for reading and decides nothing.
 """
 
 from __future__ import annotations
@@ -24,13 +25,25 @@ from sweeps.display.table_files import write_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
+from sweeps.statistics import seeds as sd
 from sweeps.tables.averages import Groups, group_table, summands
-from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema
-from sweeps.tables.pages import groups_page, robustness_page
+from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema, trial_schema
+from sweeps.tables.configurations import (
+    FRESH,
+    SEARCH,
+    Configuration,
+    Measured,
+    SeedVariances,
+    combined,
+    configurations,
+    measured,
+)
+from sweeps.tables.confirmation import confirmation_page, confirmation_rows, confirmation_table
+from sweeps.tables.pages import groups_page, robustness_page, trials_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
-from trainer.measure.registry import measured
+from trainer.measure.registry import task_metrics
 from trainer.store import scores_name
 from trainer.trial import digest
 
@@ -40,12 +53,11 @@ CHUNK = 64  # at most so many trials wait in memory to be added to the averages
 
 @dataclass(frozen=True)
 class Reference:
-    """A trial that all others are compared with."""
+    """A configuration that all others are compared with."""
 
-    trial_id: str
+    configuration: str
     name: str  # one of ``REFERENCES``
-    test: Grid
-    cells: Floats
+    measured: Measured
 
 
 def of_one_trial(run: RunFolder, trial_id: str, settings: Settings) -> dict[str, Any]:
@@ -53,45 +65,138 @@ def of_one_trial(run: RunFolder, trial_id: str, settings: Settings) -> dict[str,
     belong to an earlier study in the folder."""
     row = _dev_row(run, {"trial_id": trial_id}, settings)
     with threadpool_limits(1, "blas"):
-        _add_test(run, row, (), settings)
+        _add_test(run, row, settings)
     return row
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What ``write_tables`` writes."""
+
+    robustness: pa.Table  # a row per configuration, winner first: how its metric holds up over the test prompts
+    trials: pa.Table  # a row per trial
+    groups: pa.Table  # a row per axis and value: averages over its finished, non-degenerate trials
+    confirmation: pa.Table  # a row per configuration that was confirmed with fresh seeds
+
+
 def write_tables(run: RunFolder, settings: Settings) -> list[str]:
-    """Write ``tables/robustness`` and ``tables/groups`` as md, csv and parquet; returns the names written."""
-    table, by_axis = make_tables(run, settings)
-    texts = {
-        "robustness": robustness_page(table, settings, run.notes),
-        "groups": groups_page(by_axis, settings, run.notes),
-    }
+    """Write ``tables/robustness``, ``trials`` and ``groups`` as md, csv and parquet; returns the names written."""
+    made = make_tables(run, settings)
     written: list[str] = []
-    for name, found in (("robustness", table), ("groups", by_axis)):
-        written += write_table(run.store, name, found, texts[name])
+    for name, found, page in (
+        ("robustness", made.robustness, robustness_page(made.robustness, settings, run.notes)),
+        ("trials", made.trials, trials_page(made.trials, settings, run.notes)),
+        ("groups", made.groups, groups_page(made.groups, settings, run.notes)),
+    ):
+        written += write_table(run.store, name, found, page)
+    if made.confirmation.num_rows:
+        page = confirmation_page(made.confirmation, settings, run.notes)
+        written += write_table(run.store, "confirmation", made.confirmation, page)
     return written
 
 
-def make_tables(run: RunFolder, settings: Settings) -> tuple[pa.Table, pa.Table]:
-    """``tables/robustness``: one row per trial, winner first, how its metric holds up over the test prompts; and
-    ``tables/groups``: one row per axis and value, averages over its finished, non-degenerate trials. Fractions of 1.
-    The intervals, of 95 %, treat prompts and rows as drawn at random; those of groups take the trials as given. Raises
-    ``ScoreError`` naming file, prompt and row of a bad cell."""
-    trials = run.trials
+def make_tables(run: RunFolder, settings: Settings) -> Tables:
+    """Fractions of 1. The intervals, of 95 %, treat prompts and rows as drawn at random, and seeds where a
+    configuration of the study has several; those of groups take the trials as given. Raises ``ScoreError`` naming file,
+    prompt and row of a bad cell."""
+    trials, variances = run.trials, SeedVariances()
     averages = Groups.of_trials(trials, st.limits_of(settings.metric))
     # one thread for each matrix product: they are so small that sharing one costs more than it saves
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
-        references = _references(run, rows, settings)
-        for start in range(0, len(rows), CHUNK):
-            found = pool.map(lambda row: _add_test(run, row, references, settings), rows[start : start + CHUNK])
-            for trial, (identity, own) in zip(trials[start : start + CHUNK], found, strict=True):
-                averages.add_trial(trial, identity, own)
-    _rank(rows)
+        searched = configurations(rows)
+        groups = [*searched, *configurations(rows, FRESH)]
+        for one in groups:
+            if len(one.rows) > 1:
+                added = list(pool.map(lambda row: _add_test(run, row, settings), one.rows))
+                for row, (_, identity, own) in zip(one.rows, added, strict=True):
+                    averages.add_trial(row, identity, own)
+                if found := _measured(run, one, settings):
+                    variances.add(found, one.rows)
+        references = _references(run, searched, settings)
+        by_setting = list(
+            pool.map(
+                lambda one: _several(run, one, references, variances, settings),
+                [g for g in searched if len(g.rows) > 1],
+            )
+        )
+        alone = [one for one in groups if len(one.rows) == 1]
+        for start in range(0, len(alone), CHUNK):
+            part = alone[start : start + CHUNK]
+            made = pool.map(lambda one: _single(run, one, references, variances, settings), part)
+            for one, (identity, own, row) in zip(part, made, strict=True):
+                averages.add_trial(one.rows[0], identity, own)
+                by_setting += [row] if one.rows[0]["role"] == SEARCH else []
+        confirmed = confirmation_rows(rows, lambda one: _measured(run, one, settings), variances, settings)
+    _rank(by_setting)
+    _choose(by_setting, searched, confirmed if settings.confirms or confirmed else None)
+    _adjust(by_setting)
+    by_setting.sort(key=_order)
+    rows.sort(key=lambda row: _order({**row, "winner": False, "rank": None}))
+    return Tables(
+        pa.Table.from_pylist(by_setting, schema=schema(settings, trials)),
+        pa.Table.from_pylist(rows, schema=trial_schema(settings, trials)),
+        group_table(averages),
+        confirmation_table(confirmed),
+    )
+
+
+def best_on_dev(run: RunFolder, settings: Settings) -> list[str]:
+    """The first trials of the configurations that may win, the best first, as trials.parquet and dev scores say."""
+    rows = [_dev_row(run, trial, settings) for trial in run.trials]
+    for row in rows:
+        row["degenerate"] = bool(row["degenerate"] or row.get("test_degenerate"))
+    found = [combined(one, None, SeedVariances(), settings) for one in configurations(rows)]
+    return [row["trial_id"] for row in by_dev(found)]
+
+
+def _choose(
+    rows: Sequence[dict[str, Any]], searched: Sequence[Configuration], confirmed: Sequence[Mapping[str, Any]] | None
+) -> None:
+    """Mark the winner: that of the confirmation, or, if the study has none, the best of the search. Where its test
+    scores are lost, and nothing says whether they all had one label, none is."""
+    if confirmed is not None:
+        chosen = {row["configuration"] for row in confirmed if row["winner"]}
+        for row in rows:
+            row["winner"] = row["configuration"] in chosen
+        return
+    of_id = {one.id: one for one in searched}
     for winner in by_dev(rows)[:1]:
-        # where its test scores are lost, and nothing says whether they all had one label, no trial is named
-        winner["winner"] = not _test_lost(winner) or winner.get("test_degenerate") is not None
-    _adjust(rows)
-    rows.sort(key=_order)
-    return pa.Table.from_pylist(rows, schema=schema(settings, trials)), group_table(averages)
+        lost = [row for row in of_id[winner["configuration"]].rows if _test_lost(row)]
+        winner["winner"] = all(row.get("test_degenerate") is not None for row in lost)
+
+
+def _single(
+    run: RunFolder,
+    one: Configuration,
+    references: Sequence[Reference],
+    variances: SeedVariances,
+    settings: Settings,
+) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
+    """Of a configuration with one seed, whose scores are read once: what its trial adds to averages, and its row."""
+    grid, identity, own = _add_test(run, one.rows[0], settings)
+    found = measured(one, lambda _: grid, lambda test: metrics.cells(test, settings.metric))
+    row = combined(one, found, variances, settings)
+    return identity, own, row | (_differences(one.id, found, references, variances, settings.metric) if found else {})
+
+
+def _several(
+    run: RunFolder,
+    one: Configuration,
+    references: Sequence[Reference],
+    variances: SeedVariances,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The row of a configuration with several seeds, whose trials' rows are whole."""
+    found = _measured(run, one, settings)
+    row = combined(one, found, variances, settings)
+    return row | (_differences(one.id, found, references, variances, settings.metric) if found else {})
+
+
+def _measured(run: RunFolder, one: Configuration, settings: Settings) -> Measured | None:
+    return measured(
+        one, lambda trial_id: run.last_grid(trial_id, "test"), lambda grid: metrics.cells(grid, settings.metric)
+    )
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -108,7 +213,7 @@ def _dev_row(run: RunFolder, trial: Mapping[str, Any], settings: Settings) -> di
     last, recorded = run.last_rung(trial["trial_id"], "dev"), trial.get("objective")
     if last is not None and last.grid is not None:
         on_dev = metrics.grid_objective(last.grid, settings.metric, settings.std_weight)
-        row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr)}
+        row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr), "dev_std": on_dev.std}
         row["dev_parse_fail_rate"] = on_dev.parse_fail_rate
         row["degenerate"] = last.grid.degenerate
         if recorded is None or last.step != trial.get("rung") or _agree(on_dev.value, recorded):
@@ -132,23 +237,22 @@ def _test_lost(row: Mapping[str, Any]) -> bool:
 
 
 def _add_test(
-    run: RunFolder, row: dict[str, Any], references: Sequence[Reference], settings: Settings
-) -> tuple[str, dict[str, Any] | None]:
-    """Add the columns that follow from the test grid to ``row``. Identity of the grid, and the summands for
+    run: RunFolder, row: dict[str, Any], settings: Settings
+) -> tuple[Grid | None, str, dict[str, Any] | None]:
+    """Add the columns that follow from the test grid to ``row``. The grid, its identity, and the summands for
     averages."""
     test = run.last_grid(row["trial_id"], "test")
     if test is None:
         row["degenerate"] = bool(row["degenerate"] or row.get("test_degenerate"))
-        return "", None
+        return None, "", None
     row["degenerate"] = bool(row["degenerate"]) or test.degenerate
     cells = metrics.cells(test, settings.metric)
     seed = _seed(test)
     drawn = st.replicate(cells, st.resamples(*cells.shape, seed))
     row |= _columns(test, cells, drawn, settings)
-    row |= _differences(row["trial_id"], test, cells, references, st.limits_of(settings.metric))
     averaged = row.get("status") == "finished" and not row["degenerate"]
     least_rows = metrics.least_rows(test, settings.metric)
-    return f"{seed} {cells.shape}", summands(cells, drawn, settings, least_rows) if averaged else None
+    return test, f"{seed} {cells.shape}", summands(cells, drawn, settings, least_rows) if averaged else None
 
 
 def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
@@ -179,7 +283,7 @@ def _columns(test: Grid, cells: Floats, drawn: st.Replicates, settings: Settings
         row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q), limits))}
     shares = limits.low >= 0  # which these two numbers are made for
     return row | {
-        **metrics.means(test, measured(settings.labels)),
+        **metrics.means(test, task_metrics(settings.labels)),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
         "max": float(each.max()),
@@ -195,7 +299,7 @@ def _seed(test: Grid) -> int:
     return int(digest([test.prompts, test.rows])[:8], 16)
 
 
-# between trials ------------------------------------------------------------------------------------------------
+# between configurations --------------------------------------------------------------------------------
 
 
 def _rank(rows: list[dict[str, Any]]) -> None:
@@ -204,30 +308,33 @@ def _rank(rows: list[dict[str, Any]]) -> None:
         row["rank"] = place
 
 
-def _references(run: RunFolder, rows: Sequence[dict[str, Any]], settings: Settings) -> list[Reference]:
+def _references(run: RunFolder, searched: Sequence[Configuration], settings: Settings) -> list[Reference]:
     """The best two by dev objective that have test scores and are not degenerate on them."""
-    found: list[Reference] = []
-    for row in by_dev(rows):
+    of_id, found = {one.id: one for one in searched}, list[Reference]()
+    for row in by_dev([combined(one, None, SeedVariances(), settings) for one in searched]):
         if len(found) == len(REFERENCES):
             break
-        if row.get("test_mean") is not None and run.last_grid(row["trial_id"], "test") is None:
-            return found  # nobody takes the place of the best trial, whose scores are lost
-        test = run.last_grid(row["trial_id"], "test")
+        one = of_id[row["configuration"]]
+        test = _measured(run, one, settings)
+        if (test is None or len(test.trial_ids) < len(one.rows)) and any(
+            r.get("test_mean") is not None for r in one.rows
+        ):
+            return found  # nobody takes the place of the best one, whose scores are lost
         if test is not None and not test.degenerate:
-            cells = metrics.cells(test, settings.metric)
-            found.append(Reference(row["trial_id"], REFERENCES[len(found)], test, cells))
+            found.append(Reference(one.id, REFERENCES[len(found)], test))
     return found
 
 
 def _differences(
-    trial_id: str, test: Grid, cells: Floats, references: Sequence[Reference], limits: st.Limits
+    configuration: str, test: Measured, references: Sequence[Reference], variances: SeedVariances, metric: str
 ) -> dict[str, Any]:
-    """Paired differences of the mean to the reference trials, on the same prompts and rows."""
+    """Paired differences of the mean to the references, on the same prompts and rows."""
     row: dict[str, Any] = {}
     for other in references:
-        if trial_id == other.trial_id or (test.prompts, test.rows) != (other.test.prompts, other.test.rows):
+        if configuration == other.configuration or test.ids != other.measured.ids:
             continue
-        gap, p = st.difference(cells, other.cells, _seed(test), limits)
+        parts = [test.cells, other.measured.cells]
+        gap, p = sd.mean_test(parts, variances.on(test.ids), _seed(test.grid), st.limits_of(metric))
         row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
     return row
 

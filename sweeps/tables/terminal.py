@@ -7,6 +7,8 @@ import sys
 from sweeps.display.text import one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.columns import answer_marks
+from sweeps.tables.configurations import seed_note
+from sweeps.tables.confirmation import shrinkage
 from trainer.trial import AXES
 
 
@@ -17,16 +19,26 @@ def show_table(run: RunFolder, report: str) -> None:
     from rich.text import Text
 
     rows, threshold = run.robustness(), run.study.tables.thresholds[0]
-    axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1]
+    several = any(r["n_seeds"] > 1 for r in rows)
+    axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1 and not (several and a == "seed")]
     table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
-    for name in ("rank", "trial", *axes, "mean", "std", "worst", f"above {100 * threshold:g}", "status"):
+    for name in (
+        "rank",
+        *(("configuration", "seeds") if several else ("trial",)),
+        *axes,
+        "mean",
+        "std",
+        "worst",
+        f"above {100 * threshold:g}",
+        "status",
+    ):
         table.add_column(name, no_wrap=True)
     for r in rows:
         numbers = [percent(r[k]) for k in ("mean", "std", "min", "top")]
         marks = [r["status"], *(["winner"] if r["winner"] else []), *answer_marks(r, "one label")]
         table.add_row(
             str(r["rank"] or "-"),
-            r["trial_id"],
+            *((r["configuration"], str(r["n_seeds"])) if several else (r["trial_id"],)),
             *(Text("-" if r[a] is None else one_line(shown(r[a]))) for a in axes),  # names may look like rich's markup
             *numbers,
             ", ".join(marks),
@@ -37,7 +49,9 @@ def show_table(run: RunFolder, report: str) -> None:
         from sweeps.tables.winner import why_no_winner
 
         console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False, markup=False)
-    for note in run.notes:
+    for sentence in shrinkage(run.confirmation()):
+        console.print(f"confirmed: {sentence}", soft_wrap=True, highlight=False, markup=False)
+    for note in [*run.notes, *([seed_note(rows)] if seed_note(rows) else [])]:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md\nreport: {report}",

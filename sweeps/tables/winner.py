@@ -1,7 +1,7 @@
-"""Which trial wins, and why a study has no winner.
+"""Which configuration wins, and why a study has no winner.
 
-The winner is the best finished trial by the objective on the dev prompts. A degenerate trial, which gives one label
-nearly always, cannot win.
+The winner is the best finished configuration by the objective on the dev prompts, or that of the confirmation
+(``confirmation.py``). A degenerate one, which gives one label nearly always, cannot win.
 """
 
 from __future__ import annotations
@@ -28,11 +28,18 @@ def why_no_winner(rows: Sequence[dict[str, Any]]) -> str:
     """Why a finished study has no winner, and what to do. ``rows``: of tables/robustness."""
     ended = sum(row.get("status") == "finished" for row in rows)
     if not ended:
-        return f"of {counted(len(rows), 'trial')} none finished. The report lists the reason of each"
+        unit = "configuration" if any((row.get("n_seeds") or 1) > 1 for row in rows) else "trial"
+        return f"of {counted(len(rows), unit)} none finished. The report lists the reason of each"
     if (able := by_dev(rows)) and able[0].get("mean") is None:
         return (
             f"the test scores of trial {able[0]['trial_id']}, the best on the dev prompts, are missing or damaged, so "
             "it cannot be said whether it gives one label nearly always. Run the study again, which scores it anew"
+        )
+    if able:
+        return (
+            "the best configurations of the search are not confirmed: their fresh seeds (confirm) have not all "
+            "finished, or give one label nearly always. Run the study again, which goes on; tables/confirmation.md "
+            "lists them"
         )
     if all(unread_share(row) > DEGENERATE_SHARE for row in rows if row.get("status") == "finished"):
         whose = "the one trial that finished" if ended == 1 else f"all {ended} trials that finished"

@@ -56,14 +56,19 @@ def _searched(values: tuple[Any, ...] | Range[Any]) -> Values:
 
 
 def points_of(study: Study) -> list[Point] | None:
-    """The study's points; None for ``tpe``, which chooses each point from the results of the trials before it."""
+    """The study's points; None for ``tpe``, which chooses each point from the results of the trials before it. A point
+    that is drawn comes with every seed of the study, one after the other."""
     search, axes = study.search, axes_of(study)
     if search.method == "tpe":
         return None
     if search.trials is None:
         return grid_points(axes)
+    seeds = axes["seed"]
     try:
-        return random_points(axes, search.trials, search.seed)
+        if isinstance(seeds, Domain) or len(seeds) == 1:
+            return random_points(axes, search.trials, search.seed)
+        drawn = random_points({**axes, "seed": (seeds[0],)}, search.trials // len(seeds), search.seed)
+        return [{**point, "seed": seed} for point in drawn for seed in seeds]
     except ValueError as error:
         raise StudyError(str(error)) from None
 

@@ -26,12 +26,19 @@ class StudyWork:
         return cells // BLOCK > 1
 
 
+def seeds_each(study: Study) -> int:
+    """Trials of each configuration of the search."""
+    seeds = study.axes.seed
+    return len(seeds) if isinstance(seeds, tuple) and study.stages is None else 1
+
+
 def study_work(
-    study: Study, trials: int, dev: tuple[int, int], test: tuple[int, int], tested: bool = True
+    study: Study, trials: int, dev: tuple[int, int], test: tuple[int, int], tested: bool = True, seeds: int = 1
 ) -> StudyWork:
-    """``dev`` and ``test``: prompts and rows of the pools. ``tested``: whether the test pool is scored at all."""
+    """``dev`` and ``test``: prompts and rows of the pools. ``tested``: whether the test pool is scored at all.
+    ``seeds``: trials of each configuration, which go on together."""
     shares = study.scheduler.shares
-    quotas = rung_quotas(trials, study.scheduler.eta, len(shares))
+    quotas = tuple(n * seeds for n in rung_quotas(-(-trials // seeds), study.scheduler.eta, len(shares)))
     sample = design.sample_size(study.scoring.sample, *dev).cells
     return StudyWork(
         quotas=quotas,

@@ -129,6 +129,8 @@ def write_trials(store: Store, trials: Sequence[Trial], **status: str) -> None:
             "reason": "",
             "seconds": 1.0,
             "tokens": 1,
+            "configuration": t.configuration,
+            "role": "search",
         }
         for t in trials
     ]
@@ -151,6 +153,11 @@ RUNS: dict[str, dict[str, Any]] = {
             "lr": 1e-2,
             "steps": 30,
         },
+    },
+    "seeds": {
+        "task": LABELLED,
+        "templates": PLAIN,
+        "axes": {"lora": {"r": 4}, "lr": [1e-2, 3e-3], "steps": 12, "seed": [0, 1]},
     },
     "classifier": {
         "task": LABELLED,

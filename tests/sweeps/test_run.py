@@ -160,6 +160,29 @@ def test_kill_9_under_asha_contradicts_nothing(tmp_path: Path) -> None:
     assert len([n for n in after if n.endswith("-dev.parquet")]) == 6
 
 
+@pytest.mark.long
+def test_a_study_with_seeds_and_confirm_that_is_killed_gives_the_same_configurations(tmp_path: Path) -> None:
+    """One slot and ASHA on: promoted are configurations, whose seeds stay together, and the table is equal."""
+    axes = {"plw": [0, 0.1], "pool": ["many"], "seed": [0, 1, 2]}
+    study = write_study(tmp_path, axes=axes, resources={"slots": 1}, confirm={"top": 1, "seeds": 2})
+    finish(start(study, tmp_path / "whole"))
+    kill_at_random_moments(study, tmp_path / "torn", [2, 7, 14])
+    finish(start(study, tmp_path / "torn"))
+    for name in ("robustness", "confirmation"):
+        whole, torn = (pq.read_table(tmp_path / out / f"tables/{name}.parquet") for out in ("whole", "torn"))
+        if "seconds" in whole.column_names:
+            whole, torn = whole.drop_columns(["seconds"]), torn.drop_columns(["seconds"])
+        assert whole.equals(torn)
+    rows = pq.read_table(tmp_path / "whole" / "tables/robustness.parquet").to_pylist()
+    assert [row["n_seeds"] for row in rows] == [3, 3]
+    assert sorted(row["status"] for row in rows) == ["finished", "stopped"]
+    trials = pq.read_table(tmp_path / "whole" / "trials.parquet").to_pylist()
+    boards = [p.name for p in (tmp_path / "whole" / "tensorboard").iterdir() if p.name.startswith("configuration-")]
+    assert {f"configuration-{row['configuration']}" for row in rows if row["status"] == "finished"} <= set(boards)
+    assert sorted(row["role"] for row in trials) == ["report"] * 2 + ["search"] * 6
+    assert {row["seed"] for row in trials if row["role"] == "report"} == {3, 4}
+
+
 def kill_at_random_moments(study: Path, out: Path, files: Sequence[int]) -> None:
     """Start, let so many score files appear and a little more time pass, kill -9 the driver; once per entry."""
     rng = random.Random(0)

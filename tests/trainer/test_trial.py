@@ -76,6 +76,11 @@ def test_all_ids_of_single_changes_differ() -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_a_configuration_is_a_trial_without_its_seed() -> None:
+    same = [path for path in PATHS if changed(path).configuration == TRIAL.configuration]
+    assert set(same) == NOT_IN_ID | {"seed"}
+
+
 def test_the_golden_id() -> None:
     assert (t.FORMAT, dataclasses.replace(TRIAL, arm=t.Arm()).id) == (FORMAT, GOLDEN)
 

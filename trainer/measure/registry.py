@@ -87,7 +87,7 @@ def misfit(metric: str, labels: Sequence[str]) -> str:
     return ""
 
 
-def measured(labels: Sequence[str]) -> Iterator[str]:
+def task_metrics(labels: Sequence[str]) -> Iterator[str]:
     """Every metric that the tables show for a task with these ``labels``."""
     for metric in (*OF_WHOLE_TASK, *map(f1_of, labels if len(labels) <= MOST_F1_COLUMNS else ())):
         if not misfit(metric, labels):

@@ -142,6 +142,22 @@ def test_without_an_id_the_winner_is_exported(run: Run, tmp_path: Path) -> None:
     assert read_exported(Store.open(str(tmp_path / "out"))).trial.id == winner
 
 
+def test_of_several_seeds_the_first_is_exported_with_the_figures_of_both(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    uri, trials = tiny_run.made("seeds", tmp_path_factory)
+    export(uri, trials[0].id, str(tmp_path / "out"))
+    row = next(
+        r
+        for r in pq.read_table(f"{uri}/tables/robustness.parquet").to_pylist()
+        if r["configuration"] == trials[0].configuration
+    )
+    assert (row["trial_id"], row["seeds"]) == (trials[0].id, "0, 1")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"Its setting was trained with 2 seeds: mean {100 * row['mean']:.1f} (" in text
+    assert f"between seeds {100 * row['seed_std']:.1f};" in text
+
+
 def test_the_template_file_holds_all_that_predict_needs(run: Run, tmp_path: Path) -> None:
     uri, trials = run
     export(uri, trials[0].id[:6], str(tmp_path / "out"))  # the beginning of an id names it
@@ -178,6 +194,7 @@ def test_the_card_says_what_the_table_says(run: Run, tmp_path: Path) -> None:
     assert "license" not in header
     interval = f"{100 * row['mean']:.1f} ({100 * row['mean_low']:.1f} to {100 * row['mean_high']:.1f})"
     assert f"| {interval} | {100 * row['std']:.1f} |" in text
+    assert "These are figures of this fine-tune, trained with one seed." in text
     assert f"| target_modules | {row['target_modules']} |" in text
     assert "t1, t2" in text
     assert "Degenerate" not in text
@@ -218,7 +235,7 @@ def test_a_run_on_another_filesystem_is_read_through_it(run: Run, tmp_path: Path
 def test_tables_older_than_the_trials_are_not_believed(copy: Run, tmp_path: Path) -> None:
     """The table of an earlier, smaller sweep names its own winner."""
     uri, trials = copy
-    whole, _ = tables.make_tables(RunFolder(Store.open(uri)), Settings.of(load_study(f"{uri}/study.yaml")))
+    whole = tables.make_tables(RunFolder(Store.open(uri)), Settings.of(load_study(f"{uri}/study.yaml"))).robustness
     loser = next(t.id for t in trials if t.id != next(r["trial_id"] for r in whole.to_pylist() if r["winner"]))
     old = [{**r, "winner": True} for r in whole.to_pylist() if r["trial_id"] == loser]
     pq.write_table(pa.Table.from_pylist(old, schema=whole.schema), f"{uri}/tables/robustness.parquet")

@@ -274,3 +274,19 @@ def test_a_terminal_shows_one_table_that_fits_the_screen() -> None:
     assert lines[-1] == "[red]a note"
     assert lines[-2] == "t00 failed: out of memory"
     assert len(lines) <= 20
+
+
+def test_with_several_seeds_the_table_has_a_row_per_configuration() -> None:
+    table, _, _ = plain()
+    with table:
+        for name, lr in (("aa", 1e-3), ("bb", 3e-3)):
+            for seed in (0, 1):
+                table.trial_added(f"{name}{seed}", {"lr": lr, "seed": seed}, 2, (5, 10), name)
+        for name, value in (("aa0", 0.7), ("aa1", 0.8), ("bb0", 0.5)):
+            table.report(RungReport(name, 0, 5, value, 0.01, False, 1.0))
+        frame = table.frame()
+    assert frame.columns[:4] == ("configuration", "lr", "seeds", "state")
+    rows = {row[0]: row for row in frame.rows}
+    assert rows["aa"][1:3] == ("0.001", "2")
+    assert "0.750" in rows["aa"]
+    assert rows["bb"][4:6] == ("0/2", "")

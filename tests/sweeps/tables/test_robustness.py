@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,53 +14,17 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from checkout import ROOT
+from made_scores import LABEL, RECORD, SETTINGS, P, R, answers, by_id, folder, scores, write
 from sklearn.metrics import f1_score, roc_auc_score
 
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.intervals import SHARE
 from sweeps.tables import robustness as tables
 from sweeps.tables.averages import Groups, group_table
-from sweeps.tables.columns import Settings
 from sweeps.tables.pages import robustness_page
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.grid import COLUMNS, NO_ANSWER, ScoreError, read_grid
 from trainer.store import SCORES, Store
-
-SETTINGS = Settings("accuracy", 1.0, (0.75, 0.9), True, ("no", "yes"))
-RECORD = {"trial": {"task": {"labels": ["no", "yes"]}}}
-P, R = 6, 80
-LABEL = np.arange(R) % 2
-
-
-def _logprobs(predicted: int, j: int) -> list[float] | None:
-    """None for a text that could not be read."""
-    return None if predicted < 0 else [-1.0, -1.0 + (predicted - 0.5) * (1 + (j % 3))]
-
-
-def scores(trial_id: str, rung: int, pool: str, predicted: Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "trial_id": trial_id, "rung": rung, "pool": pool, "prompt_id": f"{pool}{i}", "row_id": f"r{j:03d}",
-            "label": ("no", "yes")[LABEL[j]],
-            "predicted": None if predicted[i, j] < 0 else ("no", "yes")[predicted[i, j]],
-            "correct": bool(predicted[i, j] == LABEL[j]),
-            "label_logprobs": _logprobs(predicted[i, j], j), "new_tokens": None,
-        }
-        for i in range(P)
-        for j in range(R)
-    ]  # fmt: skip
-
-
-def write(store: Store, trial_id: str, rung: int, pool: str, predicted: Any) -> None:
-    rows = pa.Table.from_pylist(scores(trial_id, rung, pool, predicted), schema=SCORES)
-    store.write_scores(trial_id, rung, pool, rows, {**RECORD, "rung": rung})
-
-
-def answers(right: float, seed: int) -> Any:
-    rng = np.random.default_rng(seed)
-    each = right + 0.05 * np.linspace(-1, 1, P)[:, None]
-    return np.where(rng.random((P, R)) < each, LABEL, 1 - LABEL)
-
 
 CONSTANT = np.zeros((P, R), dtype=int)
 TRIALS = {  # id: (status, rung, dev answers, test answers, template, plw)
@@ -75,33 +38,11 @@ TRIALS = {  # id: (status, rung, dev answers, test answers, template, plw)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return folder(tmp_path / "run")
-
-
-def folder(path: Path, trials: dict[str, tuple[Any, ...]] = TRIALS) -> Store:
-    store = Store.open(path)
-    rows = []
-    for trial_id, (status, rung, dev, test, template, plw) in trials.items():
-        if dev is not None:
-            write(store, trial_id, 10, "dev", answers(0.5, 7))  # an earlier rung that must not count
-            write(store, trial_id, rung, "dev", dev)
-            write(store, trial_id, rung, "test", test)
-        axes = {"template": template, "r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": "all-linear"}
-        axes |= {"rslora": False, "lr": 1e-3, "steps": 40, "plw": plw, "pool": "many", "seed": 0}
-        reason = {"failed": "loss is NaN at step 3", "stopped": "stopped at rung 1 of 2: 0.5 < 0.6"}.get(status, "")
-        rows.append({"trial_id": trial_id, **axes, "status": status, "rung": rung, "reason": reason})
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    store.write("trials.parquet", sink.getvalue().to_pybytes())
-    return store
-
-
-def by_id(table: pa.Table) -> dict[str, dict[str, Any]]:
-    return {r["trial_id"]: r for r in table.to_pylist()}
+    return folder(tmp_path / "run", TRIALS)
 
 
 def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Store) -> None:
-    table = tables.make_tables(RunFolder(store), SETTINGS)[0]
+    table = tables.make_tables(RunFolder(store), SETTINGS).robustness
     assert table.column_names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
     row, predicted = by_id(table)["good"], TRIALS["good"][3]
     each = (predicted == LABEL).mean(axis=1)
@@ -120,7 +61,7 @@ def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Sto
 
 
 def test_the_dev_objective_chooses_the_winner_and_the_test_objective_ranks(store: Store) -> None:
-    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS).robustness)
     assert [t for t, r in found.items() if r["winner"]] == ["good"]  # best on dev although "fair" is better on test
     assert (found["fair"]["rank"], found["good"]["rank"], found["cut"]["rank"]) == (1, 2, 3)
     dev = (TRIALS["good"][2] == LABEL).mean(axis=1)
@@ -129,7 +70,7 @@ def test_the_dev_objective_chooses_the_winner_and_the_test_objective_ranks(store
 
 
 def test_a_constant_answer_is_never_ranked_and_never_wins(store: Store) -> None:
-    flat = by_id(tables.make_tables(RunFolder(store), replace(SETTINGS, std_weight=100.0))[0])["flat"]
+    flat = by_id(tables.make_tables(RunFolder(store), replace(SETTINGS, std_weight=100.0)).robustness)["flat"]
     assert (flat["std"], flat["top_label_share"]) == (0.0, 1.0)  # std 0 would be the best objective by far
     assert flat["degenerate"] is True
     assert flat["rank"] is None
@@ -137,14 +78,14 @@ def test_a_constant_answer_is_never_ranked_and_never_wins(store: Store) -> None:
 
 
 def test_a_trial_without_test_rows_keeps_its_status_and_reason(store: Store) -> None:
-    broken = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])["broken"]
+    broken = by_id(tables.make_tables(RunFolder(store), SETTINGS).robustness)["broken"]
     assert broken["mean"] is None
     assert broken["rank"] is None
     assert (broken["status"], broken["reason"]) == ("failed", "loss is NaN at step 3")
 
 
 def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
-    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS).robustness)
     cut, good, fair = found["cut"], found["good"], found["fair"]
     assert cut["diff_best"] == pytest.approx(cut["mean"] - good["mean"])
     assert cut["diff_second"] == pytest.approx(cut["mean"] - fair["mean"])
@@ -156,7 +97,7 @@ def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
 
 def test_f1_macro_studies_are_summarised_by_f1_macro(store: Store) -> None:
     settings = replace(SETTINGS, metric="f1_macro")
-    row = by_id(tables.make_tables(RunFolder(store), settings)[0])["good"]
+    row = by_id(tables.make_tables(RunFolder(store), settings).robustness)["good"]
     assert row["metric"] == "f1_macro"
     assert row["mean"] == pytest.approx(row["f1_macro"])
     assert row["mean_low"] < row["mean"] < row["mean_high"]
@@ -167,13 +108,15 @@ def test_strict_and_not_strict_differ_at_the_threshold(store: Store) -> None:
     at = float(np.sort(each)[2])
     for strict, expected in ((True, (each > at).mean()), (False, (each >= at).mean())):
         settings = replace(SETTINGS, thresholds=(at,), strict=strict)
-        assert by_id(tables.make_tables(RunFolder(store), settings)[0])["good"]["top"] == pytest.approx(expected)
+        assert by_id(tables.make_tables(RunFolder(store), settings).robustness)["good"]["top"] == pytest.approx(
+            expected
+        )
 
 
 def test_groups_average_the_finished_trials_of_an_axis_value(store: Store) -> None:
-    rows = {(r["axis"], r["value"]): r for r in tables.make_tables(RunFolder(store), SETTINGS)[1].to_pylist()}
+    rows = {(r["axis"], r["value"]): r for r in tables.make_tables(RunFolder(store), SETTINGS).groups.to_pylist()}
     plain, chat = rows["template", "plain"], rows["template", "chat"]
-    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS).robustness)
     for name in ("mean", "std", "min", "top"):
         assert plain[name] == pytest.approx((found["good"][name] + found["fair"][name]) / 2)
         assert plain[f"{name}_low"] <= plain[f"{name}_high"]
@@ -184,13 +127,13 @@ def test_groups_average_the_finished_trials_of_an_axis_value(store: Store) -> No
 
 def test_written_files_agree_and_are_the_same_bytes_every_time(store: Store, tmp_path: Path) -> None:
     names = tables.write_tables(RunFolder(store), SETTINGS)
-    assert names == [f"tables/{n}.{e}" for n in ("robustness", "groups") for e in ("md", "csv", "parquet")]
-    again = folder(tmp_path / "again")
+    assert names == [f"tables/{n}.{e}" for n in ("robustness", "trials", "groups") for e in ("md", "csv", "parquet")]
+    again = folder(tmp_path / "again", TRIALS)
     tables.write_tables(RunFolder(again), SETTINGS)
     here, there = (s.uri.encode() for s in (store, again))
     assert all(store.read(n).replace(here, b"") == again.read(n).replace(there, b"") for n in names)
     parquet = pq.read_table(pa.BufferReader(store.read("tables/robustness.parquet")))
-    assert parquet.equals(tables.make_tables(RunFolder(store), SETTINGS)[0])
+    assert parquet.equals(tables.make_tables(RunFolder(store), SETTINGS).robustness)
     text = pacsv.read_csv(pa.BufferReader(store.read("tables/robustness.csv")))
     assert text["trial_id"].to_pylist() == parquet["trial_id"].to_pylist()
     assert text["mean"].to_pylist() == pytest.approx(parquet["mean"].to_pylist())
@@ -230,14 +173,14 @@ def test_a_single_prompt_and_no_trial_at_all_are_tabled(store: Store) -> None:
     for trial_id in ("good", "fair"):
         rows = scores(trial_id, 40, "test", TRIALS[trial_id][3])[:R]
         store.write_scores(trial_id, 40, "test", pa.Table.from_pylist(rows, schema=SCORES), RECORD)
-    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS).robustness)
     assert (found["good"]["n_prompts"], found["good"]["std"], found["good"]["std_low"]) == (1, 0.0, None)
     assert found["good"]["consistency"] is None
     assert found["cut"]["diff_best"] is None  # not the same cells: no pairing
     sink = pa.BufferOutputStream()
     pq.write_table(pq.read_table(pa.BufferReader(store.read("trials.parquet")))[:0], sink)
     store.write("trials.parquet", sink.getvalue().to_pybytes())
-    assert tables.make_tables(RunFolder(store), SETTINGS)[0].num_rows == 0
+    assert tables.make_tables(RunFolder(store), SETTINGS).robustness.num_rows == 0
     tables.write_tables(RunFolder(store), SETTINGS)
     assert "No winner" in store.read("tables/robustness.md").decode()
 
@@ -304,7 +247,7 @@ def test_unread_answers_are_counted_and_not_called_one_label(tmp_path: Path) -> 
     some[:, :8] = NO_ANSWER
     given = {"unread": cut_off, "some": some, "flat": CONSTANT}
     store = folder(tmp_path / "run", {i: ("finished", 40, x, x, "plain", 0.0) for i, x in given.items()})
-    table, _ = tables.make_tables(RunFolder(store), SETTINGS)
+    table = tables.make_tables(RunFolder(store), SETTINGS).robustness
     found = by_id(table)
     assert (found["some"]["parse_fail_rate"], found["some"]["dev_parse_fail_rate"]) == (0.1, 0.1)
     assert found["some"]["winner"]

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from trainer.measure import metrics
 from trainer.measure.grid import NO_ANSWER, Grid, ScoreError
-from trainer.measure.registry import METRICS, OF_WHOLE_TASK, f1_of, kind_of, label_of, measured, misfit
+from trainer.measure.registry import METRICS, OF_WHOLE_TASK, f1_of, kind_of, label_of, misfit, task_metrics
 
 NAMES = ("no", "yes", "maybe")
 NAMED = {
@@ -164,10 +164,10 @@ def test_names_and_their_labels() -> None:
     assert label_of("f1_macro") is None
     assert kind_of("f1[yes]") is METRICS["f1"]
     assert set(OF_WHOLE_TASK) == {*METRICS} - {"f1"}
-    assert list(measured(("no", "yes"))) == [*OF_WHOLE_TASK, "f1[no]", "f1[yes]"]
-    assert "roc_auc" not in measured(NAMES)
-    assert list(measured(())) == ["accuracy"]
-    assert not any(label_of(m) for m in measured([str(i) for i in range(11)])), "a table of many labels has no end"
+    assert list(task_metrics(("no", "yes"))) == [*OF_WHOLE_TASK, "f1[no]", "f1[yes]"]
+    assert "roc_auc" not in task_metrics(NAMES)
+    assert list(task_metrics(())) == ["accuracy"]
+    assert not any(label_of(m) for m in task_metrics([str(i) for i in range(11)])), "a table of many labels has no end"
 
 
 @pytest.mark.parametrize(

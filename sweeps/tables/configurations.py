@@ -1,0 +1,225 @@
+"""From the rows of trials to those of configurations, with seeds as a random factor.
+
+A configuration with one seed has the row of its one trial. With several, its mean and its differences are estimated
+from seeds x prompts x rows (``sweeps.statistics.seeds``), and what belongs to one fine-tune (its worst prompt, its
+share of prompts above a threshold) is averaged over seeds. A configuration is as sound as its worst seed: if one
+failed, was cut or gives one label nearly always, so it is with the configuration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweeps.statistics import intervals as st
+from sweeps.statistics import seeds as sd
+from sweeps.tables.columns import Settings, bounds, or_none
+from trainer.measure.grid import Floats, Grid
+from trainer.measure.metrics import least_rows
+from trainer.measure.registry import METRICS, label_of
+from trainer.measure.replicates import objective_of_seeds
+from trainer.trial import AXES
+
+SEARCH = "search"  # the role of a trial of the axes; those of `confirm` have others
+FRESH = ("choose", "report")  # the roles of trials that `confirm` has added
+_WORST_FIRST = ("failed", "running", "stopped", "finished")
+_SUMS = ("seconds", "tokens")
+_MEANS = (
+    "test_objective",
+    "parse_fail_rate",
+    "top_label_share",
+    "max",
+    "saturation",
+    "cps",
+    "consistency",
+    "sensitivity",
+    "dev_parse_fail_rate",
+)
+Row = Mapping[str, Any]
+GridIds = tuple[tuple[str, ...], tuple[str, ...]]  # ids of prompts and rows
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Trials that differ in their seed alone, in the order of ``trials.parquet``. The first is the one that
+    ``steadytune export`` takes, whatever came out."""
+
+    id: str
+    rows: tuple[dict[str, Any], ...]  # of its trials
+
+    @property
+    def trial_id(self) -> str:
+        return str(self.rows[0]["trial_id"])
+
+
+def configurations(rows: Iterable[dict[str, Any]], roles: Sequence[str] = (SEARCH,)) -> list[Configuration]:
+    """The configurations of the trials that have one of ``roles``, in the order of their first trials."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if (row.get("role") or SEARCH) in roles:
+            found.setdefault(row["configuration"], []).append(row)
+    return [Configuration(name, tuple(members)) for name, members in found.items()]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The test scores of a configuration."""
+
+    grid: Grid  # of its first seed
+    cells: Floats  # [S, P, R] of the metric
+    trial_ids: tuple[str, ...]
+    degenerate: bool  # a seed gives one label nearly always
+
+    @property
+    def ids(self) -> GridIds:
+        return self.grid.prompts, self.grid.rows
+
+
+def measured(
+    one: Configuration, grid_of: Callable[[str], Grid | None], cells_of: Callable[[Grid], Floats]
+) -> Measured | None:
+    """The test scores of those of its trials that have them on the prompts and rows of the first that has; None if none
+    has. Sampled grids are left to their trials' rows."""
+    first: Grid | None = None
+    cells, trials, degenerate = [], [], False
+    for row in one.rows:
+        grid = grid_of(row["trial_id"])
+        if grid is None or (first and (grid.prompts, grid.rows) != (first.prompts, first.rows)):
+            continue
+        first = first or grid
+        cells.append(cells_of(grid))
+        trials.append(str(row["trial_id"]))
+        degenerate |= grid.degenerate
+    return Measured(first, np.array(cells), tuple(trials), degenerate) if first else None
+
+
+class SeedVariances:
+    """The variance between seeds, pooled over all configurations on the same prompts and rows; and that of every other
+    quantity of one fine-tune, pooled over all configurations."""
+
+    def __init__(self) -> None:
+        self._of_grid: dict[GridIds, list[sd.SeedVariance]] = {}
+        self._of_column: dict[str, list[sd.Component]] = {}
+
+    def add(self, found: Measured, rows: Sequence[Row]) -> None:
+        self._of_grid.setdefault(found.ids, []).append(sd.seed_variance(found.cells))
+        for name in {n for row in rows for n, v in row.items() if isinstance(v, float)}:
+            values = [row[name] for row in rows if row.get(name) is not None]
+            if len(values) > 1:
+                self._of_column.setdefault(name, []).append(
+                    sd.Component(float(np.var(values, ddof=1)), len(values) - 1)
+                )
+
+    def on(self, ids: GridIds) -> sd.SeedVariance:
+        """Of the mean, on these prompts and rows; not known where no configuration has two seeds there."""
+        return sd.pooled(self._of_grid.get(ids, ()))
+
+    def of(self, column: str) -> sd.Component:
+        return sd.pooled_components(self._of_column.get(column, ()))
+
+
+def combined(
+    one: Configuration, found: Measured | None, variances: SeedVariances, settings: Settings
+) -> dict[str, Any]:
+    """The row of a configuration from those of its trials, which hold the columns of their own scores."""
+    rows = one.rows
+    row: dict[str, Any] = {**rows[0], "winner": False, "rank": None, "n_seeds": len(rows), "seed_std": None}
+    row["seeds"] = ", ".join(str(r["seed"]) for r in rows)
+    if len(rows) > 1:
+        row |= _joined(rows, settings.std_weight)
+    row["speaks_of"] = "fine-tunes"
+    if found is None:
+        return row
+    of_study = variances.on(found.ids)
+    limits = st.limits_of(settings.metric)
+    spread = sd.prompt_spread(found.cells, limits)
+    row["std_average"] = or_none(spread.of_average)
+    if not of_study.known:
+        return row
+    row["speaks_of"] = "settings"
+    least = least_rows(found.grid, settings.metric)
+    mean, _ = sd.mean_test([found.cells], of_study, limits=limits, least_rows=least)
+    row |= {"mean": mean.value, **bounds("mean", mean)}
+    tested = [r for r in rows if r["trial_id"] in found.trial_ids]
+    row["n_seeds"] = len(tested)
+    row["seed_std"] = or_none(sd.seed_std(found.cells))
+    if len(tested) > 1:
+        row["std"] = math.sqrt(float(np.mean([r["std"] ** 2 for r in tested])))
+        row |= {"std_corrected": spread.of_one.value, **bounds("std", spread.of_one)}
+    for name in ("min", *settings.top_names(), *(f"q{round(100 * q):02d}" for q in st.QUANTILES)):
+        each = [_estimate(r, name) for r in tested]
+        within = st.SHARE if name in settings.top_names() else limits
+        averaged = sd.over_seeds(each, variances.of(name), within)
+        row |= {name: averaged.value, **bounds(name, averaged)}
+    return row
+
+
+def _joined(rows: Sequence[Row], std_weight: float) -> dict[str, Any]:
+    """What needs no cells: sums, means, and the state of the worst seed."""
+    worst = min(rows, key=lambda r: _WORST_FIRST.index(r.get("status") or "running"))
+    row: dict[str, Any] = {name: sum(r.get(name) or 0 for r in rows) for name in _SUMS}
+    for name in (*_MEANS, *(n for n in rows[0] if n in METRICS or label_of(n) is not None)):
+        values = [r[name] for r in rows if r.get(name) is not None]
+        row[name] = float(np.mean(values)) if values else None
+    row |= {"status": worst.get("status"), "rung": min((r.get("rung") or 0) for r in rows)}
+    row["reason"] = worst.get("reason")
+    row["degenerate"] = any(bool(r.get("degenerate")) for r in rows)
+    row["dev_objective"] = or_none(objective(rows, std_weight))
+    tested = [r for r in rows if r.get("test_objective") is not None]
+    if tested:
+        stds = [float(r["std"]) for r in tested]
+        row["test_objective"] = objective_of_seeds([float(r["test_objective"]) for r in tested], stds, std_weight)
+    row["dev_stderr"] = _dev_error(rows) if row["dev_objective"] is not None else None
+    return row
+
+
+def objective(rows: Sequence[Row], std_weight: float) -> float:
+    """On the dev prompts, over the seeds of these trials; NaN where one has none. Where the dev scores of a trial are
+    lost, its std is not known, and counts as 0."""
+    values = [r.get("dev_objective") for r in rows]
+    if None in values or not values:
+        return math.nan
+    stds = [r.get("dev_std") or 0.0 for r in rows]
+    return objective_of_seeds([float(v) for v in values if v is not None], stds, std_weight)
+
+
+def _dev_error(rows: Sequence[Row]) -> float | None:
+    """Of the mean of the seeds' objectives. Prompts and rows are shared, so their part does not shrink with seeds: the
+    mean of the squared errors, and the variance between seeds over their number."""
+    errors = np.array([r.get("dev_stderr") or math.nan for r in rows], float)
+    values = np.array([r["dev_objective"] for r in rows], float)
+    return or_none(math.sqrt(float((errors**2).mean()) + float(values.var(ddof=1)) / len(values)))
+
+
+def _estimate(row: Row, name: str) -> st.Estimate:
+    bounds_of = (row.get(f"{name}_low"), row.get(f"{name}_high"))
+    value = float(row[name])
+    low, high = (value if b is None else float(b) for b in bounds_of)
+    return st.Estimate(value, low, high)
+
+
+def seed_note(rows: Sequence[Row]) -> str:
+    """What the intervals speak of. ``rows``: of tables/robustness."""
+    counts = Counter(r["n_seeds"] for r in rows if r.get("mean") is not None)
+    if not counts:
+        return ""
+    if all(r.get("speaks_of") != "settings" for r in rows):
+        return (
+            "One seed: figures, intervals and p-values speak of these fine-tunes, not of their settings, since how "
+            "much the luck of the seed changes is not known. Several seeds (axes.seed) or `confirm` tell."
+        )
+    few = f"; up to {sd.POOLED} seeds it is pooled over all configurations" if min(counts) <= sd.POOLED else ""
+    return (
+        "Seeds are a random factor: figures, intervals and p-values speak of settings, trained again with other seeds. "
+        f"The variance between seeds is in every interval{few}."
+    )
+
+
+def axes_without_seed(rows: Sequence[Row]) -> list[str]:
+    """The axes that differ between configurations."""
+    return [a for a in AXES if a != "seed" and len({r.get(a) for r in rows}) > 1]

@@ -1,0 +1,111 @@
+"""Confirmation: some fresh seeds choose, the others report, and what is reported is not too good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_scores import SETTINGS, P, R, answers, folder
+from scipy.stats import norm
+
+from sweeps.run_folder.reading import RunFolder
+from sweeps.tables import robustness as tables
+from sweeps.tables.confirmation import shrinkage
+from trainer.store import Store
+
+# configuration -> dev and test chance (below 0: one label) of: the search's trial, two seeds that choose, two that
+# report
+CHANCES = {
+    "lucky": [(0.95, 0.9), (0.70, 0.7), (0.72, 0.7), (0.71, 0.7), (0.73, 0.7)],
+    "good": [(0.85, 0.8), (0.84, 0.8), (0.86, 0.8), (0.85, 0.8), (0.83, 0.8)],
+    "other": [(0.60, 0.6)],
+}
+ROLES = ("search", "choose", "choose", "report", "report")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return made(tmp_path / "run")
+
+
+def made(path: Path, chances: dict[str, list[tuple[float, float]]] = CHANCES) -> Store:
+    trials: dict[str, Any] = {}
+    more = {}
+    for k, (name, each) in enumerate(chances.items()):
+        for seed, (dev, test) in enumerate(each):
+            trial_id, draw = f"{name}{seed}", 20 * k + 2 * seed
+            given = (np.zeros((P, R), int),) * 2 if dev < 0 else (answers(dev, draw), answers(test, draw + 1))
+            trials[trial_id] = ("finished", 40, *given, name, 0.0)
+            more[trial_id] = {"seed": seed, "configuration": name, "role": ROLES[seed]}
+    return folder(path, trials, more)
+
+
+def test_the_seeds_that_choose_take_the_winner_and_the_others_report(store: Store) -> None:
+    rows = tables.make_tables(RunFolder(store), SETTINGS).confirmation.to_pylist()
+    good, lucky = rows
+    assert [(r["configuration"], r["winner"]) for r in rows] == [("good", True), ("lucky", False)]
+    trials = {r["trial_id"]: r for r in tables.make_tables(RunFolder(store), SETTINGS).trials.to_pylist()}
+    for column, seeds in (("chosen_objective", (1, 2)), ("objective", (3, 4))):
+        each = np.array([on_dev(store, f"good{k}") for k in seeds])
+        std = np.sqrt((each.std(axis=1, ddof=1) ** 2).mean() + each.mean(axis=1).var(ddof=1))
+        assert good[column] == pytest.approx(each.mean() - std)
+    assert good["mean"] == pytest.approx(np.mean([trials[f"good{k}"]["mean"] for k in (3, 4)]))
+    assert good["search_objective"] == pytest.approx(trials["good0"]["dev_objective"])
+    assert (good["trial_id"], good["n_choose"], good["n_report"]) == ("good3", 2, 2)
+    assert lucky["diff_best"] == pytest.approx(lucky["mean"] - good["mean"])
+    assert lucky["shrinkage"] == pytest.approx(lucky["search_objective"] - lucky["objective"])
+
+
+def on_dev(store: Store, trial_id: str) -> Any:
+    """[P] accuracies on the dev prompts."""
+    rows = store.read_scores(trial_id, 40, "dev")
+    assert rows is not None
+    found = [[r["correct"] for r in rows[0].to_pylist() if r["prompt_id"] == f"dev{i}"] for i in range(P)]
+    return np.array(found, float).mean(axis=1)
+
+
+def test_the_winner_of_the_table_is_the_confirmed_one_and_the_searchs_figures_stay(store: Store) -> None:
+    rows = {r["configuration"]: r for r in tables.make_tables(RunFolder(store), SETTINGS).robustness.to_pylist()}
+    assert [name for name, row in rows.items() if row["winner"]] == ["good"]
+    assert rows["lucky"]["dev_objective"] > rows["good"]["dev_objective"]
+    assert rows["lucky"]["n_seeds"] == 1
+    assert rows["lucky"]["speaks_of"] == "settings"  # the fresh seeds say how much a seed changes
+
+
+def test_what_is_left_of_the_lead_is_said(store: Store) -> None:
+    rows = tables.make_tables(RunFolder(store), SETTINGS).confirmation.to_pylist()
+    good, lucky = rows
+    [sentence] = shrinkage(rows)
+    before = 100 * (good["search_objective"] - lucky["search_objective"])
+    after = 100 * (good["objective"] - lucky["objective"])
+    assert f"good led lucky by {before:+.1f} points in the search, and by {after:+.1f} points" in sentence
+    tables.write_tables(RunFolder(store), SETTINGS)
+    page = store.read("tables/confirmation.md").decode()
+    assert sentence in page
+    assert "| **good** | good |" in page
+
+
+def test_a_configuration_whose_fresh_seed_gives_one_label_is_not_chosen(tmp_path: Path) -> None:
+    store = made(tmp_path / "run", {**CHANCES, "good": [*CHANCES["good"][:4], (-1.0, -1.0)]})
+    rows = {r["configuration"]: r for r in tables.make_tables(RunFolder(store), SETTINGS).confirmation.to_pylist()}
+    assert rows["lucky"]["winner"]
+
+
+def test_the_confirmed_mean_is_unbiased_where_the_searchs_is_too_good() -> None:
+    """m equal configurations. The best of m has a bias of e * PhiInv((m - .375) / (m + .25)); choosing among the top
+    two with fresh seeds and reporting with others has none; reporting with those that chose has some."""
+    rng, m, times, e = np.random.default_rng(0), 8, 6000, 1.0
+    naive, confirmed, same = [], [], []
+    for _ in range(times):
+        search = rng.normal(0, e, m)
+        top = np.argsort(-search)[:2]
+        fresh = rng.normal(0, e, (2, 4))
+        chosen = int(fresh[:, :2].mean(axis=1).argmax())
+        naive.append(search[top[0]])
+        confirmed.append(fresh[chosen, 2:].mean())
+        same.append(fresh[int(fresh.mean(axis=1).argmax())].mean())
+    assert np.mean(naive) == pytest.approx(e * norm.ppf((m - 0.375) / (m + 0.25)), abs=0.05)
+    assert abs(np.mean(confirmed)) < 0.1 * e / np.sqrt(2)
+    assert np.mean(same) > 0.2 * e
