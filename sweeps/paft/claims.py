@@ -83,10 +83,11 @@ def _draws_hardly_matter(pools: Sequence[Result], pool: Result) -> list[PaperFin
     ranked = sorted(longest, key=lambda r: -r.stats["mean"])
     first, last = ranked[0], ranked[-1]
     pairs = list(itertools.combinations(ranked, 2))
-    tests = [st.difference(a.cells - MARGIN, b.cells, pair_seed(a)) for a, b in pairs]  # of the gap less the margin
+    # of the gap less the margin
+    tests = [st.difference(a.cells - MARGIN, b.cells, pair_seed(a), a.limits) for a, b in pairs]
     wide = [p for gap, p in tests if gap.value > 0]
     p = min(1.0, len(pairs) * min(wide)) if wide else max(p for _, p in tests)
-    found, _ = st.difference(first.cells, last.cells, pair_seed(first))
+    found, _ = st.difference(first.cells, last.cells, pair_seed(first), first.limits)
     tails = any(heavy_tails(a.per_prompt - b.per_prompt) for a, b in pairs)
     change = Change(found.value, found.low, found.high, p, tails)
     claim = f"K hardly matters (within {100 * MARGIN:g} points): {first.name} against {last.name}"
