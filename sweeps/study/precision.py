@@ -40,4 +40,7 @@ def usual_cells(study: Study, pool: str, prompts: int, rows: int) -> int:
     """How many cells of a trial's grid of ``pool`` are scored where rows and cells vary as much as on recorded grids.
     The dev grid is scored to just this size, so that all trials are asked the same cells at once."""
     wanted = precision_of(study, pool, prompts, rows)
-    return prompts * rows if wanted is None else precision.cells_for([precision.usual_pilot(prompts, rows)], wanted)
+    if wanted is None:
+        return prompts * rows
+    width = 1.0 - kind_of(study.task.metric).lowest
+    return precision.cells_for([precision.usual_pilot(prompts, rows, width)], wanted)

@@ -49,6 +49,19 @@ def test_a_label_too_rare_for_the_metric_in_a_sample_is_an_error(metric: str) ->
     assert shares(rows(20, 20), "accuracy", LabelUse(sample=0.1), dev=30) == []
 
 
+def test_a_label_too_rare_where_the_precision_asks_for_a_sample_is_an_error() -> None:
+    """Of the dev and of the test grid; a share of 1 is a whole grid."""
+    use = LabelUse(precise=(("dev", 0.1), ("test", 0.15)))
+    assert shares(rows(20, 20), "f1_macro", use, dev=30) == [
+        'error tables.precision: label "yes" has 30 dev rows, of which a sample of 0.1 asks a prompt about 3.0, and '
+        "f1_macro is estimated well from 4. Set tables.precision=whole, or use task.metric=accuracy",
+        'error tables.precision: label "no" has 20 test rows, of which a sample of 0.15 asks a prompt about 3.0, and '
+        "f1_macro is estimated well from 4. Set tables.precision=whole, or use task.metric=accuracy",
+    ]
+    assert shares(rows(20, 20), "f1_macro", LabelUse(precise=(("dev", 1.0), ("test", 1.0))), dev=3) == []
+    assert shares(rows(20, 20), "accuracy", use, dev=3) == []
+
+
 def found(metric: str, **few: tuple[Row, ...]) -> list[str]:
     return [f"{f.level} {f.where}: {f.what}" for f in label_findings(task(metric), {**EVEN, **few})]
 
