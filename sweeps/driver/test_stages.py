@@ -12,7 +12,7 @@ alone, so a resumed run and one that is replayed without Ray come to the same ce
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from trainer.data.assets import Assets
 from trainer.measure import design, metrics
 from trainer.measure.grid import Grid, only, read_grid
 from trainer.measure.precision import Pilot, Precision, cells_for, read_pilot
+from trainer.measure.replicates import objective_of_seeds
 from trainer.store import Store
 from trainer.trial import Trial
 from trainer.work import is_scored
@@ -54,16 +55,22 @@ def trials_to_test(
 
 
 def by_objective(
-    tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
+    tested: Sequence[tuple[Trial, int]],
+    decisions: Mapping[str, Decision],
+    std_of: Callable[[Trial, int], float],
+    std_weight: float,
 ) -> list[list[tuple[Trial, int]]]:
-    """The configurations of which all seeds have finished, by the mean of their dev objectives, the best first."""
+    """The configurations of which all seeds have finished, by their dev objective over seeds and prompts, the best
+    first. ``std_of``: a trial's std over the dev prompts, asked where there are several seeds."""
     members: dict[str, list[tuple[Trial, int]]] = {}
     for trial, step in tested:
         members.setdefault(trial.configuration, []).append((trial, step))
     whole = [found for found in members.values() if all(decisions[t.id].status == "finished" for t, _ in found)]
 
     def place(found: list[tuple[Trial, int]]) -> tuple[float, str]:
-        return -sum(decisions[t.id].objective or 0.0 for t, _ in found) / len(found), found[0][0].id
+        stds = [std_of(t, step) for t, step in found] if len(found) > 1 else [0.0]
+        values = [decisions[t.id].objective or 0.0 for t, _ in found]
+        return -objective_of_seeds(values, stds, std_weight), found[0][0].id
 
     return sorted(whole, key=place)
 
@@ -73,6 +80,7 @@ class GridStages:
     store: Store
     assets: Assets
     wanted: Precision | None  # None: the whole grid at once
+    std_weight: float = 1.0  # of the objective
     best: int = SCORED_WHOLE  # configurations that are scored whole at the end
     found: dict[str, Scored] = field(default_factory=dict)  # by trial, as read last
     cells: int = 0  # of every trial's sample; 0 while its size is not known
@@ -82,7 +90,8 @@ class GridStages:
     def of(cls, study: Study, store: Store, assets: Assets, confirming: bool = False) -> GridStages:
         """``confirming``: of the fresh seeds of ``confirm``."""
         wanted = precision_of(study, "test", len(assets.pools["test"]), len(assets.rows["test"]))
-        return cls(store, assets, wanted, SCORED_WHOLE if study.confirm is None or confirming else 0)
+        best = SCORED_WHOLE if study.confirm is None or confirming else 0
+        return cls(store, assets, wanted, study.objective.std_weight, best)
 
     @property
     def whole(self) -> int:
@@ -101,6 +110,15 @@ class GridStages:
         self.cells = cells_for(pilots, self.wanted) if pilots else pilot
         return self._lacking(tested, self.cells) or self._lacking([*self._best(tested, decisions)], self.whole)
 
+    def by_objective(
+        self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
+    ) -> list[list[tuple[Trial, int]]]:
+        return by_objective(tested, decisions, self._dev_std, self.std_weight)
+
+    def _dev_std(self, trial: Trial, step: int) -> float:
+        dev = self.store.read_scores(trial.id, step, "dev")
+        return 0.0 if dev is None else metrics.grid_objective(_grid(trial, dev), trial.task.metric, 0.0).std
+
     def _lacking(self, tested: Sequence[tuple[Trial, int]], cells: int) -> list[GridJob]:
         return [
             GridJob(trial, step, cells)
@@ -113,7 +131,7 @@ class GridStages:
     ) -> Iterator[tuple[Trial, int]]:
         """All seeds of the best configurations by the dev objective, as ``sweeps.tables.winner`` orders them."""
         left = self.best
-        for members in by_objective(tested, decisions):
+        for members in self.by_objective(tested, decisions):
             if left == 0:
                 return
             dev = [self.store.read_scores(trial.id, step, "dev") for trial, step in members]

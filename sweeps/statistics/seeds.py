@@ -138,6 +138,14 @@ def own_or_pooled(cells: Floats, of_study: SeedVariance) -> SeedVariance:
     return seed_variance(cells) if len(cells) > POOLED else of_study
 
 
+def added(variances: Sequence[Component], numbers: Sequence[int]) -> list[Component]:
+    """What the luck of the seeds adds to the variance of a mean or of a difference: each of ``variances`` over its
+    number of seeds. The pooled variance, which two configurations share, is one estimate with one luck of its own."""
+    if len(set(variances)) == 1:
+        return [Component(variances[0].value * sum(1.0 / n for n in numbers), variances[0].df)]
+    return [Component(v.value / n, v.df) for v, n in zip(variances, numbers, strict=True)]
+
+
 def mean_test(parts: Sequence[Floats], of_study: SeedVariance, seed: int = 0) -> tuple[Estimate, float]:
     """The mean of one configuration's cells, or the difference of two configurations' means, with its interval and the
     p-value that it is 0. ``parts``: one or two arrays [S, P, R] on the same prompts and rows; S may differ.
@@ -154,10 +162,11 @@ def mean_test(parts: Sequence[Floats], of_study: SeedVariance, seed: int = 0) ->
             return Estimate(0.0, 0.0, 0.0), 1.0
         replicates = st.replicate(cells, st.resamples(*cells.shape, seed), redraw=False)
         return st.mean_test(cells, replicates, bounded=single)
-    terms = [(v.of_mean.value / len(part), v.of_mean.df) for v, part in zip(seeds, parts, strict=True)]
-    terms += _shared_terms(cells)
-    terms += [(-v.interaction.value / len(part), v.interaction.df) for v, part in zip(seeds, parts, strict=True)]
-    of_seeds = sum(term for term, _ in terms[: len(parts)])
+    numbers = [len(part) for part in parts]
+    luck = added([v.of_mean for v in seeds], numbers)
+    within = added([v.interaction for v in seeds], numbers)
+    terms = [(c.value, c.df) for c in luck] + _shared_terms(cells) + [(-c.value, c.df) for c in within]
+    of_seeds = sum(c.value for c in luck)
     variance = max(sum(term for term, _ in terms), of_seeds)
     value = float(cells.mean())
     if variance <= 0.0:

@@ -82,7 +82,7 @@ def test_all_seeds_of_the_best_two_configurations_are_scored_whole(tmp_path: Pat
     decisions = decisions_of(SEEDED)
     decisions[SEEDED[1].id] = dataclasses.replace(decisions[SEEDED[1].id], action="stop")  # a seed of the best one
     tested = [(t, STEP) for t in SEEDED]
-    ranked = [[t for t, _ in found] for found in by_objective(tested, decisions)]
+    ranked = [[t for t, _ in found] for found in by_objective(tested, decisions, lambda *_: 0.0, 1.0)]
     assert ranked == [list(SEEDED[k : k + 2]) for k in (2, 4, 6)]
 
 

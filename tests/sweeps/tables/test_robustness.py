@@ -116,7 +116,7 @@ def test_a_difference_that_lies_in_a_few_prompts_is_undecided(tmp_path: Path) ->
         "even": ("finished", 40, answers(0.9, 1), even, *axes),
         "bad": ("finished", 40, answers(0.6, 3), bad, *axes),
     }
-    table = tables.make_tables(RunFolder(folder(tmp_path / "run", trials)), SETTINGS)[0]
+    table = tables.make_tables(RunFolder(folder(tmp_path / "run", trials)), SETTINGS).robustness
     found = by_id(table)
     assert found["bad"]["heavy_tails"]
     assert found["bad"]["heavy_best"]
