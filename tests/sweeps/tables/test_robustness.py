@@ -97,7 +97,7 @@ def test_differences_are_paired_with_the_two_best_by_dev(store: Store) -> None:
 
 def test_holm_runs_over_the_comparisons_with_best_and_second_together(store: Store) -> None:
     """Three comparisons: fair and cut with the best, cut with the second. Best with second is one, not two."""
-    found = by_id(tables.make_tables(RunFolder(store), SETTINGS)[0])
+    found = by_id(tables.make_tables(RunFolder(store), SETTINGS).robustness)
     cut, good, fair = found["cut"], found["good"], found["fair"]
     raw = [fair["p_best"], cut["p_best"], cut["p_second"]]
     theirs = multipletests(raw, method="holm")[1]
