@@ -18,7 +18,7 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
     study, store = progress.study, progress.store
     if not all(store.rungs(t.id, "dev") for t in trials):
         return None
-    rungs = promotion(trials, study.scheduler.eta, len(study.scheduler.shares))
+    rungs = promotion(trials, study.scheduler.eta, len(study.scheduler.shares), study.objective.std_weight)
     todo = {t.id: (t, 0) for t in trials}
     reports = []
     while todo:
@@ -37,6 +37,7 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
                 stderr=report.stderr,
                 degenerate=report.degenerate,
                 why_degenerate=report.note,
+                std=report.std,
             )
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}

@@ -54,7 +54,8 @@ def tune_trials(
     progress.live.expect(study_work(study, n, *grids, progress.scores_test_pool, max(seeds, 1)))
     keep_credentials()
     eta, count = study.scheduler.eta, len(study.scheduler.shares)
-    rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count)
+    weight = study.objective.std_weight
+    rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count, weight)
     scheduler = PromotionScheduler(rungs, identify=lambda config: trial_of(config).id)
     at_once = progress.scores_test_pool and precision_of(study, "test", *fleet.grids["test"]) is None
     sweep = Sweep(fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, at_once)

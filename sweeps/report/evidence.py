@@ -21,6 +21,7 @@ from sweeps.study.study import Study
 from sweeps.tables.configurations import Configuration, configurations
 from trainer.measure.grid import Grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
+from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import AXES
 
 DRAWN = 40  # configurations that are drawn one by one; more would be neither readable nor small
@@ -164,7 +165,11 @@ def _dev_row(run: RunFolder, one: Configuration) -> dict[str, Any]:
         "n_rows": known[0].n_rows,
         "n_seeds": len(known),
         "degenerate": any(objective.degenerate for objective in known),
-        "dev_objective": mean("value"),
+        "dev_objective": objective_of_seeds(
+            [objective.value for objective in known],
+            [objective.std for objective in known],
+            run.study.objective.std_weight,
+        ),
         "dev_stderr": mean("stderr"),
         "dev_parse_fail_rate": mean("parse_fail_rate"),
     }

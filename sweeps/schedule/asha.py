@@ -166,8 +166,10 @@ class Rungs:
         stderr: float | None = None,
         degenerate: bool = False,
         why_degenerate: str = "degenerate: one answer nearly always",
+        std: float = 0.0,
     ) -> Decision:
-        """Record the objective of ``trial`` at ``rung`` (from 0) and return what the trial does now."""
+        """Record the objective of ``trial`` at ``rung`` (from 0) and return what the trial does now. ``std``, of the
+        metric over the prompts, matters to configurations of several seeds alone."""
         entrant = self._enter(trial)
         due = 0 if entrant.last is None else entrant.last.rung + 1
         if rung < due or entrant.state in ("stopped", "finished", "failed"):

@@ -1,9 +1,9 @@
 """Which trials go on where a study has several seeds: configurations are promoted, each with all of its seeds.
 
-A configuration (a trial without its seed) reports the mean of its seeds' objectives at a rung when the last of them has
-reported there, and the rule of ``sweeps.schedule.asha`` compares configurations. Averaging only the seeds that survive
-a rung would favour configurations whose results vary most: a volatile one among eight equal ones would win 59 % of the
-time.
+A configuration (a trial without its seed) reports its objective over seeds and prompts at a rung when the last of its
+seeds has reported there, and the rule of ``sweeps.schedule.asha`` compares configurations. Averaging only the seeds
+that survive a rung would favour configurations whose results vary most: a volatile one among eight equal ones would win
+59 % of the time.
 
 * A seed that ends in NaN, or fails, ends its configuration: a setting that does not train under one of three seeds is
   not one to be chosen. The other seeds are stopped where they report next.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sweeps.schedule.asha import Decision, Rungs
+from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import Trial
 
 
@@ -40,6 +41,7 @@ class Promotion(Protocol):
         stderr: float | None = None,
         degenerate: bool = False,
         why_degenerate: str = "",
+        std: float = 0.0,
     ) -> Decision: ...
 
     def fail(self, trial: str, why: str = "the trial failed") -> Decision: ...
@@ -53,19 +55,20 @@ class Promotion(Protocol):
     def no_more_trials(self, trials: int) -> None: ...
 
 
-def promotion(trials: Sequence[Trial], eta: float, count: int) -> Promotion:
-    """The rule for these trials, at ``count`` rungs."""
+def promotion(trials: Sequence[Trial], eta: float, count: int, std_weight: float) -> Promotion:
+    """The rule for these trials, at ``count`` rungs. ``std_weight``: of the study's objective."""
     members: dict[str, list[str]] = {}
     for trial in trials:
         members.setdefault(trial.configuration, []).append(trial.id)
     if len(members) == len(trials):
         return Rungs(len(trials), eta, count)
-    return ConfigurationRungs(members, eta, count)
+    return ConfigurationRungs(members, eta, count, std_weight)
 
 
 @dataclass(frozen=True)
 class _SeedReport:
     objective: float
+    std: float
     step: int | None
     degenerate: bool
     why_degenerate: str
@@ -82,9 +85,11 @@ class _Replicate:
 
 
 class ConfigurationRungs:
-    """``Rungs`` of configurations, asked about trials. ``members``: configuration -> its trials."""
+    """``Rungs`` of configurations, asked about trials. ``members``: configuration -> its trials. ``std_weight``: of the
+    study's objective."""
 
-    def __init__(self, members: Mapping[str, Sequence[str]], eta: float, count: int) -> None:
+    def __init__(self, members: Mapping[str, Sequence[str]], eta: float, count: int, std_weight: float = 1.0) -> None:
+        self.std_weight = std_weight
         self.members = {name: tuple(trials) for name, trials in members.items()}
         self.rungs = Rungs(len(members), eta, count)
         self.count = count
@@ -105,15 +110,17 @@ class ConfigurationRungs:
         stderr: float | None = None,
         degenerate: bool = False,
         why_degenerate: str = "degenerate: one answer nearly always",
+        std: float = 0.0,
     ) -> Decision:
-        """Record the objective of ``trial`` at ``rung`` (from 0) and return what the trial does now."""
+        """Record the objective of ``trial`` at ``rung`` (from 0), with its ``std`` over the prompts, and return what
+        the trial does now."""
         own = self._of(trial)
         due = len(own.reports)
         if rung < due or self.decide(trial).action in ("stop", "finish", "fail"):
             return self.decide(trial)
         if rung > due or own.waiting or rung >= self.count:
             raise ValueError(f"trial {trial}: a report of rung {rung + 1} of {self.count} came, rung {due + 1} was due")
-        own.reports.append(_SeedReport(float(objective), step, bool(degenerate), why_degenerate))
+        own.reports.append(_SeedReport(float(objective), float(std), step, bool(degenerate), why_degenerate))
         self._settle(own.configuration, rung)
         self._tell(trial)
         return self.decide(trial)
@@ -167,7 +174,7 @@ class ConfigurationRungs:
             there = sum(len(self._replicates[other].reports) >= done for other in seeds)
             why = f"waits at rung {done} of {self.count}: {there} of {len(seeds)} seeds have reported"
             return replace(found, action="pause", reason=why)
-        mean_of = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
+        mean_of = f", over {len(seeds)} seeds" if len(seeds) > 1 else ""
         return replace(found, action=whole.action, reason=f"{whole.reason}{mean_of}")
 
     def _settle(self, configuration: str, rung: int) -> None:
@@ -176,13 +183,13 @@ class ConfigurationRungs:
             return
         seeds = [self._replicates[trial] for trial in self.members[configuration]]
         there = [seed.reports[rung] for seed in seeds if len(seed.reports) > rung]
-        mean = sum(r.objective for r in there) / len(there)
-        if len(there) < len(seeds) and math.isfinite(mean):
+        value = objective_of_seeds([r.objective for r in there], [r.std for r in there], self.std_weight)
+        if len(there) < len(seeds) and math.isfinite(value):
             return
         alike = [r for r in there if r.degenerate]
         few = f"{len(alike)} of {len(seeds)} seeds " if len(seeds) > 1 else ""
         note = f"{few}{alike[0].why_degenerate}" if alike else ""
-        self.rungs.report(configuration, rung, mean, step=there[0].step, degenerate=bool(alike), why_degenerate=note)
+        self.rungs.report(configuration, rung, value, step=there[0].step, degenerate=bool(alike), why_degenerate=note)
         self._newly_decided += self._decided_of([configuration])
 
     def _tell(self, trial: str) -> None:

@@ -216,6 +216,7 @@ class PromotionScheduler(TrialScheduler):
             stderr=report.stderr,
             degenerate=report.degenerate,
             why_degenerate=report.note,
+            std=report.std,
         )
         self._take_decisions()
         return decision

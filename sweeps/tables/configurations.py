@@ -21,6 +21,7 @@ from sweeps.statistics import seeds as sd
 from sweeps.tables.columns import Settings, bounds, or_none
 from sweeps.tables.estimates import SeedCells, mean_test, prompt_spread, seed_cells, seed_variance
 from trainer.measure.grid import Grid
+from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import AXES
 
 SEARCH = "search"  # the role of a trial of the axes; those of `confirm` have others
@@ -122,7 +123,7 @@ def combined(
     row: dict[str, Any] = {**rows[0], "winner": False, "rank": None, "n_seeds": len(rows), "seed_std": None}
     row["seeds"] = ", ".join(str(r["seed"]) for r in rows)
     if len(rows) > 1:
-        row |= _joined(rows)
+        row |= _joined(rows, settings.std_weight)
     row["speaks_of"] = "fine-tunes"
     if found is None:
         return row
@@ -149,7 +150,7 @@ def combined(
     return row
 
 
-def _joined(rows: Sequence[Row]) -> dict[str, Any]:
+def _joined(rows: Sequence[Row], std_weight: float) -> dict[str, Any]:
     """What needs no cells: sums, means, and the state of the worst seed."""
     worst = min(rows, key=lambda r: _WORST_FIRST.index(r.get("status") or "running"))
     row: dict[str, Any] = {name: sum(r.get(name) or 0 for r in rows) for name in _SUMS}
@@ -159,10 +160,23 @@ def _joined(rows: Sequence[Row]) -> dict[str, Any]:
     row |= {"status": worst.get("status"), "rung": min((r.get("rung") or 0) for r in rows)}
     row["reason"] = worst.get("reason")
     row["degenerate"] = any(bool(r.get("degenerate")) for r in rows)
-    objectives = [r.get("dev_objective") for r in rows]
-    row["dev_objective"] = None if None in objectives else float(np.mean(np.array(objectives, float)))
+    row["dev_objective"] = or_none(objective(rows, std_weight))
+    tested = [r for r in rows if r.get("test_objective") is not None]
+    if tested:
+        stds = [float(r["std"]) for r in tested]
+        row["test_objective"] = objective_of_seeds([float(r["test_objective"]) for r in tested], stds, std_weight)
     row["dev_stderr"] = _dev_error(rows) if row["dev_objective"] is not None else None
     return row
+
+
+def objective(rows: Sequence[Row], std_weight: float) -> float:
+    """On the dev prompts, over the seeds of these trials; NaN where one has none. Where the dev scores of a trial are
+    lost, its std is not known, and counts as 0."""
+    values = [r.get("dev_objective") for r in rows]
+    if None in values or not values:
+        return math.nan
+    stds = [r.get("dev_std") or 0.0 for r in rows]
+    return objective_of_seeds([float(v) for v in values if v is not None], stds, std_weight)
 
 
 def _dev_error(rows: Sequence[Row]) -> float | None:

@@ -18,7 +18,7 @@ from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
 from sweeps.statistics import intervals as st
 from sweeps.tables.columns import Settings, answer_marks, bounds, or_none
-from sweeps.tables.configurations import Configuration, Measured, SeedVariances, combined, configurations
+from sweeps.tables.configurations import Configuration, Measured, SeedVariances, combined, configurations, objective
 from sweeps.tables.estimates import mean_test
 from trainer.trial import AXES
 
@@ -50,6 +50,7 @@ def confirmation_rows(
 ) -> list[dict[str, Any]]:
     """A row per confirmed configuration, the winner first; none without fresh seeds. ``rows``: of all trials, with the
     columns of their own scores. ``measure`` reads the test scores of a configuration's trials."""
+    weight = settings.std_weight
     by_role = {role: {c.id: c for c in configurations(rows, (role,))} for role in ("search", "choose", "report")}
     measures: dict[str, Measured | None] = {}
     found = []
@@ -59,7 +60,7 @@ def confirmation_rows(
         whole = combined(fresh, None, variances, settings)
         measures[name] = measure(report)
         own = combined(report, measures[name], variances, settings)
-        first = _objective(search.rows) if search else math.nan
+        first = objective(search.rows, weight) if search else math.nan
         row = {key: own.get(key) for key in SCHEMA.names}
         row |= {
             "configuration": name,
@@ -67,11 +68,11 @@ def confirmation_rows(
             "winner": False,
             "n_choose": len(choose.rows) if choose else 0,
             "n_report": len(report.rows),
-            "objective": or_none(_objective(report.rows)),
-            "chosen_objective": or_none(_objective(choose.rows)) if choose else None,
+            "objective": or_none(objective(report.rows, weight)),
+            "chosen_objective": or_none(objective(choose.rows, weight)) if choose else None,
             "search_objective": or_none(first),
             "search_mean": or_none(_mean([r.get("mean") for r in search.rows])) if search else None,
-            "shrinkage": or_none(first - _objective(report.rows)),
+            "shrinkage": or_none(first - objective(report.rows, weight)),
             "degenerate": whole["degenerate"],
             "status": whole["status"],
         }
@@ -110,10 +111,6 @@ def _compare(rows: Sequence[dict[str, Any]], measures: Mapping[str, Measured | N
         row["p_best_holm"] = p
 
 
-def _objective(rows: Sequence[Row]) -> float:
-    return _mean([r.get("dev_objective") for r in rows])
-
-
 def _mean(values: Sequence[float | None]) -> float:
     return math.nan if None in values or not values else float(np.mean(np.array(values, float)))
 
@@ -150,7 +147,7 @@ def confirmation_page(table: pa.Table, settings: Settings, said: Sequence[str] =
     lines += [f"- {sentence}" for sentence in shrinkage(rows)]
     lines += [
         "- Figures are of the seeds that report, which neither the search nor the choice has seen. `chosen by`: the "
-        "mean objective on the dev prompts of the seeds that choose. All in percent.",
+        "objective on the dev prompts of the seeds that choose, over seeds and prompts. All in percent.",
         "- Parentheses: 95 % intervals for new seeds, new prompts and new rows. p-values are corrected by Holm.",
     ]
     return "\n".join(lines) + "\n"

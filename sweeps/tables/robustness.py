@@ -212,7 +212,7 @@ def _dev_row(run: RunFolder, trial: Mapping[str, Any], settings: Settings) -> di
     last, recorded = run.last_rung(trial["trial_id"], "dev"), trial.get("objective")
     if last is not None and last.grid is not None:
         on_dev = metrics.grid_objective(last.grid, settings.metric, settings.std_weight)
-        row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr)}
+        row |= {"dev_objective": or_none(on_dev.value), "dev_stderr": or_none(on_dev.stderr), "dev_std": on_dev.std}
         row["dev_parse_fail_rate"] = on_dev.parse_fail_rate
         row["degenerate"] = last.grid.degenerate
         if recorded is None or last.step != trial.get("rung") or _agree(on_dev.value, recorded):

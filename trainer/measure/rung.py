@@ -31,6 +31,7 @@ class RungReport:
     replayed: bool = False  # read from the run folder
     reason: str = ""  # of an objective that is NaN
     unread: bool = False  # degenerate because nearly no generated answer could be read
+    std: float = 0.0  # of the metric over the dev prompts
 
     @classmethod
     def of(
@@ -55,6 +56,7 @@ class RungReport:
             stderr=scored.stderr,
             degenerate=scored.degenerate,
             unread=scored.unread,
+            std=scored.std,
         )
 
     @property
