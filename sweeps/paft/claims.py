@@ -1,8 +1,8 @@
 """The PAFT paper's findings, and whether they hold for the arms of a study.
 
 All findings of the table are one family: a reader looks at all of them, so Holm's correction runs over all of their
-p-values. Of 12 findings about equal arms some finding is decided in 3 % of studies; without the correction one has a
-p-value below 0.05 in 34 to 40 %. A finding holds, or does not hold, where its corrected p-value is below 0.05 and the
+p-values. Of 12 findings about equal arms some finding is decided in 3 to 5 % of studies; without the correction one has
+a p-value below 0.05 in 34 to 41 %. A finding holds, or does not hold, where its corrected p-value is below 0.05 and the
 interval lies on that side. Otherwise it is undecided, as it is where a few prompts lie far from the rest, for which no
 interval here holds.
 """
