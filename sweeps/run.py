@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
+from sweeps.checks.labels import LabelUse
 from sweeps.checks.preflight import limits_of, preflight
 from sweeps.checks.settings import settings_findings
 from sweeps.checks.small_samples import sample_findings
@@ -92,7 +93,8 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     finished = None if trials is None else replayed(progress, trials, content.assets)
     if finished is None:
         prepare()
-        found = preflight(content, target_modules(study), None, limits_of(study), opening.say)
+        use = LabelUse.of(study, content)
+        found = preflight(content, target_modules(study), None, limits_of(study), opening.say, use)
         found.items.extend(settings_findings(study))
         found.items.extend(sample_findings(study, content))
         _print_warnings(found.warnings_or_raise())

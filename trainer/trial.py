@@ -38,7 +38,7 @@ class Task:
     """What a row asks. ``labels`` is empty where each row brings its own options."""
 
     labels: tuple[str, ...] = ()
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    metric: str = "accuracy"  # of ``trainer.measure.registry``
     max_length: int = 512  # tokens, prompt and completion together
 
 
@@ -93,6 +93,7 @@ class Optimization:
     eps: float = 1e-8
     # (step, share) ascending: until the step, training draws from that share of the rows; then, or with none, from all
     row_shares: tuple[tuple[int, float], ...] = ()
+    balance: Literal["none", "labels"] = "none"  # labels: each label of the train rows is drawn equally often
 
 
 @dataclass(frozen=True)
@@ -184,11 +185,13 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trial:
+        """Also from the run folders and exports of earlier versions."""
         kinds = {f.name: f.type for f in dataclasses.fields(cls)}
         parts = {k: _SECTIONS[kinds[k]](**_tuples(v)) if kinds[k] in _SECTIONS else v for k, v in data.items()}
         made = cls(**parts)
         formats = tuple(f if isinstance(f, Template) else Template(**_tuples(dict(f))) for f in made.arm.formats)
-        return dataclasses.replace(made, arm=dataclasses.replace(made.arm, formats=formats))
+        task = dataclasses.replace(made.task, metric=metric_today(made.task.metric))
+        return dataclasses.replace(made, task=task, arm=dataclasses.replace(made.arm, formats=formats))
 
 
 # Names and places: with another value of these alone, adapter and score rows are the same.
@@ -202,12 +205,21 @@ _LATER = {f"arm.{f.name}": f.default for f in dataclasses.fields(Arm)} | {
     "template.date": Template.date,
     "model.quantization": Model.quantization,
     "optimization.row_shares": Optimization.row_shares,
+    "optimization.balance": Optimization.balance,
     "scoring.most": Scoring.most,
 }
+# Names that metrics had before. Studies may still give them, and ids hash them, so that the trials of then are found.
+_METRICS_BEFORE = {"f1_macro": "macro_f1"}
+
+
+def metric_today(name: str) -> str:
+    """The name of a metric that may have had another one before."""
+    return next((today for today, before in _METRICS_BEFORE.items() if name == before), name)
 
 
 def _identity(trial: Trial) -> dict[str, Any]:
     found = {path: value for path, value in flatten(trial) if path not in NOT_IN_ID}
+    found["task.metric"] = _METRICS_BEFORE.get(trial.task.metric, trial.task.metric)
     return {path: _one_form(value) for path, value in found.items() if path not in _LATER or value != _LATER[path]}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.checks.findings import Finding, Findings, split_of
+from sweeps.checks.labels import PLAIN_USE, LabelUse, label_findings, label_share_findings
 from sweeps.checks.lengths import (
     NO_WRITING,
     RowLengths,
@@ -30,7 +31,7 @@ from sweeps.checks.sequences import chat_findings, render_findings, special_text
 from sweeps.checks.settings import settings_findings
 from sweeps.checks.shared_rows import shared_row_findings
 from sweeps.checks.small_samples import sample_findings
-from sweeps.checks.wordings import label_findings, pool_findings, word_findings
+from sweeps.checks.wordings import pool_findings, word_findings
 from sweeps.display.text import counted
 from sweeps.study.stages import Meaning
 from sweeps.study.study import Study
@@ -50,16 +51,19 @@ def preflight(
     meaning: Meaning | None = None,
     limits: WritingLimits = NO_WRITING,
     say: Callable[[str], None] = lambda _: None,
+    use: LabelUse = PLAIN_USE,
 ) -> Findings:
     """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
     an adapter. ``meaning``: what the task asks, if the study says it. ``limits`` as ``limits_of`` gives them. ``say``
-    is told what is done. Raises ``UserError`` for a model that cannot be loaded, or that lacks the layers."""
+    is told what is done. ``use``: how the study draws and scores its labels. Raises ``UserError`` for a model that
+    cannot be loaded, or that lacks the layers."""
     say("checking the base model's layers, and loading its tokenizer")
     tokenizer, doubts = checked_model(content.model, targets)
     say("checking prompts and rows")
     templates = list(content.templates.values())
     findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, limits)
-    findings.items.extend([*doubts, *shared_row_findings(content.assets.rows)])
+    rows = content.assets.rows
+    findings.items.extend([*doubts, *label_share_findings(content.task, rows, use), *shared_row_findings(rows)])
     if meaning is not None:
         findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
     return findings
@@ -182,7 +186,8 @@ def check(study: Study, console: Console) -> int:
     try:
         content = content_of(study)
         meaning = None if study.stages is None else study.stages.meaning
-        findings = preflight(content, target_modules(study), meaning, limits_of(study))
+        use = LabelUse.of(study, content)
+        findings = preflight(content, target_modules(study), meaning, limits_of(study), use=use)
         findings.items.extend(settings_findings(study))
         findings.items.extend(sample_findings(study, content))
     except UserError as error:

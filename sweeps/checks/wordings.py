@@ -1,4 +1,4 @@
-"""Checks without a tokenizer: what prompts show of a row, prompts in two pools, labels and their words."""
+"""Checks without a tokenizer: what prompts show of a row, prompts in two pools, the words of labels."""
 
 from __future__ import annotations
 
@@ -168,30 +168,6 @@ def _same_form(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
 
 def _level(text: str) -> Literal["error", "warning"]:
     return "error" if text == "error" else "warning"
-
-
-def label_findings(task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
-    """Labels that do not occur: an error if no split has them, a warning if a split lacks them."""
-    found = {split: {row.label for row in some} for split, some in rows.items()}
-    for label in task.labels:
-        without = [split for split in rows if label not in found[split]]
-        if len(without) == len(rows):
-            yield Finding(
-                "error",
-                "task.labels",
-                f'label "{label}" occurs in no row (found: {", ".join(sorted(set().union(*found.values())))})',
-                "Take it out of `labels`, or check `where`, `limit` and the data",
-            )
-            continue
-        for split in without:
-            measured = "macro-F1 counts it as 0 there" if task.metric == "macro_f1" else "it is not measured there"
-            yield Finding(
-                "warning",
-                f"task.rows.{split}",
-                f'label "{label}" never occurs among {len(rows[split])} rows: '
-                + ("no trial learns it" if split == "train" else measured),
-                "Give more rows (`limit`, `where` or the data)",
-            )
 
 
 def word_findings(template: Template, task: Task, rows: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:

@@ -44,13 +44,18 @@ class Curve:
 
 
 def strips(
-    rows: Sequence[Strip], axis: str, thresholds: Sequence[float] = (), ceiling: float = math.inf, digits: int = 3
+    rows: Sequence[Strip],
+    axis: str,
+    thresholds: Sequence[float] = (),
+    ceiling: float = math.inf,
+    digits: int = 3,
+    floor: float = 0.0,
 ) -> str:
-    """Dot strips with boxes, one below the other, on one axis that ends at 0 and ``ceiling`` at the latest."""
+    """Dot strips with boxes, one below the other, on one axis that ends at ``floor`` and ``ceiling`` at the latest."""
     finite = [v for row in rows for v in row.values if math.isfinite(v)]
     if not finite:
         return ""
-    low, high = _padded(min(finite), max(finite), 0.0, ceiling)
+    low, high = _padded(min(finite), max(finite), floor, ceiling)
     ticks = nice_ticks(low, high, 7)
     shown = [t for t in thresholds if low <= t <= high]
     parts = [_strip(row, low, high, ticks, shown, digits) for row in rows]

@@ -8,8 +8,9 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.measure.registry import kind_of
+
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
-METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}  # of ``task.metric``
 
 HEAVY_TAILS = (
     "A few prompts lie far from the rest: with heavy tails intervals and p-values over prompts do not hold (the mean's "
@@ -22,6 +23,21 @@ def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> st
     if fraction is None or not math.isfinite(fraction):
         return "-"
     return f"{100 * fraction:{'+' if signed else ''}.{digits}f}"
+
+
+def metric_text(value: float | None, metric: str) -> str:
+    """A value of ``metric`` in a sentence: ``94.1 %``, or 100 times a correlation, ``41.2``."""
+    return percent(value) + metric_sign(metric)
+
+
+def metric_sign(metric: str) -> str:
+    """What stands behind the metric's values in a sentence."""
+    return " %" if kind_of(metric).lowest >= 0 else ""
+
+
+def metric_unit(metric: str) -> str:
+    """What ``percent`` makes of the metric's values."""
+    return "percent" if kind_of(metric).lowest >= 0 else "times 100"
 
 
 def interval(low: float | None, high: float | None, signed: bool = False, digits: int = 1) -> str:

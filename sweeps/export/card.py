@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sweeps.display.table_files import markdown_text
-from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
+from sweeps.display.text import column_with_interval, metric_text, metric_unit, percent, shown, with_interval
 from sweeps.study.study import Study
 from sweeps.tables.columns import Settings, is_sampled, unread_share
 from trainer.measure.estimate import Z
@@ -112,11 +112,11 @@ def _training(exported: ExportedTrial, study: Study) -> Iterator[str]:
 def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> Iterator[str]:
     trial, row = exported.trial, measured.row
     settings = Settings.of(study)
-    name = METRIC_NAMES[trial.task.metric]
+    name = trial.task.metric
     if measured.tested:
         yield (
-            f"{name} on {row['n_prompts']} test prompts x {row['n_rows']} test rows, percent; no trial had seen or "
-            "been chosen on these prompts. Intervals are of 95 %, for new prompts and new rows."
+            f"{name} on {row['n_prompts']} test prompts x {row['n_rows']} test rows, {metric_unit(name)}; no trial had "
+            "seen or been chosen on these prompts. Intervals are of 95 %, for new prompts and new rows."
             f"{_cells(row)}"
         )
         yield ""
@@ -201,11 +201,11 @@ def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
     if exported.prompt is None:
         yield "No default prompt is stored: the prompt files were gone or had changed. Give one with `--prompt`."
         return
-    best, name = measured.dev[exported.prompt.id], METRIC_NAMES[exported.trial.task.metric]
+    best, name = measured.dev[exported.prompt.id], exported.trial.task.metric
     yield (
-        f"Default prompt: {_code(exported.prompt.id)}, the best of the dev prompts ({percent(best)} % {name}). It was "
-        "chosen by that number, so expect less of it on new rows; the train prompts were not scored. `--prompt` "
-        "uses another prompt."
+        f"Default prompt: {_code(exported.prompt.id)}, the best of the dev prompts ({metric_text(best, name)} {name}). "
+        "It was chosen by that number, so expect less of it on new rows; the train prompts were not scored. "
+        "`--prompt` uses another prompt."
     )
     yield ""
     fence = _fence(exported.prompt.text)

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
+from trainer.measure.registry import misfit
 from trainer.store import Store
 from trainer.trial import Trial
 
@@ -80,10 +81,12 @@ def _check_types(found: ExportedTrial) -> None:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     trial = found.trial
+    wrong = misfit(trial.task.metric, trial.task.labels)
     for what, sound in (
         ("fields is empty", bool(found.fields)),
         ("trial.lora.r is less than 1", trial.lora.r > 0),
         ("trial.lora.alpha is no number", math.isfinite(trial.lora.alpha)),
+        (f"trial.task.metric {wrong}", not wrong),
         ("trial.task.max_length is less than 1", trial.task.max_length > 0),
         ("trial.scoring.max_new_tokens is out of range", 0 < trial.scoring.max_new_tokens <= MOST_NEW_TOKENS),
         ("label_counts has a number below 0", all(n >= 0 for n in found.label_counts.values())),

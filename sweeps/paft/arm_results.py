@@ -52,6 +52,11 @@ class Result:
         return found
 
     @property
+    def limits(self) -> st.Limits:
+        """Of the metric."""
+        return st.limits_of(self.trial.task.metric)
+
+    @property
     def plain(self) -> bool:
         """Whether the arm is trained as PAFT is published, except for K, T and the pool."""
         a = self.trial.arm
@@ -162,7 +167,7 @@ def changes(a: Result, b: Result) -> dict[str, Change]:
     the tables. The other intervals are percentiles of a two-way bootstrap that draws the same prompts and rows for
     both, and their p-values have tests of their own (``sweeps.statistics.prompt_tests``)."""
     seed = pair_seed(a)
-    mean, p = st.difference(a.cells, b.cells, seed)
+    mean, p = st.difference(a.cells, b.cells, seed, a.limits)
     drawn = st.resamples(*a.cells.shape, seed)
     x, y = (st.replicate(r.cells, drawn).stretched for r in (a, b))
     ddof = min(1, x.shape[1] - 1)
@@ -179,12 +184,12 @@ def changes(a: Result, b: Result) -> dict[str, Change]:
         found: Floats = values.std(axis=-1, ddof=ddof)
         return found
 
-    limits = st.minus(st.spread_limits(x.shape[1]))
+    of_std = st.minus(st.spread_limits(x.shape[1], a.limits))
     p_std, p_min = std_test(a.cells, b.cells, seed), worst_prompt_test(a.cells, b.cells, seed)
     return {
         "mean": Change(mean.value, mean.low, mean.high, p, gap_tails),
-        "std": change(float(std(u)), float(std(v)), std(x) - std(y), limits, p_std),
-        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.CHANGE, p_min),
+        "std": change(float(std(u)), float(std(v)), std(x) - std(y), of_std, p_std),
+        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.minus(a.limits), p_min),
     }
 
 

@@ -83,12 +83,13 @@ def _draws_hardly_matter(pools: Sequence[Result], pool: Result) -> list[PaperFin
     ranked = sorted(longest, key=lambda r: -r.stats["mean"])
     first, last = ranked[0], ranked[-1]
     pairs = list(itertools.combinations(ranked, 2))
-    tests = [st.difference(a.cells - MARGIN, b.cells, pair_seed(a)) for a, b in pairs]  # of the gap less the margin
+    # of the gap less the margin
+    tests = [st.difference(a.cells - MARGIN, b.cells, pair_seed(a), a.limits) for a, b in pairs]
     wide = [i for i, (gap, _) in enumerate(tests) if gap.value > 0]
     decides = min(wide, key=lambda i: tests[i][1]) if wide else max(range(len(pairs)), key=lambda i: tests[i][1])
     p = min(1.0, tests[decides][1] * (len(pairs) if wide else 1))
     tails = heavy_tails(pairs[decides][0].per_prompt - pairs[decides][1].per_prompt)
-    found, _ = st.difference(first.cells, last.cells, pair_seed(first))
+    found, _ = st.difference(first.cells, last.cells, pair_seed(first), first.limits)
     change = Change(found.value, found.low, found.high, p, tails)
     claim = f"K hardly matters (within {100 * MARGIN:g} points): {first.name} against {last.name}"
     return [PaperFinding(claim, change, supports=found.high < MARGIN, opposes=found.low > MARGIN)]

@@ -20,13 +20,14 @@ import pyarrow as pa
 
 from sweeps.display.charts import Curve, Strip, curves, strips
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
-from sweeps.display.text import HEAVY_TAILS, unseen
+from sweeps.display.text import HEAVY_TAILS, metric_unit, unseen
 from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base, largest_pool, reference_arm
 from sweeps.paft.claims import ALPHA, claims
 from sweeps.run_folder.prompts import kept_usage
 from sweeps.statistics.intervals import holm
 from sweeps.statistics.tails import heavy_tails
 from sweeps.study.study import Study
+from trainer.measure.registry import kind_of
 from trainer.store import Store
 
 TITLES = {
@@ -190,8 +191,9 @@ def _even(rows: Rows) -> Rows:
 def distribution(found: Sequence[Result], study: Study) -> str:
     """A strip per arm with its metric under every test prompt, averaged over seeds."""
     rows = [Strip(r.name, tuple(100.0 * v for v in r.per_prompt.tolist()), r.prompts, r.paft) for r in found]
-    thresholds = [100.0 * t for t in study.tables.thresholds]
-    return strips(rows, f"{study.task.metric} under one prompt, percent", thresholds, 100.0, 1)
+    thresholds, metric = [100.0 * t for t in study.tables.thresholds], study.task.metric
+    floor = 100.0 * kind_of(metric).lowest
+    return strips(rows, f"{metric} under one prompt, {metric_unit(metric)}", thresholds, 100.0, 1, floor)
 
 
 def scaling(rows: Rows) -> str:
@@ -237,7 +239,8 @@ def notes(found: Sequence[Result], study: Study) -> list[str]:
     size = " x ".join(map(str, found[0].cells.shape))
     seeds = sorted({r.trials for r in found})
     said = [
-        f"Test grid: {size} (prompts x rows), {study.task.metric}. Percent here, fractions of 1 in csv and parquet.",
+        f"Test grid: {size} (prompts x rows), {study.task.metric}. {metric_unit(study.task.metric).capitalize()} here, "
+        "fractions of 1 in csv and parquet.",
         "std: over test prompts, ddof 1; std_corrected: without the noise of finite rows. top: share of prompts above "
         f"{100 * study.tables.thresholds[0]:g} %.",
         "low and high: 95 % intervals for new prompts and rows, paired. All arms were trained on the same number of "

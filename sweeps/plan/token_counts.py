@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.study.study import Study
 from sweeps.trials.assets import task_of, templates_of
+from trainer.train.row_order import BalancedRows
+from trainer.train.row_subsets import all_rows
 from trainer.trial import Model
 
 if TYPE_CHECKING:
@@ -55,13 +57,16 @@ def sampled_lengths(study: Study, assets: Assets, tokenizer: Any) -> SampledLeng
     templates = [t for name, t in templates_of(study).items() if name in study.axes.template]
     task = dataclasses.replace(task_of(study.task), max_length=10**9)  # `check` looks at lengths
     renderers = [Renderer(tokenizer, template, task) for template in templates]
-    pools = assets.train_pools.values()
+    pools, rows = assets.train_pools.values(), list(assets.rows["train"])
+    if study.training.balance == "labels":
+        order = BalancedRows(0, [row.label for row in rows], all_rows(len(rows)))
+        rows = [rows[order.row(at)] for at in range(len(rows))]
     each = max(16, min(PAIRS, MOST_PAIRS // (len(renderers) * (len(pools) + 1))))
     trained = [
         size
         for renderer in renderers
         for prompts in pools
-        for size in _trained(renderer, _pairs(prompts, assets.rows["train"], each), study.model.head == "classifier")
+        for size in _trained(renderer, _pairs(prompts, rows, each), study.model.head == "classifier")
     ]
     requests = [
         request

@@ -16,6 +16,7 @@ from sweeps.prompt_search.candidates import grown, train_pool
 from sweeps.prompt_search.request import METHODS, SearchRequest
 from sweeps.prompt_search.search_folder import write_results
 from trainer.errors import UserError, nearest
+from trainer.measure.registry import kind_of
 
 if TYPE_CHECKING:
     from sweeps.prompt_search.embed import Embeddings
@@ -85,6 +86,11 @@ def _checked(study: Study, request: SearchRequest) -> SearchRequest:
     name = request.template if request.template is not None else next(iter(study.templates))
     if name not in study.templates:
         raise UserError(f'--template = "{name}" is no template of the study.{nearest(name, study.templates)}')
+    if kind_of(study.task.metric).ranks:
+        raise UserError(
+            f'task.metric = "{study.task.metric}" ranks rows, and a search compares answers to few rows. Give '
+            "task.metric=balanced_accuracy"
+        )
     given = {"start": request.start, "embeddings": request.embeddings}
     only: Mapping[str, tuple[str, ...]] = {"start": ("batprompt",), "embeddings": ("batprompt", "zopo")}
     for option, methods in only.items():

@@ -18,6 +18,8 @@ from sweeps.prompt_search.journal import ScoredCell, SearchJournal, WriterReply
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
+from trainer.measure.confusion import counted_answers, formula_of
+from trainer.measure.registry import ACCURACY
 from trainer.score.decide import decide
 from trainer.trial import digest
 
@@ -100,7 +102,7 @@ class Scorer:
         return float("inf") if self.limit is None else self.limit - self.spent.scorings
 
     def score(self, prompt: Prompt, rows: Sequence[Row]) -> float:
-        """The metric on ``rows``, between 0 and 1. Raises BudgetSpent."""
+        """The metric on ``rows``. Raises BudgetSpent."""
         return self.scores([prompt], rows)[0]
 
     def scores(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> list[float]:
@@ -180,12 +182,10 @@ class Scorer:
         return table[whole].mean(axis=0) if whole.any() else np.zeros(table.shape[1])
 
     def _metric(self, answers: np.ndarray, right: np.ndarray) -> float:
-        if self.metric == "accuracy":
+        if self.metric == ACCURACY:
             return float((answers == right).mean())
-        names = np.arange(len(self.labels)) if self.labels else np.union1d(right, answers[answers >= 0])
-        sizes = [(answers == k).sum() + (right == k).sum() for k in names]
-        hits = [((answers == k) & (right == k)).sum() for k in names]
-        return float(np.mean([2.0 * h / max(n, 1) for h, n in zip(hits, sizes, strict=True)]))
+        counts = counted_answers(answers[None], right, len(self.labels))
+        return float(formula_of(self.metric, self.labels)(counts)[0][0])
 
     def refuse_all_nan(self) -> None:
         """Raise UserError where the model has given nothing but NaN, so that prompts cannot be compared."""

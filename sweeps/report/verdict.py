@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 
 from sweeps.display.text import (
     HEAVY_TAILS,
-    METRIC_NAMES,
     column_with_interval,
     counted,
     duration,
     interval,
+    metric_sign,
+    metric_text,
     percent,
     unseen,
     with_interval,
@@ -84,14 +85,15 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     sentences = [f"{best.label} {'is the winner, chosen on the dev prompts' if evidence.winner else 'leads so far'}."]
     if math.isnan(best.number("mean")):
         return f"{sentences[0]} It has no {evidence.pool} scores yet."
+    own = metric(evidence.study)
     sentences.append(
-        f"Over {counted(best.number('n_prompts'), f'{evidence.pool} prompt')} its mean {metric(evidence.study)} is "
-        f"{_interval(best, 'mean')}, with a standard deviation of {percent(best.number('std'))} % between "
-        f"prompts{_without_noise(best)}.{_seeds(best)}"
+        f"Over {counted(best.number('n_prompts'), f'{evidence.pool} prompt')} its mean {own} is "
+        f"{_mean(best, own)}, with a standard deviation of {metric_text(best.number('std'), own)} between "
+        f"prompts{_without_noise(best, own)}.{_seeds(best, own)}"
     )
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
-        sentences.append(f"Its worst prompt is {worst[0]}, at {percent(worst[1])} %.")
+        sentences.append(f"Its worst prompt is {worst[0]}, at {metric_text(worst[1], own)}.")
     if is_sampled(best.row):
         of = best.number("n_prompts") * best.number("n_rows")
         sentences.append(f"These are estimates from {best.number('n_cells'):,.0f} of {of:,.0f} cells.")
@@ -110,11 +112,12 @@ def _confirmed(evidence: Evidence, best: Entry) -> Iterator[str]:
     if row["mean"] is None:
         yield "Its fresh seeds have no test scores yet."
         return
+    own = metric(evidence.study)
+    sign, spread = metric_sign(own), with_interval(row["std_corrected"], row["std_low"], row["std_high"])
     yield (
         f"Over {counted(row['n_prompts'], 'test prompt')}, the {counted(row['n_report'], 'fresh seed')} that did not "
-        f"choose have a mean {metric(evidence.study)} of {column_with_interval(row, 'mean')} %, a standard deviation "
-        f"between prompts of {with_interval(row['std_corrected'], row['std_low'], row['std_high'])} % without noise, "
-        f"and a worst prompt at {column_with_interval(row, 'min')} %."
+        f"choose have a mean {own} of {column_with_interval(row, 'mean')}{sign}, a standard deviation between prompts "
+        f"of {spread}{sign} without noise, and a worst prompt at {column_with_interval(row, 'min')}{sign}."
     )
     yield from shrinkage(evidence.confirmed)
     for other in others:
@@ -129,14 +132,14 @@ def _confirmed(evidence: Evidence, best: Entry) -> Iterator[str]:
         )
 
 
-def _seeds(best: Entry) -> str:
+def _seeds(best: Entry, metric: str) -> str:
     """How many seeds its figures are of, and how much they differ."""
     spread = best.number("seed_std")
     if math.isnan(spread):
         return ""
     return (
         f" These are averages of {counted(best.number('n_seeds'), 'seed')}, whose means have a standard deviation of "
-        f"{percent(spread)} %."
+        f"{metric_text(spread, metric)}."
     )
 
 
@@ -148,8 +151,8 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
     second = max(others, key=_dev_objective, default=None)
     if second is None:
         return [f"No other {evidence.unit} finished and was scored, so there is nothing to compare it with."]
-    mean, std = percent(second.number("mean")), percent(second.number("std"))
-    sentences = [f"Second on the dev prompts is {second.label}: mean {mean} %, standard deviation {std} %."]
+    mean, std = (metric_text(second.number(name), metric(evidence.study)) for name in ("mean", "std"))
+    sentences = [f"Second on the dev prompts is {second.label}: mean {mean}, standard deviation {std}."]
     gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
     if math.isnan(gap):
         return sentences
@@ -192,19 +195,20 @@ def _dev_objective(entry: Entry) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _without_noise(entry: Entry) -> str:
+def _without_noise(entry: Entry, metric: str) -> str:
     """The corrected standard deviation with its interval."""
     value, low, high = (entry.number(name) for name in ("std_corrected", "std_low", "std_high"))
     if math.isnan(value):
         return ""
     bounds = interval(low, high)
     known = f", {level()} interval {bounds}" if bounds else ""
-    return f" ({percent(value)} % without the noise of finite rows{known})"
+    return f" ({metric_text(value, metric)} without the noise of finite rows{known})"
 
 
-def _interval(entry: Entry, name: str) -> str:
-    bounds = interval(entry.number(f"{name}_low"), entry.number(f"{name}_high"))
-    return f"{percent(entry.number(name))} %" + (f" ({level()} interval {bounds})" if bounds else "")
+def _mean(entry: Entry, metric: str) -> str:
+    """The mean with its interval."""
+    bounds = interval(entry.number("mean_low"), entry.number("mean_high"))
+    return metric_text(entry.number("mean"), metric) + (f" ({level()} interval {bounds})" if bounds else "")
 
 
 # how it was measured ---------------------------------------------------------------------------------------------
@@ -323,7 +327,8 @@ def drawn(evidence: Evidence) -> str:
     if not rest:
         return ""
     means = [e.number("mean") for e in rest if math.isfinite(e.number("mean"))]
-    span = f", with means from {percent(min(means))} % to {percent(max(means))} %" if means else ""
+    ends = [metric_text(end(means), metric(evidence.study)) for end in (min, max)] if means else []
+    span = f", with means from {' to '.join(ends)}" if means else ""
     return (
         f"Only the best {DRAWN} of {len(evidence.entries)} {evidence.unit}s are drawn; "
         f"the other {len(rest)}{span}, are in the table only."
@@ -331,7 +336,7 @@ def drawn(evidence: Evidence) -> str:
 
 
 def metric(study: Study) -> str:
-    return METRIC_NAMES[study.task.metric]
+    return study.task.metric
 
 
 def level() -> str:

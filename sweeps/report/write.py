@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from sweeps.display.charts import COLOURS, Curve, Strip, curves, strips
 from sweeps.display.html import render
-from sweeps.display.text import column_with_interval, counted, interval, percent
+from sweeps.display.text import column_with_interval, counted, interval, metric_unit, percent
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import ensembles, verdict
@@ -26,6 +26,7 @@ from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings, answer_marks
+from trainer.measure.registry import METRICS, OF_WHOLE_TASK, kind_of
 from trainer.store import Store
 
 NO_PARTS = Markup("")
@@ -71,6 +72,7 @@ def page(evidence: Evidence, parts: Markup = NO_PARTS) -> str:
         "pool": evidence.pool,
         "unit": evidence.unit,
         "metric": verdict.metric(study),
+        "scale": "In percent" if metric_unit(study.task.metric) == "percent" else "All values are 100 times their own",
         "columns": columns,
         "rows": [
             {"winner": e is evidence.winner, "cells": [_cell(e, c.key) for c in columns]} for e in evidence.entries
@@ -120,9 +122,7 @@ _BEFORE = (
     Column("n_seeds", "seeds", "how many seeds the figures are of"),
 )
 _AFTER = (
-    Column("accuracy", "accuracy", "mean accuracy"),
-    Column("macro_f1", "macro-F1", "mean macro-F1"),
-    Column("roc_auc", "ROC AUC", "mean area under the ROC curve"),
+    *(Column(name, name, f"mean of the {METRICS[name].says}") for name in OF_WHOLE_TASK),
     Column("diff_best", "to best", "paired difference to the mean of the best by the dev objective"),
     Column("p_best_holm", "p", "p-value of that difference, corrected for the number of comparisons"),
     Column("dev_objective", "dev objective", "what early stopping compared, with its standard error"),
@@ -185,8 +185,9 @@ def _strips(evidence: Evidence, prompts: Prompts) -> str:
         for e in evidence.drawn
         if prompts[e.id]
     ]
-    thresholds = [100 * t for t in evidence.study.tables.thresholds]
-    return strips(rows, f"{verdict.metric(evidence.study)} under one prompt, percent", thresholds, 100.0, 1)
+    thresholds, metric = [100 * t for t in evidence.study.tables.thresholds], evidence.study.task.metric
+    floor = 100 * kind_of(metric).lowest
+    return strips(rows, f"{metric} under one prompt, {metric_unit(metric)}", thresholds, 100.0, 1, floor)
 
 
 def _losses(evidence: Evidence) -> str:
@@ -220,8 +221,9 @@ def _groups(evidence: Evidence) -> list[tuple[str, str]]:
             label = f"{name} ({counted(len(members), evidence.unit)}{_average(evidence, axis, name)})"
             rows.append(Strip(label, tuple(100 * e.number("mean") for e in members), tuple(e.label for e in members)))
         if len(rows) > 1:
-            title = f"mean {verdict.metric(evidence.study)} of one {evidence.unit}, percent"
-            figures.append((axis, strips(rows, title, (), 100.0, 1)))
+            metric = evidence.study.task.metric
+            title = f"mean {metric} of one {evidence.unit}, {metric_unit(metric)}"
+            figures.append((axis, strips(rows, title, (), 100.0, 1, 100 * kind_of(metric).lowest)))
     return figures
 
 

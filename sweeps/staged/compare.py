@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from sweeps.display.text import percent, with_interval
+from sweeps.display.text import metric_text, with_interval
 from sweeps.staged.points import Candidate
 from sweeps.statistics import intervals as st
 from sweeps.statistics.interaction import ALPHA
@@ -44,6 +44,7 @@ class DevScores:
     pseudo: Floats  # [P, R] pseudo-values of the objective
     objective: metrics.Objective
     grid_id: str  # digest of the prompts and rows
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ def dev_scores(store: Store, trial: Trial, rung: int, std_weight: float) -> DevS
         return None
     values = pseudo_values(metrics.cells(grid, trial.task.metric), std_weight)
     return DevScores(
-        values, metrics.grid_objective(grid, trial.task.metric, std_weight), digest([grid.prompts, grid.rows])
+        values,
+        metrics.grid_objective(grid, trial.task.metric, std_weight),
+        digest([grid.prompts, grid.rows]),
+        trial.task.metric,
     )
 
 
@@ -157,7 +161,8 @@ def _widest(a: Sequence[DevScores], b: Sequence[DevScores]) -> st.Limits:
     """What the difference of two objectives, mean - weight x std, can be."""
     found = [s.objective for s in (*a, *b)]
     weight = max(((o.mean - o.value) / o.std for o in found if o.std > 1e-12), default=0.0)
-    width = 1.0 + max(weight, 0.0) * st.spread_limits(found[0].n_prompts).high
+    limits = st.limits_of(a[0].metric)
+    width = st.minus(limits).high + max(weight, 0.0) * st.spread_limits(found[0].n_prompts, limits).high
     return st.Limits(-width, width)
 
 
@@ -238,7 +243,8 @@ def _lead(leader: RatedCandidate, able: Sequence[RatedCandidate], gaps: Mapping[
     if not gaps:
         return f"{name} is taken: no other candidate can be compared with it."
     second = max((r for r in able if r is not leader), key=lambda r: r.average("value"))
-    ours, theirs = (f"{percent(one.average('value'))} %" for one in (leader, second))
+    metric = _all(leader)[0].metric
+    ours, theirs = (metric_text(one.average("value"), metric) for one in (leader, second))
     return (
         f"{name} leads with an objective of {ours}, {points(gaps[second.candidate.name])} {POINTS} before "
         f"{quoted(second.candidate.name)} ({theirs})."

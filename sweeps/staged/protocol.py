@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sweeps.checks.labels import LabelUse
 from sweeps.checks.preflight import limits_of, preflight
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
@@ -84,14 +85,17 @@ class Staged:
         templates = list(content.templates.values())
         read = {n: [[p.id, p.text] for p in prompts] for n, prompts in pools.items()}
         data = digest({n: str(d) for n, d in content.fingerprints.items()})
+        use = LabelUse.of(self.study, content)
         asked = record.key(
             "format", [], model=content.model.fingerprint, data=data, pools=read,
             templates=[str(t) for t in templates], meaning=meaning.model_dump(), task=str(content.task),
+            labels=str(use),
         )  # fmt: skip
         known = self.records.earlier(asked)
         if known is None:
             limits = limits_of(self.study)
-            warnings = preflight(content, target_modules(self.study), meaning, limits, self.say).warnings_or_raise()
+            targets = target_modules(self.study)
+            warnings = preflight(content, targets, meaning, limits, self.say, use).warnings_or_raise()
             wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
             known = {
                 "stage": 1, "name": "format", "title": "format", "key": asked, "warnings": warnings,

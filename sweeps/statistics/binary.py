@@ -1,8 +1,8 @@
 """Metrics of a task with two labels, of which one may be rare: at a threshold, over all thresholds, and of chances.
 
 The positive label is the second one in the study; its chance is its share of the two labels' probability. One
-threshold for all prompts is tuned on the dev prompts (largest mean macro-F1) and then used on the test prompts. The
-best threshold for each test prompt is computed as well; a user could not know it. The difference in macro-F1 between
+threshold for all prompts is tuned on the dev prompts (largest mean f1_macro) and then used on the test prompts. The
+best threshold for each test prompt is computed as well; a user could not know it. The difference in f1_macro between
 the two is the threshold drift: it shows how far a prompt moves all chances up or down together. Generated text has no
 chances, so it has none of these metrics.
 """
@@ -14,8 +14,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.statistics.prompt_metrics import roc_auc
 from trainer.measure.grid import Floats, Grid
+from trainer.measure.placements import roc_auc
 
 Bools = NDArray[np.bool_]
 BINS = 10  # bins of equal width for the calibration error
@@ -25,10 +25,10 @@ NUMBERS = (
     "positive_share", "chance_mean",
 )  # fmt: skip
 SAYS = {
-    "f1_half": "macro-F1 at a threshold of 0.5",
+    "f1_half": "f1_macro at a threshold of 0.5",
     "threshold": "the one threshold that is best on the dev prompts",
-    "f1_tuned": "macro-F1 on the test prompts at that threshold",
-    "f1_own": "macro-F1 if every test prompt had its own best threshold, which no user knows",
+    "f1_tuned": "f1_macro on the test prompts at that threshold",
+    "f1_own": "f1_macro if every test prompt had its own best threshold, which no user knows",
     "drift": "f1_own minus f1_tuned: the threshold drift across prompts",
     "threshold_std": "standard deviation of the best thresholds of the test prompts",
     "roc_auc": "area under the ROC curve",
@@ -51,10 +51,10 @@ def binary_metrics(dev: Grid, test: Grid) -> dict[str, float | None]:
     tuned = common_threshold(chances(dev), dev.label == 1)
     p, positive = chances(test), test.label == 1
     own = [own_threshold(each, positive) for each in p]
-    at_tuned = float(np.mean([macro_f1(each, positive, tuned) for each in p]))
+    at_tuned = float(np.mean([f1_macro(each, positive, tuned) for each in p]))
     at_own = float(np.mean([value for _, value in own]))
     found = {
-        "f1_half": float(np.mean([macro_f1(each, positive, 0.5) for each in p])),
+        "f1_half": float(np.mean([f1_macro(each, positive, 0.5) for each in p])),
         "threshold": tuned,
         "f1_tuned": at_tuned,
         "f1_own": at_own,
@@ -76,13 +76,13 @@ def chances(grid: Grid) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(grid.label_logprobs[:, :, 0] - grid.label_logprobs[:, :, 1])))
 
 
-def macro_f1(p: Floats, positive: Bools, threshold: float) -> float:
+def f1_macro(p: Floats, positive: Bools, threshold: float) -> float:
     """Macro-F1 over the rows [R] of one prompt; the answer is positive where the chance is above the threshold."""
-    return float(_macro_f1_at(p, positive, np.array([threshold]))[0])
+    return float(_f1_macro_at(p, positive, np.array([threshold]))[0])
 
 
-def _macro_f1_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
-    """[T] macro-F1 at each threshold. A label that is neither right nor answered anywhere counts 0, as in
+def _f1_macro_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
+    """[T] f1_macro at each threshold. A label that is neither right nor answered anywhere counts 0, as in
     scikit-learn."""
     n_pos, n = int(positive.sum()), positive.size
     true = n_pos - np.searchsorted(np.sort(p[positive]), thresholds, "right")  # positives above the threshold
@@ -96,17 +96,17 @@ def _macro_f1_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
 
 
 def common_threshold(p: Floats, positive: Bools) -> float:
-    """The threshold with the largest mean macro-F1 over the prompts of ``p`` [P, R]; among equals the one nearest to
+    """The threshold with the largest mean f1_macro over the prompts of ``p`` [P, R]; among equals the one nearest to
     0.5."""
     tried = _between(p)
-    mean = np.mean([_macro_f1_at(each, positive, tried) for each in p], axis=0)
+    mean = np.mean([_f1_macro_at(each, positive, tried) for each in p], axis=0)
     return _best(tried, mean)[0]
 
 
 def own_threshold(p: Floats, positive: Bools) -> tuple[float, float]:
-    """(the best threshold for the rows of one prompt, its macro-F1)."""
+    """(the best threshold for the rows of one prompt, its f1_macro)."""
     tried = _between(p)
-    return _best(tried, _macro_f1_at(p, positive, tried))
+    return _best(tried, _f1_macro_at(p, positive, tried))
 
 
 def _between(p: Floats) -> Floats:

@@ -33,6 +33,7 @@ from scipy import special
 
 from trainer.measure.grid import Floats, Ints
 from trainer.measure.metrics import TwoWay, two_way
+from trainer.measure.registry import kind_of
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -67,15 +68,24 @@ class Limits:
         return value if math.isnan(value) else min(max(value, self.low), self.high)
 
 
-SHARE = Limits(0.0, 1.0)  # accuracy, macro-F1, a share of prompts
-CHANGE = Limits(-1.0, 1.0)  # a difference of two of them
-TRUE_SPREAD = Limits(0.0, 0.5)  # standard deviation of a quantity in [0, 1]: half at 0, half at 1
+SHARE = Limits(0.0, 1.0)  # most metrics, a share of prompts
 
 
-def spread_limits(n: int) -> Limits:
-    """Of a standard deviation with ddof 1 of ``n`` values in [0, 1]: half at 0 and half at 1, over n - 1. The ddof
+def limits_of(metric: str) -> Limits:
+    """Of a metric of ``trainer.measure.registry``, and of its mean over prompts."""
+    return Limits(kind_of(metric).lowest, 1.0)
+
+
+def true_spread(limits: Limits) -> Limits:
+    """Of the standard deviation of a quantity with ``limits``: half of its values at each end."""
+    return Limits(0.0, (limits.high - limits.low) / 2.0)
+
+
+def spread_limits(n: int, limits: Limits = SHARE) -> Limits:
+    """Of a standard deviation with ddof 1 of ``n`` values within ``limits``: half at each end, over n - 1. The ddof
     makes it larger than the true one can be."""
-    return Limits(0.0, math.sqrt((n // 2) * (n - n // 2) / (n * (n - 1))) if n > 1 else 0.0)
+    width = limits.high - limits.low
+    return Limits(0.0, width * math.sqrt((n // 2) * (n - n // 2) / (n * (n - 1))) if n > 1 else 0.0)
 
 
 def minus(limits: Limits) -> Limits:
@@ -164,20 +174,27 @@ def replicate(cells: Floats, drawn: Resamples, redraw: bool = True) -> Replicate
     return Replicates(t, per_prompt, stretched)
 
 
-def mean_test(cells: Floats, replicates: Replicates | None, bounded: bool = True) -> tuple[Estimate, float]:
+def mean_test(
+    cells: Floats,
+    replicates: Replicates | None,
+    bounded: bool = True,
+    limits: Limits = SHARE,
+    least_rows: float | None = None,
+) -> tuple[Estimate, float]:
     """Mean of ``cells`` [P, R] with its interval, and the two-sided p-value that it is 0.
 
     Each side's t quantile (Satterthwaite's degrees of freedom) is stretched to the bootstrap's; the p-value uses the
     same stretch, so p < 1 - LEVEL exactly where the interval leaves out 0, and it has tails beyond 1/B. The interval is
-    cut to [0, 1], or, if not ``bounded``, to [-1, 1], since it is then of a difference. All cells alike at 0 or 1:
-    exact binomial bound over rows."""
+    cut to ``limits``, or, if not ``bounded``, to those of a difference of two such means. All cells alike: exact
+    binomial bound over ``least_rows``, by default all rows, as a share of the limits' width."""
     fit = two_way(cells)
     se = math.sqrt(fit.var_mean)
     if cells.size == 1:
         return Estimate(fit.mean, math.nan, math.nan), math.nan
-    limits = SHARE if bounded else CHANGE
+    limits = limits if bounded else minus(limits)
     if se == 0.0:
-        slack = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / fit.n_rows) if bounded else 0.0
+        slack = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / (least_rows or fit.n_rows)) if bounded else 0.0
+        slack *= limits.high - limits.low
         return limits.within(Estimate(fit.mean, fit.mean - slack, fit.mean + slack)), float(fit.mean == 0.0)
     df = satterthwaite(fit)
     q = float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))  # scipy.stats is a hundred times slower for one number
@@ -217,19 +234,19 @@ def _without_noise(prompts: int, observed: float, noise: float) -> float:
     return math.sqrt(true) / c4
 
 
-def std_interval(cells: Floats) -> Estimate:
-    """``std_corrected`` of ``cells`` [P, R] with its interval, at most 1/2; NaN bounds with fewer than ``FEW_PROMPTS``
-    prompts."""
+def std_interval(cells: Floats, limits: Limits = SHARE) -> Estimate:
+    """``std_corrected`` of ``cells`` [P, R] with its interval, at most half the width of ``limits``; NaN bounds with
+    fewer than ``FEW_PROMPTS`` prompts."""
     fit = two_way(cells)
     if fit.n_rows < 2:
-        return TRUE_SPREAD.within(Estimate(std_corrected(fit), math.nan, math.nan))
-    return spread_interval(cells.mean(axis=1), fit.ms_residual / fit.n_rows)
+        return true_spread(limits).within(Estimate(std_corrected(fit), math.nan, math.nan))
+    return spread_interval(cells.mean(axis=1), fit.ms_residual / fit.n_rows, limits)
 
 
-def spread_interval(values: Floats, noise: float) -> Estimate:
+def spread_interval(values: Floats, noise: float, limits: Limits = SHARE) -> Estimate:
     """The std of the prompts' true values, of which ``values`` [P] are estimates with the variance ``noise``, and its
     interval; as ``std_interval``."""
-    return TRUE_SPREAD.within(_spread_interval(values, noise))
+    return true_spread(limits).within(_spread_interval(values, noise))
 
 
 def _spread_interval(values: Floats, noise: float) -> Estimate:
@@ -294,14 +311,15 @@ def share_interval(per_prompt: Floats, redrawn: Floats, threshold: float, strict
     return Estimate(value, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
 
 
-def difference(cells: Floats, other: Floats, seed: int = 0) -> tuple[Estimate, float]:
-    """The mean of ``cells - other`` over the same prompts and rows, its interval, and the p-value that it is 0."""
+def difference(cells: Floats, other: Floats, seed: int = 0, limits: Limits = SHARE) -> tuple[Estimate, float]:
+    """The mean of ``cells - other``, both within ``limits``, over the same prompts and rows, its interval, and the
+    p-value that it is 0."""
     if cells.shape != other.shape:
         raise ValueError(f"paired differences need the same cells; got {cells.shape} and {other.shape}")
     gap = cells - other
     if not gap.any():
         return Estimate(0.0, 0.0, 0.0), 1.0
-    return mean_test(gap, replicate(gap, resamples(*gap.shape, seed), redraw=False), bounded=False)
+    return mean_test(gap, replicate(gap, resamples(*gap.shape, seed), redraw=False), False, limits)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

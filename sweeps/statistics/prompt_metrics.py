@@ -1,5 +1,4 @@
-"""Single numbers for a trial over prompts: combined performance, consistency, sensitivity, and the area under the
-ROC."""
+"""Single numbers for a trial over prompts: combined performance, consistency, sensitivity."""
 
 from __future__ import annotations
 
@@ -9,17 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.measure.grid import Floats, Ints
-
-
-def roc_auc(positive: NDArray[np.bool_], score: Floats) -> float:
-    """The probability that a positive row scores above a negative one, ties counting half; NaN with one class only."""
-    n_pos = int(positive.sum())
-    n_neg = positive.size - n_pos
-    if n_pos == 0 or n_neg == 0 or np.isnan(score).any():
-        return math.nan
-    smaller = np.sort(score[~positive])  # a tie is half below, half above
-    found = np.searchsorted(smaller, score[positive], "left") + np.searchsorted(smaller, score[positive], "right")
-    return float(found.sum() / (2 * n_pos * n_neg))
 
 
 def cps(per_prompt: Floats) -> float:

@@ -28,17 +28,23 @@ from trainer.measure.grid import Floats
 
 
 def mean_test(
-    found: GridEstimate, rows: int, bounded: bool = True, seeds: Sequence[Component] = ()
+    found: GridEstimate,
+    rows: int,
+    bounded: bool = True,
+    seeds: Sequence[Component] = (),
+    limits: st.Limits = st.SHARE,
+    least_rows: float | None = None,
 ) -> tuple[st.Estimate, float]:
     """The mean for new prompts and rows with its interval, and the two-sided p-value that it is 0; as ``mean_test`` of
-    whole grids. ``rows``: that were met. ``seeds``: what the luck of the seeds adds to the variance, where ``found`` is
-    of an average over seeds. Part of it is in the average's prompts and rows as well and is counted twice, which makes
-    the interval a little too long."""
-    limits = st.SHARE if bounded else st.CHANGE
+    whole grids, with ``bounded``, ``limits`` and ``least_rows`` as there. ``rows``: that were met. ``seeds``: what the
+    luck of the seeds adds to the variance, where ``found`` is of an average over seeds. Part of it is in the average's
+    prompts and rows as well and is counted twice, which makes the interval a little too long."""
+    limits = limits if bounded else st.minus(limits)
     parts = [*_parts(found, rows), *((c.value, c.df) for c in seeds)]
     variance = sum(part for part, _ in parts)
     if variance == 0.0:
-        slack = 1.0 - ((1.0 - st.LEVEL) / 2.0) ** (1.0 / rows) if bounded else 0.0
+        slack = 1.0 - ((1.0 - st.LEVEL) / 2.0) ** (1.0 / (least_rows or rows)) if bounded else 0.0
+        slack *= limits.high - limits.low
         return limits.within(st.Estimate(found.mean, found.mean - slack, found.mean + slack)), float(found.mean == 0.0)
     df, se = variance**2 / sum(part**2 / df for part, df in parts), math.sqrt(variance)
     q = float(special.stdtrit(df, (1.0 + st.LEVEL) / 2.0))
@@ -62,9 +68,10 @@ def _parts(found: GridEstimate, rows: int) -> list[tuple[float, float]]:
     ]
 
 
-def std_interval(found: GridEstimate) -> st.Estimate:
-    """The std of the prompts' true values, without the noise of the rows and of the sample, with its interval."""
-    return st.spread_interval(found.unbiased, found.rows_noise + float(found.noise.mean()))
+def std_interval(found: GridEstimate, limits: st.Limits = st.SHARE) -> st.Estimate:
+    """The std of the prompts' true values, without the noise of the rows and of the sample, with its interval; at most
+    half the width of ``limits``."""
+    return st.spread_interval(found.unbiased, found.rows_noise + float(found.noise.mean()), limits)
 
 
 def replicate(found: GridEstimate, seed: int) -> st.Replicates:

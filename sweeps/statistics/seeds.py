@@ -29,7 +29,7 @@ import numpy as np
 from scipy import special
 
 from sweeps.statistics import intervals as st
-from sweeps.statistics.intervals import CHANGE, LEVEL, SHARE, Estimate
+from sweeps.statistics.intervals import LEVEL, SHARE, Estimate, Limits, minus
 from trainer.measure.grid import Floats
 from trainer.measure.metrics import two_way
 
@@ -146,22 +146,29 @@ def added(variances: Sequence[Component], numbers: Sequence[int]) -> list[Compon
     return [Component(v.value / n, v.df) for v, n in zip(variances, numbers, strict=True)]
 
 
-def mean_test(parts: Sequence[Floats], of_study: SeedVariance, seed: int = 0) -> tuple[Estimate, float]:
+def mean_test(
+    parts: Sequence[Floats],
+    of_study: SeedVariance,
+    seed: int = 0,
+    limits: Limits = SHARE,
+    least_rows: float | None = None,
+) -> tuple[Estimate, float]:
     """The mean of one configuration's cells, or the difference of two configurations' means, with its interval and the
-    p-value that it is 0. ``parts``: one or two arrays [S, P, R] on the same prompts and rows; S may differ.
+    p-value that it is 0. ``parts``: one or two arrays [S, P, R] on the same prompts and rows; S may differ. ``limits``
+    are the metric's, ``least_rows`` as in ``sweeps.statistics.intervals``.
 
     Without a known variance between seeds (``of_study``) it is the test of ``sweeps.statistics.intervals`` of the one
     seed, with the resamples of ``seed``."""
     signs = (1.0, -1.0)[: len(parts)]
     cells = sum((sign * part.mean(axis=0) for sign, part in zip(signs, parts, strict=True)), np.zeros(1))
     single = len(parts) == 1
-    limits = SHARE if single else CHANGE
+    within = limits if single else minus(limits)
     seeds = [own_or_pooled(part, of_study) for part in parts]
     if not all(v.known for v in seeds):
         if not single and not cells.any():
             return Estimate(0.0, 0.0, 0.0), 1.0
         replicates = st.replicate(cells, st.resamples(*cells.shape, seed), redraw=False)
-        return st.mean_test(cells, replicates, bounded=single)
+        return st.mean_test(cells, replicates, single, limits, least_rows)
     numbers = [len(part) for part in parts]
     luck = added([v.of_mean for v in seeds], numbers)
     within = added([v.interaction for v in seeds], numbers)
@@ -170,11 +177,11 @@ def mean_test(parts: Sequence[Floats], of_study: SeedVariance, seed: int = 0) ->
     variance = max(sum(term for term, _ in terms), of_seeds)
     value = float(cells.mean())
     if variance <= 0.0:
-        return st.mean_test(cells, None, bounded=single)
+        return st.mean_test(cells, None, single, limits, least_rows)
     df = _satterthwaite(variance, terms)
     se, q = math.sqrt(variance), float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))
     p = 2.0 * float(special.stdtr(df, -abs(value) / se))
-    return limits.within(Estimate(value, value - q * se, value + q * se)), min(p, 1.0)
+    return within.within(Estimate(value, value - q * se, value + q * se)), min(p, 1.0)
 
 
 def _shared_terms(cells: Floats) -> list[tuple[float, float]]:
@@ -211,10 +218,10 @@ class PromptSpread:
     of_average: float  # of the average of fine-tunes: sqrt(s2_prompt)
 
 
-def prompt_spread(cells: Floats) -> PromptSpread:
-    """Of a configuration's ``cells`` [S, P, R]. With one seed both are that seed's."""
+def prompt_spread(cells: Floats, limits: Limits = SHARE) -> PromptSpread:
+    """Of a configuration's ``cells`` [S, P, R] of a metric with ``limits``. With one seed both are that seed's."""
     if len(cells) == 1:
-        one = st.std_interval(cells[0])
+        one = st.std_interval(cells[0], limits)
         return PromptSpread(one, one.value)
     s, p, r = cells.shape
     ms = mean_squares(cells)
@@ -237,7 +244,7 @@ def prompt_spread(cells: Floats) -> PromptSpread:
     true = max(observed - noise, 0.0)
     of_df = max(1.0, (true / observed) ** 2 / unequal)
     c4 = math.sqrt(2.0 / of_df) * math.exp(float(special.gammaln((of_df + 1) / 2) - special.gammaln(of_df / 2)))
-    return PromptSpread(st.TRUE_SPREAD.within(Estimate(math.sqrt(true) / c4, low, high)), _root(average))
+    return PromptSpread(st.true_spread(limits).within(Estimate(math.sqrt(true) / c4, low, high)), _root(average))
 
 
 def _root(variance: float) -> float:

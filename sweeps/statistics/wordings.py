@@ -24,6 +24,7 @@ from scipy import special
 from sweeps.statistics import intervals as st
 from trainer.measure import metrics
 from trainer.measure.grid import NO_ANSWER, Floats, Grid, Ints
+from trainer.measure.registry import kind_of
 from trainer.trial import digest
 
 METHODS = ("probabilities", "calibrated", "vote")
@@ -46,18 +47,18 @@ class Asked:
 def asked(grids: Sequence[Grid], method: str, metric: str, prior: Floats | None = None) -> list[Asked]:
     """The metric at every number of wordings, from one, averaged over ``grids``: a configuration's seeds, on the same
     prompts and rows. ``prior`` [K]: the labels' shares that calibration puts back, none for equal ones. Empty where the
-    method has nothing to go by: label log-probabilities, except for a vote. ValueError for a sample of a grid, in which
-    a row has met a few of the prompts."""
+    method has nothing to go by: label log-probabilities, except for a vote, which in turn ranks no rows. ValueError for
+    a sample of a grid, in which a row has met a few of the prompts."""
     if any(g.seen is not None for g in grids):
         raise ValueError("of a sample it is not known how a row is answered under all prompts")
-    if method != "vote" and any(g.label_logprobs is None for g in grids):
+    if kind_of(metric).ranks if method == "vote" else any(g.label_logprobs is None for g in grids):
         return []
     p = len(grids[0].prompts)
     found = []
     for n in (1, *(n for n in SIZES if n < p), *([p] if p > 1 else [])):
         members = draws(grids[0].prompts, n)
-        cells = np.mean([_cells(g, answers(g, method, members, prior), metric) for g in grids], axis=0)
-        found.append(Asked(n, len(members), _estimate(cells, members, grids[0])))
+        cells = np.mean([_cells(g, method, members, prior, metric) for g in grids], axis=0)
+        found.append(Asked(n, len(members), _estimate(cells, members, grids[0], metric)))
     return found
 
 
@@ -131,21 +132,27 @@ def _vote(grid: Grid, members: Members) -> Ints:
     return np.where(most[:, :, 0] > 0, found, NO_ANSWER)
 
 
-def _cells(grid: Grid, given: Ints, metric: str) -> Floats:
+def _cells(grid: Grid, method: str, members: Members, prior: Floats | None, metric: str) -> Floats:
     """[D, R] the metric's cells where the draws are the prompts."""
-    names = tuple(map(str, range(len(given))))
-    made = replace(grid, prompts=names, predicted=given, correct=given == grid.label, label_logprobs=None)
+    names, given = tuple(map(str, range(len(members)))), answers(grid, method, members, prior)
+    logprobs = None
+    if kind_of(metric).ranks:
+        with np.errstate(divide="ignore"):
+            logprobs = np.log(_average(_shares(grid, method, prior), members))
+    made = replace(grid, prompts=names, predicted=given, correct=given == grid.label, label_logprobs=logprobs)
     return metrics.cells(made, metric)
 
 
-def _estimate(cells: Floats, members: Members, grid: Grid) -> st.Estimate:
-    """The mean of ``cells`` [D, R] with its interval."""
+def _estimate(cells: Floats, members: Members, grid: Grid, metric: str) -> st.Estimate:
+    """The mean of ``cells`` [D, R] of the metric with its interval."""
     n, p = int(members[0].sum()), members.shape[1]
+    limits, least_rows = st.limits_of(metric), metrics.least_rows(grid, metric)
     if n == p or float(np.ptp(cells)) == 0.0:  # one ensemble, or all of them alike: an exact bound over rows
-        return st.mean_test(cells, None)[0]
+        return st.mean_test(cells, None, limits=limits, least_rows=least_rows)[0]
     if n == 1:
         seed = int(digest([grid.prompts, grid.rows])[:8], 16)  # as in the tables, whose interval this is
-        return st.mean_test(cells, st.replicate(cells, st.resamples(*cells.shape, seed), redraw=False))[0]
+        drawn = st.replicate(cells, st.resamples(*cells.shape, seed), redraw=False)
+        return st.mean_test(cells, drawn, limits=limits, least_rows=least_rows)[0]
     value = float(cells.mean())
     each, times = cells.mean(axis=1), members.sum(axis=0)
     with_prompt = (members.T / np.maximum(times, 1)[:, None]) @ cells  # [P, R]
@@ -156,7 +163,7 @@ def _estimate(cells: Floats, members: Members, grid: Grid) -> st.Estimate:
     of_draws = grow**2 * float(np.mean(spread)) / p if len(members) < math.comb(p, n) else 0.0
     variance = max(fit.var_mean - of_draws, fit.var_mean - fit.var_prompts / p)
     half = math.sqrt(variance) * float(special.stdtrit(st.satterthwaite(fit), (1.0 + st.LEVEL) / 2.0))
-    return st.SHARE.within(st.Estimate(value, value - half, value + half))
+    return limits.within(st.Estimate(value, value - half, value + half))
 
 
 def _blocks(total: int, width: int) -> Iterator[slice]:

@@ -15,6 +15,7 @@ from sweeps.study.overlay import Path, get
 from sweeps.study.problems import Problem
 from sweeps.study.schema import MOST_TRIALS, TOO_MANY_TRIALS
 from trainer.errors import nearest
+from trainer.measure.registry import kind_of
 
 Rule = Callable[[Mapping[str, Any]], Iterator[Problem]]
 
@@ -193,6 +194,13 @@ def _text_is_parsed(s: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _labels_are_balanced(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["training"].balance == "labels" and not s["task"].labels:
+        yield Problem(
+            ("training", "balance"), "needs task.labels: a row's own options are no labels. Set training.balance=none"
+        )
+
+
 def _rungs_are_sampled(s: Mapping[str, Any]) -> Iterator[Problem]:
     scheduler = s["scheduler"]
     if s["scoring"].sample < 1 and (scheduler.name == "none" or len(scheduler.rungs) == 1):
@@ -212,6 +220,38 @@ def _precision_is_of_one_search(s: Mapping[str, Any]) -> Iterator[Problem]:
                 ("tables", "precision"),
                 f"cannot be combined with {key}, which are compared on whole grids. Remove it, or set it to whole",
                 bare=True,
+            )
+
+
+def _ranks_read_log_probabilities(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if not kind_of(s["task"].metric).ranks:
+        return
+    at, instead = ("task", "metric"), "Use balanced_accuracy or f1_macro"
+    stages = s.get("stages")
+    if s["scoring"].scorer == "generate":
+        yield Problem(at, f"ranks rows by label probabilities, and scoring.scorer = generate has none. {instead}")
+    elif stages is not None and "generate" in stages.heads:
+        yield Problem(
+            at,
+            f"ranks rows by label probabilities, and the head generate has none. {instead}, or leave generate out of "
+            "stages.heads",
+        )
+
+
+def _ranks_need_whole_grids(s: Mapping[str, Any]) -> Iterator[Problem]:
+    """Without ``tables.precision`` such a study has its grids scored whole (``sweeps.study.precision``)."""
+    if not kind_of(s["task"].metric).ranks:
+        return
+    asked = s["tables"].precision
+    for given, whole in (
+        (s["scoring"].sample < 1, "scoring.sample=1"),
+        (asked is not None and not asked.whole, "tables.precision=whole"),
+    ):
+        if given:
+            yield Problem(
+                ("task", "metric"),
+                f"cannot be estimated from a sample: a row's rank needs all rows of its prompt. Set {whole}, or use "
+                "balanced_accuracy or f1_macro",
             )
 
 
@@ -276,6 +316,9 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("model", "resources"), _whole_weights_are_sharded),
     (("scoring",), _text_is_parsed),
     (("scoring", "scheduler"), _rungs_are_sampled),
+    (("task", "training"), _labels_are_balanced),
+    (("task", "scoring"), _ranks_read_log_probabilities),
+    (("task", "scoring", "tables"), _ranks_need_whole_grids),
     (("stages",), stages.disagreements),
     (("tables", "stages", "arms"), _precision_is_of_one_search),
     (("arms", "axes", "pools", "templates"), _arms_are_known),

@@ -34,6 +34,8 @@ from sweeps.study.values import (
     at_most_items,
 )
 from sweeps.study.weights import as_weights
+from trainer.measure.registry import ACCURACY, misfit
+from trainer.trial import metric_today
 
 
 class ModelSection(Section):
@@ -102,6 +104,13 @@ def _labels(value: Any) -> Any:
     return made
 
 
+def _metric(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) == 1:
+        [(name, label)] = value.items()
+        raise Problems(f"must be text: write {name}[{label}]")
+    return metric_today(value) if isinstance(value, str) else value
+
+
 class TaskSection(Section):
     rows: RowsSection = Field(description="the train, dev and test rows")
     fields: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="the columns that prompts may use")
@@ -114,7 +123,8 @@ class TaskSection(Section):
     # answer. With labels as well, prompts only show the options, and the model answers with a label, such as a letter
     options: Text | None = None
     id: Text | None = None  # the column that names a row; default: <split>-<position>
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"  # macro_f1 where labels are rare
+    # a name of trainer.measure.registry; accuracy is what is easiest to read, but says little where one label is rare
+    metric: Annotated[Text, BeforeValidator(_metric)] = ACCURACY
     # tokens of prompt and answer; memory grows with it
     max_length: Annotated[Whole, Field(ge=8), at_most(2**20, "no open model reads longer sequences")] = 512
 
@@ -139,8 +149,8 @@ class TaskSection(Section):
         for key, label in self.labels.items():
             if not label.strip():
                 found.append(Problem(("labels", key), "is empty. Give the label a name"))
-        if not self.labels and self.metric == "macro_f1":
-            found.append(Problem(("metric",), "needs task.labels: options are not classes. Use accuracy"))
+        if wrong := misfit(self.metric, self.names):
+            found.append(Problem(("metric",), wrong))
         if self.label in self.fields:
             found.append(
                 Problem(
@@ -335,6 +345,8 @@ class TrainingSection(Section):
         "weighted_mean"  # the one continuous at PLW 0
     )
     template_tokens: Literal["zero", "plw"] = "zero"  # learning to predict templates works against robustness to them
+    # labels draws each label equally often; none, because the rows as they are are what most studies mean to learn
+    balance: Literal["none", "labels"] = "none"
     draw: DrawSection = DrawSection()
     # compute each layer again in the backward pass: a fraction of the memory, half more time
     checkpointing: Flag = False

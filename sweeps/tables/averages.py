@@ -44,12 +44,13 @@ class Group:
 class Groups:
     """The groups of all axis values, and the averages of the groups whose trials have all been read."""
 
+    limits: st.Limits  # of the metric
     by_value: dict[tuple[str, str], Group] = field(default_factory=dict)
     averages: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)  # trials averaged -> columns
 
     @classmethod
-    def of_trials(cls, trials: Sequence[Mapping[str, Any]]) -> Groups:
-        groups = cls()
+    def of_trials(cls, trials: Sequence[Mapping[str, Any]], limits: st.Limits) -> Groups:
+        groups = cls(limits)
         for trial in trials:
             if trial.get("role", SEARCH) != SEARCH:
                 continue  # only the best configurations have fresh seeds
@@ -77,17 +78,19 @@ class Groups:
                 group.add(trial["trial_id"], identity, summands, sample)
             if group.remaining == 0:
                 if group.averaged and not group.mixed and tuple(group.averaged) not in self.averages:
-                    self.averages[tuple(group.averaged)] = _averages(group)
+                    self.averages[tuple(group.averaged)] = _averages(group, self.limits)
                 group.sums, group.sample = {}, None
 
 
-def summands(cells: Floats, each: Floats, drawn: st.Replicates, settings: Settings) -> dict[str, Any]:
+def summands(cells: Floats, each: Floats, drawn: st.Replicates, settings: Settings, least_rows: int) -> dict[str, Any]:
     """The values of one trial that a group sums over its trials: cells, and statistics per replicate, the observed
-    last. ``each``: per prompt."""
+    last. ``each``: per prompt. ``least_rows`` as in ``trainer.measure.metrics``; it is the same for all trials of a
+    grid."""
     threshold, strict = settings.thresholds[0], settings.strict
     ddof = min(1, each.size - 1)
     return {
         "cells": cells,
+        "least_rows": float(least_rows),
         "std": np.append(drawn.stretched.std(axis=1, ddof=ddof), each.std(ddof=ddof)),
         "min": np.append(drawn.stretched.min(axis=1), each.min()),
         "top": np.append(
@@ -101,26 +104,27 @@ def _values(trial: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(axis, shown(trial[axis])) for axis in AXES if trial.get(axis) is not None]
 
 
-def _averages(group: Group) -> dict[str, Any]:
+def _averages(group: Group, limits: st.Limits) -> dict[str, Any]:
     """The columns of one group from its sums."""
     average = {k: v / len(group.averaged) for k, v in group.sums.items()}
     cells = average["cells"]
-    mean = _mean(cells, group)
+    mean = _mean(cells, group, limits, average["least_rows"])
+    within = {"std": st.spread_limits(cells.shape[0], limits), "min": limits, "top": st.SHARE}
     row: dict[str, Any] = {"mean": mean.value, **bounds("mean", mean)}
-    for name in ("std", "min", "top"):
-        limits = st.spread_limits(cells.shape[0]) if name == "std" else st.SHARE
-        one = st.percentile(float(average[name][-1]), average[name][:-1], limits)
+    for name, own in within.items():
+        one = st.percentile(float(average[name][-1]), average[name][:-1], own)
         row |= {name: one.value, **bounds(name, one)}
     return row
 
 
-def _mean(cells: Floats, group: Group) -> st.Estimate:
+def _mean(cells: Floats, group: Group, limits: st.Limits, least_rows: float) -> st.Estimate:
     sample = group.sample
     if sample is not None and sample.seen is not None:
         found = estimate_grid(cells, sample.seen, sample.label, sample.n_rows)
-        return sampled.mean_test(found, len(sample.rows))[0]
+        return sampled.mean_test(found, len(sample.rows), limits=limits, least_rows=least_rows)[0]
     drawn = st.resamples(*cells.shape, int(group.grid.split()[0]))
-    return st.mean_test(cells, st.replicate(cells, drawn, redraw=False))[0]
+    replicates = st.replicate(cells, drawn, redraw=False)
+    return st.mean_test(cells, replicates, limits=limits, least_rows=least_rows)[0]
 
 
 def group_table(groups: Groups) -> pa.Table:

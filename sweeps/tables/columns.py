@@ -15,6 +15,7 @@ from sweeps.statistics import intervals as st
 from sweeps.study.precision import may_sample
 from sweeps.study.study import Study
 from trainer.measure.grid import DEGENERATE_SHARE
+from trainer.measure.registry import OF_WHOLE_TASK, task_metrics
 from trainer.trial import AXES
 
 REFERENCES = ("best", "second")  # columns diff_best … and diff_second …
@@ -28,14 +29,21 @@ class Settings:
     std_weight: float
     thresholds: tuple[float, ...]
     strict: bool
+    labels: tuple[str, ...] = ()  # of the task; none where rows have their own options
     confirms: bool = False  # the winner is chosen by fresh seeds
     sampled: bool = False  # whether a large test grid is sampled
 
     @classmethod
     def of(cls, study: Study) -> Settings:
-        tables, weight = study.tables, study.objective.std_weight
-        thresholds, confirms = tuple(tables.thresholds), study.confirm is not None
-        return cls(study.task.metric, weight, thresholds, tables.strict, confirms, may_sample(study))
+        return cls(
+            study.task.metric,
+            study.objective.std_weight,
+            tuple(study.tables.thresholds),
+            study.tables.strict,
+            labels=study.task.names,
+            confirms=study.confirm is not None,
+            sampled=may_sample(study),
+        )
 
     @functools.cached_property
     def columns(self) -> list[str]:
@@ -57,7 +65,8 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     numbers_after = ["test_objective", "std_corrected", "std_average", "seed_std"]
     numbers_after += [f"{s}_{side}" for s in ("mean", "std", "min", *tops) for side in ("low", "high")]
     numbers_after += quantiles + [f"{q}_{side}" for q in quantiles for side in ("low", "high")]
-    numbers_after += ["accuracy", "macro_f1", "roc_auc", "parse_fail_rate", "top_label_share"]
+    by_label = [m for m in task_metrics(settings.labels) if m not in OF_WHOLE_TASK]
+    numbers_after += [*OF_WHOLE_TASK, *by_label, "parse_fail_rate", "top_label_share"]
     numbers_after += ["max", "saturation", "cps", "consistency", "sensitivity", "dev_objective", "dev_stderr"]
     numbers_after += ["dev_parse_fail_rate", "mean_sampling", "std_sampling"]
     compared = [

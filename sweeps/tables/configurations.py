@@ -21,6 +21,7 @@ from sweeps.statistics import seeds as sd
 from sweeps.tables.columns import Settings, bounds, or_none
 from sweeps.tables.estimates import SeedCells, mean_test, prompt_spread, seed_cells, seed_variance
 from trainer.measure.grid import Grid
+from trainer.measure.registry import METRICS, label_of
 from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import AXES
 
@@ -145,7 +146,8 @@ def combined(
         row |= {"std_corrected": spread.of_one.value, **bounds("std", spread.of_one)}
     for name in ("min", *settings.top_names(), *(f"q{round(100 * q):02d}" for q in st.QUANTILES)):
         each = [_estimate(r, name) for r in tested]
-        averaged = sd.over_seeds(each, variances.of(name))
+        within = st.SHARE if name in settings.top_names() else found.scores.limits
+        averaged = sd.over_seeds(each, variances.of(name), within)
         row |= {name: averaged.value, **bounds(name, averaged)}
     return row
 
@@ -154,7 +156,7 @@ def _joined(rows: Sequence[Row], std_weight: float) -> dict[str, Any]:
     """What needs no cells: sums, means, and the state of the worst seed."""
     worst = min(rows, key=lambda r: _WORST_FIRST.index(r.get("status") or "running"))
     row: dict[str, Any] = {name: sum(r.get(name) or 0 for r in rows) for name in _SUMS}
-    for name in (*_MEANS, *(n for n in ("accuracy", "f1_macro", "macro_f1", "roc_auc") if n in rows[0])):
+    for name in (*_MEANS, *(n for n in rows[0] if n in METRICS or label_of(n) is not None)):
         values = [r[name] for r in rows if r.get(name) is not None]
         row[name] = float(np.mean(values)) if values else None
     row |= {"status": worst.get("status"), "rung": min((r.get("rung") or 0) for r in rows)}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
-from sweeps.display.text import METRIC_NAMES, column_with_interval, percent, shown, with_interval
+from sweeps.display.text import column_with_interval, metric_unit, percent, shown, with_interval
 from sweeps.statistics import intervals as st
 from sweeps.tables.columns import Settings, answer_marks, bounds, or_none
 from sweeps.tables.configurations import Configuration, Measured, SeedVariances, combined, configurations, objective
@@ -128,7 +128,7 @@ def _text(value: Any) -> str | None:
 def confirmation_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
     rows = table.to_pylist()
     axes = [a for a in AXES if a in table.column_names and len({r[a] for r in rows}) > 1]
-    head = ["configuration", *axes, f"{METRIC_NAMES.get(settings.metric, settings.metric)}, mean"]
+    head = ["configuration", *axes, f"{settings.metric}, mean"]
     head += ["std, noise removed", "worst prompt", "std between seeds", "objective in the search", "chosen by"]
     head += ["objective, confirmed", "difference to the winner", "status"]
     body = []
@@ -147,7 +147,8 @@ def confirmation_page(table: pa.Table, settings: Settings, said: Sequence[str] =
     lines += [f"- {sentence}" for sentence in shrinkage(rows)]
     lines += [
         "- Figures are of the seeds that report, which neither the search nor the choice has seen. `chosen by`: the "
-        "objective on the dev prompts of the seeds that choose, over seeds and prompts. All in percent.",
+        "objective on the dev prompts of the seeds that choose, over seeds and prompts. "
+        f"All values: {metric_unit(settings.metric)}.",
         "- Parentheses: 95 % intervals for new seeds, new prompts and new rows. p-values are corrected by Holm.",
     ]
     return "\n".join(lines) + "\n"

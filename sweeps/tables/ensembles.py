@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from sweeps.display.charts import COLOURS, Curve, curves
 from sweeps.display.table_files import markdown_rows, markdown_text, write_table
-from sweeps.display.text import METRIC_NAMES, column_with_interval
+from sweeps.display.text import column_with_interval, metric_unit
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.wordings import DRAWS, METHODS, Asked, asked
 from sweeps.study.study import Study
@@ -124,7 +124,7 @@ def pivot(table: pa.Table) -> tuple[list[str], list[list[str]]]:
     sizes = sorted({n for r in rows if (n := r["wordings"]) is not None and n != r["n_prompts"]} | {1})
     lines: dict[tuple[Any, ...], dict[Any, str]] = {}
     for r in rows:
-        key = (_name(r), r["method"] or "-", METRIC_NAMES.get(r["metric"], "-"), r["note"])
+        key = (_name(r), r["method"] or "-", r["metric"] or "-", r["note"])
         at = "all" if r["wordings"] == r["n_prompts"] and r["wordings"] != 1 else r["wordings"]
         lines.setdefault(key, {})[at] = "-" if r["value"] is None else column_with_interval(r, "value")
     unit = "configuration" if any(r["n_seeds"] > 1 for r in rows) else "trial"
@@ -139,7 +139,9 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def notes(table: pa.Table, study: Study) -> Iterator[str]:
     rows = table.to_pylist()
-    yield "In percent. A row is asked in n of the test prompts, and the answers become one."
+    metric = study.task.metric
+    scale = "In percent" if metric_unit(metric) == "percent" else f"Accuracy in percent, {metric} times 100"
+    yield f"{scale}. A row is asked in n of the test prompts, and the answers become one."
     yield (
         "probabilities: the labels' probabilities are averaged. calibrated: the same after batch calibration of each "
         "prompt with the dev rows' label shares. vote: the answer that most prompts give; ties go to the label with "
@@ -178,5 +180,5 @@ def figure(table: pa.Table, study: Study) -> str:
         error = tuple(50 * ((r["value_high"] or np.nan) - (r["value_low"] or np.nan)) for r in of[trial])
         series.append(Curve(_name(of[trial][0]), x, y, error, x, colour=colour))
     names = {float(np.log2(r["wordings"])): str(r["wordings"]) for rows in of.values() for r in rows}
-    metric = METRIC_NAMES[study.task.metric]
-    return curves(series, "wordings asked", f"{metric}, percent", 1, sorted(names.items())) if len(names) > 1 else ""
+    axis = f"{study.task.metric}, {metric_unit(study.task.metric)}"
+    return curves(series, "wordings asked", axis, 1, sorted(names.items())) if len(names) > 1 else ""

@@ -15,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sweeps.statistics import intervals as st
-from sweeps.statistics import prompt_metrics, sampled
+from sweeps.statistics import sampled
 from sweeps.statistics import seeds as sd
-from sweeps.tables.columns import or_none
 from trainer.measure import metrics
 from trainer.measure.estimate import estimate_grid
 from trainer.measure.grid import Floats, Grid, only, shared_cells
@@ -38,12 +37,14 @@ class TrialEstimates:
 
 def estimates(test: Grid, metric: str) -> TrialEstimates:
     cells, each = metrics.cells(test, metric), metrics.per_prompt(test, metric)
+    limits, least_rows = st.limits_of(metric), metrics.least_rows(test, metric)
     if test.seen is None:
         drawn = st.replicate(cells, st.resamples(*cells.shape, seed_of(test)))
-        return TrialEstimates(cells, each, drawn, st.mean_test(cells, drawn)[0], st.std_interval(cells))
+        mean, _ = st.mean_test(cells, drawn, limits=limits, least_rows=least_rows)
+        return TrialEstimates(cells, each, drawn, mean, st.std_interval(cells, limits))
     found = metrics.grid_estimate(test, metric)
-    mean, std = sampled.mean_test(found, len(test.rows))[0], sampled.std_interval(found)
-    drawn = sampled.replicate(found, seed_of(test))
+    mean, _ = sampled.mean_test(found, len(test.rows), limits=limits, least_rows=least_rows)
+    drawn, std = sampled.replicate(found, seed_of(test)), sampled.std_interval(found, limits)
     return TrialEstimates(cells, each, drawn, mean, std, (found.mean_error, found.std_error))
 
 
@@ -52,6 +53,12 @@ class SeedCells(NamedTuple):
 
     grid: Grid  # of the first seed; all have its cells
     cells: Floats  # [S, P, R] of the metric; without meaning where ``grid`` was not seen
+    metric: str
+
+    @property
+    def limits(self) -> st.Limits:
+        """Of the metric."""
+        return st.limits_of(self.metric)
 
 
 def seed_cells(grids: Sequence[Grid], metric: str) -> tuple[SeedCells, list[int]]:
@@ -67,7 +74,7 @@ def seed_cells(grids: Sequence[Grid], metric: str) -> tuple[SeedCells, list[int]
             seen = np.zeros(grids[i].correct.shape, bool)
             seen[:, both.rows] = both.seen
             first = only(grids[i], seen)
-    return SeedCells(first or grids[kept[0][0]], np.array(cells)), [i for i, _ in kept]
+    return SeedCells(first or grids[kept[0][0]], np.array(cells), metric), [i for i, _ in kept]
 
 
 def mean_test(parts: Sequence[SeedCells], of_study: sd.SeedVariance) -> tuple[st.Estimate, float] | None:
@@ -76,9 +83,10 @@ def mean_test(parts: Sequence[SeedCells], of_study: sd.SeedVariance) -> tuple[st
     both = shared_cells(parts[0].grid, parts[-1].grid)
     if both is None:
         return None
-    grid = parts[0].grid
+    grid, limits = parts[0].grid, parts[0].limits
+    least_rows = metrics.least_rows(grid, parts[0].metric)
     if both.seen is None:
-        return sd.mean_test([part.cells for part in parts], of_study, seed=seed_of(grid))
+        return sd.mean_test([part.cells for part in parts], of_study, seed_of(grid), limits, least_rows)
     signs = (1.0, -1.0)[: len(parts)]
     on = [part.cells[:, :, rows] for part, rows in zip(parts, (both.rows, both.others), strict=False)]
     average = sum((sign * cells.mean(axis=0) for sign, cells in zip(signs, on, strict=True)), np.zeros(1))
@@ -86,7 +94,7 @@ def mean_test(parts: Sequence[SeedCells], of_study: sd.SeedVariance) -> tuple[st
     luck = [seed_variance(part) if len(part.cells) > sd.POOLED else of_study for part in parts]
     known = all(variance.known for variance in luck)
     seeds = sd.added([variance.of_mean for variance in luck], [len(part.cells) for part in parts])
-    return sampled.mean_test(found, len(both.rows), bounded=len(parts) == 1, seeds=seeds if known else ())
+    return sampled.mean_test(found, len(both.rows), len(parts) == 1, seeds if known else (), limits, least_rows)
 
 
 def seed_variance(one: SeedCells) -> sd.SeedVariance:
@@ -105,20 +113,10 @@ def prompt_spread(one: SeedCells, each: Sequence[st.Estimate], of_study: sd.Comp
     averaged over the seeds' own (``each``), with ``of_study`` as in ``over_seeds``, and the second is not known of
     several."""
     if one.grid.seen is None:
-        return sd.prompt_spread(one.cells)
+        return sd.prompt_spread(one.cells, one.limits)
     if len(each) == 1:
         return sd.PromptSpread(each[0], each[0].value)
-    return sd.PromptSpread(sd.over_seeds(each, of_study, st.TRUE_SPREAD), math.nan)
-
-
-def mean_auc(test: Grid) -> float | None:
-    """ROC-AUC of log p(second label) - log p(first label), averaged over prompts; None unless there are two labels."""
-    if test.label_logprobs is None or len(test.labels) != 2 or test.label_logprobs.shape[2] != 2:
-        return None
-    score = test.label_logprobs[:, :, 1] - test.label_logprobs[:, :, 0]
-    seen = np.ones(score.shape, bool) if test.seen is None else test.seen
-    each = [prompt_metrics.roc_auc(test.label[s] == 1, one[s]) for one, s in zip(score, seen, strict=True)]
-    return or_none(float(np.mean(each)))
+    return sd.PromptSpread(sd.over_seeds(each, of_study, st.true_spread(one.limits)), math.nan)
 
 
 def seed_of(test: Grid) -> int:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import (
     HEAVY_TAILS,
-    METRIC_NAMES,
     column_with_interval,
+    metric_unit,
     percent,
     shown,
     unseen,
@@ -39,7 +39,7 @@ def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = (
         "configuration" if several else "trial",
         *(["seeds"] if several else []),
         *axes,
-        f"{_title(settings)}, mean",
+        f"{settings.metric}, mean",
         "std",
         "std, noise removed",
         "worst prompt",
@@ -108,7 +108,8 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
     yield f"- {len(rows)} {counted_as}: {ended}. Scored on {grid}."
     if note := seed_note(rows):
         yield f"- {note}"
-    yield "- All numbers are percent here, fractions of 1 in the csv and parquet files."
+    unit = "percent" if metric_unit(settings.metric) == "percent" else "100 times as large"
+    yield f"- All numbers are {unit} here, fractions of 1 in the csv and parquet files."
     if any(r["winner"] for r in rows):
         yield (
             f"- **winner**: the best dev objective (mean - {weight} x std over the dev prompts) of the finished, "
@@ -170,7 +171,7 @@ def trials_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -
     rows = table.to_pylist()
     axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
     fresh = any(r["role"] != "search" for r in rows)
-    head = ["trial", "configuration", *axes, *(["role"] if fresh else []), f"{_title(settings)}, mean", "std"]
+    head = ["trial", "configuration", *axes, *(["role"] if fresh else []), f"{settings.metric}, mean", "std"]
     head += ["worst prompt", "dev objective", "status"]
     body = [
         [r["trial_id"], r["configuration"], *("" if r[a] is None else shown(r[a]) for a in axes)]
@@ -191,7 +192,7 @@ def groups_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -
     rows = table.to_pylist()
     varied = {a for a in AXES if sum(r["axis"] == a for r in rows) > 1}
     sign = ">" if settings.strict else "≥"
-    head = ["axis", "value", "trials", "finished", "averaged", f"{_title(settings)}, mean", "std", "worst prompt"]
+    head = ["axis", "value", "trials", "finished", "averaged", f"{settings.metric}, mean", "std", "worst prompt"]
     head.append(f"prompts {sign} {100 * settings.thresholds[0]:g} %")
     body = [
         [r["axis"], r["value"], *(str(r[n]) for n in ("n_trials", "n_finished", "n_averaged"))]
@@ -206,7 +207,3 @@ def groups_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -
         "- Early stopping selects: if most trials with a value were cut, its average is over the few that were not.",
     ]
     return "\n".join(["# Averages by axis", "", *markdown_rows(head, body), "", *notes]) + "\n"
-
-
-def _title(settings: Settings) -> str:
-    return METRIC_NAMES.get(settings.metric, settings.metric)

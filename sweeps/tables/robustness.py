@@ -39,11 +39,12 @@ from sweeps.tables.configurations import (
     measured,
 )
 from sweeps.tables.confirmation import confirmation_page, confirmation_rows, confirmation_table
-from sweeps.tables.estimates import TrialEstimates, estimates, mean_auc, mean_test, seed_of
+from sweeps.tables.estimates import TrialEstimates, estimates, mean_test, seed_of
 from sweeps.tables.pages import groups_page, robustness_page, trials_page
 from sweeps.tables.winner import by_dev
 from trainer.measure import metrics
 from trainer.measure.grid import Grid, only, shared_cells
+from trainer.measure.registry import task_metrics
 from trainer.store import scores_name
 
 THREADS = 2  # more would wait for the interpreter's lock, which half of the work holds
@@ -100,7 +101,8 @@ def make_tables(run: RunFolder, settings: Settings) -> Tables:
     """Fractions of 1. The intervals, of 95 %, treat prompts and rows as drawn at random, and seeds where a
     configuration of the study has several; those of groups take the trials as given. Raises ``ScoreError`` naming file,
     prompt and row of a bad cell."""
-    trials, averages, variances = run.trials, Groups.of_trials(run.trials), SeedVariances()
+    trials, variances = run.trials, SeedVariances()
+    averages = Groups.of_trials(trials, st.limits_of(settings.metric))
     # one thread for each matrix product: they are so small that sharing one costs more than it saves
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(lambda trial: _dev_row(run, trial, settings), trials))
@@ -263,7 +265,9 @@ def _averaged(test: Grid, read: TrialEstimates, sample: Grid | None, settings: S
         read = estimates(test, settings.metric)
     cells = read.cells if test.seen is None else np.where(test.seen, read.cells, 0.0)
     identity = f"{seed_of(test)} {cells.shape} {test.n_cells}"
-    return identity, summands(cells, read.each, read.drawn, settings), None if test.seen is None else test
+    least_rows = metrics.least_rows(test, settings.metric)
+    own = summands(cells, read.each, read.drawn, settings, least_rows)
+    return identity, own, None if test.seen is None else test
 
 
 def _sample(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> Grid | None:
@@ -280,6 +284,7 @@ def _sample(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> Grid | None:
 def _columns(test: Grid, read: TrialEstimates, settings: Settings) -> dict[str, Any]:
     """The columns of one trial that follow from its test grid."""
     each, drawn, mean, std = read.each, read.drawn, read.mean, read.std
+    limits = st.limits_of(settings.metric)
     summary = metrics.grid_objective(test, settings.metric, settings.std_weight)
     ordered = np.sort(drawn.stretched, axis=1)
     row: dict[str, Any] = {
@@ -295,24 +300,23 @@ def _columns(test: Grid, read: TrialEstimates, settings: Settings) -> dict[str, 
         "std_corrected": std.value,
         **bounds("mean", mean),
         **bounds("std", std),
-        **bounds("min", st.percentile(summary.min, ordered[:, 0])),
+        **bounds("min", st.percentile(summary.min, ordered[:, 0], limits)),
     }
     for name, threshold in zip(settings.top_names(), settings.thresholds, strict=True):
         top = st.share_interval(each, drawn.per_prompt, threshold, settings.strict)
         row |= {name: top.value, **bounds(name, top)}
     for q in st.QUANTILES:
         name, at = f"q{round(100 * q):02d}", float(st.quantile(np.sort(each), q))
-        row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q)))}
+        row |= {name: at, **bounds(name, st.percentile(at, st.quantile(ordered, q), limits))}
+    shares = limits.low >= 0  # which these two numbers are made for
     return row | {
-        "accuracy": float(metrics.per_prompt(test, "accuracy").mean()),
-        "macro_f1": float(metrics.per_prompt(test, "macro_f1").mean()),
-        "roc_auc": mean_auc(test),
+        **metrics.means(test, task_metrics(settings.labels)),
         "parse_fail_rate": summary.parse_fail_rate,
         "top_label_share": summary.top_label_share,
         "heavy_tails": heavy_tails(each),
         "max": float(each.max()),
-        "saturation": 1.0 - float(each.max() - each.mean()),
-        "cps": prompt_metrics.cps(each),
+        "saturation": 1.0 - float(each.max() - each.mean()) if shares else None,
+        "cps": prompt_metrics.cps(each) if shares else None,
         "consistency": or_none(prompt_metrics.consistency_rate(test.predicted, test.seen)),
         "sensitivity": or_none(prompt_metrics.prompt_sensitivity(test.correct, test.seen)),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sweeps.display.text import one_line, percent, shown
+from sweeps.display.text import metric_sign, metric_unit, one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.columns import answer_marks, is_sampled
 from sweeps.tables.configurations import seed_note
@@ -21,7 +21,8 @@ def show_table(run: RunFolder, report: str) -> None:
     rows, threshold = run.robustness(), run.study.tables.thresholds[0]
     several = any(r["n_seeds"] > 1 for r in rows)
     axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1 and not (several and a == "seed")]
-    table = Table(title="robustness over prompts that no trial has seen, %", title_justify="left")
+    scale = metric_sign(run.study.task.metric).strip() or metric_unit(run.study.task.metric)
+    table = Table(title=f"robustness over prompts that no trial has seen, {scale}", title_justify="left")
     for name in (
         "rank",
         *(("configuration", "seeds") if several else ("trial",)),

@@ -100,6 +100,7 @@ def make_trial(study: Study, point: Mapping[str, Any], content: Content) -> t.Tr
             warmup=_number(training.warmup),
             weight_decay=_number(training.weight_decay),
             clip=_number(training.clip),
+            balance=training.balance,
             row_shares=row_shares_of(study, steps),
         ),
         draw=t.Draw(draw.mode, draw.every, draw.unit),

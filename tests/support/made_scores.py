@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sweeps.tables.columns import Settings
 from trainer.store import SCORES, Store
 
-SETTINGS = Settings("accuracy", 1.0, (0.75, 0.9), True)
+SETTINGS = Settings("accuracy", 1.0, (0.75, 0.9), True, ("no", "yes"))
 RECORD = {"trial": {"task": {"labels": ["no", "yes"]}}}
 P, R = 6, 80
 LABEL = np.arange(R) % 2

@@ -24,6 +24,7 @@ RETURNED = {  # functions that return a message, and tables of messages, that no
     "sweeps/cli/environment_errors.py": ("_line", "_import_line", "ADVICE"),
     "sweeps/run_folder/reading.py": ("how_to_continue", "how_to_mend"),
     "sweeps/study/problems.py": ("_sentence", "_KINDS"),
+    "trainer/measure/registry.py": ("misfit",),
 }
 HANDED = {  # take words of a message, and make it elsewhere
     "_error",

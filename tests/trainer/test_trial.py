@@ -119,6 +119,25 @@ def test_quantisation_is_in_the_id_where_there_is_some() -> None:
     assert len({GOLDEN, *(made.id for made in kinds)}) == 3
 
 
+def test_a_metric_that_had_another_name_keeps_the_ids_of_its_trials() -> None:
+    """The second id is that of a trial which said macro_f1, made before it was called f1_macro."""
+    plain = dataclasses.replace(TRIAL, arm=t.Arm(), task=dataclasses.replace(TRIAL.task, metric="f1_macro"))
+    assert plain.id == "e2989fb1c555"
+    old = json.loads(json.dumps(plain.to_json()))
+    old["task"]["metric"] = "macro_f1"
+    assert Trial.from_json(old) == plain
+
+
+def test_balance_is_in_the_id_where_there_is_some() -> None:
+    """Trials from before it keep their ids."""
+    plain = dataclasses.replace(TRIAL, arm=t.Arm())
+    old = json.loads(json.dumps(plain.to_json()))
+    del old["optimization"]["balance"]
+    assert Trial.from_json(old).id == GOLDEN
+    drawn = dataclasses.replace(plain, optimization=dataclasses.replace(plain.optimization, balance="labels"))
+    assert drawn.id != GOLDEN
+
+
 def test_a_trial_of_a_folder_from_before_arms_is_read() -> None:
     old = {k: v for k, v in dataclasses.replace(TRIAL, arm=t.Arm()).to_json().items() if k != "arm"}
     assert Trial.from_json(old).id == GOLDEN

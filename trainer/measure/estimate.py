@@ -27,7 +27,7 @@ Seen = NDArray[np.bool_]
 
 THIN = 2  # cells of every prompt that a stratum needs; labels with fewer share one
 SHRINK = 5.0  # weight, in cells, of the pooled variance in a prompt's own
-EXACT = 1e-12  # of values between 0 and 1: a smaller variance is rounding
+EXACT = 1e-12  # of values between -1 and 1: a smaller variance is rounding
 Z = 1.959964  # of a 95 % interval
 # Ridge of the Rasch model. The method's source has 0.01 for both; these have the smallest error of worst prompt and
 # quantiles on real grids with 10 % of their cells (as variances: prompts 0.5, a prompt's labels 1, rows 3).
@@ -93,9 +93,12 @@ class GridEstimate:
         return math.sqrt(max(var, 0.0))
 
 
-def estimate_grid(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: Floats | None = None) -> GridEstimate:
+def estimate_grid(
+    values: Floats, seen: Seen, label: Ints, n_rows: int, shape: Floats | None = None, lowest: float = 0.0
+) -> GridEstimate:
     """From ``values`` [P, R] of the cells in ``seen``; ``label`` [R] are the rows' right answers, ``n_rows`` the rows
-    of the whole grid. ``shape`` [P]: per-prompt values whose order and relative distances ``each`` takes over."""
+    of the whole grid. ``shape`` [P]: per-prompt values whose order and relative distances ``each`` takes over; none of
+    ``each`` is below ``lowest`` or above 1."""
     p, r = seen.shape
     groups = strata(label, seen)
     fits = [fit_stratum(values[:, g], seen[:, g]) for g in groups]
@@ -121,7 +124,7 @@ def estimate_grid(values: Floats, seen: Seen, label: Ints, n_rows: int, shape: F
     rows_variance += float((weight * (by_label - mean) ** 2).sum()) / n_rows
     variance = _less(unbiased, float(noise.mean()))
     df = sum(f.df for f in fits)
-    found = constrained(unbiased if shape is None else shape, mean, variance)
+    found = constrained(unbiased if shape is None else shape, mean, variance, lowest)
     return GridEstimate(
         found,
         noise,
@@ -186,11 +189,11 @@ def strata(label: Ints, seen: Seen) -> list[Ints]:
     return groups
 
 
-def constrained(values: Floats, mean: float, variance: float) -> Floats:
-    """``values`` [P] moved and stretched to ``mean`` and ``variance``, within [0, 1]."""
+def constrained(values: Floats, mean: float, variance: float, lowest: float = 0.0) -> Floats:
+    """``values`` [P] moved and stretched to ``mean`` and ``variance``, within [``lowest``, 1]."""
     spread = math.sqrt(_less(values, 0.0))
     scale = math.sqrt(max(variance, 0.0)) / spread if spread > 1e-12 else 0.0
-    out: Floats = np.clip(mean + (values - values.mean()) * scale, 0.0, 1.0)
+    out: Floats = np.clip(mean + (values - values.mean()) * scale, lowest, 1.0)
     return out
 
 

@@ -9,53 +9,74 @@ whole grid would give (``trainer.measure.estimate``). Only numpy and pyarrow: th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from trainer.errors import nearest
+from trainer.measure.confusion import count_labels, formula_of, pseudo_values, smoothed_counts
 from trainer.measure.estimate import GridEstimate, estimate_grid, rasch
-from trainer.measure.grid import NO_ANSWER, Floats, Grid, ScoreError, read_grid
-
-METRICS = ("accuracy", "macro_f1")
-PRIOR = 10.0  # weight, in cells, of all prompts' answers where a prompt's macro-F1 is estimated from a sample
+from trainer.measure.grid import Floats, Grid, ScoreError, read_grid
+from trainer.measure.placements import area_pseudo_values, areas, ranks_rows, sampled_areas
+from trainer.measure.registry import ACCURACY, kind_of, label_of, misfit
 
 
 def per_prompt(scores: Grid, metric: str) -> Floats:
-    """[P] accuracy or macro-F1 of every prompt, as a fraction of 1. A cell without an answer counts as wrong. Of a
+    """[P] the metric of every prompt; ``registry`` says what each is. A cell without an answer counts as wrong. Of a
     sample: values whose mean, spread and order are the best estimates of the whole grid's."""
-    _check_metric(metric)
+    _check_metric(scores, metric)
     if scores.seen is not None:
         return grid_estimate(scores, metric).each
-    if metric == "accuracy":
+    if kind_of(metric).ranks:
+        return areas(scores)
+    if metric == ACCURACY:
         return scores.correct.mean(axis=1)
-    f1, _ = _f1(scores)
-    return f1.mean(axis=1)
+    return formula_of(metric, scores.labels)(count_labels(scores))[0]
+
+
+def means(scores: Grid, metrics: Iterable[str]) -> dict[str, float | None]:
+    """Of each metric, averaged over the prompts, and of a sample the estimate of that; None for one that the grid does
+    not have. The answers to a whole grid are counted once for all."""
+    counts, found = count_labels(scores) if scores.seen is None else None, dict[str, float | None]()
+    for metric in metrics:
+        if misfit(metric, scores.labels) or (kind_of(metric).ranks and not ranks_rows(scores)):
+            found[metric] = None
+            continue
+        if kind_of(metric).ranks:
+            each = areas(scores) if scores.seen is None else sampled_areas(scores)
+        elif counts is None:
+            each = per_prompt(scores, metric)
+        else:
+            each = formula_of(metric, scores.labels)(counts)[0]
+        mean = float(each.mean())
+        found[metric] = None if math.isnan(mean) else mean
+    return found
 
 
 def cells(scores: Grid, metric: str) -> Floats:
     """[P, R] values whose mean over rows is the per-prompt metric, and whose spread over rows gives its error.
 
-    Accuracy: 1 where correct, else 0. Macro-F1 is no mean of cells; these are its pseudo-values, the metric plus R
-    times its derivative with respect to the row's weight (infinitesimal jackknife), so one set of formulas and one
-    bootstrap serve both metrics. Exact for accuracy, first order in 1/R for macro-F1. Of a sample, cells that were not
-    scored hold a number without meaning, and macro-F1 is expanded around each prompt's smoothed answers."""
-    _check_metric(metric)
-    if metric == "accuracy":
+    Accuracy: 1 where correct, else 0. Other metrics are no means of cells; these are their pseudo-values, the metric
+    plus R times its derivative with respect to the row's weight (infinitesimal jackknife), so one set of formulas and
+    one bootstrap serve all metrics. Exact for accuracy, first order in 1/R for the others. Of a sample, cells that were
+    not scored hold a number without meaning, and the metric is expanded around each prompt's smoothed answers."""
+    _check_metric(scores, metric)
+    if metric == ACCURACY:
         return scores.correct.astype(np.float64)
-    # F1_k = 2 TP_k / size_k with size_k = right + predicted
-    f1, size = _f1(scores) if scores.seen is None else _smoothed_f1(scores)
-    n, k = len(scores.rows), len(scores.labels)
-    slope = np.where(size > 0, 1.0 / np.maximum(size, 1.0), 0.0)  # [P, K]
-    at = np.arange(len(scores.prompts))[:, None]
-    answered = scores.predicted != NO_ANSWER
-    answer = np.where(answered, scores.predicted, 0)
-    right = np.broadcast_to(scores.label, scores.predicted.shape)
-    lost = (f1 * slope)[at, right] + np.where(answered, (f1 * slope)[at, answer], 0.0)
-    step = 2.0 * scores.correct * slope[at, right] - lost
-    return f1.mean(axis=1, keepdims=True) + step * (n / k)
+    if kind_of(metric).ranks:
+        return area_pseudo_values(scores)
+    counts = count_labels(scores) if scores.seen is None else smoothed_counts(scores)
+    return pseudo_values(scores, counts, formula_of(metric, scores.labels))
+
+
+def least_rows(scores: Grid, metric: str) -> int:
+    """The rows of the label of which the metric knows least: with few of them, even answers that are all right say
+    little. All rows for accuracy."""
+    if metric == ACCURACY:
+        return len(scores.rows)
+    counts, label = np.bincount(scores.label, minlength=len(scores.labels)), label_of(metric)
+    return max(int(counts[counts > 0].min() if label is None else counts[scores.labels.index(label)]), 1)
 
 
 @dataclass(frozen=True)
@@ -162,11 +183,13 @@ def grid_objective(scores: Grid, metric: str, std_weight: float) -> Objective:
 
 def grid_estimate(scores: Grid, metric: str) -> GridEstimate:
     """What a sample says about the whole grid. Accuracy takes the distances between prompts from the Rasch model;
-    macro-F1, which is no mean of chances, from its pseudo-values."""
+    the others, which are no means of chances, from their pseudo-values. ScoreError for a metric that ranks rows: each
+    row's placement needs the prompt's other rows."""
     if scores.seen is None:
         raise ValueError("the whole grid was scored: there is nothing to estimate")
-    shape = rasch(scores.correct, scores.seen, scores.label) if metric == "accuracy" else None
-    return estimate_grid(cells(scores, metric), scores.seen, scores.label, scores.n_rows, shape)
+    shape = rasch(scores.correct, scores.seen, scores.label) if metric == ACCURACY else None
+    lowest = kind_of(metric).lowest
+    return estimate_grid(cells(scores, metric), scores.seen, scores.label, scores.n_rows, shape, lowest)
 
 
 def spread(values: Floats) -> float:
@@ -209,40 +232,6 @@ def _prompt_variance(by_prompt: Floats, std_weight: float) -> float:
     return float((p - 1) / p * ((value - value.mean()) ** 2).sum())
 
 
-def _f1(scores: Grid) -> tuple[Floats, Floats]:
-    """[P, K] F1 of every label under every prompt (0 where it neither occurs nor is answered), and its denominator."""
-    p, k = len(scores.prompts), len(scores.labels)
-    at = np.broadcast_to(np.arange(p)[:, None], scores.predicted.shape)
-    right = np.broadcast_to(scores.label, scores.predicted.shape)
-    hits = np.bincount((at * k + right)[scores.correct], minlength=p * k).reshape(p, k)
-    answered = scores.predicted != NO_ANSWER
-    answers = np.bincount((at * k + scores.predicted)[answered], minlength=p * k).reshape(p, k)
-    size = (answers + np.bincount(scores.label, minlength=k)).astype(np.float64)
-    return np.where(size > 0, 2.0 * hits / np.maximum(size, 1.0), 0.0), size
-
-
-def _smoothed_f1(scores: Grid) -> tuple[Floats, Floats]:
-    """``_f1`` of a sample: each prompt's answers to the rows of a label, with ``PRIOR`` cells of all prompts' answers
-    mixed in. The pseudo-values around it make up for the mixture to first order; without it a few cells would put
-    the derivative far off."""
-    assert scores.seen is not None
-    n, k = len(scores.rows), len(scores.labels)
-    f1_hits, answers = np.zeros((len(scores.prompts), k)), np.zeros((len(scores.prompts), k))
-    rows_of = np.bincount(scores.label, minlength=k).astype(np.float64)
-    for label in np.flatnonzero(rows_of):
-        columns = scores.label == label
-        seen = scores.seen[:, columns]
-        given = np.where(seen, scores.predicted[:, columns], NO_ANSWER)
-        counts = np.stack([(given == answer).sum(axis=1) for answer in range(k)], axis=1)  # [P, K]
-        prior = PRIOR * rows_of[label] / n
-        mixed = counts + prior * counts.sum(axis=0) / max(int(seen.sum()), 1)
-        share = mixed / (seen.sum(axis=1, keepdims=True) + prior)
-        answers += rows_of[label] * share
-        f1_hits[:, label] = rows_of[label] * share[:, label]
-    size = answers + rows_of
-    return np.where(size > 0, 2.0 * f1_hits / np.maximum(size, 1e-300), 0.0), size
-
-
-def _check_metric(metric: str) -> None:
-    if metric not in METRICS:
-        raise ScoreError(f'task.metric = "{metric}" is not known.{nearest(str(metric), METRICS)}')
+def _check_metric(scores: Grid, metric: str) -> None:
+    if wrong := misfit(metric, scores.labels):
+        raise ScoreError(f'task.metric = "{metric}" {wrong}')

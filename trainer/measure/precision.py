@@ -72,10 +72,10 @@ def read_pilot(values: Floats, seen: Seen, label: Ints, n_rows: int) -> Pilot:
     return Pilot(len(seen), n_rows, known, tuple(np.linspace(low, high, 21).tolist()), *_noise_shape(found))
 
 
-def usual_pilot(prompts: int, rows: int) -> Pilot:
-    """What is assumed of a grid where there is no pilot."""
-    stratum = Stratum(1.0, USUAL_RESIDUAL, USUAL_ROWS, math.inf, math.inf)
-    return Pilot(prompts, rows, (stratum,), (USUAL_STD,), 1.0, 1.0)
+def usual_pilot(prompts: int, rows: int, width: float = 1.0) -> Pilot:
+    """What is assumed of a grid where there is no pilot; ``width``: the metric's highest value less its lowest."""
+    stratum = Stratum(1.0, width**2 * USUAL_RESIDUAL, width**2 * USUAL_ROWS, math.inf, math.inf)
+    return Pilot(prompts, rows, (stratum,), (width * USUAL_STD,), 1.0, 1.0)
 
 
 def cells_for(pilots: Sequence[Pilot], wanted: Precision) -> int:

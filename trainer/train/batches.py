@@ -19,7 +19,8 @@ from trainer.data.kinds import COMPLETION
 from trainer.model.routing import Batch
 from trainer.train.arms import PromptMemory, distinct, open_prompts
 from trainer.train.loss import Weights
-from trainer.train.row_subsets import RowStage
+from trainer.train.row_order import AllRows, BalancedRows, RowOrder
+from trainer.train.row_subsets import RowStage, all_rows
 from trainer.trial import Arm, Draw, Optimization
 
 Ids = NDArray[np.int32]
@@ -47,9 +48,10 @@ class Pick:
 class ExampleOrder:
     """The stream of examples of one trial: rows reshuffled every epoch, prompts redrawn as ``draw`` and ``arm`` say.
 
-    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. With V views each
-    row comes V times in succession: a step has as many sequences as without views, and 1 / V of the rows. ``stages``:
-    which rows are drawn from when; without them all rows, always."""
+    ``by_difficulty``: places of the prompts, easiest first, for a curriculum. ``labels``: the rows', which are drawn
+    equally often if ``plan`` balances them; an epoch is then as many draws as there are rows to draw from. With V views
+    each row comes V times in succession: a step has as many sequences as without views, and 1 / V of the rows.
+    ``stages``: which rows are drawn from when; without them all rows, always."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class ExampleOrder:
         plan: Optimization,
         arm: Arm = PLAIN_ARM,
         by_difficulty: Sequence[int] = (),
+        labels: Sequence[str] = (),
         stages: Sequence[RowStage] = (),
     ):
         self.seed, self.n_rows, self.n_prompts, self.draw, self.arm = seed, n_rows, n_prompts, draw, arm
@@ -70,8 +73,13 @@ class ExampleOrder:
         self.block = draw.every * (self.rows_per_step if draw.unit == "steps" else 1)
         self._rows_in_all = max(1, plan.steps * self.rows_per_step)
         self._easiest = tuple(by_difficulty) or tuple(range(n_prompts))
-        self._stages = tuple(stages) or (RowStage(0, 0, np.arange(n_rows)),)
-        self._epoch, self._rows = -1, np.empty(0, dtype=np.int64)
+        balanced = plan.balance == "labels"
+        if balanced and len(labels) != n_rows:
+            raise ValueError(f"balance needs the labels of all {n_rows} rows, and got {len(labels)}")
+        self._stages = tuple(stages) or (all_rows(n_rows),)
+        self._rows: list[RowOrder] = [
+            BalancedRows(seed, labels, stage) if balanced else AllRows(seed, stage) for stage in self._stages
+        ]
 
     def batch(self, step: int, memory: PromptMemory | None = None) -> list[Pick]:
         """The effective batch of optimizer step ``step`` (0-based)."""
@@ -79,13 +87,11 @@ class ExampleOrder:
 
     def pick(self, position: int, memory: PromptMemory | None = None) -> Pick:
         at, view = divmod(position, self.arm.views)
-        stage = next(stage for stage in reversed(self._stages) if stage.first <= at)
+        k = max(i for i, stage in enumerate(self._stages) if stage.first <= at)
+        stage = self._stages[k]
         epoch, place = divmod(at - stage.first, len(stage.places))
         epoch += stage.first_epoch
-        if epoch != self._epoch:
-            shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(stage.places))
-            self._epoch, self._rows = epoch, stage.places[shuffled]
-        row = int(self._rows[place])
+        row = self._rows[k].row(at)
         n_formats = len(self.arm.formats)
         form = stable_hash("format", self.seed, at) % n_formats if n_formats > 1 else 0
         family = at if self.arm.views > 1 else -1

@@ -47,15 +47,14 @@ class Resident:
         t = self.trial
         self._rows, self._prompts = self.assets.rows["train"], self.assets.train_pools[t.pool]
         ranked = easiest_first(self._prompts) if t.arm.choice == "curriculum" else ()
+        sizes, labels = (len(self._rows), len(self._prompts)), [row.label for row in self._rows]
         stages = row_stages(
             t.optimization.row_shares,
             t.optimization.batch_size * t.optimization.accumulation // t.arm.views,
             [row.id for row in self._rows],
-            [row.label for row in self._rows],
+            labels,
         )
-        self._order = ExampleOrder(
-            t.seed, len(self._rows), len(self._prompts), t.draw, t.optimization, t.arm, ranked, stages
-        )
+        self._order = ExampleOrder(t.seed, *sizes, t.draw, t.optimization, t.arm, ranked, labels, stages)
         self.memory = PromptMemory(t.arm, len(self._prompts))
         # a draw that depends on the last step's losses cannot be made earlier
         self._ahead = 1 if t.arm.choice == "importance" else STEPS_AHEAD

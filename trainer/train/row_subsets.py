@@ -27,6 +27,11 @@ class RowStage:
     places: Places
 
 
+def all_rows(count: int) -> RowStage:
+    """The only stage of a trial that draws from all rows, always."""
+    return RowStage(0, 0, np.arange(count))
+
+
 def nested_order(ids: Sequence[str], labels: Sequence[str]) -> Places:
     """Places of all rows, so that the first n of them are the part of n rows. Rows of a label are ordered by a hash of
     their ids, and labels take turns in proportion to their rows."""

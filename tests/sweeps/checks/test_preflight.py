@@ -306,10 +306,10 @@ def test_a_label_is_refused_where_no_split_has_it_and_warned_of_where_one_has_no
         'task.rows.dev: label "no" never occurs among 3 rows: it is not measured there. Give more rows (`limit`, '
         "`where` or the data)"
     ]
-    report = run(task=dataclasses.replace(TASK, metric="macro_f1"), rows={"train": few, "dev": ROWS, "test": few})
+    report = run(task=dataclasses.replace(TASK, metric="f1_macro"), rows={"train": few, "dev": ROWS, "test": few})
     assert [f.what.partition(": ")[2] for f in report.items] == [
         "no trial learns it",
-        "macro-F1 counts it as 0 there",
+        "f1_macro counts it as 0 there",
     ]
     assert only_error(run(rows=dict.fromkeys(("train", "dev", "test"), few))) == (
         'task.labels: label "no" occurs in no row (found: yes). Take it out of `labels`, or check `where`, `limit` and '

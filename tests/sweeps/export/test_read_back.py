@@ -165,7 +165,7 @@ def test_weights_that_give_nan_are_an_error_that_names_rows(
         (("trial", "lora", "alpha"), float("nan"), "trial.lora.alpha is no number"),
         (("trial", "task", "labels"), "no", "trial.task.labels: Input should be a valid"),
         (("trial", "task", "labels"), ["no", "no"], "trial.task.labels names a label twice"),
-        (("trial", "task", "metric"), "luck", "trial.task.metric: Input should be 'accuracy' or 'macro_f1'"),
+        (("trial", "task", "metric"), "luck", "trial.task.metric is not known. Known: accuracy, balanced_accuracy"),
         (("trial", "template", "words"), [["no"]], "trial.template.words.0"),
         (("trial", "template", "marker"), "\ud800", "UnicodeEncodeError"),
         (("trial", "scoring", "max_new_tokens"), 10**9, "trial.scoring.max_new_tokens is out of range"),

@@ -23,6 +23,7 @@ from sweeps.paft.claims import claims
 from sweeps.plan.cost import count_trials, mean_steps
 from sweeps.prompts.usage import COLUMNS
 from sweeps.run_folder.reading import RunFolder
+from sweeps.statistics.intervals import SHARE, Limits
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import StudyError, dump_yaml
 from sweeps.study.shipped import study_path
@@ -427,6 +428,7 @@ class Bare:
 
     cells: np.ndarray[Any, Any]
     prompts: tuple[str, ...]
+    limits: Limits = SHARE
 
     @property
     def per_prompt(self) -> np.ndarray[Any, Any]:

@@ -129,7 +129,7 @@ def test_a_run_with_one_seed_each_knows_nothing_of_seeds_and_says_so(study: Any,
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("task.metric=macro_f1", 'task.metric is "macro_f1" there and "accuracy" in this study'),
+        ("task.metric=f1_macro", 'task.metric is "f1_macro" there and "accuracy" in this study'),
         ("task.labels={0: bad, 1: good}", 'task.labels is ["bad", "good"] there and ["no", "yes"] in this study'),
         ("task.fields=[text, title]", 'task.fields is ["text", "title"] there and ["text"] in this study'),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prompt_landscape import LABELS, Landscape, prompts, rows
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from sweeps.prompt_search import scorer as scorer_module
 from sweeps.prompt_search.journal import FolderJournal, ScoredCell, SearchJournal, WriterReply
@@ -43,15 +43,17 @@ def make(engine: object, limit: int | None = None, **options: object) -> Scorer:
     return Scorer(engine, SearchJournal(), LABELS, limit=limit, **options)  # type: ignore[arg-type]
 
 
-def test_accuracy_and_macro_f1_are_those_of_the_answers() -> None:
+def test_metrics_are_those_of_the_answers() -> None:
     rng = np.random.default_rng(0)
     some, [prompt] = rows(40), prompts(1)
     values = {(prompt.id, r.id): tuple(rng.normal(size=2).tolist()) for r in some}
     predicted = [int(np.argmax(values[prompt.id, r.id])) for r in some]
     truth = [LABELS.index(r.label) for r in some]
     assert make(Fixed(values)).score(prompt, some) == pytest.approx(np.mean(np.equal(predicted, truth)))
-    f1 = make(Fixed(values), metric="macro_f1").score(prompt, some)
+    f1 = make(Fixed(values), metric="f1_macro").score(prompt, some)
     assert f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+    correlation = make(Fixed(values), metric="matthews_corrcoef").score(prompt, some)
+    assert correlation == pytest.approx(matthews_corrcoef(truth, predicted))
 
 
 def test_batch_calibration_takes_off_the_mean_of_the_prompts_rows() -> None:

@@ -181,7 +181,7 @@ def scored_of(cells: Floats, weight: float = 1.0, degenerate: bool = False) -> D
     found = metrics.Objective(
         value, 0.0, float(each.mean()), std, float(each.min()), *cells.shape, degenerate, 0.5, 0.0
     )
-    return DevScores(pseudo_values(cells, weight), found, "12345678")
+    return DevScores(pseudo_values(cells, weight), found, "12345678", "accuracy")
 
 
 def test_pseudo_values_average_to_the_objective() -> None:

@@ -60,9 +60,9 @@ def test_calibration_error_by_hand() -> None:
 def test_the_common_threshold_is_the_best_of_all() -> None:
     p, positive = sample(3, prompts=2, rows=60)
     chosen = binary.common_threshold(p, positive)
-    best = np.mean([binary.macro_f1(x, positive, chosen) for x in p])
+    best = np.mean([binary.f1_macro(x, positive, chosen) for x in p])
     for t in np.unique(p):
-        assert np.mean([binary.macro_f1(x, positive, float(t)) for x in p]) <= best + 1e-12
+        assert np.mean([binary.f1_macro(x, positive, float(t)) for x in p]) <= best + 1e-12
 
 
 def test_drift_is_what_prompts_shift_the_chances_by() -> None:
@@ -94,7 +94,7 @@ def test_without_a_positive_row_what_cannot_be_known_is_null() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30), st.floats(0, 1))
-def test_macro_f1_at_any_threshold(rows: list[tuple[float, bool]], threshold: float) -> None:
+def test_f1_macro_at_any_threshold(rows: list[tuple[float, bool]], threshold: float) -> None:
     p, positive = np.array([x for x, _ in rows]), np.array([y for _, y in rows])
     wanted = sk.f1_score(positive, p > threshold, average="macro", labels=[False, True], zero_division=0)
-    assert math.isclose(binary.macro_f1(p, positive, threshold), wanted, abs_tol=1e-12)
+    assert math.isclose(binary.f1_macro(p, positive, threshold), wanted, abs_tol=1e-12)

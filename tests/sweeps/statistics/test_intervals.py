@@ -20,6 +20,7 @@ from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
 from trainer.measure.grid import Floats
 from trainer.measure.metrics import two_way
+from trainer.measure.placements import roc_auc
 
 # name: mu, std of prompts, rows and interaction on the probit scale (noise has 1)
 EASY, HIGH, CEILING, ALIKE = (0.4, 0.15, 1.0, 0.5), (1.8, 0.3, 1.0, 0.5), (2.2, 0.6, 0.7, 0.3), (1.8, 0.05, 1.0, 0.5)
@@ -193,8 +194,8 @@ def test_holm_equals_statsmodels_and_rejects_11_of_15() -> None:
 def test_roc_auc_equals_scikit_learn_with_ties() -> None:
     rng = np.random.default_rng(0)
     positive, score = rng.random(200) < 0.3, rng.integers(0, 8, 200).astype(float)
-    assert prompt_metrics.roc_auc(positive, score) == pytest.approx(roc_auc_score(positive, score))
-    assert math.isnan(prompt_metrics.roc_auc(np.ones(3, dtype=bool), np.arange(3.0)))
+    assert roc_auc(positive, score) == pytest.approx(roc_auc_score(positive, score))
+    assert math.isnan(roc_auc(np.ones(3, dtype=bool), np.arange(3.0)))
 
 
 def test_cps_follows_its_definition() -> None:

@@ -135,6 +135,27 @@ def test_where_nothing_varies_the_interval_is_that_of_the_rows() -> None:
     assert p_value == 0.0
 
 
+def test_intervals_are_cut_to_the_limits_of_the_metric() -> None:
+    """Of a correlation: below 0, differences up to 2, a std up to 1; where nothing varies, of the rarest label."""
+    limits, (seen, label) = st.limits_of("matthews_corrcoef"), cells_of(20, 500, 1000)
+    rng = np.random.default_rng(2)
+    values: Floats = np.where(seen, -0.9 + 0.2 * rng.standard_normal((20, 500)), 0.0)
+    found = estimate_grid(values, seen, label, 500, lowest=-1.0)
+    estimate, p_value = sampled.mean_test(found, 500, limits=limits)
+    assert -1.0 <= estimate.low < estimate.value < estimate.high < -0.8
+    assert p_value < 0.001
+    assert sampled.mean_test(found, 500)[0] == st.Estimate(0.0, 0.0, 0.0)
+    gap, _ = sampled.mean_test(estimate_grid(2 * values, seen, label, 500), 500, bounded=False, limits=limits)
+    assert -2.0 < gap.low < gap.value < gap.high < -1.5
+    halves = np.where(np.arange(20)[:, None] % 2 == 0, 1.0, -1.0)
+    apart = estimate_grid(np.where(seen, halves, 0.0), seen, label, 500, lowest=-1.0)
+    assert sampled.std_interval(apart, limits).high == 1.0
+    assert sampled.std_interval(apart).high == 0.5
+    alike = estimate_grid(np.where(seen, 1.0, 0.0), seen, label, 500)
+    low = sampled.mean_test(alike, 500, limits=limits, least_rows=10)[0].low
+    assert low == pytest.approx(1.0 - 2.0 * (1.0 - 0.025 ** (1 / 10)))
+
+
 def test_of_one_prompt_the_interval_is_that_of_new_rows() -> None:
     """3,000 of 20,000 rows, each met once: as of a binomial share, and against the truth in 95 of 100."""
     r, times, rng = 20_000, 200, np.random.default_rng(6)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from sweeps.statistics import intervals as st
 from sweeps.statistics import wordings as w
@@ -76,7 +76,7 @@ def test_one_wording_is_decided_as_in_scoring() -> None:
     assert one.estimate.value == pytest.approx(cells.mean())
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
 def test_the_value_is_the_mean_over_the_draws(metric: str) -> None:
     grid = random_grid(2, p=12)
     for found in w.asked([grid], "probabilities", metric):
@@ -89,6 +89,26 @@ def test_the_value_is_the_mean_over_the_draws(metric: str) -> None:
             scored.append(right.mean() if metric == "accuracy" else f1)
         assert found.draws == len(members)
         assert found.estimate.value == pytest.approx(np.mean(scored))
+
+
+def test_ensembles_are_ranked_by_their_averaged_probabilities() -> None:
+    """The area under the ROC curve of an ensemble; a vote ranks nothing."""
+    grid = random_grid(6, p=12, k=2)
+    assert grid.label_logprobs is not None
+    shares = np.exp(grid.label_logprobs) / np.exp(grid.label_logprobs).sum(axis=2, keepdims=True)
+    found = w.asked([grid], "probabilities", "roc_auc")
+    assert [a.wordings for a in found] == [1, 2, 4, 8, 12]
+    for one in found:
+        theirs = [roc_auc_score(grid.label, shares[m, :, 1].mean(axis=0)) for m in w.draws(grid.prompts, one.wordings)]
+        assert one.estimate.value == pytest.approx(np.mean(theirs))
+    assert w.asked([grid], "vote", "roc_auc") == []
+
+
+def test_a_metric_below_zero_has_intervals_below_zero() -> None:
+    grid = random_grid(7, p=12, r=200, k=2)
+    turned = replace(grid, label=1 - grid.label, correct=grid.predicted != grid.label)
+    for one in w.asked([turned], "probabilities", "matthews_corrcoef"):
+        assert -1.0 <= one.estimate.low < one.estimate.value < one.estimate.high < 0.0
 
 
 def test_draws_are_fixed_balanced_sets_and_the_same_for_all_trials() -> None:

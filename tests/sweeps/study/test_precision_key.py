@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from small_study import write_study
 
+from sweeps.checks.labels import LabelUse, label_share_findings
 from sweeps.checks.small_samples import sample_findings
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError, dump_yaml
@@ -83,6 +84,42 @@ def test_stages_and_arms_are_compared_on_whole_grids(tmp_path: Path) -> None:
         study_with(tmp_path, "tables.precision={mean: 0.01}", arms)
     for one in (study_with(tmp_path, arms), study_with(tmp_path, arms, "tables.precision=whole")):
         assert precision_of(one, "test", 50, 10_000) is None
+
+
+def test_a_metric_that_ranks_rows_is_of_whole_grids(tmp_path: Path) -> None:
+    """Also above the size from which grids are sampled."""
+    ranked = study_with(tmp_path, "task.metric=roc_auc")
+    assert precision_of(ranked, "test", 50, 10_000) is None
+    assert usual_cells(ranked, "dev", 50, 10_000) == 500_000
+    assert precision_of(study_with(tmp_path, "task.metric=f1_macro"), "test", 50, 10_000) == Precision()
+    assert precision_of(study_with(tmp_path, "task.metric=roc_auc", "tables.precision=whole"), "dev", 5, 100) is None
+    with pytest.raises(StudyError, match=r"a row's rank needs all rows of its prompt. Set tables.precision=whole, or"):
+        study_with(tmp_path, "task.metric=roc_auc", "tables.precision={mean: 0.01}")
+
+
+def test_a_correlation_takes_more_cells_since_its_values_lie_twice_as_far_apart(tmp_path: Path) -> None:
+    plain, wide = (study_with(tmp_path, f"task.metric={m}") for m in ("accuracy", "matthews_corrcoef"))
+    twice = study_with(tmp_path, "tables.precision={mean: 0.005}")
+    assert usual_cells(wide, "dev", 20, 20_000) == usual_cells(twice, "dev", 20, 20_000)
+    assert usual_cells(plain, "dev", 20, 20_000) < usual_cells(wide, "dev", 20, 20_000)
+
+
+def test_a_label_too_rare_for_the_metric_where_a_grid_is_sampled_is_an_error(tmp_path: Path) -> None:
+    changes = ("task.metric=f1_macro", "task.rows.dev.limit=300", "pools.dev.limit=4")
+    sizes = {"default": "name=small", "sampled": "tables.precision={mean: 0.3}"}
+    found = {}
+    for name, override in sizes.items():
+        study = study_with(tmp_path, override, *changes)
+        content = content_of(study)
+        use = LabelUse.of(study, content)
+        rows = dict(content.assets.rows)
+        names = [r.label for r in rows["dev"]]
+        kept = [i for i, x in enumerate(names) if x == names[0]][:4]  # four rows of one label
+        rows["dev"] = tuple(r for i, r in enumerate(rows["dev"]) if r.label != names[0] or i in kept)
+        found[name] = [str(f) for f in label_share_findings(content.task, rows, use) if f.level == "error"]
+    assert found["default"] == []
+    [said] = found["sampled"]
+    assert "Set tables.precision=whole, or use task.metric=accuracy" in said
 
 
 def test_the_size_of_the_dev_sample_is_a_trials_own(tmp_path: Path) -> None:

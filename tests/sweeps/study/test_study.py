@@ -344,7 +344,7 @@ def test_options_take_no_words_and_no_f1(load: Load) -> None:
     text = said(load, change=change)
     assert "templates.plain.words" in text
     assert "has no meaning with task.options" in text
-    assert "needs task.labels" in said(load, change={**change, "templates": ..., "task.metric": "macro_f1"})
+    assert "needs task.labels" in said(load, change={**change, "templates": ..., "task.metric": "f1_macro"})
     assert load(change={**change, "templates": ...}).templates["plain"].words == {}
 
 
@@ -442,3 +442,37 @@ def test_the_day_of_a_template(load: Load) -> None:
     for wrong in ("today", "2026-02-30", "20260305", "5", "[1]"):
         with pytest.raises(StudyError, match="is no day, such as 2024-07-26"):
             load(f"templates.plain.date={wrong}")
+
+
+# metrics and balance ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "f1_macro", "f1[yes]", "matthews_corrcoef", "roc_auc"])
+def test_a_metric_is_named_as_in_scikit_learn(study, metric: str) -> None:  # type: ignore[no-untyped-def]
+    loaded = study(f"task.metric={metric}")
+    assert loaded.task.metric == metric
+    assert parse_yaml(dump_yaml(resolved(loaded)), "written")["task"]["metric"] == metric
+
+
+def test_the_earlier_name_of_a_metric_is_read_and_today_s_is_written(study) -> None:  # type: ignore[no-untyped-def]
+    assert resolved(study("task.metric=macro_f1"))["task"]["metric"] == "f1_macro"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["task.metric=f1_makro"], 'task.metric=f1_makro is not known. Did you mean "f1_macro"? Known: accuracy'),
+        (["task.metric=f1"], "is of one label, which stands in brackets: f1[no] or f1[yes]"),
+        (["task.metric=f1[yess]"], 'is of no label of the task. Did you mean "f1[yes]"?'),
+        (["task.metric={f1: yes}"], "must be text: write f1[yes]"),
+        (["task.metric=3"], 'task.metric=3 is not known. Known: accuracy, balanced_accuracy'),
+        (["task.metric=roc_auc", "scoring.scorer=generate"], "ranks rows by label probabilities, and scoring.scorer"),
+        (["task.metric=roc_auc", "scoring.sample=0.5"], "cannot be estimated from a sample"),
+        (["training.balance=label"], 'training.balance=label is not known. Did you mean "labels"?'),
+    ],
+)  # fmt: skip
+def test_a_metric_that_cannot_be_had_is_refused_with_the_reason(study, changes: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(StudyError) as error:
+        study(*changes)
+    [line] = str(error.value).splitlines()
+    assert said in line

@@ -90,7 +90,7 @@ TUNED, BASE = logprobs(1, 2.5), logprobs(2, 1.0)
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    made = study({**LABELLED, "metric": "macro_f1"})
+    made = study({**LABELLED, "metric": "f1_macro"})
     return run_folder(tmp_path / "run", made, {"aa": (40, TUNED), "bb": (0, BASE)}, ["no", "yes"])
 
 
@@ -121,9 +121,21 @@ def test_numbers_are_those_of_the_log_probabilities(run: RunFolder) -> None:
 def test_one_wording_is_the_tables_line_and_the_studys_metric_is_there(run: RunFolder) -> None:
     table, rows = ensembles.ensembles(run), {r["trial_id"]: r for r in run.robustness()}
     for trial_id in ("aa", "bb"):
-        [one] = rows_of(table, trial_id=trial_id, method="vote", metric="macro_f1", wordings=1)
+        [one] = rows_of(table, trial_id=trial_id, method="vote", metric="f1_macro", wordings=1)
         for ours, theirs in (("value", "mean"), ("value_low", "mean_low"), ("value_high", "mean_high")):
             assert one[ours] == pytest.approx(rows[trial_id][theirs])
+
+
+def test_a_metric_that_ranks_rows_has_no_vote(tmp_path: Path) -> None:
+    made = study({**LABELLED, "metric": "roc_auc"})
+    folder = run_folder(tmp_path / "run", made, {"aa": (40, TUNED), "bb": (0, BASE)}, ["no", "yes"])
+    table, rows = ensembles.ensembles(folder), {r["trial_id"]: r for r in folder.robustness()}
+    assert rows_of(table, method="vote", metric="roc_auc") == []
+    assert len(rows_of(table, method="vote", metric="accuracy")) == 2 * 5
+    [one] = rows_of(table, trial_id="aa", method="probabilities", metric="roc_auc", wordings=1)
+    for ours, theirs in (("value", "mean"), ("value_low", "mean_low"), ("value_high", "mean_high")):
+        assert one[ours] == pytest.approx(rows["aa"][theirs])
+    assert "roc_auc, percent over wordings asked" in ensembles.figure(table, made)
 
 
 def test_the_base_model_is_told_and_asked_for(run: RunFolder, tmp_path: Path) -> None:
@@ -144,7 +156,7 @@ def test_all_forms_agree_and_the_report_draws_the_curves(run: RunFolder) -> None
     assert pacsv.read_csv(folder / "ensembles.csv").column_names == table.column_names
     assert (folder / "ensembles.md").read_text().count("\n| ") == 2 + 2 * 3 * 2
     assert "Asking in several wordings" in source
-    assert "macro-F1, percent over wordings asked" in source
+    assert "f1_macro, percent over wordings asked" in source
     assert "bb, base model" in source
 
 

@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from sweeps.run_folder.reading import RunFolder
+from sweeps.statistics.intervals import SHARE
 from sweeps.tables import robustness as tables
 from sweeps.tables.averages import Groups, group_table
 from sweeps.tables.pages import robustness_page
@@ -53,7 +54,7 @@ def test_columns_begin_as_promised_and_numbers_are_those_of_the_cells(store: Sto
     assert row["top"] == (each > 0.75).mean()
     assert row["top_0.90"] == (each > 0.9).mean()
     assert row["q25"] == pytest.approx(np.quantile(each, 0.25))
-    assert row["macro_f1"] == pytest.approx(np.mean([f1_score(LABEL, p, average="macro") for p in predicted]))
+    assert row["f1_macro"] == pytest.approx(np.mean([f1_score(LABEL, p, average="macro") for p in predicted]))
     logits = (predicted - 0.5) * (1 + np.arange(R) % 3)
     assert row["roc_auc"] == pytest.approx(np.mean([roc_auc_score(LABEL, x) for x in logits]))
     assert row["mean_low"] < row["mean"] < row["mean_high"]
@@ -127,11 +128,11 @@ def test_a_difference_that_lies_in_a_few_prompts_is_undecided(tmp_path: Path) ->
     assert "Trials: bad." in page
 
 
-def test_macro_f1_studies_are_summarised_by_macro_f1(store: Store) -> None:
-    settings = replace(SETTINGS, metric="macro_f1")
+def test_f1_macro_studies_are_summarised_by_f1_macro(store: Store) -> None:
+    settings = replace(SETTINGS, metric="f1_macro")
     row = by_id(tables.make_tables(RunFolder(store), settings).robustness)["good"]
-    assert row["metric"] == "macro_f1"
-    assert row["mean"] == pytest.approx(row["macro_f1"])
+    assert row["metric"] == "f1_macro"
+    assert row["mean"] == pytest.approx(row["f1_macro"])
     assert row["mean_low"] < row["mean"] < row["mean_high"]
 
 
@@ -261,8 +262,8 @@ def test_the_columns_of_a_grid_alone_give_the_same_grid(store: Store) -> None:
 
 def test_what_a_group_summed_is_given_up_with_its_last_trial() -> None:
     trials = [{"trial_id": f"t{i}", "seed": i, "pool": "many", "status": "finished"} for i in range(3)]
-    groups = Groups.of_trials(trials)
-    own = {"cells": np.ones((2, 3)), "std": np.zeros(5), "min": np.ones(5), "top": np.ones(5)}
+    groups = Groups.of_trials(trials, SHARE)
+    own = {"cells": np.ones((2, 3)), "std": np.zeros(5), "min": np.ones(5), "top": np.ones(5), "least_rows": 3.0}
     for i, trial in enumerate(trials):
         assert ("pool", "many") in groups.by_value
         groups.add_trial(trial, "7 (2, 3)", own)

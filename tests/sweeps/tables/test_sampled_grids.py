@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sampled_run import CONSTANT, SEEDED, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
+from sampled_run import CONSTANT, LABELS, SEEDED, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
 from tiny_run import write_trials
 
 from sweeps.run_folder.reading import RunFolder
@@ -18,7 +19,7 @@ from trainer.measure.precision import Precision
 from trainer.store import Store
 
 P, R = 12, 900
-SETTINGS = Settings("accuracy", 1.0, (0.7, 0.8), True, sampled=True)
+SETTINGS = Settings("accuracy", 1.0, (0.7, 0.8), True, labels=LABELS, sampled=True)
 Z = 1.96
 
 
@@ -72,7 +73,15 @@ def test_numbers_of_a_sample_are_near_those_of_the_whole_grid_and_their_interval
         row, other = sampled[each.id], whole[each.id]
         assert abs(row["mean"] - other["mean"]) < 3 * row["mean_sampling"] < 0.025
         near = {"std": 0.03, "min": 0.06, "q50": 0.04, "consistency": 0.04, "sensitivity": 0.04, "roc_auc": 0.04}
-        near |= {"accuracy": 0.02, "macro_f1": 0.02, "test_objective": 0.04, "top": 0.35, "cps": 0.05}
+        near |= {
+            "accuracy": 0.02,
+            "f1_macro": 0.02,
+            "f1[no]": 0.03,
+            "matthews_corrcoef": 0.04,
+            "test_objective": 0.04,
+            "top": 0.35,
+            "cps": 0.05,
+        }
         for name, error in near.items():
             assert row[name] == pytest.approx(other[name], abs=error), name
         for name in ("mean", "std", "min", "q50"):
@@ -104,6 +113,24 @@ def test_groups_are_averaged_on_the_cells_of_the_sample(made: Any) -> None:
         assert row["std"] == pytest.approx(other["std"], abs=0.03)
         assert row["min"] == pytest.approx(other["min"], abs=0.06)
     assert sampled["pool", "many"]["n_averaged"] == 4
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "matthews_corrcoef"])
+def test_other_metrics_are_estimated_from_the_same_cells(made: Any, metric: str) -> None:
+    """Trials, differences and groups; the limits of a correlation are wider."""
+    settings = replace(SETTINGS, metric=metric)
+    found = {name: tables.make_tables(made[name][0], settings) for name in ("whole", "sampled")}
+    whole, sampled = ({r["trial_id"]: r for r in found[name].robustness.to_pylist()} for name in ("whole", "sampled"))
+    for each in best(made)[2:]:
+        row, other = sampled[each.id], whole[each.id]
+        assert is_sampled(row)
+        assert row["mean"] == row[metric] == pytest.approx(other["mean"], abs=0.04)
+        assert row["mean_low"] < other["mean"] < row["mean_high"]
+        assert row["min_low"] <= other["min"] <= row["min_high"]
+        assert row["diff_best_low"] < other["diff_best"] < row["diff_best_high"]
+        assert row["n_cells"] == made["sampled"][1][each.id]["n_cells"]
+    averaged = {(r["axis"], r["value"]): r for r in found["sampled"].groups.to_pylist()}["pool", "many"]
+    assert averaged["mean_low"] < averaged["mean"] < averaged["mean_high"] <= 1.0
 
 
 def test_the_same_folder_gives_the_same_table(made: Any) -> None:

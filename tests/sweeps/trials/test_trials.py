@@ -90,8 +90,8 @@ def test_a_trial_holds_what_the_study_says(study) -> None:  # type: ignore[no-un
     [
         "training.batch_size=4", "training.accumulation=2", "training.schedule=linear", "training.warmup=0.2",
         "training.weight_decay=0.1", "training.clip=2", "training.normalization=completion_count",
-        "training.template_tokens=plw", "training.draw.mode=load", "training.draw.every=8", "training.draw.unit=steps",
-        "scoring.scorer=generate", "scoring.decision=per_byte", "scoring.max_new_tokens=9", "task.metric=macro_f1",
+        "training.template_tokens=plw", "training.balance=labels", "training.draw.mode=load", "training.draw.every=8", "training.draw.unit=steps",
+        "scoring.scorer=generate", "scoring.decision=per_byte", "scoring.max_new_tokens=9", "task.metric=f1_macro",
         "task.max_length=64", "axes.seed=1", "axes.lora.alpha=1", "axes.lora.dropout=0.1", "axes.lora.rslora=true",
         "axes.steps=9", "axes.plw=1", "axes.lr=1", "axes.lora.r=3", "axes.lora.target_modules=all-linear",
         'templates.plain.marker=" >"', "templates.plain.system=x", 'templates.plain.words={no: " a", yes: " b"}',

@@ -89,11 +89,17 @@ def test_variance_components_are_unbiased() -> None:
     assert np.all(error < [0.01, 0.03, 0.01])
 
 
-@pytest.mark.parametrize("metric", metrics.METRICS)
-def test_intervals_cover_the_whole_grids_mean_and_std(metric: str) -> None:
+# each with the size of its errors against accuracy's: f1 hangs on the 5 cells a prompt of the rare label, and the
+# correlation is from -1 to 1
+@pytest.mark.parametrize(
+    ("metric", "size"),
+    [("accuracy", 1.0), ("balanced_accuracy", 1.0), ("f1_macro", 1.0), ("f1_weighted", 1.0), ("f1[yes]", 1.5),
+     ("matthews_corrcoef", 2.0)],
+)  # fmt: skip
+def test_intervals_cover_the_whole_grids_mean_and_std(metric: str, size: float) -> None:
     rng = np.random.default_rng(4)
     hits, errors = [], []
-    for n in range(450):
+    for n in range(240):
         correct, label = binary(rng, lean=[0.0, 0.4, 0.8][n % 3])
         whole = grid_of(correct, label)
         truth = metrics.per_prompt(whole, metric)
@@ -111,9 +117,9 @@ def test_intervals_cover_the_whole_grids_mean_and_std(metric: str) -> None:
         )
     cover = np.mean(hits, axis=0)
     assert np.all(cover >= 0.9), cover
-    bias, size = np.mean(errors, axis=0), np.median(np.abs(errors), axis=0)
-    assert np.all(np.abs(bias) < [0.005, 0.01, 0.05, 0.06]), bias
-    assert np.all(size < [0.015, 0.02, 0.07, 0.1]), size
+    bias, typical = np.mean(errors, axis=0), np.median(np.abs(errors), axis=0)
+    assert np.all(np.abs(bias) < size * np.array([0.005, 0.01, 0.05, 0.06])), bias
+    assert np.all(typical < size * np.array([0.015, 0.02, 0.07, 0.1])), typical
 
 
 def test_stderr_is_the_spread_over_new_prompts_and_rows() -> None:

@@ -1,4 +1,4 @@
-"""Per-prompt metrics against scikit-learn, the grid's refusals, and the objective's standard error by simulation."""
+"""The grid's refusals, and the objective's standard error by simulation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.metrics import f1_score
 
 from trainer.measure import design, metrics
 from trainer.measure.grid import ScoreError, read_grid
@@ -42,38 +41,13 @@ def random_answers(rng: np.random.Generator, p: int = 4, r: int = 60, k: int = 3
     return np.where(rng.random((p, r)) < 0.6, label, rng.integers(-1, k, (p, r))), label
 
 
-def test_per_prompt_metrics_equal_scikit_learn() -> None:
-    predicted, label = random_answers(np.random.default_rng(0))
-    grid = read_grid(table(predicted, label), ("no", "yes", "maybe"))
-    expected = [f1_score(label, p, labels=[0, 1, 2], average="macro", zero_division=0) for p in predicted]
-    assert metrics.per_prompt(grid, "macro_f1") == pytest.approx(expected, abs=1e-12)
-    assert metrics.per_prompt(grid, "accuracy") == pytest.approx((predicted == label).mean(axis=1), abs=1e-12)
-
-
-def test_a_label_that_never_occurs_counts_as_zero_when_the_task_has_it() -> None:
-    grid = read_grid(table([[0, 1, 1]], [0, 1, 0]), ("no", "yes", "maybe"))
-    expected = f1_score([0, 1, 0], [0, 1, 1], labels=[0, 1, 2], average="macro", zero_division=0)
-    assert metrics.per_prompt(grid, "macro_f1")[0] == pytest.approx(expected)
-
-
-def test_majority_answer_on_edos_has_macro_f1_of_4310() -> None:
+def test_majority_answer_on_edos_has_f1_macro_of_4310() -> None:
     label = np.zeros(4000, dtype=int)
     label[:970] = 1  # share .2425
-    found = metrics.objective(table(np.zeros((1, 4000), dtype=int), label), "macro_f1", 1.0, ("no", "yes"))
+    found = metrics.objective(table(np.zeros((1, 4000), dtype=int), label), "f1_macro", 1.0, ("no", "yes"))
     assert found.mean == pytest.approx(0.4310, abs=5e-5)
     assert found.degenerate
     assert found.std == 0.0
-
-
-@pytest.mark.parametrize("metric", metrics.METRICS)
-def test_cells_average_to_the_metric_and_follow_row_weights(metric: str) -> None:
-    predicted, label = random_answers(np.random.default_rng(5), r=200)
-    grid = read_grid(table(predicted, label), ("no", "yes", "maybe"))
-    cells = metrics.cells(grid, metric)
-    assert cells.mean(axis=1) == pytest.approx(metrics.per_prompt(grid, metric), abs=1e-12)
-    keep = np.arange(200) != 17  # leaving one row out is what the pseudo-values predict, to first order in 1/R
-    without = read_grid(table(predicted[:, keep], label[keep]), ("no", "yes", "maybe"))
-    assert cells[:, keep].mean(axis=1) == pytest.approx(metrics.per_prompt(without, metric), abs=2e-4)
 
 
 def test_an_answer_that_cannot_be_parsed_is_wrong_and_counted() -> None:
@@ -206,7 +180,7 @@ def read(rows: list[dict[str, Any]], sample: dict[str, int] | None = SAMPLE, met
     return metrics.objective(pa.Table.from_pylist(rows, schema=SCORES), metric, 1.0, ("no", "yes"), "x", sample)
 
 
-@pytest.mark.parametrize("metric", metrics.METRICS)
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro", "f1[yes]", "matthews_corrcoef"])
 def test_a_sample_is_read_as_an_estimate_of_the_whole_grid(metric: str) -> None:
     found = read(sample_rows(), metric=metric)
     assert (found.n_prompts, found.n_rows, found.n_cells) == (6, 20, 44)
