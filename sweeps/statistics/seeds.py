@@ -162,7 +162,7 @@ def mean_test(
     signs = (1.0, -1.0)[: len(parts)]
     cells = sum((sign * part.mean(axis=0) for sign, part in zip(signs, parts, strict=True)), np.zeros(1))
     single = len(parts) == 1
-    within = limits if single else minus(limits)
+    possible = limits if single else minus(limits)
     seeds = [own_or_pooled(part, of_study) for part in parts]
     if not all(v.known for v in seeds):
         if not single and not cells.any():
@@ -171,8 +171,8 @@ def mean_test(
         return st.mean_test(cells, replicates, single, limits, least_rows)
     numbers = [len(part) for part in parts]
     luck = added([v.of_mean for v in seeds], numbers)
-    within = added([v.interaction for v in seeds], numbers)
-    terms = [(c.value, c.df) for c in luck] + _shared_terms(cells) + [(-c.value, c.df) for c in within]
+    twice = added([v.interaction for v in seeds], numbers)  # what the average over seeds shows, too
+    terms = [(c.value, c.df) for c in luck] + _shared_terms(cells) + [(-c.value, c.df) for c in twice]
     of_seeds = sum(c.value for c in luck)
     variance = max(sum(term for term, _ in terms), of_seeds)
     value = float(cells.mean())
@@ -181,7 +181,7 @@ def mean_test(
     df = _satterthwaite(variance, terms)
     se, q = math.sqrt(variance), float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))
     p = 2.0 * float(special.stdtr(df, -abs(value) / se))
-    return within.within(Estimate(value, value - q * se, value + q * se)), min(p, 1.0)
+    return possible.within(Estimate(value, value - q * se, value + q * se)), min(p, 1.0)
 
 
 def _shared_terms(cells: Floats) -> list[tuple[float, float]]:
