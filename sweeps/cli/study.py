@@ -66,7 +66,7 @@ def plan_command(
     from sweeps.plan.differences import differences
     from sweeps.plan.differences import render as render_differences
     from sweeps.plan.page import render
-    from sweeps.plan.rung_ranking import rung_ranking
+    from sweeps.plan.rung_ranking import rung_rankings
     from sweeps.plan.variation import ASSUMED, variation_of
     from sweeps.run_folder.find import find_run
     from sweeps.run_folder.reading import RunFolder
@@ -88,5 +88,5 @@ def plan_command(
     console = Console(soft_wrap=True)
     console.print(render(made))
     console.print(render_differences(differences(loaded, made, recorded)))
-    if run is not None and (ranking := rung_ranking(run, loaded)) is not None:
-        console.print(f"rungs     {ranking.text}", markup=False, highlight=False)
+    for ranking in [] if run is None else rung_rankings(run, loaded):
+        console.print(f"rung      {ranking.text}", markup=False, highlight=False)

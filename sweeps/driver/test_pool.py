@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from sweeps.driver.progress import BEAT_EVERY, QUIET_WRITE_EVERY, WRITE_EVERY, Progress
 from sweeps.driver.session import LOSSES
-from sweeps.driver.test_stages import GridJob, GridStages, by_objective, trials_to_test
+from sweeps.driver.test_stages import GridJob, GridStages, trials_to_test
 from sweeps.study.precision import usual_cells
 from trainer.trial import Trial
 
@@ -40,7 +40,7 @@ def score_test_pool(
 def _expected(progress: Progress, stages: GridStages, tested: Sequence[tuple[Trial, int]]) -> dict[str, int]:
     """How many cells of each trial will have been scored at the end, as far as it is known by now."""
     grid = len(stages.assets.pools["test"]), len(stages.assets.rows["test"])
-    best = {t.id for found in by_objective(tested, progress.decisions)[: stages.best] for t, _ in found}
+    best = {t.id for found in stages.ranked(tested, progress.decisions)[: stages.best] for t, _ in found}
     cells = stages.cells or usual_cells(progress.study, "test", *grid)
     return {t.id: stages.whole if t.id in best else cells for t, _ in tested}
 

@@ -26,7 +26,9 @@ from sweeps.trials.study_work import SCORED_WHOLE
 from trainer.data.assets import Assets
 from trainer.measure import design, metrics
 from trainer.measure.grid import Grid, only, read_grid
+from trainer.measure.metrics import Objective, grid_objective
 from trainer.measure.precision import Pilot, Precision, cells_for, read_pilot
+from trainer.measure.replicates import objective_of_seeds
 from trainer.store import Store
 from trainer.trial import Trial
 from trainer.work import is_scored
@@ -53,36 +55,24 @@ def trials_to_test(
     ]
 
 
-def by_objective(
-    tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
-) -> list[list[tuple[Trial, int]]]:
-    """The configurations of which all seeds have finished, by the mean of their dev objectives, the best first."""
-    members: dict[str, list[tuple[Trial, int]]] = {}
-    for trial, step in tested:
-        members.setdefault(trial.configuration, []).append((trial, step))
-    whole = [found for found in members.values() if all(decisions[t.id].status == "finished" for t, _ in found)]
-
-    def place(found: list[tuple[Trial, int]]) -> tuple[float, str]:
-        return -sum(decisions[t.id].objective or 0.0 for t, _ in found) / len(found), found[0][0].id
-
-    return sorted(whole, key=place)
-
-
 @dataclass
 class GridStages:
     store: Store
     assets: Assets
     wanted: Precision | None  # None: the whole grid at once
     best: int = SCORED_WHOLE  # configurations that are scored whole at the end
+    std_weight: float = 1.0  # of the objective by which they are the best
     found: dict[str, Scored] = field(default_factory=dict)  # by trial, as read last
     cells: int = 0  # of every trial's sample; 0 while its size is not known
     _pilots: dict[str, Pilot | None] = field(default_factory=dict)
+    _dev: dict[str, Objective | None] = field(default_factory=dict)  # by trial, at its last rung
 
     @classmethod
     def of(cls, study: Study, store: Store, assets: Assets, confirming: bool = False) -> GridStages:
         """``confirming``: of the fresh seeds of ``confirm``."""
         wanted = precision_of(study, "test", len(assets.pools["test"]), len(assets.rows["test"]))
-        return cls(store, assets, wanted, SCORED_WHOLE if study.confirm is None or confirming else 0)
+        best = SCORED_WHOLE if study.confirm is None or confirming else 0
+        return cls(store, assets, wanted, best, study.objective.std_weight)
 
     @property
     def whole(self) -> int:
@@ -108,21 +98,42 @@ class GridStages:
             if trial.id not in self.found or not is_scored(self.found[trial.id][1], cells)
         ]
 
+    def ranked(
+        self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
+    ) -> list[list[tuple[Trial, int]]]:
+        """The configurations of which all seeds have finished, by their objective on the dev prompts, the best first;
+        without degenerate ones. As ``sweeps.tables.winner`` orders them."""
+        members: dict[str, list[tuple[Trial, int]]] = {}
+        for trial, step in tested:
+            members.setdefault(trial.configuration, []).append((trial, step))
+        found: list[tuple[float, str, list[tuple[Trial, int]]]] = []
+        for one in members.values():
+            if any(decisions[trial.id].status != "finished" for trial, _ in one):
+                continue
+            scored = [self._on_dev(trial, step) for trial, step in one]
+            if all(dev is not None and not dev.degenerate for dev in scored):
+                seeds = [dev for dev in scored if dev is not None]
+                value = objective_of_seeds([d.value for d in seeds], [d.std for d in seeds], self.std_weight)
+                found.append((-value, one[0][0].id, one))
+        return [one for *_, one in sorted(found)]
+
+    def _on_dev(self, trial: Trial, step: int) -> Objective | None:
+        if trial.id not in self._dev:
+            found = self.store.read_scores(trial.id, step, "dev")
+            self._dev[trial.id] = None
+            if found is not None and found[0].num_rows:
+                self._dev[trial.id] = grid_objective(_grid(trial, found), trial.task.metric, self.std_weight)
+        return self._dev[trial.id]
+
     def _best(
         self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
     ) -> Iterator[tuple[Trial, int]]:
-        """All seeds of the best configurations by the dev objective, as ``sweeps.tables.winner`` orders them."""
+        """All seeds of the best configurations."""
         left = self.best
-        for members in by_objective(tested, decisions):
-            if left == 0:
-                return
-            dev = [self.store.read_scores(trial.id, step, "dev") for trial, step in members]
-            if not any(d is None or self._is_degenerate(t, d) for (t, _), d in zip(members, dev, strict=True)):
+        for members in self.ranked(tested, decisions) if left else ():
+            if left and not any(_grid(trial, self.found[trial.id]).degenerate for trial, _ in members):
                 left -= 1
                 yield from members
-
-    def _is_degenerate(self, trial: Trial, dev: Scored) -> bool:
-        return _grid(trial, dev).degenerate or _grid(trial, self.found[trial.id]).degenerate
 
     def _pilot(self, trial: Trial) -> Pilot | None:
         """What the pilot says, also where more is scored by now; None of a degenerate trial, and of one without

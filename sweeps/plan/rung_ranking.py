@@ -1,8 +1,8 @@
 """When the ranking at a rung holds: how well it agrees with the ranking at the end, in a run that is finished.
 
-Configurations are ranked, by their objective over seeds and prompts. Only those that were trained to their end have
-both ranks. In a run with early stopping these are the ones that went on, and among them ranks agree less than among
-all; where ``scheduler.name: none`` continued such a run in its folder, all have scores at the rungs and at the end.
+Configurations are ranked, by their objective over seeds and prompts. A run with early stopping knows the end of those
+that went on alone, and among them ranks agree less than among all. Where ``scheduler.name: none`` continued such a run
+in its folder, all have scores at their end; at a rung, those that were not stopped before it.
 """
 
 from __future__ import annotations
@@ -31,56 +31,53 @@ DRAWS = 500  # sets of configurations, drawn with replacement, in which it is lo
 
 @dataclass(frozen=True)
 class RungRanking:
-    shares: tuple[float, ...]  # of the rungs before the end
-    correlations: tuple[float, ...]  # Spearman's, of the objective at each of them and at the end; NaN: all alike
-    survives: float  # share of the drawn sets in which the best at the end is not stopped at a rung
-    ranked: int  # configurations that have scores at all of the rungs and at their end
+    """One rung before the end."""
+
+    share: float  # of a trial's steps
+    correlation: float  # Spearman's, of the objectives at the rung and at the end; NaN: all alike
+    survives: float  # share of the drawn sets in which the best at the end is among those that go on
+    going_on: int  # configurations
+    ranked: int  # configurations that have scores at the rung and at their end
     of: int  # configurations of the run
 
     @property
     def text(self) -> str:
-        each = ", ".join(
-            f"{'-' if math.isnan(c) else f'{c:.2f}'} at {share:g}"
-            for share, c in zip(self.shares, self.correlations, strict=True)
-        )
-        stopped = "" if self.ranked == self.of else "; the others were stopped, and without them ranks agree less"
+        found = "-" if math.isnan(self.correlation) else f"{self.correlation:.2f}"
         return (
-            f"of {self.ranked} configurations of {self.of} that have scores at these rungs and at the end{stopped}: "
-            f"rank correlation with the end {each}; the best at the end would go on in "
-            f"{percent(self.survives, digits=0)} % of sets of as many configurations"
+            f"at {self.share:g} a rank correlation of {found} with the end ({self.ranked} of {self.of} configurations "
+            f"have both), and the best at the end among the {self.going_on} that go on in "
+            f"{percent(self.survives, digits=0)} % of sets of as many"
         )
 
 
-def rung_ranking(run: RunFolder, study: Study) -> RungRanking | None:
-    """Of the rungs of ``study``, in the dev scores of ``run``; None where fewer than ``LEAST`` of its
-    configurations have scores at all of them and at their end."""
-    shares = study.scheduler.shares
-    if len(shares) < 2:
-        return None
+def rung_rankings(run: RunFolder, study: Study) -> list[RungRanking]:
+    """Of each rung of ``study``, in the dev scores of ``run``, where ``LEAST`` of its configurations have scores there
+    and at their end."""
+    shares, eta = study.scheduler.shares, study.scheduler.eta
     every = configurations(run.trials)
-    found = [each for one in every if (each := _at_rungs(run, one, study)) is not None]
-    if len(found) < LEAST:
-        return None
-    objectives = np.array(found)  # [configurations, rungs]
-    end = objectives[:, -1]
-    correlations = tuple(_correlation(objectives[:, k], end) for k in range(len(shares) - 1))
-    return RungRanking(shares[:-1], correlations, survival(objectives, study.scheduler.eta), len(found), len(every))
+    values = [_at_rungs(run, one, study) for one in every]
+    quotas = rung_quotas(max(1, len(every)), eta, len(shares))
+    found = []
+    for rung, share in enumerate(shares[:-1]):
+        pairs = [(of[rung], of[-1]) for of in values if of is not None and of[rung] is not None]
+        if len(pairs) >= LEAST:
+            there, end = np.array(pairs, float).T
+            going_on = min(quotas[rung + 1], len(pairs))
+            chance = survival(there, end, going_on)
+            found.append(RungRanking(share, _correlation(there, end), chance, going_on, len(pairs), len(every)))
+    return found
 
 
-def survival(objectives: Floats, eta: int) -> float:
-    """In which share of sets drawn with replacement from ``objectives`` [configurations, rungs] the best at the end is
-    among those that go on at every rung."""
-    rng = np.random.default_rng(0)
-    n = len(objectives)
-    return float(np.mean([_goes_on(objectives[rng.integers(0, n, n)], eta) for _ in range(DRAWS)]))
-
-
-def _goes_on(objectives: Floats, eta: int) -> bool:
-    here = np.arange(len(objectives))
-    quotas = rung_quotas(len(objectives), eta, objectives.shape[1])
-    for rung, quota in enumerate(quotas[1:]):
-        here = here[np.argsort(-objectives[here, rung], kind="stable")[:quota]]
-    return bool(objectives[here, -1].max() == objectives[:, -1].max())
+def survival(there: Floats, end: Floats, going_on: int) -> float:
+    """In which share of sets of as many configurations, drawn with replacement, the best at the ``end`` is among the
+    ``going_on`` best ``there``."""
+    rng, n = np.random.default_rng(0), len(there)
+    kept = 0
+    for _ in range(DRAWS):
+        drawn = rng.integers(0, n, n)
+        best = drawn[np.argsort(-there[drawn], kind="stable")[:going_on]]
+        kept += bool(end[best].max() == end[drawn].max())
+    return kept / DRAWS
 
 
 def _correlation(a: Floats, b: Floats) -> float:
@@ -89,11 +86,19 @@ def _correlation(a: Floats, b: Floats) -> float:
     return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else math.nan
 
 
-def _at_rungs(run: RunFolder, one: Configuration, study: Study) -> list[float] | None:
-    """The configuration's objective at each rung; None where a seed was not scored at all rungs."""
+def _at_rungs(run: RunFolder, one: Configuration, study: Study) -> list[float | None] | None:
+    """The configuration's objective at each rung, None where a seed has no scores there; None where a seed did not
+    come to its end."""
     seeds = [_of_trial(run, row, study) for row in one.rows]
     scored = [seed for seed in seeds if seed is not None]
-    return [_value(at, study.objective.std_weight) for at in zip(*scored, strict=True)] if None not in seeds else None
+    if len(scored) < len(seeds):
+        return None
+    weight = study.objective.std_weight
+    found = []
+    for rung in range(len(study.scheduler.shares)):
+        there = [seed[rung] for seed in scored if rung in seed]
+        found.append(_value(there, weight) if len(there) == len(scored) else None)
+    return found if found[-1] is not None else None
 
 
 def _value(seeds: Sequence[metrics.Objective | None], std_weight: float) -> float:
@@ -106,13 +111,14 @@ def _value(seeds: Sequence[metrics.Objective | None], std_weight: float) -> floa
     return value - LOW * any(seed.degenerate for seed in sound)
 
 
-def _of_trial(run: RunFolder, row: Mapping[str, Any], study: Study) -> list[metrics.Objective | None] | None:
-    """The trial's objective at each rung, None where it ended in NaN; None where it was not scored at all rungs."""
+def _of_trial(run: RunFolder, row: Mapping[str, Any], study: Study) -> dict[int, metrics.Objective | None] | None:
+    """Number of the rung -> the trial's objective, None where it was NaN; None where it did not come to its end."""
     if row["status"] != "finished":
         return None
     at = {rung.step: rung.grid for rung in run.rungs(row["trial_id"], "dev")}
-    steps = rung_steps(study.scheduler.shares, row["steps"])
-    if not all(step in at for step in steps):
-        return None
     metric, weight = study.task.metric, study.objective.std_weight
-    return [None if (grid := at[step]) is None else metrics.grid_objective(grid, metric, weight) for step in steps]
+    return {
+        number: None if (grid := at[step]) is None else metrics.grid_objective(grid, metric, weight)
+        for number, step in enumerate(rung_steps(study.scheduler.shares, row["steps"]))
+        if step in at
+    }

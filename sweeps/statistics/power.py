@@ -135,10 +135,10 @@ def expected_tests(d: DifferenceVariances, s: int, p: int, r: int, configuration
     of_seeds = np.zeros(DRAWS)
     if s > 1:
         within = (s - 1) * (max(configurations, 2) if s <= POOLED else 1)
-        own = [_of_seeds(d, s, p, r, within, square) for _ in range(1 if s <= POOLED else 2)]
-        for seed, interaction in own * (3 - len(own)):
-            of_seeds = of_seeds + seed
-            terms += [(seed, within), (-interaction, within * max(p - 1, 1))]
+        for share in (2.0,) if s <= POOLED else (1.0, 1.0):  # the pooled variance is one estimate for both
+            seed, interaction = _of_seeds(d, s, p, r, within, square)
+            of_seeds = of_seeds + share * seed
+            terms += [(share * seed, within), (-share * interaction, within * max(p - 1, 1))]
     variances = np.maximum(sum((t for t, _ in terms), np.zeros(DRAWS)), of_seeds)
     spread = sum((t**2 / df for t, df in terms if df > 0), np.zeros(DRAWS))
     least = np.min([np.where(t > 0, df, np.inf) for t, df in terms if df > 0], axis=0)

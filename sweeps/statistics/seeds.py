@@ -138,6 +138,14 @@ def own_or_pooled(cells: Floats, of_study: SeedVariance) -> SeedVariance:
     return seed_variance(cells) if len(cells) > POOLED else of_study
 
 
+def added(variances: Sequence[Component], numbers: Sequence[int]) -> list[Component]:
+    """What the luck of the seeds adds to the variance of a mean or of a difference: each of ``variances`` over its
+    number of seeds. The pooled variance, which two configurations share, is one estimate with one luck of its own."""
+    if len(set(variances)) == 1:
+        return [Component(variances[0].value * sum(1.0 / n for n in numbers), variances[0].df)]
+    return [Component(v.value / n, v.df) for v, n in zip(variances, numbers, strict=True)]
+
+
 def mean_test(
     parts: Sequence[Floats],
     of_study: SeedVariance,
@@ -154,17 +162,18 @@ def mean_test(
     signs = (1.0, -1.0)[: len(parts)]
     cells = sum((sign * part.mean(axis=0) for sign, part in zip(signs, parts, strict=True)), np.zeros(1))
     single = len(parts) == 1
-    within = limits if single else minus(limits)
+    possible = limits if single else minus(limits)
     seeds = [own_or_pooled(part, of_study) for part in parts]
     if not all(v.known for v in seeds):
         if not single and not cells.any():
             return Estimate(0.0, 0.0, 0.0), 1.0
         replicates = st.replicate(cells, st.resamples(*cells.shape, seed), redraw=False)
         return st.mean_test(cells, replicates, single, limits, least_rows)
-    terms = [(v.of_mean.value / len(part), v.of_mean.df) for v, part in zip(seeds, parts, strict=True)]
-    terms += _shared_terms(cells)
-    terms += [(-v.interaction.value / len(part), v.interaction.df) for v, part in zip(seeds, parts, strict=True)]
-    of_seeds = sum(term for term, _ in terms[: len(parts)])
+    numbers = [len(part) for part in parts]
+    luck = added([v.of_mean for v in seeds], numbers)
+    twice = added([v.interaction for v in seeds], numbers)  # what the average over seeds shows, too
+    terms = [(c.value, c.df) for c in luck] + _shared_terms(cells) + [(-c.value, c.df) for c in twice]
+    of_seeds = sum(c.value for c in luck)
     variance = max(sum(term for term, _ in terms), of_seeds)
     value = float(cells.mean())
     if variance <= 0.0:
@@ -172,7 +181,7 @@ def mean_test(
     df = _satterthwaite(variance, terms)
     se, q = math.sqrt(variance), float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))
     p = 2.0 * float(special.stdtr(df, -abs(value) / se))
-    return within.within(Estimate(value, value - q * se, value + q * se)), min(p, 1.0)
+    return possible.within(Estimate(value, value - q * se, value + q * se)), min(p, 1.0)
 
 
 def _shared_terms(cells: Floats) -> list[tuple[float, float]]:

@@ -1,7 +1,8 @@
-"""``tables/ensembles``: how good a trial is when a row is asked in several wordings at once.
+"""``tables/ensembles``: how good a configuration is when a row is asked in several wordings at once.
 
-Training for robustness and asking several times are rivals: the table has both, for every trial with test scores, and
-for the base model where an arm of the study has 0 steps. It is made from stored answers and label log-probabilities.
+Training for robustness and asking several times are rivals: the table has both, for every configuration with test
+scores, and for the base model where an arm of the study has 0 steps. It is made from stored answers and label
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.wordings import DRAWS, METHODS, Asked, asked
 from sweeps.study.study import Study
 from sweeps.tables.columns import bounds
+from sweeps.tables.configurations import configurations
 from trainer.measure.grid import NO_ANSWER, Floats, Grid
 
 TITLE = "Asking in several wordings"
@@ -32,7 +34,8 @@ GENERATED = "a vote only: generated answers have no label log-probabilities"
 RAGGED = "a vote only: rows differ in the number of their options"
 SCHEMA = pa.schema(
     {
-        "trial_id": pa.string(), "base": pa.bool_(), "method": pa.string(), "metric": pa.string(),
+        "trial_id": pa.string(), "configuration": pa.string(), "n_seeds": pa.int32(),
+        "base": pa.bool_(), "method": pa.string(), "metric": pa.string(),
         "wordings": pa.int32(), "draws": pa.int32(), "value": pa.float64(), "value_low": pa.float64(),
         "value_high": pa.float64(), "n_prompts": pa.int32(), "n_rows": pa.int32(), "note": pa.string(),
     }
@@ -48,31 +51,38 @@ def write_ensembles(run: RunFolder) -> pa.Table:
 
 
 def ensembles(run: RunFolder) -> pa.Table:
-    """A row per trial, method, metric and number of wordings; one with a note where there is no number."""
+    """A row per configuration, method, metric and number of wordings; one with a note where there is no number."""
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda row: _of_trial(run, row), run.robustness()))
+        searched = {one.id: [str(row["trial_id"]) for row in one.rows] for one in configurations(run.trials)}
+        found = list(
+            pool.map(lambda row: _of_configuration(run, row, searched[row["configuration"]]), run.robustness())
+        )
     return pa.Table.from_pylist([row for rows in found for row in rows], schema=SCHEMA)
 
 
-def _of_trial(run: RunFolder, trial: Mapping[str, Any]) -> list[dict[str, Any]]:
-    grid = run.last_grid(trial["trial_id"], "test")
-    if grid is None:
+def _of_configuration(run: RunFolder, one: Mapping[str, Any], trials: Sequence[str]) -> list[dict[str, Any]]:
+    """``one``: the configuration's row of tables/robustness. ``trials``: ids of its trials."""
+    grids = [grid for trial_id in trials if (grid := run.last_grid(trial_id, "test")) is not None]
+    grids = [grid for grid in grids if (grid.prompts, grid.rows) == (grids[0].prompts, grids[0].rows)]
+    if not grids:
         return []
-    row: dict[str, Any] = {**dict.fromkeys(SCHEMA.names), "trial_id": trial["trial_id"]}
-    row |= {"base": trial.get("steps") == 0, "n_prompts": len(grid.prompts), "n_rows": grid.n_rows, "note": ""}
-    if grid.seen is not None:
+    grid = grids[0]
+    row: dict[str, Any] = {**dict.fromkeys(SCHEMA.names), "trial_id": one["trial_id"]}
+    row |= {"configuration": one["configuration"], "n_seeds": len(grids), "base": one.get("steps") == 0}
+    row |= {"n_prompts": len(grid.prompts), "n_rows": grid.n_rows, "note": ""}
+    if any(grid.seen is not None for grid in grids):
         return [{**row, "note": SAMPLED}]
     if not run.study.task.names:
-        grid = _with_all_options(grid)
-    if grid.label_logprobs is None:
+        grids = [_with_all_options(grid) for grid in grids]
+    if any(grid.label_logprobs is None for grid in grids):
         row["note"] = GENERATED if run.study.scoring.scorer == "generate" else RAGGED
     metrics = dict.fromkeys(["accuracy", run.study.task.metric])
-    prior = _prior(run, trial["trial_id"], grid)
+    prior = _prior(run, trials[0], grid)
     return [
-        {**row, "method": method, "metric": metric, **_numbers(one)}
+        {**row, "method": method, "metric": metric, **_numbers(found)}
         for method in METHODS
         for metric in metrics
-        for one in asked([grid], method, metric, prior)
+        for found in asked(grids, method, metric, prior)
     ]
 
 
@@ -117,12 +127,14 @@ def pivot(table: pa.Table) -> tuple[list[str], list[list[str]]]:
         key = (_name(r), r["method"] or "-", r["metric"] or "-", r["note"])
         at = "all" if r["wordings"] == r["n_prompts"] and r["wordings"] != 1 else r["wordings"]
         lines.setdefault(key, {})[at] = "-" if r["value"] is None else column_with_interval(r, "value")
-    head = ["trial", "method", "metric", *(f"{n} wording{'s' * (n > 1)}" for n in sizes), "all", "note"]
+    unit = "configuration" if any(r["n_seeds"] > 1 for r in rows) else "trial"
+    head = [unit, "method", "metric", *(f"{n} wording{'s' * (n > 1)}" for n in sizes), "all", "note"]
     return head, [[*k[:3], *(v.get(n, "-") for n in (*sizes, "all")), k[3]] for k, v in lines.items()]
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return f"{row['trial_id']}, {BASE}" if row["base"] else str(row["trial_id"])
+    name = str(row["configuration"] if row["n_seeds"] > 1 else row["trial_id"])
+    return f"{name}, {BASE}" if row["base"] else name
 
 
 def notes(table: pa.Table, study: Study) -> Iterator[str]:
@@ -138,7 +150,8 @@ def notes(table: pa.Table, study: Study) -> Iterator[str]:
     yield (
         f"Several wordings: the mean over {DRAWS} draws of prompts, or over all sets where they are fewer; the same "
         "for all trials. Parentheses: 95 % intervals for new prompts and new rows; under `all` only rows are random, "
-        "since there is one ensemble of all prompts. They are of these fine-tunes: seeds are not in them."
+        "since there is one ensemble of all prompts. Of several seeds it is the average, and the intervals are of "
+        "these fine-tunes: the luck of the seed is not in them."
     )
     if study.scoring.scorer == "labels" and study.scoring.decision not in ("raw", "batch"):
         yield (

@@ -93,10 +93,7 @@ def mean_test(parts: Sequence[SeedCells], of_study: sd.SeedVariance) -> tuple[st
     found = estimate_grid(np.where(both.seen, average, 0.0), both.seen, grid.label[both.rows], grid.n_rows)
     luck = [seed_variance(part) if len(part.cells) > sd.POOLED else of_study for part in parts]
     known = all(variance.known for variance in luck)
-    seeds = [
-        sd.Component(variance.of_mean.value / len(part.cells), variance.of_mean.df)
-        for variance, part in zip(luck, parts, strict=True)
-    ]
+    seeds = sd.added([variance.of_mean for variance in luck], [len(part.cells) for part in parts])
     return sampled.mean_test(found, len(both.rows), len(parts) == 1, seeds if known else (), limits, least_rows)
 
 

@@ -110,10 +110,15 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
         yield f"- {note}"
     unit = "percent" if metric_unit(settings.metric) == "percent" else "100 times as large"
     yield f"- All numbers are {unit} here, fractions of 1 in the csv and parquet files."
-    if any(r["winner"] for r in rows):
+    several = any(r["n_seeds"] > 1 for r in rows)
+    over = "the seeds and the dev prompts" if several else "the dev prompts"
+    if any(r["winner"] for r in rows) and settings.confirms:
+        yield "- **winner**: chosen by fresh seeds among the best of the search: tables/confirmation."
+    elif any(r["winner"] for r in rows):
+        whose = "configurations" if several else "trials"
         yield (
-            f"- **winner**: the best dev objective (mean - {weight} x std over the dev prompts) of the finished, "
-            "non-degenerate trials. It is chosen on the dev prompts. After ±: the standard error of the objective."
+            f"- **winner**: the best dev objective (mean - {weight} x std over {over}) of the finished, non-degenerate "
+            f"{whose}. It is chosen on the dev prompts. After ±: the standard error of the objective."
         )
     else:
         yield f"- No winner: {why_no_winner(rows)}."
@@ -121,11 +126,12 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
         f"- rank: by mean - {weight} x std over the test prompts, for reading only. Failed and degenerate trials have "
         "none; a trial cut early was trained for less."
     )
+    method = "t intervals with the variance between seeds" if several else "two-way bootstrap-t"
     yield (
         "- Parentheses: 95 % intervals for new prompts and new rows (crossed, both random). Means and differences: "
-        "two-way bootstrap-t. Noise-free std: chi-square, adjusted for kurtosis. Shares: Wilson with the bootstrap's "
-        "design effect. Worst prompt: two-way bootstrap, for as many new prompts and rows; the intervals of std and "
-        "worst prompt are too short where most prompts sit at the ceiling and a few fall far below."
+        f"{method}. Noise-free std: chi-square, adjusted for kurtosis. Shares: Wilson with the bootstrap's design "
+        "effect. Worst prompt: two-way bootstrap, for as many new prompts and rows; the intervals of std and worst "
+        "prompt are too short where most prompts sit at the ceiling and a few fall far below."
     )
     if part := [r for r in rows if is_sampled(r)]:
         cells = " or ".join(f"{n:,}" for n in sorted({r["n_cells"] for r in part}))

@@ -42,7 +42,7 @@ def assets(prompts: int, rows: int) -> Assets:
         return tuple(Prompt(f"{prefix}{i:02d}", "{{ text }}") for i in range(n))
 
     return Assets(
-        {"train": of("train", 4), "dev": of("dev", 50), "test": of("test", rows)},
+        {"train": of("train", 4), "dev": of("dev", 400), "test": of("test", rows)},
         {"many": wordings(2, "t")},
         {"dev": wordings(4, "d"), "test": wordings(prompts, "e")},
     )

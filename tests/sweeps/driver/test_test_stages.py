@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sampled_run import CONSTANT, SEEDED, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
 
-from sweeps.driver.test_stages import GridStages, by_objective
+from sweeps.driver.test_stages import GridStages
 from trainer.measure import metrics
 from trainer.measure.grid import Grid, read_grid
 from trainer.measure.precision import Precision, cells_for, read_pilot
@@ -66,12 +66,13 @@ def test_the_size_is_the_largest_that_a_pilot_asks_for(simulated: Simulated) -> 
     assert stages.cells == max(cells_for([p], WANTED) for p in pilots)
 
 
-def test_a_degenerate_trial_neither_decides_the_size_nor_is_scored_whole(simulated: Simulated) -> None:
-    """Half of the answers of the constant trial are right, the most that a variance can be."""
-    decisions = decisions_of(TRIALS)
-    decisions[CONSTANT.id] = dataclasses.replace(decisions[CONSTANT.id], objective=2.0)  # the best on the dev prompts
-    stages = score_in_stages(simulated, WANTED, decisions)
-    assert [j.trial for j in stages[-1]] == list(TRIALS[:2])
+def test_a_degenerate_trial_is_not_scored_whole(simulated: Simulated) -> None:
+    """Also where it would be one of the best two."""
+    stages = score_in_stages(simulated, WANTED, decisions_of(TRIALS), TRIALS[3:])
+    assert [j.trial for j in stages[0]] == [TRIALS[3], CONSTANT]
+    assert [j.trial for j in stages[-1]] == [TRIALS[3]]
+    only_it = score_in_stages(simulated, WANTED, decisions_of(TRIALS), [CONSTANT])
+    assert only_it == []  # its pilot is there, and nothing more is needed of it
 
 
 def test_all_seeds_of_the_best_two_configurations_are_scored_whole(tmp_path: Path) -> None:
@@ -82,8 +83,8 @@ def test_all_seeds_of_the_best_two_configurations_are_scored_whole(tmp_path: Pat
     decisions = decisions_of(SEEDED)
     decisions[SEEDED[1].id] = dataclasses.replace(decisions[SEEDED[1].id], action="stop")  # a seed of the best one
     tested = [(t, STEP) for t in SEEDED]
-    ranked = [[t for t, _ in found] for found in by_objective(tested, decisions)]
-    assert ranked == [list(SEEDED[k : k + 2]) for k in (2, 4, 6)]
+    ranked = GridStages(simulated.store, simulated.assets, WANTED).ranked(tested, decisions)
+    assert [[t for t, _ in found] for found in ranked] == [list(SEEDED[k : k + 2]) for k in (2, 4, 6)]
 
 
 def test_where_fresh_seeds_confirm_the_search_is_not_scored_whole(simulated: Simulated) -> None:

@@ -324,7 +324,7 @@ def test_claims_follow_what_is_true(run: tuple[str, dict[str, t.Trial]]) -> None
     assert claims([many, far])[-1]["verdict"] == "does not hold"
 
 
-def equal_arms(like: Result, rng: np.random.Generator, n: int, p: int, r: int, tails: float = math.inf) -> list[Result]:
+def equal_arms(like: Result, rng: np.random.Generator, n: int, p: int, r: int, tails: float) -> list[Result]:
     """``n`` arms on one prompt and one on a pool, all equally good: prompt effects are a t distribution with ``tails``
     degrees of freedom, half of their variance shared."""
     both, row, arms = rng.standard_t(tails, (p, 1)), rng.standard_normal((1, r)), []
@@ -353,9 +353,7 @@ def test_equal_arms_make_no_findings_though_each_of_many_tests_may(run: tuple[st
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("p", "r", "tails"), [(10, 100, math.inf), (20, 200, math.inf), (20, 200, 5.0), (50, 200, 5.0)]
-)
+@pytest.mark.parametrize(("p", "r", "tails"), [(10, 100, 1e6), (20, 200, 1e6), (20, 200, 5.0), (50, 200, 5.0)])
 def test_familywise_error_of_the_findings(run: tuple[str, dict[str, t.Trial]], p: int, r: int, tails: float) -> None:
     like = next(r for r in arm_results.results(RunFolder(Store.open(run[0]))) if r.arm == "paft")
     corrected, raw = false_findings(like, p, r, 4, 800, tails)
@@ -384,7 +382,7 @@ def test_heavy_tails_leave_findings_undecided(run: tuple[str, dict[str, t.Trial]
 def test_k_hardly_matters_only_where_no_pair_differs_by_more_than_the_margin(
     run: tuple[str, dict[str, t.Trial]],
 ) -> None:
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(6)
     arms = [fake(run, f"k{k}", grid(rng, 0.8, 0.02), 24, every=k) for k in (1, 2, 4)]
     [row] = claims(arms)
     assert row["verdict"] == "holds"

@@ -15,7 +15,7 @@ from simulated_run import SimulatedTrial, write_run
 
 from sweeps.plan.cost import plan
 from sweeps.plan.differences import differences, render
-from sweeps.plan.rung_ranking import rung_ranking, survival
+from sweeps.plan.rung_ranking import rung_rankings, survival
 from sweeps.plan.sizes import DataSizes, ModelSize
 from sweeps.plan.variation import ASSUMED, variation_of
 from sweeps.run_folder.reading import RunFolder
@@ -179,58 +179,55 @@ def ranked_run(folder: Path, study: Any, early: list[float], status: str = "fini
 
 
 def test_rungs_that_rank_as_the_end_does_lose_nobody(study: Any, tmp_path: Path) -> None:
-    found = rung_ranking(ranked_run(tmp_path / "run", study, [0.30, 0.35, 0.40, 0.45, 0.5, 0.55, 0.6, 0.65]), study())
-    assert found is not None
-    assert (found.shares, found.correlations, found.survives) == ((0.25, 0.5), (1.0, 1.0), 1.0)
-    assert found.text.startswith(
-        "of 8 configurations of 8 that have scores at these rungs and at the end: rank correlation"
-    )
+    run = ranked_run(tmp_path / "run", study, [0.30, 0.35, 0.40, 0.45, 0.5, 0.55, 0.6, 0.65])
+    first, second = rung_rankings(run, study())
+    assert (first.share, first.correlation, first.survives) == (0.25, pytest.approx(1.0), 1.0)
+    assert (second.share, second.correlation, second.survives) == (0.5, pytest.approx(1.0), 1.0)
+    assert (first.going_on, second.going_on, first.ranked, first.of) == (4, 2, 8, 8)
+    assert "at 0.25 a rank correlation of 1.00 with the end (8 of 8 configurations have both)" in first.text
+
+
+def test_rungs_that_rank_the_other_way_stop_the_best(study: Any, tmp_path: Path) -> None:
+    run = ranked_run(tmp_path / "run", study, [0.65, 0.6, 0.55, 0.5, 0.45, 0.40, 0.35, 0.30])
+    for found in rung_rankings(run, study()):
+        assert found.correlation == pytest.approx(-1.0)
+        assert found.survives < 0.1  # but for sets of nearly one configuration
+
+
+def test_where_rungs_say_nothing_the_best_goes_on_as_chance_has_it() -> None:
+    rng = np.random.default_rng(1)
+    shares = [survival(*rng.standard_normal((2, 16)), going_on=8) for _ in range(40)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.12)  # drawn twice, a best one has two chances
 
 
 def test_seeds_are_ranked_together(study: Any, tmp_path: Path) -> None:
-    """Two of each. A setting of which a seed was stopped is left out, one with a seed that gives one label is last."""
+    """Two of each. A setting of which a seed was stopped is left out, one with a seed that gives one label is last, and
+    one that has no scores at a rung is not ranked there."""
     ends = [(0.8, 0.8), (0.7, 0.7), (0.6, 0.6), (0.5, 0.5), (0.95, 0.6)]
     every = [(lr, seed, end) for lr, seeds in enumerate(ends, 1) for seed, end in enumerate(seeds)]
     trials = [
         SimulatedTrial(seed, lr / 1000, dev={50: of_accuracy(end), 100: of_accuracy(end), 200: of_accuracy(end)})
         for lr, seed, end in every
     ]
-    run = RunFolder(Store.open(write_run(tmp_path / "run", study(), trials)))
-    found = rung_ranking(run, study())
-    assert found is not None
-    assert (found.ranked, found.of, found.correlations) == (5, 5, (pytest.approx(1.0),) * 2)
+    found = rung_rankings(RunFolder(Store.open(write_run(tmp_path / "run", study(), trials))), study())
+    assert [(f.ranked, f.of, f.correlation) for f in found] == [(5, 5, pytest.approx(1.0))] * 2
     always_no = np.tile(np.arange(40) % 2 == 0, (2, 1))
     alike = dataclasses.replace(trials[0], dev={**trials[0].dev, 50: always_no})
     stopped = dataclasses.replace(trials[8], status="stopped")
-    mixed = write_run(tmp_path / "mixed", study(), [alike, *trials[1:8], stopped, trials[9]])
-    found = rung_ranking(RunFolder(Store.open(mixed)), study())
-    assert found is not None
-    assert (found.ranked, found.of) == (4, 5)
-    assert found.correlations == (
-        pytest.approx(-0.2),
-        pytest.approx(1.0),
-    )  # the best of four at the end is last at the first rung
-    assert "4 configurations of 5 that have scores at these rungs and at the end; the others were stopped" in found.text
+    run = RunFolder(Store.open(write_run(tmp_path / "mixed", study(), [alike, *trials[1:8], stopped, trials[9]])))
+    first, second = rung_rankings(run, study())
+    assert (first.ranked, first.of, first.correlation) == (4, 5, pytest.approx(-0.2))  # the best at the end is last
+    assert second.correlation == pytest.approx(1.0)
+    early = dataclasses.replace(trials[9], dev={50: trials[9].dev[50], 200: trials[9].dev[200]})
+    found = rung_rankings(RunFolder(Store.open(write_run(tmp_path / "gap", study(), [*trials[:9], early]))), study())
+    assert [f.ranked for f in found] == [5, 4]
 
 
-def test_rungs_that_rank_the_other_way_stop_the_best(study: Any, tmp_path: Path) -> None:
-    found = rung_ranking(ranked_run(tmp_path / "run", study, [0.65, 0.6, 0.55, 0.5, 0.45, 0.40, 0.35, 0.30]), study())
-    assert found is not None
-    assert found.correlations == (-1.0, -1.0)
-    assert found.survives < 0.1  # but for sets of nearly one trial
-
-
-def test_where_rungs_say_nothing_the_best_goes_on_as_chance_has_it() -> None:
-    rng = np.random.default_rng(1)
-    shares = [survival(rng.standard_normal((16, 2)), 2) for _ in range(40)]
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.12)  # drawn twice, a best one has two chances
-    assert np.mean(shares) > 0.4
-
-
-def test_too_few_trials_or_other_rungs_say_nothing(study: Any, tmp_path: Path) -> None:
+def test_too_few_configurations_or_other_rungs_say_nothing(study: Any, tmp_path: Path) -> None:
     run = ranked_run(tmp_path / "run", study, [0.3, 0.35, 0.4, 0.45])
-    assert rung_ranking(run, study()) is not None
-    assert rung_ranking(run, study("scheduler.rungs=[0.3, 1]")) is None  # no scores there
-    assert rung_ranking(run, study("scheduler.name=none")) is None
-    assert rung_ranking(ranked_run(tmp_path / "few", study, [0.3, 0.35, 0.4]), study()) is None
-    assert rung_ranking(ranked_run(tmp_path / "cut", study, [0.3, 0.35, 0.4, 0.5], "stopped"), study()) is None
+    assert len(rung_rankings(run, study())) == 2
+    assert rung_rankings(run, study("scheduler.rungs=[0.3, 1]")) == []  # no scores there
+    assert rung_rankings(run, study("scheduler.name=none")) == []
+    assert rung_rankings(ranked_run(tmp_path / "few", study, [0.3, 0.35, 0.4]), study()) == []
+    assert rung_rankings(ranked_run(tmp_path / "cut", study, [0.3, 0.35, 0.4, 0.5], "stopped"), study()) == []
+    assert rung_rankings(RunFolder(Store.open(write_run(tmp_path / "none", study(), []))), study()) == []
