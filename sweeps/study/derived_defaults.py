@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.study.schema import PoolSection, as_pool, as_source, as_train_pools
+from sweeps.study.data_schema import PoolSection, as_pool, as_source, as_train_pools
 from sweeps.study.values import (
     as_name,
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sweeps.study.data_schema import TemplateSection
 from sweeps.study.derived_defaults import as_mappings, completed
 from sweeps.study.learning_rate import with_rates
 from sweeps.study.overlay import (
@@ -27,7 +28,6 @@ from sweeps.study.overlay import (
 )
 from sweeps.study.problems import Problem, problem_line, problems_of
 from sweeps.study.rules import disagreements, named_files, unsafe_files
-from sweeps.study.schema import TemplateSection
 from sweeps.study.study import Study
 from sweeps.study.texts import text_at
 from sweeps.study.values import Section

@@ -1,4 +1,4 @@
-"""A whole study, made of the sections of ``schema.py``, which give each key's type and default.
+"""A whole study, made of the sections of ``schema.py`` and ``data_schema.py``, which give each key's type and default.
 
 Defaults that depend on other keys, such as ``axes.template`` (all templates), come from ``derived_defaults.py``;
 ``rules.py`` finds contradictions between sections.
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from sweeps.study.data_schema import PoolsSection, TaskSection, TemplateSection
 from sweeps.study.derived_defaults import completed
 from sweeps.study.problems import raise_any
 from sweeps.study.rules import disagreements
@@ -19,14 +20,11 @@ from sweeps.study.schema import (
     ConfirmSection,
     ModelSection,
     ObjectiveSection,
-    PoolsSection,
     ResourcesSection,
     SchedulerSection,
     ScoringSection,
     SearchSection,
     TablesSection,
-    TaskSection,
-    TemplateSection,
     TrainingSection,
 )
 from sweeps.study.stages import Stages

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sweeps.study.data_schema import PoolSection, SourceSection, SplitSection
 from sweeps.study.problems import flat
-from sweeps.study.schema import PoolSection, SourceSection, SplitSection
 from sweeps.study.study import Study
 from sweeps.study.yaml_values import Path
 

@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.trial import Data, Task, Template
 
 if TYPE_CHECKING:
-    from sweeps.study.schema import PoolSection, PoolsSection, SplitSection, TaskSection, TemplateSection
+    from sweeps.study.data_schema import PoolSection, PoolsSection, SplitSection, TaskSection, TemplateSection
     from sweeps.study.study import Study
 
 SPLITS = ("train", "dev", "test")

@@ -69,7 +69,7 @@ def write_study(folder: Path, **changes: Any) -> Path:
         "resources": {"slots": 2, "cpus": 2},
     }
     for key, value in changes.items():
-        study[key] = {**study[key], **value}
+        study[key] = {**study.get(key, {}), **value}
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(study))
     return path

@@ -163,7 +163,7 @@ def test_kill_9_under_asha_contradicts_nothing(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_study_with_seeds_and_confirm_that_is_killed_gives_the_same_configurations(tmp_path: Path) -> None:
     """One slot and ASHA on: promoted are configurations, whose seeds stay together, and the table is equal."""
-    axes = {"plw": [0, 0.1], "pool": ["many"], "seed": [0, 1, 2]}
+    axes = {"plw": [0, 0.1], "pool": ["many"], "seed": [0, 1, 2], "steps": 60, "lr": 4e-3}  # enough to learn the task
     study = write_study(tmp_path, axes=axes, resources={"slots": 1}, confirm={"top": 1, "seeds": 2})
     finish(start(study, tmp_path / "whole"))
     kill_at_random_moments(study, tmp_path / "torn", [2, 7, 14])

@@ -135,7 +135,7 @@ def test_a_runner_tells_what_it_has_done_and_how_far_its_trials_are(start: Start
     seen: list[WorkDone] = []
     score = runner._scorer.score
 
-    def watched(model: Any, pool: str, members: Any, block: Any, tell: Any) -> list[pa.Table]:
+    def watched(model: Any, pool: str, members: Any, block: Any, tell: Any, span: Any) -> list[pa.Table]:
         parts = [3.0 * len(members)]  # a longer grid tells of parts, too
 
         def told(cells: float) -> None:
@@ -143,7 +143,7 @@ def test_a_runner_tells_what_it_has_done_and_how_far_its_trials_are(start: Start
                 tell(done)
                 seen.append(runner.work_done())
 
-        return score(model, pool, members, block, told)
+        return score(model, pool, members, block, told, span)
 
     runner._scorer.score = watched  # type: ignore[method-assign]
     finish(runner, THREE, test=True)

@@ -108,10 +108,10 @@ def test_the_four_forms_of_a_table_agree(run: str) -> None:
     assert r"weight\textasciicircum{}2" in latex[1]
 
 
-def test_scores_of_the_table_are_those_of_the_robustness_table(run: str) -> None:
+def test_scores_of_the_table_are_those_of_the_table_of_trials(run: str) -> None:
     write_report(run)
     folder = Path(run) / "tables"
-    mean = {r["trial_id"]: r["mean"] for r in pq.read_table(folder / "robustness.parquet").to_pylist()}
+    mean = {r["trial_id"]: r["mean"] for r in pq.read_table(folder / "trials.parquet").to_pylist()}
     scores = [r for r in pq.read_table(folder / "plw_scores.parquet").to_pylist() if r["benchmark"] == "test"]
     assert len(scores) == len(mean) == 6
     assert {r["trial_id"]: r["score"] for r in scores} == pytest.approx(mean)
