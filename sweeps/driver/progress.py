@@ -121,6 +121,7 @@ class Progress:
                     "state": row.state,
                     "objective": row.objective,
                     "stderr": row.stderr,
+                    "dev_std": row.std,
                     "degenerate": row.degenerate,
                     "unread": row.unread,
                     "test_mean": test.mean if test else None,

@@ -22,6 +22,7 @@ class TrialRow:
     step: int = 0
     objective: float | None = None
     stderr: float = math.nan
+    std: float | None = None  # of the metric over the dev prompts
     degenerate: bool = False
     unread: bool = False  # degenerate because its answers could not be read
     seconds: float = 0.0

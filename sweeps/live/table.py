@@ -110,7 +110,7 @@ class LiveTable:
         with self._lock:
             row, seconds, index = self._row(report.trial_id), report.seconds, report.rung_index
             row.rung, row.step = index + 1, report.step
-            row.objective, row.stderr = report.objective, report.stderr
+            row.objective, row.stderr, row.std = report.objective, report.stderr, report.std
             row.degenerate, row.unread = report.degenerate, report.unread
             row.seconds += seconds
             row.spend()

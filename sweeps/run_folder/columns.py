@@ -33,6 +33,7 @@ TRIALS = pa.schema(
         ("arm", pa.string()),  # name in the study; null where it has no arms
         ("unread", pa.bool_()),  # degenerate because nearly no generated answer could be read
         ("configuration", pa.string()),  # id of the trial without its seed; null in folders of before
+        ("dev_std", pa.float64()),  # of the metric over the dev prompts, at its last report
         ("role", pa.string()),  # search | choose | report: the last two are fresh seeds of `confirm`; null is search
     ]
 )

@@ -174,7 +174,7 @@ def _joined(rows: Sequence[Row], std_weight: float) -> dict[str, Any]:
 
 def objective(rows: Sequence[Row], std_weight: float) -> float:
     """On the dev prompts, over the seeds of these trials; NaN where one has none. Where the dev scores of a trial are
-    lost, its std is not known, and counts as 0."""
+    lost, ``trials.parquet`` has both; in folders of before no std, which then counts as 0."""
     values = [r.get("dev_objective") for r in rows]
     if None in values or not values:
         return math.nan

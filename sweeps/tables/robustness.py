@@ -224,6 +224,7 @@ def _dev_row(run: RunFolder, trial: Mapping[str, Any], settings: Settings) -> di
         run.note(scores_name(trial["trial_id"], last.step, "dev"), f"gives an objective of {said}")
     if recorded is not None and math.isfinite(recorded):  # its last score file is lost: take what trials.parquet says
         row |= {"dev_objective": recorded, "dev_stderr": or_none(trial.get("stderr") or math.nan)}
+        row["dev_std"] = trial.get("dev_std")
         row["degenerate"] = bool(trial.get("degenerate"))
     return row
 

@@ -11,9 +11,11 @@ import pytest
 from made_scores import SETTINGS, P, R, answers, folder
 
 from sweeps.run_folder.reading import RunFolder
+from sweeps.run_folder.trials_file import write_trials
 from sweeps.statistics import seeds as sd
 from sweeps.tables import robustness as tables
-from trainer.store import Store
+from trainer.measure.metrics import grid_objective
+from trainer.store import Store, scores_name
 
 RIGHT = {"a": (0.80, 0.84, 0.86), "b": (0.70, 0.72, 0.71), "c": (0.75, 0.60, 0.78)}  # configuration -> by seed
 STATUS = {"c1": "failed"}
@@ -83,6 +85,22 @@ def test_a_failed_seed_is_the_configurations_failure(store: Store) -> None:
 def test_the_winner_is_the_best_average_and_not_the_luckiest_seed(tmp_path: Path) -> None:
     store, _ = made(tmp_path / "run", {"a": (0.80, 0.80, 0.80), "b": (0.97, 0.60, 0.62)})
     assert [name for name, row in rows_of(store).items() if row["winner"]] == ["aaa"]
+
+
+def test_a_lost_dev_file_changes_no_objective(tmp_path: Path) -> None:
+    before = rows_of(made(tmp_path / "run")[0])
+    store, _ = made(tmp_path / "lost")
+    trials = RunFolder(store).trials
+    for row in trials:
+        grid = RunFolder(store).last_grid(row["trial_id"], "dev")
+        assert grid is not None
+        found = grid_objective(grid, "accuracy", 1.0)
+        row |= {"objective": found.value, "dev_std": found.std, "stderr": found.stderr, "degenerate": False}
+    write_trials(store, trials, {})
+    store.fs.delete_file(store.path(scores_name("a1", 40, "dev")))
+    after = rows_of(store)
+    assert after["aaa"]["dev_objective"] == pytest.approx(before["aaa"]["dev_objective"])
+    assert [row["winner"] for row in after.values()] == [row["winner"] for row in before.values()]
 
 
 def test_one_seed_takes_the_variance_of_the_others(tmp_path: Path) -> None:
