@@ -128,7 +128,7 @@ def _confirmed(evidence: Evidence, best: Entry) -> Iterator[str]:
         yield (
             f"Its mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} than that of "
             f"{other['configuration']} ({level()} interval {interval(low, high, signed=True)}; corrected p "
-            f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {'' if p < ALPHA else 'not '}a clear difference."
+            f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {_verdict(bool(other['heavy_best']), p < ALPHA)}."
         )
 
 
@@ -158,9 +158,10 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
         return sentences
     p = second.number("p_best_holm")
     corrected = "" if math.isnan(p) else f"; corrected p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    found = _verdict(bool(second.row.get("heavy_best")), _clear(second))
     sentences.append(
         f"The winner's mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
-        f"{interval(low, high, signed=True)}{corrected}): {_verdict(second)}."
+        f"{interval(low, high, signed=True)}{corrected}): {_verdict(bool(second.row.get('heavy_best')), _clear(second))}."
     )
     compared = [e for e in evidence.entries if math.isfinite(e.number("diff_best"))]
     if len(compared) > 1:
@@ -176,10 +177,11 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
     return sentences
 
 
-def _verdict(entry: Entry) -> str:
-    if entry.row.get("heavy_best"):
+def _verdict(heavy: bool, clear: bool) -> str:
+    """Of a difference. ``heavy``: a few prompts decide."""
+    if heavy:
         return "undecided, since it lies in a few prompts, and for heavy tails neither interval nor p-value holds"
-    return f"{'' if _clear(entry) else 'not '}a clear difference"
+    return f"{'' if clear else 'not '}a clear difference"
 
 
 def _clear(entry: Entry) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 
 from sweeps.statistics import intervals as st
 from sweeps.statistics import seeds as sd
+from sweeps.statistics.tails import heavy_tails
 from sweeps.tables.columns import Settings, bounds, or_none
 from sweeps.tables.estimates import SeedCells, mean_test, prompt_spread, seed_cells, seed_variance
 from trainer.measure.grid import Grid
@@ -89,6 +90,13 @@ def measured(one: Configuration, grid_of: Callable[[str], Grid | None], metric: 
         return None
     scores, kept = seed_cells([grid for _, grid in found], metric)
     return Measured(scores, tuple(found[i][0] for i in kept), any(found[i][1].degenerate for i in kept))
+
+
+def heavy_difference(one: Measured, other: Measured) -> bool | None:
+    """Whether the difference of two configurations lies in a few prompts; not known of samples."""
+    if one.scores.grid.seen is not None or other.scores.grid.seen is not None:
+        return None
+    return heavy_tails(one.scores.cells.mean(axis=(0, 2)) - other.scores.cells.mean(axis=(0, 2)))
 
 
 class SeedVariances:

@@ -15,10 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
-from sweeps.display.text import column_with_interval, metric_unit, percent, shown, with_interval
+from sweeps.display.text import HEAVY_TAILS, column_with_interval, metric_unit, percent, shown, with_interval
 from sweeps.statistics import intervals as st
 from sweeps.tables.columns import Settings, answer_marks, bounds, or_none
-from sweeps.tables.configurations import Configuration, Measured, SeedVariances, combined, configurations, objective
+from sweeps.tables.configurations import (
+    Configuration,
+    Measured,
+    SeedVariances,
+    combined,
+    configurations,
+    heavy_difference,
+    objective,
+)
 from sweeps.tables.estimates import mean_test
 from trainer.trial import AXES
 
@@ -39,6 +47,8 @@ SCHEMA = pa.schema(
         ("n_prompts", pa.int32()),
         ("n_rows", pa.int32()),
         *((name, pa.float64()) for name in _FLOATS),
+        ("heavy_tails", pa.bool_()),  # a few test prompts lie far from the rest
+        ("heavy_best", pa.bool_()),  # so it is with the differences from the winner: undecided
         ("degenerate", pa.bool_()),
         ("status", pa.string()),
     ]
@@ -101,11 +111,14 @@ def _compare(rows: Sequence[dict[str, Any]], measures: Mapping[str, Measured | N
     compared = []
     for row in rows:
         other = measures[row["configuration"]]
-        found = None if other is None else mean_test([other.scores, best.scores], variances.on(best.pool))
-        if row["winner"] or found is None:
+        if row["winner"] or other is None:
+            continue
+        found = mean_test([other.scores, best.scores], variances.on(best.pool))
+        if found is None:
             continue
         gap, p = found
         row |= {"diff_best": gap.value, **bounds("diff_best", gap), "p_best": or_none(p)}
+        row["heavy_best"] = heavy_difference(other, best)
         compared += [row] if math.isfinite(p) else []
     for row, p in zip(compared, st.holm([r["p_best"] for r in compared]), strict=True):
         row["p_best_holm"] = p
@@ -135,6 +148,7 @@ def confirmation_page(table: pa.Table, settings: Settings, said: Sequence[str] =
     for r in rows:
         p = r["p_best_holm"]
         gap = "" if r["diff_best"] is None else column_with_interval(r, "diff_best", signed=True)
+        gap += ", undecided (heavy tails)" if r["heavy_best"] else ""
         gap += "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
         marks = [r["status"] or "", "**winner**" if r["winner"] else "", *answer_marks(r, "degenerate")]
         numbers = [column_with_interval(r, "mean"), with_interval(r["std_corrected"], r["std_low"], r["std_high"])]
@@ -151,6 +165,8 @@ def confirmation_page(table: pa.Table, settings: Settings, said: Sequence[str] =
         f"All values: {metric_unit(settings.metric)}.",
         "- Parentheses: 95 % intervals for new seeds, new prompts and new rows. p-values are corrected by Holm.",
     ]
+    if any(r["heavy_tails"] or r["heavy_best"] for r in rows):
+        lines.append(f"- {HEAVY_TAILS}")
     return "\n".join(lines) + "\n"
 
 

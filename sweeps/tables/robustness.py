@@ -36,6 +36,7 @@ from sweeps.tables.configurations import (
     SeedVariances,
     combined,
     configurations,
+    heavy_difference,
     measured,
 )
 from sweeps.tables.confirmation import confirmation_page, confirmation_rows, confirmation_table
@@ -361,15 +362,8 @@ def _differences(
             continue
         gap, p = found
         row |= {f"diff_{other.name}": gap.value, **bounds(f"diff_{other.name}", gap), f"p_{other.name}": or_none(p)}
-        row[f"heavy_{other.name}"] = _heavy_difference(test, other.measured)
+        row[f"heavy_{other.name}"] = heavy_difference(test, other.measured)
     return row
-
-
-def _heavy_difference(one: Measured, other: Measured) -> bool | None:
-    """Whether the difference lies in a few prompts; not known of samples."""
-    if one.scores.grid.seen is not None or other.scores.grid.seen is not None:
-        return None
-    return heavy_tails(one.scores.cells.mean(axis=(0, 2)) - other.scores.cells.mean(axis=(0, 2)))
 
 
 def _adjust(rows: list[dict[str, Any]], references: Sequence[Reference]) -> None:
