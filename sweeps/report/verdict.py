@@ -161,7 +161,7 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
     found = _verdict(bool(second.row.get("heavy_best")), _clear(second))
     sentences.append(
         f"The winner's mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
-        f"{interval(low, high, signed=True)}{corrected}): {_verdict(bool(second.row.get('heavy_best')), _clear(second))}."
+        f"{interval(low, high, signed=True)}{corrected}): {found}."
     )
     compared = [e for e in evidence.entries if math.isfinite(e.number("diff_best"))]
     if len(compared) > 1:
