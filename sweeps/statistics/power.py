@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-from sweeps.statistics.seeds import POOLED
+from sweeps.statistics.seeds import LEAST_OF_SEEDS, POOLED
 from trainer.measure.grid import Floats
 
 POWER, LEVEL = 0.8, 0.05
@@ -129,7 +129,8 @@ def expected_tests(d: DifferenceVariances, s: int, p: int, r: int, configuration
     of_prompt = square(r * (d.prompt + d.seed_prompt / s) + cell, p - 1)
     of_row = square(p * (d.row + d.seed_row / s) + cell, r - 1)
     of_cell = square(cell, cells)
-    with_prompt, with_row = of_prompt > of_cell, of_row > of_cell  # a variance below 0 is left out
+    # with one seed a variance below 0 is left out
+    with_prompt, with_row = (of_prompt > of_cell) | (s > 1), (of_row > of_cell) | (s > 1)
     terms = [(with_prompt * of_prompt / size, p - 1), (with_row * of_row / size, r - 1)]
     terms.append(((1.0 - with_prompt - with_row) * of_cell / size, max(cells, 1)))
     of_seeds = np.zeros(DRAWS)
@@ -139,7 +140,7 @@ def expected_tests(d: DifferenceVariances, s: int, p: int, r: int, configuration
             seed, interaction = _of_seeds(d, s, p, r, within, square)
             of_seeds = of_seeds + share * seed
             terms += [(share * seed, within), (-share * interaction, within * max(p - 1, 1))]
-    variances = np.maximum(sum((t for t, _ in terms), np.zeros(DRAWS)), of_seeds)
+    variances = np.maximum(sum((t for t, _ in terms), np.zeros(DRAWS)), LEAST_OF_SEEDS * of_seeds)
     spread = sum((t**2 / df for t, df in terms if df > 0), np.zeros(DRAWS))
     least = np.min([np.where(t > 0, df, np.inf) for t, df in terms if df > 0], axis=0)
     df = variances**2 / np.maximum(spread, 1e-300)

@@ -34,6 +34,7 @@ from trainer.measure.grid import Floats
 from trainer.measure.metrics import two_way
 
 POOLED = 2  # up to so many seeds the variance between seeds is that of all configurations
+LEAST_OF_SEEDS = 0.25  # of the seeds' part: what is subtracted cannot leave less, as it could by chance
 OUTLIER = 4.0  # times the pooled standard deviation away from the other seeds: a fine-tune that failed
 
 
@@ -174,7 +175,7 @@ def mean_test(
     twice = added([v.interaction for v in seeds], numbers)  # what the average over seeds shows, too
     terms = [(c.value, c.df) for c in luck] + _shared_terms(cells) + [(-c.value, c.df) for c in twice]
     of_seeds = sum(c.value for c in luck)
-    variance = max(sum(term for term, _ in terms), of_seeds)
+    variance = max(sum(term for term, _ in terms), LEAST_OF_SEEDS * of_seeds)
     value = float(cells.mean())
     if variance <= 0.0:
         return st.mean_test(cells, None, single, limits, least_rows)
@@ -186,14 +187,12 @@ def mean_test(
 
 def _shared_terms(cells: Floats) -> list[tuple[float, float]]:
     """The terms of the variance of the mean of ``cells`` [P, R] that come from prompts and rows, each with its degrees
-    of freedom. A variance that would be negative is left out with all of its mean squares."""
+    of freedom. They are not cut at 0 one by one: that would add to the variance on average, and with few seeds, whose
+    t quantile is large already, equal configurations would be told apart in 1 to 2 % instead of 5 %."""
     fit = two_way(cells)
     p, r, size = fit.n_prompts, fit.n_rows, fit.n_prompts * fit.n_rows
-    in_prompts, in_rows = fit.var_prompts > 0.0, fit.var_rows > 0.0
-    terms = [(fit.ms_prompts / size, p - 1.0)] if in_prompts else []
-    terms += [(fit.ms_rows / size, r - 1.0)] if in_rows else []
-    terms.append(((1.0 - in_prompts - in_rows) * fit.ms_residual / size, max((p - 1.0) * (r - 1.0), 1.0)))
-    return terms
+    terms = [(fit.ms_prompts / size, p - 1.0), (fit.ms_rows / size, r - 1.0)]
+    return [*terms, (-fit.ms_residual / size, max((p - 1.0) * (r - 1.0), 1.0))]
 
 
 def _satterthwaite(variance: float, terms: Sequence[tuple[float, float]]) -> float:
