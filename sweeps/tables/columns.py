@@ -82,10 +82,11 @@ def schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema
     columns += [(n, pa.bool_()) for n in ("heavy_tails", *(f"heavy_{n}" for n in REFERENCES))]
     columns += [("status", pa.string()), ("rung", pa.int32()), ("reason", pa.string())]
     columns += [("seconds", f), ("tokens", pa.int64()), ("speaks_of", pa.string()), ("seeds", pa.string())]
+    columns += [("odd_seeds", pa.string())]
     return pa.schema(columns + [(a, _type([t.get(a) for t in trials])) for a in AXES])
 
 
-OF_CONFIGURATIONS = ("n_seeds", "std_average", "seed_std", "winner", "rank", "speaks_of", "seeds")
+OF_CONFIGURATIONS = ("n_seeds", "std_average", "seed_std", "winner", "rank", "speaks_of", "seeds", "odd_seeds")
 
 
 def trial_schema(settings: Settings, trials: Sequence[Mapping[str, Any]]) -> pa.Schema:
@@ -122,9 +123,10 @@ def is_sampled(row: Mapping[str, Any]) -> bool:
 
 def answer_marks(row: Mapping[str, Any], alike: str) -> list[str]:
     """What the tables say of a trial's answers: the share that could not be read, or ``alike`` where one label takes
-    nearly all of them."""
+    nearly all of them; and which of a configuration's seeds failed."""
     share = unread_share(row)
     marks = [f"{percent(share)} % unread"] if share > 0 else []
+    marks += [f"seed {row['odd_seeds']} far below the others"] if row.get("odd_seeds") else []
     return marks + ([alike] if row.get("degenerate") and share <= DEGENERATE_SHARE else [])
 
 

@@ -104,11 +104,11 @@ class SeedVariances:
     quantity of one fine-tune, pooled over all configurations."""
 
     def __init__(self) -> None:
-        self._of_grid: dict[Pool, list[sd.SeedVariance]] = {}
+        self._of_grid: dict[Pool, dict[tuple[str, ...], sd.SeedVariance]] = {}  # by the ids of its trials
         self._of_column: dict[str, list[sd.Component]] = {}
 
     def add(self, found: Measured, rows: Sequence[Row]) -> None:
-        self._of_grid.setdefault(found.pool, []).append(seed_variance(found.scores))
+        self._of_grid.setdefault(found.pool, {})[found.trial_ids] = seed_variance(found.scores)
         for name in {n for row in rows for n, v in row.items() if isinstance(v, float)}:
             values = [row[name] for row in rows if row.get(name) is not None]
             if len(values) > 1:
@@ -116,9 +116,10 @@ class SeedVariances:
                     sd.Component(float(np.var(values, ddof=1)), len(values) - 1)
                 )
 
-    def on(self, pool: Pool) -> sd.SeedVariance:
-        """Of the mean, on these prompts and rows; not known where no configuration has two seeds there."""
-        return sd.pooled(self._of_grid.get(pool, ()))
+    def on(self, pool: Pool, without: tuple[str, ...] = ()) -> sd.SeedVariance:
+        """Of the mean, on these prompts and rows; not known where no configuration has two seeds there. ``without``:
+        ids of the trials of a configuration that is left out."""
+        return sd.pooled([v for trials, v in self._of_grid.get(pool, {}).items() if trials != without])
 
     def of(self, column: str) -> sd.Component:
         return sd.pooled_components(self._of_column.get(column, ()))
@@ -149,6 +150,9 @@ def combined(
     row |= {"mean": mean.value, **bounds("mean", mean)}
     row["n_seeds"] = len(tested)
     row["seed_std"] = or_none(math.sqrt(seed_variance(found.scores).of_mean.value) if len(tested) > 1 else math.nan)
+    others = variances.on(found.pool, without=found.trial_ids)
+    odd = sd.outliers(np.array([float(r["mean"]) for r in tested]), others.of_mean)
+    row["odd_seeds"] = ", ".join(str(tested[i]["seed"]) for i in odd) or None
     if len(tested) > 1:
         row["std"] = math.sqrt(float(np.mean([r["std"] ** 2 for r in tested])))
         row |= {"std_corrected": spread.of_one.value, **bounds("std", spread.of_one)}

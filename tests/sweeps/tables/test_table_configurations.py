@@ -103,6 +103,16 @@ def test_a_lost_dev_file_changes_no_objective(tmp_path: Path) -> None:
     assert [row["winner"] for row in after.values()] == [row["winner"] for row in before.values()]
 
 
+def test_a_seed_that_failed_is_named_and_stays_in_the_figures(tmp_path: Path) -> None:
+    chances = {"a": (0.80, 0.79, 0.81), "b": (0.82, 0.80, 0.81), "c": (0.80, 0.81, 0.35)}
+    store, tests = made(tmp_path / "run", chances)
+    found = rows_of(store)
+    assert {name: row["odd_seeds"] for name, row in found.items()} == {"aaa": None, "bbb": None, "ccc": "2"}
+    assert found["ccc"]["mean"] == pytest.approx(np.mean([correct(tests[f"c{k}"]).mean() for k in range(3)]))
+    tables.write_tables(RunFolder(store), SETTINGS)
+    assert "seed 2 far below the others" in store.read("tables/robustness.md").decode()
+
+
 def test_one_seed_takes_the_variance_of_the_others(tmp_path: Path) -> None:
     store, tests = made(tmp_path / "run", {"a": (0.80, 0.84, 0.76), "b": (0.7,)})
     row = rows_of(store)["bbb"]
