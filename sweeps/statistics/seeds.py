@@ -250,11 +250,6 @@ def _root(variance: float) -> float:
     return math.sqrt(max(variance, 0.0))
 
 
-def seed_std(cells: Floats) -> float:
-    """Standard deviation of the seeds' means of ``cells`` [S, P, R]; NaN with one seed."""
-    return float(cells.mean(axis=(1, 2)).std(ddof=1)) if len(cells) > 1 else math.nan
-
-
 def over_seeds(each: Sequence[Estimate], of_study: Component, limits: st.Limits = SHARE) -> Estimate:
     """A quantity of one fine-tune, such as its worst prompt, averaged over seeds. ``each``: per seed with its interval
     for new prompts and rows. The luck of the seed is added to the mean of those intervals' lengths (in quadrature, each

@@ -226,6 +226,7 @@ def seed_note(rows: Sequence[Row]) -> str:
     )
 
 
-def axes_without_seed(rows: Sequence[Row]) -> list[str]:
-    """The axes that differ between configurations."""
-    return [a for a in AXES if a != "seed" and len({r.get(a) for r in rows}) > 1]
+def differing_axes(rows: Sequence[Row]) -> list[str]:
+    """The axes that differ between rows of tables/robustness. Where a row has several seeds, the seed is none."""
+    several = any(r["n_seeds"] > 1 for r in rows)
+    return [a for a in AXES if len({r[a] for r in rows}) > 1 and not (several and a == "seed")]

@@ -18,7 +18,7 @@ from sweeps.display.text import (
     with_interval,
 )
 from sweeps.tables.columns import Settings, answer_marks, is_sampled, unread_share
-from sweeps.tables.configurations import seed_note
+from sweeps.tables.configurations import differing_axes, seed_note
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
@@ -30,7 +30,7 @@ MOST_NAMED = 10  # trials that a note lists
 def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
     """``said``: what is to be known of the files that the table was made from."""
     rows = table.to_pylist()
-    axes = _axes(rows)
+    axes = differing_axes(rows)
     tops = settings.top_names()
     sign = ">" if settings.strict else "≥"
     several = any(r["n_seeds"] > 1 for r in rows)
@@ -54,12 +54,6 @@ def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = (
         "",
     ]
     return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in said), *_notes(rows, settings)]) + "\n"
-
-
-def _axes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The axes that differ between rows of tables/robustness."""
-    several = any(r["n_seeds"] > 1 for r in rows)
-    return [a for a in AXES if len({r[a] for r in rows}) > 1 and not (several and a == "seed")]
 
 
 def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str], several: bool) -> list[str]:

@@ -7,9 +7,8 @@ import sys
 from sweeps.display.text import metric_sign, metric_unit, one_line, percent, shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.columns import answer_marks, is_sampled
-from sweeps.tables.configurations import seed_note
+from sweeps.tables.configurations import differing_axes, seed_note
 from sweeps.tables.confirmation import shrinkage
-from trainer.trial import AXES
 
 
 def show_table(run: RunFolder, report: str) -> None:
@@ -20,7 +19,7 @@ def show_table(run: RunFolder, report: str) -> None:
 
     rows, threshold = run.robustness(), run.study.tables.thresholds[0]
     several = any(r["n_seeds"] > 1 for r in rows)
-    axes = [a for a in AXES if len({str(r[a]) for r in rows}) > 1 and not (several and a == "seed")]
+    axes = differing_axes(rows)
     scale = metric_sign(run.study.task.metric).strip() or metric_unit(run.study.task.metric)
     table = Table(title=f"robustness over prompts that no trial has seen, {scale}", title_justify="left")
     for name in (
@@ -57,7 +56,7 @@ def show_table(run: RunFolder, report: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     for sentence in shrinkage(run.confirmation()):
         console.print(f"confirmed: {sentence}", soft_wrap=True, highlight=False, markup=False)
-    for note in [*run.notes, *([seed_note(rows)] if seed_note(rows) else [])]:
+    for note in filter(None, [*run.notes, seed_note(rows)]):
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md\nreport: {report}",

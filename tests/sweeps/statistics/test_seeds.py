@@ -135,7 +135,8 @@ def test_three_seeds_use_their_own_variance_and_two_the_pooled_one() -> None:
     assert sd.own_or_pooled(volatile, of_study) == sd.seed_variance(volatile)
     assert sd.own_or_pooled(few, of_study) == of_study
     assert of_study.of_mean.df == 3 + 3 + 1
-    expected = (3 * sd.seed_std(volatile) ** 2 + 3 * sd.seed_std(calm) ** 2 + sd.seed_std(few) ** 2) / 7
+    in_volatile, in_calm, in_few = (cells.mean(axis=(1, 2)).var(ddof=1) for cells in (volatile, calm, few))
+    expected = (3 * in_volatile + 3 * in_calm + in_few) / 7
     assert of_study.of_mean.value == pytest.approx(expected)
 
 
