@@ -14,6 +14,7 @@ from sweeps.display.text import counted
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
 from sweeps.live.table import LiveTable
+from sweeps.run_folder.columns import CHOOSE, REPORT
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.schema import ConfirmSection, SchedulerSection
 from sweeps.study.study import Study
@@ -38,7 +39,7 @@ def confirm(progress: Progress, execute: Execute, assets: Assets) -> Progress:
         for i, seed in enumerate(seeds):
             trial = replace(progress.trials[trial_id], seed=seed)
             trials.append(trial)
-            roles[trial.id] = "choose" if i < study.confirm.n_choose else "report"
+            roles[trial.id] = CHOOSE if i < study.confirm.n_choose else REPORT
     if not trials:  # nothing to confirm: the table says why there is no winner
         progress.write(finished=True)
         return progress

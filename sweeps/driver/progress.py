@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.live.table import LiveTable
+from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.trials_file import study_checksum, write_trials
 from sweeps.schedule.asha import Decision
 from sweeps.study.study import Study
@@ -128,7 +129,7 @@ class Progress:
                     "test_std": test.std if test else None,
                     "test_degenerate": test.degenerate if test else None,
                     "configuration": trial.configuration,
-                    "role": self.roles.get(trial_id, "search"),
+                    "role": self.roles.get(trial_id, SEARCH),
                 }
             )
         return rows

@@ -22,6 +22,7 @@ from sweeps.live.overview import Overview
 from sweeps.live.rows import TrialRow
 from sweeps.live.table import LiveTable
 from sweeps.live.text import text_of
+from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.lease import NAME as LEASE
 from sweeps.run_folder.reading import RunFolder
 from trainer.errors import UserError
@@ -178,7 +179,7 @@ def look(store: Store) -> RunState | None:
 
 def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
     # fresh seeds of `confirm` are scored at their end alone
-    rungs = rung_steps(shares if trial["role"] == "search" else (1.0,), int(trial["steps"]))
+    rungs = rung_steps(shares if trial["role"] == SEARCH else (1.0,), int(trial["steps"]))
     step = int(trial.get("rung") or 0)
     mean, std = trial.get("test_mean"), trial.get("test_std")
     return TrialRow(

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from sweeps.display.text import shown
+from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
@@ -85,7 +86,7 @@ def results(run: RunFolder) -> list[Result]:
     done = [
         {**r, "arm": arm}
         for r in rows
-        if r.get("arm") and r["role"] == "search" and r["status"] == "finished" and r["mean"] is not None
+        if r.get("arm") and r["role"] == SEARCH and r["status"] == "finished" and r["mean"] is not None
         for arm in ([r["arm"]] if r["arm"] in study.arms else r["arm"].split(SAME))
     ]
     varied = [a for a in AXES if a not in _NOT_SPLIT and len({shown(r.get(a)) for r in done}) > 1]

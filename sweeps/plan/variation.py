@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeps.display.text import counted, percent
+from sweeps.run_folder.columns import FRESH, SEARCH
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.power import DifferenceVariances, Variation
 from sweeps.study.problems import yaml_text
 from sweeps.study.study import Study
-from sweeps.tables.configurations import FRESH, SEARCH, Configuration, configurations
+from sweeps.tables.configurations import Configuration, configurations
 from trainer.errors import UserError
 from trainer.measure import metrics
 from trainer.measure.grid import Floats

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+# what a trial is for
+SEARCH = "search"  # a trial of the axes
+CHOOSE = "choose"  # a fresh seed of `confirm`, one of those that choose the winner
+REPORT = "report"  # a fresh seed of `confirm`, one of those whose figures are reported
+FRESH = (CHOOSE, REPORT)
+
 TRIALS = pa.schema(
     [
         ("trial_id", pa.string()),
@@ -34,6 +40,6 @@ TRIALS = pa.schema(
         ("unread", pa.bool_()),  # degenerate because nearly no generated answer could be read
         ("configuration", pa.string()),  # id of the trial without its seed; null in folders of before
         ("dev_std", pa.float64()),  # of the metric over the dev prompts, at its last report
-        ("role", pa.string()),  # search | choose | report: the last two are fresh seeds of `confirm`; null is search
+        ("role", pa.string()),  # SEARCH | CHOOSE | REPORT; null, in folders of before, is SEARCH
     ]
 )

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
+from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.trials_file import TRIALS_FILE, DriverState, driver_state, study_checksum, trial_rows
 from sweeps.study.overlay import StudyError, parse_yaml
 from sweeps.study.schema import SchedulerSection
@@ -204,7 +205,7 @@ class RunFolder:
             "trial_id": trial_id,
             **axis_columns(trial),
             "configuration": trial.configuration,
-            "role": "search",
+            "role": SEARCH,
             "rung": records[-1].get("rung"),
             "seconds": sum(r.get("seconds") or 0.0 for r in records),
             "tokens": sum(r.get("tokens") or 0 for r in records),
@@ -222,7 +223,7 @@ class RunFolder:
 
     def confirmation(self) -> list[dict[str, Any]]:
         """The rows of tables/confirmation, one per confirmed configuration; none if the study confirmed none."""
-        fresh = any(row["role"] != "search" for row in self.trials_by_id.values())
+        fresh = any(row["role"] != SEARCH for row in self.trials_by_id.values())
         return self.rows(CONFIRMATION_FILE) if fresh else []
 
     def rows(self, name: str) -> list[dict[str, Any]]:
@@ -292,7 +293,7 @@ class RunFolder:
             if row["status"] not in ("finished", "stopped") or not row.get("rung"):
                 continue
             found = self.store.rungs(row["trial_id"], "dev")
-            due = shares if row["role"] == "search" else (1.0,)  # fresh seeds are scored at their end alone
+            due = shares if row["role"] == SEARCH else (1.0,)  # fresh seeds are scored at their end alone
             for step in rung_steps(due, row["steps"]):
                 name = scores_name(row["trial_id"], step, "dev")
                 if step <= row["rung"] and step not in found and name not in self._damage:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.run_folder.columns import TRIALS
+from sweeps.run_folder.columns import SEARCH, TRIALS
 from trainer.store import DamagedError, Store
 
 TRIALS_FILE = "trials.parquet"
@@ -108,5 +108,5 @@ def trial_rows(table: pa.Table) -> list[dict[str, Any]]:
         if row["steps"] is None or row["steps"] < 0 or (row.get("rung") or 0) < 0:
             raise DamagedError(f"trial {trial_id} has a number of steps that cannot be")
         row["configuration"] = row.get("configuration") or trial_id  # of before: which are replicates is not said
-        row["role"] = row.get("role") or "search"
+        row["role"] = row.get("role") or SEARCH
     return rows

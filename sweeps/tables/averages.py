@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from sweeps.display.text import shown
+from sweeps.run_folder.columns import SEARCH
 from sweeps.statistics import intervals as st
 from sweeps.statistics import sampled
 from sweeps.tables.columns import Settings, bounds
-from sweeps.tables.configurations import SEARCH
 from trainer.measure.estimate import estimate_grid
 from trainer.measure.grid import Floats, Grid
 from trainer.trial import AXES

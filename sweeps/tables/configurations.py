@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeps.run_folder.columns import SEARCH
 from sweeps.statistics import intervals as st
 from sweeps.statistics import seeds as sd
 from sweeps.statistics.tails import heavy_tails
@@ -26,8 +27,6 @@ from trainer.measure.registry import METRICS, label_of
 from trainer.measure.replicates import objective_of_seeds
 from trainer.trial import AXES
 
-SEARCH = "search"  # the role of a trial of the axes; those of `confirm` have others
-FRESH = ("choose", "report")  # the roles of trials that `confirm` has added
 _WORST_FIRST = ("failed", "running", "stopped", "finished")
 _SUMS = ("seconds", "tokens")
 _MEANS = (

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import HEAVY_TAILS, column_with_interval, metric_unit, percent, shown, with_interval
+from sweeps.run_folder.columns import CHOOSE, REPORT, SEARCH
 from sweeps.statistics import intervals as st
 from sweeps.tables.columns import Settings, answer_marks, bounds, or_none
 from sweeps.tables.configurations import (
@@ -61,11 +62,11 @@ def confirmation_rows(
     """A row per confirmed configuration, the winner first; none without fresh seeds. ``rows``: of all trials, with the
     columns of their own scores. ``measure`` reads the test scores of a configuration's trials."""
     weight = settings.std_weight
-    by_role = {role: {c.id: c for c in configurations(rows, (role,))} for role in ("search", "choose", "report")}
+    by_role = {role: {c.id: c for c in configurations(rows, (role,))} for role in (SEARCH, CHOOSE, REPORT)}
     measures: dict[str, Measured | None] = {}
     found = []
-    for name, report in by_role["report"].items():
-        choose, search = by_role["choose"].get(name), by_role["search"].get(name)
+    for name, report in by_role[REPORT].items():
+        choose, search = by_role[CHOOSE].get(name), by_role[SEARCH].get(name)
         fresh = Configuration(name, (*(choose.rows if choose else ()), *report.rows))
         whole = combined(fresh, None, variances, settings)
         measures[name] = measure(report)

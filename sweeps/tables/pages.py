@@ -17,6 +17,7 @@ from sweeps.display.text import (
     unseen,
     with_interval,
 )
+from sweeps.run_folder.columns import SEARCH
 from sweeps.tables.columns import Settings, answer_marks, is_sampled, unread_share
 from sweeps.tables.configurations import differing_axes, seed_note
 from sweeps.tables.winner import why_no_winner
@@ -170,7 +171,7 @@ def trials_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -
     """The trials of every configuration, each by itself."""
     rows = table.to_pylist()
     axes = [a for a in AXES if len({r[a] for r in rows}) > 1]
-    fresh = any(r["role"] != "search" for r in rows)
+    fresh = any(r["role"] != SEARCH for r in rows)
     head = ["trial", "configuration", *axes, *(["role"] if fresh else []), f"{settings.metric}, mean", "std"]
     head += ["worst prompt", "dev objective", "status"]
     body = [

@@ -22,6 +22,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from sweeps.display.table_files import write_table
+from sweeps.run_folder.columns import FRESH, SEARCH
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.statistics import prompt_metrics
@@ -29,8 +30,6 @@ from sweeps.statistics.tails import heavy_tails
 from sweeps.tables.averages import Groups, group_table, summands
 from sweeps.tables.columns import REFERENCES, Settings, bounds, or_none, schema, trial_schema
 from sweeps.tables.configurations import (
-    FRESH,
-    SEARCH,
     Configuration,
     Measured,
     SeedVariances,
