@@ -88,7 +88,7 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     opening.say("looking for finished rungs in the run folder")
     points = points_of(study)
     trials = None if points is None else make_trials(study, points, content)
-    live = LiveTable(study.name, since=opening.began)
+    live = LiveTable(study.name, std_weight=study.objective.std_weight, since=opening.began)
     progress = Progress(study, store, live, began=on_wall_clock(opening.began))
     finished = None if trials is None else replayed(progress, trials, content.assets)
     if finished is None:

@@ -46,7 +46,12 @@ def confirm(progress: Progress, execute: Execute, assets: Assets) -> Progress:
     part = study.model_copy(update={"scheduler": SchedulerSection(name="none")})
     title = f"{study.name}, confirming {counted(len(best), 'configuration')} with {counted(len(seeds), 'fresh seed')}"
     whole = Progress(
-        part, store, LiveTable(title, since=None), earlier_rows=progress.rows(), roles=roles, began=progress.began
+        part,
+        store,
+        LiveTable(title, std_weight=study.objective.std_weight),
+        earlier_rows=progress.rows(),
+        roles=roles,
+        began=progress.began,
     )
     finished = replayed(whole, trials, assets)
     with whole.live:

@@ -7,23 +7,27 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sweeps.live.rows import ORDER, TrialRow
+from trainer.measure.replicates import error_of_seeds, objective_of_seeds
 
 
-def by_configuration(rows: Iterable[TrialRow]) -> list[TrialRow]:
+def by_configuration(rows: Iterable[TrialRow], std_weight: float) -> list[TrialRow]:
     """One row per configuration: the state of the seed that is furthest from its end, the rung that all have reached,
-    and the mean objective there. Rows without replicates stay as they are."""
+    and the objective there over its seeds. Rows without replicates stay as they are.
+    ``std_weight``: of the study's objective."""
     groups: dict[str, list[TrialRow]] = {}
     for row in rows:
         groups.setdefault(row.configuration or row.id, []).append(row)
     if all(len(members) == 1 for members in groups.values()):
         return [members[0] for members in groups.values()]
-    return [_joined(name, members) for name, members in groups.items()]
+    return [_joined(name, members, std_weight) for name, members in groups.items()]
 
 
-def _joined(name: str, members: list[TrialRow]) -> TrialRow:
+def _joined(name: str, members: list[TrialRow], std_weight: float) -> TrialRow:
     first = min(members, key=lambda row: (ORDER.index(row.state) if row.state in ORDER else 0, row.rung))
     rung = min(row.rung for row in members)
-    values = [row.objective for row in members if row.rung == rung and row.objective is not None]
+    there = [row for row in members if row.rung == rung]
+    values = [row.objective for row in there if row.objective is not None]
+    known = len(values) == len(members)
     tests = [row.test for row in members if row.test is not None]
     whole = len(tests) == len(members)
     axes = {axis: value for axis, value in first.axes.items() if axis != "seed"}
@@ -32,8 +36,8 @@ def _joined(name: str, members: list[TrialRow]) -> TrialRow:
         id=name,
         axes={**axes, "seeds": str(len(members))},
         rung=rung,
-        objective=sum(values) / len(values) if len(values) == len(members) else None,
-        stderr=math.nan,
+        objective=objective_of_seeds(values, [row.std or 0.0 for row in there], std_weight) if known else None,
+        stderr=error_of_seeds(values, [row.stderr for row in there]) if known else math.nan,
         degenerate=any(row.degenerate for row in members),
         unread=any(row.unread for row in members),
         seconds=sum(row.seconds for row in members),

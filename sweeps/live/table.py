@@ -54,6 +54,7 @@ class LiveTable:
     clock: Callable[[], float] = time.monotonic
     every: float = EVERY
     silence: float = SILENCE
+    std_weight: float = 1.0  # of the study's objective
     since: float | None = None  # the clock's time from which times count; None: from the entry on
 
     def __post_init__(self) -> None:
@@ -216,7 +217,7 @@ class LiveTable:
     def frame(self, limit: int | None = None) -> Frame:
         """The sweep as it is now, with at most ``limit`` trials, or configurations where there are several seeds."""
         with self._lock:
-            ordered = sorted(by_configuration(self._rows.values()), key=_place)
+            ordered = sorted(by_configuration(self._rows.values(), self.std_weight), key=_place)
             shown = ordered if limit is None else ordered[: max(limit, 0)]
             axes, unit = self._differing(), "trial"
             if len(ordered) < len(self._rows):

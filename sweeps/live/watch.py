@@ -38,6 +38,7 @@ class RunState:
     """What the run folder says."""
 
     title: str
+    std_weight: float  # of the study's objective
     rows: Mapping[str, TrialRow]
     reasons: Mapping[str, str]
     elapsed: float  # seconds since the driver began, to its last word where the study is over
@@ -83,7 +84,7 @@ def watch(
 
 
 def _follow(store: Store, state: RunState, every: float, out: TextIO, pause: Callable[[float], None]) -> None:
-    with LiveTable(state.title, out) as table:
+    with LiveTable(state.title, out, std_weight=state.std_weight) as table:
         _show(table, state)
         if not table.terminal:
             print("\n".join(text_of(table.frame())), file=out, flush=True)
@@ -105,7 +106,7 @@ def _follow(store: Store, state: RunState, every: float, out: TextIO, pause: Cal
 
 
 def _table(state: RunState, out: TextIO) -> LiveTable:
-    table = LiveTable(state.title, out, terminal=False)
+    table = LiveTable(state.title, out, terminal=False, std_weight=state.std_weight)
     _show(table, state)
     return table
 
@@ -136,6 +137,7 @@ def show_changes(table: LiveTable, state: RunState) -> None:
                     now.degenerate,
                     seconds,
                     unread=now.unread,
+                    std=now.std or 0.0,
                 )
             )
         if now.test and not was.test:
@@ -154,13 +156,14 @@ def look(store: Store) -> RunState | None:
     run = RunFolder(store)
     if not (run.has_study and run.has_trials):
         return None
-    name, shares = run.name_and_shares
+    outline = run.outline
     told, now = run.driver_state, time.time()
     began, written, over = told.began, told.written, told.over
     silent = max(now - written, 0.0) if written else 0.0
     return RunState(
-        title=name,
-        rows={t["trial_id"]: _row(t, shares) for t in run.trials},
+        title=outline.name,
+        std_weight=outline.std_weight,
+        rows={t["trial_id"]: _row(t, outline.shares) for t in run.trials},
         reasons={t["trial_id"]: t.get("reason") or "" for t in run.trials},
         elapsed=max((written if over else now) - began, 0.0) if began else 0.0,  # clocks of two machines may differ
         silent=silent,
@@ -191,6 +194,7 @@ def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
         rung=sum(r <= step for r in rungs),
         step=step,
         objective=trial.get("objective"),
+        std=trial.get("dev_std"),
         stderr=math.nan if trial.get("stderr") is None else trial["stderr"],
         degenerate=bool(trial.get("degenerate")),
         unread=bool(trial.get("unread")),

@@ -21,7 +21,7 @@ from sweeps.study.study import Study
 from sweeps.tables.configurations import Configuration, configurations
 from trainer.measure.grid import Grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
-from trainer.measure.replicates import objective_of_seeds
+from trainer.measure.replicates import error_of_seeds, objective_of_seeds
 from trainer.trial import AXES
 
 DRAWN = 40  # configurations that are drawn one by one; more would be neither readable nor small
@@ -170,7 +170,7 @@ def _dev_row(run: RunFolder, one: Configuration) -> dict[str, Any]:
             [objective.std for objective in known],
             run.study.objective.std_weight,
         ),
-        "dev_stderr": mean("stderr"),
+        "dev_stderr": error_of_seeds([o.value for o in known], [o.stderr for o in known]),
         "dev_parse_fail_rate": mean("parse_fail_rate"),
     }
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.trials_file import TRIALS_FILE, DriverState, driver_state, study_checksum, trial_rows
 from sweeps.study.overlay import StudyError, parse_yaml
-from sweeps.study.schema import SchedulerSection
+from sweeps.study.schema import ObjectiveSection, SchedulerSection
 from sweeps.study.study import Study
 from sweeps.study.texts import text_at
 from trainer.errors import UserError
@@ -49,6 +49,15 @@ class Rung:
     record: Mapping[str, Any]  # of the score file: trial, losses, seconds, tokens, curve
     rows: pa.Table  # ``COLUMNS``; empty if the rung ended in NaN
     grid: Grid | None  # the scores as prompts x rows; None if the rung ended in NaN
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Of the study in a run folder, whichever version wrote it."""
+
+    name: str
+    shares: tuple[float, ...]  # of a trial's steps, at which it is scored
+    std_weight: float  # of the objective
 
 
 class RunFolder:
@@ -123,11 +132,12 @@ class RunFolder:
             raise self._no_study(error) from error
 
     @functools.cached_property
-    def name_and_shares(self) -> tuple[str, tuple[float, ...]]:
-        """The study's name, and the shares of a trial's steps at which it is scored. Every version writes these two,
-        even if other keys of its studies differ. Raises ``UserError``."""
+    def outline(self) -> Outline:
+        """What can be read of a study of every version, even if other keys differ. Raises ``UserError``."""
         try:
-            return str(self._layer["name"]), SchedulerSection.model_validate(self._layer["scheduler"]).shares
+            shares = SchedulerSection.model_validate(self._layer["scheduler"]).shares
+            objective = ObjectiveSection.model_validate(self._layer.get("objective", {}))
+            return Outline(str(self._layer["name"]), shares, objective.std_weight)
         except (KeyError, ValidationError) as error:
             raise self._no_study(error) from error
 
@@ -288,7 +298,7 @@ class RunFolder:
 
     def note_missing_rungs(self) -> None:
         """Note every rung of the study before a trial's end that has no dev scores."""
-        _, shares = self.name_and_shares
+        shares = self.outline.shares
         for row in self.trials:
             if row["status"] not in ("finished", "stopped") or not row.get("rung"):
                 continue

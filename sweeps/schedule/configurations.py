@@ -16,46 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from sweeps.schedule.asha import Decision, Rungs
-from trainer.measure.replicates import objective_of_seeds
+from trainer.measure.replicates import error_of_seeds, objective_of_seeds
 from trainer.trial import Trial
 
 
-class Promotion(Protocol):
-    """What Tune's scheduler and the replay ask: ``Rungs``, or ``ConfigurationRungs``."""
-
-    count: int
-
-    @property
-    def trials(self) -> int: ...
-
-    def report(
-        self,
-        trial: str,
-        rung: int,
-        objective: float,
-        *,
-        step: int | None = None,
-        stderr: float | None = None,
-        degenerate: bool = False,
-        why_degenerate: str = "",
-        std: float = 0.0,
-    ) -> Decision: ...
-
-    def fail(self, trial: str, why: str = "the trial failed") -> Decision: ...
-
-    def decide(self, trial: str) -> Decision: ...
-
-    def decisions(self) -> dict[str, Decision]: ...
-
-    def newly_decided(self) -> list[str]: ...
-
-    def no_more_trials(self, trials: int) -> None: ...
-
-
-def promotion(trials: Sequence[Trial], eta: float, count: int, std_weight: float) -> Promotion:
+def promotion(trials: Sequence[Trial], eta: float, count: int, std_weight: float) -> Rungs | ConfigurationRungs:
     """The rule for these trials, at ``count`` rungs. ``std_weight``: of the study's objective."""
     members: dict[str, list[str]] = {}
     for trial in trials:
@@ -69,6 +36,7 @@ def promotion(trials: Sequence[Trial], eta: float, count: int, std_weight: float
 class _SeedReport:
     objective: float
     std: float
+    stderr: float | None
     step: int | None
     degenerate: bool
     why_degenerate: str
@@ -120,7 +88,7 @@ class ConfigurationRungs:
             return self.decide(trial)
         if rung > due or own.waiting or rung >= self.count:
             raise ValueError(f"trial {trial}: a report of rung {rung + 1} of {self.count} came, rung {due + 1} was due")
-        own.reports.append(_SeedReport(float(objective), float(std), step, bool(degenerate), why_degenerate))
+        own.reports.append(_SeedReport(float(objective), float(std), stderr, step, bool(degenerate), why_degenerate))
         self._settle(own.configuration, rung)
         self._tell(trial)
         return self.decide(trial)
@@ -184,12 +152,21 @@ class ConfigurationRungs:
         seeds = [self._replicates[trial] for trial in self.members[configuration]]
         there = [seed.reports[rung] for seed in seeds if len(seed.reports) > rung]
         value = objective_of_seeds([r.objective for r in there], [r.std for r in there], self.std_weight)
+        error = error_of_seeds([r.objective for r in there], [r.stderr for r in there])
         if len(there) < len(seeds) and math.isfinite(value):
             return
         alike = [r for r in there if r.degenerate]
         few = f"{len(alike)} of {len(seeds)} seeds " if len(seeds) > 1 else ""
         note = f"{few}{alike[0].why_degenerate}" if alike else ""
-        self.rungs.report(configuration, rung, value, step=there[0].step, degenerate=bool(alike), why_degenerate=note)
+        self.rungs.report(
+            configuration,
+            rung,
+            value,
+            step=there[0].step,
+            stderr=error,
+            degenerate=bool(alike),
+            why_degenerate=note,
+        )
         self._newly_decided += self._decided_of([configuration])
 
     def _tell(self, trial: str) -> None:

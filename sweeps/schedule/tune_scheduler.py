@@ -52,8 +52,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
 from cluster.hosting.trainable import RUNGS_DONE
-from sweeps.schedule.asha import Decision
-from sweeps.schedule.configurations import Promotion
+from sweeps.schedule.asha import Decision, Rungs
+from sweeps.schedule.configurations import ConfigurationRungs
 from sweeps.schedule.tune_private import Places, forget_failures, give_next_task, put_back
 from trainer.measure.rung import RungReport
 
@@ -74,7 +74,9 @@ class PromotionScheduler(TrialScheduler):
     _metric = "objective"
     _supports_buffered_results = False  # a buffered trial would train past its rung
 
-    def __init__(self, rungs: Promotion, identify: Callable[[Mapping[str, Any]], str] | None = None) -> None:
+    def __init__(
+        self, rungs: Rungs | ConfigurationRungs, identify: Callable[[Mapping[str, Any]], str] | None = None
+    ) -> None:
         super().__init__()
         self.rungs = rungs
         self._identify = identify

@@ -251,7 +251,8 @@ class Staged:
         wanted = list({t.id: t for t in trials}.values())
         head = "classifier" if wanted[0].model.head == "classifier" else self.current.head
         part = points.part_study(self.study, head, to_the_end)
-        live = LiveTable(f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}", since=self.since)
+        name, weight = f"{self.study.name}, stage {stage} of {len(STAGES)}: {title}", self.study.objective.std_weight
+        live = LiveTable(name, std_weight=weight, since=self.since)
         progress = Progress(part, self.store, live, earlier_rows=self.rows, scores_test_pool=measured, began=self.began)
         done = replayed(progress, wanted, self.content.assets)
         with progress.live:

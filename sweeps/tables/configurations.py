@@ -24,7 +24,7 @@ from sweeps.tables.columns import Settings, bounds, or_none
 from sweeps.tables.estimates import SeedCells, mean_test, prompt_spread, seed_cells, seed_variance
 from trainer.measure.grid import Grid
 from trainer.measure.registry import METRICS, label_of
-from trainer.measure.replicates import objective_of_seeds
+from trainer.measure.replicates import error_of_seeds, objective_of_seeds
 from trainer.trial import AXES
 
 _WORST_FIRST = ("failed", "running", "stopped", "finished")
@@ -179,7 +179,10 @@ def _joined(rows: Sequence[Row], std_weight: float) -> dict[str, Any]:
     if tested:
         stds = [float(r["std"]) for r in tested]
         row["test_objective"] = objective_of_seeds([float(r["test_objective"]) for r in tested], stds, std_weight)
-    row["dev_stderr"] = _dev_error(rows) if row["dev_objective"] is not None else None
+    row["dev_stderr"] = None
+    if row["dev_objective"] is not None:
+        errors = [r.get("dev_stderr") for r in rows]
+        row["dev_stderr"] = or_none(error_of_seeds([float(r["dev_objective"]) for r in rows], errors))
     return row
 
 
@@ -191,14 +194,6 @@ def objective(rows: Sequence[Row], std_weight: float) -> float:
         return math.nan
     stds = [r.get("dev_std") or 0.0 for r in rows]
     return objective_of_seeds([float(v) for v in values if v is not None], stds, std_weight)
-
-
-def _dev_error(rows: Sequence[Row]) -> float | None:
-    """Of the mean of the seeds' objectives. Prompts and rows are shared, so their part does not shrink with seeds: the
-    mean of the squared errors, and the variance between seeds over their number."""
-    errors = np.array([r.get("dev_stderr") or math.nan for r in rows], float)
-    values = np.array([r["dev_objective"] for r in rows], float)
-    return or_none(math.sqrt(float((errors**2).mean()) + float(values.var(ddof=1)) / len(values)))
 
 
 def _estimate(row: Row, name: str) -> st.Estimate:

@@ -21,3 +21,15 @@ def objective_of_seeds(objectives: Sequence[float], stds: Sequence[float], std_w
     mean = sum(means) / n
     between = sum((m - mean) ** 2 for m in means) / (n - 1)
     return mean - std_weight * math.sqrt(sum(std**2 for std in stds) / n + between)
+
+
+def error_of_seeds(objectives: Sequence[float], stderrs: Sequence[float | None]) -> float:
+    """Standard error of the mean of the seeds' ``objectives``, each with its own ``stderrs``. Prompts and rows are
+    shared, so their part does not shrink with seeds: it is the mean of the squared errors, and the variance between
+    seeds (ddof 1) over their number is added. NaN where the error of one seed is not known."""
+    n = len(objectives)
+    if None in stderrs:
+        return math.nan
+    mean = sum(objectives) / n
+    between = sum((value - mean) ** 2 for value in objectives) / (n - 1) / n if n > 1 else 0.0
+    return math.sqrt(sum(float(e) ** 2 for e in stderrs if e is not None) / n + between)

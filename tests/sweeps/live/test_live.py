@@ -31,7 +31,7 @@ class Clock:
 
 def plain(every: float = 1e9) -> tuple[LiveTable, io.StringIO, Clock]:
     out, clock = io.StringIO(), Clock()
-    return LiveTable("demo", out, clock=clock, every=every), out, clock
+    return LiveTable("demo", out, clock=clock, every=every, std_weight=1.5), out, clock
 
 
 def test_plain_lines_say_every_event_once() -> None:
@@ -283,10 +283,11 @@ def test_with_several_seeds_the_table_has_a_row_per_configuration() -> None:
             for seed in (0, 1):
                 table.trial_added(f"{name}{seed}", {"lr": lr, "seed": seed}, 2, (5, 10), name)
         for name, value in (("aa0", 0.7), ("aa1", 0.8), ("bb0", 0.5)):
-            table.report(RungReport(name, 0, 5, value, 0.01, False, 1.0))
+            table.report(RungReport(name, 0, 5, value - 1.5 * 0.05, 0.01, False, 1.0, std=0.05))
         frame = table.frame()
     assert frame.columns[:4] == ("configuration", "lr", "seeds", "state")
     rows = {row[0]: row for row in frame.rows}
     assert rows["aa"][1:3] == ("0.001", "2")
-    assert "0.750" in rows["aa"]
+    mean, std = 0.75, math.sqrt(0.05**2 + 0.1**2 / 2)  # of both: over the prompts, and between the seeds
+    assert f"{mean - 1.5 * std:.3f} ± {math.sqrt(0.01**2 + 0.1**2 / 2 / 2):.3f}" in rows["aa"]
     assert rows["bb"][4:6] == ("0/2", "")

@@ -172,7 +172,7 @@ def test_a_damaged_table_names_the_file_and_the_command(copy: Run) -> None:
 def test_a_file_that_is_no_study_is_an_error_of_one_line(copy: Run, text: str) -> None:
     uri, _ = copy
     Path(uri, "study.yaml").write_text(text)
-    for read in (lambda run: run.study, lambda run: run.name_and_shares):
+    for read in (lambda run: run.study, lambda run: run.outline):
         with pytest.raises(
             UserError, match=r"study.yaml: is not a resolved study \(.*\)\. Run the study again"
         ) as error:

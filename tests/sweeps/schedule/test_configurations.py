@@ -110,6 +110,14 @@ def test_a_trial_waits_for_the_other_seeds_and_says_so() -> None:
     assert rungs.decide("a0").action == "continue"
 
 
+def test_the_reason_of_a_decision_gives_the_error_over_the_seeds() -> None:
+    rungs = ConfigurationRungs({"a": ["a0", "a1"], "b": ["b0", "b1"]}, 2, 2)
+    for name, value in (("a0", 0.7), ("a1", 0.5), ("b0", 0.1)):
+        rungs.report(name, 0, value, stderr=0.03)
+    stderr = math.sqrt(0.03**2 + (0.2 - 0.1) ** 2 / 2 / 2)  # of the rows and prompts, and between the seeds
+    assert f"objective 0.0792893 ± {stderr:.2g} is below" in rungs.report("b1", 0, 0.2, stderr=0.03).reason
+
+
 def test_one_degenerate_seed_makes_the_configuration_degenerate() -> None:
     rungs = ConfigurationRungs({"a": ["a0", "a1"], "b": ["b0", "b1"]}, 2, 2)
     rungs.report("a0", 0, 0.9, degenerate=True, why_degenerate="give one answer nearly always")
