@@ -16,8 +16,7 @@ from sweeps.driver.replay import replayed
 from sweeps.live.table import LiveTable
 from sweeps.run_folder.columns import CHOOSE, REPORT
 from sweeps.run_folder.reading import RunFolder
-from sweeps.study.schema import ConfirmSection, SchedulerSection
-from sweeps.study.study import Study
+from sweeps.study.schema import SchedulerSection
 from sweeps.tables.columns import Settings
 from sweeps.tables.robustness import best_on_dev
 from trainer.data.assets import Assets
@@ -32,7 +31,7 @@ def confirm(progress: Progress, execute: Execute, assets: Assets) -> Progress:
     study, store = progress.study, progress.store
     assert study.confirm is not None
     best = best_on_dev(RunFolder(store), Settings.of(study))[: study.confirm.top]
-    seeds = fresh_seeds(study)
+    seeds = study.confirm.fresh_seeds(study.axes.seed)
     roles = {}
     trials = []
     for trial_id in best:
@@ -64,12 +63,3 @@ def confirm(progress: Progress, execute: Execute, assets: Assets) -> Progress:
             execute(whole, trials)
         whole.write(finished=True)
     return whole
-
-
-def fresh_seeds(study: Study) -> tuple[int, ...]:
-    """The seeds of ``confirm``: those that it gives, or the first above all of ``axes.seed``."""
-    chosen, used = study.confirm or ConfirmSection(), study.axes.seed
-    if isinstance(chosen.seeds, tuple):
-        return chosen.seeds
-    first = 1 + (max(used) if isinstance(used, tuple) else int(used.high))
-    return tuple(range(first, first + chosen.seeds))

@@ -132,10 +132,10 @@ def _misspelling_of(path: Path, schema: type[BaseModel]) -> Path | None:
 
 def _path(loc: Sequence[int | str]) -> Path:
     """pydantic's location without the names of the union's branches (an axis is a list or a range, a rung a number or a
-    mapping)."""
+    mapping, fresh seeds a list or their number)."""
     loc = tuple(loc[:-1]) if loc and loc[-1] == "[key]" else loc  # a name that may not be one
-    if tuple(loc[:2]) == ("scheduler", "rungs"):
-        return tuple(part for part in loc if part not in ("number", "mapping"))
+    if tuple(loc[:2]) in (("scheduler", "rungs"), ("confirm", "seeds")):
+        return tuple(part for part in loc if part not in ("number", "mapping", "values"))
     if not loc or loc[0] != "axes":
         return tuple(loc)
     path = tuple(part for part in loc if part != "values")

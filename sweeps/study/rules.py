@@ -14,6 +14,7 @@ from sweeps.study import stages
 from sweeps.study.overlay import Path, get
 from sweeps.study.problems import Problem
 from sweeps.study.schema import MOST_TRIALS, TOO_MANY_TRIALS
+from sweeps.study.values import LARGEST_SEED
 from trainer.errors import nearest
 from trainer.measure.registry import kind_of
 
@@ -131,18 +132,18 @@ def _confirming_seeds_are_fresh(s: Mapping[str, Any]) -> Iterator[Problem]:
             "is one seed, and with confirm.top above 1 some seeds choose and others report. Give 2 or more",
         )
     if not isinstance(confirm.seeds, tuple):
+        if confirm.fresh_seeds(used)[-1] > LARGEST_SEED:
+            yield Problem(
+                ("confirm", "seeds"),
+                f"counts on from the largest of axes.seed, and seeds end at {LARGEST_SEED}. Give the seeds themselves",
+            )
         return
     for i, seed in enumerate(confirm.seeds):
-        again = seed in used if isinstance(used, tuple) else used.low <= seed <= used.high
-        if again:
+        if seed in used if isinstance(used, tuple) else used.low <= seed <= used.high:
             yield Problem(
                 ("confirm", "seeds", i),
-                f"= {seed} is one of axes.seed, by which the configuration was chosen. Give seeds that are not, or how "
-                "many",
-                bare=True,
+                "is one of axes.seed, by which the configuration was chosen. Give seeds that are not, or how many",
             )
-        elif seed in confirm.seeds[:i]:
-            yield Problem(("confirm", "seeds", i), f"= {seed} is listed twice. Keep one", bare=True)
 
 
 def _enough_to_confirm(s: Mapping[str, Any]) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ its type, its default and the reason for the default. What a study reads is in `
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -22,6 +23,7 @@ from sweeps.study.values import (
     OneOrMore,
     PathText,
     Positive,
+    Range,
     Section,
     Seed,
     Share,
@@ -29,6 +31,7 @@ from sweeps.study.values import (
     Whole,
     at_most,
     at_most_items,
+    distinct,
 )
 from sweeps.study.weights import as_weights
 
@@ -53,6 +56,7 @@ MOST_TRIALS = 100_000
 TOO_MANY_TRIALS = "each is a task for Ray's scheduler, which decides some hundred a second"
 TOO_LARGE_BATCH = "the gradient of so many rows is no better, and their order takes memory"
 Rank = Annotated[OneOrMore, at_most(65_536, "a rank above a layer's width adds nothing, and no open model is so wide")]
+Trials = Annotated[OneOrMore, at_most(MOST_TRIALS, TOO_MANY_TRIALS)]
 Steps = Annotated[OneOrMore, at_most(MOST_STEPS, TOO_MANY_STEPS)]
 Epochs = Annotated[Positive, at_most(MOST_EPOCHS, TOO_MANY_EPOCHS)]
 
@@ -145,7 +149,7 @@ class ScoringSection(Section):
 class SearchSection(Section):
     method: Literal["grid", "random", "tpe"] = "grid"
     # how many to draw; a grid has its own number
-    trials: Annotated[OneOrMore, at_most(MOST_TRIALS, TOO_MANY_TRIALS)] | None = None
+    trials: Trials | None = None
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -227,17 +231,31 @@ class SchedulerSection(Section):
         return tuple((_at(rung), _rows(rung)) for rung in self.rungs)
 
 
+SeedsOrNumber = Annotated[
+    Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct), Tag("values")]
+    | Annotated[Trials, Tag("number")],
+    Discriminator(lambda value: "values" if isinstance(value, list | tuple) else "number"),
+]
+
+
 class ConfirmSection(Section):
     """The best configurations once more, with fresh seeds: the best of many noisy objectives is too good on average."""
 
-    top: OneOrMore = 2  # with one, nothing can be said of the runner-up
+    top: Trials = 2  # with one, nothing can be said of the runner-up
     # how many fresh seeds, or which. Half of them choose the winner and the others report it, since figures that chose
     # are too good again; with top = 1 all report
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | OneOrMore = 4
+    seeds: SeedsOrNumber = 4
 
     @property
     def n_seeds(self) -> int:
         return len(self.seeds) if isinstance(self.seeds, tuple) else self.seeds
+
+    def fresh_seeds(self, used: tuple[int, ...] | Range[int]) -> Sequence[int]:
+        """Those that are given, or the first above all of ``used``, which are ``axes.seed``."""
+        if isinstance(self.seeds, tuple):
+            return self.seeds
+        first = 1 + (max(used) if isinstance(used, tuple) else int(used.high))
+        return range(first, first + self.seeds)
 
     @property
     def n_choose(self) -> int:

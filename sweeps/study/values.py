@@ -120,7 +120,8 @@ Number = Annotated[
     at_most(LARGEST, "it must fit a float32, in which adapters are trained"),
 ]
 Count = Annotated[OneOrMore, at_most(MOST, "no study has so many")]
-Seed = Annotated[Whole, Field(ge=0), at_most(2**32 - 1, "the random generators that it starts take 32 bits")]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[Whole, Field(ge=0), at_most(LARGEST_SEED, "the random generators that it starts take 32 bits")]
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]

@@ -73,6 +73,36 @@ def test_the_ends_of_a_range_are_bounded_too(study: Any) -> None:
     assert text.startswith("command line: axes.lora.r={uniform: [1, 1e9]} (upper end) must be at most 65,536: ")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["confirm={seeds: 100001}"], "confirm.seeds=100001 must be at most 100,000: each is a task for Ray's scheduler, which decides some hundred a second"),
+        (["confirm={seeds: two}"], 'confirm.seeds="two" must be a whole number'),
+        (["confirm={seeds: [7, -1]}"], "confirm.seeds[1]=-1 must be at least 0"),
+        (["confirm={seeds: []}"], "confirm.seeds=[] is empty"),
+        (["confirm={seeds: 1}"], "confirm.seeds=1 is one seed, and with confirm.top above 1 some seeds choose and others report. Give 2 or more"),
+        (["confirm={seeds: [7, 7]}"], "confirm.seeds[1]=7 is listed twice. Keep one"),
+        (["confirm={seeds: [7, 3]}", "axes.seed=[2, 3]"], "confirm.seeds[1]=3 is one of axes.seed, by which the configuration was chosen. Give seeds that are not, or how many"),
+        (["confirm={seeds: [7, 3]}", "axes.seed={uniform: [2, 5]}", *DRAWN], "confirm.seeds[1]=3 is one of axes.seed"),
+        (["confirm={seeds: 4}", "axes.seed=4294967293"], "confirm.seeds=4 counts on from the largest of axes.seed, and seeds end at 4294967295. Give the seeds themselves"),
+        (["confirm={top: 17}"], "confirm.top=17 is more than the 16 configurations of the study. Give 16"),
+        (["axes.seed=[0, 1]", "search={method: random, trials: 5}"], "search.trials=5 is no multiple of the 2 seeds of axes.seed, and every configuration that is drawn gets all of them. Give 4 or 6"),
+        (["axes.seed=[0, 1]", "search={method: tpe, trials: 4}"], "axes.seed=[0, 1] has 2 values, and search.method = tpe chooses one trial at a time. Give one seed; `confirm` trains the best configurations with more"),
+    ],
+)  # fmt: skip
+def test_seeds_that_cannot_confirm_or_be_drawn_are_refused(study: Any, overrides: list[str], message: str) -> None:
+    assert message in said(study, *overrides)
+
+
+def test_fresh_seeds_follow_those_of_the_axis(study: Any) -> None:
+    of = study("confirm={seeds: 2}", "axes.seed=[4294967293, 0]")
+    assert list(of.confirm.fresh_seeds(of.axes.seed)) == [4294967294, 4294967295]
+    ranged = study("confirm={seeds: 2}", "axes.seed={uniform: [2, 5]}", *DRAWN)
+    assert list(ranged.confirm.fresh_seeds(ranged.axes.seed)) == [6, 7]
+    given = study("confirm={seeds: [9, 3]}")
+    assert given.confirm.fresh_seeds(given.axes.seed) == (9, 3)
+
+
 def test_a_grid_is_counted_and_not_built(study: Any) -> None:
     """96 million points."""
     lists = {name: ",".join(str(i) for i in range(1, n + 1)) for name, n in (("lr", 4000), ("seed", 3000))}
