@@ -81,7 +81,7 @@ class Plan:
     trials: int
     rungs: tuple[PlannedRung, ...]
     cost: Cost
-    full: Cost  # every trial trained to the end and scored once
+    full: Cost  # every trial, with those of `confirm`, trained to the end and scored once
     rate: float  # operations per second of one host
     rate_source: str
     memory: Memory
@@ -90,7 +90,7 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
     unsampled: int = 0  # dev passes if every rung scored the whole grid
     prior: RatePrior | None = None  # the usual learning rate; None where the model's config does not tell
-    confirming: int = 0  # trials with fresh seeds, after the search
+    confirming: PlannedRung | None = None  # the trials with fresh seeds, after the search, all trained to their end
 
     @property
     def seconds(self) -> float:
@@ -122,8 +122,12 @@ def plan(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
     )
-    tokens = sum(r.tokens for r in rungs) + fresh * steps * per_step
-    passes = sum(r.passes for r in rungs) + fresh * work.dev_cells[-1]
+    confirming = PlannedRung(
+        1.0, steps, fresh, fresh * steps * per_step, fresh * work.dev_cells[-1], work.dev_cells[-1]
+    )
+    tokens = sum(r.tokens for r in (*rungs, confirming))
+    passes = sum(r.passes for r in (*rungs, confirming))
+    whole = trials + count_confirming(study, trials)
     tests = work.all_test_cells(work.tested) + _confirming_cells(study, work, fresh)
     chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
     return Plan(
@@ -131,7 +135,7 @@ def plan(
         trials=trials,
         rungs=rungs,
         cost=_cost(study, sizes, model, tokens, passes, tests),
-        full=_cost(study, sizes, model, trials * steps * per_step, trials * grid, trials * test),
+        full=_cost(study, sizes, model, whole * steps * per_step, whole * grid, whole * test),
         rate=chosen,
         rate_source=source,
         memory=memory_of(study, sizes, model, trials),
@@ -139,7 +143,7 @@ def plan(
         model=model,
         notes=(*_notes(study, sizes, trials), *_quantized(study, model)),
         unsampled=(sum(r.trials for r in rungs) + fresh) * grid,
-        confirming=fresh,
+        confirming=confirming if fresh else None,
         prior=_prior(study),
     )
 

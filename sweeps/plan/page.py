@@ -20,15 +20,15 @@ def render(p: Plan) -> RenderableType:
     table = Table("rung", title=f"{p.name}: {p.trials} trial{'s' * (p.trials != 1)}", title_justify="left")
     for heading in ("steps", "trials", "tokens trained", "scoring passes"):
         table.add_column(heading, justify="right")
-    for rung in p.rungs:
-        table.add_row(
-            f"{rung.share:g}", f"{rung.steps:.0f}", str(rung.trials), amount(rung.tokens), amount(rung.passes)
-        )
-    if p.confirming:
-        table.add_row("confirm", "", str(p.confirming), "", "")
+    named = [(f"{rung.share:g}", rung) for rung in p.rungs]
+    if p.confirming is not None:
+        named.append(("confirm", p.confirming))
+    for name, rung in named:
+        table.add_row(name, f"{rung.steps:.0f}", str(rung.trials), amount(rung.tokens), amount(rung.passes))
     table.add_row("test pool", "", "", "", amount(p.cost.test_passes), end_section=True)
-    table.add_row("all", "", str(p.trials), amount(p.cost.tokens), amount(p.cost.passes))
-    table.add_row("without stopping", "", str(p.trials), amount(p.full.tokens), amount(p.full.passes))
+    trials = str(p.trials if p.confirming is None else p.trials + p.confirming.trials)
+    table.add_row("all", "", trials, amount(p.cost.tokens), amount(p.cost.passes))
+    table.add_row("without stopping", "", trials, amount(p.full.tokens), amount(p.full.passes))
     m, s = p.memory, p.sizes
     lines = [
         f"time      about {duration(p.seconds)} on one host, {duration(p.full_seconds)} without stopping",

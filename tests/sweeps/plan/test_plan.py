@@ -65,6 +65,18 @@ def test_finalists_alone_are_tested_when_asked(study) -> None:  # type: ignore[n
     assert plan(study("tables.test=finalists"), SIZES, MODEL).cost.test_passes == 4 * 100
 
 
+def test_fresh_seeds_are_a_row_of_the_plan_and_belong_to_its_totals(study) -> None:  # type: ignore[no-untyped-def]
+    plain, made = plan(study(), SIZES, MODEL), plan(study("confirm={top: 2, seeds: 4}"), SIZES, MODEL)
+    per_trial = 200 * 8 * 32
+    assert made.confirming is not None
+    assert (made.confirming.trials, made.confirming.tokens, made.confirming.passes) == (8, 8 * per_trial, 8 * 30)
+    assert made.cost.tokens == plain.cost.tokens + 8 * per_trial
+    assert made.full.tokens == plain.full.tokens + 8 * per_trial
+    rows = {line.split()[1]: line.split() for line in shown(made).splitlines() if "confirm" in line or " all " in line}
+    assert rows["confirm"][3:9:2] == ["200", "8", amount(8 * per_trial).split()[0]]
+    assert rows["all"][2:5] == ["│", "│", "24"]
+
+
 def test_without_a_scheduler_nothing_is_saved(study) -> None:  # type: ignore[no-untyped-def]
     made = plan(study("scheduler.name=none"), SIZES, MODEL)
     assert [(r.share, r.trials) for r in made.rungs] == [(1.0, 16)]
