@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 HEAVY_TAILS = (
     "A few prompts lie far from the rest: with heavy tails intervals and p-values over prompts do not hold (the mean's "
-    "interval covers in .70 to .89 instead of .95)."
+    "interval covers in .69 to .93 instead of .95)."
 )
 
 

@@ -2,8 +2,8 @@
 
 A configuration (a trial without its seed) reports its objective over seeds and prompts at a rung when the last of its
 seeds has reported there, and the rule of ``sweeps.schedule.asha`` compares configurations. Averaging only the seeds
-that survive a rung would favour configurations whose results vary most: a volatile one among eight equal ones would win
-59 % of the time.
+that survive a rung would favour configurations whose results vary most: by its best of three seeds, one that varies
+three times as much as seven equally good ones would win 57 % of the time.
 
 * A seed that ends in NaN, or fails, ends its configuration: a setting that does not train under one of three seeds is
   not one to be chosen. The other seeds are stopped where they report next.

@@ -1,9 +1,10 @@
 """Whether a few prompts lie far from the rest, where intervals over prompts are too short.
 
 A mean over prompts is judged by how much the prompts at hand differ. If 8 % of all wordings are far worse than the
-rest, 10 prompts hold none of them in 43 % of studies, and the interval of the mean then covers in .70 to .89 instead
-of .95 (10 to 20 prompts, 500 rows or more). What was drawn shows it by its kurtosis. What was not drawn cannot
-show: reports say how many such wordings can go unseen (``sweeps.display.text.unseen``).
+rest, 10 prompts hold none of them in 43 % of studies, and the interval of the mean covers in .69 to .93 instead of .95
+(20 to 40 points worse, 10 or 20 prompts, 500 rows: tests/sweeps/statistics/test_prompt_tests.py). What was drawn shows
+it by its kurtosis. What was not drawn cannot show: reports say how many such wordings can go unseen
+(``sweeps.display.text.unseen``).
 """
 
 from __future__ import annotations

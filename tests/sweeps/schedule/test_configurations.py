@@ -127,10 +127,11 @@ def test_one_degenerate_seed_makes_the_configuration_degenerate() -> None:
     assert "1 of 2 seeds give one answer nearly always" in rungs.decide("a1").reason
 
 
-@pytest.mark.parametrize("volatility", [2.0, 5.0])
-def test_a_volatile_configuration_wins_hardly_more_often_than_the_others(volatility: float) -> None:
-    """Eight equal ones, three seeds each, std .03 over prompts, of which the first varies more with its seed. By its
-    best seed, or by the seeds that survive, it would win most of the time."""
+@pytest.mark.parametrize(("volatility", "by_best_seed"), [(2.0, 0.41), (3.0, 0.57), (5.0, 0.72)])
+def test_a_volatile_configuration_wins_hardly_more_often_than_the_others(
+    volatility: float, by_best_seed: float
+) -> None:
+    """Eight equal ones, three seeds each, std .03 over prompts, of which the first varies more with its seed."""
     rng, won, single, times = np.random.default_rng(0), 0, 0, 1500
     for _ in range(times):
         luck = rng.normal(0, np.array([0.012 * volatility] + [0.012] * 7)[:, None], (8, 3)) + rng.normal(
@@ -139,7 +140,7 @@ def test_a_volatile_configuration_wins_hardly_more_often_than_the_others(volatil
         values = [objective_of_seeds(list(0.7 - 0.03 + one), [0.03] * 3, 1.0) for one in luck]
         won += int(np.argmax(values)) == 0
         single += int(luck.max(axis=1).argmax()) == 0
-    assert single / times > 0.3
+    assert single / times == pytest.approx(by_best_seed, abs=0.04)
     assert won / times < 0.2
 
 

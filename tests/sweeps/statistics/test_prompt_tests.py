@@ -14,6 +14,7 @@ import scipy.stats
 import statsmodels.api as sm
 
 from sweeps.statistics import prompt_tests as pt
+from sweeps.statistics import seeds as sd
 from sweeps.statistics import tails
 from trainer.measure.grid import Floats
 
@@ -120,3 +121,28 @@ def test_a_few_bad_prompts_are_seen_and_normal_ones_rarely_called_so() -> None:
         assert tails.heavy_tails(one_bad)
     assert not tails.heavy_tails(np.array([0.1, 0.9, 0.9, 0.9, 0.9])), "too few prompts to say"
     assert not tails.heavy_tails(np.full(20, 0.5))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("p", "depth", "covers"),
+    [(10, 0.2, 0.89), (10, 0.3, 0.80), (10, 0.4, 0.69), (20, 0.2, 0.93), (20, 0.3, 0.88), (20, 0.4, 0.83)],
+)
+def test_the_interval_of_the_mean_is_too_short_where_a_few_wordings_are_far_worse(
+    p: int, depth: float, covers: float
+) -> None:
+    """8 % of all wordings are worse by ``depth``: what reports say of heavy tails."""
+    rng, times, n = np.random.default_rng([p, int(100 * depth)]), 1500, 2_000_000
+
+    def chance(prompts: Floats, rows: Floats) -> Floats:
+        return np.clip(0.85 + prompts + rows, 0.02, 0.98)
+
+    def wordings(n: int) -> Floats:
+        return rng.normal(0, 0.03, n) - depth * (rng.random(n) < 0.08)
+
+    mean, hits = float(chance(wordings(n), rng.normal(0, 0.2, n)).mean()), 0
+    for _ in range(times):
+        cells = (rng.random((p, 500)) < chance(wordings(p)[:, None], rng.normal(0, 0.2, 500))).astype(float)
+        found, _ = sd.mean_test([cells[None]], sd.NO_SEEDS)
+        hits += found.low <= mean <= found.high
+    assert hits / times == pytest.approx(covers, abs=0.03)

@@ -7,7 +7,7 @@ large simulation of the same model, which shares no code with what is tested.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -105,6 +105,33 @@ def test_a_test_that_knows_nothing_of_seeds_would_tell_equal_configurations_apar
         naive += st.difference(found[0][0], found[1][0])[1] < 0.05
     assert naive > 20
     assert ours < 10
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("r", "rejects"), [(100, 0.10), (1000, 0.36)])
+def test_rates_of_a_test_that_knows_nothing_of_seeds(r: int, rejects: float) -> None:
+    rng, times = np.random.default_rng(r), 400
+    pairs = (draw(rng, Effects(), [1, 1], 20, r) for _ in range(times))
+    found = sum(st.difference(one[0], other[0])[1] < 0.05 for one, other in pairs) / times
+    assert found == pytest.approx(rejects, abs=0.06)
+
+
+@pytest.mark.long
+def test_three_seeds_of_a_volatile_configuration_need_their_own_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It varies three times as much as seven others."""
+    calm = Effects()
+    volatile = replace(calm, seed=3 * calm.seed)
+    (mean, _), rng, times = truth(volatile), np.random.default_rng(1), 600
+    covers = dict.fromkeys((2, 3), 0)
+    for _ in range(times):
+        one = draw(rng, volatile, [3], 12, 200)[0]
+        of_study = sd.pooled([sd.seed_variance(c) for c in [one, *draw(rng, calm, [3] * 7, 12, 200)]])
+        for pooled in covers:
+            monkeypatch.setattr(sd, "POOLED", pooled)
+            found = sd.mean_test([one], of_study)[0]
+            covers[pooled] += found.low <= mean <= found.high
+    assert covers[2] / times > 0.92
+    assert covers[3] / times == pytest.approx(0.89, abs=0.03)
 
 
 def test_mean_squares_are_those_of_statsmodels() -> None:
