@@ -10,7 +10,8 @@ variance of the mean over S seeds, P prompts and R rows is
 It is estimated from two things: the variance of the seeds' means over S (everything that a new seed changes), and the
 two-way analysis of the cells averaged over seeds, less what the seeds add to that. For a difference of two
 configurations the second is taken of the difference, cell by cell, and each configuration brings its own first.
-Intervals are t intervals, with Satterthwaite's degrees of freedom over the mean squares that enter.
+Intervals are t intervals, with Satterthwaite's degrees of freedom over the mean squares that enter, as Welch corrected
+them.
 
 Two seeds say nearly nothing of their variance (with 1 degree of freedom an interval is 25 standard errors long). So up
 to ``POOLED`` seeds, a configuration takes the variance that is pooled over all configurations of the study; with more
@@ -180,7 +181,7 @@ def mean_test(
     value = float(cells.mean())
     if variance <= 0.0:
         return st.mean_test(cells, None, single, limits, least_rows)
-    df = _satterthwaite(variance, terms)
+    df = _satterthwaite(max(variance, of_seeds), terms)  # what chance takes off the sum makes nothing less certain
     se, q = math.sqrt(variance), float(special.stdtrit(df, (1.0 + LEVEL) / 2.0))
     p = 2.0 * float(special.stdtr(df, -abs(value) / se))
     return possible.within(Estimate(value, value - q * se, value + q * se)), min(p, 1.0)
@@ -197,14 +198,16 @@ def _shared_terms(cells: Floats) -> list[tuple[float, float]]:
 
 
 def _satterthwaite(variance: float, terms: Sequence[tuple[float, float]]) -> float:
-    """The degrees of freedom of a sum of ``terms`` (value, its own degrees of freedom). Subtracted terms can push it
-    below that of every added one, which is then taken."""
-    entering = [(t, df) for t, df in terms if df > 0 and t != 0.0]
-    spread = sum(t**2 / df for t, df in entering)
+    """The degrees of freedom of a ``variance`` that is the sum of ``terms`` (value, its own degrees of freedom).
+
+    Satterthwaite's formula as Welch corrected it: the square of an estimated variance is too large on average, by
+    (df + 2) / df. Without that, two equal configurations with three seeds are told apart in 3 % instead of 5 %. Terms
+    that are subtracted count in ``variance`` alone. Source: B. L. Welch, Biometrika 34 (1947), 28-35."""
+    entering = [(t, df) for t, df in terms if df > 0 and t > 0.0]
+    spread = sum(t**2 / (df + 2.0) for t, df in entering)
     if spread <= 0.0:
         return 1.0
-    floor = min((df for t, df in entering if t > 0.0), default=1.0)
-    return max(variance**2 / spread, floor, 1.0)
+    return max(variance**2 / spread - 2.0, min(df for _, df in entering), 1.0)
 
 
 # spread over prompts ---------------------------------------------------------------------------------------------

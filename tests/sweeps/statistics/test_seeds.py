@@ -81,19 +81,19 @@ def rates(e: Effects, s: int, p: int, r: int, times: int) -> tuple[float, float,
 @pytest.mark.parametrize("s", [1, 2, 3, 5])
 def test_intervals_cover_and_equal_configurations_are_rarely_told_apart(s: int) -> None:
     covers, of_std, rejects = rates(Effects(), s, 12, 100, 150)
-    assert covers > 0.90
+    assert covers > 0.88  # 150 runs have an error of .02
     assert of_std > 0.90
     assert rejects < 0.10
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("p", "r"), [(20, 200), (10, 500)])
+@pytest.mark.parametrize(("p", "r"), [(20, 200), (10, 500), (12, 100)])
 @pytest.mark.parametrize("s", [1, 2, 3, 5])
 def test_rates_in_full(s: int, p: int, r: int) -> None:
     covers, of_std, rejects = rates(Effects(), s, p, r, 1500)
     assert 0.925 < covers < 0.975
     assert 0.925 < of_std < 0.98
-    assert 0.02 < rejects < 0.075
+    assert 0.025 < rejects < 0.08  # 1,500 runs have an error of .006
 
 
 def test_a_test_that_knows_nothing_of_seeds_would_tell_equal_configurations_apart() -> None:
