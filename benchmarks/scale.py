@@ -63,7 +63,7 @@ NAMES = ("no", "yes")
 class NoWork(Fleet):
     """A fleet without hosts, which makes score rows at once."""
 
-    def _advance(self, trial: Any, rung: int, pool: str) -> None:
+    def _advance(self, trial: Any, rung: int, pool: str, cells: int) -> None:
         write_rows(Store.open(self.store_uri), trial.id, rung, pool, trial.to_json())
 
 
@@ -207,7 +207,7 @@ def ours(n: int, folder: Path, slots: int) -> tuple[Cost, float]:
         with Meter() as meter, counted(progress, meter):
             tune_trials(progress, content, fleet, made, Heartbeat(progress, fleet))
         began = time.perf_counter()
-        score_test_pool(progress, fleet, GridStages.of(study, store, content.assets))
+        score_test_pool(progress, fleet, GridStages.of(study, store, content.assets, progress.roles))
         tested = time.perf_counter() - began
         progress.write(finished=True)
     assert not [d for d in progress.decisions.values() if d.status not in ("finished", "stopped")]

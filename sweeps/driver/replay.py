@@ -42,7 +42,7 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()
-    stages = GridStages.of(study, store, assets, bool(progress.roles))
+    stages = GridStages.of(study, store, assets, progress.roles)
     if progress.scores_test_pool:
         tested = trials_to_test(study, {t.id: t for t in trials}, decisions)
         if stages.next(tested, decisions):

@@ -36,7 +36,7 @@ def sweep(
     if all(d.status == "failed" for d in progress.decisions.values()) and (why := fleet.unfit()):
         raise BaseModelError(why)
     if progress.scores_test_pool:
-        stages = GridStages.of(progress.study, progress.store, content.assets, bool(progress.roles))
+        stages = GridStages.of(progress.study, progress.store, content.assets, progress.roles)
         score_test_pool(progress, fleet, stages, heartbeat.beat)
         heartbeat.publish()  # no trial is being tested any more
     from cluster.hosting.tensorboard import write_configurations, write_ends

@@ -4,7 +4,8 @@ A grid that is scored whole is scored at once. Else it goes in stages (``trainer
 for all trials, so that their differences are paired: the pilot; then so many cells that every trial's mean and std
 have the half-widths of ``tables.precision``, which is the largest of the sizes that the trials' pilots ask for; then
 the whole grid for all seeds of the two best configurations by the dev objective, which the report compares. Where fresh
-seeds confirm the search (``confirm``), those are scored whole, and none of the search. A degenerate trial, which gives
+seeds confirm the search (``confirm``), the best two by the seeds that choose are scored whole with the seeds that
+report, and none of the search. A degenerate trial, which gives
 one answer nearly always, has no part in the size: nobody reads its numbers. What is next follows from the score files
 alone, so a resumed run and one that is replayed without Ray come to the same cells.
 """
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sweeps.run_folder.columns import CHOOSE, REPORT
 from sweeps.schedule.asha import Decision
 from sweeps.study.precision import precision_of
 from sweeps.study.study import Study
@@ -62,17 +64,18 @@ class GridStages:
     wanted: Precision | None  # None: the whole grid at once
     best: int = SCORED_WHOLE  # configurations that are scored whole at the end
     std_weight: float = 1.0  # of the objective by which they are the best
+    roles: Mapping[str, str] = field(default_factory=dict)  # of the fresh seeds of ``confirm``, by trial
     found: dict[str, Scored] = field(default_factory=dict)  # by trial, as read last
     cells: int = 0  # of every trial's sample; 0 while its size is not known
     _pilots: dict[str, Pilot | None] = field(default_factory=dict)
     _dev: dict[str, Objective | None] = field(default_factory=dict)  # by trial, at its last rung
 
     @classmethod
-    def of(cls, study: Study, store: Store, assets: Assets, confirming: bool = False) -> GridStages:
-        """``confirming``: of the fresh seeds of ``confirm``."""
+    def of(cls, study: Study, store: Store, assets: Assets, roles: Mapping[str, str]) -> GridStages:
+        """``roles``: of the fresh seeds of ``confirm``, by trial; empty for the search."""
         wanted = precision_of(study, "test", len(assets.pools["test"]), len(assets.rows["test"]))
-        best = SCORED_WHOLE if study.confirm is None or confirming else 0
-        return cls(store, assets, wanted, best, study.objective.std_weight)
+        best = SCORED_WHOLE if study.confirm is None or roles else 0
+        return cls(store, assets, wanted, best, study.objective.std_weight, roles)
 
     @property
     def whole(self) -> int:
@@ -102,7 +105,8 @@ class GridStages:
         self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
     ) -> list[list[tuple[Trial, int]]]:
         """The configurations of which all seeds have finished, by their objective on the dev prompts, the best first;
-        without degenerate ones. As ``sweeps.tables.winner`` orders them."""
+        without degenerate ones. As ``sweeps.tables.winner`` orders them, and of fresh seeds by those that choose, as
+        ``sweeps.tables.confirmation`` does."""
         members: dict[str, list[tuple[Trial, int]]] = {}
         for trial, step in tested:
             members.setdefault(trial.configuration, []).append((trial, step))
@@ -112,10 +116,14 @@ class GridStages:
                 continue
             scored = [self._on_dev(trial, step) for trial, step in one]
             if all(dev is not None and not dev.degenerate for dev in scored):
-                seeds = [dev for dev in scored if dev is not None]
+                seeds = [dev for (trial, _), dev in zip(one, scored, strict=True) if dev and self._chooses(trial)]
+                seeds = seeds or [dev for dev in scored if dev]  # of a single configuration no seed chooses
                 value = objective_of_seeds([d.value for d in seeds], [d.std for d in seeds], self.std_weight)
                 found.append((-value, one[0][0].id, one))
         return [one for *_, one in sorted(found)]
+
+    def _chooses(self, trial: Trial) -> bool:
+        return self.roles.get(trial.id, CHOOSE) == CHOOSE
 
     def _on_dev(self, trial: Trial, step: int) -> Objective | None:
         if trial.id not in self._dev:
@@ -128,12 +136,12 @@ class GridStages:
     def _best(
         self, tested: Sequence[tuple[Trial, int]], decisions: Mapping[str, Decision]
     ) -> Iterator[tuple[Trial, int]]:
-        """All seeds of the best configurations."""
+        """All seeds of the best configurations; of fresh seeds, those that report."""
         left = self.best
         for members in self.ranked(tested, decisions) if left else ():
             if left and not any(_grid(trial, self.found[trial.id]).degenerate for trial, _ in members):
                 left -= 1
-                yield from members
+                yield from ((trial, step) for trial, step in members if self.roles.get(trial.id, REPORT) == REPORT)
 
     def _pilot(self, trial: Trial) -> Pilot | None:
         """What the pilot says, also where more is scored by now; None of a degenerate trial, and of one without

@@ -173,7 +173,9 @@ def count_confirming(study: Study, finishing: int) -> int:
 
 def _confirming_cells(study: Study, work: StudyWork, fresh: int) -> int:
     """Cells of the test grid that the trials of ``confirm`` score."""
-    whole = min(fresh, SCORED_WHOLE * study.confirm.n_seeds) if study.confirm is not None and work.whole_tests else 0
+    if study.confirm is None or not work.whole_tests:
+        return fresh * work.test_cells
+    whole = min(fresh // study.confirm.n_seeds, SCORED_WHOLE) * (study.confirm.n_seeds - study.confirm.n_choose)
     return whole * work.whole_tests + (fresh - whole) * work.test_cells
 
 

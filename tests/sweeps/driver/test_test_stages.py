@@ -10,6 +10,7 @@ import pytest
 from sampled_run import CONSTANT, SEEDED, STEP, TRIALS, Simulated, assets, decisions_of, score_in_stages
 
 from sweeps.driver.test_stages import GridStages
+from sweeps.run_folder.columns import CHOOSE, REPORT
 from trainer.measure import metrics
 from trainer.measure.grid import Grid, read_grid
 from trainer.measure.precision import Precision, cells_for, read_pilot
@@ -31,6 +32,11 @@ def grid(simulated: Simulated, of: Trial) -> Grid:
     found = simulated.store.read_scores(of.id, STEP, "test")
     assert found is not None
     return read_grid(found[0], ("no", "yes"), "file", found[1].get("sample"))
+
+
+def objective_on_dev(simulated: Simulated, of: Trial) -> float:
+    prompts = simulated.answers(of, "dev").mean(axis=1)
+    return float(prompts.mean() - prompts.std(ddof=1))
 
 
 def test_pilot_then_the_common_size_then_the_best_two_whole(simulated: Simulated) -> None:
@@ -94,6 +100,23 @@ def test_where_fresh_seeds_confirm_the_search_is_not_scored_whole(simulated: Sim
             simulated.work(job)
     assert len({grid(simulated, t).n_cells for t in TRIALS}) == 1
     assert grid(simulated, TRIALS[0]).n_cells < P * R
+
+
+def test_of_the_best_confirmed_ones_the_seeds_that_report_are_scored_whole(tmp_path: Path) -> None:
+    """The best two by the seeds that choose, whatever those that report say."""
+    simulated = Simulated(Store.open(tmp_path), assets(P, R))
+    simulated.on_dev(SEEDED)
+    tested, decisions = [(t, STEP) for t in SEEDED], decisions_of(SEEDED)
+    for seed in (0, 2):
+        roles = {t.id: CHOOSE if t.seed == seed else REPORT for t in SEEDED}
+        by_choice = sorted((t for t in SEEDED if t.seed == seed), key=lambda t: -objective_on_dev(simulated, t))
+        best = {t.configuration for t in by_choice[:2]}
+        stages = GridStages(simulated.store, simulated.assets, WANTED, roles=roles)
+        while jobs := stages.next(tested, decisions):
+            last = {job.trial for job in jobs}
+            for job in jobs:
+                simulated.work(job)
+        assert last == {t for t in SEEDED if t.configuration in best and t.seed != seed}
 
 
 def test_where_it_was_stopped_it_goes_on_with_the_same_cells(tmp_path: Path) -> None:
