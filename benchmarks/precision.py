@@ -205,8 +205,8 @@ def draw(whole: Grid, wanted: Precision, salt: str) -> tuple[float, float, float
 
 
 def sample(whole: Grid, n: int, salt: str) -> Grid:
-    names = [[f"{salt} {name}" for name in ids] for ids in (whole.prompts, whole.rows)]
-    return only(whole, design.staged(*names, [whole.labels[k] for k in whole.label], n))
+    prompts, rows = ([f"{salt} {name}" for name in ids] for ids in (whole.prompts, whole.rows))
+    return only(whole, design.staged(prompts, rows, [whole.labels[k] for k in whole.label], n))
 
 
 if __name__ == "__main__":

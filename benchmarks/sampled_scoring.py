@@ -84,7 +84,7 @@ def main() -> None:
 
 def make_study(folder: Path, quick: bool, share: float) -> None:
     """That of ``sweep_makespan``, its 50 test prompts as the dev pool, with half of its trials and two rungs."""
-    write_study(folder, SIZES["quick" if quick else "small"])
+    write_study(folder, SIZES["quick" if quick else "small"], std_weight=1)
     study = yaml.safe_load((folder / "study.yaml").read_text())
     study["pools"] |= {"dev": "test.yaml", "test": "dev.yaml"}
     study["task"]["rows"]["dev"]["limit"] = 40 if quick else 200

@@ -139,7 +139,7 @@ def measure(asking: Asking, name: str, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     for layer in model.layers.values():
         torch.nn.init.normal_(layer.B, std=0.02)
-    config = LoraConfig(r=LORA.r, lora_alpha=LORA.alpha, target_modules="all-linear")
+    config = LoraConfig(r=LORA.r, lora_alpha=int(LORA.alpha), target_modules="all-linear")
     peft_model = get_peft_model(copy.deepcopy(base), config).eval()
     set_peft_model_state_dict(peft_model, model.adapter(0, LORA))
     merged = copy.deepcopy(peft_model).merge_and_unload().eval()

@@ -66,6 +66,7 @@ def ours(n: int, folder: Path) -> tuple[list[float], float]:
     from sweeps.live import table as live
     from sweeps.run import run
     from sweeps.study.load import load_study
+    from trainer.measure.rung import RungReport
     from trainer.store import Store, checkpoint_name
 
     started: dict[str, float] = {}
@@ -76,9 +77,9 @@ def ours(n: int, folder: Path) -> tuple[list[float], float]:
         started.setdefault(trial_id, time.time())
         was_started(self, trial_id, *args)
 
-    def on_report(self: Any, trial_id: str, *args: Any) -> None:
-        done[trial_id] = time.time()
-        was_report(self, trial_id, *args)
+    def on_report(self: Any, report: RungReport) -> None:
+        done[report.trial_id] = time.time()
+        was_report(self, report)
 
     live.LiveTable.started, live.LiveTable.report = on_start, on_report  # type: ignore[method-assign]
     data = EMBEDDED / "data"
@@ -130,7 +131,8 @@ def peer(n: int, folder: Path) -> float:
         run_config=tune.RunConfig(storage_path=str(folder), name="peer", verbose=0),
     ).fit()
     ray.shutdown()
-    ends = sorted((r.metrics["ended"], r.metrics["seconds"]) for r in results)
+    last = [results[i].metrics or {} for i in range(len(results))]
+    ends = sorted((m["ended"], m["seconds"]) for m in last)
     later = ends[2:]  # two at a time
     return float((later[-1][0] - ends[1][0]) / len(later) * 1.0 - statistics.mean(s for _, s in later) / 2)
 
@@ -143,8 +145,8 @@ def one_step(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(str(EMBEDDED / "model"))
-    model = AutoModelForCausalLM.from_pretrained(str(EMBEDDED / "model"))
-    model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    base = AutoModelForCausalLM.from_pretrained(str(EMBEDDED / "model"))
+    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     lines = (EMBEDDED / "data" / "train.jsonl").read_text().splitlines()[:4]
     batch = [tokenizer(json.loads(x)["text"])["input_ids"][:32] for x in lines]
