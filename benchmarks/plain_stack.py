@@ -4,7 +4,9 @@ the two label words. The peer of ``sweep_makespan.py``, whose study it reads in 
 
     python benchmarks/plain_stack.py
 
-Writes peer.json: the winner's template, rank, PLW and pool, and how many trials came to their end.
+Where the study has ``confirm``, the best trials are trained again with fresh seeds, without cuts; half of the seeds
+choose. Writes peer.json: the winner's template, rank, PLW and pool, how many trials came to their end, and the cells
+and seconds of their test scores.
 """
 
 from __future__ import annotations
@@ -12,16 +14,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+AXES = ("template", "r", "plw", "pool")
+
 
 def main() -> None:
     import ray
-    from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
     folder = Path.cwd()
@@ -30,31 +36,53 @@ def main() -> None:
     ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)
     axes, plan = study["axes"], study["scheduler"]
     values = {"template": axes["template"], "r": axes["lora"]["r"], "plw": axes["plw"], "pool": axes["pool"]}
+    scheduler = ASHAScheduler(
+        time_attr="step",
+        max_t=axes["steps"],
+        grace_period=max(1, round(plan["rungs"][0] * axes["steps"])),
+        reduction_factor=plan["eta"],
+    )
+    ended = [r for r in tuned(study, folder, "peer", values, scheduler) if r.get("test_mean") is not None]
+    best = sorted(ended, key=lambda r: -r["objective"])
+    found = {"winner": point(best[0]), "ended": len(ended)}
+    if confirm := study.get("confirm"):
+        seeds = range(1, 1 + confirm["seeds"])
+        again = [{**dict(zip(AXES, point(r), strict=True)), "seed": s} for r in best[: confirm["top"]] for s in seeds]
+        fresh = tuned(study, folder, "confirm", {"config": again}, None)
+        choose = {s for s in seeds if s <= confirm["seeds"] // 2}
+        chosen = max(map(point, best[: confirm["top"]]), key=lambda p: mean(fresh, p, choose, "objective"))
+        report = set(seeds) - choose
+        found |= {"confirmed": chosen} | {n: mean(fresh, chosen, report, n) for n in ("test_mean", "test_std")}
+        ended += fresh
+    tests = {"tested": len(ended)} | {n: sum(r[n] for r in ended) for n in ("test_seconds", "test_cells")}
+    (folder / "peer.json").write_text(json.dumps(found | tests))
+    ray.shutdown()
+
+
+def tuned(study: Any, folder: Path, name: str, values: dict[str, Any], scheduler: Any) -> list[dict[str, Any]]:
+    """The last metrics of every trial of the grid of ``values``, with its config."""
+    from ray import tune
+
     trainable = tune.with_resources(tune.with_parameters(train, study=study, folder=str(folder)), {"cpu": 1})
     tuner = tune.Tuner(
         trainable,
-        param_space={name: tune.grid_search(of) for name, of in values.items()},
-        tune_config=tune.TuneConfig(
-            metric="objective",
-            mode="max",
-            scheduler=ASHAScheduler(
-                time_attr="step",
-                max_t=axes["steps"],
-                grace_period=max(1, round(plan["rungs"][0] * axes["steps"])),
-                reduction_factor=plan["eta"],
-            ),
-        ),
-        run_config=tune.RunConfig(storage_path=str(folder / "ray_results"), name="peer", verbose=0),
+        param_space={axis: tune.grid_search(of) for axis, of in values.items()},
+        tune_config=tune.TuneConfig(metric="objective", mode="max", scheduler=scheduler),
+        run_config=tune.RunConfig(storage_path=str(folder / "ray_results"), name=name, verbose=0),
     )
     results = tuner.fit()
     if results.num_errors:
         sys.exit(str(results.errors[0]))
-    ended = [r for r in results if r.metrics.get("test_mean") is not None]
-    best = max(ended, key=lambda r: r.metrics["objective"])
-    config = best.config
-    winner = (config["template"], config["r"], config["plw"], config["pool"])
-    (folder / "peer.json").write_text(json.dumps({"winner": winner, "ended": len(ended)}))
-    ray.shutdown()
+    return [dict(results[i].metrics or {}) for i in range(len(results))]
+
+
+def point(metrics: dict[str, Any]) -> tuple[Any, ...]:
+    config = metrics["config"].get("config", metrics["config"])
+    return tuple(config[axis] for axis in AXES)
+
+
+def mean(of: Sequence[dict[str, Any]], at: tuple[Any, ...], seeds: set[int], metric: str) -> float:
+    return statistics.mean(r[metric] for r in of if point(r) == at and r["config"]["config"]["seed"] in seeds)
 
 
 def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
@@ -64,13 +92,15 @@ def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
     from ray import tune
     from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
 
+    config = config.get("config", config)
+    seed = config.get("seed", 0)
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    rng = random.Random(0)
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
     tokenizer = AutoTokenizer.from_pretrained(study["model"]["path"])
-    model = AutoModelForCausalLM.from_pretrained(study["model"]["path"])
+    base = AutoModelForCausalLM.from_pretrained(study["model"]["path"])
     lora = peft.LoraConfig(r=config["r"], lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = peft.get_peft_model(model, lora)
+    model = peft.get_peft_model(base, lora)
     axes, task = study["axes"], study["task"]
     read = lambda name: yaml.safe_load((Path(folder) / f"{name}.yaml").read_text())  # noqa: E731
     pools = {name: read(name) for name in ("train", "dev", "test")}
@@ -84,26 +114,24 @@ def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
         rows[name] = [json.loads(line) for line in Path(path).read_text().splitlines()][:limit]
     words = [" no", " yes"] if config["template"] == "plain" else ["no", "yes"]
 
-    def render(prompt: str, row: dict[str, Any]) -> str:
-        text = prompt.replace("{{ text }}", row["text"])
-        if config["template"] == "plain":
-            return str(tokenizer.bos_token + text + "\nAnswer:")
-        return str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-        )
-
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encoded(prompt: str, row: dict[str, Any]) -> list[int]:
+        text = prompt.replace("{{ text }}", row["text"])
+        if config["template"] == "plain":
+            return list(tokenizer(text + "\nAnswer:")["input_ids"])
+        user = [{"role": "user", "content": text}]
+        return encode(str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)))
 
     answers = [encode(w)[0] for w in words]
 
     def accuracy(prompt: str, examples: list[dict[str, Any]]) -> float:
         right = 0
+        examples = sorted(examples, key=lambda r: len(r["text"]))  # little padding
         for i in range(0, len(examples), 32):
             batch = examples[i : i + 32]
-            inputs = [encode(render(prompt, r)) for r in batch]
+            inputs = [encoded(prompt, r) for r in batch]
             longest = max(map(len, inputs))
             ids = torch.tensor([x + [0] * (longest - len(x)) for x in inputs])
             mask = torch.tensor([[1] * len(x) + [0] * (longest - len(x)) for x in inputs])
@@ -133,7 +161,7 @@ def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
             if not order:
                 order = rng.sample(rows["train"], len(rows["train"]))
             row = order.pop()
-            prompt = encode(render(rng.choice(prompts), row))
+            prompt = encoded(rng.choice(prompts), row)
             answer = [*encode(words[row["label"]]), tokenizer.eos_token_id]
             sequences.append(prompt + answer)
             weights.append([config["plw"]] * len(prompt) + [1.0] * len(answer))
@@ -154,7 +182,10 @@ def train(config: dict[str, Any], study: dict[str, Any], folder: str) -> None:
             objective = mean - study["objective"]["std_weight"] * std
             told = {"step": step, "objective": objective, "mean": mean, "std": std, "loss": loss.item()}
             if step == steps:
+                start = time.perf_counter()
                 told["test_mean"], told["test_std"] = evaluate("test")
+                told["test_seconds"] = time.perf_counter() - start
+                told["test_cells"] = len(pools["test"]) * len(rows["test"])
             tune.report(told)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
@@ -43,6 +45,35 @@ def review_prompts() -> list[Prompt]:
     """50 wordings: each question once before the sentence, and once after it."""
     texts = [f"{q}\n\n{{{{ text }}}}" for q in QUESTIONS] + [f"{{{{ text }}}}\n\n{q}" for q in QUESTIONS]
     return [Prompt(f"q{i}", text) for i, text in enumerate(texts)]
+
+
+def review_pools() -> dict[str, dict[str, str]]:
+    """The 50 wordings as three pools of 20, 10 and 20, each of its own questions, before the sentence and after it."""
+    half = len(QUESTIONS)
+    text = {prompt.id: prompt.text for prompt in review_prompts()}
+    parts = {"train": range(10), "dev": range(10, 15), "test": range(15, half)}
+    return {name: {f"q{k}": text[f"q{k}"] for i in of for k in (i, half + i)} for name, of in parts.items()}
+
+
+def write_sst2_study(folder: Path, model: Path, rows: dict[str, int]) -> dict[str, Any]:
+    """The sections of a study of SST-2 that say what its data are, with so many ``rows`` of each split; the pools are
+    written beside it, into ``folder``. Axes and the rest are the caller's."""
+    for name, wordings in review_pools().items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(wordings, sort_keys=False))
+    data = str(present("sst2_sentences.parquet").resolve())
+    splits = {name: {"path": data, "where": {"split": name}, "limit": limit} for name, limit in rows.items()}
+    return {
+        "model": {"path": str(model.resolve())},
+        "task": {
+            "rows": splits,
+            "fields": ["text"],
+            "label": "label",
+            "labels": {0: "no", 1: "yes"},
+            "max_length": 256,
+        },
+        "templates": {"chat": {"chat": True}, "plain": {"marker": "\nAnswer:"}},
+        "pools": {"train": {"many": "train.yaml"}, "dev": "dev.yaml", "test": "test.yaml"},
+    }
 
 
 def openbookqa(count: int) -> list[Row]:

@@ -1,6 +1,9 @@
 """One sweep of 16 trials from start to table, against the plain stack: the same rows, prompts and trials.
 
     python benchmarks/sweep_makespan.py [--size large|small|quick] [--std-weight 0|1] [--draws N] [--json FILE]
+    python benchmarks/sweep_makespan.py --model smollm2 [--only sweeps|record] [--minutes M] [--json FILE]
+
+With ``--model smollm2`` it is a sweep of a real chat model, which ``real_makespan.py`` describes. Otherwise:
 
 Template x LoRA rank x PLW x pool under ASHA; 20 dev prompts at each rung, 50 test prompts for the trials that reach
 the end. Ours is ``steadytune run`` on a study whose rungs before the last score a sample of the dev grid. The peer is
@@ -82,7 +85,15 @@ def main() -> None:
     parser.add_argument("--std-weight", type=int, choices=(0, 1), default=1, help="of the objective (default 1)")
     parser.add_argument("--draws", type=int, help="how many of dev and test prompts (default 20; quick: 2)")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it; what it holds is not made again")
+    parser.add_argument("--model", help="smollm2, or a chat model's folder")
+    parser.add_argument(
+        "--only", choices=("sweeps", "record"), help="of --model: the timed sweeps, or what is simulated"
+    )
+    parser.add_argument("--minutes", type=float, default=1e6, help="of --model: after which no scoring is begun")
     args = parser.parse_args()
+    if args.model:
+        real(args.keep or ROOT / "runs" / "makespan", args.model, args.only, args.minutes, args.json)
+        return
     folder = args.keep or Path(tempfile.mkdtemp(prefix="makespan-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -99,16 +110,11 @@ def compare(folder: Path, name: str, size: Size, std_weight: int, out: Path | No
     # told to write no bytecode.
     for package in ("sweeps", "trainer", "cluster"):
         compileall.compile_dir(ROOT / package, quiet=2)
-    seconds = folder / "seconds.json"
-    if seconds.exists():
+    if (folder / "seconds.json").exists():
         check_kept(folder, size, std_weight)
     else:
         write_study(folder, size, std_weight)
-        ours = sweep(folder, "study", "ours")
-        theirs = timed([sys.executable, str(ROOT / "benchmarks" / "plain_stack.py")], folder)
-        seconds.write_text(json.dumps([ours, theirs]))
-    ours, theirs = json.loads(seconds.read_text())
-    print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s: {theirs / ours:.1f}x (2 cores); now the regrets", flush=True)
+    ours, theirs = both_timed(folder)
     write_others(folder, size)
     if not (folder / "truth" / "report.html").exists():
         sweep(folder, "truth", "truth")
@@ -133,6 +139,45 @@ def compare(folder: Path, name: str, size: Size, std_weight: int, out: Path | No
         key = itemgetter("claim", "sought")
         claims = [c for c in others if key(c) != key(claim)] + [claim]
         out.write_text(json.dumps(claims, indent=1) + "\n")
+
+
+def both_timed(folder: Path) -> tuple[float, float]:
+    """Seconds of our sweep and of the plain stack's, one after the other, as far as ``folder`` does not have them."""
+    file = folder / "seconds.json"
+    seconds = json.loads(file.read_text()) if file.exists() else {}
+    if "ours" not in seconds:
+        seconds["ours"] = sweep(folder, "study", "ours")
+        file.write_text(json.dumps(seconds))
+    if "peer" not in seconds:
+        seconds["peer"] = timed([sys.executable, str(ROOT / "benchmarks" / "plain_stack.py")], folder)
+        file.write_text(json.dumps(seconds))
+    ours, theirs = seconds["ours"], seconds["peer"]
+    print(f"ours {ours:.0f} s, plain stack {theirs:.0f} s: {theirs / ours:.1f}x (2 cores)", flush=True)
+    return ours, theirs
+
+
+def real(folder: Path, model: str, only: str | None, minutes: float, out: Path | None) -> None:
+    """The sweep of a real chat model: see ``real_makespan.py``."""
+    import real_makespan as made
+    from smollm2 import smollm2
+
+    folder = folder.resolve()
+    if not (folder / "study.yaml").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        made.write_files(folder, smollm2() if model == "smollm2" else Path(model))
+    claim: dict[str, Any] = {}
+    if only != "record":
+        claim = made.claim_of(folder, *both_timed(folder))
+        print(json.dumps(claim, indent=1))
+    if only != "sweeps":
+        if not made.record(folder, minutes):
+            print("time is over; start again to go on")
+            return
+        claim["regret_points"] = made.regrets(made.read_recorded(folder))
+        print(json.dumps(claim["regret_points"], indent=1))
+    if out:
+        kept = json.loads(out.read_text())[0] if out.exists() else {}
+        out.write_text(json.dumps([kept | claim], indent=1) + "\n")
 
 
 def check_kept(folder: Path, size: Size, std_weight: int) -> None:
