@@ -45,8 +45,8 @@ class RungRanking:
         found = "-" if math.isnan(self.correlation) else f"{self.correlation:.2f}"
         return (
             f"at {self.share:g} a rank correlation of {found} with the end ({self.ranked} of {self.of} configurations "
-            f"have both), and the best at the end among the {self.going_on} that go on in "
-            f"{percent(self.survives, digits=0)} % of sets of as many"
+            f"have both); in {percent(self.survives, digits=0)} % of bootstrap samples of the configurations the best "
+            f"at the end is among the {self.going_on} that go on"
         )
 
 
