@@ -324,6 +324,15 @@ class Store:
                 "command again"
             ) from error
 
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        try:
+            self._with_retries(lambda: self.fs.delete_file(self.path(*name.split("/"))), name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"{self.address(name)}: cannot be deleted ({error})") from error
+
     def rungs(self, trial_id: str, pool: str) -> list[int]:
         """Rungs at which ``trial_id`` has a score file for ``pool``, ascending."""
         found = (re.fullmatch(rf"(\d+)-{re.escape(pool)}\.parquet", n) for n in self.names(f"scores/{trial_id}"))

@@ -34,6 +34,12 @@ def write_table(store: Store, name: str, table: pa.Table, markdown: str, latex: 
     return [f"tables/{name}.{ending}" for ending in (*forms, "parquet")]
 
 
+def remove_table(store: Store, name: str) -> None:
+    """Delete what ``write_table`` wrote, of an earlier study in the folder."""
+    for ending in ("md", "csv", "tex", "parquet"):
+        store.remove(f"tables/{name}.{ending}")
+
+
 def _for_spreadsheets(table: pa.Table) -> pa.Table:
     """``table`` with texts, and no numbers, that a spreadsheet cannot take for formulas."""
     for i, field in enumerate(table.schema):

@@ -32,13 +32,14 @@ def confirm(progress: Progress, execute: Execute, assets: Assets) -> Progress:
     assert study.confirm is not None
     best = best_on_dev(RunFolder(store), Settings.of(study))[: study.confirm.top]
     seeds = study.confirm.fresh_seeds(study.axes.seed)
+    choosing = study.confirm.n_choose if len(best) > 1 else 0  # with one left there is nothing to choose
     roles = {}
     trials = []
     for trial_id in best:
         for i, seed in enumerate(seeds):
             trial = replace(progress.trials[trial_id], seed=seed)
             trials.append(trial)
-            roles[trial.id] = CHOOSE if i < study.confirm.n_choose else REPORT
+            roles[trial.id] = CHOOSE if i < choosing else REPORT
     if not trials:  # nothing to confirm: the table says why there is no winner
         progress.write(finished=True)
         return progress

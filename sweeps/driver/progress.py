@@ -54,7 +54,8 @@ class Progress:
         if trial.id not in self.trials:
             self.trials[trial.id] = trial
             rungs = rung_steps(self.study.scheduler.shares, trial.optimization.steps)
-            self.live.trial_added(trial.id, axis_columns(trial), len(rungs), rungs, trial.configuration)
+            role = self.roles.get(trial.id, "")
+            self.live.trial_added(trial.id, axis_columns(trial), len(rungs), rungs, trial.configuration, role)
 
     def report(self, report: RungReport) -> None:
         trial_id = report.trial_id

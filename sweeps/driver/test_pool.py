@@ -41,6 +41,7 @@ def _expected(progress: Progress, stages: GridStages, tested: Sequence[tuple[Tri
     """How many cells of each trial will have been scored at the end, as far as it is known by now."""
     grid = len(stages.assets.pools["test"]), len(stages.assets.rows["test"])
     best = {t.id for found in stages.ranked(tested, progress.decisions)[: stages.best] for t, _ in found}
+    best = {t.id for t, _ in tested if t.id in best and stages.reports(t)}
     cells = stages.cells or usual_cells(progress.study, "test", *grid)
     return {t.id: stages.whole if t.id in best else cells for t, _ in tested}
 

@@ -125,6 +125,10 @@ class GridStages:
     def _chooses(self, trial: Trial) -> bool:
         return self.roles.get(trial.id, CHOOSE) == CHOOSE
 
+    def reports(self, trial: Trial) -> bool:
+        """Whether its figures are those of its configuration: not so of fresh seeds that choose."""
+        return self.roles.get(trial.id, REPORT) == REPORT
+
     def _on_dev(self, trial: Trial, step: int) -> Objective | None:
         if trial.id not in self._dev:
             found = self.store.read_scores(trial.id, step, "dev")
@@ -141,7 +145,7 @@ class GridStages:
         for members in self.ranked(tested, decisions) if left else ():
             if left and not any(_grid(trial, self.found[trial.id]).degenerate for trial, _ in members):
                 left -= 1
-                yield from ((trial, step) for trial, step in members if self.roles.get(trial.id, REPORT) == REPORT)
+                yield from ((trial, step) for trial, step in members if self.reports(trial))
 
     def _pilot(self, trial: Trial) -> Pilot | None:
         """What the pilot says, also where more is scored by now; None of a degenerate trial, and of one without

@@ -10,6 +10,7 @@ import yaml
 
 from sweeps.display.table_files import markdown_text
 from sweeps.display.text import column_with_interval, metric_text, metric_unit, percent, shown, with_interval
+from sweeps.run_folder.columns import CHOOSE, REPORT, SEARCH
 from sweeps.study.study import Study
 from sweeps.tables.columns import Settings, is_sampled, unread_share
 from trainer.measure.estimate import Z
@@ -135,7 +136,7 @@ def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> I
         ]
         yield "| " + " | ".join(cells) + " |"
         yield ""
-        yield from _of_configuration(measured)
+        yield from _of_configuration(trial.id, measured)
     else:
         yield "It has no test scores. Trials were chosen by these dev scores, so it looks better on them than it is."
         yield ""
@@ -149,7 +150,7 @@ def _numbers(exported: ExportedTrial, study: Study, measured: Measurements) -> I
     )
 
 
-def _of_configuration(measured: Measurements) -> Iterator[str]:
+def _of_configuration(trial_id: str, measured: Measurements) -> Iterator[str]:
     """What the other seeds say of the setting."""
     whole = measured.configuration
     if whole.get("mean") is None:
@@ -162,9 +163,21 @@ def _of_configuration(measured: Measurements) -> Iterator[str]:
             f"These are figures of this fine-tune. Its setting was trained with {whole['n_seeds']} seeds: mean "
             f"{column_with_interval(whole, 'mean')}, for new seeds as well as new prompts and rows; standard deviation "
             f"between seeds {percent(whole['seed_std'])}; worst prompt of one fine-tune "
-            f"{column_with_interval(whole, 'min')}. This seed was not chosen by its result: it is the first of them."
+            f"{column_with_interval(whole, 'min')}. {_which_seed(trial_id, measured)}"
         )
     yield ""
+
+
+def _which_seed(trial_id: str, measured: Measurements) -> str:
+    """How this seed came to be exported, and what its own figures are worth."""
+    whole, role = measured.configuration, measured.row.get("role") or SEARCH
+    if whole["trial_id"] == trial_id:
+        return "This seed was not chosen by its result: it is the first of them."
+    named = "It was named by --trial; if that was for its result, expect less of it than its own figures."
+    if "n_report" in whole and role != REPORT:
+        part = "chose the setting (confirm)" if role == CHOOSE else "searched for the setting"
+        return f"This seed is none of those, but one of the seeds that {part}. {named}"
+    return f"This seed is one of them, and not the first, which is exported by default. {named}"
 
 
 def _cells(row: Mapping[str, Any]) -> str:

@@ -100,6 +100,12 @@ def _trial_named(run: RunFolder, wanted: str) -> str:
         return begins[0]
     if begins:
         raise UserError(f'--trial = "{wanted}" is the beginning of {len(begins)} trials: {", ".join(begins)}')
+    replicates = [i for i, row in run.trials_by_id.items() if row["configuration"] == wanted]
+    if replicates:
+        raise UserError(
+            f'--trial = "{wanted}" is a configuration, of which every seed is a trial. Its trials: '
+            f"{', '.join(replicates)}"
+        )
     raise UserError(f'--trial = "{wanted}" is no trial of {run.store.uri}.{nearest(wanted, known)}')
 
 
@@ -118,9 +124,8 @@ def _winning_trial(run: RunFolder) -> str:
     winner = next((row["trial_id"] for row in (*scored.confirmed, *rows) if row["winner"]), None)
     if winner is None:
         statuses = [f"{r['trial_id']} ({', '.join([r['status'], *answer_marks(r, 'degenerate')])})" for r in rows]
-        raise UserError(
-            f"{store.uri}: there is no winner: {why_no_winner(rows)}. Name one with --trial: {', '.join(statuses[:20])}"
-        )
+        why = why_no_winner(rows, scored.confirmed)
+        raise UserError(f"{store.uri}: there is no winner: {why}. Name one with --trial: {', '.join(statuses[:20])}")
     return str(winner)
 
 
@@ -224,7 +229,10 @@ def _read_back(trial: Trial, adapter: Mapping[str, bytes]) -> str:
 
 def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, dict[str, int]]:
     """The trial as its last rung recorded it, its numbers, and how often each label occurs in the dev rows."""
-    store, study, listed, last = run.store, run.study, run.trials_by_id, run.last_rung(trial_id, "dev")
+    store, study, listed = run.store, run.study, run.trials_by_id
+    further = any(run.went_on(trial_id, step) for step in run.store.rungs(trial_id, "dev"))
+    run = RunFolder(store, beyond=True) if further else run  # the adapter is that of the trial's last step
+    last = run.last_rung(trial_id, "dev")
     if last is None:
         raise UserError(f"{store.uri}: trial {trial_id} has no dev scores. {run.how_to_continue}")
     if last.grid is None:
@@ -248,7 +256,7 @@ def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, d
         ) from None
     dev = dict(zip(grid.prompts, metrics.per_prompt(grid, trial.task.metric).tolist(), strict=True))
     counts = {label: int((grid.label == k).sum()) for k, label in enumerate(trial.task.labels)}
-    if trial_id in listed:
+    if trial_id in listed and not further:
         scored, status = _scored(run), str(listed[trial_id]["status"])
         row, whole = scored.trials.get(trial_id, {}), scored.configuration_of(trial_id)
     else:

@@ -12,14 +12,14 @@ from trainer.measure.replicates import error_of_seeds, objective_of_seeds
 
 def by_configuration(rows: Iterable[TrialRow], std_weight: float) -> list[TrialRow]:
     """One row per configuration: the state of the seed that is furthest from its end, the rung that all have reached,
-    and the objective there over its seeds. Rows without replicates stay as they are.
-    ``std_weight``: of the study's objective."""
-    groups: dict[str, list[TrialRow]] = {}
+    and the objective there over its seeds. Fresh seeds of ``confirm`` that choose, and those that report, have a row of
+    their own. Rows without replicates stay as they are. ``std_weight``: of the study's objective."""
+    groups: dict[tuple[str, str], list[TrialRow]] = {}
     for row in rows:
-        groups.setdefault(row.configuration or row.id, []).append(row)
+        groups.setdefault((row.configuration or row.id, row.role), []).append(row)
     if all(len(members) == 1 for members in groups.values()):
         return [members[0] for members in groups.values()]
-    return [_joined(name, members, std_weight) for name, members in groups.items()]
+    return [_joined(name, members, std_weight) for (name, _), members in groups.items()]
 
 
 def _joined(name: str, members: list[TrialRow], std_weight: float) -> TrialRow:
@@ -34,7 +34,7 @@ def _joined(name: str, members: list[TrialRow], std_weight: float) -> TrialRow:
     return replace(
         first,
         id=name,
-        axes={**axes, "seeds": str(len(members))},
+        axes={**axes, "seeds": f"{len(members)} {first.role}".strip()},
         rung=rung,
         objective=objective_of_seeds(values, [row.std or 0.0 for row in there], std_weight) if known else None,
         stderr=error_of_seeds(values, [row.stderr for row in there]) if known else math.nan,

@@ -30,6 +30,7 @@ class TrialRow:
     reason: str = ""
     test: tuple[float, float] | None = None  # mean and std on the test pool
     configuration: str = ""  # of which it is a replicate, if that is known
+    role: str = ""  # of a fresh seed of ``confirm``: whether it chooses or reports
     before_test: str = "finished"  # stopped trials may be scored on the test pool too
     test_cells: int = 0  # on which ``test`` rests
     asked_cells: int = 0  # that are being scored on the test pool, of a sample; 0: all at once

@@ -88,12 +88,13 @@ class LiveTable:
         n_rungs: int,
         rungs: Sequence[int] | None = None,
         configuration: str = "",
+        role: str = "",
     ) -> None:
         with self._lock:
             shown = {name: axis_text(value) for name, value in axes.items()}
             if trial_id not in self._rows:
                 self._rows[trial_id] = TrialRow(
-                    trial_id, shown, n_rungs, tuple(rungs or ()), configuration=configuration
+                    trial_id, shown, n_rungs, tuple(rungs or ()), configuration=configuration, role=role
                 )
                 self._note_axes(shown)
 

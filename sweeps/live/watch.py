@@ -123,7 +123,7 @@ def show_changes(table: LiveTable, state: RunState) -> None:
     before = table.rows()
     for trial_id, now in state.rows.items():
         if trial_id not in before:
-            table.trial_added(trial_id, now.axes, now.n_rungs, now.rungs, now.configuration)
+            table.trial_added(trial_id, now.axes, now.n_rungs, now.rungs, now.configuration, now.role)
         was = before.get(trial_id) or TrialRow(trial_id, {}, now.n_rungs)
         if now.rung > was.rung and now.objective is not None:
             seconds = max(now.seconds - was.seconds, 0.0)
@@ -202,4 +202,5 @@ def _row(trial: Mapping[str, Any], shares: Sequence[float]) -> TrialRow:
         reason=trial.get("reason") or "",
         test=None if mean is None or std is None else (mean, std),
         configuration=trial["configuration"],
+        role="" if trial["role"] == SEARCH else trial["role"],
     )

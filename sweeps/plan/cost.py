@@ -87,6 +87,7 @@ class Plan:
     memory: Memory
     sizes: DataSizes
     model: ModelSize
+    full_trials: int = 0
     notes: tuple[str, ...] = field(default=())
     unsampled: int = 0  # dev passes if every rung scored the whole grid
     prior: RatePrior | None = None  # the usual learning rate; None where the model's config does not tell
@@ -117,7 +118,7 @@ def plan(
     fresh = count_confirming(study, work.quotas[-1])
     length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
     per_step = study.training.batch_size * study.training.accumulation * length
-    grid, test = sizes.dev_prompts * sizes.dev_rows, sizes.test_prompts * sizes.test_rows
+    grid = sizes.dev_prompts * sizes.dev_rows
     rungs = tuple(
         PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
         for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
@@ -128,6 +129,7 @@ def plan(
     tokens = sum(r.tokens for r in (*rungs, confirming))
     passes = sum(r.passes for r in (*rungs, confirming))
     whole = trials + count_confirming(study, trials)
+    every_test = work.all_test_cells(trials) + _confirming_cells(study, work, whole - trials)
     tests = work.all_test_cells(work.tested) + _confirming_cells(study, work, fresh)
     chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
     return Plan(
@@ -135,7 +137,8 @@ def plan(
         trials=trials,
         rungs=rungs,
         cost=_cost(study, sizes, model, tokens, passes, tests),
-        full=_cost(study, sizes, model, whole * steps * per_step, whole * grid, whole * test),
+        full=_cost(study, sizes, model, whole * steps * per_step, whole * work.dev_cells[-1], every_test),
+        full_trials=whole,
         rate=chosen,
         rate_source=source,
         memory=memory_of(study, sizes, model, trials),

@@ -28,7 +28,7 @@ def render(p: Plan) -> RenderableType:
     table.add_row("test pool", "", "", "", amount(p.cost.test_passes), end_section=True)
     trials = str(p.trials if p.confirming is None else p.trials + p.confirming.trials)
     table.add_row("all", "", trials, amount(p.cost.tokens), amount(p.cost.passes))
-    table.add_row("without stopping", "", trials, amount(p.full.tokens), amount(p.full.passes))
+    table.add_row("without stopping", "", str(p.full_trials), amount(p.full.tokens), amount(p.full.passes))
     m, s = p.memory, p.sizes
     lines = [
         f"time      about {duration(p.seconds)} on one host, {duration(p.full_seconds)} without stopping",

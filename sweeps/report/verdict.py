@@ -27,7 +27,7 @@ from sweeps.study.precision import may_sample
 from sweeps.study.study import Study
 from sweeps.tables.columns import is_sampled, unread_share
 from sweeps.tables.configurations import seed_note
-from sweeps.tables.confirmation import shrinkage
+from sweeps.tables.confirmation import confirmed_name, shrinkage
 from sweeps.tables.winner import why_no_winner
 from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
@@ -77,7 +77,8 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     """One paragraph. ``prompts``: entry -> prompt id -> metric."""
     best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
     if not evidence.winner and _is_finished(evidence):
-        return f"No winner: {why_no_winner([{**e.row, 'status': e.status} for e in evidence.entries])}."
+        rows = [{**e.row, "status": e.status} for e in evidence.entries]
+        return f"No winner: {why_no_winner(rows, evidence.confirmed)}."
     if best is None:
         return "No trial was scored yet."
     if evidence.winner and evidence.confirmed:
@@ -93,7 +94,8 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
     )
     worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
     if worst is not None:
-        sentences.append(f"Its worst prompt is {worst[0]}, at {metric_text(worst[1], own)}.")
+        over = ", averaged over its seeds" if best.number("n_seeds") > 1 else ""
+        sentences.append(f"Its worst prompt is {worst[0]}, at {metric_text(worst[1], own)}{over}.")
     if is_sampled(best.row):
         of = best.number("n_prompts") * best.number("n_rows")
         sentences.append(f"These are estimates from {best.number('n_cells'):,.0f} of {of:,.0f} cells.")
@@ -127,7 +129,7 @@ def _confirmed(evidence: Evidence, best: Entry) -> Iterator[str]:
         gap, low, high = (-other[name] for name in ("diff_best", "diff_best_high", "diff_best_low"))
         yield (
             f"Its mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} than that of "
-            f"{other['configuration']} ({level()} interval {interval(low, high, signed=True)}; corrected p "
+            f"{confirmed_name(other)} ({level()} interval {interval(low, high, signed=True)}; corrected p "
             f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {_verdict(bool(other['heavy_best']), p < ALPHA)}."
         )
 

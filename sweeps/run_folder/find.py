@@ -15,6 +15,10 @@ def find_run(name: str) -> str:
         return name
     if os.path.isdir(os.path.join("runs", name)):
         return os.path.join("runs", name)
+    if os.path.isfile(name):
+        inside = os.path.dirname(name)
+        fix = f"Give its folder: {inside}" if inside and "study.yaml" in os.listdir(inside) else "Give a run's folder"
+        raise StudyError(f'run folder "{name}" is a file. {fix}')
     runs = sorted(os.listdir("runs")) if os.path.isdir("runs") and not os.path.dirname(name) else []
     looked = f" Looked for {os.path.abspath(name)}"
     if not os.path.dirname(name):

@@ -61,8 +61,12 @@ class Outline:
 
 
 class RunFolder:
-    def __init__(self, store: Store) -> None:
+    """``beyond``: scores of rungs after the one at which the study stopped a trial count, too. An earlier study in the
+    folder may have trained it further; its adapter is that of the last."""
+
+    def __init__(self, store: Store, beyond: bool = False) -> None:
         self.store = store
+        self._beyond = beyond
         self._damage: dict[str, str] = {}  # file -> what is wrong
         self._unchecked: set[str] = set()
 
@@ -286,6 +290,8 @@ class RunFolder:
         for step in reversed(self.store.rungs(trial_id, pool)):
             if self._ended_later(trial_id, step):
                 break
+            if pool in ("dev", "test") and not self._beyond and self.went_on(trial_id, step):
+                continue
             if (found := self._rung(trial_id, step, pool)) is not None:
                 return found
         row = self.trials_by_id.get(trial_id, {})
@@ -356,6 +362,11 @@ class RunFolder:
         """Whether ``trials.parquet`` says that the trial ended at a later step."""
         row = self.trials_by_id.get(trial_id, {})
         return row.get("status") in ("finished", "stopped") and step < (row.get("rung") or 0)
+
+    def went_on(self, trial_id: str, step: int) -> bool:
+        """Whether ``trials.parquet`` says that the trial ended before ``step``, to which another study trained it."""
+        row = self.trials_by_id.get(trial_id, {})
+        return row.get("status") in ("finished", "stopped") and step > (row.get("rung") or step)
 
     @staticmethod
     def _labels(pool: str, record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -111,6 +111,8 @@ def as_rates(value: Any) -> Any:
     if isinstance(items, list | tuple) and AUTO in items:
         found = "cannot stand in a list: auto is three rates of its own. Write `axes.lr: auto`, or numbers alone"
         raise Problems([Problem((items.index(AUTO),), found)])
+    if isinstance(items, str) and items.lower() == AUTO:
+        raise Problems([Problem((), f"is not known. Write {AUTO}, or numbers")])
     return value
 
 

@@ -113,6 +113,9 @@ def unknown_key(path: Path, schema: type[BaseModel]) -> Problem:
             hidden=True,
         )
     known = keys_at(schema, section)
+    name, colon, value = key.partition(":")
+    if colon and name in known:
+        return Problem(path, f'needs a space after the colon: write "{name}: {value}"', bare=True)
     if closest(key, known) is None:
         elsewhere = [dotted((*place, key)) for place, keys in all_keys(schema).items() if key in keys]
         if elsewhere:

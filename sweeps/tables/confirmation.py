@@ -18,7 +18,7 @@ from sweeps.display.table_files import markdown_rows, markdown_text
 from sweeps.display.text import HEAVY_TAILS, column_with_interval, metric_unit, percent, shown, with_interval
 from sweeps.run_folder.columns import CHOOSE, REPORT, SEARCH
 from sweeps.statistics import intervals as st
-from sweeps.tables.columns import Settings, answer_marks, bounds, or_none
+from sweeps.tables.columns import Settings, answer_marks, bounds, is_sampled, or_none
 from sweeps.tables.configurations import (
     Configuration,
     Measured,
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
     [
         ("configuration", pa.string()),
         ("trial_id", pa.string()),  # the first seed that reports: the one that is exported
+        ("search_trial_id", pa.string()),  # in the search; null where that had several seeds of it
         ("winner", pa.bool_()),
         ("n_choose", pa.int32()),  # fresh seeds that choose
         ("n_report", pa.int32()),  # and that report
@@ -52,6 +53,9 @@ SCHEMA = pa.schema(
         ("heavy_best", pa.bool_()),  # so it is with the differences from the winner: undecided
         ("degenerate", pa.bool_()),
         ("status", pa.string()),
+        ("n_cells", pa.int64()),  # scored of every seed that reports; prompts x rows where all were
+        ("mean_sampling", pa.float64()),  # standard errors against the whole grid
+        ("std_sampling", pa.float64()),
     ]
 )
 
@@ -76,6 +80,7 @@ def confirmation_rows(
         row |= {
             "configuration": name,
             "trial_id": report.trial_id,
+            "search_trial_id": search.trial_id if search and len(search.rows) == 1 else None,
             "winner": False,
             "n_choose": len(choose.rows) if choose else 0,
             "n_report": len(report.rows),
@@ -166,6 +171,14 @@ def confirmation_page(table: pa.Table, settings: Settings, said: Sequence[str] =
         f"All values: {metric_unit(settings.metric)}.",
         "- Parentheses: 95 % intervals for new seeds, new prompts and new rows. p-values are corrected by Holm.",
     ]
+    if part := [r for r in rows if is_sampled(r)]:
+        cells = " or ".join(f"{n:,}" for n in sorted({r["n_cells"] for r in part}))
+        of = part[0]["n_prompts"] * part[0]["n_rows"]
+        lines.append(
+            f"- {', '.join(r['configuration'] for r in part)}: on {cells} of {of:,} cells of the test grid; they "
+            "estimate what the whole grid would give. Differences are on the cells that both have, so they can be "
+            "others than those of the means."
+        )
     if any(r["heavy_tails"] or r["heavy_best"] for r in rows):
         lines.append(f"- {HEAVY_TAILS}")
     return "\n".join(lines) + "\n"
@@ -179,12 +192,21 @@ def shrinkage(rows: Sequence[Row]) -> list[str]:
     others = [r for r in rows if not r["winner"] and r["search_objective"] is not None and r["objective"] is not None]
     if not others:
         first, now = percent(winner["search_objective"]), percent(winner["objective"])
-        return [f"{winner['configuration']} had an objective of {first} in the search, and of {now} with fresh seeds."]
+        return [f"{confirmed_name(winner)} had an objective of {first} in the search, and of {now} with fresh seeds."]
     second = max(others, key=lambda r: r["search_objective"])
     before = winner["search_objective"] - second["search_objective"]
     after = winner["objective"] - second["objective"]
     return [
-        f"By the objective on the dev prompts, {winner['configuration']} led {second['configuration']} by "
-        f"{percent(before, signed=True)} points in the search, and by {percent(after, signed=True)} points with the "
-        "fresh seeds that report."
+        f"By the objective on the dev prompts, {confirmed_name(winner)} was {_apart(before)} "
+        f"{confirmed_name(second)} in the search, and {_apart(after)} it with the fresh seeds that report."
     ]
+
+
+def confirmed_name(row: Row) -> str:
+    """A confirmed configuration in a sentence, with the id that the search's tables show."""
+    trial = row["search_trial_id"]
+    return row["configuration"] if trial is None else f"{row['configuration']} (trial {trial} of the search)"
+
+
+def _apart(gap: float) -> str:
+    return f"{percent(abs(gap))} points {'ahead of' if gap >= 0 else 'behind'}"

@@ -28,8 +28,11 @@ from trainer.trial import AXES
 MOST_NAMED = 10  # trials that a note lists
 
 
-def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = ()) -> str:
-    """``said``: what is to be known of the files that the table was made from."""
+def robustness_page(
+    table: pa.Table, settings: Settings, said: Sequence[str] = (), confirmed: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """``said``: what is to be known of the files that the table was made from. ``confirmed``: the rows of
+    tables/confirmation."""
     rows = table.to_pylist()
     axes = differing_axes(rows)
     tops = settings.top_names()
@@ -54,7 +57,7 @@ def robustness_page(table: pa.Table, settings: Settings, said: Sequence[str] = (
         *markdown_rows(head, [_cells_of(r, axes, tops, several) for r in rows]),
         "",
     ]
-    return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in said), *_notes(rows, settings)]) + "\n"
+    return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in said), *_notes(rows, settings, confirmed)]) + "\n"
 
 
 def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str], several: bool) -> list[str]:
@@ -86,7 +89,7 @@ def _cells_of(row: Mapping[str, Any], axes: Sequence[str], tops: Sequence[str], 
     ]
 
 
-def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
+def _notes(rows: Sequence[dict[str, Any]], settings: Settings, confirmed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     scored = [r for r in rows if r["mean"] is not None]
     sizes = sorted({(r["n_prompts"], r["n_rows"]) for r in scored})
     grid = " or ".join(f"{p} test prompts x {r} rows" for p, r in sizes) or "no test rows"
@@ -116,7 +119,7 @@ def _notes(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[str]:
             f"{whose}. It is chosen on the dev prompts. After ±: the standard error of the objective."
         )
     else:
-        yield f"- No winner: {why_no_winner(rows)}."
+        yield f"- No winner: {why_no_winner(rows, confirmed)}."
     yield (
         f"- rank: by mean - {weight} x std over the test prompts, for reading only. Failed and degenerate trials have "
         "none; a trial cut early was trained for less."

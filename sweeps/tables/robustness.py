@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from sweeps.display.table_files import write_table
+from sweeps.display.table_files import remove_table, write_table
 from sweeps.run_folder.columns import FRESH, SEARCH
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
@@ -85,15 +85,18 @@ def write_tables(run: RunFolder, settings: Settings) -> list[str]:
     """Write ``tables/robustness``, ``trials`` and ``groups`` as md, csv and parquet; returns the names written."""
     made = make_tables(run, settings)
     written: list[str] = []
+    confirmed = made.confirmation.to_pylist()
     for name, found, page in (
-        ("robustness", made.robustness, robustness_page(made.robustness, settings, run.notes)),
+        ("robustness", made.robustness, robustness_page(made.robustness, settings, run.notes, confirmed)),
         ("trials", made.trials, trials_page(made.trials, settings, run.notes)),
         ("groups", made.groups, groups_page(made.groups, settings, run.notes)),
     ):
         written += write_table(run.store, name, found, page)
-    if made.confirmation.num_rows:
+    if confirmed:
         page = confirmation_page(made.confirmation, settings, run.notes)
         written += write_table(run.store, "confirmation", made.confirmation, page)
+    else:
+        remove_table(run.store, "confirmation")
     return written
 
 

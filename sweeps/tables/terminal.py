@@ -48,7 +48,9 @@ def show_table(run: RunFolder, report: str) -> None:
     if not any(r["winner"] for r in rows):
         from sweeps.tables.winner import why_no_winner
 
-        console.print(f"no winner: {why_no_winner(rows)}", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"no winner: {why_no_winner(rows, run.confirmation())}", soft_wrap=True, highlight=False, markup=False
+        )
     if sampled := [r for r in rows if is_sampled(r)]:
         of = max(r["n_prompts"] * r["n_rows"] for r in sampled)
         cells = max(r["n_cells"] for r in sampled)

@@ -6,7 +6,7 @@ The winner is the best finished configuration by the objective on the dev prompt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeps.display.text import counted
@@ -24,8 +24,9 @@ def by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(able, key=lambda r: (-r["dev_objective"], r["trial_id"]))
 
 
-def why_no_winner(rows: Sequence[dict[str, Any]]) -> str:
-    """Why a finished study has no winner, and what to do. ``rows``: of tables/robustness."""
+def why_no_winner(rows: Sequence[dict[str, Any]], confirmed: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Why a finished study has no winner, and what to do. ``rows``: of tables/robustness, ``confirmed``: of
+    tables/confirmation."""
     ended = sum(row.get("status") == "finished" for row in rows)
     if not ended:
         unit = "configuration" if any((row.get("n_seeds") or 1) > 1 for row in rows) else "trial"
@@ -35,11 +36,16 @@ def why_no_winner(rows: Sequence[dict[str, Any]]) -> str:
             f"the test scores of trial {able[0]['trial_id']}, the best on the dev prompts, are missing or damaged, so "
             "it cannot be said whether it gives one label nearly always. Run the study again, which scores it anew"
         )
+    if confirmed and all(row["status"] == "finished" for row in confirmed):
+        return (
+            "a fresh seed of each of the best configurations (confirm) gives one label nearly always; "
+            "tables/confirmation.md lists them. Train longer (axes.steps or axes.epochs), change axes.lr, or raise "
+            "confirm.top"
+        )
     if able:
         return (
             "the best configurations of the search are not confirmed: their fresh seeds (confirm) have not all "
-            "finished, or give one label nearly always. Run the study again, which goes on; tables/confirmation.md "
-            "lists them"
+            "finished. Run the study again, which goes on; tables/confirmation.md lists them"
         )
     if all(unread_share(row) > DEGENERATE_SHARE for row in rows if row.get("status") == "finished"):
         whose = "the one trial that finished" if ended == 1 else f"all {ended} trials that finished"

@@ -156,6 +156,11 @@ def test_of_several_seeds_the_first_is_exported_with_the_figures_of_both(
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"Its setting was trained with 2 seeds: mean {100 * row['mean']:.1f} (" in text
     assert f"between seeds {100 * row['seed_std']:.1f};" in text
+    assert "This seed was not chosen by its result: it is the first of them." in text
+    second = next(t for t in trials[1:] if t.configuration == trials[0].configuration)
+    export(uri, second.id, str(tmp_path / "second"))
+    text = (tmp_path / "second" / "README.md").read_text()
+    assert "This seed is one of them, and not the first, which is exported by default. It was named by --trial" in text
 
 
 def test_the_template_file_holds_all_that_predict_needs(run: Run, tmp_path: Path) -> None:

@@ -291,3 +291,18 @@ def test_with_several_seeds_the_table_has_a_row_per_configuration() -> None:
     mean, std = 0.75, math.sqrt(0.05**2 + 0.1**2 / 2)  # of both: over the prompts, and between the seeds
     assert f"{mean - 1.5 * std:.3f} ± {math.sqrt(0.01**2 + 0.1**2 / 2 / 2):.3f}" in rows["aa"]
     assert rows["bb"][4:6] == ("0/2", "")
+
+
+def test_fresh_seeds_have_rows_of_their_own() -> None:
+    table, _, _ = plain()
+    with table:
+        for name, role, rungs in (("s", "", (5, 10)), ("c", "choose", (10,)), ("r", "report", (10,))):
+            for seed in (0, 1):
+                table.trial_added(f"{name}{seed}", {"lr": 1e-3, "seed": seed}, len(rungs), rungs, "aa", role)
+                for rung, step in enumerate(rungs):
+                    table.report(RungReport(f"{name}{seed}", rung, step, 0.5 + 0.1 * len(role), std=0.0))
+        rows = {row[1]: row for row in table.frame().rows}
+    assert rows.keys() == {"2", "2 choose", "2 report"}
+    assert {row[0] for row in rows.values()} == {"aa"}
+    assert rows["2"][3:5] == ("2/2", "0.500")
+    assert rows["2 choose"][3:5] == ("1/1", "1.100")

@@ -75,6 +75,7 @@ def test_fresh_seeds_are_a_row_of_the_plan_and_belong_to_its_totals(study) -> No
     rows = {line.split()[1]: line.split() for line in shown(made).splitlines() if "confirm" in line or " all " in line}
     assert rows["confirm"][3:9:2] == ["200", "8", amount(8 * per_trial).split()[0]]
     assert rows["all"][2:5] == ["│", "│", "24"]
+    assert (plain.full_trials, made.full_trials) == (16, 24)
 
 
 def test_without_a_scheduler_nothing_is_saved(study) -> None:  # type: ignore[no-untyped-def]

@@ -87,6 +87,25 @@ def test_the_last_rung_counts_and_earlier_ones_do_not(copy: Run) -> None:
     assert RunFolder(store).last_grid(trial.id, "nothing") is None
 
 
+def test_rungs_to_which_another_study_trained_a_trial_do_not_count(copy: Run, tmp_path: Path) -> None:
+    """This study stopped it at step 10, and its adapter is that of step 30."""
+    uri, [trial, *others] = copy
+    store = Store.open(uri)
+    write_earlier_rung(store, trial.id, others[0].id)
+    rows = [{**r, "status": "stopped", "rung": 10} if r["trial_id"] == trial.id else r for r in RunFolder(store).trials]
+    write_trials(store, [{**r, "objective": None} if r["trial_id"] == trial.id else r for r in rows], {})
+    last = RunFolder(store).last_rung(trial.id, "dev")
+    assert last is not None
+    assert last.step == 10
+    assert RunFolder(store).last_grid(trial.id, "test") is None
+    write_report(uri)
+    row = next(r for r in RunFolder(Store.open(uri)).robustness() if r["trial_id"] == trial.id)
+    assert (row["status"], row["mean"]) == ("stopped", None)
+    export(uri, trial.id, str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "This trial is of an earlier study in its run folder: it was trained for 30 of its 30 steps" in card
+
+
 def test_a_rung_that_ended_in_nan_has_no_grid_and_costs_the_others_nothing(copy: Run, tmp_path: Path) -> None:
     """Case V1: one NaN trial cost the whole study its tables."""
     uri, trials = copy

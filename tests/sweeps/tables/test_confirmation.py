@@ -83,7 +83,9 @@ def test_what_is_left_of_the_lead_is_said(store: Store) -> None:
     [sentence] = shrinkage(rows)
     before = 100 * (good["search_objective"] - lucky["search_objective"])
     after = 100 * (good["objective"] - lucky["objective"])
-    assert f"good led lucky by {before:+.1f} points in the search, and by {after:+.1f} points" in sentence
+    assert before < 0 < after
+    good_name, lucky_name = ("good (trial good0 of the search)", "lucky (trial lucky0 of the search)")
+    assert f"{good_name} was {-before:.1f} points behind {lucky_name} in the search, and {after:.1f}" in sentence
     tables.write_tables(RunFolder(store), SETTINGS)
     page = store.read("tables/confirmation.md").decode()
     assert sentence in page
@@ -94,6 +96,25 @@ def test_a_configuration_whose_fresh_seed_gives_one_label_is_not_chosen(tmp_path
     store = made(tmp_path / "run", {**CHANCES, "good": [*CHANCES["good"][:4], (-1.0, -1.0)]})
     rows = {r["configuration"]: r for r in tables.make_tables(RunFolder(store), SETTINGS).confirmation.to_pylist()}
     assert rows["lucky"]["winner"]
+
+
+def test_where_no_confirmed_configuration_can_win_the_fix_is_another_one(tmp_path: Path) -> None:
+    """Run again, a study whose fresh seeds all finished trains nothing."""
+    one_label = {name: [*each[:4], (-1.0, -1.0)] if len(each) > 1 else each for name, each in CHANCES.items()}
+    store = made(tmp_path / "run", one_label)
+    settings = replace(SETTINGS, confirms=True)
+    tables.write_tables(RunFolder(store), settings)
+    page = store.read("tables/robustness.md").decode()
+    assert "No winner: a fresh seed of each of the best configurations (confirm) gives one label nearly always" in page
+    assert "Run the study again, which goes on" not in page
+
+
+def test_the_confirmation_of_an_earlier_study_does_not_stay_in_the_folder(store: Store) -> None:
+    tables.write_tables(RunFolder(store), SETTINGS)
+    assert store.exists("tables/confirmation.md")
+    searched = {"lucky": CHANCES["lucky"][:1], "good": CHANCES["good"][:1]}
+    tables.write_tables(RunFolder(made(Path(store.uri), searched)), SETTINGS)
+    assert [name for name in store.names("tables") if name.startswith("confirmation")] == []
 
 
 def test_the_confirmed_objective_is_unbiased_where_the_searchs_is_too_good() -> None:
