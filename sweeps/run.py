@@ -95,7 +95,7 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
         prepare()
         use = LabelUse.of(study, content)
         found = preflight(content, target_modules(study), None, limits_of(study), opening.say, use)
-        found.items.extend(settings_findings(study))
+        found.items.extend(settings_findings(study, len(content.assets.rows["train"])))
         found.items.extend(sample_findings(study, content))
         _print_warnings(found.warnings_or_raise())
     with OnRay(study, store, content, opening) as execute:

@@ -188,7 +188,7 @@ def check(study: Study, console: Console) -> int:
         meaning = None if study.stages is None else study.stages.meaning
         use = LabelUse.of(study, content)
         findings = preflight(content, target_modules(study), meaning, limits_of(study), use=use)
-        findings.items.extend(settings_findings(study))
+        findings.items.extend(settings_findings(study, len(content.assets.rows["train"])))
         findings.items.extend(sample_findings(study, content))
     except UserError as error:
         for text in str(error).splitlines():

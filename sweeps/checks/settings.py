@@ -1,11 +1,13 @@
 """Settings of a study that are allowed and doubtful: learning rates far from what is usual, ranks whose scale differs,
-a first rung within the warm-up."""
+a first rung within the warm-up, a rung with very few rows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from sweeps.checks.findings import Finding
+from sweeps.display.text import counted
 from sweeps.study.learning_rate import FAR, SPREAD, prior_of
 from sweeps.study.problems import yaml_text
 from sweeps.study.study import Study
@@ -13,9 +15,9 @@ from sweeps.study.values import Range
 from trainer.errors import UserError
 
 
-def settings_findings(study: Study) -> Iterator[Finding]:
-    """What is doubtful of a study's axes and schedule. Where the model's config cannot be read, nothing is said of
-    rates: loading the model says why."""
+def settings_findings(study: Study, n_train: int) -> Iterator[Finding]:
+    """What is doubtful of a study's axes and schedule; ``n_train``: train rows. Where the model's config cannot be
+    read, nothing is said of rates: loading the model says why."""
     yield from _rate_findings(study)
     yield from _scale_findings(study)
     shares, warmup = study.scheduler.shares, study.training.warmup
@@ -26,6 +28,16 @@ def settings_findings(study: Study) -> Iterator[Finding]:
             f"lies within the warm-up (training.warmup = {warmup:g}), where learning rates cannot be told apart",
             "Raise the first rung, or lower training.warmup",
         )
+    a_step = study.training.batch_size * study.training.accumulation
+    for i, (_, share) in enumerate(study.scheduler.row_shares):
+        if share * n_train < a_step <= n_train:
+            yield Finding(
+                "warning",
+                f"scheduler.rungs[{i}].rows = {share:g}",
+                f"is {counted(max(1, math.ceil(share * n_train)), 'row')} of {n_train}, fewer than a step of {a_step}, "
+                "so every step until that rung repeats rows",
+                f"Give {a_step / n_train:.2g} or more",
+            )
 
 
 def _rate_findings(study: Study) -> Iterator[Finding]:

@@ -91,9 +91,14 @@ def test_auto_without_a_config_or_a_width_says_what_to_do(folder: Path) -> None:
         (["scheduler.rungs=[0.1, 1]"], ["scheduler.rungs[0] = 0.1: lies within the warm-up (training.warmup = 0.1)"]),
         (["scheduler.rungs=[0.1, 1]", "training.warmup=0.05"], []),
         (["scheduler.rungs=[0.1, 1]", "scheduler.name=none"], []),
+        (
+            ["scheduler.rungs=[{at: 0.25, rows: 0.02}, 1]"],
+            ["scheduler.rungs[0].rows = 0.02: is 6 rows of 300, fewer than a step of 8"],
+        ),
+        (["scheduler.rungs=[{at: 0.25, rows: 0.03}, 1]"], []),
     ],
 )
 def test_doubtful_settings_are_warned_of(folder: Path, overrides: list[str], said: list[str]) -> None:
-    found = [str(f) for f in settings_findings(load_study(folder / "x.yaml", overrides, files=False))]
+    found = [str(f) for f in settings_findings(load_study(folder / "x.yaml", overrides, files=False), 300)]
     assert len(found) == len(said), found
     assert all(text.startswith(start) for text, start in zip(found, said, strict=True)), found
