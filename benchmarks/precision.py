@@ -7,9 +7,9 @@ ends, and the next start goes on with what is missing (36,420 cells take about 4
 there, the recorded answers are used over and over: 200 designs each, drawn by giving prompts and rows other names
 (the design is a function of the names), on all rows and on 1,000 of them. Each design decides as a sweep does: the
 pilot, then the size for ``tables.precision.mean: 0.01``, and once more for the std to 0.015. Last comes a grid of 50 x
-10,000 from a model of the recorded answers. What is reported is the share of the cells, the error against the whole
-grid, how often it is within what was asked for, and how often the stated intervals hold it. Reads ../shared/data; the
-model is made by benchmarks/smollm2.py.
+10,000 from a model of the recorded answers, with 20 designs. What is reported is the share of the cells, the error
+against the whole grid, how often it is within what was asked for, and how often the stated intervals hold it. Reads
+../shared/data; the model is made by benchmarks/smollm2.py.
 """
 
 # ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)

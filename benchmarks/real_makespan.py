@@ -4,7 +4,7 @@
 chooses and one reports, on both sides; 60 steps of 8 rows, 10 dev wordings x 50 rows at every rung, 20 test wordings x
 ``TEST_ROWS`` rows for every trial that comes to its end. Ours scores the test grid to a half-width of one point of the
 mean, and whole for what is reported of the best two; the plain stack scores it whole. Rows, wordings, trials and
-numbers of seeds are fixed here, before anything was measured. What a larger test grid would cost is extrapolated from
+numbers of seeds are fixed here, before any sweep was timed. What a larger test grid would cost is extrapolated from
 the seconds per cell that each side took here, and marked so.
 
 What both decide is compared over other draws of wordings, by simulation: all 8 trials are trained to their end once,
@@ -12,7 +12,7 @@ and scored at every rung under all 30 dev and test wordings (``record``). A draw
 by each side's own rule at the recorded scores, and says what the winner of the search lacks to the best of the 8 on
 the test wordings. All draws share the 8 fine-tunes: the interval is for other wordings, not for other fine-tunes.
 
-Parts that are done are kept in the folder. ``--minutes`` ends ``record`` after the trial that is then at work.
+Parts that are done are kept in the folder. After ``--minutes`` no further rung is begun.
 """
 
 # ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)
@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -39,7 +40,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
-from real_tasks import present, review_pools
+from ray.tune.schedulers.async_hyperband import _Bracket
+from real_tasks import present, review_pools, write_sst2_study
 from scipy import stats
 
 from sweeps.schedule.configurations import promotion
@@ -55,7 +57,7 @@ from trainer.work import TrainAndScore
 
 TRAIN_ROWS, DEV_ROWS, TEST_ROWS = 1000, 50, 300
 RECORDED_ROWS = 100  # test rows of the recorded scores
-STEPS = 60
+STEPS, SHARES = 60, (0.25, 0.5, 1.0)
 DRAWS = 2000
 LARGER = (50, 2000)  # wordings x rows, extrapolated
 Point = tuple[Any, ...]  # template, rank, PLW, pool
@@ -69,25 +71,13 @@ def write_files(folder: Path, model: Path) -> None:
         random.Random(0).shuffle(drawn)
         lines = [{"id": f"{split}-{i}", "text": r["text"], "label": r["label"]} for i, r in enumerate(drawn[:count])]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pools = review_pools()
-    for name, wordings in pools.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(wordings, sort_keys=False))
-    study = {
-        "model": {"path": str(model.resolve())},
-        "task": {
-            "rows": {split: str(folder.resolve() / f"{split}.jsonl") for split in ("train", "dev", "test")},
-            "fields": ["text"],
-            "label": "label",
-            "labels": {0: "no", 1: "yes"},
-            "id": "id",
-            "max_length": 256,
-        },
-        "templates": {"plain": {"marker": "\nAnswer:"}, "chat": {"chat": True}},
-        "pools": {
-            "train": {"many": "train.yaml", "one": {"file": "train.yaml", "only": [next(iter(pools["train"]))]}},
-            "dev": "dev.yaml",
-            "test": "test.yaml",
-        },
+    counts = {"train": TRAIN_ROWS, "dev": DEV_ROWS, "test": TEST_ROWS}
+    study = write_sst2_study(folder, model, counts)
+    # files of both sides' own, since the plain stack knows no `where` and `limit`
+    study["task"] |= {"rows": {split: str(folder.resolve() / f"{split}.jsonl") for split in counts}, "id": "id"}
+    first = next(iter(review_pools()["train"]))
+    study["pools"]["train"]["one"] = {"file": "train.yaml", "only": [first]}
+    study |= {
         "axes": {
             "template": ["plain", "chat"],
             "lora": {"r": [8, 16], "alpha": 16},
@@ -97,7 +87,7 @@ def write_files(folder: Path, model: Path) -> None:
             "pool": ["one", "many"],
         },
         "training": {"batch_size": 8},
-        "scheduler": {"eta": 2, "rungs": [0.25, 0.5, 1.0]},
+        "scheduler": {"eta": 2, "rungs": list(SHARES)},
         "objective": {"std_weight": 1},
         "confirm": {"top": 2, "seeds": 2},
         "tables": {"test": "finalists", "precision": {"mean": 0.01}},
@@ -146,7 +136,7 @@ def _record_half(folder: Path, half: int, end: float) -> None:
     mine = trials[half::2]
     runner = Runner(mine[0].model, Setup(slots=len(mine), max_r=16, threads=1), assets, store)
     try:
-        for rung, pool in [*((r, "dev") for r in rung_steps((0.25, 0.5, 1.0), STEPS)), (STEPS, "test")]:
+        for rung, pool in [*((r, "dev") for r in rung_steps(SHARES, STEPS)), (STEPS, "test")]:
             if time.time() > end:
                 return
             for future in [runner.submit(TrainAndScore(trial, rung, pool)) for trial in mine]:
@@ -168,7 +158,7 @@ class Recorded:
 def read_recorded(folder: Path) -> list[Recorded]:
     trials, _ = recorded_task(folder)
     store = Store.open(str(folder / "recorded"))
-    steps = rung_steps((0.25, 0.5, 1.0), STEPS)
+    steps = rung_steps(SHARES, STEPS)
     return [
         Recorded(t, tuple(_by_wording(store, t, s, "dev") for s in steps), _by_wording(store, t, STEPS, "test"))
         for t in trials
@@ -202,26 +192,24 @@ def our_choice(trials: Sequence[Recorded], dev: Sequence[str]) -> Recorded:
 
 
 def plain_choice(trials: Sequence[Recorded], dev: Sequence[str]) -> Recorded:
-    """By the rule of Ray's ASHAScheduler: a trial goes on if it is not below the quantile of those that were at the
-    rung before it, itself among them. Two at a time, in the grid's order, each as fast as the other."""
-    seen: list[list[float]] = [[], []]
+    """By Ray's own ASHAScheduler, told of two trials at a time, in the grid's order, each as fast as the other."""
+    steps = rung_steps(SHARES, STEPS)
+    bracket = _Bracket(steps[0], STEPS, 2, 0)
     ended: list[Recorded] = []
     waiting = list(trials)
-    running: list[tuple[int, Recorded, int]] = []  # time of its next report, trial, rung
+    running: list[tuple[int, Recorded, int]] = []  # time of its next report, in steps; trial; rung
     now = 0
     while waiting or running:
         while waiting and len(running) < 2:
-            running.append((now + 1, waiting.pop(0), 0))
+            running.append((now + steps[0], waiting.pop(0), 0))
         running.sort(key=lambda item: item[0])  # stable: at the same time the older first
         now, one, rung = running.pop(0)
-        if rung == 2:
+        if rung == len(steps) - 1:
             ended.append(one)
             continue
-        value = objective(one.dev[rung], dev)
-        cutoff = np.nanpercentile(seen[rung], 50) if seen[rung] else None
-        seen[rung].append(value)
-        if cutoff is None or value >= cutoff:
-            running.append((now + (1, 2)[rung], one, rung + 1))
+        told: Any = SimpleNamespace(trial_id=one.trial.id)  # all that the bracket reads of Ray's own trial
+        if bracket.on_result(told, steps[rung], objective(one.dev[rung], dev)) == "CONTINUE":
+            running.append((now + steps[rung + 1] - steps[rung], one, rung + 1))
     return max(ended, key=lambda one: objective(one.dev[-1], dev))
 
 
@@ -314,18 +302,24 @@ def winners(folder: Path) -> dict[str, Any]:
     return {"ours": ours, "peer": json.loads((folder / "peer.json").read_text())}
 
 
-def claim_of(folder: Path, ours: float, theirs: float) -> dict[str, Any]:
+def about() -> dict[str, Any]:
+    """What was compared, and where."""
     names = ("torch", "transformers", "peft", "ray")
     return {
-        "claim": "makespan of 8 trials and a confirmation, SmolLM2-135M-Instruct (4-bit weights made dense) on SST-2, "
-        "against Ray Tune and a process per trial",
+        "claim": "8 trials and a confirmation, SmolLM2-135M-Instruct (4-bit weights made dense) on SST-2, against Ray "
+        "Tune and a process per trial",
         "size": {"steps": STEPS, "dev": [10, DEV_ROWS], "test": [20, TEST_ROWS]},
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "versions": {n: version(n) for n in names} | {"python": platform.python_version()},
+    }
+
+
+def makespan_of(folder: Path, ours: float, theirs: float) -> dict[str, Any]:
+    return {
         "ours": round(ours, 1),
         "peer": round(theirs, 1),
         "ratio": round(theirs / ours, 2),
         "unit": "s",
         "extrapolated": extrapolated(folder, ours, theirs),
         "decided": winners(folder),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {n: version(n) for n in names} | {"python": platform.python_version()},
     }

@@ -165,9 +165,9 @@ def real(folder: Path, model: str, only: str | None, minutes: float, out: Path |
     if not (folder / "study.yaml").exists():
         folder.mkdir(parents=True, exist_ok=True)
         made.write_files(folder, smollm2() if model == "smollm2" else Path(model))
-    claim: dict[str, Any] = {}
+    claim = made.about()
     if only != "record":
-        claim = made.claim_of(folder, *both_timed(folder))
+        claim |= {"makespan": made.makespan_of(folder, *both_timed(folder))}
         print(json.dumps(claim, indent=1))
     if only != "sweeps":
         if not made.record(folder, minutes):

@@ -331,7 +331,7 @@ class Store:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise StoreError(f"{self.address(name)}: cannot be deleted ({error})") from error
+            raise StoreError(f"{self.address(name)}: cannot be deleted ({error}). Delete it yourself") from error
 
     def rungs(self, trial_id: str, pool: str) -> list[int]:
         """Rungs at which ``trial_id`` has a score file for ``pool``, ascending."""

@@ -34,9 +34,9 @@ def settings_findings(study: Study, n_train: int) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"scheduler.rungs[{i}].rows = {share:g}",
-                f"is {counted(max(1, math.ceil(share * n_train)), 'row')} of {n_train}, fewer than a step of {a_step}, "
-                "so every step until that rung repeats rows",
-                f"Give {a_step / n_train:.2g} or more",
+                f"is {counted(max(1, math.ceil(share * n_train)), 'row')} of {n_train}, fewer than the {a_step} of a "
+                "step, so every step until that rung repeats rows",
+                f"Give {math.ceil(1000 * a_step / n_train) / 1000:g} or more",
             )
 
 

@@ -40,8 +40,8 @@ def score_test_pool(
 def _expected(progress: Progress, stages: GridStages, tested: Sequence[tuple[Trial, int]]) -> dict[str, int]:
     """How many cells of each trial will have been scored at the end, as far as it is known by now."""
     grid = len(stages.assets.pools["test"]), len(stages.assets.rows["test"])
-    best = {t.id for found in stages.ranked(tested, progress.decisions)[: stages.best] for t, _ in found}
-    best = {t.id for t, _ in tested if t.id in best and stages.reports(t)}
+    ranked = stages.ranked(tested, progress.decisions)[: stages.best]
+    best = {t.id for members in ranked for t, _ in members if stages.reports(t)}
     cells = stages.cells or usual_cells(progress.study, "test", *grid)
     return {t.id: stages.whole if t.id in best else cells for t, _ in tested}
 

@@ -5,9 +5,9 @@ for all trials, so that their differences are paired: the pilot; then so many ce
 have the half-widths of ``tables.precision``, which is the largest of the sizes that the trials' pilots ask for; then
 the whole grid for all seeds of the two best configurations by the dev objective, which the report compares. Where fresh
 seeds confirm the search (``confirm``), the best two by the seeds that choose are scored whole with the seeds that
-report, and none of the search. A degenerate trial, which gives
-one answer nearly always, has no part in the size: nobody reads its numbers. What is next follows from the score files
-alone, so a resumed run and one that is replayed without Ray come to the same cells.
+report, and none of the search. A degenerate trial, which gives one answer nearly always, has no part in the size:
+nobody reads its numbers. What is next follows from the score files alone, so a resumed run and one that is replayed
+without Ray come to the same cells.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Plan:
     memory: Memory
     sizes: DataSizes
     model: ModelSize
-    full_trials: int = 0
+    full_trials: int = 0  # of ``full``
     notes: tuple[str, ...] = field(default=())
     unsampled: int = 0  # dev passes if every rung scored the whole grid
     prior: RatePrior | None = None  # the usual learning rate; None where the model's config does not tell

@@ -5,11 +5,12 @@ prompt, the row and their combinations. With S seeds of each configuration, P pr
 
     seed/S + prompt/P + row/R + seed_prompt/(SP) + seed_row/(SR) + prompt_row/(PR) + residual/(SPR)
 
-which the analysis of variance estimates as a sum of mean squares, with Satterthwaite's degrees of freedom (1946). The
-smallest difference is the one that the two-sided t test of the tables finds with a chance of 80 %: a noncentral t,
-mixed over what the test estimates of its own error. The usual t(1 - a/2) + t(.8) standard errors is 14 % too small at 1
-degree of freedom and 5 % at 2; and where variances are small beside the residual, as with few rows, they are often
-estimated as 0 or much too large, and a single noncentral t is off by a tenth and more.
+which the analysis of variance estimates as a sum of mean squares, with Satterthwaite's degrees of freedom (1946; with
+several seeds as Welch corrected them in 1947). The smallest difference is the one that the two-sided t test of the
+tables finds with a chance of 80 %: a noncentral t, mixed over what the test estimates of its own error. The usual t(1 -
+a/2) + t(.8) standard errors is 14 % too small at 1 degree of freedom and 5 % at 2; and where variances are small beside
+the residual, as with few rows, they are often estimated as 0 or much too large, and a single noncentral t is off by a
+tenth and more.
 
 One seed each cannot show the luck of the seed: the seed's own variance is then left out, and the difference is one of
 these two fine-tunes and not of their settings. Effects are taken as normally distributed.
@@ -141,9 +142,13 @@ def expected_tests(d: DifferenceVariances, s: int, p: int, r: int, configuration
             of_seeds = of_seeds + share * seed
             terms += [(share * seed, within), (-share * interaction, within * max(p - 1, 1))]
     variances = np.maximum(sum((t for t, _ in terms), np.zeros(DRAWS)), LEAST_OF_SEEDS * of_seeds)
-    spread = sum((t**2 / df for t, df in terms if df > 0), np.zeros(DRAWS))
     least = np.min([np.where(t > 0, df, np.inf) for t, df in terms if df > 0], axis=0)
-    df = variances**2 / np.maximum(spread, 1e-300)
+    if s > 1:  # Welch's correction, as in ``seeds``
+        spread = sum((np.maximum(t, 0.0) ** 2 / (df + 2.0) for t, df in terms if df > 0), np.zeros(DRAWS))
+        df = np.maximum(variances, of_seeds) ** 2 / np.maximum(spread, 1e-300) - 2.0
+    else:
+        spread = sum((t**2 / df for t, df in terms if df > 0), np.zeros(DRAWS))
+        df = variances**2 / np.maximum(spread, 1e-300)
     return ExpectedTests(variances, np.maximum(np.maximum(df, np.where(np.isfinite(least), least, 1.0)), 1.0))
 
 

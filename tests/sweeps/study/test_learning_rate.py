@@ -93,7 +93,7 @@ def test_auto_without_a_config_or_a_width_says_what_to_do(folder: Path) -> None:
         (["scheduler.rungs=[0.1, 1]", "scheduler.name=none"], []),
         (
             ["scheduler.rungs=[{at: 0.25, rows: 0.02}, 1]"],
-            ["scheduler.rungs[0].rows = 0.02: is 6 rows of 300, fewer than a step of 8"],
+            ["scheduler.rungs[0].rows = 0.02: is 6 rows of 300, fewer than the 8 of a step"],
         ),
         (["scheduler.rungs=[{at: 0.25, rows: 0.03}, 1]"], []),
     ],
