@@ -9,10 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
-from sweeps.checks.labels import LabelUse
-from sweeps.checks.preflight import limits_of, preflight
-from sweeps.checks.settings import settings_findings
-from sweeps.checks.small_samples import sample_findings
+from sweeps.checks.preflight import preflight
 from sweeps.display.text import counted
 from sweeps.driver.confirm import confirm
 from sweeps.driver.execute import OnRay
@@ -30,7 +27,7 @@ from sweeps.study.load import resolved
 from sweeps.study.overlay import dump_yaml
 from sweeps.study.study import Study
 from sweeps.tables.terminal import show_table
-from sweeps.trials.from_points import make_trials, points_of, target_modules
+from sweeps.trials.from_points import make_trials, points_of
 from sweeps.trials.load_content import Content, content_of
 from trainer.store import Store
 
@@ -93,11 +90,7 @@ def run_sweep(study: Study, store: Store, content: Content, opening: Opening) ->
     finished = None if trials is None else replayed(progress, trials, content.assets)
     if finished is None:
         prepare()
-        use = LabelUse.of(study, content)
-        found = preflight(content, target_modules(study), None, limits_of(study), opening.say, use)
-        found.items.extend(settings_findings(study, len(content.assets.rows["train"])))
-        found.items.extend(sample_findings(study, content))
-        _print_warnings(found.warnings_or_raise())
+        _print_warnings(preflight(study, content, opening.say).warnings_or_raise())
     with OnRay(study, store, content, opening) as execute:
         if finished is None:
             execute.connect()

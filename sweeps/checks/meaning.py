@@ -1,8 +1,8 @@
-"""Stage 1: refuse prompts and templates that ask for something else than the task.
+"""Refuse prompts and templates that ask for something else than the task.
 
 "Is this misogyny?" asks for less than "Is this sexist?", and the labels of the data answer the second question. Such a
 wording can win or lose for the wrong reason, so it is refused. It may be a task of its own: a study with its own
-``stages.meaning`` and labels. The study gives the words that name its task (``terms``) and those that name other tasks
+``task.meaning`` and labels. The study gives the words that name its task (``terms``) and those that name other tasks
 (``other``); every prompt, system text, marker and label word is searched for them. A word matches if it begins with a
 term, without regard to case; ``_`` and punctuation end a word.
 """
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from sweeps.checks.findings import Finding
-from sweeps.study.stages import Meaning
+from sweeps.study.data_schema import Meaning
 from trainer.data.wording import EXPRESSION, Prompt
 from trainer.trial import Template
 
@@ -21,6 +21,9 @@ from trainer.trial import Template
 NEUTRAL = frozenset(
     [*"0123456789abcdefnty", "yes", "no", "true", "false", "positive", "negative", "correct", "incorrect"]
 )
+
+
+SHOWN = 5  # ids of prompts beside a word
 
 
 def meaning_findings(
@@ -38,7 +41,7 @@ def meaning_findings(
                     "error",
                     where,
                     f"names none of the task's terms ({', '.join(meaning.terms)}): it asks something else or nothing",
-                    "Name the task in it, remove it, or add its word to stages.meaning.terms if that means the same",
+                    "Name the task in it, remove it, or add its word to task.meaning.terms if that means the same",
                 )
 
 
@@ -57,19 +60,19 @@ def _template_findings(meaning: Meaning, template: Template, labels: Sequence[st
         at = f"{where}.words.{label}"
         other = list(_other_task(meaning, at, word))
         yield from other
-        if not other and not _is_answer_word(word, label, meaning, labels):
+        if not other and meaning.terms and not _is_answer_word(word, label, meaning, labels):
             yield Finding(
                 "error",
                 at,
                 f'answers "{label}" with "{word.strip()}", which is neither the label, nor yes or no, nor one of the '
                 f"task's terms ({', '.join(meaning.terms)})",
-                "Use the label itself, or add the word to stages.meaning.terms if it means the same",
+                "Use the label itself, or add the word to task.meaning.terms if it means the same",
             )
 
 
 def _other_task(meaning: Meaning, where: str, text: str) -> Iterator[Finding]:
     for task, terms in meaning.other.items():
-        matches = [term for term in terms if mentions(text, term)]
+        matches = [word for term in terms if (word := mentioned(text, term)) is not None]
         if matches:
             yield Finding(
                 "error",
@@ -85,6 +88,31 @@ def _is_answer_word(word: str, label: str, meaning: Meaning, labels: Sequence[st
     return not plain or plain in NEUTRAL or plain in named or any(mentions(word, term) for term in meaning.terms)
 
 
+def matched_words(meaning: Meaning, pools: Mapping[str, Sequence[Prompt]]) -> Iterator[str]:
+    """A line for each pool: the words of its prompts that begin with one of the task's terms, and who says them."""
+    for pool, prompts in pools.items():
+        said: dict[str, list[str]] = {}
+        for prompt in prompts:
+            text = EXPRESSION.sub(" ", prompt.text)
+            words = {word.casefold() for term in meaning.terms if (word := mentioned(text, term)) is not None}
+            for word in sorted(words):
+                said.setdefault(word, []).append(prompt.id)
+        shown = "; ".join(f'"{word}" in {_some(ids)}' for word, ids in sorted(said.items()))
+        if shown:
+            yield f"pools.{pool}: names the task by {shown}"
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    return ", ".join(ids[:SHOWN]) + more
+
+
+def mentioned(text: str, term: str) -> str | None:
+    """The first word of ``text`` that begins with ``term``, which may be several words."""
+    found = re.search(rf"(?<![^\W_]){re.escape(term)}[^\W_]*", text, re.IGNORECASE)
+    return None if found is None else found.group()
+
+
 def mentions(text: str, term: str) -> bool:
     """Whether a word of ``text`` begins with ``term``."""
-    return re.search(rf"(?<![^\W_]){re.escape(term)}", text, re.IGNORECASE) is not None
+    return mentioned(text, term) is not None

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.checks.findings import Finding, Findings, split_of
-from sweeps.checks.labels import PLAIN_USE, LabelUse, label_findings, label_share_findings
+from sweeps.checks.labels import LabelUse, label_findings, label_share_findings
 from sweeps.checks.lengths import (
     NO_WRITING,
     RowLengths,
@@ -26,14 +26,13 @@ from sweeps.checks.lengths import (
     thought_findings,
 )
 from sweeps.checks.mask import print_masks
-from sweeps.checks.meaning import meaning_findings
+from sweeps.checks.meaning import matched_words, meaning_findings
 from sweeps.checks.sequences import chat_findings, render_findings, special_text_findings
 from sweeps.checks.settings import settings_findings
 from sweeps.checks.shared_rows import shared_row_findings
 from sweeps.checks.small_samples import sample_findings
 from sweeps.checks.wordings import pool_findings, word_findings
 from sweeps.display.text import counted
-from sweeps.study.stages import Meaning
 from sweeps.study.study import Study
 from sweeps.trials.from_points import target_modules
 from sweeps.trials.load_content import Content, content_of
@@ -45,31 +44,23 @@ from trainer.trial import Model, Task, Template
 SAMPLED_ROWS = 12  # rows with which every prompt is rendered
 
 
-def preflight(
-    content: Content,
-    targets: Sequence[str],
-    meaning: Meaning | None = None,
-    limits: WritingLimits = NO_WRITING,
-    say: Callable[[str], None] = lambda _: None,
-    use: LabelUse = PLAIN_USE,
-) -> Findings:
-    """Everything that is wrong or doubtful, before anything is trained. ``targets``: the layers to which trials may add
-    an adapter. ``meaning``: what the task asks, if the study says it. ``limits`` as ``limits_of`` gives them. ``say``
-    is told what is done. ``use``: how the study draws and scores its labels. Raises ``UserError`` for a model that
-    cannot be loaded, or that lacks the layers."""
+def preflight(study: Study, content: Content, say: Callable[[str], None] = lambda _: None) -> Findings:
+    """Everything that is wrong or doubtful, before anything is trained. ``say`` is told what is done. Raises
+    ``UserError`` for a model that cannot be loaded, or that lacks the layers to which trials add an adapter."""
     say("checking the base model's layers, and loading its tokenizer")
-    tokenizer, doubts = checked_model(content.model, targets)
+    tokenizer, doubts = checked_model(content.model, target_modules(study))
     say("checking prompts and rows")
-    templates = list(content.templates.values())
-    findings = check_formats(templates, content.task, content.assets.rows, content.pools, tokenizer, limits)
-    rows = content.assets.rows
+    templates, rows, use = list(content.templates.values()), content.assets.rows, LabelUse.of(study, content)
+    findings = check_formats(templates, content.task, rows, content.pools, tokenizer, _limits_of(study))
     findings.items.extend([*doubts, *label_share_findings(content.task, rows, use), *shared_row_findings(rows)])
-    if meaning is not None:
-        findings.items.extend(meaning_findings(meaning, templates, content.pools, content.task.labels))
+    if study.task.meaning is not None:
+        findings.items.extend(meaning_findings(study.task.meaning, templates, content.pools, content.task.labels))
+    findings.items.extend(settings_findings(study, len(rows["train"])))
+    findings.items.extend(sample_findings(study, content))
     return findings
 
 
-def limits_of(study: Study) -> WritingLimits:
+def _limits_of(study: Study) -> WritingLimits:
     """How much the model may write in a study."""
     generates = study.scoring.scorer == "generate" or (study.stages is not None and "generate" in study.stages.heads)
     return WritingLimits(study.scoring.max_new_tokens if generates else None, study.scoring.max_thought_tokens)
@@ -185,11 +176,7 @@ def check(study: Study, console: Console) -> int:
     """Load what the study reads, check it, print the findings and the masks of a few rows. 0 without errors, else 1."""
     try:
         content = content_of(study)
-        meaning = None if study.stages is None else study.stages.meaning
-        use = LabelUse.of(study, content)
-        findings = preflight(content, target_modules(study), meaning, limits_of(study), use=use)
-        findings.items.extend(settings_findings(study, len(content.assets.rows["train"])))
-        findings.items.extend(sample_findings(study, content))
+        findings = preflight(study, content)
     except UserError as error:
         for text in str(error).splitlines():
             _print(console, "error", text)
@@ -197,6 +184,9 @@ def check(study: Study, console: Console) -> int:
     for finding in [*findings.errors, *findings.warnings]:
         _print(console, finding.level, str(finding))
     for line in content.dropped_lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    meaning = study.task.meaning
+    for line in () if meaning is None else matched_words(meaning, content.pools):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for n in findings.lengths:
         text = f"templates.{n.template}, pools.{n.pool}: longest {n.longest} of {content.task.max_length} tokens"

@@ -10,6 +10,7 @@ from sweeps.checks.findings import Finding
 from sweeps.display.text import counted
 from sweeps.study.learning_rate import FAR, SPREAD, prior_of
 from sweeps.study.problems import yaml_text
+from sweeps.study.stages import doubtful_templates
 from sweeps.study.study import Study
 from sweeps.study.values import Range
 from trainer.errors import UserError
@@ -20,6 +21,9 @@ def settings_findings(study: Study, n_train: int) -> Iterator[Finding]:
     read, nothing is said of rates: loading the model says why."""
     yield from _rate_findings(study)
     yield from _scale_findings(study)
+    doubt = None if study.stages is None else doubtful_templates(len(study.axes.template))
+    if doubt is not None:
+        yield Finding("warning", "axes.template", *doubt.split(". ", 1))
     shares, warmup = study.scheduler.shares, study.training.warmup
     if len(shares) > 1 and shares[0] <= warmup:
         yield Finding(

@@ -88,6 +88,13 @@ def predict_command(
     dtype: Annotated[
         Dtype | None, typer.Option(help="Compute the base model in this type. Default: the one of training.")
     ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tuned|NUMBER",
+            help="Of two labels: the second one's probability above which it is the answer. Default: .5.",
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the code that comes with the base model, if it needs it.")
     ] = False,
@@ -103,4 +110,6 @@ def predict_command(
             raise StudyError(f'{name} = "{path}" does not exist.{did_you_mean(path)}')
     from sweeps.export.predict import predict
 
-    raise typer.Exit(predict(folder, rows, out, prompt, base, dtype.value if dtype else None, trust_remote_code))
+    raise typer.Exit(
+        predict(folder, rows, out, prompt, base, dtype.value if dtype else None, trust_remote_code, threshold)
+    )

@@ -34,6 +34,7 @@ class Measurements:
     objective: Objective  # on dev
     row: Mapping[str, Any]  # as in tables/trials
     configuration: Mapping[str, Any] = field(default_factory=dict)  # as in tables/robustness; empty with one seed
+    two_labels: Mapping[str, float | None] = field(default_factory=dict)  # as in tables/binary; empty for other tasks
 
     @property
     def degenerate(self) -> bool:
@@ -211,6 +212,8 @@ def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
     else:
         yield f"The answer is generated, at most {exported.trial.scoring.max_new_tokens} tokens, and read off the text."
     yield ""
+    if exported.threshold is not None:
+        yield from _threshold(exported, measured)
     if exported.prompt is None:
         yield "No default prompt is stored: the prompt files were gone or had changed. Give one with `--prompt`."
         return
@@ -225,6 +228,22 @@ def _input(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
     yield fence
     yield exported.prompt.text
     yield fence
+
+
+def _threshold(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
+    positive, two = exported.trial.task.labels[1], measured.two_labels
+    gain = ""
+    if two.get("f1_tuned") is not None:
+        gain = (
+            f" On the test prompts macro-F1 is {percent(two['f1_tuned'])} with it and {percent(two['f1_half'])} with "
+            f".5; with the best threshold of each prompt, which no user knows, it would be {percent(two['f1_own'])}."
+        )
+    yield (
+        f"`--threshold tuned` answers {_code(positive)} where its share of the two labels' probabilities is above "
+        f"{exported.threshold:.4g}, the one threshold with the best macro-F1 on the dev prompts and rows; without it "
+        f"the more probable label is the answer.{gain}"
+    )
+    yield ""
 
 
 def _use(trial: Trial, unread: str) -> Iterator[str]:

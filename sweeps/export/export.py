@@ -27,6 +27,7 @@ from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, check
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import ROBUSTNESS_FILE, TRIAL_SCORES_FILE, RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE
+from sweeps.statistics import binary
 from sweeps.study.study import Study
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings, answer_marks
@@ -37,6 +38,7 @@ from trainer.data.pools import fingerprint_prompts
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
 from trainer.measure import metrics
+from trainer.measure.grid import Grid
 from trainer.store import Store
 from trainer.trial import Trial
 
@@ -61,7 +63,7 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
     prompt = next((p for p in pools["dev"] if p.id == best), None)
     found = ExportedTrial(
         trial, study.name, tuple(study.task.fields), study.task.options, study.task.id, prompt,
-        {p.id: p.text for p in pools["train"]}, counts,
+        {p.id: p.text for p in pools["train"]}, counts, measured.two_labels.get("threshold"),
     )  # fmt: skip
     unread = _read_back(trial, adapter)
     if unread:
@@ -265,7 +267,18 @@ def _measurements(run: RunFolder, trial_id: str) -> tuple[Trial, Measurements, d
         row = tables.of_one_trial(run, trial_id, settings)
         status = "of an earlier study in its run folder" if listed else "running"
     objective = metrics.grid_objective(grid, trial.task.metric, study.objective.std_weight)
-    return trial, Measurements(rung, status, dev, len(grid.rows), objective, row, whole), counts
+    two = _of_two_labels(trial, grid, run.last_grid(trial_id, "test"))
+    return trial, Measurements(rung, status, dev, len(grid.rows), objective, row, whole, two), counts
+
+
+def _of_two_labels(trial: Trial, dev: Grid, test: Grid | None) -> dict[str, float | None]:
+    """The threshold that is best on the dev prompts, and the figures of ``tables/binary`` where the whole test grid was
+    scored. Empty where the label is not decided by the probabilities of two labels."""
+    if len(trial.task.labels) != 2 or trial.scoring.decision != "raw" or dev.label_logprobs is None or dev.nan:
+        return {}
+    if test is None or test.label_logprobs is None or test.nan or test.seen is not None:
+        return {"threshold": binary.tuned_threshold(dev)}
+    return binary.binary_metrics(dev, test)
 
 
 def _prompts(store: Store, study: Study, trial: Trial) -> dict[str, Sequence[Prompt]]:

@@ -39,9 +39,13 @@ class ExportedTrial:
     prompt: Prompt | None  # the default prompt; None if its text could not be found
     train_prompts: Mapping[str, str]  # the prompts it was trained on, id -> text
     label_counts: Mapping[str, int]  # how often each label occurs in the dev rows, for decision "batch"
+    # of two labels: above this probability of the second one macro-F1 is best on the dev rows and prompts. None where
+    # there is none: other tasks, generated answers, and decision rules that compare more than the stored probabilities
+    threshold: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        about = {f: getattr(self, f) for f in ("study", "fields", "options", "id", "train_prompts", "label_counts")}
+        names = ("study", "fields", "options", "id", "train_prompts", "label_counts", "threshold")
+        about = {name: getattr(self, name) for name in names}
         prompt = asdict(self.prompt) if self.prompt else None
         return {"format": FORMAT, "trial_id": self.trial.id, "prompt": prompt, **about, "trial": self.trial.to_json()}
 
@@ -62,7 +66,8 @@ def read_exported(store: Store) -> ExportedTrial:
         prompt = Prompt(**about["prompt"]) if about["prompt"] else None
         parts = {name: about[name] for name in ("study", "options", "id", "train_prompts", "label_counts")}
         trial = Trial.from_json(about["trial"])
-        found = ExportedTrial(trial, prompt=prompt, fields=tuple(about["fields"]), **parts)
+        threshold = about.get("threshold")  # exports of before have none
+        found = ExportedTrial(trial, prompt=prompt, fields=tuple(about["fields"]), **parts, threshold=threshold)
         _check_types(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -89,6 +94,7 @@ def _check_types(found: ExportedTrial) -> None:
         (f"trial.task.metric {wrong}", not wrong),
         ("trial.task.max_length is less than 1", trial.task.max_length > 0),
         ("trial.scoring.max_new_tokens is out of range", 0 < trial.scoring.max_new_tokens <= MOST_NEW_TOKENS),
+        ("threshold is no probability", found.threshold is None or 0 <= found.threshold <= 1),
         ("label_counts has a number below 0", all(n >= 0 for n in found.label_counts.values())),
         ("neither trial.task.labels nor options is given", bool(trial.task.labels) or found.options is not None),
         ("trial.task.labels names a label twice", len(set(trial.task.labels)) == len(trial.task.labels)),

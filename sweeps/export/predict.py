@@ -4,7 +4,8 @@ One record per row, in the file's order: ``id``, ``label`` (for options: the num
 ``probabilities``, the softmax of what the trial's decision rule compares (with ``raw``, of the labels' summed
 log-probabilities). So the label is always the most probable one; the probabilities sum to 1 over the labels and are not
 calibrated. With options a record has ``answer``, the option's text; with generated answers it has ``text`` and no
-probabilities. In csv and parquet each label has a column ``p_<label>``.
+probabilities. In csv and parquet each label has a column ``p_<label>``. Of two labels, ``threshold`` may say above
+which probability of the second one the answer is the second.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from trainer.data.rows import Row, load_questions
 from trainer.data.wording import Prompt, placeholders
 from trainer.errors import UserError, closest, listed, nearest
 from trainer.store import Store
+from trainer.trial import Trial
 
 if TYPE_CHECKING:
     from trainer.predictor import Prediction
@@ -47,14 +49,17 @@ def predict(
     base: str | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     trust_remote_code: bool = False,
+    threshold: str | None = None,
 ) -> int:
     """Answer the rows in the file ``rows`` with the adapter in ``folder``; returns 0. ``prompt``: a wording, or the id
     of a train prompt; ``base``: the base model, if it has moved; ``dtype``: what it computes in, if not what it was
-    trained in. Raises UserError."""
+    trained in; ``threshold``: "tuned" (on the dev rows) or a number, none answers with the more probable label. Raises
+    UserError."""
     write = _writer(out, rows)
     store = Store.open(folder)
     exported = read_exported(store)
     check_sums(store)
+    limit = _threshold(exported, store, threshold)
     exported = _located(exported, store, base, trust_remote_code)
     if dtype is not None:
         model = replace(exported.trial.model, dtype=dtype)
@@ -77,7 +82,7 @@ def predict(
     counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
     predictor = Predictor(trial, tensors)
     _tell(special_text_findings(predictor.renderer.tokenizer, {f"rows: {rows}": asked}))
-    answers = predictor.predict(wording, asked, counts)
+    answers = [_at_threshold(a, limit) for a in predictor.predict(wording, asked, counts)]
     write(exported, [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)])
     return 0
 
@@ -128,6 +133,48 @@ def _wording(exported: ExportedTrial, store: Store, prompt: str | None) -> Promp
             f"Write the column into it: {{{{ {exported.fields[0]} }}}}"
         )
     return wording
+
+
+TUNED = "tuned"
+
+
+def _threshold(exported: ExportedTrial, store: Store, given: str | None) -> float | None:
+    """The probability of the second label above which it is the answer; None for the more probable one."""
+    if given is None:
+        return None
+    trial = exported.trial
+    said, labels = f'--threshold = "{given}"', trial.task.labels
+    if len(labels) != 2:
+        what = f"this one has {len(labels)}: {', '.join(labels)}" if labels else "here every row has options of its own"
+        raise UserError(f"{said} is for tasks with two labels; {what}. Leave --threshold out")
+    if trial.scoring.scorer == "generate":
+        raise UserError(f"{said} compares probabilities, and generated answers have none. Leave --threshold out")
+    if given == TUNED:
+        if exported.threshold is not None:
+            return exported.threshold
+        raise UserError(
+            f"{said}: {store.uri}/{TEMPLATE} holds no tuned threshold, because {_why_untuned(trial)}. Give a number "
+            "such as --threshold .5"
+        )
+    try:
+        limit = float(given)
+    except ValueError:
+        raise UserError(f"{said} is neither a number nor {TUNED}.{nearest(given, [TUNED])}") from None
+    if not 0 <= limit <= 1:
+        raise UserError(f"{said} is no probability. Give {TUNED}, or a number from 0 to 1")
+    return limit
+
+
+def _why_untuned(trial: Trial) -> str:
+    if trial.scoring.decision != "raw":
+        return f"the decision rule {trial.scoring.decision} compares more than the probabilities that the run stored"
+    return "an earlier version exported it; export the trial again for one"
+
+
+def _at_threshold(answer: Prediction, limit: float | None) -> Prediction:
+    if limit is None or answer.probabilities is None:
+        return answer
+    return replace(answer, index=int(answer.probabilities[1] > limit))
 
 
 def _tell(found: Iterable[Finding]) -> None:

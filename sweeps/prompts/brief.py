@@ -16,6 +16,7 @@ No row of the data is sent: a request holds the names of fields and labels, ``ab
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ class Brief:
     known: tuple[Prompt, ...] = ()
     language: str = "en"
     length: tuple[int, int] = LENGTH
-    vague: bool = False  # ``about`` was made from a study, which does not say what its task asks
+    vague: bool = False  # ``about`` was made of a study's labels, since it does not say what its task asks
 
 
 # reading --------------------------------------------------------------------------------------------------------
@@ -174,11 +175,21 @@ def _of_study(study: Study, out: str) -> Brief:
         shown = [p for pool in pools.train.values() for p in read(pool.file, pool.only)]
         scored = [pool for pool in (pools.dev, pools.test) if pool is not None]
         known = shown + [p for pool in scored for p in read(pool.file, pool.only)]
+    meaning = task.meaning
     answer = f"answer with one of: {', '.join(task.names)}" if task.names else "choose one of the row's options"
-    about = f"Read the {' and the '.join(task.fields)}, and {answer}."
+    about = f"Read the {' and the '.join(task.fields)}, and {answer}." if meaning is None else meaning.about
+    one_of, never = ((), ()) if meaning is None else (meaning.terms, tuple(itertools.chain(*meaning.other.values())))
     shown = list({p.text: p for p in shown}.values())
     return Brief(
-        task.fields, about, task.names, task.options is not None, examples=tuple(shown), known=tuple(known), vague=True
+        task.fields,
+        about,
+        task.names,
+        task.options is not None,
+        one_of,
+        never,
+        tuple(shown),
+        tuple(known),
+        vague=meaning is None,
     )
 
 
@@ -194,8 +205,8 @@ def check_strategies(brief: Brief, strategies: Sequence[str], path: str) -> None
         )
     if ZERO_SHOT in strategies and brief.vague:
         raise UserError(
-            f"{path}: a study does not say what its task asks, and {ZERO_SHOT} shows nothing else. Say it in a "
-            f'sentence with --about, such as --about "Is the writer unhappy?", or use only --strategy {FEW_SHOT}'
+            f"{path}: the study does not say what its task asks, and {ZERO_SHOT} shows nothing else. Say it in a "
+            f'sentence, as task.meaning.about or with --about "Is it good?", or use only --strategy {FEW_SHOT}'
         )
 
 
@@ -231,9 +242,9 @@ def messages(brief: Brief, strategy: str, request: int, n: int, seed: int) -> Me
     if brief.language != "any":
         rules.append(f"Write {LANGUAGES[brief.language]}.")
     if brief.one_of:
-        rules.append(f"Each uses one of these words: {', '.join(brief.one_of)}.")
+        rules.append(f"Each uses a word that begins with one of: {', '.join(brief.one_of)}.")
     if brief.never:
-        rules.append(f"These words would make it another task and do not occur: {', '.join(brief.never)}.")
+        rules.append(f"Words that begin so would make it another task and do not occur: {', '.join(brief.never)}.")
     parts.append("\n".join(f"- {rule}" for rule in rules))
     parts.append(f"Answer with a JSON array of {n} strings and nothing else.")
     system = "You write instructions for a language model. Many people ask the same thing in their own words."

@@ -20,7 +20,7 @@ from sweeps.display.html import render
 from sweeps.display.text import column_with_interval, counted, interval, metric_unit, percent
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
-from sweeps.report import ensembles, verdict
+from sweeps.report import table_parts, verdict
 from sweeps.report.evidence import Entry, Evidence, gather
 from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
@@ -48,7 +48,8 @@ def report_on(run: RunFolder) -> str:
     if run.has_trials:  # not yet at the start of a run
         run.note_missing_rungs()
         tables.write_tables(run, Settings.of(study))
-        parts += ensembles.part_of_run(run)
+        parts += table_parts.binary_part(run)
+        parts += table_parts.ensembles_part(run)
         parts += staged_report.part_of_run(run)
         if study.stages is None:  # stages have no grid over the weights
             parts += plw_report.part_of_run(run)

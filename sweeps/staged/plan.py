@@ -15,7 +15,7 @@ from sweeps.display.text import amount, duration
 from sweeps.plan.cost import Plan, plan
 from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
 from sweeps.staged import points
-from sweeps.study.stages import FEW_TEMPLATES
+from sweeps.study.stages import doubtful_templates
 from sweeps.study.study import Study
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def _cost(
 
 
 def _notes(study: Study) -> Iterator[str]:
-    if len(study.axes.template) < FEW_TEMPLATES:
-        yield f"Stage 3 compares {len(study.axes.template)} templates; {FEW_TEMPLATES} to 15 say more about wording"
+    if (doubt := doubtful_templates(len(study.axes.template))) is not None:
+        yield doubt
     seeds = study.axes.seed
     if isinstance(seeds, tuple) and len(seeds) < 3:
         yield (

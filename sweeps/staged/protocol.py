@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.checks.labels import LabelUse
-from sweeps.checks.preflight import limits_of, preflight
+from sweeps.checks.preflight import preflight
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
 from sweeps.live.table import LiveTable
@@ -25,7 +25,7 @@ from sweeps.staged.points import Candidate
 from sweeps.study.load import resolved
 from sweeps.study.overlay import StudyError, dump_yaml
 from sweeps.study.study import Study
-from sweeps.trials.from_points import make_trial, rungs_of, target_modules
+from sweeps.trials.from_points import make_trial, rungs_of
 from sweeps.trials.load_content import Content
 from trainer.store import Store
 from trainer.trial import Trial, digest
@@ -81,7 +81,8 @@ class Staged:
 
     def check_format(self) -> None:
         """Stage 1: every template x pool of the study is sound, and every wording asks what the task asks."""
-        meaning, content, pools = self.stages.meaning, self.content, self.content.pools
+        meaning, content, pools = self.study.task.meaning, self.content, self.content.pools
+        assert meaning is not None  # a rule of the schema
         templates = list(content.templates.values())
         read = {n: [[p.id, p.text] for p in prompts] for n, prompts in pools.items()}
         data = digest({n: str(d) for n, d in content.fingerprints.items()})
@@ -93,9 +94,7 @@ class Staged:
         )  # fmt: skip
         known = self.records.earlier(asked)
         if known is None:
-            limits = limits_of(self.study)
-            targets = target_modules(self.study)
-            warnings = preflight(content, targets, meaning, limits, self.say, use).warnings_or_raise()
+            warnings = preflight(self.study, content, self.say).warnings_or_raise()
             wordings, plural = sum(len(p) for p in pools.values()), "s" * (len(warnings) != 1)
             known = {
                 "stage": 1, "name": "format", "title": "format", "key": asked, "warnings": warnings,

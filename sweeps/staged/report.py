@@ -19,7 +19,7 @@ def part_of_run(run: RunFolder) -> Markup:
     found = record.read(run.store)
     if found is None or not found["stages"]:
         return Markup("")
-    made = tables.tables(run, found)
+    made = tables.tables(found)
     answer = found.get("answer")
     tables.write(run.store, made, [*([answer["sentence"]] if answer else []), *run.notes])
     return fragment(found, made)
@@ -34,7 +34,7 @@ def fragment(found: Mapping[str, Any], made: Mapping[str, pa.Table]) -> Markup:
             "rows": tables.body(table),
             "notes": tables.explained(name),
             "text": [n in ("reason", "setting") for n in table.column_names],
-            "long": name in ("staged_candidates", "staged_binary"),
+            "long": name == "staged_candidates",
         }
         for name, table in made.items()
     ]

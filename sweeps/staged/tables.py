@@ -1,8 +1,7 @@
 """The tables of a staged study, from ``stages.json``, ``trials.parquet`` and the scores: md, csv, tex and parquet.
 
 ``staged_choices`` has the choice of every stage with its reason; ``staged_candidates`` has what each stage compared;
-``staged_variance``, ``staged_interaction`` and ``staged_cells`` have the results of stage 5; ``staged_binary`` has the
-metrics of a task with two labels.
+``staged_variance``, ``staged_interaction`` and ``staged_cells`` have the results of stage 5.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.display.text import percent
-from sweeps.run_folder.reading import RunFolder
-from sweeps.statistics import binary
 from sweeps.statistics.interaction import ALPHA
 from trainer.store import Store
 
@@ -25,7 +22,6 @@ TITLES = {
     "staged_variance": "What the objective varies with",
     "staged_interaction": "Do the choices depend on each other?",
     "staged_cells": "Mean objective of each combination",
-    "staged_binary": "Metrics of the two labels, on the test prompts",
 }
 _F, _S, _B, _I = pa.float64(), pa.string(), pa.bool_(), pa.int64()
 SCHEMAS = {
@@ -45,7 +41,7 @@ _PERCENT = {"objective", "mean", "std", "min", "gap", "gap_low", "gap_high", "sh
 _SIGNED = {"gap", "gap_low", "gap_high"}
 
 
-def tables(run: RunFolder, record: Mapping[str, Any]) -> dict[str, pa.Table]:
+def tables(record: Mapping[str, Any]) -> dict[str, pa.Table]:
     """Name -> table, in the order of ``TITLES``; without those that have no row."""
     stages = record["stages"]
     crossed: Mapping[str, Any] = next((s for s in stages if s["name"] == "interaction"), {})
@@ -71,32 +67,7 @@ def tables(run: RunFolder, record: Mapping[str, Any]) -> dict[str, pa.Table]:
         rows["staged_choices"].append(
             {"stage": None, "title": "answer", "taken": answer["kind"], "reason": answer["sentence"]}
         )
-    made = {n: pa.Table.from_pylist(rows[n], schema=pa.schema(list(SCHEMAS[n].items()))) for n in SCHEMAS if rows[n]}
-    two = _binary(run, stages)
-    return made if two is None else {**made, "staged_binary": two}
-
-
-def _binary(run: RunFolder, stages: Sequence[Mapping[str, Any]]) -> pa.Table | None:
-    """The binary metrics of every trial that was scored on both pools, averaged over the test prompts, and what it was
-    a trial of; None where no trial has two labels with log-probabilities."""
-    rows = []
-    for trial_id in run.trials_by_id if len(run.study.task.names) == 2 else ():
-        dev, test = (run.last_grid(trial_id, pool) for pool in ("dev", "test"))
-        if dev is not None and test is not None and binary.measurable(dev) and binary.measurable(test):
-            rows.append({"trial_id": trial_id, **binary.binary_metrics(dev, test)})
-    if not rows:
-        return None
-    schema = pa.schema([("trial_id", pa.string()), *((name, pa.float64()) for name in binary.NUMBERS)])
-    found = pa.Table.from_pylist(rows, schema=schema)
-    names: dict[str, str] = {}
-    for stage in stages:
-        for c in stage.get("candidates", ()):
-            names |= dict.fromkeys(c["trials"], f"stage {stage['stage']}: {c['candidate']}")
-        for r in stage.get("rows", ()):
-            names[r["trial"]] = (
-                f"stage 5: {r['template']}, {r['lora']}, plw {r['plw']}, pool {r['pool']}, seed {r['seed']}"
-            )
-    return found.add_column(1, "of", pa.array([names.get(i, "") for i in found["trial_id"].to_pylist()]))
+    return {n: pa.Table.from_pylist(rows[n], schema=pa.schema(list(SCHEMAS[n].items()))) for n in SCHEMAS if rows[n]}
 
 
 def write(store: Store, made: Mapping[str, pa.Table], notes: Sequence[str] = ()) -> list[str]:
@@ -135,8 +106,6 @@ def markdown(name: str, table: pa.Table, notes: Sequence[str]) -> str:
 
 def explained(name: str) -> list[str]:
     """Notes on how to read a table."""
-    if name == "staged_binary":
-        return [f"`{n}`: {says}." for n, says in binary.SAYS.items()]
     if name == "staged_candidates":
         return [
             "`gap`: the leader's objective minus this one's, in points, paired on the same prompts and rows, with its "

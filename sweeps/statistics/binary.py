@@ -1,6 +1,6 @@
 """Metrics of a task with two labels, of which one may be rare: at a threshold, over all thresholds, and of chances.
 
-The positive label is the second one in the study; its chance is its share of the two labels' probability. One
+The positive label is the second one in the study; its chance is its share of the two labels' probabilities. One
 threshold for all prompts is tuned on the dev prompts (largest mean f1_macro) and then used on the test prompts. The
 best threshold for each test prompt is computed as well; a user could not know it. The difference in f1_macro between
 the two is the threshold drift: it shows how far a prompt moves all chances up or down together. Generated text has no
@@ -24,34 +24,35 @@ NUMBERS = (
     "f1_half", "threshold", "f1_tuned", "f1_own", "drift", "threshold_std", "roc_auc", "pr_auc", "brier", "ece",
     "positive_share", "chance_mean",
 )  # fmt: skip
+TITLES = {
+    "f1_half": "macro-F1 at 0.5", "threshold": "tuned threshold", "f1_tuned": "macro-F1 tuned",
+    "f1_own": "macro-F1, own thresholds", "drift": "drift", "threshold_std": "std of own thresholds",
+    "roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "brier": "Brier score", "ece": "ECE",
+    "positive_share": "positive rows", "chance_mean": "mean probability",
+}  # fmt: skip
 SAYS = {
     "f1_half": "f1_macro at a threshold of 0.5",
     "threshold": "the one threshold that is best on the dev prompts",
     "f1_tuned": "f1_macro on the test prompts at that threshold",
     "f1_own": "f1_macro if every test prompt had its own best threshold, which no user knows",
-    "drift": "f1_own minus f1_tuned: the threshold drift across prompts",
+    "drift": "macro-F1 with own thresholds minus macro-F1 tuned, the threshold drift across prompts",
     "threshold_std": "standard deviation of the best thresholds of the test prompts",
     "roc_auc": "area under the ROC curve",
     "pr_auc": "average precision of the positive label",
-    "brier": "mean squared error of the chance",
+    "brier": "mean squared error of the probability",
     "ece": f"expected calibration error, {BINS} bins",
     "positive_share": "share of rows with the positive label",
-    "chance_mean": "mean chance of the positive label",
+    "chance_mean": "mean probability of the positive label; where it differs from the share, all are moved up or down",
 }
 
 
-def measurable(grid: Grid) -> bool:
-    """Whether a grid is whole and has log-probabilities of two labels."""
-    two = grid.label_logprobs is not None and grid.label_logprobs.shape[2] == 2 and len(grid.labels) == 2
-    return two and grid.seen is None and not grid.nan
-
-
-def binary_metrics(dev: Grid, test: Grid) -> dict[str, float | None]:
-    """The metrics of one trial. Both grids are complete and have two labels."""
-    tuned = common_threshold(chances(dev), dev.label == 1)
+def binary_metrics(dev: Grid | None, test: Grid) -> dict[str, float | None]:
+    """The metrics of one trial, averaged over the prompts of ``test``, which is whole; both have log-probabilities of
+    two labels. Without dev scores there is no tuned threshold."""
+    tuned = math.nan if dev is None else tuned_threshold(dev)
     p, positive = chances(test), test.label == 1
     own = [own_threshold(each, positive) for each in p]
-    at_tuned = float(np.mean([f1_macro(each, positive, tuned) for each in p]))
+    at_tuned = math.nan if dev is None else float(np.mean([f1_macro(each, positive, tuned) for each in p]))
     at_own = float(np.mean([value for _, value in own]))
     found = {
         "f1_half": float(np.mean([f1_macro(each, positive, 0.5) for each in p])),
@@ -68,6 +69,11 @@ def binary_metrics(dev: Grid, test: Grid) -> dict[str, float | None]:
         "chance_mean": float(p.mean()),
     }
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def tuned_threshold(dev: Grid) -> float:
+    """The one threshold that is best on the dev prompts; of a sample, on the cells that were scored."""
+    return common_threshold(chances(dev), dev.label == 1, dev.seen)
 
 
 def chances(grid: Grid) -> Floats:
@@ -95,11 +101,12 @@ def _f1_macro_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
     return np.asarray((of_positive + of_negative) / 2.0)
 
 
-def common_threshold(p: Floats, positive: Bools) -> float:
-    """The threshold with the largest mean f1_macro over the prompts of ``p`` [P, R]; among equals the one nearest to
-    0.5."""
-    tried = _between(p)
-    mean = np.mean([_f1_macro_at(each, positive, tried) for each in p], axis=0)
+def common_threshold(p: Floats, positive: Bools, seen: Bools | None = None) -> float:
+    """The threshold with the largest mean f1_macro over the prompts of ``p`` [P, R], each on its cells in ``seen``
+    (default: all); among equals the one nearest to 0.5."""
+    of_prompt = list(zip(p, np.ones(p.shape, bool) if seen is None else seen, strict=True))
+    tried = _between(p if seen is None else p[seen])
+    mean = np.mean([_f1_macro_at(each[at], positive[at], tried) for each, at in of_prompt if at.any()], axis=0)
     return _best(tried, mean)[0]
 
 

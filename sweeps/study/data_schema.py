@@ -78,6 +78,35 @@ def _metric(value: Any) -> Any:
     return metric_today(value) if isinstance(value, str) else value
 
 
+class Meaning(Section):
+    """What the task asks, so that a wording which asks something else is found."""
+
+    about: Text = Field(description="what the task asks, in a sentence")
+    # the first letters of the words that name the task, such as [sexis]. Every prompt must contain such a word, and so
+    # must the word of a label that is neither yes, no nor the label itself. If empty, only `other` is checked
+    terms: Annotated[tuple[Text, ...], BeforeValidator(as_list)] = ()
+    # another task -> the first letters of the words that would ask for it instead: {misogyny: [misogyn]}
+    other: dict[str, Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(as_list)]] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _terms_differ(self) -> Meaning:
+        found = [Problem(("terms", i), "is empty") for i, term in enumerate(self.terms) if not term.strip()]
+        for name, terms in self.other.items():
+            for i, term in enumerate(terms):
+                inside = [own for own in self.terms if own.casefold().startswith(term.casefold())]
+                if not term.strip():
+                    found.append(Problem(("other", name, i), "is empty"))
+                elif inside:
+                    what = f'begins "{inside[0]}" of meaning.terms, too: every prompt of the task would contain it'
+                    found.append(Problem(("other", name, i), what))
+        if not self.about.strip():
+            found.append(Problem(("about",), "is empty. Say in a sentence what the task asks"))
+        raise_any(found)
+        return self
+
+
 class TaskSection(Section):
     rows: RowsSection = Field(description="the train, dev and test rows")
     fields: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="the columns that prompts may use")
@@ -92,6 +121,7 @@ class TaskSection(Section):
     id: Text | None = None  # the column that names a row; default: <split>-<position>
     # a name of trainer.measure.registry; accuracy is what is easiest to read, but says little where one label is rare
     metric: Annotated[Text, BeforeValidator(_metric)] = ACCURACY
+    meaning: Meaning | None = None  # none: nobody looks whether every prompt asks the same
     # tokens of prompt and answer; memory grows with it
     max_length: Annotated[Whole, Field(ge=8), at_most(2**20, "no open model reads longer sequences")] = 512
 

@@ -12,12 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sweeps.study.problems import Problem, raise_any
-from sweeps.study.values import Count, Section, Text, Whole, distinct
+from sweeps.study.values import Count, Section, Whole, distinct
 
 Head = Literal["labels", "classifier", "generate"]
 Tuned = Literal["lr", "steps", "epochs", "target_modules", "r", "alpha", "rslora", "dropout"]
-MOST_TEMPLATES = 15  # the best of many more would often be the luckiest, not the best
-FEW_TEMPLATES = 5
+USUAL_TEMPLATES = (5, 15)  # fewer say little about wording; the best of many more is often the luckiest, not the best
 
 
 def _list(value: Any) -> Any:
@@ -29,46 +28,7 @@ def _groups(value: Any) -> Any:
     return [_list(group) for group in _list(value)] if isinstance(_list(value), list | tuple) else value
 
 
-class Meaning(Section):
-    """What the task asks, so that a wording which asks something else is found."""
-
-    about: Text = Field(description="what the task asks, in a sentence")
-    # the first letters of the words that name the task, such as [sexis]. Every prompt must contain such a word, and so
-    # must the word of a label that is neither yes, no nor the label itself. If empty, only `other` is checked
-    terms: Annotated[tuple[Text, ...], BeforeValidator(_list)] = ()
-    # another task -> the first letters of the words that would ask for it instead: {misogyny: [misogyn]}
-    other: dict[str, Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_list)]] = Field(
-        default_factory=dict
-    )
-
-    @model_validator(mode="after")
-    def _terms_differ(self) -> Meaning:
-        found = []
-        if not self.terms and not self.other:
-            found.append(
-                Problem(
-                    ("terms",),
-                    "is missing, and so is `other`: give words that prompts must, or must not, contain",
-                    True,
-                )
-            )
-        for i, term in enumerate(self.terms):
-            if not term.strip():
-                found.append(Problem(("terms", i), "is empty"))
-        for name, terms in self.other.items():
-            for i, term in enumerate(terms):
-                inside = [own for own in self.terms if own.casefold().startswith(term.casefold())]
-                if not term.strip():
-                    found.append(Problem(("other", name, i), "is empty"))
-                elif inside:
-                    what = f'begins "{inside[0]}" of meaning.terms, too: every prompt of the task would contain it'
-                    found.append(Problem(("other", name, i), what))
-        raise_any(found)
-        return self
-
-
 class Stages(Section):
-    meaning: Meaning = Field(description="what the task asks, and the words that would change it")
     # compared in stage 2, the preferred one first: of tied heads the first is chosen
     heads: Annotated[tuple[Head, ...], Field(min_length=1), AfterValidator(distinct), BeforeValidator(_list)] = (
         "labels",
@@ -102,6 +62,15 @@ class Stages(Section):
         return self
 
 
+def doubtful_templates(n: int) -> str | None:
+    """What is doubtful of a sweep of ``n`` templates in stage 3."""
+    few, many = USUAL_TEMPLATES
+    if few <= n <= many:
+        return None
+    why = "few say little about wording" if n < few else "the best of so many is often the luckiest, not the best"
+    return f"stage 3 compares {n} templates: {why}. {few} to {many} are usual"
+
+
 def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
     """Where ``stages`` contradicts other sections of the study."""
     stages = s["stages"]
@@ -126,6 +95,20 @@ def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
             "cannot be combined with arms: stage 5 crosses pools. Run the arms as another study",
             True,
         )
+    meaning = s["task"].meaning if "task" in s else None
+    if "task" in s and meaning is None:
+        yield Problem(
+            ("task", "meaning"),
+            "is missing: stage 1 of a staged study looks whether every wording asks the same. Give about, and terms or "
+            "other: the words that a prompt must, or must not, contain",
+            bare=True,
+        )
+    elif meaning is not None and not (meaning.terms or meaning.other):
+        yield Problem(
+            ("task", "meaning", "terms"),
+            "is missing, and so is `other`: give words that prompts must, or must not, contain",
+            bare=True,
+        )
     yield from _heads(s)
     axes = s.get("axes")
     if axes is None:
@@ -137,11 +120,9 @@ def disagreements(s: Mapping[str, Any]) -> Iterator[Problem]:
         )
     elif isinstance(axes.seed, tuple) and stages.seeds > len(axes.seed):
         yield Problem(("stages", "seeds"), f"is more than the {len(axes.seed)} of axes.seed")
-    if not 2 <= len(axes.template) <= MOST_TEMPLATES:
+    if len(axes.template) < 2:
         yield Problem(
-            ("axes", "template"),
-            f"must hold 2 to {MOST_TEMPLATES} templates in a staged study: stage 3 compares them",
-            bare=True,
+            ("axes", "template"), "must hold two templates or more in a staged study: stage 3 compares them", bare=True
         )
     varied = [n for n in _LORA if isinstance(v := getattr(axes.lora, n), tuple) and len(v) > 1]
     varied += [n for n in ("lr", "steps", "epochs") if isinstance(v := getattr(axes, n), tuple) and len(v) > 1]

@@ -31,6 +31,7 @@ STUDY: dict[str, Any] = {
         "id": "id",
         "label": "label",
         "labels": {"0": "no", "1": "yes"},
+        "meaning": MEANING,
         "max_length": 40,
     },
     "templates": {
@@ -42,7 +43,7 @@ STUDY: dict[str, Any] = {
     "axes": {"lora": {"r": [2, 4], "alpha": 8}, "lr": [1e-2, 3e-2], "steps": 8, "seed": [0, 1]},
     "training": {"batch_size": 8},
     "scheduler": {"name": "asha", "rungs": [0.5, 1.0]},
-    "stages": {"meaning": MEANING, "cross": 2},
+    "stages": {"cross": 2},
 }
 DEV = {**PROMPTS["dev"], "d3": "good: {{ text }}"}
 TEST = {"x1": "Is {{ text }} good?", "x2": "So is this one good: {{ text }}"}

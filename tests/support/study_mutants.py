@@ -75,7 +75,8 @@ def study_texts() -> dict[str, str]:
     drawn = small.replace("lr: 4.0e-3", "lr: {loguniform: [1e-3, 1e-2]}") + "search: {method: tpe, trials: 4}\n"
     arms = small.replace("  pool: [one, many]\n", "") + "arms: {a: {pool: many, choice: curriculum}, b: {pool: one}}\n"
     staged = small.replace("plw: [0, 0.02]", "plw: 0\n  seed: [0, 1]").replace("pool: [one, many]", "pool: many")
-    staged += "stages: {meaning: {about: 'Is the writer unhappy?', other: {spam: [spam]}}, heads: [labels]}\n"
+    meaning = "  meaning: {about: 'Is the writer unhappy?', other: {spam: [spam]}}\n"
+    staged = staged.replace("task:\n", f"task:\n{meaning}") + "stages: {heads: [labels]}\n"
     return {**texts, "quickstart": small, "drawn": drawn, "arms": arms, "stages": staged}
 
 

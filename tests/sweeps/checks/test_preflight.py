@@ -18,6 +18,7 @@ from sweeps.checks.findings import Findings
 from sweeps.checks.lengths import WritingLimits, longest
 from sweeps.checks.mask import mask, weights
 from sweeps.checks.preflight import check, check_formats, sample_rows
+from sweeps.run import run as run_study
 from sweeps.study.load import load_study
 from sweeps.trials.assets import fingerprints_of, load_assets
 from sweeps.trials.load_content import content_of
@@ -440,6 +441,33 @@ def test_check_fails_with_every_reading_error_at_once(study: Path) -> None:
     assert text.count('fields = "txt" is no column') == 3
     assert "pools.train.one: " in text
     assert 'only = "zz" is no prompt' in text
+
+
+def with_wordings(study: Path, **prompts: str) -> None:
+    (study.parent / "train.one.yaml").write_text(json.dumps(prompts))
+    (study.parent / "train.many.yaml").write_text(json.dumps({**prompts, "z": "{{ text }} Sexism, sexist?"}))
+    for pool in ("dev", "test"):
+        (study.parent / f"{pool}.yaml").write_text(json.dumps({pool: f"In {pool}: sexist {{{{ text }}}}?"}))
+
+
+MEANING = "task.meaning={about: 'Is it sexist?', terms: [sexis], other: {misogyny: [misogyn]}}"
+
+
+def test_a_study_without_stages_is_checked_for_what_its_prompts_ask(study: Path) -> None:
+    with_wordings(study, a="Is it sexist? {{ text }}", b="Sexist, {{ text }}?")
+    code, text = checked(study, MEANING)
+    assert code == 0, text
+    assert 'pools.train.one: names the task by "sexist" in a, b' in text
+    assert 'pools.train.many: names the task by "sexism" in z; "sexist" in a, b' in text
+
+
+def test_a_study_without_stages_is_refused_where_a_prompt_asks_something_else(study: Path, tmp_path: Path) -> None:
+    with_wordings(study, a="Is it sexist? {{ text }}", m="Is it misogynistic? {{ text }}")
+    code, text = checked(study, MEANING)
+    assert code == 1
+    assert 'pools.train.one: prompt "m": contains "misogynistic", which asks for misogyny and not: Is it sexist' in text
+    with pytest.raises(UserError, match='prompt "m": contains "misogynistic"'):
+        run_study(load_study(study, [MEANING]), str(tmp_path / "run"))
 
 
 def test_check_fails_on_a_finding(study: Path) -> None:

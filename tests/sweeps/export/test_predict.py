@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_run
 import torch
+from sklearn import metrics as sk
 
 from sweeps.cli import main
 from sweeps.export.export import export
@@ -90,6 +93,93 @@ def test_answers_and_probabilities_are_those_of_the_run(
         assert np.abs(np.array(p) - softmax(theirs["label_logprobs"])).max() < FINE
     if name == "options":
         assert all(r["answer"] == "AB"[int(r["label"])] for r in got)
+
+
+def f1_at(rows: Records, threshold: float) -> float:
+    """scikit-learn's macro-F1 of score rows at a threshold of the second label's probability."""
+    said = [softmax(r["label_logprobs"])[1] > threshold for r in rows]
+    return float(sk.f1_score([r["label"] == "yes" for r in rows], said, average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize("name", ["labels", "classifier"])
+def test_the_threshold_tuned_on_dev_reaches_predict(
+    made: Callable[[str], tuple[str, str]], tmp_path: Path, name: str
+) -> None:
+    uri, folder = made(name)
+    about = json.loads(Path(folder, "template.json").read_text())
+    store = Store.open(uri)
+    found = store.read_scores(about["trial_id"], store.rungs(about["trial_id"], "dev")[-1], "dev")
+    assert found is not None
+    by_prompt: dict[str, Records] = {}
+    for r in found[0].to_pylist():
+        by_prompt.setdefault(r["prompt_id"], []).append(r)
+    chances = sorted({softmax(r["label_logprobs"])[1] for rows in by_prompt.values() for r in rows})
+    tried = [0.5, *((a + b) / 2 for a, b in itertools.pairwise(chances))]
+    best = max(np.mean([f1_at(rows, t) for rows in by_prompt.values()]) for t in tried)
+    tuned = about["threshold"]
+    assert np.mean([f1_at(rows, tuned) for rows in by_prompt.values()]) == pytest.approx(best, abs=1e-12)
+    assert f"is above {tuned:.4g}" in Path(folder, "README.md").read_text()
+    got = answers(folder, tiny_run.data(uri, "test.jsonl"), tmp_path, prompt=X1, threshold="tuned")
+    expected = stored(uri, folder)
+    assert [r["label"] == "yes" for r in got] == [softmax(r["label_logprobs"])[1] > tuned for r in expected]
+    truth = [r["label"] for r in expected]
+    mine = sk.f1_score(truth, [r["label"] for r in got], average="macro")
+    assert mine == pytest.approx(f1_at(expected, tuned), abs=1e-12)
+
+
+def test_a_threshold_moves_the_answers_and_not_the_probabilities(labels: tuple[str, str], tmp_path: Path) -> None:
+    uri, folder = labels
+    rows = tiny_run.data(uri, "test.jsonl")
+    plain, half = answers(folder, rows, tmp_path), answers(folder, rows, tmp_path, threshold=".5")
+    assert plain == half
+    assert {r["label"] for r in answers(folder, rows, tmp_path, threshold="0")} == {"yes"}
+    assert {r["label"] for r in answers(folder, rows, tmp_path, threshold="1")} == {"no"}
+    assert [r["probabilities"] for r in answers(folder, rows, tmp_path, threshold="1")] == [
+        r["probabilities"] for r in plain
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("labels", "tune", 'is neither a number nor tuned. Did you mean "tuned"'),
+        ("labels", "1.5", "is no probability. Give tuned, or a number from 0 to 1"),
+        ("labels", "nan", "is no probability"),
+        ("options", "tuned", "is for tasks with two labels; here every row has options of its own"),
+        ("generate", ".4", "compares probabilities, and generated answers have none"),
+        ("batch", "tuned", "because the decision rule batch compares more than the probabilities"),
+    ],
+)
+def test_a_threshold_that_cannot_be_used_is_refused(
+    made: Callable[[str], tuple[str, str]], tmp_path: Path, name: str, given: str, words: str
+) -> None:
+    uri, folder = made(name)
+    with pytest.raises(UserError, match=re.escape(words)):
+        answers(folder, tiny_run.data(uri, "test.jsonl"), tmp_path, threshold=given)
+
+
+def test_a_threshold_is_refused_for_three_labels(labels: tuple[str, str], tmp_path: Path) -> None:
+    uri, folder = labels
+    at = Path(folder, "template.json")
+    about = json.loads(at.read_text())
+    Path(folder, "SHA256SUMS").unlink()
+    about["trial"]["task"]["labels"] = ["no", "yes", "maybe"]
+    at.write_text(json.dumps(about))
+    with pytest.raises(UserError, match="is for tasks with two labels; this one has 3: no, yes, maybe"):
+        answers(folder, tiny_run.data(uri, "test.jsonl"), tmp_path, threshold="tuned")
+
+
+def test_an_export_of_before_has_no_tuned_threshold(labels: tuple[str, str], tmp_path: Path) -> None:
+    uri, folder = labels
+    at = Path(folder, "template.json")
+    about = json.loads(at.read_text())
+    Path(folder, "SHA256SUMS").unlink()
+    del about["threshold"]
+    at.write_text(json.dumps(about))
+    rows = tiny_run.data(uri, "test.jsonl")
+    assert answers(folder, rows, tmp_path)
+    with pytest.raises(UserError, match="because an earlier version exported it; export the trial again"):
+        answers(folder, rows, tmp_path, threshold="tuned")
 
 
 def test_batch_calibration_decides_as_in_the_run(made: Callable[[str], tuple[str, str]], tmp_path: Path) -> None:

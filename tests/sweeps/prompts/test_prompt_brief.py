@@ -65,10 +65,18 @@ def test_a_study_shows_its_train_prompts_and_keeps_apart_from_all() -> None:
     assert len(brief.examples) == 48
     assert {p.id[0] for p in brief.examples} == {"t"}
     assert len(brief.known) == 48 + 20 + 10
-    with pytest.raises(UserError, match=r"a study does not say what its task asks.*--about"):
+    with pytest.raises(UserError, match=r"does not say what its task asks.*--about"):
         check_strategies(brief, [FEW_SHOT, ZERO_SHOT], "quickstart")
     check_strategies(brief, [FEW_SHOT], "quickstart")
     check_strategies(read_brief(study_path("quickstart"), "p", about="Unhappy?"), [ZERO_SHOT], "quickstart")
+
+
+def test_a_study_that_says_what_it_asks_needs_no_more() -> None:
+    brief = read_brief(study_path("tweets"), "pool.yaml")
+    assert brief.about == "Is the post sexist?"
+    assert brief.one_of == ("sexis",)
+    assert {"misogyn", "offens", "abus"} < set(brief.never)
+    check_strategies(brief, [FEW_SHOT, ZERO_SHOT], "tweets")
 
 
 def test_strategies_need_what_they_show() -> None:

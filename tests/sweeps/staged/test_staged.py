@@ -24,10 +24,10 @@ from sweeps.search.points import encode, grid_points
 from sweeps.staged import answer, compare
 from sweeps.staged.compare import DevScores, RatedCandidate, as_row, choose_candidate, gap, pseudo_values
 from sweeps.staged.points import Candidate, CurrentChoice, part_study
+from sweeps.study.data_schema import Meaning
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.shipped import study_path
-from sweeps.study.stages import Meaning
 from sweeps.trials.from_points import axes_of
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
@@ -42,7 +42,7 @@ MEANING = {"about": "Is it unhappy?", "other": {"anger": ["fury"]}}
 
 
 def refused(*overrides: str) -> str:
-    given = ["axes.seed=[0, 1]", f"stages={{meaning: {json.dumps(MEANING)}}}", *overrides]
+    given = ["axes.seed=[0, 1]", "stages={}", f"task.meaning={json.dumps(MEANING)}", *overrides]
     with pytest.raises(StudyError) as error:
         load_study(study_path("quickstart"), given)
     return str(error.value)
@@ -51,9 +51,8 @@ def refused(*overrides: str) -> str:
 def test_a_staged_study_loads_and_a_plain_one_has_no_stages() -> None:
     plain = load_study(study_path("quickstart"))
     assert plain.stages is None
-    staged = load_study(
-        study_path("quickstart"), ["axes.seed=[0, 1]", f"stages={{meaning: {json.dumps(MEANING)}}}"]
-    ).stages
+    given = ["axes.seed=[0, 1]", "stages={}", f"task.meaning={json.dumps(MEANING)}"]
+    staged = load_study(study_path("quickstart"), given).stages
     assert staged is not None
     assert staged.heads == ("labels", "classifier", "generate")
     assert staged.order == (("lr", "steps", "epochs"), ("target_modules",), ("r",), ("alpha",), ("dropout",))
@@ -69,14 +68,17 @@ def test_a_staged_study_loads_and_a_plain_one_has_no_stages() -> None:
         (["stages.kep=1"], ["stages.kep", 'Did you mean "stages.keep"']),
         (["axes.seed=0"], ["is a single seed", "[0, 1, 2]"]),
         (["stages.seeds=3"], ["is more than the 2 of axes.seed"]),
-        (["axes.template=[plain]"], ["must hold 2 to 15 templates"]),
+        (["axes.template=[plain]"], ["must hold two templates or more"]),
         (["search.method=tpe", "search.trials=4"], ["cannot be combined with stages", "stages=null"]),
         (["model.head=classifier"], ["model.head", "chosen by stages.heads"]),
         (["scoring.decision=pmi"], ["scoring.decision", "heads: [labels]"]),
         (["axes.lora.r=8"], ["stage 4 has nothing to tune"]),
-        (["stages.meaning.other={}"], ["stages.meaning.terms is missing"]),
-        (["stages.meaning={terms: [sad]}"], ["stages.meaning.about is missing"]),
-        (["stages.meaning.terms=[unhappy]", "stages.meaning.other={mood: [unhap]}"], ["every prompt of the task"]),
+        (["task.meaning.other={}"], ["task.meaning.terms", "is missing, and so is `other`"]),
+        (["task.meaning=null"], ["task.meaning", "is missing: stage 1"]),
+        (["task.meaning={terms: [sad]}"], ["task.meaning.about is missing"]),
+        (["task.meaning.about=''"], ["task.meaning.about", "is empty"]),
+        (["task.meaning.terms=[unhappy]", "task.meaning.other={mood: [unhap]}"], ["every prompt of the task"]),
+        ([f"stages.meaning={json.dumps(MEANING)}"], ["is not a known key here", '"task.meaning"']),
     ],
 )
 def test_mistakes_in_the_section_are_told_with_the_nearest_name(overrides: list[str], words: list[str]) -> None:
@@ -126,7 +128,7 @@ def test_wordings_of_the_same_task_pass() -> None:
 def test_a_wording_that_narrows_the_task_is_refused_and_told_where_it_belongs() -> None:
     [text] = errors(m="Is this sexist, that is, misogynistic? {{ text }}")
     assert 'pools.train.many: prompt "m"' in text
-    assert '"misogyn", which asks for misogyny' in text
+    assert '"misogynistic", which asks for misogyny' in text
     assert "a study with its own labels" in text
     assert len(errors(m="Is this misogyny? {{ text }}")) == 2, "it names another task, and none of this one's terms"
     assert "names none of the task's terms" in errors(m="Is this rude? {{ text }}")[0]
@@ -537,7 +539,6 @@ def test_tables_and_report_come_from_the_run_folder(staged: tuple[Path, Any, lis
         "staged_variance",
         "staged_interaction",
         "staged_cells",
-        "staged_binary",
     ):
         for ending in ("md", "csv", "tex", "parquet"):
             assert (run / "tables" / f"{name}.{ending}").stat().st_size > 0, name
@@ -548,7 +549,7 @@ def test_tables_and_report_come_from_the_run_folder(staged: tuple[Path, Any, lis
     assert "Stage by stage" in page
     for stage in ran.records.stages:
         assert stage["title"] in page
-    two = pq.read_table(run / "tables" / "staged_binary.parquet").to_pylist()
+    two = pq.read_table(run / "tables" / "binary.parquet").to_pylist()
     assert all(0 <= r["roc_auc"] <= 1 for r in two if r["roc_auc"] is not None)
     listed = {r["trial_id"] for r in pq.read_table(run / "trials.parquet").to_pylist()}
     assert {r["trial_id"] for r in two} <= listed

@@ -15,7 +15,6 @@ STAGED = {
     "axes": {"lora": {"r": 4, "alpha": 8}, "lr": [3e-3, 6e-3], "steps": 4, "seed": [0, 1], "pool": "many"},
     "scheduler": {"name": "none"},
     "stages": {
-        "meaning": {"about": "Is the writer unhappy?", "other": {"sarcasm": ["sarcas"]}},
         "heads": ["labels", "classifier"],
         "cross": 2,
     },
@@ -26,6 +25,7 @@ def write_staged(folder: Path) -> Path:
     """9 trials of 4 steps, 3 dev and 3 test prompts."""
     path = write_study(folder)
     study = {**yaml.safe_load(path.read_text()), **STAGED}
+    study["task"]["meaning"] = {"about": "Is the writer unhappy?", "other": {"sarcasm": ["sarcas"]}}
     for pool in ("dev", "test"):
         study["pools"][pool]["limit"] = 3
     for split, limit in (("train", 60), ("dev", 12), ("test", 12)):

@@ -57,6 +57,31 @@ def test_calibration_error_by_hand() -> None:
     assert binary.calibration_error(positive, p) == pytest.approx((0.05 + 2 * 0.35 + 2 * 0.025) / 5)
 
 
+def test_the_common_threshold_of_a_sample_is_that_of_its_cells() -> None:
+    p, positive = sample(7, prompts=4, rows=60)
+    seen = np.random.default_rng(0).random(p.shape) < 0.5
+    chosen = binary.common_threshold(np.where(seen, p, np.nan), positive, seen)
+    tried = np.unique(p[seen])
+    tried = np.append((tried[1:] + tried[:-1]) / 2, 0.5)
+
+    def mean_f1(t: float) -> float:
+        return float(
+            np.mean(
+                [
+                    sk.f1_score(positive[at], x[at] > t, average="macro", labels=[False, True], zero_division=0)
+                    for x, at in zip(p, seen, strict=True)
+                ]
+            )
+        )
+
+    assert mean_f1(chosen) == pytest.approx(max(map(mean_f1, tried)), abs=1e-12)
+
+
+def test_without_dev_scores_nothing_is_tuned() -> None:
+    found = binary.binary_metrics(None, grid_of(*sample(3)))
+    assert {n for n, v in found.items() if v is None} == {"threshold", "f1_tuned", "drift"}
+
+
 def test_the_common_threshold_is_the_best_of_all() -> None:
     p, positive = sample(3, prompts=2, rows=60)
     chosen = binary.common_threshold(p, positive)

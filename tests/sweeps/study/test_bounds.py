@@ -115,7 +115,8 @@ def test_a_grid_is_counted_and_not_built(study: Any) -> None:
 def test_each_grid_of_a_staged_study_is_counted(study: Any) -> None:
     numbers = ",".join(str(i) for i in range(1, 1001))
     stages = (
-        "stages={meaning: {about: x, other: {spam: [spam]}}, heads: [labels], order: [[lr, r], steps]}",
+        "stages={heads: [labels], order: [[lr, r], steps]}",
+        "task.meaning={about: x, other: {spam: [spam]}}",
         "axes.plw=0",
     )
     text = said(study, *stages, f"axes.lr=[{numbers}]", f"axes.lora.r=[{numbers}]", "axes.seed=[0,1]")

@@ -17,7 +17,7 @@ from sweeps.prompt_search.request import SearchRequest
 from sweeps.prompt_search.run import search
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
-from sweeps.trials.from_points import make_trials, points_of, target_modules
+from sweeps.trials.from_points import make_trials, points_of
 from sweeps.trials.load_content import Content, content_of
 from trainer.data.rows import read_rows
 from trainer.data.sources import RowSource
@@ -123,7 +123,7 @@ def test_rows_that_are_too_long_are_counted_and_dropped(tmp_path: Path) -> None:
         long[split] = [row.id for row in rows if row.id in too]
     assert long["train"]
     assert len(long["train"]) < len(whole.assets.rows["train"])
-    findings = preflight(whole, target_modules(study))
+    findings = preflight(study, whole)
     [train] = [f for f in findings.errors if "pools.train.many" in f.where]
     first = ", ".join(long["train"][:5])
     n = len(long["train"])
@@ -136,7 +136,7 @@ def test_rows_that_are_too_long_are_counted_and_dropped(tmp_path: Path) -> None:
     assert {d.split: list(d.ids) for d in rest.dropped} == {split: some for split, some in long.items() if some}
     assert rest.n_train_rows == len(ids)
     assert rest.assets.rows["test"] == whole.assets.rows["test"]
-    pools = [f.where for f in preflight(rest, target_modules(dropping)).errors]
+    pools = [f.where for f in preflight(dropping, rest).errors]
     assert not [where for where in pools if "train" in where or "dev" in where]
     assert trial_ids(dropping, rest) != trial_ids(study, whole), "other rows, another trial"
 
