@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from sweeps.driver.decisions import DecisionRecord, give
 from sweeps.driver.progress import Progress
 from sweeps.driver.test_stages import GridStages, trials_to_test
 from sweeps.schedule.configurations import promotion
@@ -18,27 +19,22 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
     study, store = progress.study, progress.store
     if not all(store.rungs(t.id, "dev") for t in trials):
         return None
-    rungs = promotion(trials, study.scheduler.eta, len(study.scheduler.shares), study.objective.std_weight)
-    todo = {t.id: (t, 0) for t in trials}
-    reports = []
+    scheduler = study.scheduler
+    rungs = promotion(trials, scheduler.eta, len(scheduler.shares), study.objective.std_weight, scheduler.rule)
+    record = DecisionRecord.of(store, study, trials, rungs)
+    reports = [] if record is None else record.replay()
+    known = {(r.trial_id, r.rung_index) for r in reports}
+    todo = {t.id: (t, sum((t.id, at) in known for at in range(len(scheduler.shares)))) for t in trials}
+    todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     while todo:
         for trial_id, (trial, at) in list(todo.items()):
-            steps = rung_steps(study.scheduler.shares, trial.optimization.steps)
+            steps = rung_steps(scheduler.shares, trial.optimization.steps)
             found = store.read_scores(trial_id, steps[at], "dev")
             if found is None:
                 return None
             report = RungReport.of(trial, at, *found, study.objective.std_weight)
             reports.append(report)
-            rungs.report(
-                trial_id,
-                at,
-                report.objective,
-                step=report.step,
-                stderr=report.stderr,
-                degenerate=report.degenerate,
-                why_degenerate=report.note,
-                std=report.std,
-            )
+            give(rungs, report)
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()

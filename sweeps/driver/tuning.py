@@ -13,6 +13,7 @@ from ray.tune.search import BasicVariantGenerator
 from cluster.hosting.hosts import Fleet
 from cluster.hosting.trainable import SlotTrainable, Sweep
 from sweeps.driver.continuing import staged_points
+from sweeps.driver.decisions import DecisionRecord
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.progress import Progress
 from sweeps.driver.session import FAILURES, LOSSES
@@ -35,8 +36,8 @@ def tune_trials(
     """Run the sweep to its end; afterwards ``progress`` has every trial's decision. If ``trials`` is None, Optuna
     chooses the points."""
     study = progress.study
+    by_id = {t.id: t for t in trials or ()}
     if trials is not None:
-        by_id = {t.id: t for t in trials}
         trial_of: Callable[[Mapping[str, Any]], Trial] = _TrialsById(by_id)
         # Not `grid_search`, which copies the whole grid for each of its points.
         search: Any = BasicVariantGenerator([{"id": i} for i in by_id])
@@ -55,8 +56,12 @@ def tune_trials(
     keep_credentials()
     eta, count = study.scheduler.eta, len(study.scheduler.shares)
     weight = study.objective.std_weight
-    rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count, weight)
-    scheduler = PromotionScheduler(rungs, identify=lambda config: trial_of(config).id)
+    rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count, weight, study.scheduler.rule)
+    record = DecisionRecord.of(progress.store, study, trials or (), rungs)
+    for report in [] if record is None else record.replay():
+        progress.add(by_id[report.trial_id])
+        progress.report(report)
+    scheduler = PromotionScheduler(rungs, identify=lambda config: trial_of(config).id, record=record)
     at_once = progress.scores_test_pool and precision_of(study, "test", *fleet.grids["test"]) is None
     sweep = Sweep(fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, at_once)
     with (

@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeps.display.text import size
 from sweeps.plan.sizes import DataSizes, ModelSize, model_size, planned_sizes
-from sweeps.schedule.asha import rung_quotas
+from sweeps.schedule.configurations import entrants
 from sweeps.search.points import Domain, combinations
 from sweeps.study.learning_rate import RatePrior, prior_of
 from sweeps.study.precision import usual_cells
@@ -217,7 +217,8 @@ def _notes(study: Study, sizes: DataSizes, trials: int) -> list[str]:
     notes += _of_samples(study, sizes)
     if study.confirm is not None:
         seeds = seeds_each(study)
-        last = rung_quotas(-(-trials // seeds), study.scheduler.eta, len(study.scheduler.shares))[-1]
+        scheduler = study.scheduler
+        last = entrants(-(-trials // seeds), scheduler.eta, len(scheduler.shares), scheduler.rule)[-1]
         if last < study.confirm.top:
             notes.append(
                 f"confirm.top = {study.confirm.top}, and the search trains {last} to the end: only so many are "

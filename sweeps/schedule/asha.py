@@ -15,7 +15,8 @@ stopped as soon as enough better trials have reported.
 
 Ray's ``AsyncHyperBandScheduler`` stops a trial by comparing it with the trials that reported before it, so the first
 ones always go on, and of eight equal trials all eight are kept. Li et al., 2020, "A System for Massively Parallel
-Hyperparameter Tuning", Algorithm 2, promotes asynchronously and depends on the order as well.
+Hyperparameter Tuning", Algorithm 2, promotes asynchronously and depends on the order as well
+(``sweeps.schedule.asynchronous``).
 
 This file holds the rule without Ray; one report costs O(log n) comparisons. ``sweeps/schedule/tune_scheduler.py`` makes
 a Ray Tune scheduler of it.
@@ -95,7 +96,7 @@ def _digits(value: float, other: float | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class _Report:
+class Report:
     rung: int
     objective: float
     step: int | None
@@ -113,9 +114,9 @@ class _Report:
 
 
 @dataclass
-class _Entrant:
+class Entrant:
     state: State = "running"
-    last: _Report | None = None
+    last: Report | None = None
     failure: str = ""  # set when it fails, even while its value keeps its place
 
     def waits_at(self, rung: int) -> bool:
@@ -124,14 +125,23 @@ class _Entrant:
 
 
 @dataclass
-class _Rung:
+class Rung:
     ranked: list[Key] = field(default_factory=list)  # valid reports, best first
     promoted: int = 0  # the first so many of ``ranked``
-    invalid: int = 0  # arrived with NaN, or failed on the way
+    nan: int = 0  # arrived with NaN or infinity
+    failed: int = 0  # on the way
+
+    @property
+    def invalid(self) -> int:
+        return self.nan + self.failed
+
+    @property
+    def reported(self) -> int:
+        return len(self.ranked) + self.nan
 
     @property
     def arrived(self) -> int:
-        return len(self.ranked) + self.invalid
+        return self.reported + self.failed
 
 
 class Rungs:
@@ -148,8 +158,8 @@ class Rungs:
         self.eta = eta
         self.count = count
         self.quotas = rung_quotas(trials, eta, count)
-        self._rungs = [_Rung() for _ in range(count)]
-        self._entrants: dict[str, _Entrant] = {}
+        self._rungs = [Rung() for _ in range(count)]
+        self._entrants: dict[str, Entrant] = {}
         self._newly_decided: list[str] = []
 
     @property
@@ -176,12 +186,12 @@ class Rungs:
             return self.decide(trial)
         if rung > due or entrant.state == "waiting" or rung >= self.count:
             raise ValueError(f"trial {trial}: a report of rung {rung + 1} of {self.count} came, rung {due + 1} was due")
-        report = _Report(rung, float(objective), step, stderr, bool(degenerate), why_degenerate)
+        report = Report(rung, float(objective), step, stderr, bool(degenerate), why_degenerate)
         entrant.last = report
         new_place = None
         if not math.isfinite(report.objective):
             entrant.state = "stopped"
-            self._rungs[rung].invalid += 1
+            self._rungs[rung].nan += 1
         else:
             ranked, key = self._rungs[rung].ranked, report.key(trial)
             new_place = bisect_left(ranked, key)
@@ -199,7 +209,7 @@ class Rungs:
         if entrant.state == "running":
             entrant.state, entrant.failure = "failed", why
             rung = 0 if entrant.last is None else entrant.last.rung + 1
-            self._rungs[rung].invalid += 1
+            self._rungs[rung].failed += 1
             self._settle(rung)
         elif entrant.state == "waiting":
             entrant.failure = entrant.failure or why
@@ -244,12 +254,12 @@ class Rungs:
         rungs = self._rungs
         return number_to_come(self.quotas, [r.arrived for r in rungs], [r.invalid for r in rungs])
 
-    def _enter(self, trial: str) -> _Entrant:
+    def _enter(self, trial: str) -> Entrant:
         entrant = self._entrants.get(trial)
         if entrant is None:
             if len(self._entrants) >= self.trials:
                 raise ValueError(f"trial {trial} is one more than the {self.trials} trials that were announced.")
-            entrant = self._entrants[trial] = _Entrant()
+            entrant = self._entrants[trial] = Entrant()
         return entrant
 
     def _settle(self, start: int, new_place: int | None = None) -> None:
@@ -280,7 +290,7 @@ class Rungs:
         self._newly_decided.append(trial)
         if entrant.failure:
             entrant.state = "failed"
-            self._rungs[rung + 1].invalid += 1
+            self._rungs[rung + 1].failed += 1
 
     def _stop(self, trial: str, rung: int) -> bool:
         entrant = self._entrants[trial]
@@ -290,7 +300,7 @@ class Rungs:
         self._newly_decided.append(trial)
         return True
 
-    def _reason(self, trial: str, entrant: _Entrant) -> str:
+    def _reason(self, trial: str, entrant: Entrant) -> str:
         last = entrant.last
         if last is None:
             return f"failed before rung 1 of {self.count}: {entrant.failure}" if entrant.failure else "on its way"
@@ -301,18 +311,30 @@ class Rungs:
             return f"finished at {where}: {last.value()}"
         if not math.isfinite(last.objective):
             return f"stopped at {where}: objective is {last.objective}"
+        return self._reason_among(trial, entrant.state, last, where)
+
+    def _reason_among(self, trial: str, state: State, last: Report, where: str) -> str:
+        """Why a trial was promoted, waits or was stopped at ``where``, by its place among those that reported there."""
         ranked = self._rungs[last.rung].ranked
         quota, to_come = self.quotas[last.rung + 1], self.to_come()[last.rung]
         entrants = self._rungs[last.rung].arrived + to_come
-        best = f"the {quota} best of {entrants}" if quota > 1 else f"the best of {entrants}"
-        if entrant.state == "running":
+        best = best_of(quota, entrants)
+        if state == "running":
             return f"promoted from {where}: {last.value()} is {'among ' if quota > 1 else ''}{best}"
-        if entrant.state == "waiting":
+        if state == "waiting":
             place = f"number {bisect_left(ranked, last.key(trial)) + 1} of {len(ranked)}"
             return f"waits at {where}: {last.value()} is {place}, {to_come} to come, {quota} to go on"
-        degenerate, worst, _ = ranked[quota - 1]
-        cutoff = -worst
-        if cutoff == last.objective and degenerate == last.degenerate:
-            return f"stopped at {where}: {last.value()} equals the cut-off of {best}, whose ids come first"
-        below = "is below" if degenerate == last.degenerate else "ranks below"
-        return f"stopped at {where}: {last.value(cutoff)} {below} {best} (cut-off {_digits(cutoff, last.objective)})"
+        return f"stopped at {where}: {below_cutoff(last, ranked[quota - 1], best)}"
+
+
+def best_of(quota: int, entrants: int) -> str:
+    return f"the {quota} best of {entrants}" if quota > 1 else f"the best of {entrants}"
+
+
+def below_cutoff(last: Report, worst: Key, best: str) -> str:
+    """Why a trial is not among ``best``, the last of which is ``worst``."""
+    cutoff = -worst[1]
+    if cutoff == last.objective and worst[0] == last.degenerate:
+        return f"{last.value()} equals the cut-off of {best}, whose ids come first"
+    below = "is below" if worst[0] == last.degenerate else "ranks below"
+    return f"{last.value(cutoff)} {below} {best} (cut-off {_digits(cutoff, last.objective)})"

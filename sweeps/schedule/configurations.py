@@ -13,23 +13,39 @@ three times as much as seven equally good ones would win 57 % of the time.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from sweeps.schedule.asha import Decision, Rungs
+from sweeps.schedule.asha import Decision, Rungs, rung_quotas
+from sweeps.schedule.asynchronous import AsynchronousRungs, Promotion, usual_entrants
 from trainer.measure.replicates import error_of_seeds, objective_of_seeds
 from trainer.trial import Trial
 
+Rule = Literal["certain", "asynchronous"]
+RULES: dict[Rule, type[Rungs]] = {"certain": Rungs, "asynchronous": AsynchronousRungs}
 
-def promotion(trials: Sequence[Trial], eta: float, count: int, std_weight: float) -> Rungs | ConfigurationRungs:
+
+def promotion(
+    trials: Sequence[Trial], eta: float, count: int, std_weight: float, rule: Rule = "certain"
+) -> Rungs | ConfigurationRungs:
     """The rule for these trials, at ``count`` rungs. ``std_weight``: of the study's objective."""
     members: dict[str, list[str]] = {}
     for trial in trials:
         members.setdefault(trial.configuration, []).append(trial.id)
     if len(members) == len(trials):
-        return Rungs(len(trials), eta, count)
-    return ConfigurationRungs(members, eta, count, std_weight)
+        return RULES[rule](len(trials), eta, count)
+    return ConfigurationRungs(members, eta, count, std_weight, rule)
+
+
+@functools.cache
+def entrants(configurations: int, eta: float, count: int, rule: Rule = "certain") -> tuple[int, ...]:
+    """How many configurations enter each rung; by the rule ``asynchronous`` about."""
+    if rule == "asynchronous":
+        return usual_entrants(configurations, eta, count)
+    return rung_quotas(configurations, eta, count)
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,17 @@ class ConfigurationRungs:
     """``Rungs`` of configurations, asked about trials. ``members``: configuration -> its trials. ``std_weight``: of the
     study's objective."""
 
-    def __init__(self, members: Mapping[str, Sequence[str]], eta: float, count: int, std_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        members: Mapping[str, Sequence[str]],
+        eta: float,
+        count: int,
+        std_weight: float = 1.0,
+        rule: Rule = "certain",
+    ) -> None:
         self.std_weight = std_weight
         self.members = {name: tuple(trials) for name, trials in members.items()}
-        self.rungs = Rungs(len(members), eta, count)
+        self.rungs = RULES[rule](len(members), eta, count)
         self.count = count
         self._replicates = {trial: _Replicate(name) for name, trials in self.members.items() for trial in trials}
         self._newly_decided: list[str] = []
@@ -107,6 +130,17 @@ class ConfigurationRungs:
         """The search has ended. All trials are known from the start, so there can be no fewer."""
         if trials != self.trials:
             raise ValueError(f"trials = {trials}, and {self.trials} were announced.")
+
+    def promote_last(self, configuration: str, rung: int) -> None:
+        """As of ``AsynchronousRungs``."""
+        if isinstance(self.rungs, AsynchronousRungs):
+            self.rungs.promote_last(configuration, rung)
+            self._newly_decided += self._decided_of(self.rungs.newly_decided())
+
+    @property
+    def promotions(self) -> Sequence[Promotion]:
+        """Of configurations, by the rule ``asynchronous``."""
+        return self.rungs.promotions if isinstance(self.rungs, AsynchronousRungs) else ()
 
     def newly_decided(self) -> list[str]:
         """Trials that waited and have been promoted or stopped since the last call, in order of decision."""

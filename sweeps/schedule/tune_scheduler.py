@@ -45,7 +45,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
@@ -63,6 +63,14 @@ LEAST_REQUESTED = (
 )
 
 
+class Record(Protocol):
+    """Where decisions that depend on the order of reports are recorded, before anything follows from them."""
+
+    def add(self, report: RungReport) -> None: ...
+
+    def note(self) -> None: ...
+
+
 class PromotionScheduler(TrialScheduler):
     """Pauses trials at rungs and lets the best go on. ``decisions()`` gives every trial's decision with its reason.
 
@@ -75,10 +83,13 @@ class PromotionScheduler(TrialScheduler):
     _supports_buffered_results = False  # a buffered trial would train past its rung
 
     def __init__(
-        self, rungs: Rungs | ConfigurationRungs, identify: Callable[[Mapping[str, Any]], str] | None = None
+        self,
+        rungs: Rungs | ConfigurationRungs,
+        identify: Callable[[Mapping[str, Any]], str] | None = None,
+        record: Record | None = None,
     ) -> None:
         super().__init__()
-        self.rungs = rungs
+        self.rungs, self.record = rungs, record
         self._identify = identify
         self._names: dict[str, str] = {}  # Tune's trial id -> our id
         self._trials: dict[str, Trial] = {}  # our id -> Tune's trial
@@ -220,6 +231,8 @@ class PromotionScheduler(TrialScheduler):
             why_degenerate=report.note,
             std=report.std,
         )
+        if self.record is not None:
+            self.record.add(report)
         self._take_decisions()
         return decision
 
@@ -230,6 +243,8 @@ class PromotionScheduler(TrialScheduler):
 
     def _take_decisions(self) -> None:
         """Queue the trials that have been promoted or cut since the last call."""
+        if self.record is not None:
+            self.record.note()
         for name in self.rungs.newly_decided():
             self._changed[name] = None
             self._paused.discard(name)

@@ -211,6 +211,22 @@ def _rungs_are_sampled(s: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _asynchronous_decisions_are_repeated(s: Mapping[str, Any]) -> Iterator[Problem]:
+    if s["scheduler"].rule != "asynchronous":
+        return
+    at = ("scheduler", "rule")
+    if s["search"].method == "tpe":
+        yield Problem(
+            at,
+            "decides by the order of reports, and so does search.method = tpe, which then proposes other trials when "
+            "the study is run again. Use grid or random, or rule certain",
+        )
+    if s.get("stages") is not None:
+        yield Problem(at, "cannot be combined with stages, whose sweeps are small. Use rule certain")
+    if s["scheduler"].name == "none":
+        yield Problem(at, "has no effect with scheduler.name = none, which trains every trial to its end. Remove it")
+
+
 def _precision_is_of_one_search(s: Mapping[str, Any]) -> Iterator[Problem]:
     asked = s["tables"].precision
     if asked is None or asked.whole:
@@ -317,6 +333,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("model", "resources"), _whole_weights_are_sharded),
     (("scoring",), _text_is_parsed),
     (("scoring", "scheduler"), _rungs_are_sampled),
+    (("scheduler", "search", "stages"), _asynchronous_decisions_are_repeated),
     (("task", "training"), _labels_are_balanced),
     (("task", "scoring"), _ranks_read_log_probabilities),
     (("task", "scoring", "tables"), _ranks_need_whole_grids),

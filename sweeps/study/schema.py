@@ -206,6 +206,9 @@ def _rows(rung: float | RungSection) -> float:
 
 class SchedulerSection(Section):
     name: Literal["asha", "none"] = "asha"  # none trains every trial to the end
+    # certain waits until no report can change who goes on; asynchronous, as ASHA was published, compares with the
+    # reports so far, so that no trial waits for a slow one, and the order of reports decides
+    rule: Literal["certain", "asynchronous"] = "certain"
     # the best 1/eta go on; gentle, since learning rates rank late
     eta: Annotated[Whole, Field(ge=2), at_most(1000, "a rung would keep less than one of a thousand trials")] = 2
     rungs: Annotated[

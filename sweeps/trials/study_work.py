@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweeps.schedule.asha import rung_quotas
+from sweeps.schedule.configurations import entrants
 from sweeps.study.precision import precision_of, usual_cells
 from sweeps.study.study import Study
 from trainer.measure import design
@@ -49,7 +49,8 @@ def study_work(
     """``dev`` and ``test``: prompts and rows of the pools. ``tested``: whether the test pool is scored at all.
     ``seeds``: trials of each configuration, which go on together."""
     shares = study.scheduler.shares
-    quotas = tuple(n * seeds for n in rung_quotas(-(-trials // seeds), study.scheduler.eta, len(shares)))
+    scheduler = study.scheduler
+    quotas = tuple(n * seeds for n in entrants(-(-trials // seeds), scheduler.eta, len(shares), scheduler.rule))
     most = usual_cells(study, "dev", *dev)
     sample = design.sample_size(study.scoring.sample, *dev, most).cells
     sampled = precision_of(study, "test", *test) is not None

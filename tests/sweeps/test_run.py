@@ -161,6 +161,39 @@ def test_kill_9_under_asha_contradicts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_kill_9_under_the_asynchronous_rule_keeps_every_decision(tmp_path: Path) -> None:
+    """What was recorded before a kill is the beginning of what is recorded at the end, and a start with nothing left to
+    train decides by it."""
+    axes = {"lr": [1e-3, 3e-3], "steps": 16}
+    study = write_study(tmp_path, axes=axes, scheduler={"rule": "asynchronous", "rungs": [0.25, 0.5, 1.0]})
+    out = tmp_path / "out"
+
+    def recorded() -> list[str]:
+        return [line for file in sorted(out.glob("decisions/*/*.jsonl")) for line in file.read_text().splitlines()]
+
+    before: list[str] = []
+    for n in (3, 7, 11):
+        kill_at_random_moments(study, out, [n])
+        assert recorded()[: len(before)] == before
+        before = recorded()
+    assert before
+    finish(start(study, out))
+    made = recorded()
+    assert made[: len(before)] == before
+    trials = standing(out)
+    assert {t["status"] for t in trials} == {"finished", "stopped"}
+    assert all("so far" in t["reason"] or "below" in t["reason"] or "finished" in t["reason"] for t in trials)
+    assert "nothing to train" in finish(start(study, out))
+    assert (recorded(), standing(out)) == (made, trials)
+    spoilt = next(iter(out.glob("decisions/*/*.jsonl")))
+    spoilt.write_text(spoilt.read_text().replace('"objective": 0.', '"objective": 0.9', 1))
+    text, _ = (process := start(study, out)).communicate(timeout=200)
+    assert process.returncode == 2
+    assert "line 1: says that trial" in text.splitlines()[-1]
+    assert "Traceback" not in text
+
+
+@pytest.mark.long
 def test_a_study_with_seeds_and_confirm_that_is_killed_gives_the_same_configurations(tmp_path: Path) -> None:
     """One slot and ASHA on: promoted are configurations, whose seeds stay together, and the table is equal."""
     axes = {"plw": [0, 0.1], "pool": ["many"], "seed": [0, 1, 2], "steps": 60, "lr": 4e-3}  # enough to learn the task

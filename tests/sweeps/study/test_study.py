@@ -239,6 +239,7 @@ AXES = "template, lora, lr, steps, epochs, plw, pool, seed, arm"
         ("scheduler.rungs", [0.25, 0.5], "scheduler.rungs = [0.25, 0.5] must ascend from above 0 and end at 1.0, such as [0.25, 0.5, 1.0]"),
         ("scheduler.rungs", [0, 1], "scheduler.rungs = [0, 1] must ascend from above 0 and end at 1.0, such as [0.25, 0.5, 1.0]"),
         ("search.method", "random", "search.trials is missing: how many trials search.method = random draws"),
+        ("scheduler.rule", "asynchron", 'scheduler.rule = "asynchron" is not known. Did you mean "asynchronous"? Known: certain, asynchronous'),
         ("search.trials", 5, "search.trials = 5 has no meaning in a grid, which runs every point. Remove it, or use method random or tpe"),
         ("templates.plain.words", {"no": " no"}, "templates.plain.words = {no: \" no\"} has no word for yes. Give one for each label"),
         ("templates.plain.words", {"no": " a", "yes": " a"}, 'templates.plain.words.yes = " a" is also the word of no: the model could not tell the two apart'),
@@ -273,6 +274,17 @@ def test_whole_weights_alone_are_sharded(load: Load) -> None:
         "command line: model.quantization=nf4 cannot be combined with resources.zero = 3, which shards whole "
         "weights only. Set resources.zero=2, or model.quantization=none"
     )
+
+
+def test_decisions_by_the_order_of_reports_are_refused_where_they_could_not_be_repeated(load: Load) -> None:
+    rule = "scheduler.rule=asynchronous"
+    assert load(rule).scheduler.rule == "asynchronous"
+    assert "then proposes other trials when the study is run again. Use grid or random" in said(
+        load, rule, "search={method: tpe, trials: 4}"
+    )
+    assert "has no effect with scheduler.name = none" in said(load, rule, "scheduler.name=none")
+    staged = ("stages={heads: labels}", "axes.seed=[0, 1]", "task.meaning={about: x, other: {spam: [spam]}}")
+    assert "scheduler.rule=asynchronous cannot be combined with stages" in said(load, rule, *staged)
 
 
 def test_all_mistakes_are_told_at_once_one_a_line(load: Load) -> None:
