@@ -1,23 +1,28 @@
-"""BATprompt and ZOPO against random search at the same budget of scorings: how good the chosen prompts are on rows that
-no search has read.
+"""ZOPO and BATprompt, as published and ours, against random search at the same budget of scorings: how good the chosen
+prompts are on rows that no search has read.
 
-    python benchmarks/prompt_search.py [--json FILE] [--quick] [--keep DIR] [--case NAME]
+    python benchmarks/prompt_search.py [--case NAME] [--of METHOD] [--writer FOLDER] [--json FILE] [--keep DIR]
 
-There are two cases. ``embedded``: the embedded model with ten hand-written prompts. The script first trains it for 120
-LoRA steps on one other prompt, because without training it is near chance under every prompt. ``tiny1m``: a model of
-0.9 M parameters that was trained on children's stories only, with ten prompts that ask whether a text message is spam.
-Both labels are equally frequent. Candidates are the hand-written prompts and rule-based rewrites of them, 300 in all,
-the same for ZOPO and random search; BATprompt starts from the hand-written ones and rewrites by the same rules.
+Of each method and model there are four rows: the published settings, ours, random search, and random search with the
+race between the best at its end that our settings have. All four get the budget that the published settings need:
+8,250 scorings for ZOPO (165 evaluations on 50 rows), 2,500 for BATprompt. Random search scores a candidate on 50 rows.
 
-ZOPO is measured by accuracy on rows as they are. Its budget is 300 scorings smaller, since the embedding of a candidate
-is a pass through the model, too. Random search scores a candidate on 100 rows, and in a second form on 50 rows, as ZOPO
-does. ``random with a race`` is random search with ZOPO's end: 50 rows, and a quarter of the budget for a race between
-the best. BATprompt searches a prompt that also works on perturbed rows; it is measured by the mean accuracy on rows as
-they are and on perturbed ones. It is compared with plain random search and with one that scores the same mixture of
-rows, which separates the effect of the rows from that of the search. Each repeat has its own seed for rows, order,
-perturbations and rewrites. There are 100 repeats, and 200 for BATprompt against plain random search on tiny1m, where
-the results differ more. The interval is that of the paired differences (t, 95 %). ``--keep`` stores the scored cells,
-so that another run is cheap.
+ZOPO is measured by accuracy on rows as they are. Embedding the candidates costs ZOPO a pass for each, so random search
+gets so many scorings more. BATprompt searches a prompt that also works on perturbed rows: it is measured by the mean
+accuracy on rows as they are and on perturbed ones, and random search scores such rows in turn. BATprompt as published
+has a language model write; here it is ``--writer``, SmolLM2-135M-Instruct where none is given, which is no capable
+writer, and character-level changes are made by rules (``--set characters_by=rules``), as they need no model.
+
+Models. ``embedded``: the embedded model with ten hand-written prompts, first trained for 120 LoRA steps on one other
+prompt, because without training it is near chance under every prompt. ``tiny1m``: 0.9 M parameters, trained on
+children's stories only, with ten prompts that ask whether a text message is spam. ``smollm2``: SmolLM2-135M-Instruct
+with 20 prompts for SST-2. Both labels are equally frequent. Candidates are the hand-written prompts and rule-based
+rewrites of them, 300 in all (smollm2: 200), the same for ZOPO and random search; BATprompt starts from the hand-written
+ones.
+
+Each repeat has its own seed for rows, order, perturbations and rewrites. Intervals are of 95 % over repeats (t); those
+of differences are paired. ``--keep`` stores scored cells and a writer's replies, so that another run goes on where it
+was; ``--json`` keeps what it finds there of other models and methods.
 """
 
 # ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)
@@ -28,6 +33,7 @@ import json
 import os
 import platform
 import random
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -46,20 +52,32 @@ import numpy as np
 import pyarrow.parquet as pq
 import scipy.stats
 import torch
+from real_tasks import review_prompts, sst2
 
-from sweeps.prompt_search import batprompt as bat
-from sweeps.prompt_search import zopo as zo
+from sweeps.prompt_search.batprompt import BatpromptSearch
 from sweeps.prompt_search.candidates import grown
 from sweeps.prompt_search.embed import at_answer, of_base
 from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.label_engine import LabelEngine
 from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
-from sweeps.prompt_search.race import final_race, spread_rows
+from sweeps.prompt_search.race import spread_rows
 from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.result import SearchResult
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Scorer
+from sweeps.prompt_search.settings import (
+    OURS,
+    PUBLISHED,
+    BatpromptSettings,
+    RandomSettings,
+    ZopoSettings,
+    published_scorings,
+    settings_of,
+)
 from sweeps.prompt_search.similarity import Gate
+from sweeps.prompt_search.writers import ChatGenerator, ModelWriter
+from sweeps.prompt_search.zopo import zopo
+from sweeps.prompts.local_writer import LocalModel
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.pools import load_pool
 from trainer.data.rows import Row
@@ -85,6 +103,10 @@ SPAM = (  # after promptsource's and everyday wordings of the task
 EMBEDDED = ROOT / "sweeps" / "embedded"
 
 
+CASES = ("embedded", "tiny1m", "smollm2")
+ROWS = ("published", "ours", "random", "random with a race")
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -93,7 +115,6 @@ class Case:
     prompts: list[Prompt]
     rows: list[Row]
     held_out: list[Row]
-    more: int = 1  # factor for the repeats of BATprompt against random search
 
 
 @dataclass(frozen=True)
@@ -101,37 +122,55 @@ class Size:
     candidates: int = 300
     rows: int = 600  # rows that the searches use
     held_out: int = 400
-    n_rows: int = 100  # rows of these that random search scores a candidate on
-    zopo_rows: int = 50
-    budget: int = 6000
-    repeats: int = 100
+    scored_on: int = 50  # rows for each candidate
+    repeats: int = 100  # of ZOPO
+    bat_repeats: int = 20  # of BATprompt, whose writer is slow
 
 
-QUICK = Size(candidates=24, rows=40, held_out=40, n_rows=10, zopo_rows=5, budget=320, repeats=3)
+SIZES = {"embedded": Size(), "tiny1m": Size(), "smollm2": Size(200, 100, 200, 50, 20, 10)}
+QUICK = Size(candidates=24, rows=40, held_out=40, scored_on=5, repeats=2, bat_repeats=2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the claims here")
-    parser.add_argument("--quick", action="store_true", help="3 repeats of a tiny form, to see that it runs")
-    parser.add_argument("--keep", type=Path, help="a folder for scored cells")
-    parser.add_argument("--case", choices=("embedded", "tiny1m"), help="run only this case")
-    parser.add_argument("--of", choices=("zopo", "batprompt"), help="run only the comparisons of this method")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--quick", action="store_true", help="2 repeats of a tiny form, to see that it runs")
+    parser.add_argument("--keep", type=Path, help="a folder for scored cells and replies")
+    parser.add_argument("--case", choices=CASES, help="run only this model")
+    parser.add_argument("--of", choices=("zopo", "batprompt"), help="run only this method")
+    parser.add_argument("--writer", type=Path, help="an instruct model's folder, for BATprompt as published")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    size = QUICK if args.quick else Size()
-    claims = []
     with tempfile.TemporaryDirectory(prefix="tuned-") as folder:
-        for case in cases(size, Path(folder), args.case):
-            journal = SearchJournal() if args.keep is None else FolderJournal(Store.open(args.keep / case.name))
-            claims += compare(case, size, journal, args.of)
-    if args.json:
-        args.json.write_text(json.dumps(claims, indent=1) + "\n")
+        writer = args.writer
+        if writer is None and args.of != "zopo":
+            writer = Path(folder, "writer")
+            make_smollm2(writer)
+        for name in [args.case] if args.case else CASES:
+            size = QUICK if args.quick else SIZES[name]
+            case = case_of(name, size, Path(folder, name))
+            if case is None:
+                continue
+            journal = SearchJournal() if args.keep is None else FolderJournal(Store.open(args.keep / name))
+            for method in [args.of] if args.of else ("zopo", "batprompt"):
+                found = compare(case, size, journal, method, writer)
+                if args.json:
+                    others = json.loads(args.json.read_text()) if args.json.exists() else []
+                    kept = [o for o in others if (o["model"], o["method"]) != (name, method)]
+                    args.json.write_text(json.dumps([*kept, found], indent=1) + "\n")
 
 
-def cases(size: Size, folder: Path, only: str | None) -> list[Case]:
-    found = []
-    if only in (None, "embedded"):
+def make_smollm2(folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct into ``folder``."""
+    script = ROOT.parent / "shared" / "models" / "smollm2.py"
+    if not script.is_file():
+        sys.exit(f"{script} is not there: give an instruct model's folder with --writer, or --of zopo")
+    subprocess.run([sys.executable, str(script), str(folder)], check=True, stdout=subprocess.DEVNULL)
+
+
+def case_of(name: str, size: Size, folder: Path) -> Case | None:
+    """None, with a line that says so, where its model or rows are not there."""
+    if name == "embedded":
         train, test = (
             [
                 Row(r["id"], {"text": r["text"]}, LABELS[r["label"]])
@@ -142,16 +181,19 @@ def cases(size: Size, folder: Path, only: str | None) -> list[Case]:
         tune_on_one_prompt(train[800:], folder)
         pool = load_pool(str(EMBEDDED / "data" / "pools" / "dev.yaml"))
         rows = balanced(train[:800], size.rows)
-        found.append(Case("embedded", folder, "raw", pool, rows, balanced(test, size.held_out)))
+        return Case(name, folder, "raw", pool, rows, balanced(test, size.held_out))
     shared = ROOT.parent / "shared"
-    if only in (None, "tiny1m") and not shared.is_dir():
-        print("the folder with shared models and data is not beside this checkout: the second task is left out")
-    elif only in (None, "tiny1m"):
-        spam = [Prompt(f"s{i:02}", text) for i, text in enumerate(SPAM)]
-        messages = sms(shared / "data" / "sms_spam.parquet", size.rows + size.held_out)
-        model = shared / "models" / "tiny1m"
-        found.append(Case("tiny1m", model, "batch", spam, messages[: size.rows], messages[size.rows :], more=2))
-    return found
+    if not shared.is_dir():
+        print(f"the folder with shared models and data is not beside this checkout: {name} is left out")
+        return None
+    if name == "smollm2":
+        make_smollm2(folder)
+        reviews = balanced(sst2(20_000), size.rows + size.held_out)
+        random.Random(0).shuffle(reviews)
+        return Case(name, folder, "raw", review_prompts()[:20], reviews[: size.rows], reviews[size.rows :])
+    spam = [Prompt(f"s{i:02}", text) for i, text in enumerate(SPAM)]
+    messages = sms(shared / "data" / "sms_spam.parquet", size.rows + size.held_out)
+    return Case(name, shared / "models" / "tiny1m", "batch", spam, messages[: size.rows], messages[size.rows :])
 
 
 def tune_on_one_prompt(rows: list[Row], folder: Path, steps: int = 120) -> None:
@@ -206,114 +248,129 @@ def sms(path: Path, n: int) -> list[Row]:
     return [Row(f"m{i}", {"text": r["text"]}, {"ham": "no", "spam": "yes"}[r["label"]]) for i, r in enumerate(rows)]
 
 
-def compare(case: Case, size: Size, journal: SearchJournal, of: str | None) -> list[dict[str, Any]]:
+def compare(case: Case, size: Size, journal: SearchJournal, method: str, writer: Path | None) -> dict[str, Any]:
+    """The four rows of one method and model."""
     words = tuple((name, f" {name}") for name in LABELS)
     model = Model(str(case.model), fingerprint_model(str(case.model)))
     engine = LabelEngine(model, Template("plain", words=words), Task(LABELS, max_length=512), case.decision)
-    candidates = grown(case.prompts, size.candidates, LABELS)
-    embed = of_base(engine)
 
-    def scorer(limit: int | None = size.budget) -> Scorer:
+    def scorer(limit: int | None) -> Scorer:
         return Scorer(engine, journal, LABELS, case.decision, "accuracy", limit)
 
-    def search_bat(seed: int) -> bat.BatpromptSearch:
-        own = (
-            RuleWriter(LABELS),
-            Gate(embed=embed),
-            bat.BatpromptSettings(iterations=40),
-        )  # the budget ends it earlier
-        return bat.BatpromptSearch(case.prompts, scorer(), case.rows, *own, seed)
-
-    def by_random(seed: int, n_rows: int = size.n_rows) -> SearchResult:
-        return random_search(candidates, scorer(), case.rows, n_rows, seed)
-
-    def by_random_with_race(seed: int) -> SearchResult:
-        """Random search with the same race at the end as ZOPO, to separate the effects of the search and the race."""
-        share = size.budget // 4
-        own = scorer(size.budget - share)
-        found = random_search(candidates, own, case.rows, size.zopo_rows, seed)
-        own.limit = size.budget
-        return final_race(found.evaluated, spread_rows(case.rows, seed), own, share)
-
-    def by_random_on_both(seed: int) -> SearchResult:
-        return random_search(candidates, scorer(), search_bat(seed).raced, size.n_rows, seed)
-
-    def by_zopo(seed: int) -> SearchResult:
-        vectors, _ = at_answer(engine, candidates, spread_rows(case.rows, seed)[0])
-        own = scorer(size.budget - len(candidates))  # embedding a candidate is a pass through the model, too
-        return zo.zopo(candidates, vectors, own, case.rows, zo.ZopoSettings(rows=size.zopo_rows), seed)
-
-    judge = scorer(None)
-    judge.cells([(c, r) for c in candidates for r in case.rows])  # once, in large batches, into the journal
     noisy = [perturbed(row, number) for number, row in enumerate(case.held_out)]
-
-    def accuracy(method: Callable[[int], SearchResult], repeats: int, *parts: list[Row]) -> np.ndarray:
-        """The mean accuracy on ``parts`` of the prompts that the method chooses."""
-        found = [method(seed).prompt for seed in range(repeats)]
-        return np.array([np.mean([judge.score(p, part) for part in parts]) for p in found])
-
-    print(f"{case.name}: {len(candidates)} candidates, {size.budget} scorings")
-    for what, part in (("rows as they are", case.held_out), ("perturbed rows", noisy)):
-        pool = np.array(judge.scores(case.prompts, part))
-        print(
-            f"  hand-written prompts on held-out {what}: mean {pool.mean():.3f}, best of {len(pool)} {pool.max():.3f}"
-        )
-    claims = []
-    if of in (None, "zopo"):
-        fewer, unit = f"random on {size.zopo_rows} rows", "accuracy on held-out rows"
-        methods: dict[str, Callable[[int], SearchResult]] = {
-            "random": by_random,
-            fewer: lambda seed: by_random(seed, size.zopo_rows),
-            "random with a race": by_random_with_race,
-            "ZOPO": by_zopo,
-        }
-        values = {name: accuracy(method, size.repeats, case.held_out) for name, method in methods.items()}
-        for pair in (
-            ("ZOPO", "random"),
-            ("ZOPO", fewer),
-            ("ZOPO", "random with a race"),
-            ("random with a race", "random"),
-        ):
-            claims.append(claim(case, size, unit, values, *pair))
-    if of in (None, "batprompt"):
-        same, unit = "random on such rows", "mean accuracy on held-out rows as they are and perturbed"
-        values = {
-            "random": accuracy(by_random, case.more * size.repeats, case.held_out, noisy),
-            "BATprompt": accuracy(lambda seed: search_bat(seed).run(), case.more * size.repeats, case.held_out, noisy),
-            same: accuracy(by_random_on_both, size.repeats, case.held_out, noisy),
-        }
-        for pair in (("BATprompt", "random"), ("BATprompt", same), (same, "random")):
-            claims.append(claim(case, size, unit, values, *pair))
-    return claims
-
-
-def claim(case: Case, size: Size, unit: str, values: dict[str, np.ndarray], name: str, other: str) -> dict[str, Any]:
-    repeats = min(len(values[name]), len(values[other]))  # the first of them have the same seeds
-    ours, peer = values[name][:repeats], values[other][:repeats]
-    apart = ours - peer
-    error = float(apart.std(ddof=1) / np.sqrt(len(apart)))
-    half = float(scipy.stats.t.ppf(0.975, len(apart) - 1)) * error
-    low, high = float(apart.mean()) - half, float(apart.mean()) + half
-    verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
-    print(
-        f"  {name} against {other}, {unit}, {len(apart)} repeats: {ours.mean():.3f} and {peer.mean():.3f}, "
-        f"ratio {ours.mean() / peer.mean():.3f}, difference {apart.mean():+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}",
-        flush=True,
-    )
+    if method == "zopo":
+        budget, searches = zopo_searches(case, size, engine, scorer)
+        repeats, parts, unit = size.repeats, [case.held_out], "accuracy on held-out rows"
+    else:
+        budget, searches = batprompt_searches(case, size, engine, scorer, journal, writer)
+        repeats, parts = size.bat_repeats, [case.held_out, noisy]
+        unit = "mean accuracy on held-out rows as they are and perturbed"
+    judge = scorer(None)
+    values: dict[str, np.ndarray] = {}
+    for name in ROWS:
+        found = []
+        for seed in range(repeats):
+            prompt = searches[name](seed).prompt
+            found.append(float(np.mean([judge.score(prompt, part) for part in parts])))
+        values[name] = np.array(found)
+        print(f"  {case.name}, {method}, {name}: {shown(interval(values[name]))}", flush=True)
+    hand = np.mean([judge.scores(case.prompts, part) for part in parts], axis=0)
+    print(f"  hand-written prompts: mean {hand.mean():.3f}, best of {len(hand)} {hand.max():.3f}")
+    rows = {}
+    for name in ROWS:
+        of = {"accuracy": interval(values[name]), "each": [round(float(v), 4) for v in values[name]]}
+        for other in ROWS[2:]:
+            if other != name:
+                of[f"minus {other}"] = interval(values[name] - values[other])
+        rows[name] = of
+    for name, other in (("published", ROWS[2]), ("published", ROWS[3]), ("ours", ROWS[2]), ("ours", ROWS[3])):
+        apart = interval(values[name] - values[other])
+        verdict = "better" if apart[1] > 0 else "worse" if apart[2] < 0 else "undecided"
+        ratio = values[name].mean() / values[other].mean()
+        print(f"  {name} against {other}: ratio {ratio:.3f}, difference {shown(apart)}: {verdict}", flush=True)
     return {
-        "claim": f"{name} against {other}, {case.name}, {size.budget} scorings, {len(apart)} repeats",
-        "ours": round(float(ours.mean()), 4),
-        "peer": round(float(peer.mean()), 4),
-        "ratio": round(float(ours.mean() / peer.mean()), 4),
-        "difference": round(float(apart.mean()), 4),
-        "difference_low": round(low, 4),
-        "difference_high": round(high, 4),
-        "verdict": verdict,
-        "each": [[round(float(a), 4), round(float(b), 4)] for a, b in zip(ours, peer, strict=True)],
+        "model": case.name,
+        "method": method,
+        "budget": budget,
+        "repeats": repeats,
         "unit": unit,
+        "hand_written": {"mean": round(float(hand.mean()), 4), "best": round(float(hand.max()), 4)},
+        "rows": rows,
         "machine": f"{platform.processor() or platform.machine()}, 1 of {os.cpu_count()} cores",
         "versions": {n: version(n) for n in ("torch", "transformers")} | {"python": platform.python_version()},
     }
+
+
+Searches = dict[str, Callable[[int], SearchResult]]
+
+
+def zopo_searches(case: Case, size: Size, engine: LabelEngine, scorer: Any) -> tuple[int, Searches]:
+    """(budget in scorings, the search of each row by name, asked with a seed)."""
+    candidates = grown(case.prompts, size.candidates, LABELS)
+    published = settings_of("zopo", PUBLISHED, rows=size.scored_on)
+    assert isinstance(published, ZopoSettings)
+    budget, _ = published_scorings(published, len(candidates))
+    more = len(candidates)  # passes that embed the candidates
+
+    def climb(settings: ZopoSettings, seed: int) -> SearchResult:
+        if settings.embedding == "mean":
+            vectors = of_base(engine)([p.text for p in candidates])
+        else:
+            vectors, _ = at_answer(engine, candidates, spread_rows(case.rows, seed)[0])
+        return zopo(candidates, vectors, scorer(budget), case.rows, settings, seed)
+
+    def by_random(seed: int, end_share: float = 0.0) -> SearchResult:
+        return random_search(
+            candidates, scorer(budget + more), case.rows, RandomSettings(size.scored_on, end_share), seed
+        )
+
+    ours = ZopoSettings(rows=size.scored_on)
+    return budget, {
+        "published": lambda seed: climb(published, seed),
+        "ours": lambda seed: climb(ours, seed),
+        "random": by_random,
+        "random with a race": lambda seed: by_random(seed, ours.end_share),
+    }
+
+
+def batprompt_searches(
+    case: Case, size: Size, engine: LabelEngine, scorer: Any, journal: SearchJournal, writer: Path | None
+) -> tuple[int, Searches]:
+    """(budget in scorings, the search of each row by name, asked with a seed)."""
+    candidates = grown(case.prompts, size.candidates, LABELS)
+    published = settings_of("batprompt", PUBLISHED, ["characters_by=rules"])
+    ours = settings_of("batprompt", OURS, ["iterations=40"])  # the budget ends it earlier
+    assert isinstance(published, BatpromptSettings)
+    assert isinstance(ours, BatpromptSettings)
+    budget, _ = published_scorings(published, len(candidates))
+    model = LocalModel(str(writer), 512, published.temperature, top_p=published.top_p)
+    gate = Gate(embed=of_base(engine))
+
+    def search(settings: BatpromptSettings, seed: int) -> BatpromptSearch:
+        own = scorer(budget)
+        by_model = ModelWriter(ChatGenerator(model, seed), model.fingerprint(), journal, own.spent)
+        of = by_model if settings is published else RuleWriter(LABELS)
+        return BatpromptSearch(case.prompts, own, case.rows, of, gate, settings, seed)
+
+    def by_random(seed: int, end_share: float = 0.0) -> SearchResult:
+        rows = search(ours, seed).raced  # as they are and perturbed, in turn
+        return random_search(candidates, scorer(budget), rows, RandomSettings(size.scored_on, end_share), seed)
+
+    return budget, {
+        "published": lambda seed: search(published, seed).run(),
+        "ours": lambda seed: search(ours, seed).run(),
+        "random": by_random,
+        "random with a race": lambda seed: by_random(seed, ours.end_share),
+    }
+
+
+def interval(values: np.ndarray) -> list[float]:
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return [round(float(v), 4) for v in (values.mean(), values.mean() - half, values.mean() + half)]
+
+
+def shown(value: list[float]) -> str:
+    return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
 
 
 if __name__ == "__main__":

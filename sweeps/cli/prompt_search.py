@@ -22,7 +22,9 @@ def search_command(
     budget: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Scorings: one prompt on one row each. Default: 4000; top-accuracy: all."
+            min=1,
+            metavar="N",
+            help="Scorings: one prompt on one row each. Default: 4000; top-accuracy: all; published: what they need.",
         ),
     ] = None,
     rows: Annotated[
@@ -43,8 +45,9 @@ def search_command(
         str | None, typer.Option(metavar="ID", help="batprompt: the first prompt. Default: the winner of a race.")
     ] = None,
     family: Annotated[
-        str, typer.Option(metavar="NAME", help="batprompt: mix (characters), combine (words) or both.")
-    ] = "mix",
+        str | None,
+        typer.Option(metavar="NAME", help="batprompt: mix (characters), combine (words) or both. Default: mix."),
+    ] = None,
     writer: Annotated[
         str,
         typer.Option(metavar="MODEL", help="batprompt: rules, or a model: its folder, hub name or MODEL@URL."),
@@ -56,6 +59,13 @@ def search_command(
     embeddings: Annotated[
         str | None, typer.Option(metavar="DIR", help="A sentence-embedding model. Default: the base model.")
     ] = None,
+    settings: Annotated[
+        str, typer.Option(metavar="NAME", help="zopo, batprompt: published, as their papers have them, or ours.")
+    ] = "ours",
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting of the method, such as rounds=3: docs/search.md."),
+    ] = None,
 ) -> None:
     """Choose one good prompt on training rows, before any fine-tuning."""
     from sweeps.prompt_search.request import SearchRequest
@@ -63,7 +73,8 @@ def search_command(
     from sweeps.study.shipped import open_study
 
     request = SearchRequest(
-        method, budget, rows, seed, pool, template, grow, start, family, writer, tuple(key or ()), embeddings
-    )
+        method, budget, rows, seed, pool, template, grow, start, family, writer, tuple(key or ()), embeddings, settings,
+        tuple(given or ()),
+    )  # fmt: skip
     for line in search(open_study(study, overrides), request, out):
         typer.echo(line)

@@ -2,14 +2,15 @@
 
 Each iteration attacks a few rows: it searches rewrites of them that stay similar and that the current instruction gets
 wrong. The writer sums up how the perturbed rows differ and improves the instruction accordingly. Of the new
-instructions the one with the best metric over several sets of rows is kept. Differences from the paper:
+instructions the one with the best metric over several sets of rows is kept. ``settings.py`` has the published settings
+and ours, which differ:
 
-- The paper is given a first instruction. Here it is the winner of a race between the pool's prompts on part of the
+- The paper is given a first instruction. Ours is the winner of a race between the pool's prompts on part of the
   budget, unless the user names one.
-- Instructions are compared on unperturbed rows beside the perturbed ones, and the current instruction is compared as
-  well, so that no iteration makes the result worse.
-- The rest of the budget goes to a race between the best instructions so far, on more rows. They are ranked by their
-  score minus its standard error, because 20 rows tell little apart.
+- Ours compares instructions on unperturbed rows beside the perturbed ones, and the current instruction as well, so that
+  no iteration makes the result worse.
+- With ours the rest of the budget goes to a race between the best instructions so far, on more rows. They are ranked by
+  their score minus its standard error, because 20 rows tell little apart.
 - Both races use unperturbed and perturbed rows in turn, so that the same measure is used from start to end.
 """
 
@@ -18,13 +19,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import overload
 
 from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
 from sweeps.prompt_search.race import race, spread_rows
 from sweeps.prompt_search.result import Evaluation, SearchResult, best_of
 from sweeps.prompt_search.scorer import BudgetSpent, Scorer
+from sweeps.prompt_search.settings import FAMILIES, BatpromptSettings
 from sweeps.prompt_search.similarity import Gate
 from sweeps.prompt_search.writers import Writer
 from trainer.data.grammar import PromptError
@@ -32,25 +34,6 @@ from trainer.data.rows import Row
 from trainer.data.wording import Prompt, check_wording, placeholders
 from trainer.errors import UserError, nearest
 from trainer.trial import digest
-
-CHARACTERS = tuple(PERTURBATIONS)  # strategies applied one after the other (the paper's `mix`)
-WORDS = ("W1", "W2", "W3", "S2", "S3")  # strategies applied each by itself (the paper's `combine`)
-FAMILIES = {"mix": (CHARACTERS, ()), "combine": ((), WORDS), "both": (CHARACTERS, WORDS)}
-
-
-@dataclass(frozen=True)
-class BatpromptSettings:
-    family: str = "mix"
-    iterations: int = 10  # at most; published 5
-    sample: int = 5  # rows attacked in an iteration
-    rounds: int = 1  # of rewriting each attacked row; published 3: a small budget would pay for few iterations
-    rewrites: int = 5  # of each row in a round
-    improved: int = 5  # new instructions in an iteration; each is paraphrased once
-    compared_on: int = 20  # rows of each set
-    kept: int = 5  # best instructions of an iteration that are remembered for the race at the end
-    start: str | None = None  # prompt id; None: a race between all candidates
-    start_share: float = 0.15  # of the budget, for that race
-    end_share: float = 0.4  # of the budget, for the race at the end
 
 
 class BatpromptSearch:
@@ -64,14 +47,13 @@ class BatpromptSearch:
         settings: BatpromptSettings,
         seed: int,
     ):
-        if settings.family not in FAMILIES:
-            raise UserError(f'--family = "{settings.family}" is not known.{nearest(settings.family, FAMILIES)}')
         self.candidates, self.scorer, self.writer, self.gate = list(candidates), scorer, writer, gate
         self.settings, self.seed = settings, seed
         self.rows = spread_rows(rows, seed)
         self.raced = _PairedRows(self.rows, self._other)
         by_length = sorted(range(len(self.rows)), key=lambda i: len(_text(self.rows[i])))  # roughly as in tokens
-        self.longest = [row for i in by_length[-50:] for row in self.raced[2 * i : 2 * i + 2]]
+        raced = bool(settings.start_share or settings.end_share)  # else nobody asks for the perturbed ones
+        self.longest = [row for i in by_length[-50:] for row in self.raced[2 * i : 2 * i + 1 + raced]]
         self.rng = random.Random(seed)
         self.history: dict[str, Evaluation] = {}  # wording -> its best evaluation
         self.evaluated: list[Evaluation] = []
@@ -95,7 +77,7 @@ class BatpromptSearch:
             if s.start not in by_id:
                 raise UserError(f'--start = "{s.start}" is no prompt of the train pool.{nearest(s.start, by_id)}')
             return by_id[s.start]
-        if len(self.candidates) == 1:
+        if len(self.candidates) == 1 or s.start_share == 0:
             return self.candidates[0]
         share = self.scorer.left * s.start_share
         shuffled = self.rng.sample(self.candidates, len(self.candidates))  # a small budget does not reach all
@@ -136,9 +118,10 @@ class BatpromptSearch:
         candidates = [p for p in candidates if all(self.scorer.fits([(p, row) for part in sets for row in part]))]
         scored = []
         size = sum(map(len, sets))
-        affordable = int((self.scorer.left - reserve) // size) if self.scorer.limit is not None else len(candidates) + 1
-        self.scorer.prepare([current, *candidates][:affordable], [row for part in sets for row in part])
-        for prompt in [current, *candidates]:
+        competing = [current, *candidates] if s.keep_current or not candidates else candidates
+        affordable = int((self.scorer.left - reserve) // size) if self.scorer.limit is not None else len(competing)
+        self.scorer.prepare(competing[:affordable], [row for part in sets for row in part])
+        for prompt in competing:
             self._keep(size, reserve)
             mean = sum(self.scorer.score(prompt, part) for part in sets) / len(sets)
             scored.append(Evaluation(prompt, mean, size, self.scorer.spent.scorings))
@@ -151,20 +134,23 @@ class BatpromptSearch:
         self, prompt: Prompt, originals: Sequence[Row], rows: Sequence[Row], strategy: str, seed: int, reserve: float
     ) -> list[Row]:
         """For each of ``rows`` the rewrite that the prompt answers worst, among those that stay similar to the
-        original; the row as it was where no rewrite is answered worse."""
-        current = list(rows)
+        original; the row as it was where there is none, and with ``attack_by`` margin where no rewrite is answered
+        worse."""
+        current, by_margin = list(rows), self.settings.attack_by == "margin"
         for turn in range(self.settings.rounds):
             options = [
-                [row, *self._perturbed([prompt], original, row, strategy, self.settings.rewrites, seed + turn)]
+                ([row] if by_margin else [])
+                + self._perturbed([prompt], original, row, strategy, self.settings.rewrites, seed + turn)
                 for original, row in zip(originals, current, strict=True)
             ]
             flat = [(prompt, row) for group in options for row in group]
             self._keep(len(flat), reserve)
-            margins = iter(self.scorer.margins(flat))
+            found = self.scorer.margins(flat)
+            values = iter(found if by_margin else found >= 0)
             worst = []
-            for group in options:
-                of_group = [(next(margins), i) for i in range(len(group))]
-                worst.append(group[min(of_group)[1]])  # ties: the row as it was
+            for row, group in zip(current, options, strict=True):
+                of_group = [(next(values), i) for i in range(len(group))]
+                worst.append(group[min(of_group)[1]] if group else row)  # ties: the first
             current = worst
         return current
 
@@ -175,12 +161,12 @@ class BatpromptSearch:
         ``prompts``."""
         fields = {}
         for name, text in row.fields.items():
-            if strategy in PERTURBATIONS:
+            characters = strategy in PERTURBATIONS
+            if characters and self.settings.characters_by == "rules":
                 texts = perturb(text, strategy, n, seed)
-                passed = self.gate.by_letters(original.fields[name], texts)
             else:
                 texts = self.writer.perturb(text, strategy, n, seed)
-                passed = self.gate.by_meaning(original.fields[name], texts)
+            passed = (self.gate.by_letters if characters else self.gate.by_meaning)(original.fields[name], texts)
             fields[name] = [t for t, ok in zip(texts, passed, strict=True) if ok]
         count = max(map(len, fields.values()), default=0)
         found = []
@@ -192,9 +178,9 @@ class BatpromptSearch:
     def _sets(
         self, prompts: Sequence[Prompt], rows: Sequence[Row], characters: Sequence[str], words: Sequence[str], seed: int
     ) -> list[list[Row]]:
-        """The rows as they are; the rows under all character strategies, one after the other; and one set of rows for
-        each word strategy."""
-        sets = [list(rows)]
+        """The rows as they are, unless the settings leave them out; the rows under all character strategies, one after
+        the other; and one set of rows for each word strategy."""
+        sets = [list(rows)] if self.settings.clean_rows else []
         if characters:
             part = list(rows)
             for strategy in characters:
@@ -249,7 +235,9 @@ class BatpromptSearch:
 
     def _end(self, current: Prompt) -> SearchResult:
         """The winner of a race between the best of the history on the rest of the budget; without a budget, on 100
-        rows."""
+        rows. Without a race the instruction of the last iteration."""
+        if self.settings.end_share == 0:
+            return replace(best_of([self.history[current.text]]), evaluated=self.evaluated)
         best = sorted(self.history.values(), key=lambda e: (e.prompt != current, -_cautious_score(e)))[
             : 2 * self.settings.kept
         ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sweeps.prompt_search.settings import OURS
+
 METHODS = ("top-accuracy", "batprompt", "zopo", "random")  # as the command line names the searches
 
 
@@ -19,7 +21,9 @@ class SearchRequest:
     template: str | None = None
     grow: int | None = None
     start: str | None = None
-    family: str = "mix"
+    family: str | None = None
     writer: str = "rules"
     keys: tuple[str, ...] = ()
     embeddings: str | None = None
+    settings: str = OURS
+    given: tuple[str, ...] = ()  # KEY=VALUE of single settings

@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Any
 from sweeps.prompt_search.candidates import grown, train_pool
 from sweeps.prompt_search.request import METHODS, SearchRequest
 from sweeps.prompt_search.search_folder import write_results
+from sweeps.prompt_search.settings import (
+    FAMILIES,
+    OURS,
+    BatpromptSettings,
+    Settings,
+    published_scorings,
+    settings_of,
+)
 from trainer.errors import UserError, nearest
 from trainer.measure.registry import kind_of
 
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
     from trainer.data.wording import Prompt
 
 BUDGET = 4000  # scorings; about 20 full passes over the rows of a small task
-ROWS = {"zopo": 50, "random": 100}  # the rows that each candidate is scored on
+LONGEST = 1024  # tokens of a writer's reply
 
 
 def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
@@ -48,6 +56,7 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
 
     request = _checked(study, request)
     assert request.template is not None
+    settings = _settings(request)
     prompts = train_pool(study, request.pool)
     template = template_of(request.template, study.templates[request.template], study.task.names)
     answers = [word for _, word in template.words]
@@ -61,13 +70,14 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
     yield from map(str, dropped)
     if request.method in ("top-accuracy", "batprompt") and request.rows is not None:
         rows = spread_rows(rows, request.seed)[: request.rows]
+    request = _with_budget(request, settings, len(candidates))
     engine = LabelEngine(model, template, task, study.scoring.decision)
     store = Store.open(out)
     labels, metric = tuple(study.task.names), study.task.metric
     scorer = Scorer(engine, FolderJournal(store), labels, study.scoring.decision, metric, request.budget)
-    result = _RUN[request.method](request, candidates, scorer, rows, engine)
+    result = _RUN[request.method](request, settings, candidates, scorer, rows, engine)
     scorer.refuse_all_nan()
-    write_results(store, request, result, scorer.spent, study.name)
+    write_results(store, request, settings, result, scorer.spent, study.name)
     kind = "training rows, as they are and perturbed" if request.method == "batprompt" else "training rows"
     yield f'{request.method}: prompt "{result.prompt.id}", {metric} {result.score:.3f} on {result.rows} {kind}'
     yield result.prompt.text
@@ -80,7 +90,7 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
 
 
 def _checked(study: Study, request: SearchRequest) -> SearchRequest:
-    """The request with the template's name and the default budget filled in. Raises UserError."""
+    """The request with the template's name filled in. Raises UserError."""
     if request.method not in METHODS:
         raise UserError(f'--method = "{request.method}" is not known.{nearest(request.method, METHODS)}')
     name = request.template if request.template is not None else next(iter(study.templates))
@@ -91,20 +101,53 @@ def _checked(study: Study, request: SearchRequest) -> SearchRequest:
             f'task.metric = "{study.task.metric}" ranks rows, and a search compares answers to few rows. Give '
             "task.metric=balanced_accuracy"
         )
-    given = {"start": request.start, "embeddings": request.embeddings}
-    only: Mapping[str, tuple[str, ...]] = {"start": ("batprompt",), "embeddings": ("batprompt", "zopo")}
+    given = {"start": request.start, "embeddings": request.embeddings, "family": request.family}
+    only: Mapping[str, tuple[str, ...]] = {
+        "start": ("batprompt",), "embeddings": ("batprompt", "zopo"), "family": ("batprompt",)
+    }  # fmt: skip
     for option, methods in only.items():
         if given[option] is not None and request.method not in methods:
             raise UserError(f"--{option} is for {' and '.join(methods)}; --method {request.method} does not use it")
-    budget = request.budget if request.budget is not None or request.method == "top-accuracy" else BUDGET
-    return replace(request, template=name, budget=budget)
+    if request.family is not None and request.family not in FAMILIES:
+        raise UserError(f'--family = "{request.family}" is not known.{nearest(request.family, FAMILIES)}')
+    return replace(request, template=name)
+
+
+def _settings(request: SearchRequest) -> Settings | None:
+    """None for top-accuracy, which has none. Raises UserError."""
+    if request.method == "top-accuracy" and request.settings == OURS and not request.given:
+        return None
+    own = {"zopo": {"rows": request.rows}, "random": {"rows": request.rows}}.get(
+        request.method, {"start": request.start, "family": request.family}
+    )
+    found = settings_of(request.method, request.settings, request.given, **own)
+    if isinstance(found, BatpromptSettings) and found.characters_by == "writer" and request.writer == "rules":
+        raise UserError(
+            "--settings published: BATprompt rewrites with a language model. Name one with --writer: a model's folder, "
+            "a hub name or MODEL@URL; or take --settings ours, whose rules need none"
+        )
+    return found
+
+
+def _with_budget(request: SearchRequest, settings: Settings | None, candidates: int) -> SearchRequest:
+    """The request with its budget: as published it is what the settings need. Raises UserError for less."""
+    if request.settings == OURS or settings is None:
+        usual = None if request.method == "top-accuracy" else BUDGET
+        return replace(request, budget=request.budget or usual)
+    need, sum_of = published_scorings(settings, candidates)
+    if request.budget is not None and request.budget < need:
+        raise UserError(
+            f"--budget = {request.budget} is below the {need:,} scorings that --settings published need ({sum_of}). "
+            "Raise it, leave it out, lower a setting with --set, or take --settings ours"
+        )
+    return replace(request, budget=need)
 
 
 # the methods --------------------------------------------------------------------------------------------------
 
 
 def _top_accuracy(
-    request: SearchRequest, prompts: list[Prompt], scorer: Scorer, rows: list[Row], _: LabelEngine
+    request: SearchRequest, _: Any, prompts: list[Prompt], scorer: Scorer, rows: list[Row], engine: LabelEngine
 ) -> SearchResult:
     from sweeps.prompt_search.top_accuracy import top_accuracy
 
@@ -112,43 +155,42 @@ def _top_accuracy(
 
 
 def _random(
-    request: SearchRequest, prompts: list[Prompt], scorer: Scorer, rows: list[Row], _: LabelEngine
+    request: SearchRequest, settings: Any, prompts: list[Prompt], scorer: Scorer, rows: list[Row], _: LabelEngine
 ) -> SearchResult:
     from sweeps.prompt_search.random_search import random_search
 
-    return random_search(prompts, scorer, rows, request.rows or ROWS["random"], request.seed)
+    return random_search(prompts, scorer, rows, settings, request.seed)
 
 
 def _zopo(
-    request: SearchRequest, prompts: list[Prompt], scorer: Scorer, rows: list[Row], engine: LabelEngine
+    request: SearchRequest, settings: Any, prompts: list[Prompt], scorer: Scorer, rows: list[Row], engine: LabelEngine
 ) -> SearchResult:
     from sweeps.prompt_search.embed import at_answer
     from sweeps.prompt_search.race import spread_rows
-    from sweeps.prompt_search.zopo import ZopoSettings, zopo
+    from sweeps.prompt_search.zopo import zopo
 
-    if request.embeddings is not None:
+    if request.embeddings is not None or settings.embedding == "mean":
         vectors = _embeddings(request, engine)([p.text for p in prompts])
     else:
         engine.load()
         began = time.perf_counter()
         vectors, tokens = at_answer(engine, prompts, spread_rows(rows, request.seed)[0])
         scorer.spent.add_embedded(tokens, time.perf_counter() - began)
-    return zopo(prompts, vectors, scorer, rows, ZopoSettings(rows=request.rows or ROWS["zopo"]), request.seed)
+    return zopo(prompts, vectors, scorer, rows, settings, request.seed)
 
 
 def _batprompt(
-    request: SearchRequest, prompts: list[Prompt], scorer: Scorer, rows: list[Row], engine: LabelEngine
+    request: SearchRequest, settings: Any, prompts: list[Prompt], scorer: Scorer, rows: list[Row], engine: LabelEngine
 ) -> SearchResult:
-    from sweeps.prompt_search.batprompt import FAMILIES, BatpromptSettings, batprompt
+    from sweeps.prompt_search.batprompt import batprompt
     from sweeps.prompt_search.similarity import Gate
 
-    settings = BatpromptSettings(family=request.family, start=request.start)
-    words = bool(FAMILIES.get(request.family, ((), ()))[1])  # only these rewrites are compared by their meaning
+    words = bool(FAMILIES[settings.family][1])  # only these rewrites are compared by their meaning
     gate = Gate(embed=_embeddings(request, engine) if words else None)
-    return batprompt(prompts, scorer, rows, _writer(request, scorer, engine), gate, settings, request.seed)
+    return batprompt(prompts, scorer, rows, _writer(request, settings, scorer, engine), gate, settings, request.seed)
 
 
-Method = Callable[["SearchRequest", "list[Prompt]", "Scorer", "list[Row]", "LabelEngine"], "SearchResult"]
+Method = Callable[["SearchRequest", Any, "list[Prompt]", "Scorer", "list[Row]", "LabelEngine"], "SearchResult"]
 _RUN: dict[str, Method] = {
     "top-accuracy": _top_accuracy,
     "batprompt": _batprompt,
@@ -163,7 +205,7 @@ def _embeddings(request: SearchRequest, engine: LabelEngine) -> Embeddings:
     return of_base(engine) if request.embeddings is None else of_folder(request.embeddings)
 
 
-def _writer(request: SearchRequest, scorer: Scorer, engine: LabelEngine) -> Writer:
+def _writer(request: SearchRequest, settings: BatpromptSettings, scorer: Scorer, engine: LabelEngine) -> Writer:
     from sweeps.prompt_search.rule_writer import RuleWriter
     from sweeps.prompt_search.writers import ChatGenerator, ModelWriter
 
@@ -173,9 +215,12 @@ def _writer(request: SearchRequest, scorer: Scorer, engine: LabelEngine) -> Writ
     from sweeps.prompts.local_writer import LocalModel
 
     if is_endpoint(request.writer):
-        model: Any = open_endpoint(request.writer, parse_keys(request.keys, [request.writer]), 1024, 1.0)
+        keys = parse_keys(request.keys, [request.writer])
+        model: Any = open_endpoint(request.writer, keys, LONGEST, settings.temperature, top_p=settings.top_p)
         name = request.writer
     else:
-        model = LocalModel(request.writer, 1024, 1.0)
+        model = LocalModel(request.writer, LONGEST, settings.temperature, top_p=settings.top_p)
         name = model.fingerprint()
+    if (settings.temperature, settings.top_p) != (1.0, 0.95):  # those of all writers before they could be chosen
+        name = f"{name} temperature {settings.temperature:g} top_p {settings.top_p:g}"
     return ModelWriter(ChatGenerator(model, request.seed), name, scorer.journal, scorer.spent)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.display.text import spreadsheet_text
 from sweeps.prompt_search.request import METHODS, SearchRequest
+from sweeps.prompt_search.settings import Settings, recorded
 from sweeps.prompts.files import pool_text
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_results(store: Store, request: SearchRequest, result: SearchResult, spent: Spent, study: str) -> None:
+def write_results(
+    store: Store, request: SearchRequest, settings: Settings | None, result: SearchResult, spent: Spent, study: str
+) -> None:
     """Write the chosen prompt as a pool, every evaluation, the request with its result, and the budget of all methods
     in the folder. The budget counts all that the search asked for; ``reused`` of that was in the journal before."""
     folder = request.method
@@ -43,7 +46,12 @@ def write_results(store: Store, request: SearchRequest, result: SearchResult, sp
         "rows": result.rows,
         "evaluations": len(result.evaluated),
     }
-    content = {"order": asdict(request), "result": outcome, "spent": asdict(spent)}
+    content = {
+        "order": asdict(request),
+        "settings": recorded(request.settings, settings, request.embeddings, request.writer),
+        "result": outcome,
+        "spent": asdict(spent),
+    }
     store.write(f"{folder}/search.json", (json.dumps(content, indent=1) + "\n").encode())
     table = budget_table(store)
     store.write("budget.csv", _csv([list(COLUMNS), *([_cell(r[c]) for c in COLUMNS] for r in table)]))

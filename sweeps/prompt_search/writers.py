@@ -20,6 +20,10 @@ from trainer.trial import digest
 Generator = Callable[[str], list[str]]
 
 STRATEGIES = {
+    "C1": "Make a few typing errors in it: letters dropped, doubled, swapped or hit beside.",
+    "C2": "Change single letters in a few of its words.",
+    "C3": "Add up to five characters without meaning at its end.",
+    "S1": "Add a handle such as @q7RtZ0, made up anew each time, at its end.",
     "W1": "Replace some words by synonyms.",
     "W2": "Leave out words that are not needed to understand it.",
     "W3": "Add at most four neutral words that change nothing.",

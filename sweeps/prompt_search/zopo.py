@@ -3,8 +3,8 @@
 A Gaussian process with the kernel of ``neural_kernel`` is fitted to the scores of the evaluated candidates nearest to
 the current point. Adam climbs its mean, and after each step the point moves to the nearest candidate that was not
 evaluated. Where the surrogate is uncertain several times in a row, the candidates around the point are evaluated. After
-some evaluations without a gain the search goes back to the best candidate. ``ZopoSettings`` has the published values,
-except where a comment says otherwise.
+some evaluations without a gain the search goes back to the best candidate. ``settings.py`` has the published settings
+and ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,22 +22,9 @@ from sweeps.prompt_search.race import final_race, spread_rows
 from sweeps.prompt_search.random_search import require_one
 from sweeps.prompt_search.result import Evaluation, SearchResult
 from sweeps.prompt_search.scorer import Scorer
+from sweeps.prompt_search.settings import ZopoSettings
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
-
-
-@dataclass(frozen=True)
-class ZopoSettings:
-    rows: int = 50  # that each candidate is scored on, the same for all
-    initial: int | None = None  # random evaluations at the start; None: a quarter (published: 40 of 165)
-    neighbours: int = 20  # evaluated candidates that the surrogate is fitted to
-    explore: int = 10  # candidates evaluated around an uncertain point
-    uncertain: float = 0.1  # variance, here as a share of the prior's
-    uncertain_times: int = 5
-    patience: int = 4
-    most_steps: int = 2
-    lr: float = 0.1  # published 0.5: in a hundred dimensions of [0, 1] such a step leads beyond all candidates
-    end_share: float = 0.25  # of the budget, for a race between the best at the end; published: 0, no race
 
 
 class ZopoSearch:
@@ -58,8 +44,9 @@ class ZopoSearch:
         self.rows = self.all_rows[: settings.rows]
         self.reserve = 0.0  # scorings kept for the race at the end
         self.z = normalised(vectors)
-        self.kernel = NeuralKernel(self.z.shape[1])
-        self.kernel.fit_scale(self.z)
+        self.kernel = NeuralKernel(self.z.shape[1], settings.width, settings.depth)
+        if settings.kernel == "scaled":
+            self.kernel.fit_scale(self.z)
         self.rng = random.Random(seed)
         self.scored: dict[int, float] = {}  # by position, in the order of evaluation
         self.evaluated: list[Evaluation] = []
@@ -72,6 +59,8 @@ class ZopoSearch:
             share = max(self.settings.end_share * left, left - whole)
             self.reserve = max(0.0, min(share, left - len(self.rows)))
         affordable = int(min(left - self.reserve, whole) // len(self.rows))
+        if self.settings.evaluations is not None:
+            affordable = min(affordable, self.settings.evaluations)
         initial = self.settings.initial or max(1, min(affordable, math.ceil(affordable / 4)))
         first = self.rng.sample(range(len(self.candidates)), min(initial, len(self.candidates)))
         self.scorer.prepare([self.candidates[i] for i in first], self.rows)
@@ -83,9 +72,10 @@ class ZopoSearch:
 
     @property
     def over(self) -> bool:
-        """Whether the search ends: all candidates are evaluated, the budget does not pay for another one, or the best
-        one answers every row right."""
-        done = len(self.scored) == len(self.candidates) or self.scorer.left - self.reserve < len(self.rows)
+        """Whether the search ends: all candidates, or as many as wanted, are evaluated, the budget does not pay for
+        another one, or the best one answers every row right."""
+        most = min(len(self.candidates), self.settings.evaluations or len(self.candidates))
+        done = len(self.scored) >= most or self.scorer.left - self.reserve < len(self.rows)
         return done or max(self.scored.values(), default=0.0) >= 1.0
 
     @property
@@ -150,17 +140,19 @@ class ZopoSearch:
         return [i for i in order if apart[i] < math.inf]
 
     def _model(self, z: Tensor) -> Posterior:
-        """The surrogate, fitted to the evaluated candidates nearest to ``z``. Scores are standardised by all evaluated
-        ones, because a process with mean 0 would predict a score of 0 far away from them."""
+        """The surrogate, fitted to the evaluated candidates nearest to ``z``. Our settings standardise scores by all
+        evaluated ones, because a process with mean 0 would predict a score of 0 far away from them."""
         known = torch.tensor(list(self.scored))
         values = torch.tensor(list(self.scored.values()), dtype=torch.float64)
         apart = (self.z[known] - z.detach()).norm(dim=1)
         near = torch.argsort(apart, stable=True)[: self.settings.neighbours]
         mean = float(values.mean())
-        unit = float(values.std()) if len(values) > 1 and float(values.std()) > 1e-9 else 1.0
-        # The noise is the standard error of a score on these rows (published: 0.01).
-        sigma = min(1.0, max(0.01, math.sqrt(max(mean * (1 - mean), 1e-9) / len(self.rows)) / unit))
-        return Posterior.of(self.kernel, self.z[known[near]], values[near], sigma, mean, unit)
+        spread = float(values.std()) if len(values) > 1 and float(values.std()) > 1e-9 else 1.0
+        unit = spread if self.settings.scores == "standardised" else 1.0
+        if (sigma := self.settings.noise) is None:  # the standard error of a score on these rows
+            sigma = min(1.0, max(0.01, math.sqrt(max(mean * (1 - mean), 1e-9) / len(self.rows)) / unit))
+        zero = mean if self.settings.scores == "standardised" else 0.0
+        return Posterior.of(self.kernel, self.z[known[near]], values[near], sigma, zero, unit)
 
     def _var(self, model: Posterior, z: Tensor) -> float:
         with torch.no_grad():

@@ -72,6 +72,7 @@ class Endpoint:
     temperature: float
     limits: RetryLimits = RetryLimits()
     key: str | None = field(default=None, repr=False)
+    top_p: float | None = None  # None: the server's
     stopped: threading.Event = field(default_factory=threading.Event, repr=False)
     _refused: set[str] = field(default_factory=set, repr=False)  # parameters that this server does not accept
 
@@ -96,6 +97,7 @@ class Endpoint:
         limit = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
         body = {"model": self.model, "messages": list(messages), limit: self.max_tokens}
         body |= {"temperature": self.temperature, "seed": seed}
+        body |= {} if self.top_p is None else {"top_p": self.top_p}
         return {k: v for k, v in body.items() if k not in self._refused}
 
     def _post(self, body: dict[str, Any]) -> Any:
@@ -153,7 +155,7 @@ class Endpoint:
             raise _TransientError(f"the answer is no JSON: {_server_message(text)}") from None
 
     def _not_taken(self, text: str, body: Mapping[str, Any]) -> str | None:
-        accepted = [n for n in ("max_tokens", "temperature", "seed") if n in body and n not in self._refused]
+        accepted = [n for n in ("max_tokens", "temperature", "seed", "top_p") if n in body and n not in self._refused]
         return next((n for n in accepted if re.search(rf"\b{n}\b", text)), None)
 
     def _completion(self, value: Any, failed: int) -> ModelAnswer:
@@ -186,7 +188,12 @@ def is_endpoint(spec: str) -> bool:
 
 
 def open_endpoint(
-    spec: str, keys: Mapping[str, str], max_tokens: int, temperature: float, limits: RetryLimits | None = None
+    spec: str,
+    keys: Mapping[str, str],
+    max_tokens: int,
+    temperature: float,
+    limits: RetryLimits | None = None,
+    top_p: float | None = None,
 ) -> Endpoint:
     """The endpoint of ``MODEL@URL``. ``keys``: host -> the environment variable with its key. Raises EndpointError."""
     match = _SPEC.fullmatch(spec)
@@ -204,7 +211,7 @@ def open_endpoint(
         if key is None and name in keys:
             key = _key(name, keys[name])
     url = parts._replace(path=path, fragment="").geturl()
-    return Endpoint(spec, model, url, max_tokens, temperature, limits or RetryLimits(), key)
+    return Endpoint(spec, model, url, max_tokens, temperature, limits or RetryLimits(), key, top_p)
 
 
 def parse_keys(texts: Sequence[str], specs: Sequence[str]) -> dict[str, str]:

@@ -27,9 +27,15 @@ class LocalModel:
     """``name``: the folder or hub name as the user gave it."""
 
     def __init__(
-        self, name: str, max_tokens: int, temperature: float, dtype: str | None = None, trust_remote_code: bool = False
+        self,
+        name: str,
+        max_tokens: int,
+        temperature: float,
+        dtype: str | None = None,
+        trust_remote_code: bool = False,
+        top_p: float = TOP_P,
     ):
-        self.name, self.max_tokens, self.temperature = name, max_tokens, temperature
+        self.name, self.max_tokens, self.temperature, self.top_p = name, max_tokens, temperature, top_p
         self._dtype, self._trusted = dtype, trust_remote_code
         self._loaded: tuple[Any, Any] | None = None
 
@@ -62,7 +68,7 @@ class LocalModel:
         inputs = torch.tensor([ids], device=next(model.parameters()).device)
         options: dict[str, Any] = {"max_new_tokens": min(self.max_tokens, room - len(ids)), "do_sample": False}
         if self.temperature > 0:
-            options |= {"do_sample": True, "temperature": self.temperature, "top_p": TOP_P, "top_k": 0}
+            options |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         devices = [inputs.device] if inputs.device.type == "cuda" else []
         with torch.inference_mode(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)

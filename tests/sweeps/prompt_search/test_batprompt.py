@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from rapidfuzz.distance import Levenshtein
 
 from sweeps.prompt_search import perturb, rule_tables
 from sweeps.prompt_search import scorer as scorer_module
-from sweeps.prompt_search.batprompt import BatpromptSearch, BatpromptSettings, _cautious_score, batprompt
+from sweeps.prompt_search.batprompt import BatpromptSearch, _cautious_score, batprompt
 from sweeps.prompt_search.candidates import grown
 from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.result import Evaluation, SearchResult
 from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Pair, Scorer, Spent
+from sweeps.prompt_search.settings import AS_PUBLISHED, BatpromptSettings, published_scorings
 from sweeps.prompt_search.similarity import Gate, cosine
 from sweeps.prompt_search.writers import ModelWriter, texts_of
 from trainer.data.rows import Row
@@ -334,8 +336,6 @@ def test_rewrites_and_rows_beyond_the_length_limit_are_left_out(size: Callable[[
 
 
 def test_mistakes_are_told_with_the_nearest_name() -> None:
-    with pytest.raises(UserError, match=r'--family = "mxi" is not known. Did you mean "mix"'):
-        search(Landscape({}), RuleWriter(), 100, family="mxi")
     scorer = Scorer(Landscape({}), SearchJournal(), LABELS, limit=5)
     with pytest.raises(UserError, match=r"--budget = 5: 15% of it do not pay"):
         batprompt(prompts(5), scorer, rows(20), RuleWriter())
@@ -352,3 +352,51 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, monkeypatch:
     paid = killed.calls + resumed.calls
     assert len(paid) == len(set(paid)) >= scorer.spent.scorings == by_whole.spent.scorings
     assert scorer.spent.reused > 100
+
+
+def published(**changed: object) -> BatpromptSettings:
+    found = AS_PUBLISHED["batprompt"]
+    assert isinstance(found, BatpromptSettings)
+    return replace(found, **{"characters_by": "rules", **changed})  # type: ignore[arg-type]
+
+
+def test_as_published_the_last_iterations_best_is_the_result_and_no_race_is_held() -> None:
+    """The current instruction does not compete, and only perturbed rows are compared on."""
+    scorer = Scorer(Wordy({}), SearchJournal(), LABELS)
+    found = batprompt(prompts(3), scorer, rows(60), Improver(), settings=published(), seed=2)
+    rounds = [e for e in found.evaluated if e.rows == 20]
+    assert len(rounds) == len(found.evaluated), "every evaluation is on one set of 20 rows"
+    assert prompts(1)[0].text not in {e.prompt.text for e in found.evaluated}
+    last = found.evaluated[-max(1, len(found.evaluated) // 5) :]
+    assert found.prompt.text in {e.prompt.text for e in last}
+    assert scorer.spent.scorings <= published_scorings(published(), 3)[0] == 2500
+
+
+def test_as_published_an_attack_takes_the_worst_rewrite_and_never_the_row_as_it_was() -> None:
+    scorer = Scorer(Wordy({}), SearchJournal(), LABELS)
+    pool, some = prompts(2), rows(12)
+    run = BatpromptSearch(pool, scorer, some, RuleWriter(), Gate(), published(rounds=1), seed=0)
+    attacked = run._attack(pool[0], some, some, "S1", 5, 0.0)
+    assert all(a.fields != b.fields for a, b in zip(some, attacked, strict=True))
+    wrong = scorer.margins([(pool[0], r) for r in attacked]) < 0
+    for old, new, bad in zip(some, attacked, wrong, strict=True):
+        options = run._perturbed([pool[0]], old, old, "S1", 5, 5)
+        right = scorer.margins([(pool[0], r) for r in options]) >= 0
+        assert bad == (not right.all()), "a rewrite that is answered wrong is taken where there is one"
+        assert new in options
+
+
+def test_character_changes_may_be_the_writers_too() -> None:
+    class Marked(RuleWriter):
+        def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]:
+            return [f"{text} {strategy}{i}" for i in range(n)]
+
+    run = BatpromptSearch(
+        prompts(2), Scorer(Wordy({}), SearchJournal(), LABELS), rows(12), Marked(), Gate(),
+        published(characters_by="writer"), seed=0,
+    )  # fmt: skip
+    [original] = rows(1)
+    assert [r.fields["text"] for r in run._perturbed(prompts(1), original, original, "C1", 2, 0)] == [
+        f"{original.fields['text']} C10",
+        f"{original.fields['text']} C11",
+    ]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from chat_server import ChatServer
 from checkout import ROOT
 from tiny_run import PLAIN, make_model, rows, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -218,6 +221,97 @@ def test_mistakes_are_told(
     assert not (tmp_path / "budget.csv").exists()
 
 
+ZOPO = {  # METHODS of arXiv 2403.02993, as docs/search.md tells them
+    "initial": 40, "evaluations": 165, "neighbours": 20, "explore": 10, "uncertain": 0.1, "uncertain_times": 5,
+    "patience": 4, "most_steps": 2, "lr": 0.5, "depth": 2, "width": 32, "noise": 0.01, "kernel": "raw",
+    "scores": "raw", "embedding": "mean", "end_share": 0.0, "rows": 50,
+}  # fmt: skip
+BATPROMPT = {  # of arXiv 2412.18196
+    "family": "mix", "iterations": 5, "sample": 5, "rounds": 3, "rewrites": 5, "improved": 5, "compared_on": 20,
+    "kept": 5, "start": None, "start_share": 0.0, "end_share": 0.0, "characters_by": "writer", "attack_by": "metric",
+    "clean_rows": False, "keep_current": False, "temperature": 1.0, "top_p": 0.95,
+}  # fmt: skip
+
+
+def record(folder: Path, method: str) -> dict[str, Any]:
+    return json.loads((folder / method / "search.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_search_with_published_settings_records_every_one(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(study), "--out", str(tmp_path), "--settings", "published"]
+    assert run(*words, "--method", "zopo") == 0, capsys.readouterr().err
+    found = record(tmp_path, "zopo")
+    assert found["settings"] == {"name": "published", "encoder": "the base model", **ZOPO}
+    assert found["order"]["budget"] == 4 * 50, "four candidates, of which each is evaluated"
+
+
+def rewriting(body: dict[str, Any]) -> str:
+    """A writer that rewrites by number, keeps placeholders, and answers each request in the form that it asks for."""
+    request = body["messages"][-1]["content"]
+    text = request.rpartition(":\n")[2]
+    wanted = re.search(r"(?:Rewrite the text|Write|in) (\d+)", request)
+    if wanted is None:
+        return "Letters are missing."
+    return json.dumps([f"{text} {'it' * (1 + i % 3)}" for i in range(int(wanted[1]))])
+
+
+def test_batprompt_as_published_has_a_model_write_and_counts_its_requests(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ChatServer(rewriting) as server:
+        words = [str(study), "--out", str(tmp_path), "--settings", "published", "--method", "batprompt"]
+        words += ["--writer", server.spec(), "--set", "sample=2", "--set", "compared_on=4"]
+        assert run(*words) == 0, capsys.readouterr().err
+        asked, found = len(server.asked), record(tmp_path, "batprompt")
+        given = {"sample": 2, "compared_on": 4}
+        encoder = {"encoder": "the base model", "writer": server.spec()}
+        assert found["settings"] == {"name": "published", **encoder, **BATPROMPT, **given}
+        assert found["spent"]["requests"] >= asked > 0
+        assert {(b["temperature"], b["top_p"]) for _, b in server.asked} == {(1.0, 0.95)}
+        assert found["order"]["budget"] == 5 * (4 * 3 * 5 * 2 + 10 * 1 * 4)
+        assert found["spent"]["scorings"] <= found["order"]["budget"]
+        assert run(*words) == 0
+        assert len(server.asked) == asked, "every reply is in the journal"
+        assert record(tmp_path, "batprompt")["result"] == found["result"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "zopo", "--settings", "publshed"], 'is not known. Did you mean "published"'),
+        (["--method", "random", "--settings", "published"], "--settings published is for zopo and batprompt"),
+        (["--method", "top-accuracy", "--set", "rows=3"], "are for zopo, batprompt and random"),
+        (
+            ["--method", "zopo", "--settings", "published", "--budget", "199"],
+            "--budget = 199 is below the 200 scorings that --settings published need (4 evaluations x 50 rows)",
+        ),
+        (["--method", "batprompt", "--settings", "published"], "BATprompt rewrites with a language model"),
+        (["--method", "batprompt", "--family", "mxi"], '--family = "mxi" is not known. Did you mean "mix"'),
+        (["--method", "zopo", "--family", "mix"], "--family is for batprompt"),
+        (["--method", "zopo", "--set", "patence=3"], 'a setting of zopo. Did you mean "patience"'),
+        (["--method", "zopo", "--set", "patience=x"], '--set = "patience=x" must be a whole number'),
+        (["--method", "zopo", "--set", "lr=-1"], '--set = "lr=-1" must be at least 0'),
+        (["--method", "zopo", "--set", "kernel=row"], '--set = "kernel=row" must be one of scaled, raw'),
+        (["--method", "batprompt", "--set", "clean_rows=1"], '--set = "clean_rows=1" must be true or false'),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_told(
+    words: list[str], message: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(str(study), "--out", str(tmp_path), *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "budget.csv").exists()
+
+
+def test_single_settings_are_laid_over_ours(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(study), "--out", str(tmp_path), "--budget", "300", "--method", "zopo"]
+    assert run(*words, "--set", "initial=2", "--set", "noise=none", "--rows", "10") == 0, capsys.readouterr().err
+    found = record(tmp_path, "zopo")["settings"]
+    assert (found["name"], found["initial"], found["noise"], found["rows"]) == ("ours", 2, None, 10)
+
+
 @pytest.mark.long
 def test_the_benchmark_runs_in_a_tiny_form(tmp_path: Path) -> None:
     root = ROOT
@@ -225,11 +319,19 @@ def test_the_benchmark_runs_in_a_tiny_form(tmp_path: Path) -> None:
         sys.executable,
         str(root / "benchmarks" / "prompt_search.py"),
         "--quick",
+        "--case",
+        "embedded",
+        "--of",
+        "zopo",
         "--json",
         str(tmp_path / "c.json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    for claim in json.loads((tmp_path / "c.json").read_text()):
-        assert claim["difference_low"] <= claim["difference"] <= claim["difference_high"]
-        assert claim["ratio"] == pytest.approx(claim["ours"] / claim["peer"], abs=0.002)
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert {(f["model"], f["method"]) for f in found} >= {("embedded", "zopo")}
+    for one in found:
+        assert list(one["rows"]) == ["published", "ours", "random", "random with a race"]
+        for of in one["rows"].values():
+            mean, low, high = of["accuracy"]
+            assert low <= mean <= high

@@ -17,6 +17,7 @@ from sweeps.prompt_search.race import race, spread_rows
 from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.result import best_of
 from sweeps.prompt_search.scorer import BudgetSpent, Scorer
+from sweeps.prompt_search.settings import RandomSettings
 from sweeps.prompt_search.top_accuracy import top_accuracy
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
@@ -127,7 +128,11 @@ def test_a_search_that_was_killed_goes_on_to_the_same_result_and_pays_nothing_tw
 
     def run(engine: Landscape, folder: Path) -> tuple[object, Scorer]:
         scorer = Scorer(engine, FolderJournal(Store.open(folder)), LABELS, limit=240)
-        found = top_accuracy(pool, scorer, some) if method == "top" else random_search(pool, scorer, some, 20)
+        found = (
+            top_accuracy(pool, scorer, some)
+            if method == "top"
+            else random_search(pool, scorer, some, RandomSettings(20))
+        )
         return found, scorer
 
     whole, by_whole = run(Landscape(shares), tmp_path / "whole")
@@ -170,10 +175,10 @@ def test_a_budget_below_one_row_each_is_refused_with_what_is_needed() -> None:
 def test_random_search_spends_its_budget_on_different_candidates_and_depends_on_the_seed() -> None:
     pool, some = prompts(30), rows(10)
     scorer = make(Landscape({}), limit=105)
-    found = random_search(pool, scorer, some, 10, seed=1)
+    found = random_search(pool, scorer, some, RandomSettings(10), seed=1)
     assert len({e.prompt.id for e in found.evaluated}) == 10
     assert scorer.spent.scorings == 100
-    other = random_search(pool, make(Landscape({}), limit=105), some, 10, seed=2)
+    other = random_search(pool, make(Landscape({}), limit=105), some, RandomSettings(10), seed=2)
     assert [e.prompt.id for e in other.evaluated] != [e.prompt.id for e in found.evaluated]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from sweeps.prompt_search.neural_kernel import NeuralKernel, Posterior, normalis
 from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.result import SearchResult
 from sweeps.prompt_search.scorer import Scorer
-from sweeps.prompt_search.zopo import ZopoSettings, zopo
+from sweeps.prompt_search.settings import AS_PUBLISHED, RandomSettings, ZopoSettings
+from sweeps.prompt_search.zopo import zopo
 from trainer.errors import UserError
 from trainer.store import Store
 
@@ -124,7 +126,7 @@ def test_on_a_smooth_landscape_zopo_finds_better_prompts_than_random_search_at_t
         found, scorer = run(seed)
         _, shares = hill(150, seed)
         other = Scorer(Landscape(shares), SearchJournal(), LABELS, limit=800)
-        yardstick = random_search(prompts(150), other, rows(200), 40, seed)
+        yardstick = random_search(prompts(150), other, rows(200), RandomSettings(40), seed)
         assert scorer.spent.scorings <= 800
         assert len({e.prompt.id for e in found.evaluated}) == len(found.evaluated) == 20
         gains.append(shares[found.prompt.text] - shares[yardstick.prompt.text])
@@ -199,3 +201,48 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path, monkeypatch:
     assert search(resumed, tmp_path / "killed") == whole
     assert killed.calls
     assert len(killed.calls + resumed.calls) == len({*killed.calls, *resumed.calls}) == 400
+
+
+def test_as_published_it_evaluates_165_candidates_and_ends_without_a_race() -> None:
+    """Of them 40 at random, then those that the climb leads to; the first 40 depend on the seed alone."""
+    published = AS_PUBLISHED["zopo"]
+    assert isinstance(published, ZopoSettings)
+    found, scorer = run(1, limit=165 * 50, n=200, settings=published)
+    assert len(found.evaluated) == 165
+    assert {e.rows for e in found.evaluated} == {50}
+    assert scorer.spent.scorings == 165 * 50
+    assert found.score == max(e.score for e in found.evaluated)
+    fast, _ = run(1, limit=165 * 50, n=200, settings=replace(published, lr=0.1))
+    first = [[e.prompt.id for e in one.evaluated[:40]] for one in (found, fast)]
+    assert first[0] == first[1]
+    assert [e.prompt.id for e in found.evaluated] != [e.prompt.id for e in fast.evaluated]
+
+
+def test_with_raw_scores_and_kernel_the_surrogate_is_the_papers() -> None:
+    """Mean 0 before any score, noise of 0.01, and the kernel's own scale."""
+    from sweeps.prompt_search.zopo import ZopoSearch
+
+    vectors, shares = hill(60)
+    published = AS_PUBLISHED["zopo"]
+    assert isinstance(published, ZopoSettings)
+    one = ZopoSearch(prompts(60), vectors, Scorer(Landscape(shares), SearchJournal(), LABELS), rows(80), published, 0)
+    assert one.kernel.scale == 1.0
+    for i in range(5):
+        one._evaluate(i)
+    model = one._model(one.z[7])
+    assert (model.mean, model.unit) == (0.0, 1.0)
+    y = torch.tensor([one.scored[i] for i in range(5)], dtype=torch.float64)
+    near = torch.argsort((one.z[:5] - one.z[7]).norm(dim=1), stable=True)
+    x = one.z[:5][near]
+    wanted = torch.linalg.solve(one.kernel(x, x) + 1e-4 * torch.eye(5, dtype=torch.float64), y[near])
+    np.testing.assert_allclose(model.alpha.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-8)
+
+
+def test_random_search_may_end_with_the_same_race() -> None:
+    _, shares = hill(100, 2)
+    scorer = Scorer(Landscape(shares), SearchJournal(), LABELS, limit=2000)
+    found = random_search(prompts(100), scorer, rows(200), RandomSettings(20, end_share=0.25), 3)
+    assert scorer.spent.scorings <= 2000
+    assert {e.rows for e in found.evaluated} >= {20, 40}
+    assert found.rows > 20
+    assert sum(e.rows == 20 for e in found.evaluated) == 75
