@@ -27,6 +27,7 @@ from sweeps.study.load import resolved
 from sweeps.study.overlay import dump_yaml
 from sweeps.study.study import Study
 from sweeps.tables.terminal import show_table
+from sweeps.trials.assets import pool_choices
 from sweeps.trials.from_points import make_trials, points_of
 from sweeps.trials.load_content import Content, content_of
 from trainer.store import Store
@@ -47,7 +48,7 @@ def run(study: Study, out: str, opening: Opening | None = None) -> int:
 def _run(study: Study, store: Store, opening: Opening) -> int:
     print(_where(study, store), flush=True)
     content = content_of(study, opening.say)
-    for line in content.dropped_lines:
+    for line in [*content.dropped_lines, *pool_choices(study.pools, study.axes.pool)]:
         print(line, file=sys.stderr)
     statuses, messages = (run_sweep if study.stages is None else run_stages)(study, store, content, opening)
     folder, page = _reported(store)

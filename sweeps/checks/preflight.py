@@ -34,6 +34,7 @@ from sweeps.checks.small_samples import sample_findings
 from sweeps.checks.wordings import pool_findings, word_findings
 from sweeps.display.text import counted
 from sweeps.study.study import Study
+from sweeps.trials.assets import pool_choices
 from sweeps.trials.from_points import target_modules
 from sweeps.trials.load_content import Content, content_of
 from trainer.data.rows import Row
@@ -183,7 +184,7 @@ def check(study: Study, console: Console) -> int:
         return 1
     for finding in [*findings.errors, *findings.warnings]:
         _print(console, finding.level, str(finding))
-    for line in content.dropped_lines:
+    for line in [*content.dropped_lines, *pool_choices(study.pools, study.axes.pool)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     meaning = study.task.meaning
     for line in () if meaning is None else matched_words(meaning, content.pools):

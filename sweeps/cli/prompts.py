@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sweeps.prompts.generation import GenerationSettings, PromptWriter, WordingSource
     from sweeps.prompts.journal import AnswerJournal
 
+NUMBER = 20  # wordings of each model under each strategy, as PAFT has them
 prompts_app = typer.Typer(
     help="Generate wordings with language models, split pools, show the accuracy under each wording.",
     no_args_is_help=True,
@@ -35,8 +36,18 @@ def generate_command(
         list[str],
         typer.Option(metavar="MODEL", help="A model's folder, a hub name, or MODEL@URL. Several are allowed."),
     ],
-    out: Annotated[str, typer.Option(metavar="FILE", help="The pool to write: a .yaml file.")],
-    number: Annotated[int, typer.Option(min=1, help="Wordings of each model under each strategy.")] = 20,  # as PAFT
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The pool to write: a .yaml file. Not with --paper.")
+    ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper", help="Write the pools that a PAFT study reads instead of its own: 400 to train on, 50 to test."
+        ),
+    ] = False,
+    number: Annotated[
+        int | None, typer.Option(min=1, help="Wordings of each model under each strategy. Default: 20.")
+    ] = None,
     strategy: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="few-shot or zero-shot. Default: both.")
     ] = None,
@@ -84,20 +95,33 @@ def generate_command(
     from sweeps.prompts.files import check_local
     from sweeps.prompts.generation import GenerationSettings, generate_wordings
     from sweeps.prompts.journal import open_journal
+    from sweeps.prompts.paper_pools import divide, paper_pools, without_made
 
+    path, pools = _task_path(task), None
+    if paper:
+        for name, value in (("out", out), ("number", number), ("strategy", strategy)):
+            if value is not None:
+                raise UserError(f"--{name} cannot be combined with --paper, which decides it. Remove one of them")
+        pools = paper_pools(path)
+        out = pools.made
+    elif out is None:
+        raise UserError("--out is missing: the pool to write, a .yaml file. For the pools of a PAFT study give --paper")
     if not out.lower().endswith((".yaml", ".yml")):
         raise UserError(f'--out = "{out}" must end in .yaml, as pools do')
     check_local(out)
     strategies = tuple(dict.fromkeys(strategy or STRATEGIES))
-    brief = read_brief(_task_path(task), out, about, examples, apart or [])
+    brief = read_brief(path, out, about, examples, apart or [], without_made(path) if paper else ())
     check_strategies(brief, strategies, task)
     models = _models(model, key or [], max_tokens, temperature, RetryLimits(attempts=attempts, timeout=timeout), dtype,
                      trust_remote_code)  # fmt: skip
-    settings = GenerationSettings(strategies, number, at_once, seed)
+    each = pools.each(len(models), len(strategies)) if pools else number or NUMBER
+    settings = GenerationSettings(strategies, each, at_once, seed)
     with open_journal(out) as journal:
         _check_free(out, journal)
         sources = generate_wordings(brief, models, settings, journal, _print_progress)
         for text in _write(out, brief, sources, settings, temperature, journal):
+            typer.echo(text)
+        for text in divide(pools, seed) if pools else ():
             typer.echo(text)
 
 

@@ -105,10 +105,11 @@ def curves(
     digits: int = 3,
     names: Sequence[tuple[float, str]] = (),
     what: str = "trials",
+    from_zero: bool = True,
 ) -> str:
     """Curves over steps in one plot. Coloured series are in the legend and drawn over the grey ones. ``names``: texts
     to write at values of x instead of numbers; ``what``: what a curve stands for, in the description for screen
-    readers."""
+    readers; ``from_zero``: whether the axis of x begins there."""
     drawn = [_thinned(s) for s in series]
     xs = [x for s in drawn for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
     ys = [y for s in drawn for y in s.y if math.isfinite(y)]
@@ -116,7 +117,7 @@ def curves(
         return ""
     low, high = _padded(min(ys), max(ys))
     right = max(xs)
-    left = min(0.0, min(xs))
+    left = min(0.0, min(xs)) if from_zero else min(xs)
     if right == left:
         right = left + 1.0
     x_ticks, y_ticks = nice_ticks(left, right, 6), nice_ticks(low, high, 5)

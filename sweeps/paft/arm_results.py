@@ -210,6 +210,14 @@ def largest_pool(found: Sequence[Result]) -> list[Result]:
     return [r for r in able if r.train_prompts == most]
 
 
+def distinct(found: Sequence[Result]) -> list[Result]:
+    """Each trial once: arms that come to the same training are one, as PAFT on the first 32 prompts of 24 is PAFT."""
+    first: dict[str, Result] = {}
+    for r in sorted(found, key=lambda r: r.arm != "paft"):
+        first.setdefault(r.trial.id, r)
+    return [r for r in found if first[r.trial.id] is r]
+
+
 def reference_arm(able: Sequence[Result]) -> Result | None:
     """The arm called paft, or else the first."""
     return next((r for r in able if r.arm == "paft"), able[0] if able else None)

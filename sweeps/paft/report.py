@@ -34,5 +34,6 @@ def part_of_run(run: RunFolder) -> Markup:
         tables=shown,
         notes=said,
         distribution=Markup(tables.distribution(found, run.study)),
+        densities=[(title, Markup(figure)) for title, figure in tables.densities(found, run.study)],
         scaling=Markup(tables.scaling(made.get("paft_prompts", []))),
     )

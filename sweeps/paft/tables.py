@@ -16,17 +16,29 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from scipy.stats import gaussian_kde
 
 from sweeps.display.charts import Curve, Strip, curves, strips
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.display.text import HEAVY_TAILS, metric_unit, unseen
-from sweeps.paft.arm_results import Change, Result, changes, comparable, is_base, largest_pool, reference_arm
+from sweeps.paft.arm_results import (
+    Change,
+    Result,
+    changes,
+    comparable,
+    distinct,
+    is_base,
+    largest_pool,
+    reference_arm,
+)
 from sweeps.paft.claims import ALPHA, claims
 from sweeps.run_folder.prompts import kept_usage
 from sweeps.statistics.intervals import holm
 from sweeps.statistics.tails import heavy_tails
 from sweeps.study.study import Study
+from trainer.measure.grid import Floats
 from trainer.measure.registry import kind_of
 from trainer.store import Store
 
@@ -129,7 +141,8 @@ def inference(found: Sequence[Result]) -> Rows:
 
 def k_t(found: Sequence[Result]) -> Rows:
     """One row per K and T of the PAFT arms on the largest pool; empty where there is only one such row."""
-    able = [r for r in largest_pool(found) if r.trial.draw.unit == "examples" and math.isfinite(r.epochs)]
+    pools = distinct(largest_pool(found))
+    able = [r for r in pools if r.trial.draw.unit == "examples" and math.isfinite(r.epochs)]
     rows = [{"K": r.trial.draw.every, "T": r.epochs, **_numbers(r)} for r in able]
     return sorted(rows, key=lambda x: (x["K"], x["T"])) if len({(x["K"], x["T"]) for x in rows}) > 1 else []
 
@@ -149,7 +162,7 @@ def by_prompts(found: Sequence[Result]) -> Rows:
         and (r.trial.draw == fullest.trial.draw or r.train_prompts == 1)
         and r.trial.optimization.steps == fullest.trial.optimization.steps
     ]  # fmt: skip
-    rows = [{"train_prompts": r.train_prompts, "arm": r.name, **_numbers(r)} for r in same]
+    rows = [{"train_prompts": r.train_prompts, "arm": r.name, **_numbers(r)} for r in distinct(same)]
     return sorted(rows, key=lambda x: x["train_prompts"]) if len({x["train_prompts"] for x in rows}) > 1 else []
 
 
@@ -194,6 +207,33 @@ def distribution(found: Sequence[Result], study: Study) -> str:
     thresholds, metric = [100.0 * t for t in study.tables.thresholds], study.task.metric
     floor = 100.0 * kind_of(metric).lowest
     return strips(rows, f"{metric} under one prompt, {metric_unit(metric)}", thresholds, 100.0, 1, floor)
+
+
+DENSITIES = (  # the paper's two figures: title, arms
+    ("Before training, after training on one prompt, and PAFT", ("base", "user", "paft")),
+    ("PAFT and training on one prompt that was chosen", ("user", "top_accuracy", "batprompt", "zopo", "paft")),
+)
+DENSITY_POINTS = 80
+
+
+def densities(found: Sequence[Result], study: Study) -> list[tuple[str, str]]:
+    """(title, figure) of the densities of the metric over the test prompts, averaged over seeds, as the paper draws
+    them; a figure has the arms of it that there are, and two at least. An arm whose prompts are all alike has none."""
+    figures, axis = [], f"{study.task.metric} under one prompt, {metric_unit(study.task.metric)}"
+    for title, arms in DENSITIES:
+        shown = [r for name in arms for r in found if r.arm == name and float(np.ptp(r.per_prompt)) > 0]
+        if len(shown) > 1:
+            series = [density(r.name, 100.0 * r.per_prompt, i) for i, r in enumerate(shown)]
+            figures.append((title, curves(series, axis, "density over prompts", 1, (), "arms", from_zero=False)))
+    return figures
+
+
+def density(name: str, values: Floats, colour: int) -> Curve:
+    """A Gaussian kernel density with Scott's bandwidth, up to three bandwidths beyond the values."""
+    kernel = gaussian_kde(values)
+    reach = 3.0 * float(np.sqrt(kernel.covariance[0, 0]))
+    x = np.linspace(values.min() - reach, values.max() + reach, DENSITY_POINTS)
+    return Curve(name, tuple(x.tolist()), tuple(kernel(x).tolist()), colour=colour)
 
 
 def scaling(rows: Rows) -> str:

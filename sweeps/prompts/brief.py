@@ -104,13 +104,19 @@ class Brief:
 
 
 def read_brief(
-    path: str, out: str, about: str | None = None, examples: str | None = None, apart: Sequence[str] = ()
+    path: str,
+    out: str,
+    about: str | None = None,
+    examples: str | None = None,
+    apart: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> Brief:
-    """The brief of the TASK file or study at ``path``. ``known`` gets the prompts of its own pools and of the pools in
-    ``apart``, without those of ``out``, the pool to be written. Raises UserError."""
+    """The brief of the TASK file or study at ``path``, with ``overrides`` laid over a study. ``known`` gets the prompts
+    of its own pools and of the pools in ``apart``, without those of ``out``, the pool to be written. Raises
+    UserError."""
     from trainer.data.pools import load_pool
 
-    brief = _of_file(path, out)
+    brief = _of_file(path, out, overrides)
     if about is not None:
         brief = replace(brief, about=about, vague=False)
     if examples is not None:
@@ -122,7 +128,7 @@ def read_brief(
     return replace(brief, known=tuple(known.values()))
 
 
-def _of_file(path: str, out: str) -> Brief:
+def _of_file(path: str, out: str, overrides: Sequence[str]) -> Brief:
     try:
         with open(path, encoding="utf-8-sig") as f:
             value = parse_yaml(f.read(MOST_CHARACTERS + 1), path, functools.partial(text_wanted, TaskFile))
@@ -137,7 +143,7 @@ def _of_file(path: str, out: str) -> Brief:
     if "task" in value or "model" in value:
         from sweeps.study.load import load_study
 
-        return _of_study(load_study(path, files=False), out)
+        return _of_study(load_study(path, overrides, files=False), out)
     return _of_task_file(path, value)
 
 

@@ -207,6 +207,7 @@ def as_pool(value: Any) -> Any:
 
 class PoolSection(Section):
     file: PathText | None = None  # a YAML mapping id -> prompt, or one prompt a line; none: the train share of `split`
+    prefer: PathText | None = None  # a file that is read instead where it exists, such as one that is made later
     only: tuple[Text, ...] = ()  # ids to keep; none keeps all
     limit: Count | None = None  # the first so many; none keeps all
 

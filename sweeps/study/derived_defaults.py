@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sweeps.study.data_schema import PoolSection, as_pool, as_source, as_train_pools
@@ -53,6 +54,32 @@ def completed(layer: Mapping[str, Any]) -> dict[str, Any]:
     alone = resources.get("workers") not in (None, 1) or resources.get("zero") not in (None, 0)
     if alone and "slots" not in resources:
         full["resources"] = {**resources, "slots": 1}
+    return full
+
+
+def with_preferred_pools(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``layer`` with the file that each pool reads: ``prefer`` where it exists. It stays beside ``file``, so that a
+    check can say which was read."""
+
+    def read(pool: dict[str, Any]) -> dict[str, Any]:
+        prefer = pool.get("prefer")
+        return {**pool, "file": prefer} if isinstance(prefer, str) and os.path.isfile(prefer) else pool
+
+    return _each_pool(layer, read)
+
+
+def without_preferred(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return _each_pool(layer, lambda pool: {**pool, "prefer": None})
+
+
+def _each_pool(layer: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    full, pools = dict(layer), _mapping(layer.get("pools"))
+    if not pools:
+        return full
+    train = as_train_pools(pools.get("train"))
+    full["pools"] = {k: change(v) if k in ("dev", "test") and isinstance(v, dict) else v for k, v in pools.items()}
+    if isinstance(train, dict):
+        full["pools"]["train"] = {k: change(v) if isinstance(v, dict) else v for k, v in train.items()}
     return full
 
 

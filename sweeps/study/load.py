@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sweeps.study.data_schema import TemplateSection
-from sweeps.study.derived_defaults import as_mappings, completed
+from sweeps.study.derived_defaults import as_mappings, completed, with_preferred_pools, without_preferred
 from sweeps.study.learning_rate import with_rates
 from sweeps.study.overlay import (
     Path,
@@ -53,7 +53,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
     layer = as_mappings(layer) if given else layer
     for override in given:
         layer = lay_over(layer, override)
-    layer = completed(layer)
+    layer = with_preferred_pools(completed(layer))
     try:
         layer = with_rates(layer)
     except UserError as error:
@@ -70,8 +70,9 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), file
 
 
 def resolved(study: Study) -> dict[str, Any]:
-    """The whole study as plain values, every default in it; axes are lists or ranges."""
-    return study.model_dump(mode="json")
+    """The whole study as plain values, every default in it; axes are lists or ranges. A pool's ``file`` is the one that
+    was read, whatever is there when this is read again."""
+    return without_preferred(study.model_dump(mode="json"))
 
 
 def _validated(layer: dict[str, Any]) -> tuple[Study | None, list[Problem]]:

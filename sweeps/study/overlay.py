@@ -153,7 +153,7 @@ def located(layer: dict[str, Any], folder: str) -> dict[str, Any]:
         return named(value) if isinstance(value, str) else inside(value, "path", named)
 
     def pool(value: Any) -> Any:
-        return file(value) if isinstance(value, str) else inside(value, "file", file)
+        return file(value) if isinstance(value, str) else inside(inside(value, "file", file), "prefer", file)
 
     def train_pools(value: Any) -> Any:
         if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("file"), str)):

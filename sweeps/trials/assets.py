@@ -95,6 +95,18 @@ def load_pools(section: PoolsSection, names: Sequence[str]) -> tuple[dict[str, l
     return {n: read[f"train.{n}"] for n in names}, {n: read[n] for n in ("dev", "test")}
 
 
+def pool_choices(section: PoolsSection, names: Sequence[str]) -> list[str]:
+    """Which file was read for each pool that prefers another one to its own."""
+    given = {**{f"train.{n}": section.train[n] for n in names}, "dev": section.dev, "test": section.test}
+    found: dict[str, list[str]] = {}
+    for name, pool in given.items():
+        if pool is not None and pool.prefer is not None:
+            there = pool.file == pool.prefer
+            said = f"read from {pool.file}" if there else f"read from {pool.file}, as {pool.prefer} does not exist"
+            found.setdefault(said, []).append(f"pools.{name}")
+    return [f"{', '.join(pools)}: {said}" for said, pools in found.items()]
+
+
 def load_train_pools(section: PoolsSection, names: Sequence[str]) -> dict[str, list[Prompt]]:
     """The train pools of these ``names`` alone: dev and test files are not opened. Raises ``UserError``."""
     if section.split is not None:

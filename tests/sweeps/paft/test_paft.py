@@ -270,6 +270,52 @@ def test_k_and_t_and_the_number_of_prompts(run: tuple[str, dict[str, t.Trial]]) 
     assert [(r["train_prompts"], r["arm"]) for r in scaling] == [(1, "user"), (2, "paft")]
 
 
+def test_arms_that_come_to_one_training_are_one_row(run: tuple[str, dict[str, t.Trial]]) -> None:
+    """PAFT on the first 32 of 24 prompts is PAFT; it has a row of its own in the main table alone."""
+    found = arm_results.results(RunFolder(Store.open(run[0])))
+    paft = next(r for r in found if r.arm == "paft")
+    more = [*found, dataclasses.replace(paft, arm="n32", name="n32"), dataclasses.replace(paft, arm="n64", name="n64")]
+    assert tables.k_t(more) == tables.k_t(found)
+    assert tables.by_prompts(more) == tables.by_prompts(found)
+
+
+def test_the_k_t_table_is_the_papers_third(run: tuple[str, dict[str, t.Trial]]) -> None:
+    """Five rows: K of 1, 2, 4 and 8 at T = 3, and K = 1 at T = 6."""
+    found = arm_results.results(RunFolder(Store.open(run[0])))
+    paft = next(r for r in found if r.arm == "paft")
+
+    def arm(name: str, every: int, epochs: float) -> Result:
+        other = dataclasses.replace(paft.trial, draw=t.Draw(every=every), seed=int(epochs))
+        return dataclasses.replace(paft, arm=name, name=name, trial=other, epochs=epochs)
+
+    arms = load_study(study_path("paft"), files=False).arms
+    made = [arm("paft", 4, 3.0)]
+    for name in ("k1", "k2", "k8", "k1_t6"):
+        assert arms[name].draw is not None
+        made.append(arm(name, arms[name].draw.every, arms[name].epochs or 3.0))
+    assert [(r["K"], r["T"]) for r in tables.k_t(made)] == [(1, 3.0), (1, 6.0), (2, 3.0), (4, 3.0), (8, 3.0)]
+
+
+def test_densities_are_drawn_as_the_paper_draws_them(run: tuple[str, dict[str, t.Trial]]) -> None:
+    values = np.random.default_rng(0).normal(80.0, 5.0, 50)
+    curve = tables.density("x", values, 0)
+    assert np.trapezoid(curve.y, curve.x) == pytest.approx(1.0, abs=0.01)
+    assert min(curve.x) < values.min() - 2
+    found = arm_results.results(RunFolder(Store.open(run[0])))
+    spread = {
+        name: dataclasses.replace(found[0], arm=name, name=name, cells=np.random.default_rng(i).random((20, 30)))
+        for i, name in enumerate(("base", "user", "paft", "zopo"))
+    }
+    study = RunFolder(Store.open(run[0])).study
+    figures = tables.densities(list(spread.values()), study)
+    assert [title for title, _ in figures] == [title for title, _ in tables.DENSITIES]
+    assert "3 arms" in figures[0][1]
+    assert "user" in figures[1][1]
+    assert "base" not in figures[1][1]
+    alike = dataclasses.replace(spread["base"], cells=np.ones((20, 30)))
+    assert len(tables.densities([alike, spread["user"]], study)) == 0
+
+
 def test_results_need_no_torch(run: tuple[str, dict[str, t.Trial]]) -> None:
     import subprocess
     import sys
