@@ -1,4 +1,4 @@
-"""``steadytune watch``, ``report``, ``export`` and ``predict``: commands that take a run folder or an export."""
+"""``steadytune watch``, ``report``, ``time``, ``export``, ``predict``: commands that take a run folder or an export."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sweeps.study.overlay import StudyError
 def register(app: typer.Typer) -> None:
     app.command("watch")(watch_command)
     app.command("report")(report_command)
+    app.command("time")(time_command)
     app.command("export")(export_command)
     app.command("predict")(predict_command)
 
@@ -52,6 +53,27 @@ def report_command(run: RunArgument) -> None:
         typer.echo(note)
     if found.damage:  # the report is written, and says so as well
         raise UserError("\n".join(found.damage))
+
+
+def time_command(
+    run: RunArgument,
+    answers: Annotated[int, typer.Option(min=3, help="Answers of each trial that are timed.")] = 96,
+    batch: Annotated[int, typer.Option(min=1, help="Requests that are answered together.")] = 8,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="The longest generated answer. Default: the study's scoring.max_new_tokens."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each trial that are timed.")] = 10,
+) -> None:
+    """Time what each trial's answers and training steps cost by itself."""
+    folder = find_run(run)
+    from sweeps.driver.timing import TimingSettings, time_trials
+
+    with Opening() as opening:
+        for line in time_trials(folder, TimingSettings(answers, batch, new_tokens, steps), opening.say):
+            opening.end()
+            typer.echo(line)
+    report_command(folder)
 
 
 def export_command(

@@ -11,6 +11,7 @@ from sweeps.display.html import render
 from sweeps.paft import tables
 from sweeps.paft.arm_results import results
 from sweeps.run_folder.reading import RunFolder
+from sweeps.run_folder.timing import read_timing
 
 
 def part_of_run(run: RunFolder) -> Markup:
@@ -19,7 +20,9 @@ def part_of_run(run: RunFolder) -> Markup:
     found = results(run) if run.study.axes.arm else []
     if not found:
         return Markup("")
-    made, said = tables.tables(found, run.study, run.store), [*run.notes, *tables.notes(found, run.study)]
+    timing = read_timing(run.store)
+    made = tables.tables(found, run.study, run.store, timing)
+    said = [*run.notes, *tables.notes(found, run.study, timing)]
     tables.write(run.store, made, said)
     shown = [
         {

@@ -2,8 +2,8 @@
 
 ``paft_main``      accuracy over unseen prompts (mean, std, worst, share above the threshold), and the arm's cost
 ``paft_best``      the best arm against the second best, paired
-``paft_training``  time and tokens of training
-``paft_inference`` time, new tokens and unreadable answers on the test grid
+``paft_training``  steps and tokens of training, and its hours
+``paft_inference`` what an answer costs: milliseconds, new tokens, unreadable answers
 ``paft_k_t``       mean ± std by K (examples per prompt) and T (epochs)
 ``paft_prompts``   mean and std by the number of training prompts
 ``paft_usage``     tokens that the prompts of the largest pool cost, by model and strategy
@@ -35,6 +35,7 @@ from sweeps.paft.arm_results import (
 )
 from sweeps.paft.claims import ALPHA, claims
 from sweeps.run_folder.prompts import kept_usage
+from sweeps.run_folder.timing import Timing
 from sweeps.statistics.intervals import holm
 from sweeps.statistics.tails import heavy_tails
 from sweeps.study.study import Study
@@ -46,7 +47,7 @@ TITLES = {
     "paft_main": "Accuracy over unseen prompts",
     "paft_best": "The best arm and the second best",
     "paft_training": "Training",
-    "paft_inference": "Inference on the test grid",
+    "paft_inference": "Inference",
     "paft_k_t": "K (examples per prompt) and T (epochs)",
     "paft_prompts": "Number of training prompts",
     "paft_usage": "Tokens spent on the prompts",
@@ -55,13 +56,13 @@ TITLES = {
 Rows = list[dict[str, Any]]
 
 
-def tables(found: Sequence[Result], study: Study, store: Store) -> dict[str, Rows]:
+def tables(found: Sequence[Result], study: Study, store: Store, timing: Timing) -> dict[str, Rows]:
     """Name -> rows, without empty tables. Shares are fractions of 1."""
     made = {
         "paft_main": main_table(found, study),
         "paft_best": best(found),
-        "paft_training": training(found),
-        "paft_inference": inference(found),
+        "paft_training": training(found, timing),
+        "paft_inference": inference(found, timing),
         "paft_k_t": k_t(found),
         "paft_prompts": by_prompts(found),
         "paft_usage": usage(found, store),
@@ -113,29 +114,31 @@ def best(found: Sequence[Result]) -> Rows:
     return _even([*rows, better])
 
 
-def training(found: Sequence[Result]) -> Rows:
+def training(found: Sequence[Result], timing: Timing) -> Rows:
+    """``hours`` are those of the arm alone, as ``steadytune time`` measured a step; ``joint_hours`` its share of the
+    time in which the sweep trained several trials together."""
     trained = [r for r in found if not is_base(r)]
-    least = min((r.train_seconds for r in trained if r.train_seconds > 0), default=0.0)
-    return [
-        {
-            "arm": r.name,
-            "steps": r.trial.optimization.steps,
-            "tokens": r.tokens,
-            "hours": r.train_seconds / 3600.0,
-            "to_fastest": r.train_seconds / least if least else None,
-        }
-        for r in trained
-    ]
+    rows: Rows = []
+    for r in trained:
+        steps, alone = r.trial.optimization.steps, timing.of(r.trial.id).get("train_ms_per_step")
+        hours = None if alone is None else steps * alone / 3.6e6
+        rows.append(
+            {"arm": r.name, "steps": steps, "tokens": r.tokens, "hours": hours, "joint_hours": r.train_seconds / 3600}
+        )
+    least = min((row["hours"] for row in rows if row["hours"]), default=None)
+    return [{**row, "to_fastest": row["hours"] / least if row["hours"] and least else None} for row in rows]
 
 
-def inference(found: Sequence[Result]) -> Rows:
-    rows = []
+def inference(found: Sequence[Result], timing: Timing) -> Rows:
+    """``label_ms`` and ``generate_ms``: of one answer of the arm alone, as ``steadytune time`` measured it.
+    ``joint_ms``: the arm's share of the time in which the sweep scored several trials together, which is no
+    measurement of the arm."""
+    rows: Rows = []
     for r in found:
-        answers = r.cells.size
-        row = {"arm": r.name, "answers": answers, "hours": r.test_seconds / 3600.0}
-        row["ms_per_answer"] = 1000.0 * r.test_seconds / answers
-        row |= {"mean_new_tokens": r.new_tokens, "parse_failures": r.parse_failures}
-        rows.append(row)
+        alone, answers = timing.of(r.trial.id), r.cells.size
+        row = {"arm": r.name, **{n: alone.get(n) for n in ("label_ms", "generate_ms", "new_tokens", "unread")}}
+        row |= {"answers": answers, "joint_ms": 1000.0 * r.test_seconds / answers}
+        rows.append(row | {"mean_new_tokens": r.new_tokens, "parse_failures": r.parse_failures})
     return rows
 
 
@@ -257,7 +260,9 @@ def scaling(rows: Rows) -> str:
 
 # forms ------------------------------------------------------------------------------------------------------------
 
-_PERCENT = {"mean", "std", "std_corrected", "min", "top", "threshold", "low", "high", "difference", "parse_failures"}
+_PERCENT = {
+    "mean", "std", "std_corrected", "min", "top", "threshold", "low", "high", "difference", "parse_failures", "unread",
+}  # fmt: skip
 
 
 def cell(name: str, value: Any) -> str:
@@ -275,7 +280,7 @@ def cell(name: str, value: Any) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def notes(found: Sequence[Result], study: Study) -> list[str]:
+def notes(found: Sequence[Result], study: Study, timing: Timing) -> list[str]:
     size = " x ".join(map(str, found[0].cells.shape))
     seeds = sorted({r.trials for r in found})
     said = [
@@ -294,6 +299,18 @@ def notes(found: Sequence[Result], study: Study) -> list[str]:
     heavy = [r.name for r in found if heavy_tails(r.per_prompt)]
     if heavy:
         said.append(f"{HEAVY_TAILS} Arms: {', '.join(heavy)}. Comparisons that this concerns are undecided.")
+    if timing.trials:
+        said.append(
+            f"hours, label_ms, generate_ms, new_tokens and unread were measured for each arm alone: {timing.answers} "
+            f"answers in batches of {timing.batch}, at most {timing.max_new_tokens} new tokens, on {timing.device}, "
+            f"{timing.threads} thread{'s' * (timing.threads != 1)}."
+        )
+    else:
+        said.append("What an arm costs by itself was not measured: `steadytune time RUN` does.")
+    said.append(
+        "joint_hours, joint_ms and seconds are an arm's share of the time in which the sweep trained or scored several "
+        "trials together: no measurement of the arm."
+    )
     if study.scoring.scorer == "labels":
         said.append(
             "Answers were chosen by label probability, so there are no new tokens and no unreadable answers. The paper "

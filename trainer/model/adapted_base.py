@@ -28,7 +28,6 @@ def load_base_of(trial: Trial) -> Any:
 def slot_model_of(base: Any, trial: Trial, tensors: Mapping[str, torch.Tensor]) -> SlotModel:
     """``base`` with the adapter ``tensors``, by peft's names, in its only slot. Raises ``UserError`` where the base is
     not the adapter's."""
-    width = getattr(base.config.get_text_config(), "hidden_size", "unknown")
     ranks = {n: len(t) if t.dim() else 0 for n, t in tensors.items() if ".lora_A." in n}
     other = next((n for n, r in ranks.items() if r != trial.lora.r), None)
     if other is not None or not trial.lora.r > 0:  # before room is made for that rank
@@ -36,15 +35,30 @@ def slot_model_of(base: Any, trial: Trial, tensors: Mapping[str, torch.Tensor]) 
             f"the adapter of trial {trial.id} is damaged: template.json says rank {trial.lora.r}, and "
             f"{other or 'no layer'} has {ranks.get(other or '', 0)}. Export the trial again"
         )
+    model = room_for(base, trial)
+    fill_slot(model, trial, tensors)
+    return model
+
+
+def room_for(base: Any, trial: Trial) -> SlotModel:
+    """``base`` with one slot for an adapter like the trial's. Raises ``UserError`` where it lacks the layers."""
     labels = len(trial.task.labels) if trial.model.head == "classifier" else 0
     try:
-        model = SlotModel(base, 1, trial.lora.r, trial.lora.target_modules, labels)
+        return SlotModel(base, 1, trial.lora.r, trial.lora.target_modules, labels).eval()
     except BaseModelError:
         raise
     except (ValueError, UserError) as error:
         raise _other_base(trial, f"{error}") from None
+
+
+def fill_slot(model: SlotModel, trial: Trial, tensors: Mapping[str, torch.Tensor] | None) -> None:
+    """Put the adapter ``tensors``, by peft's names, into the only slot; None: an adapter that changes nothing. Raises
+    ``UserError`` where it does not fit."""
+    width = getattr(model.base.config.get_text_config(), "hidden_size", "unknown")
     model.configure(0, trial.lora)
     expected = model.adapter(0, trial.lora)
+    if tensors is None:
+        tensors = {name: torch.zeros_like(value) for name, value in expected.items()}
     for name in sorted(expected.keys() | tensors.keys()):
         has, wants = tensors.get(name), expected.get(name)
         if has is None or wants is None:
@@ -62,7 +76,6 @@ def slot_model_of(base: Any, trial: Trial, tensors: Mapping[str, torch.Tensor]) 
     with torch.no_grad():
         for name, stacked in model.slot_parameters():
             stacked[0].copy_(tensors[f"base_model.model.{name}.weight"])
-    return model.eval()
 
 
 def _other_base(trial: Trial, detail: str) -> UserError:

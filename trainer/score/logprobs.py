@@ -95,13 +95,14 @@ def label_logprobs(
     model: SlotModel,
     requests: Sequence[Request],
     slots: Sequence[int],
+    token_budget: int = TOKEN_BUDGET,
     tell: Callable[[float], None] | None = None,
 ) -> list[np.ndarray]:
     """Log-probability of each label or option of ``requests``, float64 [k_i]: from the classification head where the
-    model has one. ``tell`` is called with the share that is done."""
+    model has one. ``token_budget`` as of ``option_logprobs``; ``tell`` is called with the share that is done."""
     if model.n_labels:
-        return list(class_logprobs(model, requests, slots, tell=tell))
-    return option_logprobs(model, requests, slots, tell=tell)
+        return list(class_logprobs(model, requests, slots, token_budget, tell=tell))
+    return option_logprobs(model, requests, slots, token_budget, tell=tell)
 
 
 _ONE_TOKEN = (np.zeros(1, dtype=np.int32),)  # stands for the options where only the context's last position is wanted

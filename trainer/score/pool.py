@@ -204,7 +204,7 @@ class PoolScorer:
         if not requests:
             return []
         unthought = sum(a.count for m, a in zip(members, asked, strict=True) if not m.renderer.thought_end)
-        logprobs = label_logprobs(model, requests, slots, tally.part(unthought))
+        logprobs = label_logprobs(model, requests, slots, tell=tally.part(unthought))
         found, at = [], 0
         for m, a in zip(members, asked, strict=True):
             answered = requests[at : at + len(a.requests)]

@@ -23,6 +23,7 @@ from sweeps.paft.claims import claims
 from sweeps.plan.cost import count_trials, mean_steps
 from sweeps.prompts.usage import COLUMNS
 from sweeps.run_folder.reading import RunFolder
+from sweeps.run_folder.timing import Timing
 from sweeps.statistics.intervals import SHARE, Limits
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import StudyError, dump_yaml
@@ -258,7 +259,8 @@ def test_cost_is_told_and_the_base_model_is_not_trained(run: tuple[str, dict[str
     training = pq.read_table(f"{run[0]}/tables/paft_training.parquet").to_pylist()
     assert sorted(r["arm"] for r in training) == sorted(set(ARMS) - {"base"})
     assert {r["arm"]: r["steps"] for r in training}["short"] * 3 == {r["arm"]: r["steps"] for r in training}["paft"]
-    assert min(r["to_fastest"] for r in training) == 1.0
+    assert {(r["hours"], r["to_fastest"]) for r in training} == {(None, None)}, "not measured yet: test_timing.py does"
+    assert all(r["joint_hours"] > 0 for r in training)
     inference = pq.read_table(f"{run[0]}/tables/paft_inference.parquet").to_pylist()
     assert all(r["answers"] == 2 * 16 and r["mean_new_tokens"] is None for r in inference)
 
@@ -420,7 +422,7 @@ def test_heavy_tails_leave_findings_undecided(run: tuple[str, dict[str, t.Trial]
     rows = claims([fake(run, "user", one_bad, 1), fake(run, "paft", steady[1], 24)])
     assert [r["verdict"] for r in rows] == ["undecided"] * 3
     assert all(r["heavy_tails"] for r in rows)
-    said = " ".join(tables.notes([fake(run, "user", one_bad, 1)], RunFolder(Store.open(run[0])).study))
+    said = " ".join(tables.notes([fake(run, "user", one_bad, 1)], RunFolder(Store.open(run[0])).study, Timing()))
     assert "heavy tails" in said
     assert "up to 15 % of such wordings can go unseen with 20 prompts" in said
 
