@@ -25,7 +25,7 @@ BUDGET = 1500  # scorings of a search
 SIZES = {"test": 200, "dev": 100, "train": 1100}
 LONGEST = 160  # characters: one message; the longest few would double the sequences of a batch
 SEARCHED = "top_accuracy,batprompt,zopo"
-REST = "load,k1,k2,k8,k1_t8,n2,n4,n8,n16,typos,formats,curriculum,importance,group_dro,views,consistency"
+REST = "load,k1,k2,k8,k1_t8,n2,n4,n8,n16,typos,formats,curriculum,importance,group_dro,adversarial,views,consistency"
 
 
 def main() -> None:

@@ -63,7 +63,6 @@ from sweeps.prompt_search.perturb import PERTURBATIONS, perturb
 from sweeps.prompt_search.race import spread_rows
 from sweeps.prompt_search.random_search import random_search
 from sweeps.prompt_search.result import SearchResult
-from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Scorer
 from sweeps.prompt_search.settings import (
     OURS,
@@ -80,6 +79,7 @@ from sweeps.prompt_search.zopo import zopo
 from sweeps.prompts.local_writer import LocalModel
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.pools import load_pool
+from trainer.data.rewrites import RuleWriter
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.store import Store

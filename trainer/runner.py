@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -29,6 +30,7 @@ from trainer.measure.design import sample_record
 from trainer.model.architecture import check_architecture
 from trainer.model.base import load_base
 from trainer.model.device import device_lost, keep_memory, out_of_memory, pick_device
+from trainer.score.logprobs import label_logprobs
 from trainer.score.pool import Member, PoolScorer
 from trainer.setup import Setup
 from trainer.store import SCORES, Store, StoreError, checkpoint_name
@@ -260,15 +262,10 @@ class Runner:
 
     def _step(self, training: Sequence[Resident]) -> None:
         """One optimizer step of all of ``training`` together; where that fails, of each by itself."""
+        searched = [r for r in training if self._tried(r, self._search)]
         start = time.perf_counter()
         samples: list[Sample] = []
-        stepping: list[Resident] = []
-        for r in training:
-            try:
-                samples += r.samples()
-                stepping.append(r)
-            except Exception as error:  # a row that cannot be rendered fails its own trial only
-                self._fail(r.slot, error)
+        stepping = [r for r in searched if self._tried(r, lambda r: samples.extend(r.samples()))]
         if not samples:
             return
         try:
@@ -282,6 +279,36 @@ class Runner:
                 self._step_alone(r, [s for s in samples if s.slot == r.slot])
             return
         self._record(stepping, logs, start)
+
+    def _tried(self, resident: Resident, act: Callable[[Resident], None]) -> bool:
+        """Whether it worked; a row that cannot be rendered fails its own trial only."""
+        try:
+            act(resident)
+        except Exception as error:
+            self._fail(resident.slot, error)
+            return False
+        return True
+
+    def _search(self, resident: Resident) -> None:
+        """Tell the resident its loss under candidates, where its arm looks for the worst wordings before this step."""
+        asked = resident.to_search()
+        if not asked:
+            return
+        start = time.perf_counter()
+        requests = [request for of in asked.values() for request in of]
+        model = self._ready_engine().slot_model.eval()
+        values = iter(label_logprobs(model, requests, [resident.slot] * len(requests)) if requests else [])
+        labels, classes = resident.trial.task.labels, resident.trial.model.head == "classifier"
+        losses, tokens = {}, 0
+        for candidate, of in asked.items():
+            nats = []
+            for request in of:
+                right = labels.index(request.label) if labels else int(request.label)
+                length = 1 if classes else len(request.options[right])
+                nats.append(-float(next(values)[right]) / length)
+                tokens += len(request.context) + sum(map(len, request.options))
+            losses[candidate] = sum(nats) / len(nats) if nats else math.nan
+        resident.take_search(losses, tokens, time.perf_counter() - start)
 
     def _step_alone(self, resident: Resident, samples: Sequence[Sample]) -> None:
         start = time.perf_counter()

@@ -105,6 +105,9 @@ class Draw:
     unit: Literal["examples", "steps"] = "examples"
 
 
+FORWARD = 1 / 3  # cost of a sequence that passes forward only, of one that is trained on
+
+
 @dataclass(frozen=True)
 class Arm:
     """What training does for robustness beyond drawing prompts at random (``trainer.train.arms``). The
@@ -114,13 +117,27 @@ class Arm:
     rows."""
 
     name: str = ""
-    choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"
+    choice: Literal["uniform", "curriculum", "importance", "group_dro", "adversarial"] = "uniform"
     temperature: float = 0.1  # importance: nats per token between prompts that makes one e times as likely
     step_size: float = 0.1  # group_dro: of the groups' weights, per nat and update
-    typos: float = 0.0  # share of a wording's words that get a typo
+    typos: float = 0.0  # share of a wording's words that get a typo; adversarial: of candidates that have typos
     formats: tuple[Template, ...] = ()  # templates to train under, drawn per row; none: the trial's own
     views: int = 1  # wordings of the same row in one step
     consistency: float = 0.0  # weight of the divergence between the answers under a row's wordings
+    # adversarial: looks for the worst wordings after so many steps
+    search_every: int = 25
+    search_candidates: int = 24  # that are scored
+    search_rows: int = 4  # under each
+    search_worst: int = 4  # that are kept
+    search_share: float = 0.5  # of the examples that meet one of them
+    search_rewrites: int = 2  # of each of the pool's prompts among the candidates
+
+    def matched_steps(self, steps: int, size: int) -> int:
+        """The steps of ``size`` sequences that cost, with the searches between them, what ``steps`` cost without."""
+        if self.choice != "adversarial" or not steps:
+            return steps
+        of_search = FORWARD * self.search_candidates * self.search_rows
+        return max(1, round(steps / (1.0 + of_search / (self.search_every * size))))
 
 
 @dataclass(frozen=True)

@@ -25,17 +25,41 @@ def register(app: typer.Typer) -> None:
 
 def lengths_command(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Rows of instruction, input, output: parquet, json or jsonl.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Rows of instruction, input, output: parquet, json, jsonl, a hub name, or AlpacaDataCleaned.",
+        ),
     ],
     tokenizer: Annotated[str, typer.Option(metavar="T", help="A tokenizer's folder or file, or a hub name.")],
+    published: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Compare with this row of the study's table 1.")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Refuse a file with another SHA-256, or its beginning.")
+    ] = None,
 ) -> None:
     """Show how long instructions, inputs and completions are, as in the study's table 1."""
     from sweeps.plw import alpaca
 
+    if published is not None and published not in alpaca.PUBLISHED:
+        raise UserError(f'--published = "{published}" is no row of the table.{nearest(published, alpaca.PUBLISHED)}')
+    if (published is not None or sha256 is not None) and len(files) > 1:
+        raise UserError("--published and --sha256 are for one file. Give one at a time")
+    digest = alpaca.file_hash(files[0])
+    if sha256 is not None and (digest is None or len(sha256) < 8 or not digest.startswith(sha256.lower())):
+        said = "is no file, so it has no hash" if digest is None else f"has the SHA-256 {digest}"
+        raise UserError(f"--sha256 = {sha256}: {files[0]} {said}. Give that file, or 8 digits of its hash")
     count = alpaca.tokens(tokenizer)
     found = [(Path(name).name, alpaca.measure_lengths(alpaca.read_records(name), count)) for name in files]
     typer.echo(alpaca.lengths_table(found))
     typer.echo("\nMean (std) tokens per row; each field is encoded by itself, without special tokens or a template.")
+    if published is not None:
+        typer.echo(
+            f"\nThe study's row {published}{'' if digest is None else f', against the file with SHA-256 {digest}'}:"
+        )
+        for line in alpaca.against_published(found[0][1], published):
+            typer.echo(line)
 
 
 def shorten_command(

@@ -10,9 +10,11 @@ transformers only for the name of a model on the hub.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from trainer.data.row_table import Cell, RowTable, flaw, in_short
-from trainer.data.sources import read_file
+from trainer.data.sources import RowSource, open_table, read_file
 from trainer.errors import UserError, nearest
 
 FIELDS = ("instruction", "input", "output")
@@ -32,6 +34,7 @@ FORMATS = (".parquet", ".json", ".jsonl", ".ndjson")
 WITHOUT_CONTEXT = "Predict the prompt that generated the following AI output."
 WITH_CONTEXT = "Predict the prompt that generated the below AI output given the following context. Context: {}"
 _CHUNK = 4096  # texts in one call of a tokenizer
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 Counter = Callable[[Sequence[str]], NDArray[np.int64]]  # texts -> length of each
 
@@ -46,6 +49,28 @@ class AlpacaRecords:
 
     def __len__(self) -> int:
         return len(self.output)
+
+
+@dataclass(frozen=True)
+class PublishedLengths:
+    """A row of the study's table 1 as printed: means and standard deviations in tokens of LLaMA's tokenizer."""
+
+    instruction: tuple[float, float]
+    input: tuple[float, float]
+    completion: tuple[float, float]
+    total: int
+    ratio: str  # completion / prompt
+
+
+HUB = {
+    "AlpacaData": "tatsu-lab/alpaca",
+    "AlpacaDataCleaned": "yahma/alpaca-cleaned",
+}  # name in the study -> public name
+PUBLISHED = {
+    "AlpacaData": PublishedLengths((13.40, 4.97), (6.25, 14.38), (64.51, 64.85), 4_376_482, "3.27"),
+    "AlpacaDataCleaned": PublishedLengths((14.21, 9.95), (6.42, 17.65), (162.74, 150.89), 9_490_837, "7.83"),
+    "AlpacaDataShort": PublishedLengths((16.93, 13.10), (162.34, 151.69), (14.62, 10.99), 10_035_667, "0.081"),
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,26 @@ def shorten(records: AlpacaRecords, count: Counter) -> tuple[AlpacaRecords, int]
     ]
     instruction, given, output = zip(*rows, strict=True)
     return AlpacaRecords(instruction, given, output), int(longer.sum())
+
+
+def against_published(found: Lengths, name: str) -> list[str]:
+    """A line for each number of the study's row ``name``: whether ``found`` gives it, rounded as it is printed."""
+    row, lines = PUBLISHED[name], []
+    for part in FIELDS:
+        field = "completion" if part == "output" else part
+        wanted, has = getattr(row, field), getattr(found, field)
+        for what, a, b in (("mean", wanted[0], has[0]), ("std", wanted[1], has[1])):
+            lines.append((f"{field}, {what}", f"{a:.2f}", f"{b:.2f}"))
+    lines.append(("total tokens", f"{row.total:,}", f"{found.total:,}"))
+    ratios = [f"{v:.{len(row.ratio.partition('.')[2])}f}" for v in (found.ratio, found.ratio_characters)]
+    ours = row.ratio if row.ratio in ratios else f"{ratios[0]} ({ratios[1]} of characters)"
+    lines.append(("completion/prompt", row.ratio, ours))
+    return [f"{what}: {a}, equal" if a == b else f"{what}: published {a}, here {b}" for what, a, b in lines]
+
+
+def file_hash(name: str) -> str | None:
+    """SHA-256 of a file; None of a data set on the hub."""
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else None
 
 
 def lengths_table(found: Sequence[tuple[str, Lengths]]) -> str:
@@ -194,15 +239,19 @@ def _counter(encode: Callable[[list[str]], Any]) -> Counter:
 
 
 def read_records(name: str) -> AlpacaRecords:
-    """The rows of a parquet, json or jsonl file, read like the rows of a study. Other columns are ignored.
-    UserError says which file and row is wrong."""
+    """The rows of a parquet, json or jsonl file, or of a data set on the hub by its public name or its name in the
+    study, read like the rows of a study. Other columns are ignored. UserError says which file and row is wrong."""
     path = Path(name)
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else f"does not exist.{_beside(path)}"
-        raise UserError(f'FILE = "{name}" {what}')
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f'{name}: the ending "{path.suffix}" is not known.{nearest(path.suffix, FORMATS)}')
-    table = read_file(name, "FILE", FIELDS)
+    if path.is_file():
+        if path.suffix.lower() not in FORMATS:
+            raise UserError(f'{name}: the ending "{path.suffix}" is not known.{nearest(path.suffix, FORMATS)}')
+        table = read_file(name, "FILE", FIELDS)
+    elif path.is_dir():
+        raise UserError(f'FILE = "{name}" is a folder, not a file')
+    elif name in HUB or (_HUB_NAME.fullmatch(name) and path.suffix.lower() not in FORMATS):
+        table = open_table(RowSource(HUB.get(name, name), FIELDS, "output", split="train"), "train", "FILE")
+    else:
+        raise UserError(f'FILE = "{name}" does not exist.{_beside(path)}')
     if not table.n:
         raise UserError(f"{name}: has no rows")
     for field in ("instruction", "output"):  # in Alpaca's format the input is optional

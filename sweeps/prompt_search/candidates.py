@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.trials.assets import load_train_pools
 from trainer.data.grammar import PromptError
+from trainer.data.rewrites import RuleWriter
 from trainer.data.wording import Prompt, check_wording, placeholders
 from trainer.errors import UserError, nearest
 from trainer.trial import digest

@@ -206,8 +206,8 @@ def _embeddings(request: SearchRequest, engine: LabelEngine) -> Embeddings:
 
 
 def _writer(request: SearchRequest, settings: BatpromptSettings, scorer: Scorer, engine: LabelEngine) -> Writer:
-    from sweeps.prompt_search.rule_writer import RuleWriter
     from sweeps.prompt_search.writers import ChatGenerator, ModelWriter
+    from trainer.data.rewrites import RuleWriter
 
     if request.writer == "rules":
         return RuleWriter([word for _, word in engine.template.words])

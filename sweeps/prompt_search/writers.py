@@ -1,6 +1,7 @@
 """The writers of new wordings for BATprompt: an interface, and the writer that asks a language model.
 
-(``rule_writer.RuleWriter`` is the writer that needs no model.) A ``Generator`` is any function from a request to texts.
+(``trainer.data.rewrites.RuleWriter`` is the writer that needs no model.) A ``Generator`` is any function from a request
+to texts.
 ``ModelWriter`` sends BATprompt's requests to a generator, reads the texts in its reply, and keeps each reply in the
 journal, so that a search that is continued asks nothing twice.
 """

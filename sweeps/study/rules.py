@@ -312,9 +312,14 @@ def _arms_make_sense(s: Mapping[str, Any]) -> Iterator[Problem]:
             )
         if arm.choice == "importance" and arm.views > 1:
             yield Problem((*at, "views"), "must be 1 with choice = importance. Use uniform or curriculum")
+        if arm.choice == "adversarial" and arm.search_worst > arm.search_candidates:
+            yield Problem(
+                (*at, "search_worst"), f"is more than the {arm.search_candidates} of search_candidates. Give fewer"
+            )
         if arm.consistency > 0 and arm.views == 1:
             yield Problem((*at, "consistency"), "compares the views of a row. Set views to 2 or more")
-        for key, choice in (("temperature", "importance"), ("step_size", "group_dro")):
+        searched = [(key, "adversarial") for key in type(arm).model_fields if key.startswith("search_")]
+        for key, choice in (("temperature", "importance"), ("step_size", "group_dro"), *searched):
             if arm.choice != choice and getattr(arm, key) != type(arm).model_fields[key].default:
                 yield Problem((*at, key), f"has no effect with choice = {arm.choice}; it belongs to {choice}")
 

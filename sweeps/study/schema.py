@@ -104,13 +104,20 @@ class ArmSection(Section):
     # instead of axes.epochs or axes.steps; 0 leaves the base model as it is
     epochs: Annotated[NotNegative, at_most(MOST_EPOCHS, TOO_MANY_EPOCHS)] | None = None
     steps: Annotated[Whole, Field(ge=0), at_most(MOST_STEPS, TOO_MANY_STEPS)] | None = None  # likewise
-    choice: Literal["uniform", "curriculum", "importance", "group_dro"] = "uniform"  # PAFT's
+    choice: Literal["uniform", "curriculum", "importance", "group_dro", "adversarial"] = "uniform"  # PAFT's
     temperature: Positive = 0.1  # of importance; the losses of tuned models differ by tenths of a nat between prompts
     step_size: Positive = 0.1  # of group_dro; ten times the paper's, because a step here does not see every group
     typos: Share = 0.0
     formats: tuple[Text, ...] = ()  # of `templates`; none: only the trial's own
     views: Count = 1
     consistency: NotNegative = 0.0  # begin with 0.3 to 1; it matters where the answers under two wordings differ
+    # of adversarial. A search takes a sixth of the compute with batches of 8, and the arm makes fewer steps for it
+    search_every: Count = 25  # steps; the model has changed enough by then for others to be the worst
+    search_candidates: Count = 24
+    search_rows: Count = 4  # few are enough to find wordings that are far worse than others
+    search_worst: Count = 4
+    search_share: Annotated[Number, Field(gt=0, le=1)] = 0.5  # the other half keeps the pool from being forgotten
+    search_rewrites: Annotated[Whole, Field(ge=0), at_most(100, "each is a wording for every prompt of the pool")] = 2
 
 
 class TrainingSection(Section):

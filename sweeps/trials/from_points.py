@@ -148,6 +148,12 @@ def _arm(study: Study, point: Mapping[str, Any], content: Content) -> t.Arm:
         formats=tuple(content.templates[name] for name in arm.formats),
         views=arm.views,
         consistency=_number(arm.consistency),
+        search_every=arm.search_every,
+        search_candidates=arm.search_candidates,
+        search_rows=arm.search_rows,
+        search_worst=arm.search_worst,
+        search_share=_number(arm.search_share),
+        search_rewrites=arm.search_rewrites,
     )
 
 
@@ -157,7 +163,22 @@ def _number(value: Any) -> float:
 
 def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
     """Optimizer steps of a point; epochs end with the step that sees the last row. An arm may have its own length. An
-    epoch is always as many sequences as there are rows, so an arm with several views of each row is not longer."""
+    epoch is always as many sequences as there are rows, so an arm with several views of each row is not longer; an arm
+    that searches for the worst wordings makes fewer steps, so that it costs as much."""
+    steps = _steps_without_search(study, point, n_train_rows)
+    arm = arm_of(study, point)
+    if arm is None or arm.choice != "adversarial":
+        return steps
+    asked = t.Arm(
+        choice=arm.choice,
+        search_every=arm.search_every,
+        search_candidates=arm.search_candidates,
+        search_rows=arm.search_rows,
+    )
+    return asked.matched_steps(steps, study.training.batch_size * study.training.accumulation)
+
+
+def _steps_without_search(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
     arm = arm_of(study, point)
     if arm is not None and (arm.steps is not None or arm.epochs is not None):
         point = {"steps": arm.steps} if arm.steps is not None else {"epochs": arm.epochs}

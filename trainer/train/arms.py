@@ -19,6 +19,8 @@ divergence between the answers' distributions under them (as in AugMix, arXiv 19
 averaged over the answer's tokens and the step's rows. The gold answer's loss stays. V views take the place of V rows,
 so that all arms cost the same tokens a step.
 
+``adversarial`` is in ``trainer.train.adversary``.
+
 What ``importance`` and ``group_dro`` remember is one number per prompt, kept in the checkpoint: a trial that was
 paused, moved or killed goes on with the same draws and weights. Given those, every draw is a pure function of
 (seed, position).
@@ -76,6 +78,8 @@ def distinct(n: int, key: Sequence[int]) -> list[int]:
 class PromptMemory:
     """What ``importance`` and ``group_dro`` keep of each prompt: its running loss in nats (NaN: not met yet), or the
     logarithm of its weight q."""
+
+    of_steps = True  # it learns from the losses of the steps
 
     def __init__(self, arm: Arm, n_prompts: int):
         self.arm = arm

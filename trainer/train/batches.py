@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trainer.data.kinds import COMPLETION
 from trainer.model.routing import Batch
+from trainer.train.adversary import WorstWordings
 from trainer.train.arms import PromptMemory, distinct, open_prompts
 from trainer.train.loss import Weights
 from trainer.train.row_order import AllRows, BalancedRows, RowOrder
@@ -35,7 +36,8 @@ def stable_hash(*parts: object) -> int:
 
 @dataclass(frozen=True)
 class Pick:
-    """One example of an effective batch: indices of its row and prompt, and of the format in the arm's list.
+    """One example of an effective batch: indices of its row and prompt, and of the format in the arm's list; or of one
+    of the worst wordings instead of the prompt.
 
     Examples of equal ``family`` (the row's position in the stream) are views: one row under several wordings."""
 
@@ -43,6 +45,7 @@ class Pick:
     prompt: int
     format: int = 0
     family: int = -1
+    candidate: int = -1  # its place among the arm's candidates, which have formats of their own
 
 
 class ExampleOrder:
@@ -95,7 +98,12 @@ class ExampleOrder:
         n_formats = len(self.arm.formats)
         form = stable_hash("format", self.seed, at) % n_formats if n_formats > 1 else 0
         family = at if self.arm.views > 1 else -1
-        return Pick(row, self.prompt(epoch, at - place, place, row, view, memory), form, family)
+        prompt = self.prompt(epoch, at - place, place, row, view, memory)
+        if isinstance(memory, WorstWordings):
+            u, v = (stable_hash("worst", self.seed, position, i) / 2**63 for i in (0, 1))
+            if (worst := memory.draw(u, v)) is not None:
+                return Pick(row, prompt, form, family, worst)
+        return Pick(row, prompt, form, family)
 
     def prompt(
         self, epoch: int, begin: int, place: int, row: int, view: int = 0, memory: PromptMemory | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,13 @@ from trainer.data.rows import Row
 from trainer.data.texts import RenderError
 from trainer.data.typos import misspelt
 from trainer.data.wording import Prompt
+from trainer.train.adversary import Candidate, WorstWordings, candidates_of
 from trainer.train.arms import PromptMemory, easiest_first
 from trainer.train.batches import ExampleOrder, Pick, Sample, stable_hash
 from trainer.train.loss import normalizer, token_weights
 from trainer.train.row_subsets import row_stages
 from trainer.train.step_log import StepLog
-from trainer.trial import Trial
+from trainer.trial import FORWARD, Trial
 
 STEPS_AHEAD = 32  # steps rendered in one tokenizer call
 CURVE_POINTS = 200  # points kept of a rung's training curve
@@ -55,23 +57,59 @@ class Resident:
             labels,
         )
         self._order = ExampleOrder(t.seed, *sizes, t.draw, t.optimization, t.arm, ranked, labels, stages)
+        self.candidates: list[Candidate] = []
         self.memory = PromptMemory(t.arm, len(self._prompts))
+        if t.arm.choice == "adversarial":
+            self.candidates = candidates_of(t.arm, self._prompts, [word.strip() for _, word in t.template.words])
+            self.memory = WorstWordings(t.arm, self.candidates)
         # a draw that depends on the last step's losses cannot be made earlier
         self._ahead = 1 if t.arm.choice == "importance" else STEPS_AHEAD
         self._ready: dict[int, list[Sample]] = {}
+        self._searched = -1  # step before which the last search was made
+        self._search_tokens = 0  # that the searches since the last rung have passed forward
 
     def samples(self) -> list[Sample]:
         """The effective batch of the next step."""
         if self.step not in self._ready:
-            self._prepare(range(self.step, min(self.step + self._ahead, self.trial.optimization.steps)))
+            arm, steps = self.trial.arm, self.trial.optimization.steps
+            ahead = min(self.step + self._ahead, steps)
+            if self.candidates:  # what is drawn after the next search is not known yet
+                ahead = min(ahead, (self.step // arm.search_every + 1) * arm.search_every)
+            self._prepare(range(self.step, ahead))
         ready = self._ready.pop(self.step)
         if self.trial.arm.choice != "group_dro" or not self.memory.remembers:
             return ready
         factors = [np.float32(self.memory.weight(s.prompt)) for s in ready]
         return [dataclasses.replace(s, weights=s.weights * f) for s, f in zip(ready, factors, strict=True)]
 
+    def to_search(self) -> dict[int, list[Request]]:
+        """If a search for the worst wordings is due before the next step, the questions that it asks under each
+        candidate. One under which a row is too long has none."""
+        if not isinstance(self.memory, WorstWordings) or self.step % self.trial.arm.search_every:
+            return {}
+        if self._searched == self.step:
+            return {}
+        draw = random.Random(stable_hash("search", self.trial.seed, self.step))
+        rows = draw.sample(self._rows, min(len(self._rows), self.trial.arm.search_rows))
+        asked = {}
+        for i in self.memory.to_score(draw):
+            one = self.candidates[i]
+            try:
+                asked[i] = (self.formats or (self.renderer,))[one.format].requests([(one.prompt, row) for row in rows])
+            except RenderError:
+                asked[i] = []
+        return asked
+
+    def take_search(self, losses: Mapping[int, float], tokens: int, seconds: float) -> None:
+        """``losses``: in nats per token of the right answer, under each candidate that was asked."""
+        assert isinstance(self.memory, WorstWordings)
+        self.memory.found(losses)
+        self._searched = self.step
+        self._search_tokens += tokens
+        self.seconds += seconds
+
     def record(self, log: StepLog, seconds: float) -> None:
-        if self.memory.remembers:
+        if self.memory.remembers and self.memory.of_steps:
             self.memory.learn(log.by_prompt)
         self.step = log.step
         self.log.append(log)
@@ -90,7 +128,7 @@ class Resident:
         """The record of the steps since the last rung, which is stored beside the scores. Clears their log: the next
         rung's record begins after them."""
         points = self.log[:: max(1, len(self.log) // CURVE_POINTS)]
-        tokens = sum(p.tokens for p in self.log)
+        tokens = sum(p.tokens for p in self.log) + round(FORWARD * self._search_tokens)
 
         def column(name: str) -> list[float | None]:
             values = (getattr(p, name) for p in points)
@@ -107,7 +145,7 @@ class Resident:
             "tokens": tokens,
             "curve": {"step": [p.step for p in points], **curve, "tokens_per_s": [rate] * len(points)},
         }
-        self.log, self.seconds = [], 0.0
+        self.log, self.seconds, self._search_tokens = [], 0.0, 0
         return record
 
     def _prepare(self, steps: range) -> None:
@@ -123,7 +161,7 @@ class Resident:
             self._ready[s] = [
                 dataclasses.replace(
                     self._sample(e, W, stable_hash("dropout", t.seed, s, i)),
-                    prompt=pick.prompt if self.memory.remembers else -1,
+                    prompt=pick.prompt if self.memory.remembers and self.memory.of_steps else -1,
                     family=pick.family if arm.consistency else -1,
                     consistency=arm.consistency / self._order.rows_per_step,
                 )
@@ -142,7 +180,7 @@ class Resident:
         renderers = self.formats or (self.renderer,)
         found: dict[int, Example | Request] = {}
         for form, renderer in enumerate(renderers):
-            own = [n for n, (_, _, pick) in enumerate(picks) if pick.format == form]
+            own = [n for n, (_, _, pick) in enumerate(picks) if self._format(pick) == form]
             pairs = [(self._wording(*picks[n]), self._rows[picks[n][2].row]) for n in own]
             plain = [(self._prompts[picks[n][2].prompt], row) for n, (_, row) in zip(own, pairs, strict=True)]
             made = self._render_within_length(renderer, pairs, plain, classes)
@@ -172,8 +210,13 @@ class Resident:
                 found += render([bare])
         return found
 
+    def _format(self, pick: Pick) -> int:
+        return self.candidates[pick.candidate].format if pick.candidate >= 0 else pick.format
+
     def _wording(self, step: int, place: int, pick: Pick) -> Prompt:
-        """The prompt, with this position's own typos where the arm makes some."""
+        """The prompt, with this position's own typos where the arm makes some, or the candidate."""
+        if pick.candidate >= 0:
+            return self.candidates[pick.candidate].prompt
         prompt: Prompt = self._prompts[pick.prompt]
-        share = self.trial.arm.typos
+        share = 0.0 if self.candidates else self.trial.arm.typos
         return misspelt(prompt, share, stable_hash("typos", self.trial.seed, step, place)) if share else prompt

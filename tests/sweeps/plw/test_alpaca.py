@@ -154,6 +154,67 @@ def test_table_1_of_the_study_is_reproduced_for_alpaca_data() -> None:
     assert found.ratio == pytest.approx(3.2837, abs=5e-5)
 
 
+def test_the_published_row_is_compared_number_by_number_for_the_file_with_that_hash() -> None:
+    run, file = CliRunner(), shared(ALPACA)
+    digest = alpaca.file_hash(file)
+    assert digest is not None
+    words = ["lengths", file, "--tokenizer", shared(TOKENIZER), "--published", "AlpacaData", "--sha256", digest[:12]]
+    done = run.invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert done.output.count(", equal") == 8
+    assert f"with SHA-256 {digest}" in done.output
+    with pytest.raises(UserError, match="has the SHA-256 " + digest):
+        run.invoke(app, [*words[:-1], "0" * 12], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("copy", sorted((SHARED / "data").glob("alpaca*clean*")) or [None], ids=str)
+def test_table_1_of_the_study_is_reproduced_for_any_copy_of_the_cleaned_data(copy: Path | None) -> None:
+    """With a copy beside the checkout. Which of its versions the study took it does not say, so the numbers decide."""
+    if copy is None:
+        pytest.skip("no copy of AlpacaDataCleaned is in shared/data beside the checkout")
+    found = alpaca.measure_lengths(alpaca.read_records(str(copy)), alpaca.tokens(shared(TOKENIZER)))
+    assert [line for line in alpaca.against_published(found, "AlpacaDataCleaned") if not line.endswith("equal")] == []
+
+
+def test_other_rows_differ_from_the_published_ones_by_name(file: str) -> None:
+    found = alpaca.measure_lengths(alpaca.read_records(file), alpaca.characters)
+    lines = alpaca.against_published(found, "AlpacaDataCleaned")
+    assert len(lines) == 8
+    assert f"completion, mean: published 162.74, here {found.completion[0]:.2f}" in lines
+    assert "total tokens: published 9,490,837, here" in lines[6]
+
+
+def test_data_sets_have_their_public_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a network is there, `datasets` reads them; here a data set of the same columns stands on the hub's side."""
+    import datasets
+
+    asked: list[str] = []
+
+    def load(path: str, name: str | None, split: str | None, revision: str | None) -> datasets.Dataset:
+        asked.append(path)
+        assert split == "train"
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for name in ("AlpacaDataCleaned", "yahma/alpaca-cleaned"):
+        assert alpaca.read_records(name).output == tuple(r["output"] for r in ROWS)
+    assert asked == ["yahma/alpaca-cleaned"] * 2
+
+
+def test_mistakes_of_lengths_are_told(file: str) -> None:
+    run, words = CliRunner(), ["lengths", file, "--tokenizer", "none"]
+    for more, says in (
+        (["--published", "AlpacaDataClean"], 'is no row of the table. Did you mean "AlpacaDataCleaned"'),
+        (["--sha256", "ab"], "has the SHA-256"),
+    ):
+        with pytest.raises(UserError, match=says):
+            run.invoke(app, [*words, *more], catch_exceptions=False)
+    with pytest.raises(UserError, match="are for one file"):
+        run.invoke(
+            app, ["lengths", file, file, "--tokenizer", "x", "--published", "AlpacaData"], catch_exceptions=False
+        )
+
+
 def test_the_short_variant_of_alpaca_data_has_short_completions() -> None:
     every = alpaca.read_records(shared(ALPACA))
     records = alpaca.AlpacaRecords(every.instruction[:10_000], every.input[:10_000], every.output[:10_000])

@@ -12,17 +12,18 @@ import pytest
 from prompt_landscape import LABELS, Landscape, prompts, rows
 from rapidfuzz.distance import Levenshtein
 
-from sweeps.prompt_search import perturb, rule_tables
+from sweeps.prompt_search import perturb
 from sweeps.prompt_search import scorer as scorer_module
 from sweeps.prompt_search.batprompt import BatpromptSearch, _cautious_score, batprompt
 from sweeps.prompt_search.candidates import grown
 from sweeps.prompt_search.journal import FolderJournal, SearchJournal
 from sweeps.prompt_search.result import Evaluation, SearchResult
-from sweeps.prompt_search.rule_writer import RuleWriter
 from sweeps.prompt_search.scorer import Pair, Scorer, Spent
 from sweeps.prompt_search.settings import AS_PUBLISHED, BatpromptSettings, published_scorings
 from sweeps.prompt_search.similarity import Gate, cosine
 from sweeps.prompt_search.writers import ModelWriter, texts_of
+from trainer.data import rewrite_tables
+from trainer.data.rewrites import RuleWriter
 from trainer.data.rows import Row
 from trainer.data.typos import beside
 from trainer.data.wording import Prompt, placeholders
@@ -113,11 +114,11 @@ def test_rewrites_differ_and_keep_every_placeholder(wording: str) -> None:
 def test_improving_adds_hints_about_the_differences_that_were_seen() -> None:
     writer = RuleWriter()
     pairs = [(TEXT, TEXT + " @q7RtZ0"), (TEXT, TEXT.replace("boiler", "bioler")), (TEXT, TEXT.replace("loud", "noisy"))]
-    assert writer.guidance(pairs, 0).split()[0] in rule_tables.ROBUST
+    assert writer.guidance(pairs, 0).split()[0] in rewrite_tables.ROBUST
     assert set(writer.guidance(pairs, 0).split()) == {"tail", "letters", "words"}
     assert writer.guidance([(TEXT, TEXT)], 0) == ""
     texts = writer.improve(WORDINGS[0], "letters", 6, 0)
-    assert any(hint in text for hint in rule_tables.ROBUST["letters"] for text in texts)
+    assert any(hint in text for hint in rewrite_tables.ROBUST["letters"] for text in texts)
 
 
 @pytest.mark.parametrize("strategy", ["W1", "W2", "W3", "S2", "S3"])

@@ -290,6 +290,17 @@ ARMS = {
     "curriculum": Arm("curriculum", choice="curriculum"),
     "importance": Arm("importance", choice="importance", temperature=0.05),
     "group_dro": Arm("group_dro", choice="group_dro", step_size=1.0),
+    "adversarial": Arm(
+        "adversarial",
+        choice="adversarial",
+        typos=0.5,
+        formats=FORMATS,
+        search_every=2,
+        search_candidates=3,
+        search_rows=2,
+        search_worst=2,
+        search_share=0.7,
+    ),
     "typos": Arm("typos", typos=0.5),
     "formats": Arm("formats", formats=FORMATS),
     "consistency": Arm("consistency", views=2, consistency=1.0),
@@ -348,11 +359,13 @@ def test_what_is_remembered_is_in_the_checkpoint_and_in_no_adapter(together: Pat
     store = Store.open(together)
     for x in TRIALS:
         kept = load(store.read(checkpoint_name(x.id, RUNGS[-1])))
-        assert (MEMORY_TENSOR in kept) == (x.arm.choice in ("importance", "group_dro"))
+        assert (MEMORY_TENSOR in kept) == (x.arm.choice in ("importance", "group_dro", "adversarial"))
         assert not any(MEMORY_TENSOR in n for n in load(store.read(f"adapters/{x.id}/adapter_model.safetensors")))
         if x.arm.choice == "group_dro":
             assert float(kept[MEMORY_TENSOR].exp().sum()) == pytest.approx(1.0)
             assert float(kept[MEMORY_TENSOR].std()) > 0
+        if x.arm.choice == "adversarial":
+            assert int(kept[MEMORY_TENSOR].isfinite().sum()) == 2, "the worst of the last search"
 
 
 def test_dynamic_prompts_change_between_epochs_and_load_ones_do_not_in_what_is_trained(model: t.Model) -> None:
@@ -399,7 +412,7 @@ def test_a_typo_that_would_make_a_row_too_long_is_left_out(model: t.Model) -> No
 
 
 def test_the_names_of_choices_are_all_explained() -> None:
-    for name in ("uniform", "curriculum", "importance", "group_dro"):
+    for name in ("uniform", "curriculum", "importance", "group_dro", "adversarial"):
         assert f"``{name}``" in (arms.__doc__ or "")
 
 
