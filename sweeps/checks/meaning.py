@@ -32,17 +32,31 @@ def meaning_findings(
     """Every prompt, template and label word that asks for something else, or does not name the task."""
     for template in templates:
         yield from _template_findings(meaning, template, labels)
+    said = {term for term in meaning.terms for text in _texts(pools) if mentions(text, term)}
+    for term in meaning.terms if any(pools.values()) else ():
+        if term not in said:
+            yield Finding(
+                "warning" if said else "error",
+                "task.meaning.terms",
+                f'no prompt has a word that begins with "{term}"',
+                "Mend the term, or the prompts; a term is the beginning of a word",
+            )
     for pool, prompts in pools.items():
         for prompt in prompts:
             where, text = f'pools.{pool}: prompt "{prompt.id}"', EXPRESSION.sub(" ", prompt.text)
             yield from _other_task(meaning, where, text)
-            if meaning.terms and not any(mentions(text, term) for term in meaning.terms):
+            if said and not any(mentions(text, term) for term in meaning.terms):
                 yield Finding(
                     "error",
                     where,
                     f"names none of the task's terms ({', '.join(meaning.terms)}): it asks something else or nothing",
                     "Name the task in it, remove it, or add its word to task.meaning.terms if that means the same",
                 )
+
+
+def _texts(pools: Mapping[str, Sequence[Prompt]]) -> list[str]:
+    """Every prompt without its placeholders."""
+    return [EXPRESSION.sub(" ", prompt.text) for prompts in pools.values() for prompt in prompts]
 
 
 def _template_findings(meaning: Meaning, template: Template, labels: Sequence[str]) -> Iterator[Finding]:

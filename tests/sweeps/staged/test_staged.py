@@ -130,12 +130,21 @@ def test_a_wording_that_narrows_the_task_is_refused_and_told_where_it_belongs() 
     assert 'pools.train.many: prompt "m"' in text
     assert '"misogynistic", which asks for misogyny' in text
     assert "a study with its own labels" in text
-    assert len(errors(m="Is this misogyny? {{ text }}")) == 2, "it names another task, and none of this one's terms"
-    assert "names none of the task's terms" in errors(m="Is this rude? {{ text }}")[0]
+    both = errors(m="Is this misogyny? {{ text }}", a="Sexist? {{ text }}")
+    assert len(both) == 2, "it names another task, and none of this one's terms"
+    assert "names none of the task's terms" in errors(m="Is this rude? {{ text }}", a="Sexist? {{ text }}")[0]
 
 
 def test_what_a_placeholder_is_called_says_nothing_of_the_task() -> None:
-    assert len(errors(m="Well? {{ sexist_text }}")) == 1
+    assert len(errors(m="Well? {{ sexist_text }}", a="Sexist? {{ text }}")) == 1
+
+
+def test_a_term_that_no_prompt_says_is_told_once() -> None:
+    [text] = errors(a="Is it rude? {{ text }}", b="Rude? {{ text }}")
+    assert text.startswith('task.meaning.terms: no prompt has a word that begins with "sexis". Mend the term')
+    two = SEXISM.model_copy(update={"terms": ("sexis", "chauvin")})
+    found = list(meaning_findings(two, [], {"dev": [Prompt("a", "Sexist? {{ text }}")]}, LABELS))
+    assert [(f.level, f.what) for f in found] == [("warning", 'no prompt has a word that begins with "chauvin"')]
 
 
 def test_templates_are_guarded_as_prompts_are() -> None:
