@@ -373,7 +373,10 @@ def named_files(layer: Mapping[str, Any], unread: bool = False) -> Iterator[tupl
 
 def unsafe_files(layer: Mapping[str, Any]) -> Iterator[Problem]:
     """Paths that would read the environment or carry a password into the run folder."""
-    for path, text in named_files(layer, unread=True):
+    pools = [path for path, _ in named_files(layer, unread=True) if path[0] == "pools"]
+    preferred = [(*path[:-1], "prefer") for path in pools if path[-1] == "file"]
+    asked = [(path, text) for path in preferred if isinstance(text := get(layer, path), str)]
+    for path, text in [*named_files(layer, unread=True), *asked]:
         if "$" in text:
             yield Problem(
                 path,

@@ -252,6 +252,7 @@ AXES = "template, lora, lr, steps, epochs, plw, pool, seed, arm"
         ("pools.dev", "prompt/dev.yaml", 'pools.dev = "/F/prompt/dev.yaml" does not exist. Its folder /F/prompt does not exist either'),
         ("model.path", "./modle", 'model.path = "/F/modle" does not exist. Did you mean "model"? Known: data, model, prompts'),
         ("model.token", "abc", "model.token does not belong in a study, which the run folder keeps. Set it in the environment: TOKEN=…"),
+        ("pools.dev", {"file": "prompts/dev.yaml", "prefer": "s3://key:word@b/p.yaml"}, "pools.dev.prefer carries a password, which would be copied into the run folder. Set it in the environment instead"),
         ("task.rows.dev.path", "s3://key:word@b/x.json", 'task.rows.dev.path carries a password, which would be copied into the run folder. Set it in the environment instead'),
         ("scoring", {"scorer": "generate", "decision": "pmi"}, 'scoring.decision = "pmi" compares label probabilities, and scoring.scorer = generate has none. Use raw'),
         ("resources", {"workers": 2, "slots": 4}, "resources.slots = 4 must be 1 where resources.workers is more than 1: a gang trains one trial at a time"),
