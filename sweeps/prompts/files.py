@@ -33,7 +33,7 @@ def pool_text(header: Iterable[str], groups: Mapping[str, Sequence[Prompt]]) -> 
     for title, prompts in groups.items():
         if prompts and title:
             lines.append(_comment(title))
-        lines += [f"{_key(p.id)}: {_quoted(p.text)}" for p in prompts]
+        lines += [f"{_key(p.id)}: {quoted(p.text)}" for p in prompts]
     return "\n".join(lines) + "\n"
 
 
@@ -44,10 +44,11 @@ def _comment(line: str) -> str:
 
 def _key(name: str) -> str:
     plain = re.fullmatch(r"[A-Za-z][\w.-]*", name) and yaml.safe_load(name) == name
-    return name if plain else _quoted(name)
+    return name if plain else quoted(name)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """``text`` in double quotes, on one line, as YAML reads it back."""
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**30).strip("\n")
 
 

@@ -67,18 +67,42 @@ def open_table(source: RowSource, split: str, at: str) -> RowTable:
     """The rows behind ``source``, with the columns that it names; of several splits, the one with the study's name for
     it. Raises ``UserError``."""
     path = Path(source.path)
-    looks_local = _ending(source.path) in FORMATS or source.path.startswith((".", "/", "~")) or "\\" in source.path
     try:
         if "://" in source.path or path.is_file():
             return _file(source, at)
         if path.is_dir():
             return joined([read_file(file, at, _wanted(source)) for file in _files_of(source, split, at)], at)
-        if not path.exists() and looks_local:
-            beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-            raise UserError(f'{at}: path = "{source.path}" does not exist.{nearest(path.name, beside[:30])}')
+        _refuse_missing(source.path, at)
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise UserError(f'{at}: path = "{source.path:.200}" cannot be read ({error.strerror or error})') from None
     return _hub(source, split, at)
+
+
+def open_splits(path: str, name: str | None, at: str) -> dict[str, RowTable]:
+    """All columns of a data set whose columns are not known yet, by its own splits; a single file is the split ``""``.
+    Raises ``UserError``."""
+    source = RowSource(path, (), "", name=name)
+    if "://" in path or Path(path).is_file():
+        return {"": _every_column(path, at)}
+    if Path(path).is_dir():
+        found = _folder(source, at)
+        return {split: joined([_every_column(file, at) for file in files], at) for split, files in found.items()}
+    _refuse_missing(path, at)
+    found = _load_dataset(source, at)
+    return {str(n): table_of_dataset(part, path, at, part.column_names) for n, part in found.items()}
+
+
+def _every_column(path: str, at: str) -> RowTable:
+    return read_file(path, at, read_file(path, at, ()).names)
+
+
+def _refuse_missing(path: str, at: str) -> None:
+    """Raise for a path that is not there; a name without anything of a path may be a data set of the hub."""
+    looks_local = _ending(path) in FORMATS or path.startswith((".", "/", "~")) or "\\" in path
+    place = Path(path)
+    if not place.exists() and looks_local:
+        beside = sorted(p.name for p in place.parent.iterdir()) if place.parent.is_dir() else []
+        raise UserError(f'{at}: path = "{path}" does not exist.{nearest(place.name, beside[:30])}')
 
 
 def _wanted(source: RowSource) -> tuple[str, ...]:
@@ -147,7 +171,15 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
 
 
 def _files_of(source: RowSource, split: str, at: str) -> Sequence[str]:
-    """The files of one split of a folder, as ``datasets`` divides it by the names of files and folders."""
+    """The files of one split of a folder."""
+    files = _folder(source, at)
+    if source.split is not None and source.split not in files:
+        raise UserError(f'{at}: split = "{source.split}" is no split of {source.path}.{nearest(source.split, files)}')
+    return files[source.split or _split_name(files, split, at)]
+
+
+def _folder(source: RowSource, at: str) -> dict[str, list[str]]:
+    """The files of a folder by split, as ``datasets`` divides it by the names of files and folders."""
     import datasets  # slow to import, so only where splits are to be found
 
     with _quiet(datasets), tempfile.TemporaryDirectory(prefix="steadytune-rows-") as cache:
@@ -162,9 +194,7 @@ def _files_of(source: RowSource, split: str, at: str) -> Sequence[str]:
     files = {str(name): [str(file) for file in some] for name, some in (found or {}).items()}
     if not files:
         raise UserError(f"{at}: {source.path} has no rows: no file in it has one of the endings {', '.join(FORMATS)}")
-    if source.split is not None and source.split not in files:
-        raise UserError(f'{at}: split = "{source.split}" is no split of {source.path}.{nearest(source.split, files)}')
-    return files[source.split or _split_name(files, split, at)]
+    return files
 
 
 def _split_name(found: Collection[str], split: str, at: str) -> str:
@@ -179,19 +209,24 @@ def _split_name(found: Collection[str], split: str, at: str) -> str:
 
 
 def _hub(source: RowSource, split: str, at: str) -> RowTable:
+    found = _load_dataset(source, at)
+    chosen = found if source.split else found[_split_name(found, split, at)]
+    return table_of_dataset(chosen, source.path, at, _wanted(source))
+
+
+def _load_dataset(source: RowSource, at: str) -> Any:
+    """The split that ``source`` names, or all of them by name."""
     import datasets
 
     with _quiet(datasets):
         try:
-            found = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+            return datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
         except Exception as error:  # datasets and what it calls raise many kinds; each becomes one readable line
             cause = error.__cause__ or error
             detail = " ".join(str(cause).split())[:300]
             raise UserError(
                 f'{at}: "{source.path}" cannot be read ({type(cause).__name__}: {detail}). {_hub_remedy(datasets)}'
             ) from error
-    chosen = found if source.split else found[_split_name(found, split, at)]
-    return table_of_dataset(chosen, source.path, at, _wanted(source))
 
 
 def table_of_dataset(dataset: Any, name: str, at: str, wanted: Collection[str]) -> RowTable:

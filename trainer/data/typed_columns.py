@@ -8,7 +8,7 @@
 - dates, times and timestamps are what Arrow writes (``2024-03-01``, ``2024-03-01 00:00:00``), fractions of a second
   without zeros at their end
 - a dictionary's values are those that its numbers stand for
-- null and NaN are null; lists are lists of cells; a record stays one, and is no text
+- null and NaN are null; lists are lists of cells; a record is one of cells, and is no text
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _cells(values: pa.Array) -> list[Cell]:
         return _cells(values.storage)
     if pa.types.is_dictionary(kind):
         return _cells(values.dictionary_decode())
-    if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_union(kind):
+    if pa.types.is_struct(kind):
+        return _record_cells(values)
+    if pa.types.is_map(kind) or pa.types.is_union(kind):
         return [None if v is None else {} for v in values.to_pylist()]  # a record, whatever it holds
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _list_cells(values)
@@ -77,6 +79,15 @@ def _cells(values: pa.Array) -> list[Cell]:
     if pa.types.is_timestamp(kind) or pa.types.is_time(kind):  # .000 only says in which unit it was stored
         return [None if v is None else _FRACTION.sub(_shorter, v) for v in written]
     return written
+
+
+def _record_cells(values: pa.StructArray) -> list[Cell]:
+    names = [part.name for part in values.type]
+    columns = [_cells(part) for part in values.flatten()]
+    return [
+        {name: column[i] for name, column in zip(names, columns, strict=True)} if there else None
+        for i, there in enumerate(values.is_valid().to_pylist())
+    ]
 
 
 def _shorter(fraction: re.Match[str]) -> str:
