@@ -1,4 +1,5 @@
-"""The report's parts on two labels and on asking in several wordings, made with the tables of these names."""
+"""The report's parts on which axis mattered, on two labels and on asking in several wordings, made with the tables of
+these names."""
 
 from __future__ import annotations
 
@@ -9,9 +10,24 @@ from markupsafe import Markup
 from sweeps.display.html import render
 from sweeps.report.evidence import DRAWN
 from sweeps.run_folder.reading import RunFolder
-from sweeps.tables import binary, ensembles
+from sweeps.tables import binary, effects, ensembles
 
 NOTHING = Markup("")
+
+
+def mattered_part(run: RunFolder) -> Markup:
+    """Write ``tables/effects`` and ``tables/variance`` and return the report's part; empty where no two configurations
+    can be compared."""
+    found = effects.write_effects(run)
+    if not found.variance.num_rows:
+        return NOTHING
+    return render(
+        "report/mattered.html.j2",
+        title=effects.TITLE,
+        sentence=effects.sentence(found, run.study.task.metric),
+        tables=[effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
+        notes=list(effects.notes(found, run.study.task.metric)),
+    )
 
 
 def binary_part(run: RunFolder) -> Markup:

@@ -48,6 +48,7 @@ def report_on(run: RunFolder) -> str:
     if run.has_trials:  # not yet at the start of a run
         run.note_missing_rungs()
         tables.write_tables(run, Settings.of(study))
+        parts += table_parts.mattered_part(run)
         parts += table_parts.binary_part(run)
         parts += table_parts.ensembles_part(run)
         parts += staged_report.part_of_run(run)
@@ -213,8 +214,12 @@ def _objectives(evidence: Evidence) -> str:
 
 
 def _groups(evidence: Evidence) -> list[tuple[str, str]]:
-    """(axis, figure) of every axis that varies: a strip per value, a dot per scored trial."""
-    scored = [e for e in evidence.entries if math.isfinite(e.number("mean"))]
+    """(axis, figure) of every axis that varies: a strip per value, a dot per configuration that is averaged there."""
+    scored = [
+        e
+        for e in evidence.entries
+        if math.isfinite(e.number("mean")) and e.status == "finished" and not e.row.get("degenerate")
+    ]
     figures = []
     for axis in evidence.differing:
         rows = []

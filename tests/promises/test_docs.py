@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer.main
@@ -26,6 +27,7 @@ from sweeps.study.overlay import parse_yaml
 from sweeps.study.shipped import study_path
 from sweeps.study.study import Study
 from sweeps.study.values import Range
+from sweeps.tables.effects import EFFECTS, VARIANCE
 from sweeps.trials.from_points import points_of
 from trainer.store import SCORES
 from trainer.trial import FORMAT
@@ -358,6 +360,13 @@ def test_columns_of_the_tables_are_documented_with_their_types(name: str, run_fo
     assert {n: (kind, types[n]) for n, kind in found.items() if kind and kind != types[n]} == {}
 
 
+@pytest.mark.parametrize(("name", "schema"), [("effects", EFFECTS), ("variance", VARIANCE)])
+def test_columns_of_what_mattered_are_documented_with_their_types(name: str, schema: pa.Schema) -> None:
+    found = section_columns(f"`tables/{name}`")
+    assert set(found) == {n for n in schema.names if not n.startswith("diff_")}  # said beside `diff`
+    assert {n: kind for n, kind in found.items() if kind and kind != str(schema.field(n).type)} == {}
+
+
 def test_every_file_of_a_run_folder_is_documented(run_folder: Path) -> None:
     """The layout at the top of the page, read as patterns, covers every file; ``tensorboard/`` is a folder."""
     layout = next(b for b in blocks(ROOT / "docs" / "run-folder.md", "") if b.startswith("runs/"))
@@ -374,6 +383,10 @@ def test_every_file_of_a_run_folder_is_documented(run_folder: Path) -> None:
         r"timing\.json",
         r"decisions/[^/]+/[^/]+\.jsonl",
         r"tables/confirmation\.(?:md|csv|parquet)",
+        r"tables/effects\.(?:md|csv|parquet)",
+        r"tables/variance\.(?:md|csv|parquet)",
         "tensorboard/.*",
     ]
-    assert unmet == not_here, "what a run without Tune, fresh seeds and the asynchronous rule does not leave"
+    assert unmet == not_here, (
+        "what a run of one trial, without Tune, fresh seeds and the asynchronous rule does not leave"
+    )
