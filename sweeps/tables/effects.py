@@ -121,7 +121,7 @@ def _axes_of(one: Configuration) -> dict[str, Any]:
 def _effects(compared: _Compared, found: Sequence[Pairing]) -> list[dict[str, Any]]:
     first = compared.first
     luck = sd.pooled([seed_variance(SeedCells(first.grid, cells, first.metric)) for cells in compared.cells])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in found:
         sides = [
             SeedCells(first.grid, compared.cells[list(side)].mean(axis=0), first.metric)
@@ -136,7 +136,7 @@ def _effects(compared: _Compared, found: Sequence[Pairing]) -> list[dict[str, An
             }
         )  # fmt: skip
     tested_rows = [row for row in rows if row["p"] is not None]
-    for row, adjusted in zip(tested_rows, st.holm([float(row["p"]) for row in tested_rows]), strict=True):
+    for row, adjusted in zip(tested_rows, st.holm([row["p"] for row in tested_rows]), strict=True):
         row["p_holm"] = adjusted
     return rows
 
