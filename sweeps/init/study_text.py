@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sweeps.plan.cost import plan
 from sweeps.plan.sizes import DataSizes, ModelSize
@@ -14,8 +14,9 @@ from sweeps.prompts.files import quoted
 from sweeps.study.load import load_study
 
 MOST_STEPS, MOST_DEV, MOST_TEST = 240, 300, 500  # optimizer steps of a trial, rows
-FEWEST_STEPS, FEWEST_DEV, FEWEST_TEST = 30, 20, 20
-SMALL = 0.25  # scale below which wordings and fresh seeds are fewer, too
+FEWEST_STEPS, FEWEST_DEV, FEWEST_TEST = 30, 20, 40
+SMALL = 0.25  # scale below which wordings and fresh seeds are fewer, and only trials that reach the end are tested
+LEAST = 0.08  # scale at which all of these are reached
 SHRINK = 0.85
 
 
@@ -29,6 +30,7 @@ class Scale:
     dev_prompts: int
     test_prompts: int
     seeds: int  # of ``confirm``
+    tested: Literal["all", "finalists"] = "all"
 
     @property
     def overrides(self) -> list[str]:
@@ -39,6 +41,7 @@ class Scale:
             f"pools.dev.limit={self.dev_prompts}",
             f"pools.test.limit={self.test_prompts}",
             f"confirm.seeds={self.seeds}",
+            f"tables.test={self.tested}",
         ]
 
 
@@ -72,8 +75,9 @@ def scales(rows: Mapping[str, int], prompts: Mapping[str, int]) -> Iterator[Scal
             dev_prompts=min(prompts["dev"], 5 if small else 10),
             test_prompts=min(prompts["test"], 10 if small else 20),
             seeds=2 if small else 4,
+            tested="finalists" if small else "all",
         )
-        if MOST_STEPS * factor < FEWEST_STEPS:
+        if factor < LEAST:
             return
         factor *= SHRINK
 
@@ -132,6 +136,11 @@ def study_text(outlined: Outlined, scale: Scale) -> str:
         *(["training: {balance: labels}"] if o.uneven else []),
         "scheduler: {name: asha, eta: 2, rungs: [0.25, 0.5, 1.0]}",
         f"confirm: {{top: 2, seeds: {scale.seeds}}}  # the best two again with fresh seeds",
+        *(
+            ["tables: {test: finalists}  # trials that early stopping cuts are not tested"]
+            if scale.tested != "all"
+            else []
+        ),
         *([f"resources: {{{resources}}}"] if resources else []),
     ]
     return "\n".join(lines) + "\n"

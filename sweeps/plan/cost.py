@@ -27,7 +27,10 @@ from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
 from trainer.setup import micro_batch_tokens
 
-CPU_RATE = 2e10  # operations per second and core: a rate that mid-sized matrices reach; tiny models reach less
+# Operations per second and core. SmolLM2 (hidden size 576) trains and is scored at 6e10 to 9e10 of a core with AVX2
+# (`make demo-smollm2`, benchmarks/inference_time.py); the quickstart's matrices are too small for more than 2e10.
+CPU_RATE, SMALL_CPU_RATE = 6e10, 2e10
+SMALL_HIDDEN = 512  # hidden sizes below it have the second
 GPU_RATE = {"float32": 2e13, "bfloat16": 1e14}  # a third of what current data-centre cards are rated at
 ADAPTER_BYTES = 16  # float32 weight, gradient and AdamW's two moments
 PIECE, LOGIT_BYTES = 2**24, 8  # logits that are in memory at a time, in float32, and what is made of them
@@ -131,7 +134,9 @@ def plan(
     whole = trials + count_confirming(study, trials)
     every_test = work.all_test_cells(trials) + _confirming_cells(study, work, whole - trials)
     tests = work.all_test_cells(work.tested) + _confirming_cells(study, work, fresh)
-    chosen, source = (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study)
+    chosen, source = (
+        (rate, f"given: {rate / 1e12:g} TFLOP/s of a host") if rate is not None else _assumed_rate(study, model)
+    )
     return Plan(
         name=study.name,
         trials=trials,
@@ -268,15 +273,15 @@ def _cost(study: Study, sizes: DataSizes, model: ModelSize, tokens: float, dev: 
     return Cost(tokens, dev, test, 2.0 * tokens * (forward + read * output) + scoring)
 
 
-def _assumed_rate(study: Study) -> tuple[float, str]:
+def _assumed_rate(study: Study, model: ModelSize) -> tuple[float, str]:
     res = study.resources
     if res.gpus:
         rate = GPU_RATE[study.model.dtype] * res.workers
         return rate, f"assumed: {rate / 1e12:g} TFLOP/s of a host with {res.workers} GPU{'s' * (res.workers > 1)}"
-    rate = CPU_RATE * res.cpus * res.workers
+    rate = (CPU_RATE if model.hidden >= SMALL_HIDDEN else SMALL_CPU_RATE) * res.cpus * res.workers
     return (
         rate,
-        f"assumed: {rate / 1e9:g} GFLOP/s of a host with {res.cpus * res.workers:g} CPU cores; small models reach less",
+        f"assumed: {rate / 1e9:g} GFLOP/s of a host with {res.cpus * res.workers:g} CPU cores",
     )
 
 

@@ -201,6 +201,8 @@ def test_the_plan_reads_as_a_table_with_its_assumptions(study) -> None:  # type:
         assert part in text
     assert "The first rung (0.1) lies within the warm-up (0.1)" in text
     assert "given: 2 TFLOP/s" in shown(plan(study(), SIZES, MODEL, rate=2e12))
+    larger = dataclasses.replace(MODEL, hidden=576)
+    assert "assumed: 60 GFLOP/s of a host with 1 CPU cores" in shown(plan(study(), SIZES, larger))
 
 
 def test_rungs_that_fall_together_are_told_before_anything_runs(study) -> None:  # type: ignore[no-untyped-def]
