@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeps.schedule.asha import Rungs
 from sweeps.schedule.asynchronous import AsynchronousRungs, Promotion
-from sweeps.schedule.configurations import ConfigurationRungs
+from sweeps.schedule.configurations import ConfigurationRungs, give
 from sweeps.study.study import Study
 from trainer.errors import UserError
 from trainer.measure.rung import RungReport
@@ -42,6 +42,7 @@ class DecisionRecord:
         self._files = 0  # that are full
         self._known: set[tuple[str, int]] = set()
         self._told = 0  # promotions that are recorded
+        self.lost: list[str] = []  # trials with a recorded report whose scores are gone
 
     @classmethod
     def of(
@@ -63,12 +64,14 @@ class DecisionRecord:
                 found.append(report)
                 give(self.rungs, report)
                 self._known.add((report.trial_id, report.rung_index))
-                now = [[p.trial, p.rung] for p in self._new() if not p.last_left]
-                if now != line["promoted"]:
-                    raise UserError(
-                        f"{where}: says that {json.dumps(line['promoted'])} (trial, rung) went on after this report, "
-                        f"and by scheduler.rule = asynchronous it is {json.dumps(now)}. {ANEW}"
-                    )
+            elif line["failed"] is not None:
+                self.rungs.fail(*self._of_sweep(where, line["failed"]))
+            now = [[p.trial, p.rung] for p in self._new() if not p.last_left]
+            if now != line["promoted"]:
+                raise UserError(
+                    f"{where}: says that {json.dumps(line['promoted'])} (trial, rung) went on here, "
+                    f"and by scheduler.rule = asynchronous it is {json.dumps(now)}. {ANEW}"
+                )
             for trial, rung in line["last_left"]:
                 self.rungs.promote_last(trial, rung)
                 self._new()
@@ -81,6 +84,14 @@ class DecisionRecord:
             self._known.add((report.trial_id, report.rung_index))
             self._write(report)
 
+    def fail(self, trial: str, why: str) -> None:
+        """Record that a trial fails which has reported before, since others were compared with it. One that has not
+        is trained again at the next start."""
+        if trial in self.trials:
+            decision = self.rungs.decide(trial)
+            if decision.rung is not None and decision.status == "running":
+                self._write(None, [trial, why])
+
     def note(self) -> None:
         """Record what followed from an event that was no report."""
         if len(self.rungs.promotions) > self._told:
@@ -91,10 +102,11 @@ class DecisionRecord:
         self._told += len(new)
         return new
 
-    def _write(self, report: RungReport | None) -> None:
+    def _write(self, report: RungReport | None, failed: Sequence[str] | None = None) -> None:
         new = self._new()
         line = {
             "report": None if report is None else asdict(report),
+            "failed": failed,
             "promoted": [[p.trial, p.rung] for p in new if not p.last_left],
             "last_left": [[p.trial, p.rung] for p in new if p.last_left],
         }
@@ -116,7 +128,7 @@ class DecisionRecord:
                     line = json.loads(text)
                     if line["report"] is not None:
                         line["report"] = RungReport(**line["report"])
-                    line = {name: line[name] for name in ("report", "promoted", "last_left")}
+                    line = {"failed": line.get("failed")} | {n: line[n] for n in ("report", "promoted", "last_left")}
                 except (ValueError, TypeError, KeyError) as error:
                     raise UserError(f"{where}: is damaged ({error}). {ANEW}") from None
                 yield where, line
@@ -127,33 +139,25 @@ class DecisionRecord:
 
     def _report(self, where: str, recorded: RungReport) -> RungReport:
         """The report as the scores give it; as recorded where they are lost."""
-        trial = self.trials.get(recorded.trial_id)
-        if trial is None:
-            raise UserError(f"{where}: is of trial {recorded.trial_id}, which is none of this sweep. {ANEW}")
+        trial = self.trials[self._of_sweep(where, [recorded.trial_id])[0]]
         scores = self.store.read_scores(trial.id, recorded.step, "dev")
         if scores is None:
+            self.lost.append(trial.id)
             return recorded
         found = RungReport.of(trial, recorded.rung_index, *scores, self.study.objective.std_weight)
         if not _equal(found.objective, recorded.objective):
             raise UserError(
-                f"{where}: says that trial {trial.id} had the objective {recorded.objective:.6g} at rung "
-                f"{recorded.rung_index + 1}, and its scores give {found.objective:.6g}. Put the scores back. Or: {ANEW}"
+                f"{where}: says that trial {trial.id} had the objective {recorded.objective:.12g} at rung "
+                f"{recorded.rung_index + 1}, and its scores give {found.objective:.12g}. Put the scores back. Or: "
+                f"{ANEW}"
             )
         return found
 
-
-def give(rungs: Rungs | ConfigurationRungs, report: RungReport) -> None:
-    """Tell the rungs of a report."""
-    rungs.report(
-        report.trial_id,
-        report.rung_index,
-        report.objective,
-        step=report.step,
-        stderr=report.stderr,
-        degenerate=report.degenerate,
-        why_degenerate=report.note,
-        std=report.std,
-    )
+    def _of_sweep(self, where: str, said: Sequence[str]) -> Sequence[str]:
+        """``said``, which begins with a trial's id."""
+        if said[0] not in self.trials:
+            raise UserError(f"{where}: is of trial {said[0]}, which is none of this sweep. {ANEW}")
+        return said
 
 
 def _equal(a: float, b: float) -> bool:

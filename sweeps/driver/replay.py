@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sweeps.driver.decisions import DecisionRecord, give
+from sweeps.driver.decisions import DecisionRecord
 from sweeps.driver.progress import Progress
 from sweeps.driver.test_stages import GridStages, trials_to_test
-from sweeps.schedule.configurations import promotion
+from sweeps.schedule.configurations import give, promotion
 from trainer.data.assets import Assets
 from trainer.measure.rung import RungReport
 from trainer.trial import Trial, rung_steps
@@ -23,6 +23,8 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
     rungs = promotion(trials, scheduler.eta, len(scheduler.shares), study.objective.std_weight, scheduler.rule)
     record = DecisionRecord.of(store, study, trials, rungs)
     reports = [] if record is None else record.replay()
+    if record is not None and record.lost:
+        return None
     known = {(r.trial_id, r.rung_index) for r in reports}
     todo = {t.id: (t, sum((t.id, at) in known for at in range(len(scheduler.shares)))) for t in trials}
     todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
@@ -35,6 +37,8 @@ def replayed(progress: Progress, trials: Sequence[Trial], assets: Assets) -> Cal
             report = RungReport.of(trial, at, *found, study.objective.std_weight)
             reports.append(report)
             give(rungs, report)
+            if record is not None:
+                record.add(report)
             todo[trial_id] = (trial, at + 1)
         todo = {i: todo[i] for i in todo if rungs.decide(i).action == "continue"}
     decisions = rungs.decisions()

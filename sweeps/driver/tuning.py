@@ -58,9 +58,7 @@ def tune_trials(
     weight = study.objective.std_weight
     rungs = Rungs(n, eta, count) if trials is None else promotion(trials, eta, count, weight, study.scheduler.rule)
     record = DecisionRecord.of(progress.store, study, trials or (), rungs)
-    for report in [] if record is None else record.replay():
-        progress.add(by_id[report.trial_id])
-        progress.report(report)
+    replayed = [] if record is None else record.replay()
     scheduler = PromotionScheduler(rungs, identify=lambda config: trial_of(config).id, record=record)
     at_once = progress.scores_test_pool and precision_of(study, "test", *fleet.grids["test"]) is None
     sweep = Sweep(fleet, trial_of, study.scheduler.shares, study.objective.std_weight, FAILURES, at_once)
@@ -68,6 +66,8 @@ def tune_trials(
         tempfile.TemporaryDirectory(prefix="steadytune-tune-") as scratch,
         Watcher(progress, scheduler, trial_of, heartbeat, content.pools) as watcher,
     ):
+        for report in replayed:
+            watcher.replayed(by_id[report.trial_id], report)
         tune.Tuner(
             tune.with_resources(tune.with_parameters(SlotTrainable, sweep=sweep), fleet.resources.for_tune()),
             param_space=space,

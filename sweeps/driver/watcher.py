@@ -70,11 +70,20 @@ class Watcher(tune.Callback):
         report = RungReport.decode(result)
         if report is not None:
             if report.replayed and not self.progress.has_report(report):
-                # Its host may have died before it wrote the file.
-                weight, ours = self.progress.study.objective.std_weight, self.trial_of(trial.config)
-                self._beside("TensorBoard", chart, self.progress.store, ours, report.step, weight)
+                self._chart(self.trial_of(trial.config), report)
             self.progress.report(report)
         self.progress.decide(self.scheduler.changes())
+
+    def replayed(self, trial: Trial, report: RungReport) -> None:
+        """Pass on a report of an earlier start, before Tune begins."""
+        self.progress.add(trial)
+        self._chart(trial, report)
+        self.progress.report(report)
+
+    def _chart(self, trial: Trial, report: RungReport) -> None:
+        """Write TensorBoard's file of a rung of an earlier start: its host may have died before it did."""
+        weight = self.progress.study.objective.std_weight
+        self._beside("TensorBoard", chart, self.progress.store, trial, report.step, weight)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called many times a second, with or without news; a job is not started again while it still runs. Raises

@@ -22,6 +22,7 @@ from typing import Literal
 from sweeps.schedule.asha import Decision, Rungs, rung_quotas
 from sweeps.schedule.asynchronous import AsynchronousRungs, Promotion, usual_entrants
 from trainer.measure.replicates import error_of_seeds, objective_of_seeds
+from trainer.measure.rung import RungReport
 from trainer.trial import Trial
 
 Rule = Literal["certain", "asynchronous"]
@@ -38,6 +39,20 @@ def promotion(
     if len(members) == len(trials):
         return RULES[rule](len(trials), eta, count)
     return ConfigurationRungs(members, eta, count, std_weight, rule)
+
+
+def give(rungs: Rungs | ConfigurationRungs, report: RungReport, trial: str | None = None) -> Decision:
+    """Tell the rungs of a report, of ``trial`` if that has another name there. What the trial does now."""
+    return rungs.report(
+        report.trial_id if trial is None else trial,
+        report.rung_index,
+        report.objective,
+        step=report.step,
+        stderr=report.stderr,
+        degenerate=report.degenerate,
+        why_degenerate=report.note,
+        std=report.std,
+    )
 
 
 @functools.cache

@@ -53,7 +53,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from cluster.hosting.trainable import RUNGS_DONE
 from sweeps.schedule.asha import Decision, Rungs
-from sweeps.schedule.configurations import ConfigurationRungs
+from sweeps.schedule.configurations import ConfigurationRungs, give
 from sweeps.schedule.tune_private import Places, forget_failures, give_next_task, put_back
 from trainer.measure.rung import RungReport
 
@@ -67,6 +67,8 @@ class Record(Protocol):
     """Where decisions that depend on the order of reports are recorded, before anything follows from them."""
 
     def add(self, report: RungReport) -> None: ...
+
+    def fail(self, trial: str, why: str) -> None: ...
 
     def note(self) -> None: ...
 
@@ -139,6 +141,8 @@ class PromotionScheduler(TrialScheduler):
         decision = self._report(trial, report, str(result.get("failed", "")))
         if report is not None:
             trial.set_config({**trial.config, RUNGS_DONE: report.rung_index + 1})
+            if decision.rung is not None and report.rung_index < decision.rung:
+                return self.CONTINUE  # the scores of a later rung, which was reported before, may be lost
         if decision.action in ("pause", "stop"):
             self._pausing[self._names[trial.trial_id]] = (trial, time.monotonic())
         if decision.action == "stop":
@@ -211,32 +215,26 @@ class PromotionScheduler(TrialScheduler):
 
     def _report(self, trial: Trial, report: RungReport | None, failure: str) -> Decision:
         name = self._names[trial.trial_id]
-        for waiting in (*self._promoted, self._requested):  # it runs; Tune may have started a retried trial itself
+        for waiting in (*self._promoted, self._requested, self._new):  # it runs; Tune may have started it itself
             waiting.pop(name, None)
         self._changed[name] = None
         if failure:
-            self._fail(name, failure)
+            self._fail(name, failure, by_itself=True)
         if report is None:
             return self.rungs.decide(name)
         if report.rung_index > self._reached.get(name, -1):
             self._reached[name] = report.rung_index
             forget_failures(trial)
-        decision = self.rungs.report(
-            name,
-            report.rung_index,
-            report.objective,
-            step=report.step,
-            stderr=report.stderr,
-            degenerate=report.degenerate,
-            why_degenerate=report.note,
-            std=report.std,
-        )
+        decision = give(self.rungs, report, name)
         if self.record is not None:
             self.record.add(report)
         self._take_decisions()
         return decision
 
-    def _fail(self, name: str, why: str) -> None:
+    def _fail(self, name: str, why: str, by_itself: bool = False) -> None:
+        """``by_itself``: it failed, and was not ended by somebody, which no later start has to know of."""
+        if by_itself and self.record is not None:
+            self.record.fail(name, why)
         self.rungs.fail(name, why)
         self._changed[name] = None
         self._take_decisions()
@@ -248,6 +246,7 @@ class PromotionScheduler(TrialScheduler):
         for name in self.rungs.newly_decided():
             self._changed[name] = None
             self._paused.discard(name)
+            self._new.pop(name, None)  # after a resume, it may be decided before it starts
             decision = self.rungs.decide(name)
             if decision.action == "continue" and decision.rung is not None:
                 self._promoted[decision.rung][name] = self._trials[name]
@@ -321,7 +320,7 @@ class PromotionScheduler(TrialScheduler):
         for name, trial in list(self._errors.items()):
             if trial.status == Trial.ERROR and not trial.should_recover():
                 del self._errors[name]
-                self._fail(name, _error_text(trial))
+                self._fail(name, _error_text(trial), by_itself=True)
 
     def _find_lost(self) -> bool:
         """Record trials that ended without a call of the scheduler. True if there were any."""
@@ -330,7 +329,8 @@ class PromotionScheduler(TrialScheduler):
         for name in {name for name, _ in ended} - {name for name, _ in lost}:
             del self._unended[name]
         for name, trial in lost:
-            self._fail(name, _error_text(trial) if trial.status == Trial.ERROR else "it ended before its last rung")
+            failed = trial.status == Trial.ERROR
+            self._fail(name, _error_text(trial) if failed else "it ended before its last rung", by_itself=failed)
         return bool(lost)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from runner_trials import trial
 from score_rows import RECORD, rows
 
-from sweeps.driver.decisions import DecisionRecord, give
+from sweeps.driver.decisions import DecisionRecord
 from sweeps.schedule.asynchronous import AsynchronousRungs, usual_entrants
-from sweeps.schedule.configurations import ConfigurationRungs, promotion
+from sweeps.schedule.configurations import ConfigurationRungs, give, promotion
 from trainer.errors import UserError
 from trainer.measure.rung import RungReport
 from trainer.store import Store
@@ -50,14 +50,14 @@ class Algorithm2:
         return None  # draw a new configuration
 
 
-def jobs(order: Sequence[str], later: Callable[[list[tuple[str, int]]], tuple[str, int]]) -> list[Any]:
-    """All seven run at once and report in ``order``; ``later`` takes the next of the reports that promoted trials may
-    make, and is asked before each further report of ``order``, or afterwards. The jobs after each report."""
+def jobs(order: Sequence[str], at_once: bool, newest: bool) -> list[Any]:
+    """All seven run at once and report in ``order``. A promoted trial reports before any further one of ``order``, or
+    after all of them, the newest first or last. The job after each report."""
     rungs, reference = AsynchronousRungs(7, 2, 3), Algorithm2(2, 3)
     first, promoted, found = list(order), list[tuple[str, int]](), list[Any]()
     while first or promoted:
-        if promoted and (not first or later is immediately):
-            name, rung = later(promoted)
+        if promoted and (not first or at_once):
+            name, rung = promoted.pop(-1 if newest else 0)
         else:
             name, rung = first.pop(0), 0
         before = len(rungs.promotions)
@@ -73,22 +73,10 @@ def jobs(order: Sequence[str], later: Callable[[list[tuple[str, int]]], tuple[st
     return found
 
 
-def immediately(promoted: list[tuple[str, int]]) -> tuple[str, int]:
-    return promoted.pop(0)
-
-
-def oldest(promoted: list[tuple[str, int]]) -> tuple[str, int]:
-    return promoted.pop(0)
-
-
-def newest(promoted: list[tuple[str, int]]) -> tuple[str, int]:
-    return promoted.pop()
-
-
-@pytest.mark.parametrize("later", [immediately, oldest, newest])
-def test_every_order_of_seven_is_decided_as_by_algorithm_2(later: Callable[..., tuple[str, int]]) -> None:
+@pytest.mark.parametrize(("at_once", "newest"), [(True, False), (False, False), (False, True)])
+def test_every_order_of_seven_is_decided_as_by_algorithm_2(at_once: bool, newest: bool) -> None:
     """All 5,040 orders; a promoted trial reports at once, or when all have reported, the first or the last first."""
-    numbers = {sum(job is not None for job in jobs(order, later)) for order in itertools.permutations(SEVEN)}
+    numbers = {sum(job is not None for job in jobs(order, at_once, newest)) for order in itertools.permutations(SEVEN)}
     assert len(numbers) > 1, "how many go on depends on the order"
 
 
@@ -311,6 +299,36 @@ def test_the_best_that_was_left_goes_on_again_although_another_is_tried_again(tm
     assert again.decide(b).action == "stop", "a went on in its place"
 
 
+def test_a_failure_after_a_report_counts_again_at_the_next_start(tmp_path: Path) -> None:
+    """Of the first configuration one seed reports and fails, then the other reports; it must not be promoted."""
+    store, study = Store.open(tmp_path), study_of()
+    rungs = promotion(REPLICATES, 2, 3, 1.0, "asynchronous")
+    record = DecisionRecord.of(store, study, REPLICATES, rungs)
+    assert record is not None
+    first, second, *others = REPLICATES
+
+    def reports(name: str, value: float) -> None:
+        one = report(name, 0, value)
+        give(rungs, one)
+        record.add(one)
+
+    reports(first.id, 0.9)
+    record.fail(first.id, "out of memory")
+    rungs.fail(first.id, "out of memory")
+    record.fail(second.id, "lost")  # it has not reported, and will be tried again
+    reports(second.id, 0.9)
+    for other in others:
+        reports(other.id, 0.1)
+    again = promotion(REPLICATES, 2, 3, 1.0, "asynchronous")
+    record = DecisionRecord.of(store, study, REPLICATES, again)
+    assert record is not None
+    record.replay()
+    assert record.lost == [t.id for t in REPLICATES], "no scores are stored here"
+    assert {t.id: again.decide(t.id) for t in REPLICATES} == {t.id: rungs.decide(t.id) for t in REPLICATES}
+    assert again.decide(first.id).status == "failed"
+    assert again.decide(second.id).status == "stopped"
+
+
 def recorded(tmp_path: Path) -> tuple[Store, Path]:
     store = Store.open(tmp_path)
     rungs = promotion(TRIALS, 2, 3, 1.0, "asynchronous")
@@ -326,7 +344,7 @@ def recorded(tmp_path: Path) -> tuple[Store, Path]:
         (
             '"promoted": []',
             '"promoted": [["x", 0]]',
-            'line 1: says that [["x", 0]] (trial, rung) went on after',
+            'line 1: says that [["x", 0]] (trial, rung) went on here',
         ),
         ('{"report"', "{report", "line 1: is damaged"),
         (TRIALS[0].id, "0" * 16, "which is none of this sweep"),
