@@ -87,11 +87,13 @@ def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str])
 
     _, out, _ = finished
     for trial in pq.read_table(out / "trials.parquet").to_pylist():
-        events = EventAccumulator(str(out / "tensorboard" / trial["trial_id"]))
+        name = f"plw={trial['plw']:g},pool={trial['pool']},seed=0,{trial['trial_id']}"
+        events = EventAccumulator(str(out / "tensorboard" / name))
         events.Reload()
         tags = set(events.Tags()["scalars"])
-        assert {"loss/completion", "objective", "rung/mean", "rung/std", "lr", "tokens_per_s"} <= tags
-        assert ("loss/prompt" in tags) == (trial["plw"] > 0)
+        assert {"dev/objective", "dev/mean", "dev/std", "train/lr", "train/tokens_per_s"} <= tags
+        assert ("train/prompt_loss" in tags) == (trial["plw"] > 0)
+        assert {"test/mean", "test/std"} <= tags
         assert "hparams" in {p for tag in events.summary_metadata.values() for p in [tag.plugin_data.plugin_name]}
 
 
@@ -210,8 +212,9 @@ def test_a_study_with_seeds_and_confirm_that_is_killed_gives_the_same_configurat
     assert [row["n_seeds"] for row in rows] == [3, 3]
     assert sorted(row["status"] for row in rows) == ["finished", "stopped"]
     trials = pq.read_table(tmp_path / "whole" / "trials.parquet").to_pylist()
-    boards = [p.name for p in (tmp_path / "whole" / "tensorboard").iterdir() if p.name.startswith("configuration-")]
-    assert {f"configuration-{row['configuration']}" for row in rows if row["status"] == "finished"} <= set(boards)
+    boards = {p.name for p in (tmp_path / "whole" / "tensorboard").iterdir()}
+    ended = [row for row in rows if row["status"] == "finished"]
+    assert {f"plw={row['plw']:g},seed=all,{row['configuration']}" for row in ended} <= boards
     assert sorted(row["role"] for row in trials) == ["report"] * 2 + ["search"] * 6
     assert {row["seed"] for row in trials if row["role"] == "report"} == {3, 4}
 
