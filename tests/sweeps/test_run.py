@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,7 @@ def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path,
     table = pq.read_table(out / "tables" / "robustness.parquet")
     assert table.schema.names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
     assert "robustness over prompts" in text
+    assert re.fullmatch(r"next: (the winner is|steadytune export|train longer) .+", text.splitlines()[-1])
     assert f"run folder: {out} (new: nothing of the study small is there, so all is trained)" in text  # CASES F7
     assert "Token authentication is enabled" not in text  # Ray says so where it was not given a token of its own
     assert (out / "report.html").stat().st_size > 5000
