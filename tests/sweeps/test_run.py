@@ -22,6 +22,7 @@ from checkout import EMBEDDED, ROOT
 from score_rows import can_mount
 from secrets_left import MARK, PLANTED, files_with_secrets
 from small_study import finish, score_files, start, wait_for, write_study
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.store import Store
 
@@ -85,8 +86,6 @@ def test_a_run_leaves_no_secret_behind(finished: tuple[Path, Path, str]) -> None
 
 
 def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str]) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     _, out, _ = finished
     for trial in pq.read_table(out / "trials.parquet").to_pylist():
         name = f"plw={trial['plw']:g},pool={trial['pool']},seed=0,{trial['trial_id']}"
@@ -120,9 +119,21 @@ def test_a_finished_study_runs_again_without_training(finished: tuple[Path, Path
 def test_a_wider_study_reuses_the_finished_trials(finished: tuple[Path, Path, str]) -> None:
     study, out, _ = finished
     before = {p: p.stat().st_mtime_ns for p in out.glob("scores/*/*-dev.parquet")}
+    for board in (out / "tensorboard").glob("*,*"):
+        board.rename(board.with_name(board.name.rsplit(",", 1)[1]))  # as versions of before named it
     finish(start(study, out, "axes.plw=[0, 0.1, 0.5]", "axes.pool=[many]"))
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert pq.read_table(out / "trials.parquet").num_rows == 3
+    trials = pq.read_table(out / "trials.parquet").to_pylist()
+    assert len(trials) == 3
+    boards = {board.name for board in (out / "tensorboard").iterdir() if board.is_dir()}
+    now = {trial["trial_id"]: f"plw={trial['plw']:g},seed=0,{trial['trial_id']}" for trial in trials}
+    others = {path.parent.name for path in before} - now.keys()
+    assert boards == {*now.values(), *others}, "one run for each trial"
+    for trial in trials:
+        events = EventAccumulator(str(out / "tensorboard" / now[trial["trial_id"]])).Reload()
+        rungs = Store.open(out).rungs(trial["trial_id"], "dev")
+        assert [event.step for event in events.Scalars("dev/mean")] == rungs
+        assert [event.step for event in events.Scalars("train/lr")] == list(range(1, rungs[-1] + 1))
 
 
 def test_a_local_run_that_asks_for_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
