@@ -54,7 +54,7 @@ def _run(study: Study, store: Store, opening: Opening) -> int:
     folder, page = _reported(store)
     show_table(folder, page)
     print("".join(f"{sentence}\n" for sentence in messages), end="")
-    print(_next_step(folder), flush=True)
+    print(_next_step(folder), flush=True)  # one line on a terminal, too: the command in it is copied whole
     return 1 if "failed" in statuses else 0
 
 

@@ -17,7 +17,7 @@ BREAKABLE = 16  # characters of a word that is broken where it does not fit; no 
 
 
 @dataclass(frozen=True)
-class Column:
+class TerminalColumn:
     name: str
     kind: Literal["number", "value", "axis", "text"] = "number"  # a value begins at the left, a text may be broken
     spare: bool = False  # left out where there is no room
@@ -33,7 +33,7 @@ class FittedTable:
         return [*self.head, *(line for row in self.rows for line in row)]
 
 
-def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> FittedTable:
+def fitted(columns: Sequence[TerminalColumn], rows: Sequence[Sequence[str]], width: int | None = None) -> FittedTable:
     """The table in lines of at most ``width`` characters; None: as wide as it is. A terminal that is too narrow even
     for the numbers gets longer lines."""
     parts = [_Part(column, tuple(row[i] for row in rows)) for i, column in enumerate(columns)]
@@ -72,7 +72,7 @@ def wrapped(text: str, width: int, breakable: int | None = None) -> list[str]:
 
 @dataclass(frozen=True)
 class _Part:
-    column: Column
+    column: TerminalColumn
     cells: tuple[str, ...]
 
     @property
@@ -101,7 +101,7 @@ def _axes_joined(parts: Sequence[_Part]) -> list[_Part]:
     )
     first = parts.index(axes[0])
     rest = [part for part in parts[first:] if part not in axes]
-    return [*parts[:first], _Part(Column("axes", "text"), cells), *rest]
+    return [*parts[:first], _Part(TerminalColumn("axes", "text"), cells), *rest]
 
 
 def _widths(parts: Sequence[_Part], width: int | None) -> list[int]:
@@ -121,7 +121,7 @@ def _total(widths: Iterable[int]) -> int:
     return sum(found) + GAP * (len(found) - 1)
 
 
-def _lines_of(cells: Sequence[tuple[str, Column, int]]) -> tuple[str, ...]:
+def _lines_of(cells: Sequence[tuple[str, TerminalColumn, int]]) -> tuple[str, ...]:
     """The lines of one row: (text, column, width) of each cell."""
     breakable = {"text": BREAKABLE}
     blocks = [wrapped(text, width, breakable.get(column.kind)) for text, column, width in cells]

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from cluster.connect import unwrapped
-from sweeps.display.terminal_table import Column, fitted, wrapped
+from sweeps.display.terminal_table import TerminalColumn, fitted, wrapped
 from sweeps.display.text import one_line, short_ids
 from sweeps.live.configurations import by_configuration
 from sweeps.live.left import Told
@@ -227,19 +227,19 @@ class LiveTable:
             rows = tuple(tuple(shortened(values[c.name]) for c in columns) for values in cells)
             return Frame(self._header(found), columns, rows, len(ordered) - len(shown))
 
-    def _columns(self, rows: Sequence[TrialRow], axes: Sequence[str], unit: str) -> tuple[Column, ...]:
+    def _columns(self, rows: Sequence[TrialRow], axes: Sequence[str], unit: str) -> tuple[TerminalColumn, ...]:
         """Numbers that are compared come first; what a narrow terminal can do without comes last."""
         wanted = {
-            Column("id" if self.terminal else unit, "value"): True,
-            Column("objective", "value"): True,
-            Column("test", "value"): any(row.test for row in rows),
-            Column("state", "value"): True,
-            Column("rung"): True,
-            **{Column(one_line(axis), "axis"): True for axis in axes},
-            Column("seeds", "axis"): unit == "configuration",
-            Column("note", "text"): any(row.degenerate for row in rows),
-            Column("time", spare=True): True,
-            Column("now", "text", spare=True): not self._is_over(),
+            TerminalColumn("id" if self.terminal else unit, "value"): True,
+            TerminalColumn("objective", "value"): True,
+            TerminalColumn("test", "value"): any(row.test for row in rows),
+            TerminalColumn("state", "value"): True,
+            TerminalColumn("rung"): True,
+            **{TerminalColumn(one_line(axis), "axis"): True for axis in axes},
+            TerminalColumn("seeds", "axis"): unit == "configuration",
+            TerminalColumn("note", "text"): any(row.degenerate for row in rows),
+            TerminalColumn("time", spare=True): True,
+            TerminalColumn("now", "text", spare=True): not self._is_over(),
         }
         return tuple(column for column, is_wanted in wanted.items() if is_wanted)
 

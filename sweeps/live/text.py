@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from sweeps.display.terminal_table import Column, fitted
+from sweeps.display.terminal_table import TerminalColumn, fitted
 from sweeps.display.text import one_line, shown
 
 _CELL = 28  # longest cell in characters
@@ -21,7 +21,7 @@ class Frame:
     """The table at one moment, as text; both views draw it."""
 
     header: str
-    columns: tuple[Column, ...]
+    columns: tuple[TerminalColumn, ...]
     rows: tuple[tuple[str, ...], ...]
     more: int  # trials that are left out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.display.terminal_table import Column, fitted, wrapped
+from sweeps.display.terminal_table import TerminalColumn, fitted, wrapped
 from sweeps.display.text import counted, metric_sign, metric_unit, one_line, percent, short_ids, shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.columns import answer_marks, is_sampled
@@ -54,21 +54,21 @@ def show_table(run: RunFolder, report: str, console: Console | None = None) -> N
 
 def _table(
     rows: Sequence[dict[str, Any]], unit: str, threshold: float, whole_ids: bool
-) -> tuple[list[Column], list[list[str]]]:
+) -> tuple[list[TerminalColumn], list[list[str]]]:
     """Columns and cells. The mean comes first, then the other numbers, and the axes that differ last."""
     axes, several = differing_axes(rows), unit == "configuration"
     ids = [r["configuration"] if several else r["trial_id"] for r in rows]
     names = {i: i for i in ids} if whole_ids else short_ids(ids)
     columns = [
-        Column("rank"),
-        Column(unit if whole_ids else "id", "value"),
-        Column("mean"),
-        Column("std"),
-        Column("worst"),
-        Column(f"above {100 * threshold:g}"),
-        *([Column("seeds")] if several else []),
-        *(Column(axis, "axis") for axis in axes),
-        Column("status", "text"),
+        TerminalColumn("rank"),
+        TerminalColumn(unit if whole_ids else "id", "value"),
+        TerminalColumn("mean"),
+        TerminalColumn("std"),
+        TerminalColumn("worst"),
+        TerminalColumn(f"above {100 * threshold:g}"),
+        *([TerminalColumn("seeds")] if several else []),
+        *(TerminalColumn(axis, "axis") for axis in axes),
+        TerminalColumn("status", "text"),
     ]
     cells = [
         [

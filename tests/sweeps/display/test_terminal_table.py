@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.display.terminal_table import Column, fitted, wrapped
+from sweeps.display.terminal_table import TerminalColumn, fitted, wrapped
 
 COLUMNS = [
-    Column("mean"),
-    Column("lr", "axis"),
-    Column("pool", "axis"),
-    Column("status", "text"),
-    Column("time", spare=True),
+    TerminalColumn("mean"),
+    TerminalColumn("lr", "axis"),
+    TerminalColumn("pool", "axis"),
+    TerminalColumn("status", "text"),
+    TerminalColumn("time", spare=True),
 ]
 ROWS = [["94.0", "0.001", "many", "winner", "1:05"], ["-", "3e-05", "one", "stopped, one label", "12:30"]]
 
@@ -63,8 +63,8 @@ def test_a_table_without_rows_has_its_heading() -> None:
 
 
 def test_wide_letters_count_as_two_and_long_texts_are_broken() -> None:
-    assert fitted([Column("名", "text"), Column("n")], [["例例", "1"]]).lines == ["名    n", "例例  1"]
-    long = fitted([Column("n"), Column("name", "text")], [["1.5", "x" * 60]], 30)
+    assert fitted([TerminalColumn("名", "text"), TerminalColumn("n")], [["例例", "1"]]).lines == ["名    n", "例例  1"]
+    long = fitted([TerminalColumn("n"), TerminalColumn("name", "text")], [["1.5", "x" * 60]], 30)
     assert long.lines == ["  n  name", f"1.5  {'x' * 25}", f"     {'x' * 25}", f"     {'x' * 10}"]
 
 
