@@ -53,7 +53,8 @@ def _run(study: Study, store: Store, opening: Opening) -> int:
     statuses, messages = (run_sweep if study.stages is None else run_stages)(study, store, content, opening)
     folder, page = _reported(store)
     show_table(folder, page)
-    print("".join(f"{sentence}\n" for sentence in messages), end="", flush=True)
+    print("".join(f"{sentence}\n" for sentence in messages), end="")
+    print(_next_step(folder), flush=True)  # one line on a terminal, too: the command in it is copied whole
     return 1 if "failed" in statuses else 0
 
 
@@ -71,6 +72,13 @@ def _reported(store: Store) -> tuple[RunFolder, str]:
         store.set_aside(name)
     folder = RunFolder(store)
     return folder, report_on(folder)
+
+
+def _next_step(folder: RunFolder) -> str:
+    from sweeps.report.evidence import gather
+    from sweeps.report.next_step import next_step
+
+    return next_step(gather(folder))
 
 
 def _where(study: Study, store: Store) -> str:

@@ -21,6 +21,7 @@ class Setup:
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     std_weight: float = 1.0  # of the dev objective that TensorBoard is given
     study: str = ""  # its name, which labels the host's metrics
+    varied_axes: tuple[str, ...] = ()  # of the study, by which TensorBoard names runs
 
 
 MOST_TOKENS = 8192  # of a micro-batch: beyond it no product gets faster

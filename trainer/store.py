@@ -326,8 +326,17 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
+        self._remove(name, self.fs.delete_file)
+
+    def remove_folder(self, name: str) -> None:
+        """Delete a folder and all that is in it, if it is there."""
+        if isinstance(self.fs, pafs.LocalFileSystem):
+            self._refuse_way_out(self.path(*name.split("/")), name)
+        self._remove(name, self.fs.delete_dir)
+
+    def _remove(self, name: str, delete: Callable[[str], None]) -> None:
         try:
-            self._with_retries(lambda: self.fs.delete_file(self.path(*name.split("/"))), name)
+            self._with_retries(lambda: delete(self.path(*name.split("/"))), name)
         except FileNotFoundError:
             pass
         except OSError as error:

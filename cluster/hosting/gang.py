@@ -48,7 +48,7 @@ class Worker:
         from trainer.runner import Runner
 
         model, setup, assets, store_uri = arguments
-        self.store, self.std_weight = Store.open(store_uri), setup.std_weight
+        self.store, self.setup = Store.open(store_uri), setup
         self.runner = Runner(model, setup, ray.get(assets[0]), self.store)
         if rank == 0:  # its counts are those of all ranks together
             publish_host(self.runner, "gang")
@@ -61,7 +61,7 @@ class Worker:
     def advance(self, trial: Trial, rung: int, pool: str, cells: int = 0) -> None:
         self.runner.submit(TrainAndScore(trial, rung, pool, cells)).result()
         if pool == "dev" and self.runner.rank == 0:
-            chart(self.store, trial, rung, self.std_weight)
+            chart(self.store, trial, rung, self.setup.std_weight, self.setup.varied_axes)
 
 
 class Gang:

@@ -79,7 +79,7 @@ class Host:
         from trainer.runner import Runner
 
         self._busy, self._since = 0, time.monotonic()
-        self.store, self.std_weight = Store.open(store_uri), setup.std_weight
+        self.store, self.setup = Store.open(store_uri), setup
         self.runner = Runner(model, setup, assets, self.store)
         publish_host(self.runner, place.device)
 
@@ -100,7 +100,7 @@ class Host:
 
     async def chart(self, trial: Trial, rung: int, pool: str) -> None:
         if pool == "dev":
-            await asyncio.to_thread(chart, self.store, trial, rung, self.std_weight)
+            await asyncio.to_thread(chart, self.store, trial, rung, self.setup.std_weight, self.setup.varied_axes)
 
     async def _do(self, work: Work) -> Any:
         from trainer.model.device import device_lost

@@ -6,13 +6,21 @@ of the ``tensorboard`` package and without torch or tensorflow, and not by Tune'
 writes hparams only when a trial ends, so a running sweep would show none; and after a resume it would write every point
 again.
 
-Each rung of a trial is one file, named by trial and rung. The host that scored the rung writes it whole, through
+A run is named by the values of the axes that vary in the study, the seed and the trial's id
+(``template=chat,lr=0.001,seed=0,3f2a91bc7d10``), and these axes alone are its hparams. The scalars that matter stand
+first: TensorBoard sorts groups by name, and ``dev`` and ``test`` come before ``train`` and all others.
+
+Each rung of a trial is one file, named by its rung. The host that scored the rung writes it whole, through
 ``Store.write``; over thousands of trials this would be a third of the driver's work. So the run folder may be remote
 (the file is uploaded in one write), and when a rung is replayed after a resume, its file is there and nothing is
 written. If a study is run again with other rungs, a rung between two earlier ones brings only its objective, since the
 later rung's file already has those training steps. How a trial ended, with its test scores, is one more file, written
 when the sweep is over. TensorBoard reads a file on from where it stopped, so no file is ever written again with other
 content.
+
+A trial has one run. If a study goes on with other axes, or was begun by a version that named runs and scalars
+otherwise, the trial's run of before has another name. The score files hold all that it shows, and each rung of the
+trial is replayed; so the run of before is deleted, and the replay writes the new one.
 """
 
 from __future__ import annotations
@@ -23,8 +31,9 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,19 +50,50 @@ log = logging.getLogger("steadytune")
 FOLDER = "tensorboard"
 # names in a rung record's curve -> names in TensorBoard. The two losses are separate: their sum depends on PLW
 CURVE = {
-    "completion_loss": "loss/completion",
-    "prompt_loss": "loss/prompt",
-    "lr": "lr",
-    "tokens_per_s": "tokens_per_s",
-    "grad_norm": "grad_norm",
+    "completion_loss": "train/completion_loss",
+    "prompt_loss": "train/prompt_loss",
+    "lr": "train/lr",
+    "tokens_per_s": "train/tokens_per_s",
+    "grad_norm": "train/grad_norm",
 }
-METRICS = ("objective", "objective_stderr", "rung/mean", "rung/std", "rung/min")
-FINAL = ("test/mean", "test/std", "test/min")
+OBJECTIVE, STDERR = "dev/objective", "uncertainty/dev_objective_stderr"
+DEV = (OBJECTIVE, "dev/mean", "dev/std", "under_worst_prompt/dev")
+TEST = ("test/mean", "test/std", "under_worst_prompt/test")
 BETWEEN_SEEDS = "test/std_between_seeds"
+EACH_PROMPT = "under_each_prompt/dev"  # a histogram
+METRICS = (*DEV[:3], *TEST[:2])  # on the hparams page
 BUCKETS = 20  # of a histogram over prompts
 MOST_PROMPTS = 500  # of a pool that are listed
 _PREFIX = "events.out.tfevents."  # TensorBoard reads files with "tfevents" in their name, in the order of names
 _MOST_VALUES = 50  # an axis with more values than this (a random search) is described by its interval alone
+_LONGEST_VALUE, _LONGEST_NAME = 40, 200  # characters of an axis value and of all of them; a folder's name may have 255
+
+
+@dataclass(frozen=True)
+class BoardRun:
+    """The run of one trial, or of a configuration over all its seeds."""
+
+    id: str
+    axes: Mapping[str, Any]  # those that vary in the study: its hparams
+    seed: int | str = 0
+
+    @classmethod
+    def of(cls, trial: Trial, axes: Collection[str]) -> BoardRun:
+        """``axes``: names of those that vary."""
+        return cls(trial.id, {name: v for name, v in axis_columns(trial).items() if name in axes}, trial.seed)
+
+    @classmethod
+    def over_seeds(cls, trial: Trial, axes: Collection[str]) -> BoardRun:
+        """Of the configuration of ``trial``."""
+        one = cls.of(trial, axes)
+        return cls(trial.configuration, {**one.axes, "seed": "all"}, "all")
+
+    @property
+    def name(self) -> str:
+        """Its folder, in characters that every file system and object store takes. The id at the end makes it unique,
+        and a run that the trial had under another name is found by it."""
+        values = ",".join(f"{axis}={_in_a_name(value)}" for axis, value in {**self.axes, "seed": self.seed}.items())
+        return f"{values[:_LONGEST_NAME]},{self.id}"
 
 
 class Board:
@@ -73,7 +113,7 @@ class Board:
         }
         domains |= {name: hp.RealInterval(float(low), float(high)) for name, (low, high) in ranges.items()}
         params = [hp.HParam(name, domain) for name, domain in domains.items()]
-        metrics = [hp.Metric(name, display_name=name) for name in (*METRICS, *FINAL)]
+        metrics = [hp.Metric(name, display_name=name) for name in METRICS]
         summary = hp.hparams_config_pb(hparams=params, metrics=metrics, time_created_secs=0.0)
         self._only("study", _events([(0, 0.0, summary)]))
 
@@ -85,29 +125,20 @@ class Board:
         events = [(0, 0.0, text_pb(f"prompts/{pool}", _listed(wordings))) for pool, wordings in pools.items()]
         self._only("prompts", _events(events))
 
-    def rung(
-        self,
-        trial_id: str,
-        axes: Mapping[str, Any],
-        record: Mapping[str, Any],
-        objective: Objective,
-        by_prompt: ArrayLike = (),
-    ) -> None:
+    def rung(self, run: BoardRun, record: Mapping[str, Any], objective: Objective, by_prompt: ArrayLike = ()) -> None:
         """Write one rung of one trial: its ``record`` (``rung``, ``seconds``, ``curve``), the dev objective and the
-        metric of each dev prompt as a histogram. ``axes`` become the hparams; values other than text, numbers and truth
-        values are shown as text."""
+        metric of each dev prompt as a histogram. Axis values other than text, numbers and truth values are shown as
+        text."""
         from tensorboard.plugins.histogram.summary_v2 import histogram_pb
-        from tensorboard.plugins.hparams import summary_v2 as hp
 
         rung = int(record["rung"])
-        others = self._rungs(trial_id)
+        others = [int(n.rsplit(".", 1)[1]) for n in self._files(run) if n.rsplit(".", 1)[1].isdigit()]
         if rung in others:
             return
         now = time.time()
         began = now - float(record.get("seconds") or 0.0)
-        hparams = {name: _plain(value) for name, value in axes.items()}
         # in the file of every rung, so that each can be read alone and the first one already shows the hparams
-        events = [(0, began, hp.hparams_pb(hparams, trial_id=trial_id, start_time_secs=began))]
+        events = [(0, began, _hparams(run, began))]
         after = rung if any(r > rung for r in others) else max(others, default=0)
         points = _curve_points(record.get("curve") or {}, after)
         for i, (step, values) in enumerate(points):
@@ -115,31 +146,40 @@ class Board:
         events.append((rung, now, _scalars(_objective_values(objective))))
         each = np.asarray(by_prompt, np.float64)
         if each.size and np.isfinite(each).all():
-            events.append((rung, now, histogram_pb("rung/prompts", each, buckets=BUCKETS)))
-        self._write(f"{FOLDER}/{trial_id}/{_name(rung)}", _events(events))
+            events.append((rung, now, histogram_pb(EACH_PROMPT, each, buckets=BUCKETS)))
+        self._write(f"{FOLDER}/{run.name}/{_name(rung)}", _events(events))
 
-    def end(self, trial_id: str, status: str, rung: int, test: Objective | None) -> None:
+    def end(self, run: BoardRun, status: str, rung: int, test: Objective | None) -> None:
         """Write how the trial ended: ``status`` (finished, stopped, failed) and its result on the test prompts."""
         now = time.time()
         events = [(rung, now, _session_end(status == "failed", now))]
         if test is not None:
-            values = dict(zip(FINAL, (test.mean, test.std, test.min), strict=True))
+            values = dict(zip(TEST, (test.mean, test.std, test.min), strict=True))
             events.append((rung, now, _scalars({t: v for t, v in values.items() if math.isfinite(v)})))
-        name = f"{FOLDER}/{trial_id}/{_name(rung)}.{status}"
-        if not self._exists(name):
-            self._write(name, _events(events))
+        self._write_once(run, f"{_name(rung)}.{status}", events)
 
-    def configuration(self, name: str, axes: Mapping[str, Any], step: int, values: Mapping[str, float]) -> None:
-        """Write a run for a configuration with several seeds: its axes as hparams, and ``values`` over its seeds."""
-        from tensorboard.plugins.hparams import summary_v2 as hp
-
+    def configuration(self, run: BoardRun, step: int, values: Mapping[str, float]) -> None:
+        """Write the run of a configuration with several seeds: its hparams, and ``values`` over its seeds."""
         now = time.time()
-        hparams = {axis: _plain(value) for axis, value in axes.items()} | {"seed": "all"}
-        events = [(0, now, hp.hparams_pb(hparams, trial_id=name, start_time_secs=now))]
+        events = [(0, now, _hparams(run, now))]
         events.append((step, now, _scalars({tag: v for tag, v in values.items() if math.isfinite(v)})))
-        path = f"{FOLDER}/configuration-{name}/{_name(step)}"
-        if not self._exists(path):
-            self._write(path, _events(events))
+        self._write_once(run, _name(step), events)
+
+    def _write_once(self, run: BoardRun, file: str, events: Sequence[tuple[int, float, Any]]) -> None:
+        if file not in self._files(run):
+            self._write(f"{FOLDER}/{run.name}/{file}", _events(events))
+
+    def _files(self, run: BoardRun) -> list[str]:
+        """The event files of the run. Where there are none, the trial's runs of other names are deleted: it is about to
+        get this one."""
+        found = [n for n in self._names(f"{FOLDER}/{run.name}") if n.startswith(_PREFIX)]
+        for name in [] if found else self._folders():
+            if name.endswith(run.id) and name != run.name:
+                try:
+                    self._store.remove_folder(f"{FOLDER}/{name}")
+                except StoreError as error:
+                    log.warning("TensorBoard: %s of an earlier study stays (%s)", name, error)
+        return found
 
     def _only(self, what: str, data: bytes) -> None:
         """Write ``data`` and delete older files of its kind: of two files, TensorBoard would use the older one."""
@@ -154,22 +194,17 @@ class Board:
             except OSError as error:
                 log.warning("TensorBoard: %s of an earlier study stays (%s)", old, error)
 
-    def _exists(self, name: str) -> bool:
-        try:
-            return self._store.exists(name)
-        except StoreError:
-            return False
-
     def _names(self, folder: str) -> list[str]:
         try:
             return self._store.names(folder)
         except (OSError, StoreError):
             return []
 
-    def _rungs(self, trial_id: str) -> list[int]:
-        """The rungs of the trial that have a file."""
-        names = self._names(f"{FOLDER}/{trial_id}")
-        return [int(n.rsplit(".", 1)[1]) for n in names if n.startswith(_PREFIX) and n.rsplit(".", 1)[1].isdigit()]
+    def _folders(self) -> list[str]:
+        try:
+            return self._store.folders(FOLDER)
+        except (OSError, StoreError):
+            return []
 
     def _write(self, name: str, data: bytes) -> None:
         try:
@@ -178,8 +213,9 @@ class Board:
             log.warning("TensorBoard: %s. The sweep goes on; the score files hold the same numbers", error)
 
 
-def chart(store: Store, trial: Trial, rung: int, std_weight: float) -> None:
-    """Write the event file of one rung that has its score rows. An error is a warning and does not end the trial."""
+def chart(store: Store, trial: Trial, rung: int, std_weight: float, axes: Collection[str]) -> None:
+    """Write the event file of one rung that has its score rows. ``axes``: names of those that vary in the study. An
+    error is a warning and does not end the trial."""
     try:
         found = store.read_scores(trial.id, rung, "dev", COLUMNS)
         if found is None or "nan" in found[1]:
@@ -187,13 +223,13 @@ def chart(store: Store, trial: Trial, rung: int, std_weight: float) -> None:
         rows, record = found
         scores = read_grid(rows, trial.task.labels, sample=record.get("sample"))
         scored = grid_objective(scores, trial.task.metric, std_weight)
-        Board(store).rung(trial.id, axis_columns(trial), record, scored, per_prompt(scores, trial.task.metric))
+        Board(store).rung(BoardRun.of(trial, axes), record, scored, per_prompt(scores, trial.task.metric))
     except Exception as error:  # a missing chart must not end a trial
         log.warning("TensorBoard, trial %s, rung %d: %s", trial.id, rung, error)
 
 
-def write_ends(store: Store, ends: Iterable[tuple[str, str, int, Objective | None]]) -> None:
-    """Write how each trial ended (id, status, rung, test result), several files at a time."""
+def write_ends(store: Store, ends: Iterable[tuple[BoardRun, str, int, Objective | None]]) -> None:
+    """Write how each trial ended (run, status, rung, test result), several files at a time."""
     board = Board(store)
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -202,21 +238,24 @@ def write_ends(store: Store, ends: Iterable[tuple[str, str, int, Objective | Non
         log.warning("TensorBoard: %s. The sweep goes on", error)
 
 
-def write_configurations(store: Store, trials: Iterable[Trial], tests: Mapping[str, Objective]) -> None:
+def write_configurations(
+    store: Store, trials: Iterable[Trial], tests: Mapping[str, Objective], axes: Collection[str]
+) -> None:
     """Write a run for each configuration with several seeds that all have ``tests`` (trial id -> result on the test
-    pool): the mean over seeds of mean, std and worst prompt, and the std between the seeds' means."""
+    pool): the mean over seeds of mean, std and worst prompt, and the std between the seeds' means. ``axes``: names of
+    those that vary in the study."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.configuration, []).append(trial)
     board = Board(store)
-    for name, members in groups.items():
+    for members in groups.values():
         found = [tests[trial.id] for trial in members if trial.id in tests]
         if len(members) < 2 or len(found) < len(members):
             continue
         columns = (test.mean for test in found), (test.std for test in found), (test.min for test in found)
-        values = {tag: float(np.mean(list(column))) for tag, column in zip(FINAL, columns, strict=True)}
+        values = {tag: float(np.mean(list(column))) for tag, column in zip(TEST, columns, strict=True)}
         values[BETWEEN_SEEDS] = float(np.std([test.mean for test in found], ddof=1))
-        board.configuration(name, axis_columns(members[0]), members[0].optimization.steps, values)
+        board.configuration(BoardRun.over_seeds(members[0], axes), members[0].optimization.steps, values)
 
 
 def _name(rung: int) -> str:
@@ -239,11 +278,21 @@ def _curve_points(curve: Mapping[str, Sequence[Any]], after: int) -> list[tuple[
 
 def _objective_values(objective: Objective) -> dict[str, float]:
     """A NaN objective is shown; a standard error that could not be estimated is left out."""
-    found = (objective.value, objective.stderr, objective.mean, objective.std, objective.min)
-    values = dict(zip(METRICS, found, strict=True))
-    if not math.isfinite(objective.stderr):
-        del values["objective_stderr"]
-    return values
+    values = dict(zip(DEV, (objective.value, objective.mean, objective.std, objective.min), strict=True))
+    return values | ({STDERR: objective.stderr} if math.isfinite(objective.stderr) else {})
+
+
+def _in_a_name(value: Any) -> str:
+    """An axis value as part of a folder's name: ASCII alone, since file systems change other letters."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", text)[:_LONGEST_VALUE]
+
+
+def _hparams(run: BoardRun, began: float) -> Any:
+    from tensorboard.plugins.hparams import summary_v2 as hp
+
+    hparams = {name: _plain(value) for name, value in run.axes.items()}
+    return hp.hparams_pb(hparams, trial_id=run.id, start_time_secs=began)
 
 
 def _session_end(failed: bool, now: float) -> Any:

@@ -12,10 +12,12 @@ import typer
 
 from sweeps.cli import doctor, init, jobs, plw, prompt_search, results, study
 from sweeps.cli.cluster import cluster_app
+from sweeps.cli.panels import CLUSTER, PROMPTS, CommandsInPanels
 from sweeps.cli.prompts import prompts_app
 
 app = typer.Typer(
     name="steadytune",
+    cls=CommandsInPanels,
     help="Find the fine-tune that keeps working when the prompt is worded differently.",
     no_args_is_help=True,
     add_completion=False,
@@ -23,8 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(cluster_app, name="cluster")
-app.add_typer(prompts_app, name="prompts")
+app.add_typer(cluster_app, name="cluster", rich_help_panel=CLUSTER)
+app.add_typer(prompts_app, name="prompts", rich_help_panel=PROMPTS)
 prompt_search.register(prompts_app)
 
 

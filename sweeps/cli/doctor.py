@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sweeps.cli.panels import MACHINE
 from trainer.errors import printable
 
 
 def register(app: typer.Typer) -> None:
-    app.command("doctor")(doctor_command)
+    app.command("doctor", rich_help_panel=MACHINE)(doctor_command)
 
 
 def doctor_command(

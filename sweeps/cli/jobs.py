@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeps.cli.options import Overrides, StudyArgument
+from sweeps.cli.panels import CLUSTER
 
 if TYPE_CHECKING:
     from cluster.jobs.server import JobServer
@@ -28,11 +29,11 @@ TABLES = ("study.yaml", "trials.parquet", "report.html", "tables", "prompts")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("submit")(submit_command)
-    app.command("status")(status_command)
-    app.command("logs")(logs_command)
-    app.command("stop")(stop_command)
-    app.command("results")(results_command)
+    app.command("submit", rich_help_panel=CLUSTER)(submit_command)
+    app.command("status", rich_help_panel=CLUSTER)(status_command)
+    app.command("logs", rich_help_panel=CLUSTER)(logs_command)
+    app.command("stop", rich_help_panel=CLUSTER)(stop_command)
+    app.command("results", rich_help_panel=CLUSTER)(results_command)
 
 
 # commands -----------------------------------------------------------------------------------------------------------

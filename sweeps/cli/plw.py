@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sweeps.cli.panels import PLW
 from trainer.errors import UserError, nearest
 
 TokenizerOption = Annotated[
@@ -16,11 +17,11 @@ UNITS = ("tokens", "characters")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("lengths")(lengths_command)
-    app.command("shorten")(shorten_command)
-    app.command("rows")(rows_command)
-    app.command("benchmark")(benchmark_command)
-    app.command("plw")(plw_command)
+    app.command("lengths", rich_help_panel=PLW)(lengths_command)
+    app.command("shorten", rich_help_panel=PLW)(shorten_command)
+    app.command("rows", rich_help_panel=PLW)(rows_command)
+    app.command("benchmark", rich_help_panel=PLW)(benchmark_command)
+    app.command("plw", rich_help_panel=PLW)(plw_command)
 
 
 def lengths_command(

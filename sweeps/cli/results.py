@@ -9,17 +9,18 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.options import RunArgument
+from sweeps.cli.panels import RESULTS
 from sweeps.live.opening import Opening
 from sweeps.run_folder.find import did_you_mean, find_run
 from sweeps.study.overlay import StudyError
 
 
 def register(app: typer.Typer) -> None:
-    app.command("watch")(watch_command)
-    app.command("report")(report_command)
-    app.command("time")(time_command)
-    app.command("export")(export_command)
-    app.command("predict")(predict_command)
+    app.command("watch", rich_help_panel=RESULTS)(watch_command)
+    app.command("report", rich_help_panel=RESULTS)(report_command)
+    app.command("time", rich_help_panel=RESULTS)(time_command)
+    app.command("export", rich_help_panel=RESULTS)(export_command)
+    app.command("predict", rich_help_panel=RESULTS)(predict_command)
 
 
 def watch_command(

@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from sweeps.cli.options import Overrides, StudyArgument
+from sweeps.cli.panels import RUN
 from sweeps.live.opening import Opening
 from sweeps.study.shipped import open_study
 from trainer.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
-    app.command("run")(run_command)
-    app.command("check")(check_command)
-    app.command("plan")(plan_command)
+    app.command("run", rich_help_panel=RUN)(run_command)
+    app.command("check", rich_help_panel=RUN)(check_command)
+    app.command("plan", rich_help_panel=RUN)(plan_command)
 
 
 def run_command(

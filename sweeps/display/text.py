@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainer.measure.registry import kind_of
 
+SHORTEST_ID = 4  # characters of an id's beginning that are enough to name a trial
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 HEAVY_TAILS = (
@@ -107,6 +108,15 @@ def spreadsheet_text(text: str) -> str:
 def spreadsheet_cell(value: Any) -> Any:
     """``value`` for a CSV file: a text as ``spreadsheet_text``, and anything else as it is."""
     return spreadsheet_text(value) if isinstance(value, str) else value
+
+
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """The beginnings of ids by which a reader tells them apart, all as long as it takes for that."""
+    known = sorted(set(ids))
+    length = SHORTEST_ID
+    while len({name[:length] for name in known}) < len(known):
+        length += 1
+    return {name: name[:length] for name in known}
 
 
 def counted(n: float, what: str) -> str:

@@ -13,7 +13,7 @@ from sweeps.study.overlay import is_local
 from sweeps.study.schema import ResourcesSection
 from sweeps.study.study import Study
 from sweeps.study.values import Range
-from sweeps.trials.from_points import target_modules
+from sweeps.trials.from_points import target_modules, varied_axes
 from sweeps.trials.load_content import Content
 from trainer.setup import Setup
 from trainer.store import Store
@@ -100,4 +100,5 @@ def setup_of(study: Study) -> Setup:
         threads=max(1, int(res.cpus)) if not res.gpus else 0,
         std_weight=study.objective.std_weight,
         study=study.name,
+        varied_axes=varied_axes(study),
     )

@@ -9,6 +9,7 @@ from sweeps.driver.progress import Progress
 from sweeps.driver.test_pool import score_test_pool
 from sweeps.driver.test_stages import GridStages
 from sweeps.live.opening import Opening
+from sweeps.trials.from_points import varied_axes
 from sweeps.trials.load_content import Content
 from trainer.errors import BaseModelError
 from trainer.trial import Trial
@@ -39,8 +40,12 @@ def sweep(
         stages = GridStages.of(progress.study, progress.store, content.assets, progress.roles)
         score_test_pool(progress, fleet, stages, heartbeat.beat)
         heartbeat.publish()  # no trial is being tested any more
-    from cluster.hosting.tensorboard import write_configurations, write_ends
+    from cluster.hosting.tensorboard import BoardRun, write_configurations, write_ends
 
-    ends = ((i, d.status, d.step or 0, progress.tests.get(i)) for i, d in progress.decisions.items())
+    axes, trials_by_id = varied_axes(progress.study), progress.trials
+    ends = (
+        (BoardRun.of(trials_by_id[i], axes), d.status, d.step or 0, progress.tests.get(i))
+        for i, d in progress.decisions.items()
+    )
     write_ends(progress.store, ends)
-    write_configurations(progress.store, progress.trials.values(), progress.tests)
+    write_configurations(progress.store, trials_by_id.values(), progress.tests, axes)

@@ -17,7 +17,7 @@ from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.progress import BEAT_EVERY, QUIET_WRITE_EVERY, WRITE_EVERY, Progress
 from sweeps.schedule.tune_scheduler import PromotionScheduler
 from sweeps.search.points import Domain
-from sweeps.trials.from_points import axes_of
+from sweeps.trials.from_points import axes_of, varied_axes
 from trainer.data.wording import Prompt
 from trainer.measure.rung import RungReport
 from trainer.store import UnwritableError
@@ -82,8 +82,9 @@ class Watcher(tune.Callback):
 
     def _chart(self, trial: Trial, report: RungReport) -> None:
         """Write TensorBoard's file of a rung of an earlier start: its host may have died before it did."""
-        weight = self.progress.study.objective.std_weight
-        self._beside("TensorBoard", chart, self.progress.store, trial, report.step, weight)
+        study = self.progress.study
+        weight = study.objective.std_weight
+        self._beside("TensorBoard", chart, self.progress.store, trial, report.step, weight, varied_axes(study))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called many times a second, with or without news; a job is not started again while it still runs. Raises
@@ -127,16 +128,17 @@ class Watcher(tune.Callback):
             logging.getLogger("steadytune").warning("%s: %s", what, error)
 
     def _describe(self) -> None:
-        """Write the axes and the prompts. The axes are the study's, so they cover trials that a search has yet to
-        choose."""
+        """Write the axes that vary and the prompts. The axes are the study's, so they cover trials that a search has
+        yet to choose. What is None TensorBoard collects itself: seeds, since a run may be of all of them, and the
+        steps of stages, of which one may train for fewer."""
         study = self.progress.study
-        axes = axes_of(study)
-        values: dict[str, Any] = {n: v for n, v in axes.items() if not isinstance(v, Domain)}
-        if "epochs" in axes:  # a trial has steps; those of a search's trials are not known yet
-            values.pop("epochs", None)
-            steps = {t.optimization.steps for t in list(self.progress.trials.values())}
-            values["steps"] = steps if study.search.method != "tpe" else None
-        values = {n: [modules_text(m) for m in v] if n == "target_modules" else v for n, v in values.items()}
-        ranges = {n: (v.low, v.high) for n, v in axes.items() if isinstance(v, Domain) and n != "epochs"}
+        varied, axes = varied_axes(study), axes_of(study)
+        values: dict[str, Any] = {n: axes.get(n) for n in varied if not isinstance(axes.get(n), Domain)}
+        values |= {n: None for n in ("seed", *(["steps"] if study.stages else [])) if n in varied}
+        if "epochs" in axes and "steps" in varied and study.stages is None and study.search.method != "tpe":
+            values["steps"] = {t.optimization.steps for t in list(self.progress.trials.values())}
+        if "target_modules" in values:
+            values["target_modules"] = [modules_text(m) for m in values["target_modules"]]
+        ranges = {n: (v.low, v.high) for n in varied if isinstance(v := axes.get(n), Domain)}
         self._board.study(values, ranges)
         self._board.prompts(self.pools)

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from sweeps.display.text import SHORTEST_ID
 from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
 from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, checksums
@@ -43,8 +44,6 @@ from trainer.store import Store
 from trainer.trial import Trial
 
 log = logging.getLogger("steadytune")
-
-SHORTEST = 4  # characters of an id that are enough to name a trial
 
 
 def export(run_uri: str, trial_id: str | None, to: str) -> str:
@@ -97,7 +96,7 @@ def _trial_named(run: RunFolder, wanted: str) -> str:
     known = sorted({*run.trials_by_id, *run.store.folders("scores")})
     if wanted in known:
         return wanted
-    begins = [i for i in known if len(wanted) >= SHORTEST and i.startswith(wanted)]
+    begins = [i for i in known if len(wanted) >= SHORTEST_ID and i.startswith(wanted)]
     if len(begins) == 1:
         return begins[0]
     if begins:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from sweeps.display.text import one_line
 from sweeps.live.left import NOTHING, Told, is_nan, parts_left, seconds_left
-from sweeps.live.rows import TrialRow
+from sweeps.live.rows import OVER, TrialRow
 from sweeps.live.text import clock_time
 from sweeps.trials.study_work import StudyWork
 from trainer.work import TrialGrid, WorkDone
@@ -18,6 +18,7 @@ class Overview:
     """Made by the driver; ``watch`` reads it from ``trials.parquet``."""
 
     left: float | None = None  # seconds until the sweep ends; None where that is not known yet
+    steps: tuple[int, int] = (0, 0)  # of all trials: done, and to do in all
     dev_cells: tuple[int, int] = (0, 0)  # scored, and to score in all
     test_cells: tuple[int, int] = (0, 0)
     steps_per_s: float | None = None  # of all hosts together, at present
@@ -25,17 +26,27 @@ class Overview:
     doing: str = ""  # what the hosts do before they train
     now: Mapping[str, str] = field(default_factory=dict)  # trial -> how far it is with what it does
 
-    def words(self, over: bool) -> list[str]:
-        """For the header. ``over``: nothing more is to come."""
+    @property
+    def bars(self) -> list[tuple[str, tuple[int, int], str]]:
+        """What a terminal shows as bars: (title, done and all, unit) of what a study has to do."""
+        found = [
+            ("training", self.steps, "steps"),
+            ("scoring", self.dev_cells, "dev cells"),
+            ("test pool", self.test_cells, "test cells"),
+        ]
+        return [bar for bar in found if bar[1][1]]
+
+    def words(self, over: bool, cells_too: bool = True) -> list[str]:
+        """For the header. ``over``: nothing more is to come. ``cells_too``: where no bars show the cells."""
         said = [one_line(self.doing)] if self.doing else []
         for pool, (done, cells) in (("dev", self.dev_cells), ("test", self.test_cells)):
-            if cells:
+            if cells and cells_too:
                 said.append(f"{pool} cells {done:,} of {cells:,}")
         if over:
             return said
         for rate, what in ((self.steps_per_s, "steps/s"), (self.cells_per_s, "cells/s")):
             if rate:
-                said.append(f"{rate:.3g} {what}")
+                said.append(f"{rate:,.0f} {what}" if rate >= 100 else f"{rate:.3g} {what}")
         if self.left is None:
             return [*said, "time left: known once cells are scored"] if self.dev_cells[1] else said
         return [*said, f"left about {clock_time(self.left)}"]
@@ -50,7 +61,8 @@ def overview(
     if work is None:
         return found
     parts = parts_left(work, rows, told.work, tests)
-    dev_left, test_left = (sum(trial[kind] for part in parts for trial in part.trials) for kind in (1, 2))
+    steps_left, dev_left, test_left = (sum(trial[kind] for part in parts for trial in part.trials) for kind in range(3))
+    steps = sum(_steps_done(row, told.work) for row in rows)
     dev, test = _dev_reported(work, rows), _tests_reported(work, rows)
     rungs_left, tests_left = [len(part.trials) for part in parts[:-1]], len(parts[-1].trials)
     dev_all = dev + sum(n * cells for n, cells in zip(rungs_left, work.dev_cells, strict=True))
@@ -60,9 +72,20 @@ def overview(
     return replace(
         found,
         left=seconds_left(work, parts, told),
+        steps=(steps, steps + round(steps_left)),
         dev_cells=(max(0, dev_all - round(dev_left)), dev_all),
         test_cells=(max(0, test_all - round(test_left)), test_all),
     )
+
+
+def _steps_done(row: TrialRow, done: WorkDone) -> int:
+    """Optimizer steps of the trial: up to its last report, and what its host has told of since."""
+    if row.state in OVER or row.rung >= len(row.rungs):
+        return row.step
+    target = row.rungs[row.rung]
+    if TrialGrid(row.id, target, "dev") in done.scored:
+        return target
+    return min(target, max(row.step, done.step_of.get(row.id, 0)))
 
 
 def _dev_reported(work: StudyWork, rows: Collection[TrialRow]) -> int:

@@ -19,21 +19,13 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from cluster.connect import unwrapped
+from sweeps.display.terminal_table import TerminalColumn, fitted, wrapped
+from sweeps.display.text import one_line, short_ids
 from sweeps.live.configurations import by_configuration
 from sweeps.live.left import Told
 from sweeps.live.overview import Overview, overview
 from sweeps.live.rows import ORDER, OVER, TrialRow
-from sweeps.live.text import (
-    Frame,
-    QuietStream,
-    axis_text,
-    clock_time,
-    one_line,
-    rounded,
-    shortened,
-    text_of,
-    with_error,
-)
+from sweeps.live.text import Frame, QuietStream, axis_text, clock_time, rounded, shortened, text_of, with_error
 from sweeps.trials.study_work import StudyWork
 from trainer.measure.rung import RungReport
 
@@ -41,6 +33,7 @@ END_ROWS = 20  # rows of the table at the end of a log
 EVERY = 30.0  # seconds, at least, between two progress lines of a log
 SILENCE = 60.0  # seconds without an event after which a log gets a progress line; fewer at the start
 MOST_PASSED = 0.5  # of the time left: so much may pass without a word of the hosts before less is not believed
+LONGEST_BAR = 40  # characters
 SOON = 3.0  # so many when the sweep has just begun
 
 
@@ -222,28 +215,45 @@ class LiveTable:
             shown = ordered if limit is None else ordered[: max(limit, 0)]
             axes, unit = self._differing(), "trial"
             if len(ordered) < len(self._rows):
-                axes, unit = [*(a for a in axes if a != "seed"), "seeds"], "configuration"
-            tested = any(row.test for row in ordered)
-            working = not self._ending and any(row.state not in OVER for row in ordered)
-            last = ("now",) if working else ()
-            columns = (unit, *axes, "state", "rung", "objective", *(("test",) if tested else ()), "time", *last)
+                axes, unit = [a for a in axes if a != "seed"], "configuration"
             found = self.overview()
-            now = {row.id: (shortened(found.now.get(row.id, "")),) if working else () for row in shown}
-            rows = tuple((*self._cells(row, axes, tested), *now[row.id]) for row in shown)
-            return Frame(self._header(found), tuple(one_line(c) for c in columns), rows, len(ordered) - len(shown))
+            columns = self._columns(ordered, axes, unit)
+            # a log, which is searched for ids, has them whole
+            names = short_ids(row.id for row in ordered) if self.terminal else {row.id: row.id[:12] for row in shown}
+            cells = [
+                self._cells(row, axes) | {columns[0].name: names[row.id], "now": found.now.get(row.id, "")}
+                for row in shown
+            ]
+            rows = tuple(tuple(shortened(values[c.name]) for c in columns) for values in cells)
+            return Frame(self._header(found), columns, rows, len(ordered) - len(shown))
 
-    def _cells(self, row: TrialRow, axes: list[str], tested: bool) -> tuple[str, ...]:
-        objective = "" if row.objective is None else with_error(row.objective, row.stderr)
-        test = (f"{rounded(row.test[0])} std {rounded(row.test[1])}" if row.test else "",) if tested else ()
-        return (
-            one_line(row.id)[:12],
-            *(shortened(row.axes.get(name, "-")) for name in axes),
-            shortened(row.state),
-            f"{row.rung}/{row.n_rungs}",
-            objective + (f" {row.alike}" if row.degenerate else ""),
-            *test,
-            clock_time(row.spent),
-        )
+    def _columns(self, rows: Sequence[TrialRow], axes: Sequence[str], unit: str) -> tuple[TerminalColumn, ...]:
+        """Numbers that are compared come first; what a narrow terminal can do without comes last."""
+        wanted = {
+            TerminalColumn("id" if self.terminal else unit, "value"): True,
+            TerminalColumn("objective", "value"): True,
+            TerminalColumn("test", "value"): any(row.test for row in rows),
+            TerminalColumn("state", "value"): True,
+            TerminalColumn("rung"): True,
+            **{TerminalColumn(one_line(axis), "axis"): True for axis in axes},
+            TerminalColumn("seeds", "axis"): unit == "configuration",
+            TerminalColumn("note", "text"): any(row.degenerate for row in rows),
+            TerminalColumn("time", spare=True): True,
+            TerminalColumn("now", "text", spare=True): not self._is_over(),
+        }
+        return tuple(column for column, is_wanted in wanted.items() if is_wanted)
+
+    def _cells(self, row: TrialRow, axes: Sequence[str]) -> dict[str, str]:
+        return {
+            "objective": "" if row.objective is None else with_error(row.objective, row.stderr),
+            "test": f"{rounded(row.test[0])} std {rounded(row.test[1])}" if row.test else "",
+            "state": row.state,
+            "rung": f"{row.rung}/{row.n_rungs}",
+            **{one_line(axis): row.axes.get(axis, "-") for axis in axes},
+            "seeds": row.axes.get("seeds", ""),
+            "note": row.alike if row.degenerate else "",
+            "time": clock_time(row.spent),
+        }
 
     def _header(self, found: Overview) -> str:
         states = [row.state for row in self._rows.values()]
@@ -251,8 +261,15 @@ class LiveTable:
         counts = [f"{states.count(s)} {s}{why.get(s, '')}" for s in dict.fromkeys([*ORDER, *states]) if s in states]
         over = sum(s in OVER for s in states)
         parts = [f"{over} of {len(states)} trials done", *counts, f"elapsed {clock_time(self.clock() - self._began)}"]
-        parts += found.words(over == len(states) or bool(self._ending))
+        parts += found.words(self._is_over(), cells_too=not self._bars(found))
         return f"{one_line(self.title)}{self._ending}: " + ", ".join(parts)
+
+    def _is_over(self) -> bool:
+        return bool(self._ending) or all(row.state in OVER for row in self._rows.values())
+
+    def _bars(self, found: Overview) -> list[tuple[str, tuple[int, int], str]]:
+        """What a terminal shows as bars, until nothing more is to come."""
+        return found.bars if self.terminal and not self._is_over() else []
 
     def _differing(self) -> list[str]:
         """The axes with more than one value."""
@@ -275,7 +292,9 @@ class LiveTable:
             from rich.live import Live
 
             console = Console(file=cast(TextIO, self._out), force_terminal=True)
-            self._live = Live(console=console, get_renderable=lambda: self._picture(console), refresh_per_second=2)
+            self._live = Live(
+                console=console, get_renderable=lambda: self._picture(*console.size), refresh_per_second=2
+            )
             self._live.start()
         return self
 
@@ -292,27 +311,39 @@ class LiveTable:
             self._announce()
             self._line("\n".join(text_of(self.frame(END_ROWS))))
 
-    def _picture(self, console: Any) -> Any:
+    def print_once(self) -> None:
+        """The sweep as it is now, with all rows."""
+        if not self.terminal:
+            self._line("\n".join(text_of(self.frame())))
+            return
+        from rich.console import Console
+
+        console = Console(file=cast(TextIO, self._out), force_terminal=True)
+        console.print(self._picture(console.width))
+
+    def _picture(self, width: int, height: int | None = None) -> Any:
+        """What a terminal shows: header, bars, as many rows as ``height`` lines have room for, and notes."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         with self._lock:
-            notes = list(self._notes)
-            # the header (which may wrap), column names and notes take the rest of the screen
-            lines = len(self._header(self.overview())) // max(console.size.width, 1)
-            frame = self.frame(console.size.height - 6 - len(notes) - lines)
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in frame.columns:
-            right = name in ("rung", "time")
-            table.add_column(Text(name), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+            notes, found, frame = list(self._notes), self.overview(), self.frame(height)
+        header, bars = wrapped(frame.header, width), _drawn(self._bars(found), width)
+        table = fitted(frame.columns, frame.rows, width)
+        room = math.inf if height is None else height - len(header) - len(bars) - len(table.head) - len(notes) - 3
         styles = {"running": "green", "testing": "green", "stopped": "dim", "failed": "red"}
-        state = frame.columns.index("state")
-        for cells in frame.rows:
-            table.add_row(*(Text(cell) for cell in cells), style=styles.get(cells[state]))
-        more = [Text(f"and {frame.more} more", style="dim")] if frame.more else []
+        state = [column.name for column in frame.columns].index("state")
+        lines, drawn = [Text(line, style="bold") for line in table.head], 0
+        for cells, row in zip(frame.rows, table.rows, strict=True):
+            room -= len(row)
+            if room < 0:
+                break
+            lines += [Text(line, style=styles.get(cells[state], "")) for line in row]
+            drawn += 1
+        left_out = frame.more + len(frame.rows) - drawn
+        more = [Text(f"and {left_out} more", style="dim")] if left_out else []
         last = [Text(note, no_wrap=True, overflow="ellipsis") for note in notes]
-        return Group(Text(frame.header, style="bold"), table, *more, *last)
+        return Group(*(Text(line, style="bold") for line in header), *bars, *lines, *more, *last)
 
     def _say(self, trial_id: str, text: str) -> None:
         """Write an event as a line of the log. A terminal shows events in the table, and failures also as notes."""
@@ -350,6 +381,22 @@ class LiveTable:
             self._rows[trial_id] = TrialRow(trial_id, {}, 1)
             self._note_axes({})
         return self._rows[trial_id]
+
+
+def _drawn(bars: Sequence[tuple[str, tuple[int, int], str]], width: int) -> list[Any]:
+    """Each as a line: title, bar, how much is done."""
+    from rich.columns import Columns
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    counts = [f"{done:,} of {of:,} {unit}" for _, (done, of), unit in bars]
+    title_width = max((len(title) for title, _, _ in bars), default=0)
+    room = width - title_width - max(map(len, counts), default=0) - 2
+    drawn = []
+    for (title, (done, of), _), count in zip(bars, counts, strict=True):
+        bar = ProgressBar(of, done, width=max(1, min(LONGEST_BAR, room)))
+        drawn.append(Columns([Text(title.ljust(title_width)), bar, Text(count)]))
+    return drawn
 
 
 def _place(row: TrialRow) -> tuple[int, float, str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from sweeps.display.terminal_table import TerminalColumn, fitted
 from sweeps.display.text import one_line, shown
 
 _CELL = 28  # longest cell in characters
@@ -20,7 +21,7 @@ class Frame:
     """The table at one moment, as text; both views draw it."""
 
     header: str
-    columns: tuple[str, ...]
+    columns: tuple[TerminalColumn, ...]
     rows: tuple[tuple[str, ...], ...]
     more: int  # trials that are left out
 
@@ -69,10 +70,8 @@ class QuietStream(io.TextIOBase):
 
 def text_of(frame: Frame) -> list[str]:
     """The lines of the table where there is no terminal."""
-    table = [frame.columns, *frame.rows]
-    widths = [max(len(cells[i]) for cells in table) for i in range(len(frame.columns))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
-    return [frame.header, *(lines if frame.rows else []), *([f"and {frame.more} more"] if frame.more else [])]
+    lines = fitted(frame.columns, frame.rows).lines if frame.rows else []
+    return [frame.header, *lines, *([f"and {frame.more} more"] if frame.more else [])]
 
 
 def rounded(value: float) -> str:

@@ -21,7 +21,6 @@ from sweeps.live.opening import Opening
 from sweeps.live.overview import Overview
 from sweeps.live.rows import TrialRow
 from sweeps.live.table import LiveTable
-from sweeps.live.text import text_of
 from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.lease import NAME as LEASE
 from sweeps.run_folder.reading import RunFolder
@@ -67,7 +66,9 @@ def watch(
     if once:
         if state is None:
             raise UserError(f"{store.uri}: no study has started here yet. Without --once, watch waits for it")
-        print("\n".join(text_of(_table(state, out).frame())), file=out, flush=True)
+        table = LiveTable(state.title, out, std_weight=state.std_weight)
+        _show(table, state)
+        table.print_once()
         return 0
     if state is None:
         begun = store.exists(LEASE)  # a run holds it from its first seconds on
@@ -87,7 +88,7 @@ def _follow(store: Store, state: RunState, every: float, out: TextIO, pause: Cal
     with LiveTable(state.title, out, std_weight=state.std_weight) as table:
         _show(table, state)
         if not table.terminal:
-            print("\n".join(text_of(table.frame())), file=out, flush=True)
+            table.print_once()
         while not state.over:
             try:
                 pause(every)
@@ -103,12 +104,6 @@ def _follow(store: Store, state: RunState, every: float, out: TextIO, pause: Cal
             _show(table, state)
     if state.over:
         print(f"over; its report: {store.uri}/report.html", file=out, flush=True)
-
-
-def _table(state: RunState, out: TextIO) -> LiveTable:
-    table = LiveTable(state.title, out, terminal=False, std_weight=state.std_weight)
-    _show(table, state)
-    return table
 
 
 def _show(table: LiveTable, state: RunState) -> None:
@@ -169,6 +164,7 @@ def look(store: Store) -> RunState | None:
         silent=silent,
         overview=Overview(
             left=None if told.left is None else max(told.left - silent, 0.0),
+            steps=told.steps,
             dev_cells=told.dev_cells,
             test_cells=told.test_cells,
             steps_per_s=told.steps_per_s,

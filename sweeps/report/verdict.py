@@ -165,7 +165,7 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
         f"The winner's mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
         f"{interval(low, high, signed=True)}{corrected}): {found}."
     )
-    compared = [e for e in evidence.entries if math.isfinite(e.number("diff_best"))]
+    compared = _compared_with_best(evidence)
     if len(compared) > 1:
         undecided = sum(bool(e.row.get("heavy_best")) for e in compared)
         unclear = sum(not _clear(e) for e in compared) - undecided
@@ -177,6 +177,21 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
             else f"All {len(compared)} other tested {evidence.unit}s differ clearly from it by the mean."
         )
     return sentences
+
+
+def unclear_differences(evidence: Evidence) -> tuple[int, int]:
+    """From how many the winner cannot be told apart by the mean, and of how many others. Where fresh seeds confirmed
+    the best, of these."""
+    if evidence.confirmed:
+        others = [row for row in evidence.confirmed[1:] if row["p_best_holm"] is not None]
+        clear = [not row["heavy_best"] and row["p_best_holm"] < ALPHA for row in others]
+        return len(others) - sum(clear), len(others)
+    compared = _compared_with_best(evidence)
+    return sum(not _clear(e) for e in compared), len(compared)
+
+
+def _compared_with_best(evidence: Evidence) -> list[Entry]:
+    return [e for e in evidence.entries if math.isfinite(e.number("diff_best"))]
 
 
 def _verdict(heavy: bool, clear: bool) -> str:

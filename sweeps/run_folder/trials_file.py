@@ -33,6 +33,7 @@ class DriverState:
     left: float | None = None  # seconds until the sweep ends, as estimated when this was written
     steps_per_s: float | None = None
     cells_per_s: float | None = None  # scored
+    steps: tuple[int, int] = (0, 0)  # optimizer steps done, and to do in all
     dev_cells: tuple[int, int] = (0, 0)  # scored, and to score in all
     test_cells: tuple[int, int] = (0, 0)
     doing: str = ""  # what the hosts do before they train
@@ -58,7 +59,7 @@ def driver_state(table: pa.Table) -> DriverState:
         numbers: dict[str, Any] = {name: float(told.get(name) or 0.0) for name in ("began", "written")}
         rates: dict[str, Any] = {n: told.get(n) for n in ("left", "steps_per_s", "cells_per_s")}
         rates = {n: None if value is None else float(value) for n, value in rates.items()}
-        cells: dict[str, Any] = {n: _two(told.get(n) or (0, 0)) for n in ("dev_cells", "test_cells")}
+        cells: dict[str, Any] = {n: _two(told.get(n) or (0, 0)) for n in ("steps", "dev_cells", "test_cells")}
         state = DriverState(
             **numbers,
             **rates,

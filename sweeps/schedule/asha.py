@@ -125,7 +125,7 @@ class Entrant:
 
 
 @dataclass
-class Rung:
+class RungStanding:
     ranked: list[Key] = field(default_factory=list)  # valid reports, best first
     promoted: int = 0  # the first so many of ``ranked``
     nan: int = 0  # arrived with NaN or infinity
@@ -158,7 +158,7 @@ class Rungs:
         self.eta = eta
         self.count = count
         self.quotas = rung_quotas(trials, eta, count)
-        self._rungs = [Rung() for _ in range(count)]
+        self._rungs = [RungStanding() for _ in range(count)]
         self._entrants: dict[str, Entrant] = {}
         self._newly_decided: list[str] = []
 

@@ -2,67 +2,83 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from sweeps.display.text import metric_sign, metric_unit, one_line, percent, shown
+from sweeps.display.terminal_table import TerminalColumn, fitted, wrapped
+from sweeps.display.text import counted, metric_sign, metric_unit, one_line, percent, short_ids, shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.columns import answer_marks, is_sampled
 from sweeps.tables.configurations import differing_axes, seed_note
 from sweeps.tables.confirmation import shrinkage
+from sweeps.tables.winner import no_winner
 
-
-def show_table(run: RunFolder, report: str) -> None:
-    """Print the robustness table, best first, and the places of the full table and of ``report``."""
+if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+
+def show_table(run: RunFolder, report: str, console: Console | None = None) -> None:
+    """Print the robustness table, best first, and the places of the full table and of ``report``. On a terminal no line
+    is wider than it is, but for a path; elsewhere lines are as long as they are."""
+    from rich.console import Console
     from rich.text import Text
 
+    out = console or Console()
+    width = out.width if out.is_terminal else None
     rows, threshold = run.robustness(), run.study.tables.thresholds[0]
-    several = any(r["n_seeds"] > 1 for r in rows)
-    axes = differing_axes(rows)
-    scale = metric_sign(run.study.task.metric).strip() or metric_unit(run.study.task.metric)
-    table = Table(title=f"robustness over prompts that no trial has seen, {scale}", title_justify="left")
-    for name in (
-        "rank",
-        *(("configuration", "seeds") if several else ("trial",)),
-        *axes,
-        "mean",
-        "std",
-        "worst",
-        f"above {100 * threshold:g}",
-        "status",
-    ):
-        table.add_column(name, no_wrap=True)
-    for r in rows:
-        numbers = [percent(r[k]) for k in ("mean", "std", "min", "top")]
-        marks = [r["status"], *(["winner"] if r["winner"] else []), *answer_marks(r, "one label")]
-        table.add_row(
-            str(r["rank"] or "-"),
-            *((r["configuration"], str(r["n_seeds"])) if several else (r["trial_id"],)),
-            *(Text("-" if r[a] is None else one_line(shown(r[a]))) for a in axes),  # names may look like rich's markup
-            *numbers,
-            ", ".join(marks),
-        )
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(table)
-    if not any(r["winner"] for r in rows):
-        from sweeps.tables.winner import why_no_winner
 
-        console.print(
-            f"no winner: {why_no_winner(rows, run.confirmation())}", soft_wrap=True, highlight=False, markup=False
-        )
+    def say(text: str, style: str = "") -> None:
+        for line in [text] if width is None else wrapped(text, width):
+            out.print(Text(line), style=style, soft_wrap=True, highlight=False)
+
+    scale = metric_sign(run.study.task.metric).strip() or metric_unit(run.study.task.metric)
+    unit = "configuration" if any(r["n_seeds"] > 1 for r in rows) else "trial"
+    say(f"{counted(len(rows), unit)}: robustness over prompts that no trial has seen, {scale}", "italic")
+    columns, cells = _table(rows, unit, threshold, whole_ids=width is None)
+    table = fitted(columns, cells, width)
+    for i, line in enumerate(table.lines):  # they fit already
+        out.print(Text(line), style="bold" if i < len(table.head) else "", soft_wrap=True, highlight=False)
+    if not any(r["winner"] for r in rows):
+        say(f"no winner: {no_winner(rows, run.confirmation())[0]}.")
     if sampled := [r for r in rows if is_sampled(r)]:
         of = max(r["n_prompts"] * r["n_rows"] for r in sampled)
-        cells = max(r["n_cells"] for r in sampled)
-        text = f"{len(sampled)} of {len(rows)} were scored on {cells:,} of {of:,} cells of the test grid: estimates"
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        most = max(r["n_cells"] for r in sampled)
+        say(f"{len(sampled)} of {len(rows)} were scored on {most:,} of {of:,} cells of the test grid: estimates")
     for sentence in shrinkage(run.confirmation()):
-        console.print(f"confirmed: {sentence}", soft_wrap=True, highlight=False, markup=False)
+        say(f"confirmed: {sentence}")
     for note in filter(None, [*run.notes, seed_note(rows)]):
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md\nreport: {report}",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+        say(note)
+    say(f"with intervals, differences and reasons: {run.store.uri}/tables/robustness.md")
+    say(f"report: {report}")
+
+
+def _table(
+    rows: Sequence[dict[str, Any]], unit: str, threshold: float, whole_ids: bool
+) -> tuple[list[TerminalColumn], list[list[str]]]:
+    """Columns and cells. The mean comes first, then the other numbers, and the axes that differ last."""
+    axes, several = differing_axes(rows), unit == "configuration"
+    ids = [r["configuration"] if several else r["trial_id"] for r in rows]
+    names = {i: i for i in ids} if whole_ids else short_ids(ids)
+    columns = [
+        TerminalColumn("rank"),
+        TerminalColumn(unit if whole_ids else "id", "value"),
+        TerminalColumn("mean"),
+        TerminalColumn("std"),
+        TerminalColumn("worst"),
+        TerminalColumn(f"above {100 * threshold:g}"),
+        *([TerminalColumn("seeds")] if several else []),
+        *(TerminalColumn(axis, "axis") for axis in axes),
+        TerminalColumn("status", "text"),
+    ]
+    cells = [
+        [
+            str(r["rank"] or "-"),
+            names[i],
+            *(percent(r[k]) for k in ("mean", "std", "min", "top")),
+            *([str(r["n_seeds"])] if several else []),
+            *("-" if r[a] is None else one_line(shown(r[a])) for a in axes),
+            ", ".join(["winner" if r["winner"] else r["status"], *answer_marks(r, "one label")]),
+        ]
+        for i, r in zip(ids, rows, strict=True)
+    ]
+    return columns, cells

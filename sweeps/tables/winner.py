@@ -24,6 +24,12 @@ def by_dev(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(able, key=lambda r: (-r["dev_objective"], r["trial_id"]))
 
 
+def no_winner(rows: Sequence[dict[str, Any]], confirmed: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
+    """The two parts of ``why_no_winner``: why, and what to do."""
+    why, _, what_to_do = why_no_winner(rows, confirmed).partition(". ")
+    return why, what_to_do
+
+
 def why_no_winner(rows: Sequence[dict[str, Any]], confirmed: Sequence[Mapping[str, Any]] = ()) -> str:
     """Why a finished study has no winner, and what to do. ``rows``: of tables/robustness, ``confirmed``: of
     tables/confirmation."""

@@ -49,6 +49,15 @@ def axes_of(study: Study) -> dict[str, Values]:
     return {name: _searched(values) for name, values in flat.items()}
 
 
+def varied_axes(study: Study) -> tuple[str, ...]:
+    """Names of the columns of ``AXES`` in which the study's trials may differ. Fresh seeds and stages bring seeds of
+    their own, and a stage may train for fewer steps."""
+    varied = {n for n, values in axes_of(study).items() if isinstance(values, Domain) or len(set(values)) > 1}
+    varied |= {"steps"} if "epochs" in varied or study.stages is not None else set()
+    varied |= {"seed"} if study.confirm is not None or study.stages is not None else set()
+    return tuple(name for name in t.AXES if name in varied)
+
+
 def _searched(values: tuple[Any, ...] | Range[Any]) -> Values:
     if not isinstance(values, Range):
         return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from checkout import EMBEDDED, ROOT
 from score_rows import can_mount
 from secrets_left import MARK, PLANTED, files_with_secrets
 from small_study import finish, score_files, start, wait_for, write_study
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.store import Store
 
@@ -61,6 +63,7 @@ def test_the_run_folder_holds_what_the_contract_says(finished: tuple[Path, Path,
     table = pq.read_table(out / "tables" / "robustness.parquet")
     assert table.schema.names[:7] == ["trial_id", "n_prompts", "n_rows", "mean", "std", "min", "top"]
     assert "robustness over prompts" in text
+    assert re.fullmatch(r"next: (the winner is|steadytune export|train longer) .+", text.splitlines()[-1])
     assert f"run folder: {out} (new: nothing of the study small is there, so all is trained)" in text  # CASES F7
     assert "Token authentication is enabled" not in text  # Ray says so where it was not given a token of its own
     assert (out / "report.html").stat().st_size > 5000
@@ -83,15 +86,15 @@ def test_a_run_leaves_no_secret_behind(finished: tuple[Path, Path, str]) -> None
 
 
 def test_tensorboard_shows_scalars_and_hparams(finished: tuple[Path, Path, str]) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     _, out, _ = finished
     for trial in pq.read_table(out / "trials.parquet").to_pylist():
-        events = EventAccumulator(str(out / "tensorboard" / trial["trial_id"]))
+        name = f"plw={trial['plw']:g},pool={trial['pool']},seed=0,{trial['trial_id']}"
+        events = EventAccumulator(str(out / "tensorboard" / name))
         events.Reload()
         tags = set(events.Tags()["scalars"])
-        assert {"loss/completion", "objective", "rung/mean", "rung/std", "lr", "tokens_per_s"} <= tags
-        assert ("loss/prompt" in tags) == (trial["plw"] > 0)
+        assert {"dev/objective", "dev/mean", "dev/std", "train/lr", "train/tokens_per_s"} <= tags
+        assert ("train/prompt_loss" in tags) == (trial["plw"] > 0)
+        assert {"test/mean", "test/std"} <= tags
         assert "hparams" in {p for tag in events.summary_metadata.values() for p in [tag.plugin_data.plugin_name]}
 
 
@@ -116,9 +119,21 @@ def test_a_finished_study_runs_again_without_training(finished: tuple[Path, Path
 def test_a_wider_study_reuses_the_finished_trials(finished: tuple[Path, Path, str]) -> None:
     study, out, _ = finished
     before = {p: p.stat().st_mtime_ns for p in out.glob("scores/*/*-dev.parquet")}
+    for board in (out / "tensorboard").glob("*,*"):
+        board.rename(board.with_name(board.name.rsplit(",", 1)[1]))  # as versions of before named it
     finish(start(study, out, "axes.plw=[0, 0.1, 0.5]", "axes.pool=[many]"))
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert pq.read_table(out / "trials.parquet").num_rows == 3
+    trials = pq.read_table(out / "trials.parquet").to_pylist()
+    assert len(trials) == 3
+    boards = {board.name for board in (out / "tensorboard").iterdir() if board.is_dir()}
+    now = {trial["trial_id"]: f"plw={trial['plw']:g},seed=0,{trial['trial_id']}" for trial in trials}
+    others = {path.parent.name for path in before} - now.keys()
+    assert boards == {*now.values(), *others}, "one run for each trial"
+    for trial in trials:
+        events = EventAccumulator(str(out / "tensorboard" / now[trial["trial_id"]])).Reload()
+        rungs = Store.open(out).rungs(trial["trial_id"], "dev")
+        assert [event.step for event in events.Scalars("dev/mean")] == rungs
+        assert [event.step for event in events.Scalars("train/lr")] == list(range(1, rungs[-1] + 1))
 
 
 def test_a_local_run_that_asks_for_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -182,7 +197,8 @@ def test_kill_9_under_the_asynchronous_rule_keeps_every_decision(tmp_path: Path)
     assert made[: len(before)] == before
     trials = standing(out)
     assert {t["status"] for t in trials} == {"finished", "stopped"}
-    assert all("so far" in t["reason"] or "below" in t["reason"] or "finished" in t["reason"] for t in trials)
+    ways = ("finished at", "below", "is number", "so far")
+    assert [t["reason"] for t in trials if not any(way in t["reason"] for way in ways)] == []
     assert "nothing to train" in finish(start(study, out))
     assert (recorded(), standing(out)) == (made, trials)
     spoilt = next(iter(out.glob("decisions/*/*.jsonl")))
@@ -210,8 +226,9 @@ def test_a_study_with_seeds_and_confirm_that_is_killed_gives_the_same_configurat
     assert [row["n_seeds"] for row in rows] == [3, 3]
     assert sorted(row["status"] for row in rows) == ["finished", "stopped"]
     trials = pq.read_table(tmp_path / "whole" / "trials.parquet").to_pylist()
-    boards = [p.name for p in (tmp_path / "whole" / "tensorboard").iterdir() if p.name.startswith("configuration-")]
-    assert {f"configuration-{row['configuration']}" for row in rows if row["status"] == "finished"} <= set(boards)
+    boards = {p.name for p in (tmp_path / "whole" / "tensorboard").iterdir()}
+    ended = [row for row in rows if row["status"] == "finished"]
+    assert {f"plw={row['plw']:g},seed=all,{row['configuration']}" for row in ended} <= boards
     assert sorted(row["role"] for row in trials) == ["report"] * 2 + ["search"] * 6
     assert {row["seed"] for row in trials if row["role"] == "report"} == {3, 4}
 

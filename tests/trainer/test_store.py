@@ -391,6 +391,20 @@ def test_a_link_that_leads_out_of_the_folder_is_not_written_through(tmp_path: Pa
     store.write("tables/robustness.md", b"ours")
 
 
+def test_a_folder_is_deleted_with_what_is_in_it_and_never_outside(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "run")
+    store.write("charts/one/a", b"")
+    store.write("charts/two/a", b"")
+    store.remove_folder("charts/one")
+    store.remove_folder("charts/one")  # it is gone
+    assert store.folders("charts") == ["two"]
+    (tmp_path / "mine" / "three").mkdir(parents=True)
+    (tmp_path / "run" / "others").symlink_to(tmp_path / "mine")
+    with pytest.raises(UnwritableError, match="others is a link that leads out of the run folder"):
+        store.remove_folder("others/three")
+    assert (tmp_path / "mine" / "three").is_dir()
+
+
 FULL = """
 import json, os, sys
 sys.path[:0] = [{root!r}, {tests!r}]

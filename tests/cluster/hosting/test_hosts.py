@@ -22,6 +22,7 @@ from checkout import ROOT
 from small_study import prepared, wait_until
 
 from cluster.hosting.hosts import Fleet, Host, HostError
+from cluster.hosting.tensorboard import BoardRun
 from cluster.resources import Resources
 from trainer.errors import BaseModelError
 from trainer.setup import Setup
@@ -197,7 +198,10 @@ def test_the_cpus_of_a_machine_are_shared_out_among_hosts(cluster: None, tmp_pat
     hosts = ray.get(fleet.registry.hosts.remote())
     assert {h._actor_id.hex() for h in hosts} == {first, second}
     assert sum(done.steps for done in ray.get([h.work_done.remote() for h in hosts])) == 6
-    assert [len(store.names(f"tensorboard/{t.id}")) for t in trials] == [1, 1]  # the host's, before it said it was done
+    assert [len(store.names(f"tensorboard/{BoardRun.of(t, ()).name}")) for t in trials] == [
+        1,
+        1,
+    ]  # the host's, before it said it was done
     assert fleet.ensure(trials[0], 3, "dev")[1]["replayed"]
     ray.kill(fleet.registry)
 
@@ -320,7 +324,7 @@ def test_a_gang_of_two_gives_the_rows_of_one_worker(zero: int, cluster: None, tm
         fleet = Fleet.start(model, setup, assets, store, Resources(1, 1, 0, workers))
         with Resources(1, 1, 0, 2).for_tasks() as options:
             rows[workers], _ = ray.get(ray.remote(run_gang).options(**options).remote(fleet, trials[0], 2, None))
-        assert len(store.names(f"tensorboard/{trials[0].id}")) == 1
+        assert len(store.names(f"tensorboard/{BoardRun.of(trials[0], ()).name}")) == 1
     assert np.abs(logprobs(rows[1]) - logprobs(rows[2])).max() < 1e-4
     assert rows[1]["predicted"].equals(rows[2]["predicted"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,26 @@ def test_help_names_every_command(place: Path) -> None:
     for name in ("run", "check", "plan", "report", "export", "predict"):
         assert f"\n  {name} " in done.stdout
         assert command(name, "--help", where=place).returncode == 0
+
+
+def test_help_lists_every_command_under_a_heading_and_cuts_nothing(place: Path) -> None:
+    text = command("--help", where=place, COLUMNS="80").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    assert "..." not in text.split("\n\n", 1)[1]
+    headings = {}
+    for line in text.splitlines():
+        if line and not line.startswith(" "):
+            heading = line.removesuffix(":")
+        elif found := re.match(r"  (\w+)  ", line):
+            headings[found[1]] = heading
+    assert headings == {
+        **dict.fromkeys(("run", "check", "plan"), "Run a study"),
+        **dict.fromkeys(("watch", "report", "time", "export", "predict"), "Read results"),
+        "prompts": "Prompts",
+        **dict.fromkeys(("lengths", "shorten", "rows", "benchmark", "plw"), "Prompt-loss weights"),
+        **dict.fromkeys(("submit", "status", "logs", "stop", "results", "cluster"), "Cluster and jobs"),
+        "doctor": "The machine",
+    }
 
 
 def test_a_mistake_in_a_study_is_one_line_each_and_code_2(place: Path) -> None:

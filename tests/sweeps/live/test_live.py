@@ -68,10 +68,10 @@ def test_plain_lines_say_every_event_once() -> None:
         "[2:20] cc33 failed: no such file  [31m",
         "[2:20] report at runs/demo/report.html",
         "demo: 3 of 3 trials done, 1 finished, 1 stopped, 1 failed, elapsed 2:20",
-        "trial  lr     state     rung  objective        test             time",
-        "aa11   0.001  finished  2/2   0.700 ± 0.020    0.710 std 0.040  2:14",
-        "bb22   0.003  stopped   1/2   0.500 one label                   1:04",
-        "cc33   0.01   failed    0/2                                     0:00",
+        "trial  objective      test             state     rung  lr     note       time",
+        "aa11   0.700 ± 0.020  0.710 std 0.040  finished   2/2  0.001             2:14",
+        "bb22   0.500                           stopped    1/2  0.003  one label  1:04",
+        "cc33                                   failed     0/2  0.01              0:00",
     ]
 
 
@@ -167,7 +167,7 @@ def test_trials_are_taken_over_without_a_line() -> None:
         table.restore([TrialRow("aa11", {"lr": "0.1"}, 2, (5, 10), "stopped", 1, 5, 0.5, 0.1, seconds=7.0)], 100.0)
     header, _, row = out.getvalue().splitlines()
     assert header == "demo: 1 of 1 trials done, 1 stopped, elapsed 1:40"
-    assert row.split() == ["aa11", "stopped", "1/2", "0.500", "±", "0.100", "0:07"]
+    assert row.split() == ["aa11", "0.500", "±", "0.100", "stopped", "1/2", "0:07"]
 
 
 def test_an_interrupt_is_said_and_passed_on() -> None:
@@ -267,9 +267,8 @@ def test_a_terminal_shows_one_table_that_fits_the_screen() -> None:
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(chunks).decode()).split("demo: ")[-1]
     lines = [line.rstrip() for line in last.splitlines() if line.strip()]
     assert lines[0].startswith("0 of 50 trials done") or lines[0].startswith("1 of 50 trials done")
-    assert lines[1].split() == ["trial", "lr", "state", "rung", "objective", "time", "now"]
-    assert lines[2].split()[:3] == ["t49", "0.049", "running"]
-    assert "0.549 ± 0.010 one label" in lines[2]
+    assert lines[1].split() == ["id", "objective", "state", "rung", "lr", "note", "time", "now"]
+    assert lines[2].split() == ["t49", "0.549", "±", "0.010", "running", "1/2", "0.049", "one", "label", "0:03"]
     assert re.fullmatch(r"and \d+ more", next(line for line in lines if line.startswith("and")))
     assert lines[-1] == "[red]a note"
     assert lines[-2] == "t00 failed: out of memory"
@@ -285,12 +284,13 @@ def test_with_several_seeds_the_table_has_a_row_per_configuration() -> None:
         for name, value in (("aa0", 0.7), ("aa1", 0.8), ("bb0", 0.5)):
             table.report(RungReport(name, 0, 5, value - 1.5 * 0.05, 0.01, False, 1.0, std=0.05))
         frame = table.frame()
-    assert frame.columns[:4] == ("configuration", "lr", "seeds", "state")
+    names = [column.name for column in frame.columns]
+    assert names == ["configuration", "objective", "state", "rung", "lr", "seeds", "time", "now"]
     rows = {row[0]: row for row in frame.rows}
-    assert rows["aa"][1:3] == ("0.001", "2")
+    assert rows["aa"][4:6] == ("0.001", "2")
     mean, std = 0.75, math.sqrt(0.05**2 + 0.1**2 / 2)  # of both: over the prompts, and between the seeds
     assert f"{mean - 1.5 * std:.3f} ± {math.sqrt(0.01**2 + 0.1**2 / 2 / 2):.3f}" in rows["aa"]
-    assert rows["bb"][4:6] == ("0/2", "")
+    assert rows["bb"][1:4:2] == ("", "0/2")
 
 
 def test_fresh_seeds_have_rows_of_their_own() -> None:
@@ -301,8 +301,8 @@ def test_fresh_seeds_have_rows_of_their_own() -> None:
                 table.trial_added(f"{name}{seed}", {"lr": 1e-3, "seed": seed}, len(rungs), rungs, "aa", role)
                 for rung, step in enumerate(rungs):
                     table.report(RungReport(f"{name}{seed}", rung, step, 0.5 + 0.1 * len(role), std=0.0))
-        rows = {row[1]: row for row in table.frame().rows}
+        rows = {row[4]: row for row in table.frame().rows}
     assert rows.keys() == {"2", "2 choose", "2 report"}
     assert {row[0] for row in rows.values()} == {"aa"}
-    assert rows["2"][3:5] == ("2/2", "0.500")
-    assert rows["2 choose"][3:5] == ("1/1", "1.100")
+    assert rows["2"][1:4:2] == ("0.500", "2/2")
+    assert rows["2 choose"][1:4:2] == ("1.100", "1/1")

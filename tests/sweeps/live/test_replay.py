@@ -60,7 +60,7 @@ def test_what_a_recorded_run_shows() -> None:
         for trial, row in table.rows().items():
             assert row.spent >= spent.get(trial, 0.0)
             spent[trial] = row.spent
-        if name != "pulse" or frame.columns[-1] != "now":
+        if name != "pulse" or frame.columns[-1].name != "now":
             continue
         now = [cells[-1] for cells in frame.rows if cells[-1]]
         shown |= {text.split()[0] for text in now}

@@ -107,8 +107,8 @@ def test_a_log_says_what_happened_between_two_looks(driver: Progress, tiny: tupl
     a, b = tiny[1]
     lines = [re.sub(r"^\[\d+:\d\d\] ", "", line) for line in follow(driver, [a, b]).splitlines()]
     start = [line.split() for line in lines[:4]]
-    assert start[1] == ["trial", "lr", "state", "rung", "objective", "time", "now"]
-    assert {(s[0], s[2], s[3]) for s in start[2:]} == {(a.id, "waiting", "0/2"), (b.id, "waiting", "0/2")}
+    assert start[1] == ["trial", "objective", "state", "rung", "lr", "time", "now"]
+    assert {(s[0], s[1], s[2]) for s in start[2:]} == {(a.id, "waiting", "0/2"), (b.id, "waiting", "0/2")}
     assert lines[4:-5] == [
         f"{a.id} started (lr=0.01)",
         f"{b.id} started (lr=0.03)",
@@ -124,15 +124,15 @@ def test_a_log_says_what_happened_between_two_looks(driver: Progress, tiny: tupl
     assert re.sub(r"elapsed \d+:\d\d", "", lines[-5]) == "tiny: 2 of 2 trials done, 1 finished, 1 stopped, "
     assert lines[-3].split() == [
         a.id,
-        "0.01",
-        "finished",
-        "2/2",
         "0.900",
         "±",
         "0.010",
         "0.850",
         "std",
         "0.040",
+        "finished",
+        "2/2",
+        "0.01",
         "0:20",
     ]
     assert lines[-1] == f"over; its report: {driver.store.uri}/report.html"
@@ -151,7 +151,7 @@ def test_the_table_is_the_drivers_own(driver: Progress, tiny: tuple[Study, list[
             i: (r.state, r.rung, r.step, r.objective, r.test, r.axes, r.rungs) for i, r in driver.live.rows().items()
         }
         assert rows == own
-        assert out.getvalue().splitlines()[1].split()[:2] == ["trial", "lr"]
+        assert out.getvalue().splitlines()[1].split()[:2] == ["trial", "objective"]
         assert len(out.getvalue().splitlines()) == 4
 
 

@@ -16,7 +16,7 @@ from sweeps.search import points as search
 from sweeps.study.overlay import StudyError
 from sweeps.study.study import Study
 from sweeps.trials.base_model import fingerprint_model, model_of, tensor_shapes
-from sweeps.trials.from_points import axes_of, make_trial, make_trials, points_of, rungs_of, steps_of
+from sweeps.trials.from_points import axes_of, make_trial, make_trials, points_of, rungs_of, steps_of, varied_axes
 from sweeps.trials.load_content import Content
 from trainer import trial as t
 from trainer.errors import UserError
@@ -52,6 +52,16 @@ def test_axes_are_flat_and_ranges_are_the_searchs_own(study) -> None:  # type: i
     assert "steps" in axes
     assert "epochs" not in axes
     assert "epochs" in axes_of(study("axes.epochs=2"))
+
+
+def test_the_axes_that_vary_are_those_in_which_trials_may_differ(study) -> None:  # type: ignore[no-untyped-def]
+    assert varied_axes(study()) == ("template", "r", "lr", "pool")
+    fixed = ("axes.template=[plain]", "axes.lora.r=4", "axes.pool=[many]")
+    assert varied_axes(study(*fixed, "axes.lr=1e-3")) == ()
+    assert varied_axes(study(*fixed, "axes.lr=1e-3", "axes.epochs=[1, 2]", "axes.seed=[0, 1]")) == ("steps", "seed")
+    drawn = ("search={method: tpe, trials: 2}", "axes.lr={loguniform: [1e-4, 1]}")
+    assert varied_axes(study(*fixed, *drawn)) == ("lr",)
+    assert varied_axes(study(*fixed, "confirm={top: 1, seeds: 2}")) == ("lr", "seed")
 
 
 def test_random_points_are_as_many_as_asked_and_the_same_for_the_same_seed(study) -> None:  # type: ignore[no-untyped-def]
