@@ -49,7 +49,9 @@ class StudyPlan:
         from rich.console import Console
 
         text = io.StringIO()
-        Console(file=text, width=WIDTH, soft_wrap=True, force_jupyter=False).print(self)
+        Console(
+            file=text, width=WIDTH, soft_wrap=True, force_jupyter=False, force_terminal=False, color_system=None
+        ).print(self)
         return text.getvalue().rstrip("\n")
 
 

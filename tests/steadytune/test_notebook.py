@@ -33,7 +33,9 @@ def test_the_notebook_runs_and_finds_a_winner(tmp_path: Path, monkeypatch: pytes
     cells = {cell["id"]: cell for cell in notebook.cells}
     assert "0 errors" in shown(cells["checked"])
     assert "quickstart: 2 trials" in shown(cells["planned"])
-    assert "2 of 2 trials done" in shown(cells["ran"])
+    said = shown(cells["ran"])
+    assert "run folder: " in said, "what is printed first is kept to the end"
+    assert "2 of 2 trials done" in said
     winner = shown(cells["winner"]).strip("'")
     [line] = [row for row in shown(cells["robustness"]).splitlines() if winner in row]
     assert "many" in line

@@ -123,6 +123,15 @@ def test_the_plan_is_that_of_the_command(finished: Path, capsys: pytest.CaptureF
     assert "rate given: 0.5 TFLOP/s of a host" in said
 
 
+def test_the_text_of_a_plan_has_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the terminal asks for them, as Jupyter does."""
+    plan = st.study("quickstart").plan()
+    plain = str(plan)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert str(plan) == plain
+    assert "\x1b" not in plain
+
+
 def test_a_plan_with_a_finished_run_says_how_its_scores_vary(finished: Path) -> None:
     study = st.study(finished / "tiny.yaml")
     before, after = study.plan().differences, study.plan(source=finished / "run").differences
