@@ -49,9 +49,9 @@ class StudyPlan:
         from rich.console import Console
 
         text = io.StringIO()
-        Console(
-            file=text, width=WIDTH, soft_wrap=True, force_jupyter=False, force_terminal=False, color_system=None
-        ).print(self)
+        # Jupyter asks for colours, and Rich would show the text there by itself
+        plain = Console(file=text, width=WIDTH, soft_wrap=True, force_terminal=False, force_jupyter=False)
+        plain.print(self)
         return text.getvalue().rstrip("\n")
 
 
