@@ -48,8 +48,10 @@ class OpenedRun:
 
     def table(self, name: str = "robustness") -> pd.DataFrame:
         """A table of ``tables/``. ``robustness`` has a row per configuration, the winner first; others are ``trials``,
-        ``groups``, ``confirmation``, ``binary`` and ``ensembles``. All are fractions of 1; what cannot be computed is
-        NaN or None. While a study runs, the first four are made of what is there so far; nothing is written."""
+        ``groups``, ``confirmation``, ``binary`` and ``ensembles``. Metrics and shares are fractions of 1; what cannot
+        be computed is NaN or None. While a study runs, the first four are made of what is there so far; nothing is
+        written."""
+        from sweeps.tables.current import written_tables
         from trainer.errors import UserError, nearest
 
         made = self._tables
@@ -61,9 +63,9 @@ class OpenedRun:
             found = tables[name]
         elif name not in files:
             raise UserError(f'{self.address}: there is no table "{name}".{nearest(name, [*tables, *files])}')
-        elif self._written is None:
+        elif written_tables(self._folder) is None:
             raise UserError(
-                f"{self.address}/tables/{name}.parquet: is older than trials.parquet. Write the tables again: "
+                f"{self.address}/tables/{name}.parquet: was not made of the run as it is now. Write the tables again: "
                 f"steadytune report {self.address}"
             )
         else:
@@ -80,8 +82,7 @@ class OpenedRun:
         from trainer.errors import UserError, nearest
 
         trials = self._trials_of(of)
-        rungs = {trial: self._folder.last_rung(trial, pool) for trial in trials}
-        found = [_score_rows(trial, pool, rung) for trial, rung in rungs.items() if rung is not None]
+        found = [_score_rows(t, pool, rung) for t in trials if (rung := self._folder.last_rung(t, pool)) is not None]
         if not found:
             pools = sorted({p for trial in trials for p in self._folder.pools(trial)})
             who = "no trial has" if of is None else f'"{of}" has no'
@@ -110,17 +111,10 @@ class OpenedRun:
         return export(self.address, trial, os.fspath(to))
 
     @functools.cached_property
-    def _written(self) -> Tables | None:
-        from sweeps.tables.current import written_tables
-
-        return written_tables(self._folder)
-
-    @functools.cached_property
     def _tables(self) -> Tables:
-        from sweeps.tables.columns import Settings
-        from sweeps.tables.robustness import make_tables
+        from sweeps.tables.current import current_tables
 
-        return self._written or make_tables(self._folder, Settings.of(self._folder.study))
+        return current_tables(self._folder)
 
     def _trials_of(self, of: str | None) -> list[str]:
         """Ids of trials; also of earlier studies in the folder, where ``of`` is such a trial."""

@@ -84,7 +84,7 @@ def test_tables_that_are_older_than_the_trials_are_made_again_and_not_written(
     statuses = run.table().set_index("configuration")["status"].to_dict()
     assert statuses[trials[0].configuration] == "stopped"
     assert set(whole["status"]) == {"finished"}
-    with pytest.raises(st.UserError, match=r"binary\.parquet: is older than trials\.parquet\. Write the tables again"):
+    with pytest.raises(st.UserError, match=r"binary\.parquet: was not made of the run as it is now\."):
         run.table("binary")
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
