@@ -27,6 +27,7 @@ from cluster.jobs.parcel import (
     source_files,
     write_parcel,
 )
+from sweeps.run_folder.find import usual_folder
 from sweeps.run_folder.prompts import usage_file
 from sweeps.study.load import resolved
 from sweeps.study.overlay import Path as Key
@@ -142,7 +143,7 @@ def run_folder(out: str | None, name: str, server: JobServer) -> str:
         raise UserError(f"{given}: {len(nodes)} nodes must see the run folder. Name storage that they share: {example}")
     if nodes[0].host != socket.gethostname():
         raise UserError(f"{given}, and the cluster is another machine ({nodes[0].host}). Say where on it: {example}")
-    return os.path.abspath(out or f"runs/{name}")
+    return os.path.abspath(out or usual_folder(name))
 
 
 def in_job_id(name: str) -> str:

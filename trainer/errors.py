@@ -18,6 +18,10 @@ class UserError(Exception):
     def __init__(self, *args: object):
         super().__init__(*(printable(a) if isinstance(a, str) else a for a in args))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it, so in notebooks: the message, and no traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def printable(message: str) -> str:
     """A message of one or more lines with control characters and halves of characters escaped (``\\x1b``,

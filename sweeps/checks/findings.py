@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sweeps.display.text import counted
 from trainer.data.grammar import OPTIONS
 from trainer.data.rows import Row
 from trainer.errors import UserError, printable
@@ -50,6 +51,14 @@ class Findings:
     @property
     def warnings(self) -> list[Finding]:
         return [f for f in self.items if f.level == "warning"]
+
+    @property
+    def counts(self) -> str:
+        """``0 errors, 2 warnings``."""
+        return f"{counted(len(self.errors), 'error')}, {counted(len(self.warnings), 'warning')}"
+
+    def __str__(self) -> str:
+        return "\n".join([*(f"{f.level} {f}" for f in [*self.errors, *self.warnings]), self.counts])
 
     def warnings_or_raise(self) -> list[str]:
         """The warnings as text. Raises ``UserError`` with a line for each error."""

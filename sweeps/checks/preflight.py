@@ -32,7 +32,6 @@ from sweeps.checks.settings import settings_findings
 from sweeps.checks.shared_rows import shared_row_findings
 from sweeps.checks.small_samples import sample_findings
 from sweeps.checks.wordings import pool_findings, word_findings
-from sweeps.display.text import counted
 from sweeps.study.study import Study
 from sweeps.trials.assets import pool_choices
 from sweeps.trials.from_points import target_modules
@@ -194,9 +193,8 @@ def check(study: Study, console: Console) -> int:
         console.print(text, markup=False, highlight=False)
     if not findings.errors:
         print_masks(console, content, study.axes.plw, study.training.template_tokens)
-    wrong, doubtful = len(findings.errors), len(findings.warnings)
-    console.print(f"{counted(wrong, 'error')}, {counted(doubtful, 'warning')}", style="red" if wrong else "green")
-    return 1 if wrong else 0
+    console.print(findings.counts, style="red" if findings.errors else "green")
+    return 1 if findings.errors else 0
 
 
 def _print(console: Console, level: str, text: str) -> None:

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
+from sweeps.cli.panels import RUN
 from trainer.errors import UserError
 
 MINUTES = 30.0
 
 
 def register(app: typer.Typer) -> None:
-    app.command("init")(init_command)
+    app.command("init", rich_help_panel=RUN)(init_command)
 
 
 def init_command(

@@ -10,6 +10,7 @@ import typer
 
 from sweeps.cli.options import RunArgument
 from sweeps.cli.panels import RESULTS
+from sweeps.export.find import check_exists
 from sweeps.live.opening import Opening
 from sweeps.run_folder.find import did_you_mean, find_run
 from sweeps.study.overlay import StudyError
@@ -123,14 +124,9 @@ def predict_command(
     ] = False,
 ) -> None:
     """Answer rows with an exported adapter."""
-    if not os.path.exists(folder) and os.path.isdir(os.path.join("runs", folder)):
-        raise StudyError(
-            f'DIR = "{folder}" does not exist, and runs/{folder} is a run folder. '
-            f"Export a trial of it first: steadytune export {folder} --to NEW"
-        )
-    for name, path in (("DIR", folder), ("--rows", rows)):
-        if "://" not in path and not os.path.exists(path):
-            raise StudyError(f'{name} = "{path}" does not exist.{did_you_mean(path)}')
+    check_exists(folder)
+    if "://" not in rows and not os.path.exists(rows):
+        raise StudyError(f'--rows = "{rows}" does not exist.{did_you_mean(rows)}')
     from sweeps.export.predict import predict
 
     raise typer.Exit(

@@ -83,6 +83,7 @@ def tune_trials(
                 name=study.name,
                 storage_path=scratch,  # Tune's own state, never read again: a new start replays the run folder
                 verbose=0,
+                progress_reporter=tune.CLIReporter(),  # in a notebook Ray's own would clear what was printed before
                 callbacks=[watcher],
                 failure_config=tune.FailureConfig(max_failures=LOSSES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # Tune's default for a class is True

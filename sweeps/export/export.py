@@ -26,12 +26,13 @@ from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
 from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, checksums
 from sweeps.run_folder.prompts import kept_prompts
-from sweeps.run_folder.reading import ROBUSTNESS_FILE, TRIAL_SCORES_FILE, RunFolder
+from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE
 from sweeps.statistics import binary
 from sweeps.study.study import Study
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings, answer_marks
+from sweeps.tables.current import current_tables, winning_row
 from sweeps.tables.winner import why_no_winner
 from sweeps.trials.assets import load_pools
 from sweeps.trials.base_model import fingerprint_model
@@ -113,21 +114,21 @@ def _trial_named(run: RunFolder, wanted: str) -> str:
 def _winning_trial(run: RunFolder) -> str:
     """The winner of a finished run."""
     listed, store = run.trials_by_id, run.store
-    going = sum(row["status"] == "running" for row in listed.values())
-    if going or not listed:
+    if not run.is_finished:
+        going = sum(row["status"] == "running" for row in listed.values())
         state = f"{going} of {len(listed)} trials are not done" if listed else "no trial is done"
         raise UserError(
             f"{store.uri}: the run is not finished ({state}), so its winner is not known. "
             f"{run.how_to_continue}, or name a trial with --trial"
         )
-    scored = _scored(run)
-    rows = scored.configurations
-    winner = next((row["trial_id"] for row in (*scored.confirmed, *rows) if row["winner"]), None)
+    made = current_tables(run)
+    winner = winning_row(made)
     if winner is None:
+        rows = made.robustness.to_pylist()
         statuses = [f"{r['trial_id']} ({', '.join([r['status'], *answer_marks(r, 'degenerate')])})" for r in rows]
-        why = why_no_winner(rows, scored.confirmed)
+        why = why_no_winner(rows, made.confirmation.to_pylist())
         raise UserError(f"{store.uri}: there is no winner: {why}. Name one with --trial: {', '.join(statuses[:20])}")
-    return str(winner)
+    return str(winner["trial_id"])
 
 
 @dataclass(frozen=True)
@@ -148,29 +149,9 @@ class _Scored:
 
 
 def _scored(run: RunFolder) -> _Scored:
-    """The tables' rows. They are made again if they are older than ``trials.parquet``."""
-    listed = run.trials_by_id
-    try:
-        trials = {row["trial_id"]: row for row in run.trial_scores()}
-        found = _Scored(run.robustness(), trials, run.confirmation())
-    except UserError as error:
-        log.warning("%s", error)
-        found = _Scored([], {}, [])
-    same = (
-        run.is_checked(ROBUSTNESS_FILE)
-        and run.is_checked(TRIAL_SCORES_FILE)
-        and found.trials.keys() == listed.keys()
-        and all(
-            (row["status"], row["rung"]) == (listed[i]["status"], listed[i]["rung"])
-            and (row["mean"] is not None or not run.store.rungs(i, "test"))
-            for i, row in found.trials.items()
-        )
-    )
-    if not same:
-        made = tables.make_tables(run, Settings.of(run.study))
-        by_id = {row["trial_id"]: row for row in made.trials.to_pylist()}
-        found = _Scored(made.robustness.to_pylist(), by_id, made.confirmation.to_pylist())
-    return found
+    made = current_tables(run)
+    by_id = {row["trial_id"]: row for row in made.trials.to_pylist()}
+    return _Scored(made.robustness.to_pylist(), by_id, made.confirmation.to_pylist())
 
 
 # what is known of it --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ which probability of the second one the answer is the second.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import logging
@@ -26,19 +27,23 @@ from sweeps.display.text import spreadsheet_cell
 from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, check_sums, read_exported
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.grammar import OPTIONS, PromptError
-from trainer.data.rows import Row, load_questions
+from trainer.data.rows import Row, load_questions, name_of
 from trainer.data.wording import Prompt, placeholders
 from trainer.errors import UserError, closest, listed, nearest
 from trainer.store import Store
 from trainer.trial import Trial
 
 if TYPE_CHECKING:
-    from trainer.predictor import Prediction
+    import pyarrow as pa
+
+    from trainer.data.rows import Asked
+    from trainer.predictor import Prediction, Predictor
 
 log = logging.getLogger("steadytune")
 
 FEW = 20  # fewer rows give decision "batch" no reliable mean
 Record = dict[str, Any]
+BaseDtype = Literal["float32", "bfloat16"]
 
 
 def predict(
@@ -47,44 +52,66 @@ def predict(
     out: str | None,
     prompt: str | None = None,
     base: str | None = None,
-    dtype: Literal["float32", "bfloat16"] | None = None,
+    dtype: BaseDtype | None = None,
     trust_remote_code: bool = False,
     threshold: str | None = None,
 ) -> int:
-    """Answer the rows in the file ``rows`` with the adapter in ``folder``; returns 0. ``prompt``: a wording, or the id
-    of a train prompt; ``base``: the base model, if it has moved; ``dtype``: what it computes in, if not what it was
-    trained in; ``threshold``: "tuned" (on the dev rows) or a number, none answers with the more probable label. Raises
-    UserError."""
+    """Answer the rows in the file ``rows`` with the adapter in ``folder``; returns 0. ``out``: the file to write; none
+    prints the answers. The others are those of ``ExportedAdapter``. Raises UserError."""
     write = _writer(out, rows)
-    store = Store.open(folder)
-    exported = read_exported(store)
-    check_sums(store)
-    limit = _threshold(exported, store, threshold)
-    exported = _located(exported, store, base, trust_remote_code)
-    if dtype is not None:
-        model = replace(exported.trial.model, dtype=dtype)
-        exported = replace(exported, trial=replace(exported.trial, model=model))
-    wording = _wording(exported, store, prompt)
-    names = placeholders(wording)
-    options = exported.options
-    asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id)
-    _tell(empty_findings(f"rows: {rows}", asked, [wording], "leave such rows out"))
-    _check_base(exported, store, base)
-    kind = exported.trial.model.quantization
-    if kind != "none":
-        log.warning('base model "%s" is quantised to %s, as it was in training', exported.trial.model.path, kind)
-    tensors = _tensors(store)
-    from trainer.predictor import Predictor
-
-    trial = exported.trial
-    if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and len(asked) < FEW:
-        log.warning('decision "batch" takes off the mean over the rows given, and %d are few for a mean', len(asked))
-    counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
-    predictor = Predictor(trial, tensors)
-    _tell(special_text_findings(predictor.renderer.tokenizer, {f"rows: {rows}": asked}))
-    answers = [_at_threshold(a, limit) for a in predictor.predict(wording, asked, counts)]
-    write(exported, [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)])
+    adapter = ExportedAdapter(folder, base, dtype, trust_remote_code)
+    write(adapter.exported, adapter.records(rows, prompt, threshold))
     return 0
+
+
+class ExportedAdapter:
+    """An export on its base model, which is loaded for the first answers and kept for the next.
+
+    ``base``: the base model, if it has moved; ``dtype``: what it computes in, if not what it was trained in;
+    ``trust_remote_code``: run the code that comes with it, if it needs that. Raises UserError."""
+
+    def __init__(
+        self, folder: str, base: str | None = None, dtype: BaseDtype | None = None, trust_remote_code: bool = False
+    ) -> None:
+        self._store, self._base = Store.open(folder), base
+        exported = read_exported(self._store)
+        check_sums(self._store)
+        exported = _located(exported, self._store, base, trust_remote_code)
+        if dtype is not None:
+            model = replace(exported.trial.model, dtype=dtype)
+            exported = replace(exported, trial=replace(exported.trial, model=model))
+        self.exported = exported
+
+    def records(self, rows: Asked, prompt: str | None = None, threshold: str | None = None) -> list[Record]:
+        """A record per row. ``rows``: a file, or rows that the program holds; ``prompt``: a wording, or the id of a
+        train prompt; ``threshold``: "tuned" (on the dev rows) or a number, none answers with the more probable label.
+        Raises UserError."""
+        exported, store, name = self.exported, self._store, name_of(rows)
+        limit = _threshold(exported, store, threshold)
+        wording = _wording(exported, store, prompt)
+        names = placeholders(wording)
+        options = exported.options
+        asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id)
+        _tell(empty_findings(f"rows: {name}", asked, [wording], "leave such rows out"))
+        trial, n = exported.trial, len(asked)
+        predictor = self._predictor
+        if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and n < FEW:
+            log.warning('decision "batch" takes off the mean over the rows given, and %d are few for a mean', n)
+        counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
+        _tell(special_text_findings(predictor.renderer.tokenizer, {f"rows: {name}": asked}))
+        answers = [_at_threshold(a, limit) for a in predictor.predict(wording, asked, counts)]
+        return [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)]
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        _check_base(self.exported, self._store, self._base)
+        model = self.exported.trial.model
+        if model.quantization != "none":
+            log.warning('base model "%s" is quantised to %s, as it was in training', model.path, model.quantization)
+        tensors = _tensors(self._store)
+        from trainer.predictor import Predictor
+
+        return Predictor(self.exported.trial, tensors)
 
 
 # what to ask, and of which model ---------------------------------------------------------------------------------
@@ -266,16 +293,18 @@ def _parquet(exported: ExportedTrial, records: list[Record]) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([_flat(r) for r in records], schema=_schema(exported, records)), sink)
+    pq.write_table(answer_table(exported, records), sink)
     return sink.getvalue().to_pybytes()
 
 
-def _schema(exported: ExportedTrial, records: list[Record]) -> Any:
-    """The columns of the parquet file, with types that do not depend on which values are null."""
+def answer_table(exported: ExportedTrial, records: list[Record]) -> pa.Table:
+    """The records as a table, with a column ``p_<label>`` for each label. The columns' types do not depend on which
+    values are null."""
     import pyarrow as pa
 
     kinds = {"probabilities": pa.list_(pa.float64()), **{f"p_{x}": pa.float64() for x in exported.trial.task.labels}}
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in _flat(records[0])])
+    flat = [_flat(r) for r in records]
+    return pa.Table.from_pylist(flat, schema=pa.schema([(name, kinds.get(name, pa.string())) for name in flat[0]]))
 
 
 def _flat(record: Record) -> Record:

@@ -8,21 +8,28 @@ from collections.abc import Sequence
 from sweeps.study.overlay import StudyError
 from trainer.errors import closest, listed
 
+RUNS = "runs"  # in the current folder
+
+
+def usual_folder(study: str) -> str:
+    """The run folder of the study with this name, where no other is given."""
+    return os.path.join(RUNS, study)
+
 
 def find_run(name: str) -> str:
     """A run folder by path or URL, or by its name in ``runs/``."""
     if "://" in name or os.path.isdir(name):
         return name
-    if os.path.isdir(os.path.join("runs", name)):
-        return os.path.join("runs", name)
+    if os.path.isdir(usual_folder(name)):
+        return usual_folder(name)
     if os.path.isfile(name):
         inside = os.path.dirname(name)
         fix = f"Give its folder: {inside}" if inside and "study.yaml" in os.listdir(inside) else "Give a run's folder"
         raise StudyError(f'run folder "{name}" is a file. {fix}')
-    runs = sorted(os.listdir("runs")) if os.path.isdir("runs") and not os.path.dirname(name) else []
+    runs = sorted(os.listdir(RUNS)) if os.path.isdir(RUNS) and not os.path.dirname(name) else []
     looked = f" Looked for {os.path.abspath(name)}"
     if not os.path.dirname(name):
-        looked += f" and {os.path.abspath(os.path.join('runs', name))}"
+        looked += f" and {os.path.abspath(usual_folder(name))}"
     there = listed(runs).removeprefix(" Known: ") if runs else ""
     where = f". Run folders there: {there}" if there else ". Give the folder's path, or go where `run` was started"
     raise StudyError(f'run folder "{name}" does not exist.{did_you_mean(name, runs)}{looked}{where}')

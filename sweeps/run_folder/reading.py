@@ -36,6 +36,7 @@ from trainer.trial import Trial, axis_columns, rung_steps
 COLUMNS = (*score_grid.COLUMNS, "new_tokens")  # of the score rows
 ROBUSTNESS_FILE = "tables/robustness.parquet"
 TRIAL_SCORES_FILE = "tables/trials.parquet"
+GROUPS_FILE = "tables/groups.parquet"
 CONFIRMATION_FILE = "tables/confirmation.parquet"
 MOST_NAMED = 10  # damaged files that a note lists
 log = logging.getLogger("steadytune")
@@ -202,6 +203,11 @@ class RunFolder:
         """The rows of ``trials.parquet`` by trial id; empty while the file is not there yet."""
         return {row["trial_id"]: row for row in self.trials} if self.has_trials else {}
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether ``trials.parquet`` lists trials, and none that still runs."""
+        return bool(self.trials_by_id) and all(row["status"] != "running" for row in self.trials_by_id.values())
+
     def trials_from_scores(self) -> list[dict[str, Any]]:
         """Rows as in ``trials.parquet``, made from the records of the dev scores, while that file is not there yet."""
         return [row for trial_id in self.store.folders("scores") if (row := self._trial_from_scores(trial_id))]
@@ -237,8 +243,12 @@ class RunFolder:
 
     def confirmation(self) -> list[dict[str, Any]]:
         """The rows of tables/confirmation, one per confirmed configuration; none if the study confirmed none."""
-        fresh = any(row["role"] != SEARCH for row in self.trials_by_id.values())
-        return self.rows(CONFIRMATION_FILE) if fresh else []
+        return self.rows(CONFIRMATION_FILE) if self.has_fresh else []
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether ``confirm`` has trained fresh seeds."""
+        return any(row["role"] != SEARCH for row in self.trials_by_id.values())
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a parquet file of the folder; none if it is not there. Raises ``UserError``."""

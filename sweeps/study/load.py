@@ -9,7 +9,7 @@ No environment variable is read. pydantic and PyYAML only: a wrong study must be
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from sweeps.study.data_schema import TemplateSection
 from sweeps.study.derived_defaults import as_mappings, completed, with_preferred_pools, without_preferred
 from sweeps.study.learning_rate import with_rates
 from sweeps.study.overlay import (
+    COMMAND_LINE,
     Path,
     StudyError,
     lay_over,
@@ -25,6 +26,7 @@ from sweeps.study.overlay import (
     missing_file,
     parse_override,
     read_study_file,
+    read_study_mapping,
 )
 from sweeps.study.problems import Problem, problem_line, problems_of
 from sweeps.study.rules import disagreements, named_files, unsafe_files
@@ -34,22 +36,43 @@ from sweeps.study.values import Section
 from trainer.errors import UserError
 
 
-def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = (), files: bool = True) -> Study:
+def load_study(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), files: bool = True, place: str = COMMAND_LINE
+) -> Study:
     """The study in the YAML file at ``path`` with the command line's ``key=value`` laid over it.
 
     Relative paths count from the study's folder; on the command line, from the current folder. With
-    ``files=False`` the files that it names need not exist (to read the study of a run made elsewhere).
+    ``files=False`` the files that it names need not exist (to read the study of a run made elsewhere). ``place`` is
+    what messages call the command line.
     Raises StudyError with one line for each thing that is wrong."""
     where = os.fspath(path)
     own = read_study_file(where, text_at)
+    return _loaded({"name": os.path.splitext(os.path.basename(where))[0], **own}, own, where, overrides, place, files)
+
+
+def study_of(study: Mapping[str, Any], overrides: Sequence[str] = (), place: str = COMMAND_LINE) -> Study:
+    """The study in a mapping of the keys that a YAML file would hold, with each ``key=value`` laid over it. It needs a
+    ``name``. Relative paths count from the current folder. Raises StudyError, as ``load_study`` does."""
+    own = read_study_mapping(study, text_at)
+    return _loaded(own, own, "study", overrides, place)
+
+
+def _loaded(
+    layer: dict[str, Any],
+    own: dict[str, Any],
+    where: str,
+    overrides: Sequence[str],
+    place: str,
+    files: bool = True,
+) -> Study:
+    """``layer``: what the file or mapping at ``where`` gives (``own``), and the study's name."""
     wrong: list[str] = []
     given = []
     for text in overrides:
         try:
-            given.append(located_override(parse_override(text, text_at), os.getcwd()))
+            given.append(located_override(parse_override(text, text_at, place), os.getcwd()))
         except StudyError as error:
             wrong.append(str(error))
-    layer = {"name": os.path.splitext(os.path.basename(where))[0], **own}
     layer = as_mappings(layer) if given else layer
     for override in given:
         layer = lay_over(layer, override)

@@ -7,10 +7,11 @@ against the place where it was written: the study's folder, or the current folde
 
 from __future__ import annotations
 
+import numbers
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from sweeps.study.yaml_values import CoreLoader, Path, StudyDumper, TextAt, plai
 from trainer.errors import UserError, nearest, short
 from trainer.files.yaml_nodes import MOST_CHARACTERS, YamlFault, keys_twice, read_nodes
 
+COMMAND_LINE = "command line"  # where overrides stand, in messages
 DEEPEST_KEY = 20  # parts of a key on the command line; the schema's deepest has seven
 
 
@@ -28,11 +30,12 @@ class StudyError(UserError):
 
 @dataclass(frozen=True)
 class Override:
-    """One ``key=value`` of the command line."""
+    """One ``key=value`` of the command line or of a program."""
 
     path: Path
     value: Any
     raw: str  # the value as it was typed
+    where: str = COMMAND_LINE
 
 
 # YAML ---------------------------------------------------------------------------------------------------------
@@ -83,30 +86,65 @@ def read_study_file(path: str, text_at: TextAt = _no_text) -> dict[str, Any]:
         raise StudyError(f"{path}: is not text in UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise StudyError(f"{short(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    value = parse_yaml(text, path, text_at)
+    return _own_layer(parse_yaml(text, path, text_at), path, os.path.dirname(os.path.abspath(path)))
+
+
+def read_study_mapping(study: Mapping[str, Any], text_at: TextAt = _no_text) -> dict[str, Any]:
+    """The own layer of a study that a program holds, as YAML of the same content gives it. Relative paths count from
+    the current folder. StudyError where a value is of a kind that YAML has not."""
+    where = "study"
+    return _own_layer(parse_yaml(dump_yaml(_yaml_value(study, where)), where, text_at), where, os.getcwd())
+
+
+def _own_layer(value: Any, where: str, folder: str) -> dict[str, Any]:
     if value is None or value == {}:
         raise StudyError(
-            f"{path}: is empty. A study needs model, task and pools; copy one from sweeps/studies to begin"
+            f"{where}: is empty. A study needs model, task and pools; copy one from sweeps/studies to begin"
         )
     if not isinstance(value, dict):
-        raise StudyError(f"{path}: is not a study: it must be a mapping of keys such as model, task, pools and axes")
-    return located(value, os.path.dirname(os.path.abspath(path)))
+        raise StudyError(f"{where}: is not a study: it must be a mapping of keys such as model, task, pools and axes")
+    return located(value, folder)
 
 
-def parse_override(text: str, text_at: TextAt = _no_text) -> Override:
-    """``axes.lr=[1e-3, 3e-3]`` as its path and value."""
+_PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str),
+    (os.PathLike, os.fspath),
+    (numbers.Integral, int),
+    (numbers.Real, float),
+)
+
+
+def _yaml_value(value: Any, where: str, path: Path = ()) -> Any:
+    """A value of a program as YAML has it: paths are texts, tuples lists, and numbers of numpy Python's own."""
+    if isinstance(value, Mapping):
+        return {_yaml_value(k, where, path): _yaml_value(v, where, (*path, str(k))) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_yaml_value(item, where, (*path, i)) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool):
+        return value
+    for kind, plain in _PLAIN:
+        if isinstance(value, kind):
+            return plain(value)
+    raise StudyError(
+        f"{where}: {dotted(path)} = {short(repr(value))} is of the type {type(value).__name__}, which no study holds. "
+        "Give a text, a number, True, False, None, a list or a dict of these"
+    )
+
+
+def parse_override(text: str, text_at: TextAt = _no_text, where: str = COMMAND_LINE) -> Override:
+    """``axes.lr=[1e-3, 3e-3]`` as its path and value. ``where`` begins messages."""
     key, sign, raw = text.partition("=")
     shown = short(text)
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise StudyError(f'command line: "{shown}" is not text in UTF-8')
+        raise StudyError(f'{where}: "{shown}" is not text in UTF-8')
     if not sign:
-        raise StudyError(f'command line: "{shown}" has no value. Write {shown}=value')
+        raise StudyError(f'{where}: "{shown}" has no value. Write {shown}=value')
     if not all(part.strip() for part in key.split(".")):
-        raise StudyError(f'command line: "{shown}" has no key. Write key=value, such as training.batch_size=4')
+        raise StudyError(f'{where}: "{shown}" has no key. Write key=value, such as training.batch_size=4')
     path: Path = tuple(part.strip() for part in key.split("."))
     if len(path) > DEEPEST_KEY:
-        raise StudyError(f'command line: "{shown}" has {len(path)} parts in its key; no key of a study has so many')
-    return Override(path, parse_yaml(raw, f"command line: {shown}", text_at, path), raw)
+        raise StudyError(f'{where}: "{shown}" has {len(path)} parts in its key; no key of a study has so many')
+    return Override(path, parse_yaml(raw, f"{where}: {shown}", text_at, path), raw, where)
 
 
 def lay_over(below: dict[str, Any], override: Override) -> dict[str, Any]:
@@ -126,7 +164,7 @@ def lay_over(below: dict[str, Any], override: Override) -> dict[str, Any]:
 def located_override(override: Override, folder: str) -> Override:
     """The override with its relative paths made absolute against ``folder``."""
     layer = located(lay_over({}, override), folder)
-    return Override(override.path, get(layer, override.path), override.raw)
+    return replace(override, value=get(layer, override.path))
 
 
 # paths --------------------------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def _written(value: Any) -> str:
 
 def problem_line(problem: Problem, where: str, layer: Any, file_layer: Any, overrides: Sequence[Override]) -> str:
     """One problem as a line. ``layer`` is the whole study, ``file_layer`` the part that the file gives: a value from
-    the command line is reported as ``command line: …``."""
+    an override is reported as ``command line: …``, or where else that stands."""
     path = problem.path
     while path and isinstance(path[-1], int) and not isinstance(get(layer, path[:-1]), list | tuple):
         path = path[:-1]  # a single value stands for a list of one
@@ -259,10 +259,10 @@ def problem_line(problem: Problem, where: str, layer: Any, file_layer: Any, over
         n = len(override.path)
         if path == override.path or (path == override.path[: len(path)] and get(file_layer, path) is Absent):
             raw = "…" if problem.hidden else short(override.raw)
-            return f"command line: {short(dotted(override.path))}={raw} {problem.sentence}"
+            return f"{override.where}: {short(dotted(override.path))}={raw} {problem.sentence}"
         if path[:n] == override.path:
             tail = "" if problem.bare or value is Absent else f"={yaml_text(value)}"
-            return f"command line: {key}{tail} {problem.sentence}"
+            return f"{override.where}: {key}{tail} {problem.sentence}"
     if problem.bare or value is Absent:
         return f"{where}: {key} {problem.sentence}"
     return f"{where}: {key} = {yaml_text(value)} {problem.sentence}"

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from sweeps.study.load import load_study
-from sweeps.study.overlay import StudyError
+from sweeps.study.overlay import COMMAND_LINE, StudyError
 from sweeps.study.study import Study
 from trainer.errors import nearest, short
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
 
 
-def open_study(name: str, overrides: list[str] | None) -> Study:
-    """The study at a path or of a shipped name. Raises StudyError if there is none."""
+def open_study(name: str, overrides: Sequence[str] | None, place: str = COMMAND_LINE) -> Study:
+    """The study at a path or of a shipped name. ``place`` is where messages say that the overrides stand. Raises
+    StudyError if there is none."""
     if "=" in name and not os.path.exists(name):
         raise StudyError(f'"{short(name)}" stands where the study must be. Write: steadytune COMMAND STUDY key=value')
-    return load_study(study_path(name), overrides or [])
+    return load_study(study_path(name), overrides or [], place=place)
 
 
 def study_path(name: str) -> str:

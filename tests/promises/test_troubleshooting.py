@@ -1,6 +1,7 @@
 """docs/troubleshooting.md holds the text of every message that a study's user can get, and no text that is no message.
 
-Looked at is what `check`, `run` and `plan` import, and what `report`, `watch`, `export` and `predict` do. Left out is
+Looked at is what `check`, `run` and `plan` import, what `report`, `watch`, `export` and `predict` do, and the package
+`steadytune`. Left out is
 what none of them imports, as its messages come to those who give another command, and say what to do: cluster files
 (`cluster check`, `cluster render`), jobs (`submit`, `status`, `logs`, `stop`), the writing of prompts and the searches
 (`prompts`, `search`), the rows and benchmarks of the prompt-loss-weight study (`lengths`, `shorten`, `rows`,
@@ -18,7 +19,15 @@ from message_texts import GAP, message_texts, tidy
 from messages import messages, nodes, parsed
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
-COMMANDS = ("sweeps.cli.study", "sweeps.cli.results", "sweeps.cli.environment_errors", "sweeps.run_folder.fetch")
+COMMANDS = (
+    "sweeps.cli.study",
+    "sweeps.cli.results",
+    "sweeps.cli.environment_errors",
+    "sweeps.run_folder.fetch",
+    "steadytune.studies",
+    "steadytune.runs",
+    "steadytune.adapters",
+)
 ALONE = ("sweeps.cli.exit_codes",)  # what it imports is every command
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in FILES}
 

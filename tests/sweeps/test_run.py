@@ -197,7 +197,7 @@ def test_kill_9_under_the_asynchronous_rule_keeps_every_decision(tmp_path: Path)
     assert made[: len(before)] == before
     trials = standing(out)
     assert {t["status"] for t in trials} == {"finished", "stopped"}
-    ways = ("finished at", "below", "is number", "so far")
+    ways = ("finished at", "below", "equals the cut-off", "is number", "so far")
     assert [t["reason"] for t in trials if not any(way in t["reason"] for way in ways)] == []
     assert "nothing to train" in finish(start(study, out))
     assert (recorded(), standing(out)) == (made, trials)

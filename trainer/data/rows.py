@@ -7,15 +7,20 @@ Any file of ``trainer.data.sources`` (parquet, csv, tsv, json, jsonl; a folder o
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trainer.data.cells import CellReader, near_value, plain_form
 from trainer.data.row_table import SEPARATORS, RowTable, in_quotes, on_a_line
-from trainer.data.sources import RowSource, open_table
+from trainer.data.sources import IN_MEMORY, RowSource, open_table, table_in_memory
 from trainer.errors import UserError, listed, nearest
 from trainer.trial import digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Asked: TypeAlias = str | pa.Table | Sequence[Mapping[str, Any]]  # a file, or rows that a program holds
 
 SHUFFLE_SEED = 0  # of ``limit``: the same rows for every trial and every study
 
@@ -94,17 +99,26 @@ def first_few(ids: Sequence[str], most: int = 5) -> str:
     return f"{', '.join(ids[:most])}{more}"
 
 
-def load_questions(path: str, fields: Sequence[str], options: str | None = None, id: str | None = None) -> list[Row]:
-    """The rows of one file whose answers are asked for: ``label`` is "", and no label column is needed.
+def name_of(asked: Asked) -> str:
+    """What messages call the rows."""
+    return asked if isinstance(asked, str) else IN_MEMORY
 
-    A file without the column ``id`` is numbered, ``row-<position>``. Raises ``UserError``."""
+
+def load_questions(asked: Asked, fields: Sequence[str], options: str | None = None, id: str | None = None) -> list[Row]:
+    """The rows whose answers are asked for: ``label`` is "", and no label column is needed.
+
+    Rows without the column ``id`` are numbered, ``row-<position>``. Raises ``UserError``."""
+    path = name_of(asked)
     source = RowSource(path, tuple(fields), "", options=options, id=id)
-    table = open_table(source, "train", "rows")
+    if isinstance(asked, str):
+        table = open_table(source, "train", "rows")
+    else:
+        table = table_in_memory(asked, "rows", [*fields, *filter(None, (options, id))])
+    if not table.n:
+        raise UserError(f"rows: {path} has no rows")
     for key, column in [*(("fields", f) for f in fields), *([("options", options)] if options else [])]:
         if column not in table.names:
             raise UserError(f"rows: {_no_column(key, column, path, table.names)}")
-    if not table.n:
-        raise UserError(f"rows: {path} has no rows")
     source = replace(source, id=id if id in table.names else None)
     reader = CellReader(source, "row", "rows", table, {})
     rows = [_row(reader, position, answered=False) for position in range(table.n)]

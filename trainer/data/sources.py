@@ -7,6 +7,8 @@ which split. A hub data set is read by ``datasets``: its files become typed colu
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import logging
 import os
 import tempfile
@@ -14,11 +16,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from trainer.data.row_table import RowTable, joined, on_a_line
 from trainer.data.text_files import read_json, read_separated
 from trainer.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Reader = Callable[[IO[bytes], str, str, Collection[str]], RowTable]  # file, its name, place in the study, columns
 
@@ -165,6 +170,31 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
 
     with fsspec.open(name, "rb", compression="infer") as file:
         yield file
+
+
+# a program ---------------------------------------------------------------------------------------------------------
+
+IN_MEMORY = "the table"  # its name in messages
+
+
+def table_in_memory(rows: pa.Table | Sequence[Mapping[str, Any]], at: str, wanted: Collection[str]) -> RowTable:
+    """The ``wanted`` columns of rows that a program holds: those of an Arrow table become text by the rule for typed
+    columns, records as in a JSON Lines file. Raises ``UserError``."""
+    if not isinstance(rows, Sequence):
+        from trainer.data.typed_columns import column_cells
+
+        there = [column for column in dict.fromkeys(wanted) if column in rows.column_names]
+        cells = {column: column_cells(rows[column], column, f"{at}: {IN_MEMORY}") for column in there}
+        return RowTable(tuple(rows.column_names), cells, rows.num_rows, ((IN_MEMORY, 0),))
+    lines = []
+    for position, record in enumerate(rows, 1):
+        try:
+            lines.append(json.dumps(record, ensure_ascii=False).encode())
+        except (TypeError, ValueError, RecursionError) as error:  # ValueError: half a character
+            raise UserError(
+                f"{at}: {IN_MEMORY}, row {position}: cannot be used ({error}). Give a dict of column: text for each row"
+            ) from None
+    return read_json(io.BytesIO(b"\n".join(lines)), IN_MEMORY, at, wanted)
 
 
 # folders -----------------------------------------------------------------------------------------------------------

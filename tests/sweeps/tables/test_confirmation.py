@@ -15,6 +15,7 @@ from sweeps.run_folder.reading import RunFolder
 from sweeps.tables import robustness as tables
 from sweeps.tables.configurations import SeedVariances
 from sweeps.tables.confirmation import confirmation_rows, shrinkage
+from sweeps.tables.current import winning_row, written_tables
 from sweeps.tables.winner import by_dev
 from trainer.store import Store
 
@@ -75,6 +76,21 @@ def test_the_winner_of_the_table_is_the_confirmed_one_and_the_searchs_figures_st
     assert rows["lucky"]["dev_objective"] > rows["good"]["dev_objective"]
     assert rows["lucky"]["n_seeds"] == 1
     assert rows["lucky"]["speaks_of"] == "settings"  # the fresh seeds say how much a seed changes
+
+
+def test_the_written_tables_are_read_whole_and_their_winner_is_a_seed_that_reports(store: Store) -> None:
+    """Without the confirmation, another trial would be exported."""
+    assert written_tables(RunFolder(store)) is None
+    tables.write_tables(RunFolder(store), SETTINGS)
+    made, found = tables.make_tables(RunFolder(store), SETTINGS), written_tables(RunFolder(store))
+    assert found is not None
+    for name in ("robustness", "trials", "groups", "confirmation"):
+        assert getattr(found, name).to_pylist() == getattr(made, name).to_pylist()
+    winner = winning_row(found)
+    assert winner is not None
+    assert (winner["configuration"], winner["trial_id"]) == ("good", "good3")
+    store.remove("tables/confirmation.parquet")
+    assert written_tables(RunFolder(store)) is None
 
 
 def test_what_is_left_of_the_lead_is_said(store: Store) -> None:
