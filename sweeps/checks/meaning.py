@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sweeps.checks.findings import Finding
 from sweeps.study.data_schema import Meaning
+from sweeps.study.terms import mentions, words_of
 from trainer.data.wording import EXPRESSION, Prompt
 from trainer.trial import Template
 
@@ -86,7 +87,7 @@ def _template_findings(meaning: Meaning, template: Template, labels: Sequence[st
 
 def _other_task(meaning: Meaning, where: str, text: str) -> Iterator[Finding]:
     for task, terms in meaning.other.items():
-        matches = [word for term in terms if (word := mentioned(text, term)) is not None]
+        matches = [word for term in terms for word in words_of(text, term)]
         if matches:
             yield Finding(
                 "error",
@@ -108,7 +109,7 @@ def matched_words(meaning: Meaning, pools: Mapping[str, Sequence[Prompt]]) -> It
         said: dict[str, list[str]] = {}
         for prompt in prompts:
             text = EXPRESSION.sub(" ", prompt.text)
-            words = {word.casefold() for term in meaning.terms if (word := mentioned(text, term)) is not None}
+            words = {word.casefold() for term in meaning.terms for word in words_of(text, term)}
             for word in sorted(words):
                 said.setdefault(word, []).append(prompt.id)
         shown = "; ".join(f'"{word}" in {_some(ids)}' for word, ids in sorted(said.items()))
@@ -119,14 +120,3 @@ def matched_words(meaning: Meaning, pools: Mapping[str, Sequence[Prompt]]) -> It
 def _some(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
     return ", ".join(ids[:SHOWN]) + more
-
-
-def mentioned(text: str, term: str) -> str | None:
-    """The first word of ``text`` that begins with ``term``, which may be several words."""
-    found = re.search(rf"(?<![^\W_]){re.escape(term)}[^\W_]*", text, re.IGNORECASE)
-    return None if found is None else found.group()
-
-
-def mentions(text: str, term: str) -> bool:
-    """Whether a word of ``text`` begins with ``term``."""
-    return mentioned(text, term) is not None

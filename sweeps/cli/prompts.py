@@ -117,11 +117,12 @@ def generate_command(
     each = pools.each(len(models), len(strategies)) if pools else number or NUMBER
     settings = GenerationSettings(strategies, each, at_once, seed)
     with open_journal(out) as journal:
-        _check_free(out, journal)
+        for file in (out, pools.train, pools.test) if pools else (out,):  # before anything is paid for
+            _check_free(file, journal, "Move it away" if pools else "Name another --out, or move it away")
         sources = generate_wordings(brief, models, settings, journal, _print_progress)
         for text in _write(out, brief, sources, settings, temperature, journal):
             typer.echo(text)
-        for text in divide(pools, seed) if pools else ():
+        for text in divide(pools, seed, journal) if pools else ():
             typer.echo(text)
 
 
@@ -215,15 +216,15 @@ def _models(
     return models
 
 
-def _check_free(out: str, journal: AnswerJournal) -> None:
+def _check_free(out: str, journal: AnswerJournal, remedy: str) -> None:
     """Raise UserError where ``out`` exists and was written or changed by hand."""
     if not os.path.exists(out):
         return
     with open(out, "rb") as f:
         if not journal.wrote(f.read()):
             raise UserError(
-                f"{out}: exists, and is not as `prompts generate` wrote it. Name another --out, or move it away (the "
-                "answers that were paid for stay in the journal)"
+                f"{out}: exists, and is not as `prompts generate` wrote it. {remedy} (the answers that were paid for "
+                "stay in the journal)"
             )
 
 

@@ -20,6 +20,7 @@ from sweeps.paft.arm_results import (
     Result,
     changes,
     comparable,
+    distinct,
     is_base,
     largest_pool,
     pair_seed,
@@ -51,7 +52,9 @@ class PaperFinding:
 
 
 def claims(found: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each finding: the difference with its interval, its p-value by itself and after Holm, the verdict."""
+    """A row for each finding: the difference with its interval, its p-value by itself and after Holm, the verdict. Arms
+    that are one trial are one: against itself, or counted twice, it would make the correction stricter for nothing."""
+    found = distinct(found)
     pools = largest_pool(found)
     pool = reference_arm(pools)
     if pool is None:

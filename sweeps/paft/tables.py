@@ -42,6 +42,7 @@ from sweeps.study.study import Study
 from trainer.measure.grid import Floats
 from trainer.measure.registry import kind_of
 from trainer.store import Store
+from trainer.trial import SAME
 
 TITLES = {
     "paft_main": "Accuracy over unseen prompts",
@@ -72,20 +73,24 @@ def tables(found: Sequence[Result], study: Study, store: Store, timing: Timing) 
 
 
 def main_table(found: Sequence[Result], study: Study) -> Rows:
-    rows: Rows = []
+    """A row for each arm. Arms that are one trial share its comparison, which is one in the correction."""
     reference = reference_arm([r for r in found if r.paft])
-    compared: list[tuple[dict[str, Any], Change]] = []
+    compared: dict[str, dict[str, Any]] = {}  # by trial
+    family: list[tuple[dict[str, Any], str, Change]] = []
+    for r in distinct(found):
+        if reference is not None and r.trial.id != reference.trial.id and comparable(r, reference):
+            gap = changes(r, reference)["mean"]
+            told = {f"minus_{reference.arm}": gap.value, "low": gap.low, "high": gap.high, "p": gap.p, "p_holm": None}
+            compared[r.trial.id] = told
+            family.append((told, "p_holm", gap))
+    _correct(family)
+    rows: Rows = []
     for r in found:
         row: dict[str, Any] = {"arm": r.name, "train_prompts": 0 if is_base(r) else r.train_prompts}
         row |= {n: r.stats.get(n) for n in ("mean", "std", "std_corrected", "min", "top")}
-        row |= {"threshold": study.tables.thresholds[0]}
-        if reference is not None and r is not reference and comparable(r, reference):
-            gap = changes(r, reference)["mean"]
-            row |= {f"minus_{reference.arm}": gap.value, "low": gap.low, "high": gap.high, "p": gap.p, "p_holm": None}
-            compared.append((row, gap))
+        row |= {"threshold": study.tables.thresholds[0], **compared.get(r.trial.id, {})}
         row |= {"tokens": r.tokens, "seconds": r.train_seconds, "trials": r.trials}
         rows.append(row)
-    _correct([(row, "p_holm", gap) for row, gap in compared])
     return _even(rows)
 
 
@@ -100,7 +105,7 @@ def _correct(family: Sequence[tuple[dict[str, Any], str, Change]]) -> None:
 def best(found: Sequence[Result]) -> Rows:
     """The two best arms by their means on the test prompts, as in the paper. So the best is chosen on the same prompts
     that it is measured on."""
-    ranked = sorted(found, key=lambda r: -r.stats.get("mean", -math.inf))
+    ranked = sorted(distinct(found), key=lambda r: -r.stats.get("mean", -math.inf))
     if len(ranked) < 2 or not comparable(*ranked[:2]):
         return []
     first, second = ranked[:2]
@@ -117,7 +122,7 @@ def best(found: Sequence[Result]) -> Rows:
 def training(found: Sequence[Result], timing: Timing) -> Rows:
     """``hours`` are those of the arm alone, as ``steadytune time`` measured a step; ``joint_hours`` its share of the
     time in which the sweep trained several trials together."""
-    trained = [r for r in found if not is_base(r)]
+    trained = [r for r in distinct(found) if not is_base(r)]
     rows: Rows = []
     for r in trained:
         steps, alone = r.trial.optimization.steps, timing.of(r.trial.id).get("train_ms_per_step")
@@ -134,7 +139,7 @@ def inference(found: Sequence[Result], timing: Timing) -> Rows:
     ``joint_ms``: the arm's share of the time in which the sweep scored several trials together, which is no
     measurement of the arm."""
     rows: Rows = []
-    for r in found:
+    for r in distinct(found):
         alone, answers = timing.of(r.trial.id), r.cells.size
         row = {"arm": r.name, **{n: alone.get(n) for n in ("label_ms", "generate_ms", "new_tokens", "unread")}}
         row |= {"answers": answers, "joint_ms": 1000.0 * r.test_seconds / answers}
@@ -296,6 +301,9 @@ def notes(found: Sequence[Result], study: Study, timing: Timing) -> list[str]:
         f"below {ALPHA:g} and the interval lies on one side; otherwise it is undecided.",
         unseen(found[0].cells.shape[0]),
     ]
+    twins = {r.name: [x.name for x in found if x is not r and x.trial.id == r.trial.id] for r in distinct(found)}
+    if alike := [SAME.join([name, *others]) for name, others in twins.items() if others]:
+        said.append(f"Arms that are one trial: {'; '.join(alike)}. They are compared once, under the first name.")
     heavy = [r.name for r in found if heavy_tails(r.per_prompt)]
     if heavy:
         said.append(f"{HEAVY_TAILS} Arms: {', '.join(heavy)}. Comparisons that this concerns are undecided.")

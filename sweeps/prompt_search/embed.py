@@ -9,6 +9,7 @@ the base model's last hidden state where its answer would begin.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,14 +21,21 @@ from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
 
 BATCH = 32
+Spend = Callable[[int, float], None]
 
 
 class Embeddings:
     """Call it with texts for their vectors, float64 [n, d]. Each text is embedded once."""
 
-    def __init__(self, load: Callable[[], tuple[Any, Any]], prepare: Callable[[], None] = lambda: None):
-        """``load`` returns (tokenizer, model with ``last_hidden_state``); ``prepare`` is called before every batch."""
-        self._load, self._prepare = load, prepare
+    def __init__(
+        self,
+        load: Callable[[], tuple[Any, Any]],
+        prepare: Callable[[], None] = lambda: None,
+        spend: Spend = lambda tokens, seconds: None,
+    ):
+        """``load`` returns (tokenizer, model with ``last_hidden_state``); ``prepare`` is called before every batch,
+        ``spend`` after it with the tokens that went through the model and the seconds that took."""
+        self._load, self._prepare, self._spend = load, prepare, spend
         self._parts: tuple[Any, Any] | None = None
         self._known: dict[str, np.ndarray] = {}
 
@@ -46,16 +54,19 @@ class Embeddings:
         # Cut here: `truncation=True` would stay switched on in a tokenizer that the renderer shares.
         ids = [tokenizer(t or " ").input_ids[:limit] or [0] for t in texts]
         self._prepare()
-        return np.stack([states.mean(axis=0) for states in _states(model, ids)])
+        began = time.perf_counter()
+        found = np.stack([states.mean(axis=0) for states in _states(model, ids)])
+        self._spend(sum(map(len, ids)), time.perf_counter() - began)
+        return found
 
 
-def of_base(engine: LabelEngine) -> Embeddings:
+def of_base(engine: LabelEngine, spend: Spend = lambda tokens, seconds: None) -> Embeddings:
     """Embeddings by the model that the engine scores with; its adapter slot is all zeros."""
 
     def load() -> tuple[Any, Any]:
         return engine.renderer().tokenizer, engine.slots().base.base_model
 
-    return Embeddings(load, lambda: _plain(engine))
+    return Embeddings(load, lambda: _plain(engine), spend)
 
 
 def at_answer(engine: LabelEngine, prompts: Sequence[Prompt], row: Row) -> tuple[np.ndarray, int]:
@@ -88,7 +99,7 @@ def _states(model: Any, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return [states[: len(own)] for states, own in zip(hidden, ids, strict=True)]
 
 
-def of_folder(path: str) -> Embeddings:
+def of_folder(path: str, spend: Spend = lambda tokens, seconds: None) -> Embeddings:
     """Embeddings by the model in the folder ``path``. Raises UserError at once where there is no model."""
     if not os.path.isfile(os.path.join(path, "config.json")):
         parent, name = os.path.split(os.path.abspath(path))
@@ -109,4 +120,4 @@ def of_folder(path: str) -> Embeddings:
             detail = " ".join(str(error).split())[:300]
             raise UserError(f'--embeddings = "{path}" cannot be loaded ({type(error).__name__}: {detail})') from error
 
-    return Embeddings(load)
+    return Embeddings(load, spend=spend)

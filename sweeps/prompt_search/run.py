@@ -18,6 +18,7 @@ from sweeps.prompt_search.search_folder import write_results
 from sweeps.prompt_search.settings import (
     FAMILIES,
     OURS,
+    PUBLISHED,
     BatpromptSettings,
     Settings,
     published_scorings,
@@ -78,8 +79,8 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
     result = _RUN[request.method](request, settings, candidates, scorer, rows, engine)
     scorer.refuse_all_nan()
     write_results(store, request, settings, result, scorer.spent, study.name)
-    kind = "training rows, as they are and perturbed" if request.method == "batprompt" else "training rows"
-    yield f'{request.method}: prompt "{result.prompt.id}", {metric} {result.score:.3f} on {result.rows} {kind}'
+    scored_on = f"{result.rows} {_kind_of_rows(settings)}"
+    yield f'{request.method}: prompt "{result.prompt.id}", {metric} {result.score:.3f} on {scored_on}'
     yield result.prompt.text
     spent = scorer.spent
     yield (
@@ -122,15 +123,36 @@ def _settings(request: SearchRequest) -> Settings | None:
     )
     found = settings_of(request.method, request.settings, request.given, **own)
     if isinstance(found, BatpromptSettings) and found.characters_by == "writer" and request.writer == "rules":
+        name = "Name one with --writer: a model's folder, a hub name or MODEL@URL"
+        if request.settings == PUBLISHED:
+            raise UserError(
+                f"--settings published: BATprompt rewrites with a language model. {name}; or take --settings ours, "
+                "whose rules need none"
+            )
         raise UserError(
-            "--settings published: BATprompt rewrites with a language model. Name one with --writer: a model's folder, "
-            "a hub name or MODEL@URL; or take --settings ours, whose rules need none"
+            '--set = "characters_by=writer" has a language model change the characters, and --writer is "rules". '
+            f"{name}; or leave it out, and rules change them"
+        )
+    unused = [text for text in request.given if text.partition("=")[0] in ("temperature", "top_p")]
+    if unused and request.writer == "rules":
+        raise UserError(
+            f'--set = "{unused[0]}" is for a language model, and --writer is "rules", which draws nothing. Leave it '
+            "out, or name a model with --writer"
         )
     return found
 
 
+def _kind_of_rows(settings: Settings | None) -> str:
+    """The rows of the result's score, as text."""
+    if not isinstance(settings, BatpromptSettings):
+        return "training rows"
+    raced = settings.end_share > 0  # a race uses both
+    return "training rows, as they are and perturbed" if raced or settings.clean_rows else "perturbed training rows"
+
+
 def _with_budget(request: SearchRequest, settings: Settings | None, candidates: int) -> SearchRequest:
-    """The request with its budget: as published it is what the settings need. Raises UserError for less."""
+    """The request with its budget: as published what the settings need, or the larger one that is given. Raises
+    UserError for less."""
     if request.settings == OURS or settings is None:
         usual = None if request.method == "top-accuracy" else BUDGET
         return replace(request, budget=request.budget or usual)
@@ -140,7 +162,7 @@ def _with_budget(request: SearchRequest, settings: Settings | None, candidates: 
             f"--budget = {request.budget} is below the {need:,} scorings that --settings published need ({sum_of}). "
             "Raise it, leave it out, lower a setting with --set, or take --settings ours"
         )
-    return replace(request, budget=need)
+    return replace(request, budget=request.budget or need)
 
 
 # the methods --------------------------------------------------------------------------------------------------
@@ -170,7 +192,7 @@ def _zopo(
     from sweeps.prompt_search.zopo import zopo
 
     if request.embeddings is not None or settings.embedding == "mean":
-        vectors = _embeddings(request, engine)([p.text for p in prompts])
+        vectors = _embeddings(request, engine, scorer)([p.text for p in prompts])
     else:
         engine.load()
         began = time.perf_counter()
@@ -186,7 +208,7 @@ def _batprompt(
     from sweeps.prompt_search.similarity import Gate
 
     words = bool(FAMILIES[settings.family][1])  # only these rewrites are compared by their meaning
-    gate = Gate(embed=_embeddings(request, engine) if words else None)
+    gate = Gate(embed=_embeddings(request, engine, scorer) if words else None)
     return batprompt(prompts, scorer, rows, _writer(request, settings, scorer, engine), gate, settings, request.seed)
 
 
@@ -199,10 +221,12 @@ _RUN: dict[str, Method] = {
 }
 
 
-def _embeddings(request: SearchRequest, engine: LabelEngine) -> Embeddings:
+def _embeddings(request: SearchRequest, engine: LabelEngine, scorer: Scorer) -> Embeddings:
+    """What they cost is added to what the search has spent."""
     from sweeps.prompt_search.embed import of_base, of_folder
 
-    return of_base(engine) if request.embeddings is None else of_folder(request.embeddings)
+    spend = scorer.spent.add_embedded
+    return of_base(engine, spend) if request.embeddings is None else of_folder(request.embeddings, spend)
 
 
 def _writer(request: SearchRequest, settings: BatpromptSettings, scorer: Scorer, engine: LabelEngine) -> Writer:
@@ -221,6 +245,8 @@ def _writer(request: SearchRequest, settings: BatpromptSettings, scorer: Scorer,
     else:
         model = LocalModel(request.writer, LONGEST, settings.temperature, top_p=settings.top_p)
         name = model.fingerprint()
-    if (settings.temperature, settings.top_p) != (1.0, 0.95):  # those of all writers before they could be chosen
+    # Local models had (1, 0.95) before it could be chosen, so the journal's replies of that time are theirs. Endpoints
+    # were sent no top_p then: those replies are not what they would answer now.
+    if is_endpoint(request.writer) or (settings.temperature, settings.top_p) != (1.0, 0.95):
         name = f"{name} temperature {settings.temperature:g} top_p {settings.top_p:g}"
     return ModelWriter(ChatGenerator(model, request.seed), name, scorer.journal, scorer.spent)

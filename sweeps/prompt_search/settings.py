@@ -6,7 +6,8 @@ are marked assumed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -27,7 +28,7 @@ FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 class ZopoSettings:
     rows: int = 50  # that each candidate is scored on, the same for all
     initial: int | None = None  # random evaluations at the start; None: a quarter of all
-    evaluations: int | None = None  # at most; None: as many as the budget pays for
+    evaluations: int | None = None  # candidates that are evaluated, at most; None: as many as the budget pays for
     neighbours: int = 20  # evaluated candidates that the surrogate is fitted to
     explore: int = 10  # candidates evaluated around an uncertain point
     uncertain: float = 0.1  # variance of the surrogate; with a scaled kernel a share of the prior's
@@ -90,6 +91,26 @@ AS_PUBLISHED: dict[str, Settings] = {
 }
 
 
+Bound = tuple[str, Callable[[float], bool]]  # (as it is told, whether a number is within it)
+COUNT: Bound = ("at least 1", lambda n: 1 <= n < 1e9)
+SIZE: Bound = ("1 to 4096", lambda n: 1 <= n <= 4096)  # the kernel's gradients are as long as width x width x depth
+WHOLE: Bound = ("at least 0", lambda n: 0 <= n < 1e9)
+POSITIVE: Bound = ("above 0", lambda x: 0 < x < 1e9)
+SHARE: Bound = ("at least 0 and below 1", lambda x: 0 <= x < 1)
+BOUNDS: dict[str, Bound] = {
+    "patience": WHOLE,
+    "uncertain": WHOLE,
+    "depth": SIZE,
+    "width": SIZE,
+    "lr": POSITIVE,
+    "noise": POSITIVE,
+    "start_share": SHARE,
+    "end_share": SHARE,
+    "temperature": ("0 to 2", lambda x: 0 <= x <= 2),
+    "top_p": ("above 0 and at most 1", lambda x: 0 < x <= 1),
+}  # of other numbers, which are counts, COUNT
+
+
 def settings_of(method: str, name: str, given: Sequence[str] = (), **options: Any) -> Settings:
     """The settings of ``method`` by name, with ``given`` (texts ``key=value``) and ``options`` that are not None laid
     over them. Raises UserError."""
@@ -107,7 +128,13 @@ def settings_of(method: str, name: str, given: Sequence[str] = (), **options: An
         if not sign or key not in kinds:
             raise UserError(f'--set = "{text}" must be KEY=VALUE with a setting of {method}.{nearest(key, kinds)}')
         changed[key] = _value(text, kinds[key], value)
-    return replace(found, **changed)
+    found = replace(found, **changed)
+    if isinstance(found, BatpromptSettings) and found.start_share + found.end_share >= 1:
+        raise UserError(
+            f"start_share = {found.start_share:g} and end_share = {found.end_share:g} must be below 1 together: the "
+            "iterations get the rest of the budget. Lower one with --set"
+        )
+    return found
 
 
 def _value(text: str, kind: Any, value: str) -> Any:
@@ -128,18 +155,30 @@ def _value(text: str, kind: Any, value: str) -> Any:
         number: float = int(value) if whole else float(value)
     except ValueError:
         raise UserError(f'--set = "{text}" must be a {"whole " if whole else ""}number') from None
-    if not 0 <= number < 1e9:
-        raise UserError(f'--set = "{text}" must be at least 0')
+    allowed, within = BOUNDS.get(text.partition("=")[0], COUNT)
+    if not within(number):
+        raise UserError(f'--set = "{text}" must be {allowed}')
     return number
 
 
 def published_scorings(settings: Settings, candidates: int) -> tuple[int, str]:
-    """(the most scorings that a search with these settings asks for, how they add up). Of settings that are as
-    published: without a race, and with a number of evaluations or iterations."""
+    """(the scorings with which a search evaluates as much as these settings say, how they add up): those of its
+    evaluations or iterations, and its races, which get a share of all."""
+    assert not isinstance(settings, RandomSettings)
+    cost, sum_of = _evaluated(settings, candidates)
+    raced = settings.end_share
+    if isinstance(settings, BatpromptSettings) and settings.start is None and candidates > 1:
+        raced += settings.start_share
+    need = math.ceil(cost / (1 - raced))
+    need += need - raced * need < cost  # a rounding error must not cost an evaluation
+    return need, f"{sum_of}{f', and {raced:.0%} of all for races' if raced else ''}"
+
+
+def _evaluated(settings: ZopoSettings | BatpromptSettings, candidates: int) -> tuple[int, str]:
+    """The same without races."""
     if isinstance(settings, ZopoSettings):
         n = min(settings.evaluations or candidates, candidates)
         return n * settings.rows, f"{n} evaluations x {settings.rows} rows"
-    assert isinstance(settings, BatpromptSettings)
     characters, words = FAMILIES[settings.family]
     strategies, sets = len(characters) + len(words), bool(characters) + len(words) + settings.clean_rows
     attacked = strategies * settings.rounds * settings.rewrites * settings.sample

@@ -9,10 +9,12 @@ duplicates together, and nothing is a near duplicate of the study's own prompts.
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.prompts.files import PoolFileError, pool_text, write_file
+from sweeps.prompts.files import pool_text, write_file
+from sweeps.prompts.journal import AnswerJournal
 from sweeps.run_folder.prompts import usage_file
 from trainer.data.pools import load_pool, split_pool
 from trainer.data.wording import Prompt
@@ -45,8 +47,7 @@ class PaperPools:
 
 
 def paper_pools(path: str) -> PaperPools:
-    """Raises UserError for a study that prefers no other pools to its own, and where a file that is not of this command
-    is in the way."""
+    """Raises UserError for a study that prefers no other pools to its own."""
     from sweeps.study.load import load_study
 
     own = load_study(path, without_made(path), files=False)
@@ -58,11 +59,7 @@ def paper_pools(path: str) -> PaperPools:
             f"{path}: --paper writes the pools that a study reads instead of its own, and this one names none. Add "
             "pools.train.<name>.prefer and pools.test.prefer, or give --out FILE"
         )
-    found = PaperPools(str(study.pools.train[train].prefer), test.prefer, tuple(load_pool(human.file, human.only)))
-    for file in (found.train, found.test):  # before anything is paid for
-        if os.path.exists(file) and not _ours(file):
-            raise PoolFileError(f"{file}: was not written by `prompts generate --paper`. Move it away")
-    return found
+    return PaperPools(str(study.pools.train[train].prefer), test.prefer, tuple(load_pool(human.file, human.only)))
 
 
 def without_made(path: str) -> list[str]:
@@ -74,23 +71,27 @@ def without_made(path: str) -> list[str]:
     return [f"pools.{at}.prefer=null" for at, pool in given.items() if pool is not None and pool.prefer is not None]
 
 
-def divide(pools: PaperPools, seed: int) -> list[str]:
+def divide(pools: PaperPools, seed: int, journal: AnswerJournal) -> list[str]:
     """Divide what the models wrote into the two files; lines that say what was written. Fewer wordings than were asked
-    for are divided in the same shares."""
+    for are divided in the same shares. The journal remembers the files, so that an edited one is known as such.
+
+    The models wrote one after the other, and a study's smaller pools are the first prompts of the train pool: in that
+    order they would be of one model and strategy. So the train pool is shuffled."""
     wrote = load_pool(pools.made)
     shares = {"train": TRAIN / pools.generated, "test": 1 - TRAIN / pools.generated}
     dealt = split_pool(wrote, shares, seed)
+    random.Random(seed).shuffle(dealt["train"])
     parts = {pools.train: dealt["train"][:TRAIN], pools.test: [*pools.human, *dealt["test"]][:TEST]}
     texts = {}
     for file, prompts in parts.items():
         name = os.path.splitext(os.path.basename(file))[0]
-        header = [f"{name}: {len(prompts)} prompts. Made by `steadytune prompts generate --paper`, seed {seed}."]
+        header = [
+            f"{name}: {len(prompts)} prompts. Made by `steadytune prompts generate --paper`, seed {seed}.",
+            "No person has read the generated ones yet: read them before you train on them.",
+        ]
         texts[file] = pool_text(header, {"": prompts})
     for file, text in texts.items():
+        journal.add_written(text.encode())
         write_file(file, text)
     write_file(usage_file(pools.train), Path(usage_file(pools.made)).read_text())
     return [f"{file}: {len(prompts)} prompts" for file, prompts in parts.items()]
-
-
-def _ours(file: str) -> bool:
-    return "`steadytune prompts generate --paper`" in Path(file).read_text().partition("\n")[0]

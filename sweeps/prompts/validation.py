@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sweeps.prompts.brief import Brief
+from sweeps.study.terms import mentions, words_of
 from trainer.data.grammar import JOINED, OPTIONS
 from trainer.data.likeness import Likeness, near, normal_form
 from trainer.data.pools import flaws
@@ -167,8 +168,8 @@ def fault(text: str, brief: Brief) -> str | None:
         return "language"
     if _offers_other_answers(own, brief.labels):
         return "other answers"
-    names_task = not brief.one_of or any(_contains_term(own, t) for t in brief.one_of)
-    if not names_task or any(_contains_term(own, t) for t in brief.never):
+    names_task = not brief.one_of or any(mentions(own, t) for t in brief.one_of)
+    if not names_task or any(mentions(own, t) for t in brief.never):
         return "other task"
     return None
 
@@ -212,7 +213,7 @@ def in_language(text: str, language: str) -> bool:
 
 def _offers_other_answers(text: str, labels: Iterable[str]) -> bool:
     names = [n.casefold() for n in labels]
-    if not names or any(_contains_term(text, n, whole=True) for n in names):
+    if not names or any(n == word.casefold() for n in names for word in words_of(text, n)):
         return False
     if _LETTERS.search(text):
         return True
@@ -221,12 +222,6 @@ def _offers_other_answers(text: str, labels: Iterable[str]) -> bool:
         if re.search(rf"\b{x}\b{between}\b{y}\b|\b{y}\b{between}\b{x}\b", text, re.I) and not {x, y} <= set(names):
             return True
     return False
-
-
-def _contains_term(text: str, term: str, whole: bool = False) -> bool:
-    """Whether a word of ``text`` begins with ``term``; with ``whole``, whether a word equals it."""
-    end = r"(?!\w)" if whole else ""
-    return re.search(rf"(?<!\w){re.escape(term)}{end}", text, re.I) is not None
 
 
 # compared with others ------------------------------------------------------------------------------------------------

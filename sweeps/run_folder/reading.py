@@ -160,7 +160,7 @@ class RunFolder:
             raise self._no_study(str(error).removeprefix("study.yaml: ")) from error
         if not isinstance(layer, dict):
             raise self._no_study("it is no mapping of keys")
-        return layer
+        return _as_today(layer)
 
     def _no_study(self, why: object) -> UserError:
         return UserError(
@@ -385,3 +385,13 @@ class RunFolder:
         if pool not in ("dev", "test"):
             return ()
         return tuple(((record.get("trial") or {}).get("task") or {}).get("labels") or ())
+
+
+def _as_today(layer: dict[str, Any]) -> dict[str, Any]:
+    """A resolved study with its keys where they are today: ``task.meaning`` was ``stages.meaning`` when only studies in
+    stages had one."""
+    stages, task = layer.get("stages"), layer.get("task")
+    if not isinstance(stages, dict) or "meaning" not in stages or not isinstance(task, dict):
+        return layer
+    left = {key: value for key, value in stages.items() if key != "meaning"}
+    return {**layer, "stages": left, "task": {**task, "meaning": stages["meaning"]}}

@@ -18,8 +18,9 @@ from trainer.measure.grid import Floats, Grid
 from trainer.measure.placements import roc_auc
 
 Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 BINS = 10  # bins of equal width for the calibration error
-CANDIDATES = 512  # thresholds that are tried; more would not matter with a few hundred rows
+EQUAL = 1e-9  # means of f1_macro that differ by less are equal: they are sums of up to millions of small steps
 NUMBERS = (
     "f1_half", "threshold", "f1_tuned", "f1_own", "drift", "threshold_std", "roc_auc", "pr_auc", "brier", "ece",
     "positive_share", "chance_mean",
@@ -84,51 +85,56 @@ def chances(grid: Grid) -> Floats:
 
 def f1_macro(p: Floats, positive: Bools, threshold: float) -> float:
     """Macro-F1 over the rows [R] of one prompt; the answer is positive where the chance is above the threshold."""
-    return float(_f1_macro_at(p, positive, np.array([threshold]))[0])
+    below, n_pos = p <= threshold, int(positive.sum())
+    missed, kept = np.array([(below & positive).sum()]), np.array([(below & ~positive).sum()])
+    return float(_f1_macro(missed, kept, n_pos, positive.size - n_pos)[0])
 
 
-def _f1_macro_at(p: Floats, positive: Bools, thresholds: Floats) -> Floats:
-    """[T] f1_macro at each threshold. A label that is neither right nor answered anywhere counts 0, as in
-    scikit-learn."""
-    n_pos, n = int(positive.sum()), positive.size
-    true = n_pos - np.searchsorted(np.sort(p[positive]), thresholds, "right")  # positives above the threshold
-    false = (n - n_pos) - np.searchsorted(np.sort(p[~positive]), thresholds, "right")
-    size = true + false + n_pos
-    of_positive = np.where(size > 0, 2.0 * true / np.maximum(size, 1), 0.0)
-    kept = (n - n_pos) - false  # negatives not above it
-    size = (n - true - false) + (n - n_pos)
-    of_negative = np.where(size > 0, 2.0 * kept / np.maximum(size, 1), 0.0)
+def _f1_macro(missed: Counts, kept: Counts, n_pos: int, n_neg: int) -> Floats:
+    """f1_macro where ``missed`` positives and ``kept`` negatives are not above the threshold. A label that is neither
+    right nor answered anywhere counts 0, as in scikit-learn."""
+    true, false = n_pos - missed, n_neg - kept
+    of_positive = 2.0 * true / np.maximum(true + false + n_pos, 1)
+    of_negative = 2.0 * kept / np.maximum(missed + kept + n_neg, 1)
     return np.asarray((of_positive + of_negative) / 2.0)
 
 
 def common_threshold(p: Floats, positive: Bools, seen: Bools | None = None) -> float:
     """The threshold with the largest mean f1_macro over the prompts of ``p`` [P, R], each on its cells in ``seen``
-    (default: all); among equals the one nearest to 0.5."""
-    of_prompt = list(zip(p, np.ones(p.shape, bool) if seen is None else seen, strict=True))
-    tried = _between(p if seen is None else p[seen])
-    mean = np.mean([_f1_macro_at(each[at], positive[at], tried) for each, at in of_prompt if at.any()], axis=0)
-    return _best(tried, mean)[0]
+    (default: all); among equals the one nearest to 0.5.
+
+    The mean changes only where the threshold passes a chance, and there by the change of that prompt alone. So the sum
+    of the changes up to each chance is the mean above it: all thresholds cost one sort. With a rare label the best one
+    lies among the few largest chances."""
+    of_prompt = zip(p, np.ones(p.shape, bool) if seen is None else seen, strict=True)
+    steps = [_steps(each[at], positive[at]) for each, at in of_prompt if at.any()]
+    passed, change = (np.concatenate(parts) for parts in zip(*((v, c) for v, c, _ in steps), strict=True))
+    order = np.argsort(passed)
+    passed = passed[order]
+    mean = np.append(0.0, np.cumsum(change[order])) / len(steps) + np.mean([first for _, _, first in steps])
+    edges = np.unique(np.concatenate([[0.0], passed, [1.0]]))
+    tried = np.concatenate([(edges[1:] + edges[:-1]) / 2.0, [0.5, 1.0]])
+    value = mean[np.searchsorted(passed, tried, "right")]
+    top = tried[value >= value.max() - EQUAL]
+    return float(top[np.argmin(np.abs(top - 0.5))])
+
+
+def _steps(p: Floats, positive: Bools) -> tuple[Floats, Floats, float]:
+    """(the chances of one prompt, by how much f1_macro changes where the threshold passes each, and what it is below
+    all of them)."""
+    n_pos = int(positive.sum())
+    order = np.argsort(p)
+    values = p[order]
+    last = np.flatnonzero(np.diff(values, append=np.inf))  # the last row of each chance that occurs
+    missed = np.append(0, np.cumsum(positive[order])[last])
+    f1 = _f1_macro(missed, np.append(0, last + 1) - missed, n_pos, p.size - n_pos)
+    return values[last], np.diff(f1), float(f1[0])
 
 
 def own_threshold(p: Floats, positive: Bools) -> tuple[float, float]:
     """(the best threshold for the rows of one prompt, its f1_macro)."""
-    tried = _between(p)
-    return _best(tried, _f1_macro_at(p, positive, tried))
-
-
-def _between(p: Floats) -> Floats:
-    """The thresholds to try: the middles between neighbouring chances, at most ``CANDIDATES`` of them, and 0.5."""
-    values = np.unique(p)
-    middles = (values[1:] + values[:-1]) / 2.0
-    if middles.size > CANDIDATES:
-        middles = middles[np.linspace(0, middles.size - 1, CANDIDATES).round().astype(int)]
-    return np.unique(np.append(middles, 0.5))
-
-
-def _best(tried: Floats, value: Floats) -> tuple[float, float]:
-    top = np.flatnonzero(value >= value.max() - 1e-12)
-    at = top[np.argmin(np.abs(tried[top] - 0.5))]
-    return float(tried[at]), float(value[at])
+    best = common_threshold(p[None], positive)
+    return best, f1_macro(p, positive, best)
 
 
 def average_precision(positive: Bools, p: Floats) -> float:

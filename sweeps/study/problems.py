@@ -225,6 +225,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 LONGEST_VALUE = 80  # characters of a value in a message
+PASSWORD = re.compile(r"(?<=://)[^/]*:[^/]*(?=@)")  # with the user's name, of an address
+
+
+def without_password(text: str) -> str:
+    """``text`` as a message may show it: whatever is wrong with a value, its password is not printed."""
+    return PASSWORD.sub("…", text)
 
 
 def yaml_text(value: Any) -> str:
@@ -235,7 +241,7 @@ def yaml_text(value: Any) -> str:
 
 def _written(value: Any) -> str:
     if isinstance(value, str):
-        cut = value[: LONGEST_VALUE + 1]  # more is never shown
+        cut = without_password(value[:10_000])[: LONGEST_VALUE + 1]  # more is never shown
         text = '"' + short(cut.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"'), 10**6) + '"'
     elif isinstance(value, bool) or value is None:
         text = {True: "true", False: "false", None: "null"}[value]
@@ -258,7 +264,7 @@ def problem_line(problem: Problem, where: str, layer: Any, file_layer: Any, over
     for override in reversed(overrides):
         n = len(override.path)
         if path == override.path or (path == override.path[: len(path)] and get(file_layer, path) is Absent):
-            raw = "…" if problem.hidden else short(override.raw)
+            raw = "…" if problem.hidden else short(without_password(override.raw))
             return f"{override.where}: {short(dotted(override.path))}={raw} {problem.sentence}"
         if path[:n] == override.path:
             tail = "" if problem.bare or value is Absent else f"={yaml_text(value)}"

@@ -6,13 +6,12 @@ Each rule comes with the sections that it reads. It is skipped while one of them
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sweeps.study import stages
 from sweeps.study.overlay import Path, get
-from sweeps.study.problems import Problem
+from sweeps.study.problems import PASSWORD, Problem
 from sweeps.study.schema import MOST_TRIALS, TOO_MANY_TRIALS
 from sweeps.study.values import LARGEST_SEED
 from trainer.errors import nearest
@@ -373,8 +372,9 @@ def named_files(layer: Mapping[str, Any], unread: bool = False) -> Iterator[tupl
 
 def unsafe_files(layer: Mapping[str, Any]) -> Iterator[Problem]:
     """Paths that would read the environment or carry a password into the run folder."""
-    pools = [path for path, _ in named_files(layer, unread=True) if path[0] == "pools"]
-    preferred = [(*path[:-1], "prefer") for path in pools if path[-1] == "file"]
+    train = get(layer, ("pools", "train"))
+    pools = [("dev",), ("test",), *(("train", name) for name in (train if isinstance(train, dict) else ()))]
+    preferred: list[Path] = [("pools", *pool, "prefer") for pool in pools]  # also where `file` is missing
     asked = [(path, text) for path in preferred if isinstance(text := get(layer, path), str)]
     for path, text in [*named_files(layer, unread=True), *asked]:
         if "$" in text:
@@ -382,7 +382,7 @@ def unsafe_files(layer: Mapping[str, Any]) -> Iterator[Problem]:
                 path,
                 "names an environment variable, which a study does not read. Write it out, or give it as key=value",
             )
-        elif re.search(r"://[^/]*:[^/]*@", text):
+        elif PASSWORD.search(text):
             yield Problem(
                 path,
                 "carries a password, which would be copied into the run folder. Set it in the environment instead",

@@ -454,11 +454,11 @@ MEANING = "task.meaning={about: 'Is it sexist?', terms: [sexis], other: {misogyn
 
 
 def test_a_study_without_stages_is_checked_for_what_its_prompts_ask(study: Path) -> None:
-    with_wordings(study, a="Is it sexist? {{ text }}", b="Sexist, {{ text }}?")
+    with_wordings(study, a="Is it sexist? {{ text }}", b="Sexist, {{ text }}?", c="{{ text }}: sexist or no Sexism?")
     code, text = checked(study, MEANING)
     assert code == 0, text
-    assert 'pools.train.one: names the task by "sexist" in a, b' in text
-    assert 'pools.train.many: names the task by "sexism" in z; "sexist" in a, b' in text
+    assert 'pools.train.one: names the task by "sexism" in c; "sexist" in a, b, c' in text
+    assert 'pools.train.many: names the task by "sexism" in c, z; "sexist" in a, b, c, z' in text
 
 
 def test_a_study_without_stages_is_refused_where_a_prompt_asks_something_else(study: Path, tmp_path: Path) -> None:

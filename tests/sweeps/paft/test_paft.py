@@ -273,12 +273,39 @@ def test_k_and_t_and_the_number_of_prompts(run: tuple[str, dict[str, t.Trial]]) 
 
 
 def test_arms_that_come_to_one_training_are_one_row(run: tuple[str, dict[str, t.Trial]]) -> None:
-    """PAFT on the first 32 of 24 prompts is PAFT; it has a row of its own in the main table alone."""
+    """PAFT on the first 32 of 24 prompts is PAFT; it has a row of its own in the main table alone, without a
+    comparison."""
     found = arm_results.results(RunFolder(Store.open(run[0])))
     paft = next(r for r in found if r.arm == "paft")
     more = [*found, dataclasses.replace(paft, arm="n32", name="n32"), dataclasses.replace(paft, arm="n64", name="n64")]
-    assert tables.k_t(more) == tables.k_t(found)
-    assert tables.by_prompts(more) == tables.by_prompts(found)
+    for table in (tables.k_t, tables.by_prompts, tables.best, claims):
+        assert table(more) == table(found)
+    for costs in (tables.training, tables.inference):
+        assert costs(more, Timing()) == costs(found, Timing())
+    best_twice = max(found, key=lambda r: r.stats["mean"])
+    twin = dataclasses.replace(best_twice, name="twin", arm="twin")
+    assert "twin" not in [r["arm"] for r in tables.best([*found, twin])], "an arm against itself"
+    study = RunFolder(Store.open(run[0])).study
+    rows = {r["arm"]: r for r in tables.main_table(more, study)}
+    assert {n: rows[n] for n in ARMS} == {r["arm"]: r for r in tables.main_table(found, study)}
+    assert rows["n32"]["p"] is rows["n32"]["minus_paft"] is None
+    assert rows["n32"]["mean"] == rows["paft"]["mean"]
+    assert any("one trial: paft = n32 = n64. They" in note for note in tables.notes(more, study, Timing()))
+
+
+def test_arms_that_are_one_trial_are_compared_once(run: tuple[str, dict[str, t.Trial]]) -> None:
+    rng = np.random.default_rng(0)
+    arms = [
+        fake(run, n, grid(rng, 0.76 + i / 50, 0.05), 24 if n == "paft" else 1) for i, n in enumerate(("a", "b", "paft"))
+    ]
+    arms.append(dataclasses.replace(arms[0], name="twin", arm="twin"))
+    study = RunFolder(Store.open(run[0])).study
+    rows = {r["arm"]: r for r in tables.main_table(arms, study)}
+    alone = {r["arm"]: r for r in tables.main_table(arms[:3], study)}
+    assert rows["a"] == alone["a"]
+    assert rows["twin"] == {**rows["a"], "arm": "twin"}
+    assert claims(arms) == claims(arms[:3])
+    assert len(claims(arms)) == 6
 
 
 def test_the_k_t_table_is_the_papers_third(run: tuple[str, dict[str, t.Trial]]) -> None:
@@ -345,7 +372,8 @@ def with_cells(like: Result, name: str, cells: np.ndarray[Any, Any], pool: int, 
     each = cells.mean(axis=1)
     stats = {"mean": float(each.mean()), "std": float(each.std(ddof=1)), "min": float(each.min()), "top": 0.0}
     prompts = tuple(f"p{i}" for i in range(len(cells)))
-    trial = dataclasses.replace(like.trial, draw=t.Draw(every=every))
+    data = dataclasses.replace(like.trial.data, train_prompts=name)
+    trial = dataclasses.replace(like.trial, draw=t.Draw(every=every), data=data)
     return dataclasses.replace(
         like, name=name, arm=name, trial=trial, train_prompts=pool, prompts=prompts, cells=cells, stats=stats
     )

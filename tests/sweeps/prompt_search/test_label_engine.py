@@ -238,13 +238,27 @@ def record(folder: Path, method: str) -> dict[str, Any]:
 
 
 def test_a_search_with_published_settings_records_every_one(
-    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(study), "--out", str(tmp_path), "--settings", "published"]
     assert run(*words, "--method", "zopo") == 0, capsys.readouterr().err
     found = record(tmp_path, "zopo")
     assert found["settings"] == {"name": "published", "encoder": "the base model", **ZOPO}
     assert found["order"]["budget"] == 4 * 50, "four candidates, of which each is evaluated"
+    cells = [c for f in tmp_path.glob("journal/cells-*.json") for c in json.loads(f.read_text()).values()]
+    embedded = sum(len(AutoTokenizer.from_pretrained(model)(text).input_ids) for text in POOL.values())
+    assert found["spent"]["tokens"] == sum(tokens for _, tokens, _ in cells) + embedded
+
+
+@pytest.mark.parametrize(("given", "budget"), [([], 400), (["--budget", "700"], 700)])
+def test_as_published_races_are_paid_for_and_a_larger_budget_is_used(
+    given: list[str], budget: int, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(study), "--out", str(tmp_path), "--settings", "published", "--method", "zopo", *given]
+    assert run(*words, "--set", "end_share=.5", "--set", "kernel=scaled") == 0, capsys.readouterr().err
+    assert record(tmp_path, "zopo")["order"]["budget"] == budget
+    evaluated = list(csv.DictReader((tmp_path / "zopo" / "evaluated.csv").open(newline="")))
+    assert len({e["prompt"] for e in evaluated}) == 4
 
 
 def rewriting(body: dict[str, Any]) -> str:
@@ -264,6 +278,7 @@ def test_batprompt_as_published_has_a_model_write_and_counts_its_requests(
         words = [str(study), "--out", str(tmp_path), "--settings", "published", "--method", "batprompt"]
         words += ["--writer", server.spec(), "--set", "sample=2", "--set", "compared_on=4"]
         assert run(*words) == 0, capsys.readouterr().err
+        assert " perturbed training rows" in capsys.readouterr().out
         asked, found = len(server.asked), record(tmp_path, "batprompt")
         given = {"sample": 2, "compared_on": 4}
         encoder = {"encoder": "the base model", "writer": server.spec()}
@@ -292,7 +307,28 @@ def test_batprompt_as_published_has_a_model_write_and_counts_its_requests(
         (["--method", "zopo", "--family", "mix"], "--family is for batprompt"),
         (["--method", "zopo", "--set", "patence=3"], 'a setting of zopo. Did you mean "patience"'),
         (["--method", "zopo", "--set", "patience=x"], '--set = "patience=x" must be a whole number'),
-        (["--method", "zopo", "--set", "lr=-1"], '--set = "lr=-1" must be at least 0'),
+        (["--method", "zopo", "--set", "lr=0"], '--set = "lr=0" must be above 0'),
+        (["--method", "random", "--set", "rows=0"], '--set = "rows=0" must be at least 1'),
+        (["--method", "random", "--set", "end_share=5"], '--set = "end_share=5" must be at least 0 and below 1'),
+        (["--method", "batprompt", "--set", "kept=0"], '--set = "kept=0" must be at least 1'),
+        (["--method", "batprompt", "--set", "start_share=3"], '--set = "start_share=3" must be at least 0 and below 1'),
+        (["--method", "batprompt", "--set", "start_share=.6"], "start_share = 0.6 and end_share = 0.4 must be below 1"),
+        (["--method", "batprompt", "--set", "top_p=7"], '--set = "top_p=7" must be above 0 and at most 1'),
+        (["--method", "batprompt", "--set", "temperature=nan"], '--set = "temperature=nan" must be 0 to 2'),
+        (["--method", "batprompt", "--set", "iterations=0"], '--set = "iterations=0" must be at least 1'),
+        (["--method", "batprompt", "--set", "top_p=.9"], '--set = "top_p=.9" is for a language model, and --writer'),
+        (
+            ["--method", "batprompt", "--set", "characters_by=writer"],
+            '--set = "characters_by=writer" has a language model change the characters, and --writer is "rules"',
+        ),
+        (["--method", "zopo", "--set", "width=0"], '--set = "width=0" must be 1 to 4096'),
+        (["--method", "zopo", "--set", "initial=0"], '--set = "initial=0" must be at least 1'),
+        (["--method", "zopo", "--set", "evaluations=0"], '--set = "evaluations=0" must be at least 1'),
+        (["--method", "zopo", "--set", "patience=-1"], '--set = "patience=-1" must be at least 0'),
+        (
+            ["--method", "zopo", "--settings", "published", "--set", "end_share=.25", "--budget", "266"],
+            "is below the 267 scorings that --settings published need (4 evaluations x 50 rows, and 25% of all for",
+        ),
         (["--method", "zopo", "--set", "kernel=row"], '--set = "kernel=row" must be one of scaled, raw'),
         (["--method", "batprompt", "--set", "clean_rows=1"], '--set = "clean_rows=1" must be true or false'),
     ],

@@ -51,7 +51,9 @@ def preset(tmp_path: Path) -> Path:
     return folder / "paft.yaml"
 
 
-def test_one_command_makes_the_papers_counts_and_the_preset_reads_them(preset: Path) -> None:
+def test_one_command_makes_the_papers_counts_and_the_preset_reads_them(
+    preset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = load_study(preset, files=False)
     assert "as " in pool_choices(before.pools, ["paft"])[0]
     assert len(load_pools(before.pools, ["paft"])[0]["paft"]) == 24
@@ -75,6 +77,18 @@ def test_one_command_makes_the_papers_counts_and_the_preset_reads_them(preset: P
         files = {name: (made / f"{name}.yaml").read_bytes() for name in ("train", "test")}
         assert steadytune("prompts", "generate", str(preset), "--paper", *models) == 0
         assert len(server.asked) == asked, "nothing is paid for twice"
+        wrote = {p.id: i for i, p in enumerate(load_pool(str(made / "made.yaml")))}  # model after model
+        places = [wrote[p.id] for p in train[:32]]
+        assert min(places) < 50 < 350 < max(places), "the first prompts are of many models"
+        for name in ("train", "test", "made"):
+            file, text = made / f"{name}.yaml", (made / f"{name}.yaml").read_text()
+            file.write_text(edited := text + 'mine: "{{ goal }} {{ sol1 }} {{ sol2 }}"\n')
+            assert steadytune("prompts", "generate", str(preset), "--paper", *models) == 2
+            said = capsys.readouterr().err
+            assert f"{name}.yaml: exists, and is not as `prompts generate` wrote it. Move it away" in said
+            assert "--out" not in said
+            assert file.read_text() == edited
+            file.write_text(text)
         assert {name: (made / f"{name}.yaml").read_bytes() for name in files} == files
 
     study = load_study(preset, files=False)
@@ -114,7 +128,8 @@ def test_a_file_that_was_not_made_is_not_replaced(preset: Path, capsys: pytest.C
     with ChatServer(wordings) as server:
         assert steadytune("prompts", "generate", str(preset), "--paper", "--model", server.spec()) == 2
         assert server.asked == []
-    assert "train.yaml: was not written by `prompts generate --paper`. Move it away" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "train.yaml: exists, and is not as `prompts generate` wrote it. Move it away (the answers" in said
     assert (made / "train.yaml").read_text().startswith("mine")
 
 

@@ -104,6 +104,7 @@ def test_form_is_mended_and_meaning_is_not() -> None:
         ("Pick A or B: the writer is unhappy. {{ text }}", "other answers"),
         ("Is the writer unhappy, yes or no? Or true or false? {{ text }}", None),  # names the labels too
         ("Is the writer of this angry or unhappy? {{ text }}", "other task"),
+        ("Is the writer of this not_angry or unhappy? {{ text }}", "other task"),  # as `check` reads it
         ("What is the subject of this message? {{ text }}", "other task"),
         ("Is the writer complaining about it? {{ text }}", None),
     ],

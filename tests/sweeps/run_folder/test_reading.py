@@ -21,6 +21,9 @@ from sweeps.report.write import write_report
 from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.trials_file import write_trials
 from sweeps.staged.compare import dev_scores
+from sweeps.study.load import load_study, resolved
+from sweeps.study.overlay import dump_yaml
+from sweeps.study.shipped import study_path
 from trainer.errors import UserError
 from trainer.store import SCORES, Store, scores_name
 from trainer.trial import Trial
@@ -185,6 +188,18 @@ def test_a_damaged_table_names_the_file_and_the_command(copy: Run) -> None:
         UserError, match=r"trials.parquet: is damaged \(.*\)\. Run the study again, which makes it anew: "
     ):
         _ = RunFolder(Store.open(uri)).trials
+
+
+def test_a_staged_study_of_before_task_meaning_is_read(tmp_path: Path) -> None:
+    """Then only studies in stages had a meaning, in ``stages.meaning``."""
+    study = load_study(study_path("staged-small"), files=False)
+    old = resolved(study)
+    old["stages"]["meaning"] = old["task"].pop("meaning")
+    (tmp_path / "study.yaml").write_text(dump_yaml(old))
+    run = RunFolder(Store.open(tmp_path))
+    assert study.task.meaning is not None
+    assert resolved(run.study) == resolved(study)
+    assert run.outline.name == study.name
 
 
 @pytest.mark.parametrize("text", ["", "- a list\n", "name: [\n", "name: x\n"])

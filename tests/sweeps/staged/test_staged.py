@@ -15,7 +15,7 @@ import scipy.stats
 from score_rows import read_score_files
 from staged_study import run_in_process, write_study
 
-from sweeps.checks.meaning import meaning_findings, mentions
+from sweeps.checks.meaning import meaning_findings
 from sweeps.driver.continuing import staged_points
 from sweeps.report.write import write_report
 from sweeps.run import decisions_of_stages
@@ -28,6 +28,7 @@ from sweeps.study.data_schema import Meaning
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.shipped import study_path
+from sweeps.study.terms import mentions, words_of
 from sweeps.trials.from_points import axes_of
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
@@ -171,6 +172,7 @@ def test_words_are_compared_by_their_beginning() -> None:
     assert mentions("Is it SEXISM?", "sexis")
     assert mentions("labelled_sexist", "sexis")
     assert not mentions("asexist", "sexis")
+    assert words_of("sexist, or is it Sexism?", "sexis") == ["sexist", "Sexism"]
 
 
 # comparing --------------------------------------------------------------------------------------------------------

@@ -90,6 +90,39 @@ def test_the_common_threshold_is_the_best_of_all() -> None:
         assert np.mean([binary.f1_macro(x, positive, float(t)) for x in p]) <= best + 1e-12
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_thresholds_for_a_rare_label_are_the_best_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    positive = rng.permutation(4000) < 20
+    p = 1 / (1 + np.exp(-(rng.standard_normal((2, 4000)) + 2.5 * positive - 4)))
+
+    def f1(x: np.ndarray, t: float) -> float:
+        yes = x > t
+        wrong_yes, wrong_no = (yes & ~positive).sum(), (~yes & positive).sum()
+        right_yes, right_no = (yes & positive).sum(), (~yes & ~positive).sum()
+        wrong = wrong_yes + wrong_no
+        return float(right_yes / (right_yes + wrong / 2) + right_no / (right_no + wrong / 2)) / 2
+
+    own, best = binary.own_threshold(p[0], positive)
+    assert best == pytest.approx(max(f1(p[0], t) for t in p[0]), abs=1e-9)
+    assert best == pytest.approx(sk.f1_score(positive, p[0] > own, average="macro"), abs=1e-12)
+    every = np.unique(p)
+    mean = np.mean([[f1(x, t) for t in every] for x in p], axis=0)
+    common = binary.common_threshold(p, positive)
+    at_common = np.mean([sk.f1_score(positive, x > common, average="macro") for x in p])
+    assert at_common == pytest.approx(mean.max(), abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), min_size=1, max_size=20), st.floats(0, 1))
+def test_no_threshold_is_better_than_those_chosen(rows: list[tuple[float, float, bool]], threshold: float) -> None:
+    p, positive = np.array([row[:2] for row in rows]).T, np.array([row[2] for row in rows])
+    common = binary.common_threshold(p, positive)
+    for t in (threshold, *p.ravel()):
+        assert binary.f1_macro(p[0], positive, t) <= binary.own_threshold(p[0], positive)[1] + 1e-9
+        of_t, of_common = (np.mean([binary.f1_macro(x, positive, at) for x in p]) for at in (t, common))
+        assert of_t <= of_common + 1e-9
+
+
 def test_drift_is_what_prompts_shift_the_chances_by() -> None:
     dev = grid_of(*sample(1, prompts=6, rows=800))
     steady = binary.binary_metrics(dev, grid_of(*sample(2, prompts=6, rows=800)))

@@ -269,6 +269,16 @@ def test_a_mistake_is_told_with_its_place_value_and_remedy(
     assert f"x.yaml: {message}" in text.splitlines()
 
 
+@pytest.mark.parametrize("pool", ["pools.dev", "pools.train.many"])
+@pytest.mark.parametrize("wrong", ["{prefer: '%s'}", "{prefer: ['%s']}", "{prefer: '%s', file: 3}", "['%s']"])
+def test_a_password_in_a_pool_is_never_printed(load: Load, pool: str, wrong: str) -> None:
+    given = wrong % "https://me:word@host/x.yaml"
+    for text in (said(load, f"{pool}={given}"), said(load, change={pool: yaml.safe_load(given)})):
+        assert "word@" not in text
+        if wrong.startswith("{prefer: '"):
+            assert f"{pool}.prefer carries a password" in text
+
+
 def test_whole_weights_alone_are_sharded(load: Load) -> None:
     load("resources={workers: 2, slots: 1, zero: 2}", "model.quantization=nf4")
     assert said(load, "resources={workers: 2, slots: 1, zero: 3}", "model.quantization=nf4") == (
