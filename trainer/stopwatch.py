@@ -2,7 +2,8 @@
 
 In a sweep trials are trained and scored together, so a trial's share of that time says little about it. Here the
 adapters of trials with equal ranks and layers go into one slot after the other, in rounds, so that a machine which
-gets slower in the meantime slows all of them.
+gets slower in the meantime slows all of them. Where the template lets the model think, its thought is part of the time
+of either answer; its tokens are not among the new tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from trainer.model.adapted_base import fill_slot, load_base_of, room_for
 from trainer.model.slots import SlotModel
 from trainer.score.generation import generate_answers
 from trainer.score.logprobs import label_logprobs
+from trainer.score.thoughts import with_thoughts
 from trainer.trial import Trial
 
 ONE_BATCH = 10**9  # tokens: a batch of requests is never divided
@@ -88,8 +90,14 @@ class Stopwatch:
             part = pairs[start : start + self.batch]
             requests, slots = renderer.requests(part), [0] * len(part)
             began = self.clock()
+            if renderer.thought_end:  # both ways of scoring answer behind the model's own thought
+                requests = with_thoughts(
+                    model, requests, slots, renderer, trial.scoring.max_thought_tokens, token_budget=ONE_BATCH
+                )
+            thinking = self.clock() - began
+            began = self.clock()
             label_logprobs(model, requests, slots, token_budget=ONE_BATCH)
-            times.label_seconds += self.clock() - began
+            times.label_seconds += thinking + self.clock() - began
             times.answers += len(part)
             if trial.model.head == "classifier":
                 continue
@@ -99,7 +107,7 @@ class Stopwatch:
                 model, requests, slots, words, renderer.tokenizer.decode, renderer.stop_ids, self.max_new_tokens,
                 ONE_BATCH,
             )  # fmt: skip
-            times.generate_seconds += self.clock() - began
+            times.generate_seconds += thinking + self.clock() - began
             times.generated += len(part)
             times.new_tokens += sum(a.new_tokens for a in made)
             times.unread += sum(a.index is None for a in made)

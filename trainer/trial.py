@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 FORMAT = 6  # raise it when training or scoring changes what the same trial gives
+SEARCH_FORMAT = 2  # the same for trials whose arm searches for the worst wordings, alone. 2: rewrites keep the answers
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,8 @@ def metric_today(name: str) -> str:
 def _identity(trial: Trial) -> dict[str, Any]:
     found = {path: value for path, value in flatten(trial) if path not in NOT_IN_ID}
     found["task.metric"] = _METRICS_BEFORE.get(trial.task.metric, trial.task.metric)
+    if trial.arm.choice == "adversarial":
+        found["arm.search_format"] = SEARCH_FORMAT
     return {path: _one_form(value) for path, value in found.items() if path not in _LATER or value != _LATER[path]}
 
 

@@ -65,7 +65,7 @@ def time_command(
         int | None,
         typer.Option(min=1, help="The longest generated answer. Default: the study's scoring.max_new_tokens."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each trial that are timed.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each trial that are timed, at least.")] = 10,
 ) -> None:
     """Time what each trial's answers and training steps cost by itself."""
     folder = find_run(run)

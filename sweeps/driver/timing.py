@@ -1,7 +1,8 @@
 """``steadytune time``: what each trial's answers and training steps cost by itself, into ``timing.json`` of the run.
 
 Answers are timed by ``trainer.stopwatch``, in label scoring and in generation. Steps are those of a trial that has the
-accelerator for itself: a few are trained anew, in a folder that is removed.
+accelerator for itself: short trials are trained in a folder that is removed. A short trial is timed as a whole, so that
+rendering and searches for the worst wordings count as often as in a long one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from trainer.errors import UserError
 from trainer.store import Store
 from trainer.trial import Trial
 
-WARM = 2  # steps before those that are timed
+WARM = 2  # steps of each trial that are not timed, before all others
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TimingSettings:
     answers: int = 96  # of each trial
     batch: int = 8  # requests that are answered together
     max_new_tokens: int | None = None  # None: the study's
-    steps: int = 10  # of training
+    steps: int = 10  # of training, at least
 
 
 def time_trials(run_uri: str, settings: TimingSettings, say: Callable[[str], None]) -> Iterator[str]:
@@ -46,10 +47,10 @@ def time_trials(run_uri: str, settings: TimingSettings, say: Callable[[str], Non
     for group in _groups(trials):
         say(f"timing the answers of {len(group)} trials")
         found |= _answers(run.store, group, content, settings, new_tokens)
-    for trial in trials:
-        if trial.optimization.steps:
-            say(f"timing the training of trial {trial.id}")
-            found[trial.id]["train_ms_per_step"] = _train_ms(trial, content, settings.steps)
+    for group in _groups([t for t in trials if t.optimization.steps]):
+        say(f"timing the training of {len(group)} trials")
+        for trial_id, ms in _train_ms(group, content, settings.steps).items():
+            found[trial_id]["train_ms_per_step"] = ms
     about = {
         "format": 1,
         "batch": settings.batch,
@@ -105,24 +106,44 @@ def _answers(
     }
 
 
-def _train_ms(trial: Trial, content: Content, steps: int) -> float:
-    """Milliseconds of one optimizer step of the trial alone."""
+def _train_ms(trials: Sequence[Trial], content: Content, steps: int) -> dict[str, float]:
+    """Milliseconds of one optimizer step of each trial alone. The trials take turns in rounds, as in
+    ``trainer.stopwatch``; the round before warms up."""
     from trainer.runner import Runner
     from trainer.setup import Setup
+    from trainer.stopwatch import ROUNDS
     from trainer.work import TrainOnly
 
-    few = replace(trial, optimization=replace(trial.optimization, steps=WARM + steps))
-    n_labels = len(trial.task.labels) if trial.model.head == "classifier" else 0
-    setup = Setup(1, trial.lora.r, trial.lora.target_modules, n_labels)
+    first = trials[0]
+    n_labels = len(first.task.labels) if first.model.head == "classifier" else 0
+    setup = Setup(1, first.lora.r, first.lora.target_modules, n_labels)
+    seconds = dict.fromkeys((t.id for t in trials), 0.0)
+    made = dict.fromkeys(seconds, 0)
     with tempfile.TemporaryDirectory(prefix="steadytune-time-") as folder:
-        runner = Runner(trial.model, setup, content.assets, Store.open(folder))
+        runner = Runner(first.model, setup, content.assets, Store.open(folder))
         try:
-            runner.submit(TrainOnly(few, WARM, "dev")).result()
-            record = runner.submit(TrainOnly(few, WARM + steps, "dev")).result()
+            for number in range(-1, ROUNDS):
+                for trial in trials:
+                    n = WARM if number < 0 else _steps_of_round(trial, -(-steps // ROUNDS))
+                    # with a seed for each round, none goes on from a checkpoint of another
+                    seed = trial.seed * (ROUNDS + 1) + number + 1
+                    short = replace(trial, seed=seed, optimization=replace(trial.optimization, steps=n))
+                    record = runner.submit(TrainOnly(short, n, "dev")).result()
+                    assert record is not None  # the folder is new, so nothing is scored there
+                    if number >= 0:
+                        seconds[trial.id] += float(record["train_seconds"])
+                        made[trial.id] += n
         finally:
             runner.close()
-    assert record is not None  # the folder is new, so nothing is scored there
-    return 1000.0 * float(record["train_seconds"]) / steps
+    return {i: 1000.0 * seconds[i] / made[i] for i in seconds}
+
+
+def _steps_of_round(trial: Trial, least: int) -> int:
+    """At least so many steps, where the trial has them; whole stretches between its arm's searches, which take much
+    longer than a step."""
+    if trial.arm.choice == "adversarial":
+        least = trial.arm.search_every * -(-least // trial.arm.search_every)
+    return min(least, trial.optimization.steps)
 
 
 def _machine() -> dict[str, Any]:

@@ -29,9 +29,9 @@ from sweeps.prompt_search.scorer import BudgetSpent, Scorer
 from sweeps.prompt_search.settings import FAMILIES, BatpromptSettings
 from sweeps.prompt_search.similarity import Gate
 from sweeps.prompt_search.writers import Writer
-from trainer.data.grammar import PromptError
+from trainer.data.rewrites import asks_the_same
 from trainer.data.rows import Row
-from trainer.data.wording import Prompt, check_wording, placeholders
+from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
 from trainer.trial import digest
 
@@ -46,9 +46,10 @@ class BatpromptSearch:
         gate: Gate,
         settings: BatpromptSettings,
         seed: int,
+        answers: Sequence[str] = (),
     ):
         self.candidates, self.scorer, self.writer, self.gate = list(candidates), scorer, writer, gate
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.answers = settings, seed, answers
         self.rows = spread_rows(rows, seed)
         self.raced = _PairedRows(self.rows, self._other)
         by_length = sorted(range(len(self.rows)), key=lambda i: len(_text(self.rows[i])))  # roughly as in tokens
@@ -203,21 +204,13 @@ class BatpromptSearch:
         return self._sets(longest, [self.rows[i]], of_row[0], of_row[1], self.seed)[-1][0]
 
     def _rewrites(self, current: Prompt, guidance: str, seed: int) -> list[Prompt]:
-        """Improved instructions and one paraphrase of each, without those that lose a placeholder."""
+        """Improved instructions and one paraphrase of each, without those that lose a placeholder or an answer."""
         texts = self.writer.improve(current.text, guidance, self.settings.improved, seed)
-        sound = [t for t in texts if self._sound(t, current)]
+        sound = [t for t in texts if asks_the_same(t, current.text, self.answers)]
         for text in list(sound):
-            sound += [t for t in self.writer.paraphrase(text, 1, seed) if self._sound(t, current)]
+            sound += [t for t in self.writer.paraphrase(text, 1, seed) if asks_the_same(t, current.text, self.answers)]
         fresh = [Prompt(f"b{digest(t)[:8]}", t) for t in dict.fromkeys(sound) if t != current.text]
         return [p for p in fresh if all(self.scorer.fits([(p, row) for row in self.longest]))]
-
-    def _sound(self, text: str, current: Prompt) -> bool:
-        """Whether ``text`` is a valid wording with the placeholders of the current instruction."""
-        try:
-            check_wording(text)
-            return placeholders(Prompt("new", text)) == placeholders(current)
-        except PromptError:
-            return False
 
     def _keep(self, cost: int, reserve: float) -> None:
         """Raise BudgetSpent where ``cost`` would leave less than ``reserve``. The true cost may be lower, since cells
@@ -257,10 +250,12 @@ def batprompt(
     gate: Gate | None = None,
     settings: BatpromptSettings | None = None,
     seed: int = 0,
+    answers: Sequence[str] = (),
 ) -> SearchResult:
-    """The best instruction: one of ``candidates`` or a rewrite. Raises UserError where the budget is too small."""
+    """The best instruction: one of ``candidates`` or a rewrite, which keeps the labels' words ``answers``. Raises
+    UserError where the budget is too small."""
     return BatpromptSearch(
-        candidates, scorer, rows, writer, gate or Gate(), settings or BatpromptSettings(), seed
+        candidates, scorer, rows, writer, gate or Gate(), settings or BatpromptSettings(), seed, answers
     ).run()
 
 

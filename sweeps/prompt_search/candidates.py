@@ -9,9 +9,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from sweeps.trials.assets import load_train_pools
-from trainer.data.grammar import PromptError
 from trainer.data.rewrites import RuleWriter
-from trainer.data.wording import Prompt, check_wording, placeholders
+from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
 from trainer.trial import digest
 
@@ -30,22 +29,14 @@ def train_pool(study: Study, name: str | None = None) -> list[Prompt]:
 
 def grown(prompts: Sequence[Prompt], n: int, answers: Sequence[str], seed: int = 0) -> list[Prompt]:
     """``prompts`` and rule-based rewrites of them, ``n`` in all, about equally many of each prompt; fewer where the
-    rules find no more. Rewrites that lose a placeholder are left out."""
+    rules find no more."""
     writer, found = RuleWriter(answers), {p.text: p for p in prompts}
     for turn in count():
         before = len(found)
         for prompt in prompts:
             for text in writer.paraphrase(prompt.text, 4, seed + turn):
-                if len(found) < n and text not in found and _sound(text, prompt):
+                if len(found) < n and text not in found:
                     found[text] = Prompt(f"{prompt.id}-{digest(text)[:6]}", text)
         if len(found) >= n or len(found) == before:
             return list(found.values())[: max(n, len(prompts))]
     return []
-
-
-def _sound(text: str, source: Prompt) -> bool:
-    try:
-        check_wording(text)
-        return placeholders(Prompt("new", text)) == placeholders(source)
-    except PromptError:
-        return False

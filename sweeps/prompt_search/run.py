@@ -53,6 +53,7 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
     from sweeps.trials.long_rows import splits_without_long_rows, without_long_rows
     from trainer.data.assets import Assets
     from trainer.data.rows import read_rows
+    from trainer.data.texts import answer_words
     from trainer.store import Store
 
     request = _checked(study, request)
@@ -60,10 +61,11 @@ def search(study: Study, request: SearchRequest, out: str) -> Iterator[str]:
     settings = _settings(request)
     prompts = train_pool(study, request.pool)
     template = template_of(request.template, study.templates[request.template], study.task.names)
-    answers = [word for _, word in template.words]
+    model, task = model_of(study.model), task_of(study.task)
+    answers = answer_words(template, task)
     candidates = grown(prompts, request.grow, answers, request.seed) if request.grow is not None else prompts
     loaded = read_rows(source_of(study.task, "train"), "train", "task.rows.train")
-    rows, dropped, model, task = list(loaded.rows), list(loaded.dropped), model_of(study.model), task_of(study.task)
+    rows, dropped = list(loaded.rows), list(loaded.dropped)
     if "train" in splits_without_long_rows(study):  # under the prompts and the template that are searched
         read = Assets({"train": loaded.rows}, {"searched": tuple(candidates)}, {})
         left, long = without_long_rows(read, ["train"], model, task, [template])
@@ -206,10 +208,12 @@ def _batprompt(
 ) -> SearchResult:
     from sweeps.prompt_search.batprompt import batprompt
     from sweeps.prompt_search.similarity import Gate
+    from trainer.data.texts import answer_words
 
     words = bool(FAMILIES[settings.family][1])  # only these rewrites are compared by their meaning
     gate = Gate(embed=_embeddings(request, engine, scorer) if words else None)
-    return batprompt(prompts, scorer, rows, _writer(request, settings, scorer, engine), gate, settings, request.seed)
+    writer, answers = _writer(request, settings, scorer, engine), answer_words(engine.template, engine.task)
+    return batprompt(prompts, scorer, rows, writer, gate, settings, request.seed, answers)
 
 
 Method = Callable[["SearchRequest", Any, "list[Prompt]", "Scorer", "list[Row]", "LabelEngine"], "SearchResult"]
@@ -232,9 +236,10 @@ def _embeddings(request: SearchRequest, engine: LabelEngine, scorer: Scorer) -> 
 def _writer(request: SearchRequest, settings: BatpromptSettings, scorer: Scorer, engine: LabelEngine) -> Writer:
     from sweeps.prompt_search.writers import ChatGenerator, ModelWriter
     from trainer.data.rewrites import RuleWriter
+    from trainer.data.texts import answer_words
 
     if request.writer == "rules":
-        return RuleWriter([word for _, word in engine.template.words])
+        return RuleWriter(answer_words(engine.template, engine.task))
     from sweeps.prompts.endpoints import is_endpoint, open_endpoint, parse_keys
     from sweeps.prompts.local_writer import LocalModel
 

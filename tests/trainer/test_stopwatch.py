@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
+from runner_trials import trial
 from safetensors.torch import load_file
+from small_tokenizers import byte_level
+from tiny_llama import make_llama
 
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
 from trainer.model.slots import SlotModel
 from trainer.stopwatch import Stopwatch
-from trainer.trial import Trial
+from trainer.trial import Model, Scoring, Task, Template, Trial
 
 NEW = 12  # tokens, at most
 
@@ -107,3 +110,25 @@ def test_a_classifier_is_timed_by_its_labels_alone(tmp_path_factory: pytest.Temp
     )
     assert found[trials[0].id].generate_ms is None
     assert (found[trials[0].id].label_ms or 0) > 0
+
+
+def test_a_thought_is_part_of_the_time_of_either_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four more tokens of thought are four more passes for a batch, which has two answers."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    make_llama(vocab=len(tokenizer), seed=1).save_pretrained(tmp_path)
+    model, task = Model(str(tmp_path), "fingerprint"), Task(("no", "yes"), max_length=200)
+    clock, found = Passes(monkeypatch), {}
+    for limit in (2, 6):
+        one = trial(
+            model=model, task=task, template=Template("c", chat=True), scoring=Scoring(max_thought_tokens=limit)
+        )
+        watch = Stopwatch([one], {one.id: None}, 2, 3, clock)
+        found[limit] = watch.run([Prompt("x", "Is it {{ text }}?")], [Row("r", {"text": "good"}, "yes")], 6)[one.id]
+    assert found[6].label_seconds - found[2].label_seconds >= 4 * 3
+    assert found[6].generate_seconds - found[2].generate_seconds == 4 * 3
+    assert found[6].new_tokens == found[2].new_tokens

@@ -149,6 +149,16 @@ def test_the_format_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataclasses.replace(TRIAL).id != before
 
 
+def test_the_format_of_searches_is_part_of_the_id_of_trials_that_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    searching = dataclasses.replace(TRIAL, arm=dataclasses.replace(TRIAL.arm, choice="adversarial"))
+    before = [TRIAL.id, searching.id, searching.configuration]
+    monkeypatch.setattr(t, "SEARCH_FORMAT", t.SEARCH_FORMAT + 1)
+    after = [dataclasses.replace(x) for x in (TRIAL, searching)]
+    assert after[0].id == before[0]
+    assert after[1].id != before[1]
+    assert after[1].configuration != before[2]
+
+
 @pytest.mark.parametrize("salt", ["0", "1", "random"])
 def test_the_id_is_the_same_in_every_process(salt: str) -> None:
     code = "import json, sys; from trainer.trial import Trial; print(Trial.from_json(json.load(sys.stdin)).id)"

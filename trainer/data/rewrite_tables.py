@@ -14,7 +14,7 @@ SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("text", "passage", "lines"),
     ("message", "note", "post"),
     ("writer", "author", "sender"),
-    ("person", "individual", "one"),
+    ("person", "individual"),
     ("question", "query"),
     ("following", "next", "given"),
     ("below", "underneath"),
@@ -56,10 +56,10 @@ SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("because", "since", "as"),
     ("very", "really", "quite"),
 )
-DROPPABLE = frozenset(
+DROPPABLE = frozenset(  # not "that": "the one that works" would become "the one works"
     {
         "please", "kindly", "just", "really", "very", "quite", "simply", "honestly", "carefully", "closely", "only",
-        "the", "a", "an", "that", "this", "so", "then", "now", "well", "here", "there", "dear", "also",
+        "the", "a", "an", "so", "then", "now", "well", "dear", "also",
     }
 )  # fmt: skip
 NEUTRAL = ("just", "so", "well", "also", "now", "here", "then", "anyway", "indeed", "perhaps")

@@ -2,37 +2,67 @@
 
 The rules know no meaning, so they change the form of an instruction far more than its content: they replace words by
 synonyms, add or drop filler words, reorder sentences, move the row's text before or behind the instruction, change
-quotes and line breaks, add a frame such as "Please …", a list of the answers, or a hint about noise. Placeholders and
-template statements stay as they are. Where an instruct model is available, ``writers.ModelWriter`` writes better.
+quotes and line breaks, add a frame such as "Please …", a list of the answers, or a hint about noise. Placeholders,
+template statements, the letters of options and the words of labels stay as they are (``asks_the_same``). Where an
+instruct model is available, ``writers.ModelWriter`` writes better.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
 from trainer.data import rewrite_tables as tables
+from trainer.data.grammar import PromptError
+from trainer.data.wording import EXPRESSION, Prompt, check_wording, placeholders
 
-_EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+")  # "A. {{ one }}" is an option, no end of a sentence
 _EDGE = " \n\"'"  # characters that may stand between the row's text and the end
 Edit = Callable[[str, random.Random], str]
 
 
+def asks_the_same(text: str, source: str, answers: Sequence[str] = ()) -> bool:
+    """Whether ``text`` is a valid wording that shows the same fields as ``source``, and names each option letter and
+    each of the labels' words ``answers`` at least as often."""
+    try:
+        check_wording(text)
+        same_fields = placeholders(Prompt("new", text)) == placeholders(Prompt("old", source))
+    except PromptError:
+        return False
+    return same_fields and _named(source, answers) <= _named(text, answers)
+
+
+def _named(text: str, answers: Sequence[str]) -> Counter[str]:
+    """How often a wording names each option letter, and each label's word in any case. Every capital that stands alone
+    counts as an option letter, since which options there are is known to the rows only."""
+    bare = EXPRESSION.sub(" ", text)
+    found = Counter(word for word in _WORD.findall(bare) if _is_letter(word))
+    for answer in answers:
+        # as a letter, "a" would be the article as well
+        flags = re.IGNORECASE if len(answer) > 1 else re.NOFLAG
+        found[answer] = len(re.findall(rf"(?<!\w){re.escape(answer)}(?!\w)", bare, flags))
+    return found
+
+
+def _is_letter(word: str) -> bool:
+    return len(word) == 1 and word.isupper()
+
+
 class RuleWriter:
-    """``answers`` are the label words that a rewritten instruction may list."""
+    """``answers`` are the labels' words: a rewritten instruction keeps them, and may list them."""
 
     name = "rules"
 
     def __init__(self, answers: Sequence[str] = ()):
-        self.answers = [a.strip() for a in answers]
+        self.answers = [a.strip() for a in answers if a.strip()]
         self._edits: tuple[Edit, ...] = (
             synonyms, drop_words, add_words, contract, reorder, move_row, requote, rejoin, name_row, frame,
-            self._list_answers, lower_case,
+            self._list_answers, self._lower_case,
         )  # fmt: skip
 
     def perturb(self, text: str, strategy: str, n: int, seed: int) -> list[str]:
@@ -56,11 +86,14 @@ class RuleWriter:
                 text = self._rewritten(prompt, rng)
                 yield _with_sentence(text, rng.choice(hints)) if hints and i % 2 else text
 
-        return _different(prompt, candidates(), n)
+        return self._sound(prompt, candidates(), n)
 
     def paraphrase(self, prompt: str, n: int, seed: int) -> list[str]:
         rng = random.Random(f"paraphrase|{seed}|{prompt}")
-        return _different(prompt, (self._rewritten(prompt, rng) for _ in range(20 * n)), n)
+        return self._sound(prompt, (self._rewritten(prompt, rng) for _ in range(20 * n)), n)
+
+    def _sound(self, prompt: str, candidates: Iterable[str], n: int) -> list[str]:
+        return _different(prompt, (text for text in candidates if asks_the_same(text, prompt, self.answers)), n)
 
     def _rewritten(self, prompt: str, rng: random.Random) -> str:
         text = prompt
@@ -73,6 +106,15 @@ class RuleWriter:
             return text
         listed = " or ".join(self.answers) if rng.random() < 0.5 else "/".join(self.answers)
         return _with_sentence(text, rng.choice(("Answer with {}.", "({})", "Choose: {}.")).format(listed))
+
+    def _lower_case(self, text: str, rng: random.Random) -> str:
+        kept = {word for answer in self.answers for word in answer.lower().split()}
+
+        def lower(match: re.Match[str]) -> str:
+            word = match.group()
+            return word if _is_letter(word) or word.lower() in kept else word.lower()
+
+        return _outside(text, lambda part: _WORD.sub(lower, part)) if rng.random() < 0.3 else text
 
 
 # edits of an instruction, a text that may hold expressions ----------------------------------------------------------
@@ -157,10 +199,6 @@ def frame(text: str, rng: random.Random) -> str:
     return head + text + tail
 
 
-def lower_case(text: str, rng: random.Random) -> str:
-    return _outside(text, str.lower) if rng.random() < 0.3 else text
-
-
 # changes of a row: plain text ----------------------------------------------------------------------------------------
 
 
@@ -190,7 +228,8 @@ def _swap_words(text: str, rng: random.Random, most: int) -> str:
 
 def _drop(text: str, rng: random.Random, allowed: Iterable[str] | None, most: int) -> str:
     words = set(allowed) if allowed is not None else None
-    places = [m for m in re.finditer(r"\b[^\W\d_]+\b ?", text) if words is None or m.group().strip().lower() in words]
+    found = [m for m in re.finditer(r"\b[^\W\d_]+\b ?", text) if not _is_letter(m.group().strip())]
+    places = [m for m in found if words is None or m.group().strip().lower() in words]
     if len(places) < 2 and words is None:
         return text
     for match in sorted(rng.sample(places, min(len(places), rng.randint(1, most))), key=lambda m: -m.start()):
@@ -232,7 +271,7 @@ def _clauses(text: str, rng: random.Random) -> str:
 def _outside(text: str, change: Callable[[str], str]) -> str:
     """``change`` applied to what stands between expressions."""
     out, at = [], 0
-    for match in _EXPRESSION.finditer(text):
+    for match in EXPRESSION.finditer(text):
         out += [change(text[at : match.start()]), match.group()]
         at = match.end()
     return "".join([*out, change(text[at:])])
@@ -240,7 +279,7 @@ def _outside(text: str, change: Callable[[str], str]) -> str:
 
 def _single(text: str) -> tuple[str, str, str] | None:
     """(before, expression, after) where the text has exactly one."""
-    found = list(_EXPRESSION.finditer(text))
+    found = list(EXPRESSION.finditer(text))
     if len(found) != 1:
         return None
     match = found[0]
@@ -255,7 +294,7 @@ def _pieces(text: str) -> list[str]:
         marks.append(match.group())
         return f"\x00{len(marks) - 1}\x00"
 
-    hidden = _EXPRESSION.sub(hide, text)
+    hidden = EXPRESSION.sub(hide, text)
     return [re.sub(r"\x00(\d+)\x00", lambda m: marks[int(m[1])], part) for part in _SENTENCE.split(hidden)]
 
 

@@ -74,6 +74,12 @@ class Context:
 Pair = tuple[Prompt, Row]
 
 
+def answer_words(template: Template, task: Task) -> list[str]:
+    """What the model answers for each label of the task, without spaces; empty where each row has its own options."""
+    words = dict(template.words)
+    return [words.get(label, label).strip() for label in task.labels]
+
+
 class TextRenderer:
     """Texts for one tokenizer's chat template, one template and one task. Raises ``RenderError``.
 

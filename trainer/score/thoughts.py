@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from trainer.data.render import Renderer, Request
 from trainer.model.slots import SlotModel
 from trainer.score.generation import generate
+from trainer.score.logprobs import TOKEN_BUDGET
 
 
 def with_thoughts(
@@ -20,12 +21,13 @@ def with_thoughts(
     renderer: Renderer,
     limit: int,
     tell: Callable[[float], None] | None = None,
+    token_budget: int = TOKEN_BUDGET,
 ) -> list[Request]:
     """The requests with the model's thought, of at most ``limit`` tokens and its ending, at the end of their contexts.
     ``model`` is in eval mode. ``tell`` is called with the share that is done."""
     closing = renderer.thought_end
     one = closing[:1] if len(renderer.closing_tag) == 1 else []  # a tag of one token ends the decoding at once
-    made = generate(model, requests, slots, (*one, *renderer.stop_ids), limit, tell=tell)
+    made = generate(model, requests, slots, (*one, *renderer.stop_ids), limit, token_budget, tell)
     return [
         renderer.behind(request, [*_thought(ids.tolist(), renderer), *closing])
         for request, ids in zip(requests, made, strict=True)

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.grammar import PromptError
 from trainer.data.rewrites import RuleWriter
 from trainer.data.typos import misspelt
-from trainer.data.wording import Prompt, check_wording, placeholders
+from trainer.data.wording import Prompt
 from trainer.train.arms import PromptMemory
 from trainer.trial import Arm
 
@@ -39,25 +38,16 @@ class Candidate:
 
 def candidates_of(arm: Arm, prompts: Sequence[Prompt], answers: Sequence[str] = ()) -> list[Candidate]:
     """The wordings among which the arm looks, the same for the same pool. ``answers``: the labels' words, which a
-    rewrite may list."""
+    rewrite keeps and may list."""
     writer, texts = RuleWriter(answers), {p.text: p for p in prompts}
     for prompt in prompts:
         rewrites = writer.paraphrase(prompt.text, arm.search_rewrites, 0) if arm.search_rewrites else []
-        sound = [text for text in rewrites if _shows_the_same(text, prompt)]
-        for i, text in enumerate(sound, 1):
+        for i, text in enumerate(rewrites, 1):
             texts.setdefault(text, Prompt(f"{prompt.id}~{i}", text))
         if arm.typos:
             mistyped = misspelt(prompt, arm.typos, 0)
             texts.setdefault(mistyped.text, Prompt(f"{prompt.id}~typos", mistyped.text))
     return [Candidate(p, form) for p in texts.values() for form in range(max(1, len(arm.formats)))]
-
-
-def _shows_the_same(text: str, prompt: Prompt) -> bool:
-    try:
-        check_wording(text)
-        return placeholders(Prompt("new", text)) == placeholders(prompt)
-    except PromptError:
-        return False
 
 
 class WorstWordings(PromptMemory):

@@ -14,7 +14,7 @@ import numpy as np
 from trainer.data.assets import Assets
 from trainer.data.render import Example, Renderer, Request
 from trainer.data.rows import Row
-from trainer.data.texts import RenderError
+from trainer.data.texts import RenderError, answer_words
 from trainer.data.typos import misspelt
 from trainer.data.wording import Prompt
 from trainer.train.adversary import Candidate, WorstWordings, candidates_of
@@ -60,7 +60,7 @@ class Resident:
         self.candidates: list[Candidate] = []
         self.memory = PromptMemory(t.arm, len(self._prompts))
         if t.arm.choice == "adversarial":
-            self.candidates = candidates_of(t.arm, self._prompts, [word.strip() for _, word in t.template.words])
+            self.candidates = candidates_of(t.arm, self._prompts, answer_words(t.template, t.task))
             self.memory = WorstWordings(t.arm, self.candidates)
         # a draw that depends on the last step's losses cannot be made earlier
         self._ahead = 1 if t.arm.choice == "importance" else STEPS_AHEAD
