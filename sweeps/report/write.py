@@ -1,7 +1,8 @@
 """``report.html`` of a run folder: one file without external parts, which can be made again at any time.
 
-The page says in plain words which configuration is best over unseen prompts and how sure that is. Then follow the
-table, the distributions, the curves, what was cut with the reasons, and how everything was measured. Text from data,
+The page says in plain words which configuration is best over unseen prompts and how sure that is, and which axis
+mattered. Then follow the table, the distributions, the curves, what was cut with the reasons, and how everything was
+measured. Text from data,
 prompts and the study is escaped by Jinja2 and by ``sweeps.display.charts``. Neither torch nor ray nor transformers is
 imported.
 """
@@ -20,7 +21,7 @@ from sweeps.display.html import render
 from sweeps.display.text import column_with_interval, counted, interval, metric_unit, percent
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
-from sweeps.report import table_parts, verdict
+from sweeps.report import method, table_parts, verdict
 from sweeps.report.evidence import Entry, Evidence, gather
 from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
@@ -44,11 +45,11 @@ def write_report(run_uri: str) -> str:
 def report_on(run: RunFolder) -> str:
     """Write the tables and ``report.html`` and return the page's address. ``run`` then knows which of its files are
     missing or damaged."""
-    parts, study = NO_PARTS, run.study
+    mattered, parts, study = NO_PARTS, NO_PARTS, run.study
     if run.has_trials:  # not yet at the start of a run
         run.note_missing_rungs()
         tables.write_tables(run, Settings.of(study))
-        parts += table_parts.mattered_part(run)
+        mattered = table_parts.mattered_part(run)
         parts += table_parts.binary_part(run)
         parts += table_parts.ensembles_part(run)
         parts += staged_report.part_of_run(run)
@@ -57,12 +58,13 @@ def report_on(run: RunFolder) -> str:
         parts += paft_report.part_of_run(run)
     evidence = gather(run)
     _ = evidence.rungs  # read before the page says which files are damaged
-    run.store.write("report.html", page(evidence, parts).encode())
+    run.store.write("report.html", page(evidence, mattered, parts).encode())
     return run.store.address("report.html")
 
 
-def page(evidence: Evidence, parts: Markup = NO_PARTS) -> str:
-    """The HTML of the page. ``parts``: its parts about stages, weights and training arms."""
+def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PARTS) -> str:
+    """The HTML of the page. ``mattered``: its part on which axis mattered; ``parts``: those on two labels, asking in
+    several wordings, stages, weights and training arms."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.drawn}
     columns = _columns(evidence)
@@ -70,27 +72,28 @@ def page(evidence: Evidence, parts: Markup = NO_PARTS) -> str:
         "name": study.name,
         "question": verdict.question(evidence),
         "notices": verdict.notices(evidence),
-        "summary": verdict.summary(evidence, prompts),
+        "verdict": verdict.verdict(evidence, prompts),
         "pool": evidence.pool,
         "unit": evidence.unit,
-        "metric": verdict.metric(study),
+        "metric": study.task.metric,
         "scale": "In percent" if metric_unit(study.task.metric) == "percent" else "All values are 100 times their own",
         "columns": columns,
         "rows": [
             {"winner": e is evidence.winner, "cells": [_cell(e, c.key) for c in columns]} for e in evidence.entries
         ],
         "order": "The winner first, then by rank on the test prompts." if evidence.winner else "Best first.",
-        "level": verdict.level() if evidence.pool == "test" else "",
+        "level": method.level() if evidence.pool == "test" else "",
         "std_weight": f"{study.objective.std_weight:g}",
         "thresholds": " and ".join(f"{100 * t:g} %" for t in study.tables.thresholds),
-        "drawn": verdict.drawn(evidence),
+        "drawn": method.drawn(evidence),
         "strips": Markup(_strips(evidence, prompts)),
         "losses": Markup(_losses(evidence)),
         "objectives": Markup(_objectives(evidence)),
         "cuts": [e for e in evidence.entries if e.status in ("stopped", "failed")],
         "groups": [{"axis": axis, "figure": Markup(figure)} for axis, figure in _groups(evidence)],
+        "mattered": mattered,
         "parts": parts,
-        "facts": verdict.facts(evidence),
+        "facts": method.facts(evidence),
         "study": evidence.run.study_text,
     }
     return render("report/report.html.j2", r=content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from sweeps.report.write import write_report
 from sweeps.study.load import resolved
 from sweeps.study.study import Study
 from trainer import trial as t
+from trainer.data.pools import fingerprint_prompts
+from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.store import Store
 
@@ -43,7 +46,9 @@ def make_study(**more: Any) -> Study:
     )
 
 
-def make_trial(lr: float, seed: int = 0, pool: str = "many", template: str = "plain") -> t.Trial:
+def make_trial(
+    lr: float, seed: int = 0, pool: str = "many", template: str = "plain", test_prompts: str = "f"
+) -> t.Trial:
     return t.Trial(
         model=t.Model("model", "f0"),
         task=t.Task(("no", "yes")),
@@ -53,7 +58,7 @@ def make_trial(lr: float, seed: int = 0, pool: str = "many", template: str = "pl
         optimization=t.Optimization(steps=40, lr=lr),
         draw=t.Draw(),
         scoring=t.Scoring(),
-        data=t.Data("a", "b", "c", "d", "e", "f"),
+        data=t.Data("a", "b", "c", "d", "e", test_prompts),
         pool=pool,
         seed=seed,
     )
@@ -111,11 +116,21 @@ def add_trial(
         store.write_scores(trial.id, 20 * rungs, "test", rows, record(trial, 20 * rungs, quality))
 
 
-def add_list(store: Store, rows: list[tuple[t.Trial, str, int, str]]) -> None:
+def keep_wordings(store: Store, texts: dict[str, str]) -> str:
+    """Write a pool into the run folder and return its fingerprint."""
+    name = fingerprint_prompts([Prompt(i, text) for i, text in texts.items()])
+    store.write(f"prompts/{name}.json", json.dumps([{"id": i, "text": text} for i, text in texts.items()]).encode())
+    return name
+
+
+def add_list(store: Store, rows: list[tuple[t.Trial, str, int, str]], roles: dict[str, str] | None = None) -> None:
     facts = [
         {"trial_id": x.id, **t.axis_columns(x), "status": s, "rung": r, "reason": why, "seconds": 24.0, "tokens": 10000}
         for x, s, r, why in rows
     ]
+    if roles is not None:
+        for fact, (trial, *_) in zip(facts, rows, strict=True):
+            fact |= {"configuration": trial.configuration, "role": roles.get(trial.id, "search")}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(facts), sink)
     store.write("trials.parquet", sink.getvalue().to_pybytes())
@@ -236,6 +251,72 @@ def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
 
 
+def test_the_verdict_shows_the_worst_wording_in_full_and_how_to_export_the_winner(tmp_path: Path) -> None:
+    folder = tmp_path / "a run"
+    store = make_run(folder)
+    texts = {f"p{i:02d}": f"Wording {i}:\n{{{{ text }}}} </blockquote>{EVIL}" for i in range(12)}
+    pool = keep_wordings(store, texts)
+    trials = [make_trial(lr, test_prompts=pool) for lr in (1e-3, 3e-3)]
+    for trial, quality in zip(trials, (0.86, 0.6), strict=True):
+        add_trial(store, trial, quality)
+    add_list(store, [(trial, "finished", 40, "") for trial in trials])
+    source, page = page_of(folder)
+    worst = re.search(r"Its worst prompt is (p\d\d), at", page.words)
+    assert worst is not None
+    quoted = re.findall(r"<blockquote>(.*?)</blockquote>", source, re.DOTALL)
+    assert [html.unescape(text) for text in quoted] == [texts[worst[1]]]
+    assert f"steadytune export '{folder}' --to adapter" in page.words
+    assert re.search(r"Rank on test 1 of 2 by the objective on the test prompts", page.words)
+    assert "Cost 24 seconds of training and scoring, 10,000 tokens trained on; all 2 trials together 48 seconds." in (
+        page.words
+    )
+    best = next(row for row in pq.read_table(folder / "tables" / "robustness.parquet").to_pylist() if row["winner"])
+    place = re.search(r'<i class="point" style="left:([\d.]+)%"', source)
+    assert place is not None
+    assert float(place[1]) == pytest.approx(100 * best["mean"], abs=0.01)
+
+
+def test_a_confirmed_winner_is_shown_by_the_fresh_seeds_that_did_not_choose(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    pool = keep_wordings(store, {f"p{i:02d}": f"Wording {i}" for i in range(12)})
+    search = [make_trial(lr, test_prompts=pool) for lr in (1e-3, 3e-3)]
+    fresh = [make_trial(lr, seed, test_prompts=pool) for lr in (1e-3, 3e-3) for seed in (7, 8)]
+    for trial, quality in zip([*search, *fresh], (0.7, 0.75, 0.9, 0.9, 0.6, 0.6), strict=True):
+        add_trial(store, trial, quality)
+    roles = {trial.id: ("choose", "report")[trial.seed - 7] for trial in fresh}
+    add_list(store, [(trial, "finished", 40, "") for trial in (*search, *fresh)], roles)
+    _, page = page_of(tmp_path)
+    winner, other = pq.read_table(tmp_path / "tables" / "confirmation.parquet").to_pylist()
+    assert winner["winner"]
+    assert winner["trial_id"] == fresh[1].id
+    rows, _ = store.read_scores(fresh[1].id, 40, "test") or pytest.fail("no scores")
+    right = rows.group_by("prompt_id").aggregate([("correct", "sum")]).to_pylist()
+    least = min(r["correct_sum"] for r in right)
+    worst = [r["prompt_id"] for r in right if r["correct_sum"] == least]
+    said = re.search(
+        r"Its worst prompt is (p\d\d), at ([\d.]+) %, averaged over these seeds\. Wording (\d+)", page.words
+    )
+    assert said is not None
+    assert said[1] in worst
+    assert (said[2], int(said[3])) == (f"{100 * least / 60:.1f}", int(said[1][1:]))
+    assert "is the winner, chosen by 1 fresh seed among the 2 best of the search." in page.words
+    assert f"a mean accuracy of {100 * winner['mean']:.1f} (" in page.words
+    assert f"than that of {other['configuration']}" in page.words
+
+
+def test_wordings_that_were_changed_are_not_shown(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    pool = keep_wordings(store, {f"p{i:02d}": f"Wording {i}" for i in range(12)})
+    trial = make_trial(1e-3, test_prompts=pool)
+    add_trial(store, trial, 0.8)
+    add_list(store, [(trial, "finished", 40, "")])
+    changed = store.read(f"prompts/{pool}.json").replace(b"Wording", b"Another")
+    store.write(f"prompts/{pool}.json", changed)
+    source, page = page_of(tmp_path)
+    assert "Its worst prompt is p" in page.words
+    assert "<blockquote>" not in source
+
+
 def test_an_unfinished_run_says_so_and_shows_the_dev_prompts(tmp_path: Path) -> None:
     store = make_run(tmp_path)
     trials = [make_trial(1e-3), make_trial(3e-3)]
@@ -244,7 +325,9 @@ def test_an_unfinished_run_says_so_and_shows_the_dev_prompts(tmp_path: Path) -> 
     _, page = page_of(tmp_path)
     assert "This run is not finished: 0 of 2 trials known so far are done." in page.words
     assert "There are no test scores yet" in page.words
-    assert f"{trials[0].id[:8]} lr=0.001 leads so far. Over 6 dev prompts" in page.words
+    assert f"{trials[0].id[:8]} lr=0.001 leads so far." in page.words
+    assert "Over 6 dev prompts" in page.words
+    assert "steadytune export" not in page.words
 
 
 @pytest.mark.parametrize(
