@@ -35,7 +35,7 @@ _IN_WORDS = {
     "r": "LoRA rank",
     "alpha": "LoRA alpha",
     "dropout": "LoRA dropout",
-    "target_modules": "LoRA in",
+    "target_modules": "adapted layers",
     "rslora": "rank-stabilised LoRA",
     "lr": "learning rate",
     "plw": "prompt-loss weight",

@@ -12,22 +12,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from sweeps.display.charts import COLOURS, Curve, Strip, curves, strips
 from sweeps.display.html import render
-from sweeps.display.text import column_with_interval, counted, interval, metric_unit, percent
+from sweeps.display.text import column_with_interval, counted, metric_unit
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import method, table_parts, verdict
 from sweeps.report.evidence import Entry, Evidence, gather
+from sweeps.report.results_table import results_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
 from sweeps.tables import robustness as tables
-from sweeps.tables.columns import Settings, answer_marks
-from trainer.measure.registry import METRICS, OF_WHOLE_TASK, kind_of
+from sweeps.tables.columns import Settings
+from trainer.measure.registry import kind_of
 from trainer.store import Store
 
 NO_PARTS = Markup("")
@@ -67,7 +67,6 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
     several wordings, stages, weights and training arms."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.drawn}
-    columns = _columns(evidence)
     content = {
         "name": study.name,
         "question": verdict.question(evidence),
@@ -76,12 +75,7 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
         "pool": evidence.pool,
         "unit": evidence.unit,
         "metric": study.task.metric,
-        "scale": "In percent" if metric_unit(study.task.metric) == "percent" else "All values are 100 times their own",
-        "columns": columns,
-        "rows": [
-            {"winner": e is evidence.winner, "cells": [_cell(e, c.key) for c in columns]} for e in evidence.entries
-        ],
-        "order": "The winner first, then by rank on the test prompts." if evidence.winner else "Best first.",
+        "table": results_table(evidence),
         "level": method.level() if evidence.pool == "test" else "",
         "std_weight": f"{study.objective.std_weight:g}",
         "thresholds": " and ".join(f"{100 * t:g} %" for t in study.tables.thresholds),
@@ -97,88 +91,6 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
         "study": evidence.run.study_text,
     }
     return render("report/report.html.j2", r=content)
-
-
-# the table ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Column:
-    key: str  # of the robustness table, or ``axis:<name>``
-    title: str
-    description: str
-    number: bool = True
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    key: str  # what the column is sorted by
-    number: bool = True
-    small: str = ""  # the interval
-
-
-_BEFORE = (
-    Column("mean", "mean", "mean over prompts"),
-    Column("std", "std", "standard deviation over prompts, as observed"),
-    Column("std_corrected", "std, noise removed", "standard deviation over prompts without the noise of finite rows"),
-    Column("min", "worst", "the worst prompt"),
-    Column("seed_std", "between seeds", "standard deviation between the seeds' means"),
-    Column("n_seeds", "seeds", "how many seeds the figures are of"),
-)
-_AFTER = (
-    *(Column(name, name, f"mean of the {METRICS[name].says}") for name in OF_WHOLE_TASK),
-    Column("diff_best", "to best", "paired difference to the mean of the best by the dev objective"),
-    Column("p_best_holm", "p", "p-value of that difference, corrected for the number of comparisons"),
-    Column("dev_objective", "dev objective", "what early stopping compared, with its standard error"),
-)
-
-
-def _columns(evidence: Evidence) -> list[Column]:
-    """Columns in which some trial has a value. The metric itself is the column ``mean``."""
-    known = {key for e in evidence.entries for key in e.row if math.isfinite(e.number(key))}
-    study, sign = evidence.study, ">" if evidence.study.tables.strict else "≥"
-    tops = [
-        Column(key, f"{sign} {100 * t:g} %", f"share of prompts {sign} {100 * t:g} %")
-        for key, t in zip(Settings.of(study).top_names(), study.tables.thresholds, strict=True)
-    ]
-    numbers = [c for c in (*_BEFORE, *tops, *_AFTER) if c.key in known and c.key != study.task.metric]
-    numbers = [c for c in numbers if c.key != "n_seeds" or evidence.unit == "configuration"]
-    rank = [Column("rank", "rank", "by the objective on the test prompts, for reading only")] if "rank" in known else []
-    axes = [Column(f"axis:{name}", name, f"axis {name}", False) for name in evidence.differing]
-    ends = Column("status", "status", "how the trial ended", False)
-    ids = Column("id", evidence.unit, f"{evidence.unit} id", False)
-    return [*rank, ids, *axes, *numbers, ends]
-
-
-def _cell(entry: Entry, key: str) -> Cell:
-    if key == "id":
-        return Cell(entry.id, entry.id, False)
-    if key == "status":
-        text = ", ".join([entry.status, *answer_marks(entry.row, "one label")])
-        return Cell(text, text, False)
-    if key.startswith("axis:"):
-        value = entry.axes.get(key[5:], "")
-        return Cell(value, value, False)
-    number = entry.number(key)
-    if math.isnan(number):
-        return Cell("", "")
-    if key in ("rank", "n_seeds"):
-        return Cell(f"{number:.0f}", repr(number))
-    if key == "p_best_holm":
-        return Cell("< 0.001" if number < 0.001 else f"{number:.3f}", repr(number))
-    return Cell(percent(number, signed=key == "diff_best"), repr(number), small=_error(entry, key))
-
-
-def _error(entry: Entry, key: str) -> str:
-    if key == "dev_objective":
-        error = entry.number("dev_stderr")
-        return "" if math.isnan(error) else f"± {percent(error)}"
-    if key == "std":
-        return ""  # the interval is that of the corrected one
-    name = "std" if key == "std_corrected" else key
-    bounds = interval(entry.number(f"{name}_low"), entry.number(f"{name}_high"))
-    return f"({bounds})" if bounds else ""
 
 
 # figures --------------------------------------------------------------------------------------------------------
