@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -17,6 +18,15 @@ def render(template: str, **values: Any) -> Markup:
     """The template at ``template``, such as ``plw/plw.html.j2``, filled with ``values``; a name that it lacks is an
     error."""
     return Markup(_environment().get_template(template).render(values))
+
+
+def json_data(name: str, value: Any) -> Markup:
+    """``value`` as JSON that the page's script reads from the element ``name``. Nothing in it can end the element:
+    ``<`` and ``>`` are written as numbers."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup('<script type="application/json" id="{}">').format(name) + Markup(text + "</script>")
 
 
 @functools.cache

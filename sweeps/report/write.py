@@ -1,27 +1,27 @@
 """``report.html`` of a run folder: one file without external parts, which can be made again at any time.
 
-The page says in plain words which configuration is best over unseen prompts and how sure that is, and which axis
-mattered. Then follow the table, the distributions, the curves, what was cut with the reasons, and how everything was
-measured. Text from data,
-prompts and the study is escaped by Jinja2 and by ``sweeps.display.charts``. Neither torch nor ray nor transformers is
-imported.
+The page says in plain words which configuration is best over unseen prompts and how sure that is. Then follow the map
+of configurations and prompts, which axis mattered, the table, the distributions, the curves, what was cut with the
+reasons, and how everything was measured. Text from data, prompts and the study is escaped by Jinja2 and by
+``sweeps.display.charts``. Neither torch nor ray nor transformers is imported.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from sweeps.display.charts import COLOURS, Curve, Strip, curves, strips
-from sweeps.display.html import render
+from sweeps.display.html import json_data, render
 from sweeps.display.text import column_with_interval, counted, metric_unit
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import method, table_parts, verdict
 from sweeps.report.evidence import Entry, Evidence, gather
+from sweeps.report.heat_map import Prompts, heat_map
 from sweeps.report.results_table import results_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
@@ -32,8 +32,6 @@ from trainer.store import Store
 
 NO_PARTS = Markup("")
 _MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
-
-Prompts = Mapping[str, Mapping[str, float]]  # entry -> prompt id -> metric
 
 
 def write_report(run_uri: str) -> str:
@@ -66,7 +64,8 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
     """The HTML of the page. ``mattered``: its part on which axis mattered; ``parts``: those on two labels, asking in
     several wordings, stages, weights and training arms."""
     study = evidence.study
-    prompts = {e.id: evidence.prompts(e) for e in evidence.drawn}
+    prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
+    mapped = heat_map(evidence, prompts)
     content = {
         "name": study.name,
         "question": verdict.question(evidence),
@@ -75,6 +74,8 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
         "pool": evidence.pool,
         "unit": evidence.unit,
         "metric": study.task.metric,
+        "map": mapped,
+        "map_data": json_data("map-data", mapped) if mapped else NO_PARTS,
         "table": results_table(evidence),
         "level": method.level() if evidence.pool == "test" else "",
         "std_weight": f"{study.objective.std_weight:g}",

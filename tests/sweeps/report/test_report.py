@@ -62,7 +62,7 @@ def test_the_page_is_self_contained_and_says_each_prompt_when_pointed_at(tmp_pat
     assert not re.search(r"(?:src|href)=|url\(|@import|https?://", source)
     dots = re.findall(r'<circle class="dot"[^>]*><title>p(\d\d): (\d+\.\d)</title>', source)
     assert len(dots) == 3 * 12  # three trials have test scores
-    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 1
     drawn = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
     assert drawn
     assert all(a.get("aria-label") for a in drawn)
@@ -78,7 +78,7 @@ def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
     add_list(store, [*ends, (trials[2], "stopped", 40, f'"{EVIL}" & more')])
     source, page = page_of(tmp_path)
     assert "<script>alert" not in source
-    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 1
     for where in (f"Its worst prompt is {EVIL}", f'"{EVIL}" & more', f"pool={EVIL}", f"template={EVIL}"):
         assert where in page.words
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
