@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from sweeps.display.colours import DARK, LIGHT
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -34,4 +36,6 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
 
     templates = {name: PackageLoader("sweeps", name) for name in PACKAGES}
-    return Environment(autoescape=True, undefined=StrictUndefined, loader=PrefixLoader(templates))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=PrefixLoader(templates))
+    environment.globals["colours"] = {"light": LIGHT, "dark": DARK}
+    return environment

@@ -3,31 +3,29 @@
 The page says in plain words which configuration is best over unseen prompts and how sure that is. Then follow the map
 of configurations and prompts, which axis mattered, the table, the distributions, the curves, what was cut with the
 reasons, and how everything was measured. Text from data, prompts and the study is escaped by Jinja2 and by
-``sweeps.display.charts``. Neither torch nor ray nor transformers is imported.
+``sweeps.display.html``. Neither torch nor ray nor transformers is imported.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from sweeps.display.charts import COLOURS, Curve, Strip, curves, strips
+from sweeps.display.colours import DARK, LIGHT
 from sweeps.display.html import json_data, render
-from sweeps.display.text import column_with_interval, counted, metric_unit
+from sweeps.display.vega import library, theme
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report import method, table_parts, verdict
-from sweeps.report.evidence import Entry, Evidence, gather
-from sweeps.report.heat_map import Prompts, heat_map
+from sweeps.report.evidence import Evidence, gather
+from sweeps.report.figures import Figure, figures
+from sweeps.report.heat_map import heat_map
 from sweeps.report.results_table import results_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings
-from trainer.measure.registry import kind_of
 from trainer.store import Store
 
 NO_PARTS = Markup("")
@@ -65,7 +63,7 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
     several wordings, stages, weights and training arms."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
-    mapped = heat_map(evidence, prompts)
+    mapped, drawn = heat_map(evidence, prompts), figures(evidence, prompts)
     content = {
         "name": study.name,
         "question": verdict.question(evidence),
@@ -78,14 +76,9 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
         "map_data": json_data("map-data", mapped) if mapped else NO_PARTS,
         "table": results_table(evidence),
         "level": method.level() if evidence.pool == "test" else "",
-        "std_weight": f"{study.objective.std_weight:g}",
-        "thresholds": " and ".join(f"{100 * t:g} %" for t in study.tables.thresholds),
-        "drawn": method.drawn(evidence),
-        "strips": Markup(_strips(evidence, prompts)),
-        "losses": Markup(_losses(evidence)),
-        "objectives": Markup(_objectives(evidence)),
+        "figures": drawn,
+        "charts": charts(drawn),
         "cuts": [e for e in evidence.entries if e.status in ("stopped", "failed")],
-        "groups": [{"axis": axis, "figure": Markup(figure)} for axis, figure in _groups(evidence)],
         "mattered": mattered,
         "parts": parts,
         "facts": method.facts(evidence),
@@ -94,89 +87,9 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
     return render("report/report.html.j2", r=content)
 
 
-# figures --------------------------------------------------------------------------------------------------------
-
-
-def _strips(evidence: Evidence, prompts: Prompts) -> str:
-    rows = [
-        Strip(e.label, tuple(100 * v for v in prompts[e.id].values()), tuple(prompts[e.id]), e is evidence.winner)
-        for e in evidence.drawn
-        if prompts[e.id]
-    ]
-    thresholds, metric = [100 * t for t in evidence.study.tables.thresholds], evidence.study.task.metric
-    floor = 100 * kind_of(metric).lowest
-    return strips(rows, f"{metric} under one prompt, {metric_unit(metric)}", thresholds, 100.0, 1, floor)
-
-
-def _losses(evidence: Evidence) -> str:
-    series = []
-    for i, e in enumerate(evidence.drawn):
-        steps, losses = evidence.losses(e)
-        marks = tuple(float(rung) for rung in evidence.rungs[e.id])
-        series.append(Curve(e.label, steps, losses, marks=marks, colour=i if i < COLOURS else None))
-    return curves([s for s in series if s.x], "optimizer steps", "loss on the answer, nats")
-
-
-def _objectives(evidence: Evidence) -> str:
-    series = []
-    for i, e in enumerate(evidence.drawn):
-        scored = evidence.objectives(e)
-        x, y = tuple(float(rung) for rung in scored), tuple(100 * o.value for o in scored.values())
-        coloured = i < COLOURS
-        errors = tuple(100 * o.stderr for o in scored.values()) if coloured else ()
-        cut = (e.reason or "stopped") if e.status == "stopped" else None
-        series.append(Curve(e.label, x, y, errors, x, cut, i if coloured else None))
-    return curves([s for s in series if s.x], "optimizer steps", "objective on the dev prompts, percent", 1)
-
-
-def _groups(evidence: Evidence) -> list[tuple[str, str]]:
-    """(axis, figure) of every axis that varies: a strip per value, a dot per configuration that is averaged there."""
-    scored = [
-        e
-        for e in evidence.entries
-        if math.isfinite(e.number("mean")) and e.status == "finished" and not e.row.get("degenerate")
-    ]
-    figures = []
-    for axis in evidence.differing:
-        rows = []
-        for name, members in _by_value(scored, axis):
-            label = f"{name} ({counted(len(members), evidence.unit)}{_average(evidence, axis, name)})"
-            rows.append(Strip(label, tuple(100 * e.number("mean") for e in members), tuple(e.label for e in members)))
-        if len(rows) > 1:
-            metric = evidence.study.task.metric
-            title = f"mean {metric} of one {evidence.unit}, {metric_unit(metric)}"
-            figures.append((axis, strips(rows, title, (), 100.0, 1, 100 * kind_of(metric).lowest)))
-    return figures
-
-
-def _average(evidence: Evidence, axis: str, value: str) -> str:
-    """The average of an axis value, from tables/groups."""
-    row = evidence.averages.get((axis, value)) or {}
-    if row.get("mean") is None:
-        return ""
-    return f"; average of {row['n_averaged']} finished {column_with_interval(row, 'mean')}"
-
-
-def _by_value(entries: Sequence[Entry], axis: str) -> list[tuple[str, list[Entry]]]:
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.axes.get(axis, "-"), []).append(entry)
-    if not all(_is_number(value) for value in groups):
-        return sorted(groups.items())
-    if len(groups) > _MOST_GROUPS:
-        return _thirds(entries, axis)
-    return sorted(groups.items(), key=lambda item: float(item[0]))
-
-
-def _thirds(entries: Sequence[Entry], axis: str) -> list[tuple[str, list[Entry]]]:
-    ordered = sorted(entries, key=lambda e: float(e.axes[axis]))
-    ends = itertools.pairwise(len(ordered) * i // 3 for i in range(4))
-    parts = [ordered[a:b] for a, b in ends]
-    return [(f"{part[0].axes[axis]} to {part[-1].axes[axis]}", part) for part in parts]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+def charts(drawn: Sequence[Figure]) -> Markup:
+    """What the page needs once to draw its figures: the charts, the colours of both papers, and the library."""
+    if not drawn:
+        return NO_PARTS
+    themes = {"light": theme(LIGHT), "dark": theme(DARK)}
+    return json_data("charts", {f.name: f.spec for f in drawn}) + json_data("themes", themes) + library()

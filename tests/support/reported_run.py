@@ -181,6 +181,19 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.text))
 
 
+SCRIPTS = [
+    "map-data",
+    "charts",
+    "themes",
+    "vega",
+    None,
+]  # ids of the page's scripts; its own has none
+
+
+def scripts_of(page: Page) -> list[str | None]:
+    return [attrs.get("id") for tag, attrs in page.tags if tag == "script"]
+
+
 def page_of(folder: Path) -> tuple[str, Page]:
     where = write_report(str(folder))
     assert where == f"{folder}/report.html"

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reported_run import EVIL, add_list, add_trial, finished_run, keep_wordings, make_run, make_trial, page_of
+from reported_run import (
+    EVIL,
+    SCRIPTS,
+    add_list,
+    add_trial,
+    finished_run,
+    keep_wordings,
+    make_run,
+    make_trial,
+    page_of,
+    scripts_of,
+)
 
 from sweeps.display.html import json_data
 from sweeps.report import heat_map
@@ -88,7 +99,7 @@ def test_prompts_are_shown_in_full_and_none_can_end_the_data(tmp_path: Path) -> 
     assert {prompt["id"]: prompt["text"] for prompt in data["prompts"]} == texts
     source, page = page_of(tmp_path)
     assert "<script>alert" not in source
-    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"] == ["application/json", None]
+    assert scripts_of(page) == SCRIPTS
 
 
 def test_json_data_holds_no_character_that_markup_or_scripts_read() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from checkout import ROOT
 from reported_run import (
     EVIL,
+    SCRIPTS,
     add_list,
     add_trial,
     finished_run,
@@ -22,11 +25,24 @@ from reported_run import (
     make_study,
     make_trial,
     page_of,
+    scripts_of,
 )
 
 from sweeps.display.charts import Curve, Strip, curves, nice_ticks, strips
 from sweeps.report.write import write_report
 from trainer.errors import UserError
+
+
+def charts_of(source: str) -> dict[str, Any]:
+    """Name -> Vega-Lite of the page's figures."""
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', source, re.DOTALL)
+    specs: dict[str, Any] = json.loads(found[1]) if found else {}
+    return specs
+
+
+def data_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of all of a chart's data."""
+    return [row for rows in spec["datasets"].values() for row in rows]
 
 
 def test_a_finished_run_is_told_in_plain_words_and_numbers(tmp_path: Path) -> None:
@@ -57,16 +73,19 @@ def test_a_finished_run_is_told_in_plain_words_and_numbers(tmp_path: Path) -> No
 
 
 def test_the_page_is_self_contained_and_says_each_prompt_when_pointed_at(tmp_path: Path) -> None:
-    finished_run(tmp_path)
+    _, trials = finished_run(tmp_path)
     source, page = page_of(tmp_path)
-    assert not re.search(r"(?:src|href)=|url\(|@import|https?://", source)
-    dots = re.findall(r'<circle class="dot"[^>]*><title>p(\d\d): (\d+\.\d)</title>', source)
-    assert len(dots) == 3 * 12  # three trials have test scores
-    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 1
-    drawn = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
-    assert drawn
-    assert all(a.get("aria-label") for a in drawn)
-    assert "0.450 is 4th of 4" in re.findall(r"<title>([^<]*stopped at[^<]*)</title>", source)[0]
+    library = re.findall(r'<script id="vega">.*?</script>', source, re.DOTALL)
+    assert len(library) == 1
+    assert not re.search(r"(?:src|href)=|url\(|@import|https?://", source.replace(library[0], ""))
+    specs = charts_of(source)
+    assert {attrs["data-chart"] for _, attrs in page.tags if "data-chart" in attrs} == specs.keys()
+    assert all(spec["description"] for spec in specs.values())
+    values = [row for row in data_of(specs["distribution"]) if "name" in row]
+    assert len(values) == 3 * 12  # three trials have test scores
+    assert {row["id"] for row in values} == {trial.id for trial in trials[:3]}
+    cuts = [row["cut"] for row in data_of(specs["objective"]) if "cut" in row]
+    assert cuts == ["rung 1: 0.450 is 4th of 4, the best 2 go on"]
 
 
 def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
@@ -78,7 +97,7 @@ def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
     add_list(store, [*ends, (trials[2], "stopped", 40, f'"{EVIL}" & more')])
     source, page = page_of(tmp_path)
     assert "<script>alert" not in source
-    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 1
+    assert scripts_of(page) == SCRIPTS
     for where in (f"Its worst prompt is {EVIL}", f'"{EVIL}" & more', f"pool={EVIL}", f"template={EVIL}"):
         assert where in page.words
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
@@ -224,7 +243,8 @@ def test_of_200_trials_the_best_40_are_drawn_and_all_are_listed(tmp_path: Path) 
     source, page = page_of(tmp_path)
     assert "Only the best 40 of 200 trials are drawn; the other 160" in page.words
     assert all(trial.id in page.words for trial in trials)
-    assert source.count("<polyline") == 40 + 40 + 3  # losses, objectives, and asking in several wordings
+    specs = charts_of(source)
+    assert all(len({row["id"] for row in data_of(specs[name])}) == 40 for name in ("loss", "objective"))
     assert "197 trials, with the reason of each" in page.words
 
 
