@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG: distributions over prompts, and curves over steps.
+"""Figures of the reports' parts as inline SVG: distributions over prompts, and curves over steps.
 
 Written as SVG here, because the figures must be small, follow the page's light or dark colours, and be readable on a
 phone: horizontal positions are percentages of the width, so text and dots keep their size on every screen. Pointing at
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -184,19 +184,18 @@ def _legend(s: Curve) -> str:
 
 
 def _thinned(s: Curve) -> Curve:
+    """``s`` with at most ``_POINTS`` points, without errors where it had more."""
+    x, y = averaged(s.x, s.y)
+    return s if len(x) == len(s.x) else replace(s, x=x, y=y, error=())
+
+
+def averaged(x: tuple[float, ...], y: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """At most ``_POINTS`` points: means of consecutive ones, at their mean step."""
-    if len(s.x) <= _POINTS:
-        return s
-    groups = np.array_split(np.arange(len(s.x)), _POINTS)
-    x, y = np.array(s.x), np.array(s.y)
-    return Curve(
-        s.label,
-        tuple(float(x[g].mean()) for g in groups),
-        tuple(float(y[g].mean()) for g in groups),
-        (),
-        s.marks,
-        s.cut,
-        s.colour,
+    if len(x) <= _POINTS:
+        return x, y
+    groups = np.array_split(np.arange(len(x)), _POINTS)
+    return tuple(float(np.mean(x[g[0] : g[-1] + 1])) for g in groups), tuple(
+        float(np.mean(y[g[0] : g[-1] + 1])) for g in groups
     )
 
 

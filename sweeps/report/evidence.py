@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sweeps.display.text import shown
+from sweeps.run_folder.columns import REPORT
+from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.study import Study
 from sweeps.tables.configurations import Configuration, configurations
@@ -76,12 +78,31 @@ class Evidence:
     def prompts(self, entry: Entry) -> dict[str, float]:
         """Prompt id -> metric of ``entry`` at its last rung under ``pool``, averaged over seeds; empty without
         scores."""
-        grids = [grid for trial_id in entry.trials if (grid := self.run.last_grid(trial_id, self.pool)) is not None]
+        return self._prompts_of(entry.trials, self.pool)
+
+    def fresh_prompts(self, configuration: str) -> dict[str, float]:
+        """Test prompt id -> metric of a confirmed configuration, averaged over the fresh seeds that report."""
+        rows = self.run.trials_by_id.values()
+        fresh = [r["trial_id"] for r in rows if r["configuration"] == configuration and r["role"] == REPORT]
+        return self._prompts_of(fresh, "test")
+
+    def _prompts_of(self, trials: Sequence[str], pool: str) -> dict[str, float]:
+        grids = [grid for trial_id in trials if (grid := self.run.last_grid(trial_id, pool)) is not None]
         same = [grid for grid in grids if grid.prompts == grids[0].prompts]
         if not same:
             return {}
         each = np.mean([per_prompt(grid, self.study.task.metric) for grid in same], axis=0)
         return dict(zip(same[0].prompts, each.tolist(), strict=True))
+
+    @functools.cached_property
+    def wordings(self) -> Mapping[str, str]:
+        """Prompt id -> the wording under ``pool``; empty where the run folder does not hold the texts."""
+        rungs = (self.run.last_rung(trial, self.pool) for entry in self.entries for trial in entry.trials)
+        scored = next(filter(None, rungs), None)
+        data = ((scored.record.get("trial") or {}).get("data") or {}) if scored else {}
+        fingerprint = data.get(f"{self.pool}_prompts")
+        found = kept_prompts(self.run.store, fingerprint) if isinstance(fingerprint, str) else None
+        return {prompt.id: prompt.text for prompt in found or ()}
 
     @functools.cached_property
     def rungs(self) -> Mapping[str, Mapping[int, tuple[Objective | None, Mapping[str, Any]]]]:

@@ -1,16 +1,17 @@
-"""The sentences of the report: which configuration wins, how clearly, and how it was measured.
+"""What the report says first: which configuration wins, how clearly, and what a reader must know before that.
 
 The winner is chosen on the dev prompts, as in ``sweeps.tables.robustness``, and measured on the test prompts.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from sweeps.display.text import (
-    HEAVY_TAILS,
     column_with_interval,
     counted,
     duration,
@@ -18,22 +19,58 @@ from sweeps.display.text import (
     metric_sign,
     metric_text,
     percent,
-    unseen,
     with_interval,
 )
-from sweeps.report.evidence import DRAWN, Entry, Evidence
-from sweeps.statistics.intervals import LEVEL
-from sweeps.study.precision import may_sample
-from sweeps.study.study import Study
+from sweeps.report.evidence import Entry, Evidence
+from sweeps.report.method import level
 from sweeps.tables.columns import is_sampled, unread_share
-from sweeps.tables.configurations import seed_note
 from sweeps.tables.confirmation import confirmed_name, shrinkage
 from sweeps.tables.winner import why_no_winner
-from trainer.measure.estimate import Z
 from trainer.measure.grid import DEGENERATE_SHARE
+from trainer.measure.registry import kind_of
 
 ALPHA = 0.05  # a difference is called clear below this corrected p-value
 _ENDED = ("finished", "stopped", "failed")
+_IN_WORDS = {
+    "r": "LoRA rank",
+    "alpha": "LoRA alpha",
+    "dropout": "LoRA dropout",
+    "target_modules": "adapted layers",
+    "rslora": "rank-stabilised LoRA",
+    "lr": "learning rate",
+    "plw": "prompt-loss weight",
+    "pool": "train pool",
+}  # the other axes are words already
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line of the verdict: what it is about, what is said of it, and a wording in full where it names one."""
+
+    title: str
+    text: str
+    wording: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A mean with its interval on the scale of the metric, in percent of the bar's width."""
+
+    place: float
+    low: float
+    high: float
+    ends: tuple[str, str]  # of the scale
+    mean: str  # with its interval, as text
+
+
+@dataclass(frozen=True)
+class Verdict:
+    kind: str  # "Winner", "Leads so far" or "" without either
+    title: str  # the configuration in words, or why there is none
+    lead: str  # the sentence under it: of which trial it speaks, or what to do
+    points: tuple[Point, ...] = ()
+    bar: Bar | None = None
+    command: str = ""  # that exports the winner
 
 
 def question(evidence: Evidence) -> str:
@@ -73,29 +110,87 @@ def _is_finished(evidence: Evidence) -> bool:
     return evidence.has_trials and bool(evidence.entries) and all(e.status in _ENDED for e in evidence.entries)
 
 
-def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> str:
-    """One paragraph. ``prompts``: entry -> prompt id -> metric."""
+def verdict(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> Verdict:
+    """What the page says first. ``prompts``: entry -> prompt id -> metric."""
     best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
     if not evidence.winner and _is_finished(evidence):
         rows = [{**e.row, "status": e.status} for e in evidence.entries]
-        return f"No winner: {why_no_winner(rows, evidence.confirmed)}."
+        why, stop, remedy = f"No winner: {why_no_winner(rows, evidence.confirmed)}.".partition(". ")
+        return Verdict("", why + stop.rstrip(), remedy)
     if best is None:
-        return "No trial was scored yet."
+        return Verdict("", "No winner yet", "No trial was scored yet.")
+    title = _in_words(best, evidence.differing) or f"{evidence.unit} {best.id[:8]}"
+    command = f"steadytune export {shlex.quote(evidence.run.store.uri)} --to adapter" if evidence.winner else ""
     if evidence.winner and evidence.confirmed:
-        return " ".join(_confirmed(evidence, best))
-    sentences = [f"{best.label} {'is the winner, chosen on the dev prompts' if evidence.winner else 'leads so far'}."]
+        row, *others = evidence.confirmed
+        points = (*_confirmed(evidence), *_rank(evidence, best), _cost(evidence, best), *_setting(evidence, best))
+        return Verdict("Winner", title, _chosen_by_fresh_seeds(best, row, others), points, _bar(row, evidence), command)
+    how = "is the winner, chosen on the dev prompts" if evidence.winner else "leads so far"
+    points = (*_measured(evidence, best, prompts.get(best.id, {})), *_rank(evidence, best))
+    points = (*points, _cost(evidence, best), *_setting(evidence, best))
+    kind = "Winner" if evidence.winner else "Leads so far"
+    return Verdict(kind, title, f"{best.label} {how}.", points, _bar(best.row, evidence), command)
+
+
+# its configuration, rank and cost -----------------------------------------------------------------------------
+
+
+def _in_words(entry: Entry, axes: tuple[str, ...]) -> str:
+    return ", ".join(f"{_IN_WORDS.get(axis, axis)} {entry.axes[axis]}" for axis in axes if axis in entry.axes)
+
+
+def _setting(evidence: Evidence, best: Entry) -> Iterator[Point]:
+    """What is the same in all configurations."""
+    shared = tuple(
+        axis for axis in best.axes if axis not in evidence.differing and (axis != "seed" or len(best.trials) == 1)
+    )
+    if shared and evidence.differing:
+        yield Point("Same in all", f"{_in_words(best, shared)}.")
+
+
+def _rank(evidence: Evidence, best: Entry) -> Iterator[Point]:
+    rank = best.number("rank")
+    ranked = sum(math.isfinite(e.number("rank")) for e in evidence.entries)
+    if math.isfinite(rank):
+        yield Point(
+            "Rank on test",
+            f"{rank:.0f} of {ranked} by the objective on the test prompts. This is for reading only: "
+            "the winner is chosen on the dev prompts.",
+        )
+
+
+def _cost(evidence: Evidence, best: Entry) -> Point:
+    whole = sum(e.seconds for e in evidence.entries)
+    search = " in the search" if evidence.confirmed else ""
+    return Point(
+        "Cost",
+        f"{duration(best.seconds)} of training and scoring{search}, {best.tokens:,} tokens trained on; all "
+        f"{counted(len(evidence.entries), evidence.unit)} together {duration(whole)}.",
+    )
+
+
+def _bar(row: Mapping[str, Any], evidence: Evidence) -> Bar | None:
+    mean, low, high = (row.get(name) for name in ("mean", "mean_low", "mean_high"))
+    if mean is None or low is None or high is None:
+        return None
+    least = kind_of(evidence.study.task.metric).lowest
+    place, left, right = (round(100 * (min(max(v, least), 1) - least) / (1 - least), 2) for v in (mean, low, high))
+    return Bar(place, left, right, (percent(least, digits=0), "100"), column_with_interval(row, "mean"))
+
+
+# measured on the test prompts ---------------------------------------------------------------------------------
+
+
+def _measured(evidence: Evidence, best: Entry, prompts: Mapping[str, float]) -> Iterator[Point]:
     if math.isnan(best.number("mean")):
-        return f"{sentences[0]} It has no {evidence.pool} scores yet."
-    own = metric(evidence.study)
-    sentences.append(
+        yield Point("Mean", f"It has no {evidence.pool} scores yet.")
+        return
+    own = evidence.study.task.metric
+    sentences = [
         f"Over {counted(best.number('n_prompts'), f'{evidence.pool} prompt')} its mean {own} is "
         f"{_mean(best, own)}, with a standard deviation of {metric_text(best.number('std'), own)} between "
         f"prompts{_without_noise(best, own)}.{_seeds(best, own)}"
-    )
-    worst = min(prompts.get(best.id, {}).items(), key=lambda item: item[1], default=None)
-    if worst is not None:
-        over = ", averaged over its seeds" if best.number("n_seeds") > 1 else ""
-        sentences.append(f"Its worst prompt is {worst[0]}, at {metric_text(worst[1], own)}{over}.")
+    ]
     if is_sampled(best.row):
         of = best.number("n_prompts") * best.number("n_rows")
         sentences.append(f"These are estimates from {best.number('n_cells'):,.0f} of {of:,.0f} cells.")
@@ -103,35 +198,53 @@ def summary(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> s
         sentences.append("Beware: nearly none of its generated answers could be read.")
     elif best.row.get("degenerate"):
         sentences.append("Beware: it gives one label nearly always, so a small standard deviation means nothing.")
-    return " ".join([*sentences, *_compared(evidence, best)])
+    yield Point("Mean", " ".join(sentences))
+    yield from _worst(evidence, prompts, ", averaged over its seeds" if best.number("n_seeds") > 1 else "")
+    yield Point("Runner-up", " ".join(_compared(evidence, best)))
 
 
-def _confirmed(evidence: Evidence, best: Entry) -> Iterator[str]:
+def _worst(evidence: Evidence, prompts: Mapping[str, float], over: str) -> Iterator[Point]:
+    worst = min(prompts.items(), key=lambda item: item[1], default=None)
+    if worst is not None:
+        accuracy = metric_text(worst[1], evidence.study.task.metric)
+        text = f"Its worst prompt is {worst[0]}, at {accuracy}{over}."
+        yield Point("Worst wording", text, evidence.wordings.get(worst[0], ""))
+
+
+def _chosen_by_fresh_seeds(best: Entry, row: Mapping[str, Any], others: list[Mapping[str, Any]]) -> str:
+    chosen = f"chosen by {counted(row['n_choose'], 'fresh seed')} among the {len(others) + 1} best of the search"
+    return f"{best.label} is the winner, {chosen if others else 'the best of the search, confirmed with fresh seeds'}."
+
+
+def _confirmed(evidence: Evidence) -> Iterator[Point]:
     """The winner by the fresh seeds that report, what is left of its lead, and how it compares."""
     row, *others = evidence.confirmed
-    chosen = f"chosen by {counted(row['n_choose'], 'fresh seed')} among the {len(others) + 1} best of the search"
-    yield f"{best.label} is the winner, {chosen if others else 'the best of the search, confirmed with fresh seeds'}."
     if row["mean"] is None:
-        yield "Its fresh seeds have no test scores yet."
+        yield Point("Mean", "Its fresh seeds have no test scores yet.")
         return
-    own = metric(evidence.study)
+    own = evidence.study.task.metric
     sign, spread = metric_sign(own), with_interval(row["std_corrected"], row["std_low"], row["std_high"])
-    yield (
+    yield Point(
+        "Mean",
         f"Over {counted(row['n_prompts'], 'test prompt')}, the {counted(row['n_report'], 'fresh seed')} that did not "
         f"choose have a mean {own} of {column_with_interval(row, 'mean')}{sign}, a standard deviation between prompts "
-        f"of {spread}{sign} without noise, and a worst prompt at {column_with_interval(row, 'min')}{sign}."
+        f"of {spread}{sign} without noise, and a worst prompt at {column_with_interval(row, 'min')}{sign}.",
     )
-    yield from shrinkage(evidence.confirmed)
+    yield from _worst(evidence, evidence.fresh_prompts(row["configuration"]), ", averaged over these seeds")
+    yield from (Point("Lead", sentence) for sentence in shrinkage(evidence.confirmed))
+    sentences = []
     for other in others:
         p = other["p_best_holm"]
         if other["diff_best"] is None or p is None:
             continue
         gap, low, high = (-other[name] for name in ("diff_best", "diff_best_high", "diff_best_low"))
-        yield (
+        sentences.append(
             f"Its mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} than that of "
             f"{confirmed_name(other)} ({level()} interval {interval(low, high, signed=True)}; corrected p "
-            f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {_verdict(bool(other['heavy_best']), p < ALPHA)}."
+            f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {_of_difference(bool(other['heavy_best']), p < ALPHA)}."
         )
+    if sentences:
+        yield Point("Runner-up" if len(sentences) == 1 else "Rivals", " ".join(sentences))
 
 
 def _seeds(best: Entry, metric: str) -> str:
@@ -153,14 +266,14 @@ def _compared(evidence: Evidence, best: Entry) -> list[str]:
     second = max(others, key=_dev_objective, default=None)
     if second is None:
         return [f"No other {evidence.unit} finished and was scored, so there is nothing to compare it with."]
-    mean, std = (metric_text(second.number(name), metric(evidence.study)) for name in ("mean", "std"))
+    mean, std = (metric_text(second.number(name), evidence.study.task.metric) for name in ("mean", "std"))
     sentences = [f"Second on the dev prompts is {second.label}: mean {mean}, standard deviation {std}."]
     gap, low, high = (-second.number(name) for name in ("diff_best", "diff_best_high", "diff_best_low"))
     if math.isnan(gap):
         return sentences
     p = second.number("p_best_holm")
     corrected = "" if math.isnan(p) else f"; corrected p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    found = _verdict(bool(second.row.get("heavy_best")), _clear(second))
+    found = _of_difference(bool(second.row.get("heavy_best")), _clear(second))
     sentences.append(
         f"The winner's mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} ({level()} interval "
         f"{interval(low, high, signed=True)}{corrected}): {found}."
@@ -194,7 +307,7 @@ def _compared_with_best(evidence: Evidence) -> list[Entry]:
     return [e for e in evidence.entries if math.isfinite(e.number("diff_best"))]
 
 
-def _verdict(heavy: bool, clear: bool) -> str:
+def _of_difference(heavy: bool, clear: bool) -> str:
     """Of a difference. ``heavy``: a few prompts decide."""
     if heavy:
         return "undecided, since it lies in a few prompts, and for heavy tails neither interval nor p-value holds"
@@ -228,135 +341,3 @@ def _mean(entry: Entry, metric: str) -> str:
     """The mean with its interval."""
     bounds = interval(entry.number("mean_low"), entry.number("mean_high"))
     return metric_text(entry.number("mean"), metric) + (f" ({level()} interval {bounds})" if bounds else "")
-
-
-# how it was measured ---------------------------------------------------------------------------------------------
-
-
-def facts(evidence: Evidence) -> list[str]:
-    study = evidence.study
-    return [
-        f"Metric: {metric(study)}, for each prompt over all rows; then mean and standard deviation over prompts.",
-        "Three pools of prompts without common prompts: one for training, one for early stopping (dev), and one only "
-        "for measuring (test).",
-        *_grid(evidence),
-        *_cells(evidence),
-        *_intervals(evidence),
-        _share(study),
-        f"Early stopping: {_stopping(study)}",
-        *_sampling(evidence),
-        _answering(study),
-        f"Model: {study.model.path}, {study.model.dtype}{_quantized(study)}; prompt and answer together take at most "
-        f"{study.task.max_length} tokens.",
-        f"Cost: {duration(sum(e.seconds for e in evidence.entries))} of training and scoring, summed over trials; "
-        f"{sum(e.tokens for e in evidence.entries):,} tokens trained on.",
-    ]
-
-
-def _grid(evidence: Evidence) -> list[str]:
-    sizes = {(e.number("n_prompts"), e.number("n_rows")) for e in evidence.entries if math.isfinite(e.number("n_rows"))}
-    grids = [f"{counted(p, f'{evidence.pool} prompt')} on {counted(r, 'row')}" for p, r in sorted(sizes)]
-    return [f"Measured on {' or '.join(grids)}."] if grids else []
-
-
-def _cells(evidence: Evidence) -> list[str]:
-    """On how many cells the numbers rest, where not all were scored."""
-    part = [e for e in evidence.entries if is_sampled(e.row)]
-    if not part or evidence.pool != "test":
-        return []
-    sizes = sorted({(e.number("n_cells"), e.number("n_prompts") * e.number("n_rows")) for e in part})
-    cells = " or ".join(f"{n:,.0f} of {of:,.0f} cells" for n, of in sizes)
-    half = percent(Z * max(e.number("mean_sampling") for e in part))
-    whole = len(evidence.entries) - len(part) - sum(math.isnan(e.number("mean")) for e in evidence.entries)
-    every = f" {whole} of the table {'was' if whole == 1 else 'were'} scored on every cell." if whole else ""
-    return [
-        f"{len(part)} of the table {'was' if len(part) == 1 else 'were'} scored on {cells} of the test grid, the "
-        f"same cells for each, after a pilot that said how many are needed; the means are those of the whole grid to "
-        f"{half} points or less ({level()}).{every}"
-    ]
-
-
-def _intervals(evidence: Evidence) -> list[str]:
-    if evidence.pool != "test":
-        return []
-    return [
-        f"{level()} intervals are for new prompts and new rows: both count as drawn at random. The interval of the "
-        "corrected standard deviation is for the differences between prompts, without the noise of finite rows.",
-        f"Differences are to the best {evidence.unit} by the dev objective, paired on the same prompts and rows. Their "
-        "p-values are corrected for the number of comparisons with the best and the second best (Holm).",
-        *filter(None, [seed_note([e.row for e in evidence.entries if "n_seeds" in e.row])]),
-        *[unseen(int(min(found))) for found in [_prompts(evidence)] if found],
-        *([HEAVY_TAILS] if any(e.row.get("heavy_tails") for e in evidence.entries) else []),
-    ]
-
-
-def _prompts(evidence: Evidence) -> list[float]:
-    return [n for e in evidence.entries if math.isfinite(n := e.number("n_prompts"))]
-
-
-def _quantized(study: Study) -> str:
-    kind = study.model.quantization
-    return "" if kind == "none" else f", linear layers in {kind}"
-
-
-def _share(study: Study) -> str:
-    limits = " and ".join(f"{100 * t:g} %" for t in study.tables.thresholds)
-    rule = "strictly above" if study.tables.strict else "at or above"
-    return f"The share of prompts counts those {rule} {limits}."
-
-
-def _stopping(study: Study) -> str:
-    if study.scheduler.name == "none":
-        return "none, every trial is trained to its end."
-    rungs = ", ".join(f"{share:g}" for share in study.scheduler.shares)
-    return (
-        f"ASHA at {rungs} of a trial's steps; the best 1/{study.scheduler.eta} go on, by mean - "
-        f"{study.objective.std_weight:g} x standard deviation over the dev prompts."
-    )
-
-
-def _sampling(evidence: Evidence) -> list[str]:
-    """What of the dev grid is scored at the rungs."""
-    study, found = evidence.study, []
-    if study.scoring.sample < 1:
-        found.append(
-            f"Rungs before the last score {100 * study.scoring.sample:g} % of the dev prompts x rows, the same cells "
-            "for every trial; the values there are estimates of what the whole grid would give."
-        )
-    last = [list(evidence.objectives(e).values())[-1:] for e in evidence.drawn]
-    part = {(o.n_cells, o.n_prompts * o.n_rows) for o in itertools.chain(*last) if o.n_cells < o.n_prompts * o.n_rows}
-    if part and may_sample(study):
-        cells = " or ".join(f"{n:,} of {of:,}" for n, of in sorted(part))
-        found.append(
-            f"Trials ended on {cells} cells of the dev grid, the same for every trial: as many as tables.precision "
-            "needs where rows and cells vary as they usually do."
-        )
-    return found
-
-
-def _answering(study: Study) -> str:
-    if study.scoring.scorer == "generate":
-        return f"Answers: generated, at most {study.scoring.max_new_tokens} tokens, and parsed."
-    return f"Answers: the label with the highest log-probability (decision {study.scoring.decision})."
-
-
-def drawn(evidence: Evidence) -> str:
-    """Which trials the figures leave out."""
-    rest = evidence.entries[DRAWN:]
-    if not rest:
-        return ""
-    means = [e.number("mean") for e in rest if math.isfinite(e.number("mean"))]
-    ends = [metric_text(end(means), metric(evidence.study)) for end in (min, max)] if means else []
-    span = f", with means from {' to '.join(ends)}" if means else ""
-    return (
-        f"Only the best {DRAWN} of {len(evidence.entries)} {evidence.unit}s are drawn; "
-        f"the other {len(rest)}{span}, are in the table only."
-    )
-
-
-def metric(study: Study) -> str:
-    return study.task.metric
-
-
-def level() -> str:
-    return f"{100 * LEVEL:g} %"

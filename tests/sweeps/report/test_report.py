@@ -4,181 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from checkout import ROOT
+from reported_run import (
+    EVIL,
+    SCRIPTS,
+    add_list,
+    add_trial,
+    finished_run,
+    keep_wordings,
+    make_run,
+    make_study,
+    make_trial,
+    page_of,
+    scripts_of,
+)
 
 from sweeps.display.charts import Curve, Strip, curves, nice_ticks, strips
 from sweeps.report.write import write_report
-from sweeps.study.load import resolved
-from sweeps.study.study import Study
-from trainer import trial as t
 from trainer.errors import UserError
-from trainer.store import Store
-
-EVIL = "<script>alert(1)</script>"
 
 
-def make_study(**more: Any) -> Study:
-    rows = {use: {"path": f"{use}.jsonl"} for use in ("train", "dev", "test")}
-    return Study.model_validate(
-        {
-            "name": "complaints",
-            "model": {"path": "model"},
-            "task": {"rows": rows, "fields": ["text"], "label": "label", "labels": ["no", "yes"]},
-            "pools": {"train": {"many": "train.yaml"}, "dev": "dev.yaml", "test": "test.yaml"},
-            "axes": {"lr": [1e-3, 3e-3], "steps": 40},
-            **more,
-        }
-    )
+def charts_of(source: str) -> dict[str, Any]:
+    """Name -> Vega-Lite of the page's figures."""
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', source, re.DOTALL)
+    specs: dict[str, Any] = json.loads(found[1]) if found else {}
+    return specs
 
 
-def make_trial(lr: float, seed: int = 0, pool: str = "many", template: str = "plain") -> t.Trial:
-    return t.Trial(
-        model=t.Model("model", "f0"),
-        task=t.Task(("no", "yes")),
-        template=t.Template(template),
-        lora=t.Lora(),
-        loss=t.Loss(),
-        optimization=t.Optimization(steps=40, lr=lr),
-        draw=t.Draw(),
-        scoring=t.Scoring(),
-        data=t.Data("a", "b", "c", "d", "e", "f"),
-        pool=pool,
-        seed=seed,
-    )
-
-
-def score_rows(trial_id: str, rung: int, pool: str, right: np.ndarray, prompts: list[str]) -> pa.Table:
-    """``right``: probability of a right answer per prompt; 60 rows of two labels."""
-    rng = np.random.default_rng(int(trial_id, 16) + rung)
-    n = 60
-    truth = np.arange(n) % 2
-    easy = np.random.default_rng(0).normal(0, 0.1, n)  # the same rows are easy for every trial
-    rows = []
-    for prompt, p in zip(prompts, right, strict=True):
-        correct = rng.random(n) < np.clip(p + easy, 0, 1)
-        answer = np.where(correct, truth, 1 - truth)
-        for i in range(n):
-            logprobs = [-2.0, -2.0]
-            logprobs[answer[i]] = -0.2
-            rows.append(
-                {
-                    "trial_id": trial_id,
-                    "rung": rung,
-                    "pool": pool,
-                    "prompt_id": prompt,
-                    "row_id": f"row-{i:02d}",
-                    "label": ("no", "yes")[truth[i]],
-                    "predicted": ("no", "yes")[answer[i]],
-                    "correct": bool(correct[i]),
-                    "label_logprobs": logprobs,
-                    "new_tokens": None,
-                }
-            )
-    return pa.Table.from_pylist(rows)
-
-
-def record(trial: t.Trial, rung: int, level: float) -> dict[str, Any]:
-    steps = list(range(rung - 19, rung + 1))
-    loss = [2.5 * level * np.exp(-s / 25) + 0.3 + 0.05 * np.sin(s * 3) for s in steps]
-    curve = {"step": steps, "completion_loss": loss, "prompt_loss": [None] * 20, "lr": [1e-3] * 20}
-    return {"trial": trial.to_json(), "rung": rung, "seconds": 12.0, "tokens": 5000, "curve": curve}
-
-
-def add_trial(
-    store: Store, trial: t.Trial, quality: float, rungs: int = 2, test: bool = True, prompts: list[str] | None = None
-) -> None:
-    """Scores of a trial with per-prompt accuracies around ``quality``."""
-    names = prompts or [f"p{i:02d}" for i in range(12)]
-    wave, dev_wave = (0.06 * np.sin(np.arange(n)) for n in (len(names), 6))
-    for k in range(rungs):
-        rung = 20 * (k + 1)
-        dev = score_rows(trial.id, rung, "dev", quality - 0.1 * (rungs - 1 - k) + dev_wave, [f"d{i}" for i in range(6)])
-        store.write_scores(trial.id, rung, "dev", dev, record(trial, rung, 1.4 - quality))
-    if test:
-        rows = score_rows(trial.id, 20 * rungs, "test", quality + wave, names)
-        store.write_scores(trial.id, 20 * rungs, "test", rows, record(trial, 20 * rungs, quality))
-
-
-def add_list(store: Store, rows: list[tuple[t.Trial, str, int, str]]) -> None:
-    facts = [
-        {"trial_id": x.id, **t.axis_columns(x), "status": s, "rung": r, "reason": why, "seconds": 24.0, "tokens": 10000}
-        for x, s, r, why in rows
-    ]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(facts), sink)
-    store.write("trials.parquet", sink.getvalue().to_pybytes())
-
-
-def make_run(folder: Path, study: Study | None = None) -> Store:
-    store = Store.open(folder)
-    store.write("study.yaml", yaml.safe_dump(resolved(study or make_study())).encode())
-    return store
-
-
-def finished_run(folder: Path) -> tuple[Store, list[t.Trial]]:
-    """A winner, a close second, a poor one that ended, one that was cut and one that failed."""
-    store = make_run(folder)
-    trials = [make_trial(lr, seed) for lr in (1e-3, 3e-3) for seed in (0, 1)] + [make_trial(1e-2)]
-    for trial, quality in zip(trials, (0.86, 0.85, 0.6), strict=False):
-        add_trial(store, trial, quality)
-    add_trial(store, trials[3], 0.55, rungs=1, test=False)
-    why = "rung 1: 0.450 is 4th of 4, the best 2 go on"
-    ends = [(x, "finished", 40, "") for x in trials[:3]] + [(trials[3], "stopped", 20, why)]
-    add_list(store, [*ends, (trials[4], "failed", 0, "loss became NaN between steps 3 and 4")])
-    return store, trials
-
-
-class Page(HTMLParser):
-    """Text, tags and attributes of a page; refuses tags that are closed in another order than opened."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("script", "style"):
-            self.text.append(data)
-
-    @property
-    def words(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.text))
-
-
-def page_of(folder: Path) -> tuple[str, Page]:
-    where = write_report(str(folder))
-    assert where == f"{folder}/report.html"
-    source = Path(where).read_text(encoding="utf-8")
-    return source, Page(source)
+def data_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of all of a chart's data."""
+    return [row for rows in spec["datasets"].values() for row in rows]
 
 
 def test_a_finished_run_is_told_in_plain_words_and_numbers(tmp_path: Path) -> None:
@@ -209,16 +73,19 @@ def test_a_finished_run_is_told_in_plain_words_and_numbers(tmp_path: Path) -> No
 
 
 def test_the_page_is_self_contained_and_says_each_prompt_when_pointed_at(tmp_path: Path) -> None:
-    finished_run(tmp_path)
+    _, trials = finished_run(tmp_path)
     source, page = page_of(tmp_path)
-    assert not re.search(r"(?:src|href)=|url\(|@import|https?://", source)
-    dots = re.findall(r'<circle class="dot"[^>]*><title>p(\d\d): (\d+\.\d)</title>', source)
-    assert len(dots) == 3 * 12  # three trials have test scores
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    drawn = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
-    assert drawn
-    assert all(a.get("aria-label") for a in drawn)
-    assert "0.450 is 4th of 4" in re.findall(r"<title>([^<]*stopped at[^<]*)</title>", source)[0]
+    library = re.findall(r'<script id="vega">.*?</script>', source, re.DOTALL)
+    assert len(library) == 1
+    assert not re.search(r"(?:src|href)=|url\(|@import|https?://", source.replace(library[0], ""))
+    specs = charts_of(source)
+    assert {attrs["data-chart"] for _, attrs in page.tags if "data-chart" in attrs} == specs.keys()
+    assert all(spec["description"] for spec in specs.values())
+    values = [row for row in data_of(specs["distribution"]) if "name" in row]
+    assert len(values) == 3 * 12  # three trials have test scores
+    assert {row["id"] for row in values} == {trial.id for trial in trials[:3]}
+    cuts = [row["cut"] for row in data_of(specs["objective"]) if "cut" in row]
+    assert cuts == ["rung 1: 0.450 is 4th of 4, the best 2 go on"]
 
 
 def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
@@ -230,10 +97,76 @@ def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
     add_list(store, [*ends, (trials[2], "stopped", 40, f'"{EVIL}" & more')])
     source, page = page_of(tmp_path)
     assert "<script>alert" not in source
-    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert scripts_of(page) == SCRIPTS
     for where in (f"Its worst prompt is {EVIL}", f'"{EVIL}" & more', f"pool={EVIL}", f"template={EVIL}"):
         assert where in page.words
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+
+
+def test_the_verdict_shows_the_worst_wording_in_full_and_how_to_export_the_winner(tmp_path: Path) -> None:
+    folder = tmp_path / "a run"
+    store = make_run(folder)
+    texts = {f"p{i:02d}": f"Wording {i}:\n{{{{ text }}}} </blockquote>{EVIL}" for i in range(12)}
+    pool = keep_wordings(store, texts)
+    trials = [make_trial(lr, test_prompts=pool) for lr in (1e-3, 3e-3)]
+    for trial, quality in zip(trials, (0.86, 0.6), strict=True):
+        add_trial(store, trial, quality)
+    add_list(store, [(trial, "finished", 40, "") for trial in trials])
+    source, page = page_of(folder)
+    worst = re.search(r"Its worst prompt is (p\d\d), at", page.words)
+    assert worst is not None
+    quoted = re.findall(r"<blockquote>(.*?)</blockquote>", source, re.DOTALL)
+    assert [html.unescape(text) for text in quoted] == [texts[worst[1]]]
+    assert f"steadytune export '{folder}' --to adapter" in page.words
+    assert re.search(r"Rank on test 1 of 2 by the objective on the test prompts", page.words)
+    assert "Cost 24 seconds of training and scoring, 10,000 tokens trained on; all 2 trials together 48 seconds." in (
+        page.words
+    )
+    best = next(row for row in pq.read_table(folder / "tables" / "robustness.parquet").to_pylist() if row["winner"])
+    place = re.search(r'<i class="point" style="left:([\d.]+)%"', source)
+    assert place is not None
+    assert float(place[1]) == pytest.approx(100 * best["mean"], abs=0.01)
+
+
+def test_a_confirmed_winner_is_shown_by_the_fresh_seeds_that_did_not_choose(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    pool = keep_wordings(store, {f"p{i:02d}": f"Wording {i}" for i in range(12)})
+    search = [make_trial(lr, test_prompts=pool) for lr in (1e-3, 3e-3)]
+    fresh = [make_trial(lr, seed, test_prompts=pool) for lr in (1e-3, 3e-3) for seed in (7, 8)]
+    for trial, quality in zip([*search, *fresh], (0.7, 0.75, 0.9, 0.9, 0.6, 0.6), strict=True):
+        add_trial(store, trial, quality)
+    roles = {trial.id: ("choose", "report")[trial.seed - 7] for trial in fresh}
+    add_list(store, [(trial, "finished", 40, "") for trial in (*search, *fresh)], roles)
+    _, page = page_of(tmp_path)
+    winner, other = pq.read_table(tmp_path / "tables" / "confirmation.parquet").to_pylist()
+    assert winner["winner"]
+    assert winner["trial_id"] == fresh[1].id
+    rows, _ = store.read_scores(fresh[1].id, 40, "test") or pytest.fail("no scores")
+    right = rows.group_by("prompt_id").aggregate([("correct", "sum")]).to_pylist()
+    least = min(r["correct_sum"] for r in right)
+    worst = [r["prompt_id"] for r in right if r["correct_sum"] == least]
+    said = re.search(
+        r"Its worst prompt is (p\d\d), at ([\d.]+) %, averaged over these seeds\. Wording (\d+)", page.words
+    )
+    assert said is not None
+    assert said[1] in worst
+    assert (said[2], int(said[3])) == (f"{100 * least / 60:.1f}", int(said[1][1:]))
+    assert "is the winner, chosen by 1 fresh seed among the 2 best of the search." in page.words
+    assert f"a mean accuracy of {100 * winner['mean']:.1f} (" in page.words
+    assert f"than that of {other['configuration']}" in page.words
+
+
+def test_wordings_that_were_changed_are_not_shown(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    pool = keep_wordings(store, {f"p{i:02d}": f"Wording {i}" for i in range(12)})
+    trial = make_trial(1e-3, test_prompts=pool)
+    add_trial(store, trial, 0.8)
+    add_list(store, [(trial, "finished", 40, "")])
+    changed = store.read(f"prompts/{pool}.json").replace(b"Wording", b"Another")
+    store.write(f"prompts/{pool}.json", changed)
+    source, page = page_of(tmp_path)
+    assert "Its worst prompt is p" in page.words
+    assert "<blockquote>" not in source
 
 
 def test_an_unfinished_run_says_so_and_shows_the_dev_prompts(tmp_path: Path) -> None:
@@ -244,7 +177,9 @@ def test_an_unfinished_run_says_so_and_shows_the_dev_prompts(tmp_path: Path) -> 
     _, page = page_of(tmp_path)
     assert "This run is not finished: 0 of 2 trials known so far are done." in page.words
     assert "There are no test scores yet" in page.words
-    assert f"{trials[0].id[:8]} lr=0.001 leads so far. Over 6 dev prompts" in page.words
+    assert f"{trials[0].id[:8]} lr=0.001 leads so far." in page.words
+    assert "Over 6 dev prompts" in page.words
+    assert "steadytune export" not in page.words
 
 
 @pytest.mark.parametrize(
@@ -308,7 +243,8 @@ def test_of_200_trials_the_best_40_are_drawn_and_all_are_listed(tmp_path: Path) 
     source, page = page_of(tmp_path)
     assert "Only the best 40 of 200 trials are drawn; the other 160" in page.words
     assert all(trial.id in page.words for trial in trials)
-    assert source.count("<polyline") == 40 + 40 + 3  # losses, objectives, and asking in several wordings
+    specs = charts_of(source)
+    assert all(len({row["id"] for row in data_of(specs[name])}) == 40 for name in ("loss", "objective"))
     assert "197 trials, with the reason of each" in page.words
 
 
