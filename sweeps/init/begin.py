@@ -23,7 +23,7 @@ from sweeps.display.text import counted, duration
 from sweeps.init.chat_models import chat_template_of
 from sweeps.init.collect import Ask, Given, collect, own_wording, question_of, speak_for_themselves
 from sweeps.init.division import divided
-from sweeps.init.examples import DataError, Example, Examples
+from sweeps.init.examples import DataError, DataRow, Examples
 from sweeps.init.study_text import Outlined, Scale, fitting, scales, study_text
 from sweeps.init.wordings import LETTERS, OWN, starter_pools, with_own
 from sweeps.plan.sizes import data_sizes, model_size
@@ -101,7 +101,7 @@ def model_path(name: str) -> str:
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
-def _tell(examples: Examples, parts: Mapping[str, Sequence[Example]], say: Say) -> None:
+def _tell(examples: Examples, parts: Mapping[str, Sequence[DataRow]], say: Say) -> None:
     kind = f"{len(examples.all[0].options)} options a row" if examples.kind == "options" else "labels"
     say(f"fields    {', '.join(examples.fields)}; answered with {kind}")
     for split in SPLITS:
@@ -112,7 +112,7 @@ def _tell(examples: Examples, parts: Mapping[str, Sequence[Example]], say: Say) 
         say(f"note      {note}")
 
 
-def _answer(examples: Examples, example: Example) -> str:
+def _answer(examples: Examples, example: DataRow) -> str:
     return LETTERS[int(example.answer)] if examples.kind == "options" else examples.names[example.answer]
 
 
@@ -123,7 +123,7 @@ def _write(
     folder: Path,
     data: str,
     examples: Examples,
-    parts: Mapping[str, Sequence[Example]],
+    parts: Mapping[str, Sequence[DataRow]],
     pools: Mapping[str, Sequence[Prompt]],
     wanted: Wanted,
     say: Say,
@@ -178,11 +178,11 @@ def _labels(examples: Examples) -> Mapping[str, str]:
     return {str(i): LETTERS[i] for i in range(len(examples.all[0].options))}
 
 
-def _is_uneven(examples: Sequence[Example]) -> bool:
+def _is_uneven(examples: Sequence[DataRow]) -> bool:
     return Counter(e.answer for e in examples).most_common(1)[0][1] > UNEVEN * len(examples)
 
 
-def _everything(parts: Mapping[str, Sequence[Example]], prompts: Mapping[str, int]) -> Scale:
+def _everything(parts: Mapping[str, Sequence[DataRow]], prompts: Mapping[str, int]) -> Scale:
     """All rows and wordings, before it is known how many of them there is time for."""
     return Scale(1, len(parts["dev"]), len(parts["test"]), prompts["dev"], prompts["test"], 2)
 
@@ -202,7 +202,7 @@ def _pools(examples: Examples, own: Sequence[Prompt], about: str, say: Say) -> d
     return with_own([*own, *found], starters, examples.fields)
 
 
-def _write_rows(folder: Path, parts: Mapping[str, Sequence[Example]], examples: Examples) -> None:
+def _write_rows(folder: Path, parts: Mapping[str, Sequence[DataRow]], examples: Examples) -> None:
     (folder / "rows").mkdir(exist_ok=True)
     for split, some in parts.items():
         records = (

@@ -12,7 +12,7 @@ from sweeps.display.text import counted
 from sweeps.init.chats import chat_of, wording_of
 from sweeps.init.columns import Roles, first_number, flattened, guess_roles, options_in, right_option
 from sweeps.init.division import split_named
-from sweeps.init.examples import FEWEST, MOST, DataError, Example, Examples, Wording
+from sweeps.init.examples import FEWEST, MOST, DataError, DataRow, Examples, Wording
 from trainer.data.row_table import Cell, RowTable, flaw, in_quotes, in_short
 from trainer.data.sources import open_splits
 from trainer.data.wording import OPTIONS
@@ -85,7 +85,7 @@ def _from_columns(tables: dict[str, RowTable], roles: Roles, given: Given, ask: 
             own = _split_at(table, roles, i) or split
             fields = {name: str(text) for name, text in texts.items()}
             found.splits.setdefault(own, []).append(
-                Example(
+                DataRow(
                     _id(table, roles, i, split), fields, str(answer).strip() if not options else str(answer), options
                 )
             )
@@ -208,7 +208,7 @@ def _from_chats(tables: dict[str, RowTable], roles: Roles, given: Given, ask: As
         if not chat.answer or not all(text.strip() for text in texts.values()):
             empty += 1
             continue
-        found.splits.setdefault(split, []).append(Example(name, texts, chat.answer))
+        found.splits.setdefault(split, []).append(DataRow(name, texts, chat.answer))
     if empty:
         found.notes.append(f"{counted(empty, 'row')} left out: empty")
     found.names = _names_of(found, {}, given, ask, "the assistant's last turn", MOST)

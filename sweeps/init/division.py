@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from sweeps.display.text import counted
-from sweeps.init.examples import DataError, Example
+from sweeps.init.examples import DataError, DataRow
 from sweeps.trials.assets import SPLITS
 
 SHARES = {"train": 0.7, "dev": 0.15, "test": 0.15}
@@ -24,10 +24,10 @@ def split_named(name: str) -> str | None:
     return _NAMES.get(name.strip().lower())
 
 
-def divided(splits: dict[str, list[Example]], notes: list[str]) -> dict[str, list[Example]]:
+def divided(splits: dict[str, list[DataRow]], notes: list[str]) -> dict[str, list[DataRow]]:
     """The examples as train, dev and test. A split that the data have stays, but for rows of a later split; one that
     they lack is taken from train. ``notes`` gets a line for what is left out. Raises ``DataError``."""
-    given: dict[str, list[Example]] = {}
+    given: dict[str, list[DataRow]] = {}
     for name, some in splits.items():
         split = split_named(name) if name else "train"
         if split is None and len(splits) > 1:
@@ -51,7 +51,7 @@ def divided(splits: dict[str, list[Example]], notes: list[str]) -> dict[str, lis
     return _without_leaks(parts, notes)
 
 
-def _in_shares(examples: Sequence[Example], shares: dict[str, float]) -> dict[str, list[Example]]:
+def _in_shares(examples: Sequence[DataRow], shares: dict[str, float]) -> dict[str, list[DataRow]]:
     """Every label's examples in these shares, those that ask the same together, in the order of the data."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, example in enumerate(examples):
@@ -75,9 +75,9 @@ def _in_shares(examples: Sequence[Example], shares: dict[str, float]) -> dict[st
     return {split: [examples[i] for i in sorted(some)] for split, some in chosen.items()}
 
 
-def _without_leaks(parts: dict[str, list[Example]], notes: list[str]) -> dict[str, list[Example]]:
+def _without_leaks(parts: dict[str, list[DataRow]], notes: list[str]) -> dict[str, list[DataRow]]:
     """Each split without the examples that a later one has."""
-    kept: dict[str, list[Example]] = {}
+    kept: dict[str, list[DataRow]] = {}
     later: set[tuple[str, ...]] = set()
     for split in reversed(SPLITS):
         kept[split] = [example for example in parts[split] if example.key not in later]

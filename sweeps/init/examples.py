@@ -1,4 +1,4 @@
-"""What every kind of data becomes: examples with a content, an answer, and for multiple choice the row's options."""
+"""What every kind of data becomes: rows with a content, an answer, and for multiple choice the row's options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True)
-class Example:
+class DataRow:
     """One row. ``answer`` is a label as the data write it or, with ``options``, the number of the right one, from 0."""
 
     id: str
@@ -42,7 +42,7 @@ class Wording:
 class Examples:
     """``splits``: by the data's own division; ``""`` where they have none. ``notes``: what was left out, and why."""
 
-    splits: dict[str, list[Example]]
+    splits: dict[str, list[DataRow]]
     kind: Literal["labels", "options"]
     fields: tuple[str, ...]
     names: dict[str, str] = field(default_factory=dict)  # label as the data write it -> its name; empty with options
@@ -50,5 +50,5 @@ class Examples:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def all(self) -> list[Example]:
+    def all(self) -> list[DataRow]:
         return [example for some in self.splits.values() for example in some]

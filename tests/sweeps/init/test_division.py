@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.init.division import divided
-from sweeps.init.examples import Example
+from sweeps.init.examples import DataRow
 from trainer.errors import UserError
 
 
 def example(i, text, answer="no"):
-    return Example(f"row-{i}", {"text": text}, answer)
+    return DataRow(f"row-{i}", {"text": text}, answer)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc")), min_size=60, max_size=200))

@@ -12,7 +12,7 @@ from made_scores import P, R, answers, folder
 
 from sweeps.report.evidence import Evidence, gather
 from sweeps.report.next_step import CONFIRM, next_step
-from sweeps.report.verdict import summary
+from sweeps.report.verdict import verdict
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.load import resolved
 from sweeps.study.overlay import dump_yaml
@@ -48,12 +48,18 @@ def evidence(
     return gather(RunFolder(store))
 
 
+def said_of(found: Evidence) -> str:
+    """What the report says first."""
+    says = verdict(found, {})
+    return " ".join([says.title, says.lead, *(f"{p.title} {p.text}" for p in says.points)])
+
+
 def test_a_winner_that_is_clearly_better_is_exported(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = evidence(tmp_path, study(), CLEAR)
-    assert "differ clearly" in summary(found, {})
+    assert "differ clearly" in said_of(found)
     assert next_step(found) == (
         "next: steadytune export run --to adapter (writes the winner for peft and `steadytune predict`)"
     )
@@ -61,7 +67,7 @@ def test_a_winner_that_is_clearly_better_is_exported(
 
 def test_a_winner_that_is_not_clearly_better_is_to_be_confirmed(study: Any, tmp_path: Path) -> None:
     found = evidence(tmp_path, study(), CLOSE)
-    assert "Of all 2 other tested trials, 1 cannot be told apart from it" in summary(found, {})
+    assert "Of all 2 other tested trials, 1 cannot be told apart from it" in said_of(found)
     assert next_step(found) == (
         "next: the winner is not clearly better than 1 of 2 other trials. Run the study again with "
         f"'{CONFIRM}', or take it as it is: steadytune export {found.run.store.uri} --to adapter"
@@ -105,4 +111,4 @@ def test_stages_are_not_confirmed(study: Any, tmp_path: Path) -> None:
 def test_without_a_winner_it_names_what_to_do_instead(status: str, said: str, study: Any, tmp_path: Path) -> None:
     found = evidence(tmp_path, study(), CONSTANT, status=status)
     assert next_step(found) == said
-    assert summary(found, {}).endswith(f". {said[len('next: ') :].capitalize()}.")
+    assert said_of(found).endswith(f". {said[len('next: ') :].capitalize()}.")
