@@ -83,8 +83,13 @@ def shorten_command(
         raise UserError(f'--by = "{unit}" is not known.{nearest(unit, UNITS)}')
     if unit == "tokens" and tokenizer is None:
         raise UserError("--by tokens needs a tokenizer: add --tokenizer T, or compare with --by characters")
-    count = alpaca.tokens(tokenizer) if unit == "tokens" and tokenizer else alpaca.characters
     source = Path(file)
+    if out is not None:  # before anything is downloaded
+        alpaca.check_ending(out)
+    elif alpaca.on_hub(file):
+        example = f"--out {source.name}-short.parquet"
+        raise UserError(f"--out is missing: {file} is no file here. Name one, such as {example}")
+    count = alpaca.tokens(tokenizer) if unit == "tokens" and tokenizer else alpaca.characters
     target = out or f"{source.stem}-short{source.suffix}"
     records, swapped = alpaca.shorten(alpaca.read_records(file), count)
     alpaca.write_records(records, target)

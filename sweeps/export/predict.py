@@ -195,7 +195,10 @@ def _threshold(exported: ExportedTrial, store: Store, given: str | None) -> floa
 def _why_untuned(trial: Trial) -> str:
     if trial.scoring.decision != "raw":
         return f"the decision rule {trial.scoring.decision} compares more than the probabilities that the run stored"
-    return "an earlier version exported it; export the trial again for one"
+    return (
+        "an earlier version exported it, or the model gave NaN on a dev row; export the trial again, and if there is "
+        "still none, it is the latter"
+    )
 
 
 def _at_threshold(answer: Prediction, limit: float | None) -> Prediction:

@@ -26,13 +26,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from trainer.data.row_table import Cell, RowTable, flaw, in_short
-from trainer.data.sources import RowSource, open_table, read_file
+from trainer.data.sources import COMPRESSED, RowSource, open_table, read_file
+from trainer.data.sources import FORMATS as ROW_FORMATS
 from trainer.errors import UserError, nearest
 
 FIELDS = ("instruction", "input", "output")
 FORMATS = (".parquet", ".json", ".jsonl", ".ndjson")
 WITHOUT_CONTEXT = "Predict the prompt that generated the following AI output."
 WITH_CONTEXT = "Predict the prompt that generated the below AI output given the following context. Context: {}"
+_OF_FILES = {*FORMATS, *ROW_FORMATS, *COMPRESSED, ".txt", ".xlsx", ".yaml", ".yml", ".zip"}
 _CHUNK = 4096  # texts in one call of a tokenizer
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -238,6 +240,12 @@ def _counter(encode: Callable[[list[str]], Any]) -> Counter:
 # files -----------------------------------------------------------------------------------------------------------
 
 
+def on_hub(name: str) -> bool:
+    """Whether ``name`` stands for a data set on the hub. One that ends like a file is a file that is missing."""
+    hub_name = _HUB_NAME.fullmatch(name) is not None and Path(name).suffix.lower() not in _OF_FILES
+    return not Path(name).exists() and (name in HUB or hub_name)
+
+
 def read_records(name: str) -> AlpacaRecords:
     """The rows of a parquet, json or jsonl file, or of a data set on the hub by its public name or its name in the
     study, read like the rows of a study. Other columns are ignored. UserError says which file and row is wrong."""
@@ -248,7 +256,7 @@ def read_records(name: str) -> AlpacaRecords:
         table = read_file(name, "FILE", FIELDS)
     elif path.is_dir():
         raise UserError(f'FILE = "{name}" is a folder, not a file')
-    elif name in HUB or (_HUB_NAME.fullmatch(name) and path.suffix.lower() not in FORMATS):
+    elif on_hub(name):
         table = open_table(RowSource(HUB.get(name, name), FIELDS, "output", split="train"), "train", "FILE")
     else:
         raise UserError(f'FILE = "{name}" does not exist.{_beside(path)}')
@@ -265,11 +273,17 @@ def read_records(name: str) -> AlpacaRecords:
     )
 
 
+def check_ending(out: str) -> None:
+    """UserError unless the ending of ``out`` names a format that is written."""
+    ending = Path(out).suffix
+    if ending.lower() not in FORMATS:
+        raise UserError(f'--out = {out}: the ending "{ending}" is not known.{nearest(ending, FORMATS)}')
+
+
 def write_records(records: AlpacaRecords, name: str) -> None:
     """Write the three columns in the format that the file's ending names."""
+    check_ending(name)
     path = Path(name)
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f'--out = {name}: the ending "{path.suffix}" is not known.{nearest(path.suffix, FORMATS)}')
     columns = {field: getattr(records, field) for field in FIELDS}
     if path.suffix.lower() == ".parquet":
         buffer = io.BytesIO()

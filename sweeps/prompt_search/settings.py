@@ -94,12 +94,12 @@ AS_PUBLISHED: dict[str, Settings] = {
 Bound = tuple[str, Callable[[float], bool]]  # (as it is told, whether a number is within it)
 COUNT: Bound = ("at least 1", lambda n: 1 <= n < 1e9)
 SIZE: Bound = ("1 to 4096", lambda n: 1 <= n <= 4096)  # the kernel's gradients are as long as width x width x depth
-WHOLE: Bound = ("at least 0", lambda n: 0 <= n < 1e9)
+NOT_NEGATIVE: Bound = ("at least 0", lambda n: 0 <= n < 1e9)
 POSITIVE: Bound = ("above 0", lambda x: 0 < x < 1e9)
 SHARE: Bound = ("at least 0 and below 1", lambda x: 0 <= x < 1)
 BOUNDS: dict[str, Bound] = {
-    "patience": WHOLE,
-    "uncertain": WHOLE,
+    "patience": NOT_NEGATIVE,
+    "uncertain": NOT_NEGATIVE,
     "depth": SIZE,
     "width": SIZE,
     "lr": POSITIVE,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.checks.labels import LabelUse
 from sweeps.checks.preflight import preflight
+from sweeps.checks.settings import settings_findings
+from sweeps.checks.small_samples import sample_findings
 from sweeps.driver.progress import Progress
 from sweeps.driver.replay import replayed
 from sweeps.live.table import LiveTable
@@ -87,10 +89,12 @@ class Staged:
         read = {n: [[p.id, p.text] for p in prompts] for n, prompts in pools.items()}
         data = digest({n: str(d) for n, d in content.fingerprints.items()})
         use = LabelUse.of(self.study, content)
+        n_train = len(content.assets.rows["train"])
+        doubts = [*settings_findings(self.study, n_train), *sample_findings(self.study, content)]
         asked = record.key(
             "format", [], model=content.model.fingerprint, data=data, pools=read,
             templates=[str(t) for t in templates], meaning=meaning.model_dump(), task=str(content.task),
-            labels=str(use),
+            labels=str(use), settings=[str(d) for d in doubts],  # else kept warnings would be of other settings
         )  # fmt: skip
         known = self.records.earlier(asked)
         if known is None:

@@ -67,7 +67,8 @@ def doubtful_templates(n: int) -> str | None:
     few, many = USUAL_TEMPLATES
     if few <= n <= many:
         return None
-    why = "few say little about wording" if n < few else "the best of so many is often the luckiest, not the best"
+    lucky = "the best of so many is often the luckiest, not the best"
+    why = "a few templates say little about wording" if n < few else lucky
     return f"stage 3 compares {n} templates: {why}. {few} to {many} are usual"
 
 

@@ -178,7 +178,7 @@ def test_an_export_of_before_has_no_tuned_threshold(labels: tuple[str, str], tmp
     at.write_text(json.dumps(about))
     rows = tiny_run.data(uri, "test.jsonl")
     assert answers(folder, rows, tmp_path)
-    with pytest.raises(UserError, match="because an earlier version exported it; export the trial again"):
+    with pytest.raises(UserError, match="an earlier version exported it, or the model gave NaN on a dev row; export"):
         answers(folder, rows, tmp_path, threshold="tuned")
 
 

@@ -140,6 +140,27 @@ def test_commands(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         run.invoke(app, ["shorten", file, "--by", "tokens"], catch_exceptions=False)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["AlpacaDataCleaned"], "--out is missing: AlpacaDataCleaned is no file here. Name one, such as --out Alpaca"),
+        (["yahma/alpaca-cleaned"], "--out is missing: yahma/alpaca-cleaned is no file here. Name one, such as --out a"),
+        (["yahma/alpaca-cleaned", "--out", "x.csv"], '--out = x.csv: the ending ".csv" is not known'),
+        (["data/alpaca.csv"], 'FILE = "data/alpaca.csv" does not exist'),
+    ],
+)
+def test_shorten_refuses_before_it_downloads(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(alpaca, "open_table", download)
+    with pytest.raises(UserError, match=re.escape(message)):
+        CliRunner().invoke(app, ["shorten", *words], catch_exceptions=False)
+
+
 # the study's table 1 ----------------------------------------------------------------------------------------------
 
 

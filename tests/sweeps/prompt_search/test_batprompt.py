@@ -373,6 +373,16 @@ def test_as_published_the_last_iterations_best_is_the_result_and_no_race_is_held
     assert scorer.spent.scorings <= published_scorings(published(), 3)[0] == 2500
 
 
+def test_the_races_are_part_of_what_published_settings_need() -> None:
+    raced = published(start_share=0.25, end_share=0.25)
+    assert published_scorings(raced, 3)[0] == 2 * 2500
+    assert published_scorings(raced, 1)[0] == -(-2500 * 4 // 3), "one candidate needs no race at the start"
+    assert published_scorings(replace(raced, start="p1"), 3)[0] == -(-2500 * 4 // 3)
+    for share in np.linspace(0, 0.99, 100):
+        need, _ = published_scorings(published(end_share=share), 3)
+        assert need - need * share >= 2500 > (need - 1) * (1 - share) - 1e-6
+
+
 def test_as_published_an_attack_takes_the_worst_rewrite_and_never_the_row_as_it_was() -> None:
     scorer = Scorer(Wordy({}), SearchJournal(), LABELS)
     pool, some = prompts(2), rows(12)

@@ -24,12 +24,14 @@ from sweeps.search.points import encode, grid_points
 from sweeps.staged import answer, compare
 from sweeps.staged.compare import DevScores, RatedCandidate, as_row, choose_candidate, gap, pseudo_values
 from sweeps.staged.points import Candidate, CurrentChoice, part_study
+from sweeps.staged.protocol import Staged
 from sweeps.study.data_schema import Meaning
 from sweeps.study.load import load_study
 from sweeps.study.overlay import StudyError
 from sweeps.study.shipped import study_path
 from sweeps.study.terms import mentions, words_of
 from sweeps.trials.from_points import axes_of
+from sweeps.trials.load_content import content_of
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.measure import metrics
@@ -530,6 +532,24 @@ def test_a_changed_study_decides_anew_from_the_trials_that_are_there(
     known = {i for s in ran.records.stages for c in s.get("candidates", ()) for i in c["trials"]}
     assert known & {i for c in again.records.stages[2]["candidates"] for i in c["trials"]}
     assert not set(trained) & known
+
+
+def test_warnings_about_settings_are_those_of_the_settings_of_this_start(
+    staged: tuple[Path, Any, list[str]], tmp_path: Path
+) -> None:
+    path, ran, _ = staged
+    store = Store.open(shutil.copytree(path.parent / "run", tmp_path / "run"))
+
+    def warnings(*overrides: str) -> list[str]:
+        study = load_study(path, overrides)
+        one = Staged(study, store, content_of(study), lambda *_: None)
+        one.check_format()
+        return list(one.records.stages[0]["warnings"])
+
+    ours = warnings()
+    assert ours == ran.records.stages[0]["warnings"]
+    assert [w for w in warnings("axes.lr=[9]") if w not in ours and "axes.lr = [9.0]: every rate" in w]
+    assert warnings() == ours
 
 
 def test_a_wording_of_another_task_stops_the_study_before_anything_is_written(tmp_path: Path) -> None:
