@@ -128,17 +128,25 @@ class Arm:
     # adversarial: looks for the worst wordings after so many steps
     search_every: int = 25
     search_candidates: int = 24  # that are scored
-    search_rows: int = 4  # under each
+    search_rows: int = 4  # under each; more where there are fewer candidates, so that every search costs the same
     search_worst: int = 4  # that are kept
     search_share: float = 0.5  # of the examples that meet one of them
     search_rewrites: int = 2  # of each of the pool's prompts among the candidates
 
+    def searched(self, steps: int) -> int:
+        """Sequences that pass forward in the searches before and between ``steps`` steps."""
+        if self.choice != "adversarial":
+            return 0
+        return math.ceil(steps / self.search_every) * self.search_candidates * self.search_rows
+
     def matched_steps(self, steps: int, size: int) -> int:
-        """The steps of ``size`` sequences that cost, with the searches between them, what ``steps`` cost without."""
+        """The most steps of ``size`` sequences that cost, with their searches, no more than ``steps`` cost without; at
+        least one, where there are any."""
         if self.choice != "adversarial" or not steps:
             return steps
-        of_search = FORWARD * self.search_candidates * self.search_rows
-        return max(1, round(steps / (1.0 + of_search / (self.search_every * size))))
+        search = FORWARD * self.searched(1)
+        stretches, left = divmod(steps * size + 1e-6, search + self.search_every * size)  # a search and its steps
+        return max(1, int(stretches) * self.search_every + max(0, int((left - search) / size)))
 
 
 @dataclass(frozen=True)
