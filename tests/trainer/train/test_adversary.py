@@ -71,6 +71,22 @@ def test_the_bound_is_kept() -> None:
     assert all(order.pick(i, one).candidate == -1 for i in range(100)), "before a search nothing is the worst"
 
 
+def test_formats_and_views_of_examples_are_what_the_documents_say() -> None:
+    """Examples from the pool draw a format for each row; views draw apart from each other, also whether they meet one
+    of the worst."""
+    one = memory()
+    one.found({4: 1.0, 9: 2.0})
+    forms = (Template("a"), Template("b"))
+    varied = Arm(choice="adversarial", search_share=0.4, formats=forms, views=2)
+    order = ExampleOrder(3, 400, 12, Draw(every=1), Optimization(steps=500, batch_size=8), varied)
+    picks = [order.pick(i, one) for i in range(2000)]
+    views = list(zip(picks[::2], picks[1::2], strict=True))
+    assert {p.format for p in picks if p.candidate < 0} == {0, 1}
+    assert all(a.format == b.format and a.row == b.row for a, b in views)
+    assert any(a.candidate == b.candidate >= 0 for a, b in views)
+    assert any((a.candidate < 0) != (b.candidate < 0) for a, b in views)
+
+
 def test_in_a_simulated_model_it_finds_the_one_bad_wording_and_lowers_its_loss() -> None:
     """Losses fall with the examples that a wording gets; one begins far above the others. Compared with uniform draws
     over the same candidates, for the same number of examples."""
