@@ -121,7 +121,7 @@ class Arm:
     choice: Literal["uniform", "curriculum", "importance", "group_dro", "adversarial"] = "uniform"
     temperature: float = 0.1  # importance: nats per token between prompts that makes one e times as likely
     step_size: float = 0.1  # group_dro: of the groups' weights, per nat and update
-    typos: float = 0.0  # share of a wording's words that get a typo; adversarial: of candidates that have typos
+    typos: float = 0.0  # share of a wording's words that get a typo; adversarial: in the mistyped candidates
     formats: tuple[Template, ...] = ()  # templates to train under, drawn per row; none: the trial's own
     views: int = 1  # wordings of the same row in one step
     consistency: float = 0.0  # weight of the divergence between the answers under a row's wordings
@@ -129,8 +129,8 @@ class Arm:
     search_every: int = 25
     search_candidates: int = 24  # that are scored
     search_rows: int = 4  # under each; more where there are fewer candidates, so that every search costs the same
-    search_worst: int = 4  # that are kept
-    search_share: float = 0.5  # of the examples that meet one of them
+    search_worst: int = 4  # of the scored ones, which are trained on more
+    search_share: float = 0.5  # largest share of examples that get one of these
     search_rewrites: int = 2  # of each of the pool's prompts among the candidates
 
     def searched(self, steps: int) -> int:
