@@ -252,7 +252,7 @@ class Runner:
         if isinstance(work, ScoreBlock) or resident.log or at != resident.step or not at:
             return
         if at not in self.store.rungs(trial.id, "dev"):
-            resident.log, resident.seconds = load_log(self.store, trial, at)
+            resident.log, resident.seconds, resident.search_tokens = load_log(self.store, trial, at)
 
     def _is_newest(self, resident: Resident, rung: int) -> bool:
         """Whether no checkpoint is nearer to ``rung`` than the slot is: the trial may have been elsewhere since."""

@@ -121,24 +121,32 @@ class Arm:
     choice: Literal["uniform", "curriculum", "importance", "group_dro", "adversarial"] = "uniform"
     temperature: float = 0.1  # importance: nats per token between prompts that makes one e times as likely
     step_size: float = 0.1  # group_dro: of the groups' weights, per nat and update
-    typos: float = 0.0  # share of a wording's words that get a typo; adversarial: of candidates that have typos
+    typos: float = 0.0  # share of a wording's words that get a typo; adversarial: in the mistyped candidates
     formats: tuple[Template, ...] = ()  # templates to train under, drawn per row; none: the trial's own
     views: int = 1  # wordings of the same row in one step
     consistency: float = 0.0  # weight of the divergence between the answers under a row's wordings
     # adversarial: looks for the worst wordings after so many steps
     search_every: int = 25
     search_candidates: int = 24  # that are scored
-    search_rows: int = 4  # under each
-    search_worst: int = 4  # that are kept
-    search_share: float = 0.5  # of the examples that meet one of them
+    search_rows: int = 4  # under each; more where there are fewer candidates, so that every search costs the same
+    search_worst: int = 4  # of the scored ones, which are trained on more
+    search_share: float = 0.5  # largest share of examples that get one of these
     search_rewrites: int = 2  # of each of the pool's prompts among the candidates
 
+    def searched(self, steps: int) -> int:
+        """Sequences that pass forward in the searches before and between ``steps`` steps."""
+        if self.choice != "adversarial":
+            return 0
+        return math.ceil(steps / self.search_every) * self.search_candidates * self.search_rows
+
     def matched_steps(self, steps: int, size: int) -> int:
-        """The steps of ``size`` sequences that cost, with the searches between them, what ``steps`` cost without."""
+        """The most steps of ``size`` sequences that cost, with their searches, no more than ``steps`` cost without; at
+        least one, where there are any."""
         if self.choice != "adversarial" or not steps:
             return steps
-        of_search = FORWARD * self.search_candidates * self.search_rows
-        return max(1, round(steps / (1.0 + of_search / (self.search_every * size))))
+        search = FORWARD * self.searched(1)
+        stretches, left = divmod(steps * size + 1e-6, search + self.search_every * size)  # a search and its steps
+        return max(1, int(stretches) * self.search_every + max(0, int((left - search) / size)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ by a stated rate: the share that early stopping saves is right, the hours are ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ from sweeps.study.learning_rate import RatePrior, prior_of
 from sweeps.study.precision import usual_cells
 from sweeps.study.study import Study
 from sweeps.study.values import Range
-from sweeps.trials.from_points import axes_of, rungs_of, steps_of, target_modules
+from sweeps.trials.from_points import axes_of, rungs_of, searches_of, steps_of, target_modules
 from sweeps.trials.study_work import SCORED_WHOLE, StudyWork, seeds_each, study_work
 from trainer.errors import UserError
 from trainer.measure import design
 from trainer.model.quantization import BYTES
 from trainer.model.targets import matching_names
 from trainer.setup import micro_batch_tokens
+from trainer.trial import FORWARD, Arm
 
 # Operations per second and core. SmolLM2 (hidden size 576) trains and is scored at 6e10 to 9e10 of a core with AVX2
 # (`make demo-smollm2`, benchmarks/inference_time.py); the quickstart's matrices are too small for more than 2e10.
@@ -45,14 +46,14 @@ class PlannedRung:
     share: float  # of a trial's steps
     steps: float  # optimizer steps of a trial up to the rung, mean over trials
     trials: int  # that reach it
-    tokens: float  # trained on since the rung before, by all trials
+    tokens: float  # since the rung before, of all trials: trained on, and a third of what searches pass forward
     passes: int  # cells of the dev grid that are scored, for all trials
     cells: int  # cells of the dev grid that are scored for one trial
 
 
 @dataclass(frozen=True)
 class Cost:
-    tokens: float  # trained on
+    tokens: float  # as of ``PlannedRung``
     dev_passes: int
     test_passes: int
     operations: float
@@ -114,21 +115,23 @@ def plan(
         sizes = planned_sizes(study)
     model = model_size(study) if model is None else model
     trials, steps = count_trials(study), mean_steps(study, sizes.train_rows)
-    ends = _mean_rungs(study, sizes.train_rows)
+    ends, searched = _mean_rungs(study, sizes.train_rows)
     shares = study.scheduler.shares
     grids = (sizes.dev_prompts, sizes.dev_rows), (sizes.test_prompts, sizes.test_rows)
     work = study_work(study, trials, *grids, seeds=seeds_each(study))
     fresh = count_confirming(study, work.quotas[-1])
     length = sizes.trained_tokens or sizes.prompt_tokens + sizes.answer_tokens
     per_step = study.training.batch_size * study.training.accumulation * length
+    asked = FORWARD * (sizes.prompt_tokens + sizes.answers * sizes.answer_tokens)  # in a search, of a prompt and a row
+    trained = [now * per_step + sequences * asked for now, sequences in zip(ends, searched, strict=True)]
     grid = sizes.dev_prompts * sizes.dev_rows
     rungs = tuple(
-        PlannedRung(share, now, n, n * (now - before) * per_step, n * scored, scored)
-        for share, now, before, n, scored in zip(shares, ends, [0.0, *ends], work.quotas, work.dev_cells, strict=False)
+        PlannedRung(share, end, n, n * (now - before), n * scored, scored)
+        for share, end, now, before, n, scored in zip(
+            shares, ends, trained, [0.0, *trained], work.quotas, work.dev_cells, strict=False
+        )
     )
-    confirming = PlannedRung(
-        1.0, steps, fresh, fresh * steps * per_step, fresh * work.dev_cells[-1], work.dev_cells[-1]
-    )
+    confirming = PlannedRung(1.0, steps, fresh, fresh * trained[-1], fresh * work.dev_cells[-1], work.dev_cells[-1])
     tokens = sum(r.tokens for r in (*rungs, confirming))
     passes = sum(r.passes for r in (*rungs, confirming))
     whole = trials + count_confirming(study, trials)
@@ -142,7 +145,7 @@ def plan(
         trials=trials,
         rungs=rungs,
         cost=_cost(study, sizes, model, tokens, passes, tests),
-        full=_cost(study, sizes, model, whole * steps * per_step, whole * work.dev_cells[-1], every_test),
+        full=_cost(study, sizes, model, whole * trained[-1], whole * work.dev_cells[-1], every_test),
         full_trials=whole,
         rate=chosen,
         rate_source=source,
@@ -188,24 +191,31 @@ def _confirming_cells(study: Study, work: StudyWork, fresh: int) -> int:
 
 
 def mean_steps(study: Study, train_rows: int) -> float:
-    steps = _all_steps(study, train_rows)
+    steps = [steps for steps, _ in _lengths(study, train_rows)]
     return sum(steps) / len(steps)
 
 
-def _all_steps(study: Study, train_rows: int) -> list[int]:
-    """Of every length and arm; of a range, its two ends."""
+def _lengths(study: Study, train_rows: int) -> list[tuple[int, Arm]]:
+    """Steps and searches of every length and arm; of a range, its two ends."""
     axes = axes_of(study)
     name = "steps" if "steps" in axes else "epochs"
     arms: list[dict[str, Any]] = [{"arm": a} for a in study.axes.arm] or [{}]
-    return [steps_of(study, {name: v, **arm}, train_rows) for v in _values(axes[name]) for arm in arms]
+    points = [{name: v, **arm} for v in _values(axes[name]) for arm in arms]
+    return [(steps_of(study, point, train_rows), searches_of(study, point)) for point in points]
 
 
-def _mean_rungs(study: Study, train_rows: int) -> list[float]:
-    """The steps at which a trial is scored, as the run counts them, each the mean over lengths. StudyError where two
-    rungs have the same step."""
-    lengths = _all_steps(study, train_rows)
-    rungs = [rungs_of(study, steps) for steps in lengths]
-    return [sum(column) / len(lengths) for column in zip(*rungs, strict=True)]
+def _mean_rungs(study: Study, train_rows: int) -> tuple[list[float], list[float]]:
+    """The steps at which a trial is scored, as the run counts them, and the sequences that its searches have passed
+    forward by then, each the mean over lengths and arms. StudyError where two rungs have the same step."""
+    lengths = _lengths(study, train_rows)
+    rungs = [rungs_of(study, steps) for steps, _ in lengths]
+    searched = [[arm.searched(end) for end in ends] for ends, (_, arm) in zip(rungs, lengths, strict=True)]
+    return _means(rungs), _means(searched)
+
+
+def _means(lines: Sequence[Sequence[int]]) -> list[float]:
+    """Of each column."""
+    return [sum(column) / len(lines) for column in zip(*lines, strict=True)]
 
 
 def _values(values: Any) -> tuple[Any, ...]:

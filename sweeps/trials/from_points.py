@@ -175,16 +175,20 @@ def steps_of(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:
     epoch is always as many sequences as there are rows, so an arm with several views of each row is not longer; an arm
     that searches for the worst wordings makes fewer steps, so that it costs as much."""
     steps = _steps_without_search(study, point, n_train_rows)
+    return searches_of(study, point).matched_steps(steps, study.training.batch_size * study.training.accumulation)
+
+
+def searches_of(study: Study, point: Mapping[str, Any]) -> t.Arm:
+    """What the arm at ``point`` says of its searches, without what needs templates."""
     arm = arm_of(study, point)
-    if arm is None or arm.choice != "adversarial":
-        return steps
-    asked = t.Arm(
+    if arm is None:
+        return t.Arm()
+    return t.Arm(
         choice=arm.choice,
         search_every=arm.search_every,
         search_candidates=arm.search_candidates,
         search_rows=arm.search_rows,
     )
-    return asked.matched_steps(steps, study.training.batch_size * study.training.accumulation)
 
 
 def _steps_without_search(study: Study, point: Mapping[str, Any], n_train_rows: int) -> int:

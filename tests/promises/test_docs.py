@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer.main
+import yaml
 from checkout import PACKAGES, ROOT
 from pydantic import BaseModel
 from tiny_run import LABELLED, make_run
@@ -162,6 +163,14 @@ def test_commands_of_the_staged_study_are_accepted_whole() -> None:
     assert any(len(words) > 4 for words in found)
     for words in found:
         load_study(study_path("staged"), [w for w in words[2:] if "=" in w and not w.startswith("-")], files=False)
+
+
+def test_the_page_on_paft_counts_the_arms_and_compares_with_the_arm_of_equal_formats() -> None:
+    shipped = [yaml.safe_load(p.read_text())["arms"] for p in sorted(ROOT.glob("sweeps/studies/paft*.yaml"))]
+    said = re.search(r"All (\d+) arms", (ROOT / "docs/paft.md").read_text())
+    assert said is not None
+    assert {len(arms) for arms in shipped if "n256" in arms} == {int(said[1])}
+    assert all(arms["adversarial"]["formats"] == arms["formats"]["formats"] for arms in shipped)
 
 
 def test_overrides_in_the_documents_are_accepted() -> None:

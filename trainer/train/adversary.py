@@ -6,7 +6,8 @@ wordings.
 Candidates are the pool's prompts, rule-based rewrites of them (``trainer.data.rewrites``), a version with typos where
 the arm has typos, and all of these under every format of the arm. Every ``search_every`` steps, the first time before
 the first step, the mean loss of the right answer on ``search_rows`` train rows is computed under ``search_candidates``
-candidates: those that were the worst so far, and others drawn at random. The ``search_worst`` worst of them are then
+candidates: those that were the worst so far, and others drawn at random. Where there are fewer candidates, there are
+more rows. The ``search_worst`` worst of them are then
 drawn for a ``search_share`` of the examples, which is the bound, until the next search; other examples draw from the
 pool as PAFT does.
 

@@ -23,7 +23,8 @@ from trainer.train.step_log import StepLog
 from trainer.trial import Trial
 
 LOG_TENSOR = "log.steps"  # [n, 6] in float64: the fields of ``StepLog`` but ``by_prompt``; NaN where there is none
-_SECONDS = "log_seconds"  # key of the metadata: accelerator time of the steps in the log
+# keys of the metadata: accelerator time of the steps in the log, and tokens of the searches between them, if any
+_SECONDS, _SEARCH_TOKENS = "log_seconds", "log_search_tokens"
 
 
 def checkpoint_steps(store: Store, trial: Trial) -> list[int]:
@@ -52,6 +53,7 @@ def save_checkpoint(store: Store, engine: Engine, resident: Resident) -> None:
         "step": str(step),
         "trial": json.dumps(trial.to_json()),
         _SECONDS: repr(resident.seconds),
+        **({_SEARCH_TOKENS: str(resident.search_tokens)} if resident.search_tokens else {}),
         TARGETS: json.dumps(targets),
         **checksum.METADATA,
     }
@@ -69,16 +71,16 @@ def load_checkpoint(store: Store, engine: Engine, slot: int, trial: Trial, step:
     engine.restore(slot, trial.lora, trial.optimization, step, tensors)
 
 
-def load_log(store: Store, trial: Trial, step: int) -> tuple[list[StepLog], float]:
-    """The steps since the rung before ``step``, and their seconds. Empty where the checkpoint is damaged, or was
-    written by a version before the log was in it."""
+def load_log(store: Store, trial: Trial, step: int) -> tuple[list[StepLog], float, int]:
+    """The steps since the rung before ``step``, their seconds, and the tokens of the searches between them. Empty where
+    the checkpoint is damaged, or was written by a version before the log was in it."""
     from safetensors import SafetensorError
 
     try:
         tensors, meta = _read(store, trial, step)
-        return _log_of(tensors[LOG_TENSOR]), float(meta[_SECONDS])
+        return _log_of(tensors[LOG_TENSOR]), float(meta[_SECONDS]), int(meta.get(_SEARCH_TOKENS, 0))
     except (SafetensorError, StoreError, ValueError, KeyError, TypeError):
-        return [], 0.0
+        return [], 0.0, 0
 
 
 def _read(store: Store, trial: Trial, step: int) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -44,6 +44,7 @@ class Resident:
     seconds: float = 0.0  # accelerator time of this trial since its last rung
     formats: Sequence[Renderer] = ()
     saved: int = 0  # step of its newest checkpoint; 0: none
+    search_tokens: int = 0  # that the searches since the last rung have passed forward
 
     def __post_init__(self) -> None:
         t = self.trial
@@ -66,7 +67,6 @@ class Resident:
         self._ahead = 1 if t.arm.choice == "importance" else STEPS_AHEAD
         self._ready: dict[int, list[Sample]] = {}
         self._searched = -1  # step before which the last search was made
-        self._search_tokens = 0  # that the searches since the last rung have passed forward
 
     def samples(self) -> list[Sample]:
         """The effective batch of the next step."""
@@ -89,8 +89,10 @@ class Resident:
             return {}
         if self._searched == self.step:
             return {}
-        draw = random.Random(stable_hash("search", self.trial.seed, self.step))
-        rows = draw.sample(self._rows, min(len(self._rows), self.trial.arm.search_rows))
+        arm, draw = self.trial.arm, random.Random(stable_hash("search", self.trial.seed, self.step))
+        # a search costs the same where there are few candidates
+        each = arm.searched(1) // min(arm.search_candidates, len(self.candidates))
+        rows = draw.sample(self._rows, min(len(self._rows), each))
         asked = {}
         for i in self.memory.to_score(draw):
             one = self.candidates[i]
@@ -105,7 +107,7 @@ class Resident:
         assert isinstance(self.memory, WorstWordings)
         self.memory.found(losses)
         self._searched = self.step
-        self._search_tokens += tokens
+        self.search_tokens += tokens
         self.seconds += seconds
 
     def record(self, log: StepLog, seconds: float) -> None:
@@ -128,7 +130,7 @@ class Resident:
         """The record of the steps since the last rung, which is stored beside the scores. Clears their log: the next
         rung's record begins after them."""
         points = self.log[:: max(1, len(self.log) // CURVE_POINTS)]
-        tokens = sum(p.tokens for p in self.log) + round(FORWARD * self._search_tokens)
+        tokens = sum(p.tokens for p in self.log) + round(FORWARD * self.search_tokens)
 
         def column(name: str) -> list[float | None]:
             values = (getattr(p, name) for p in points)
@@ -145,7 +147,7 @@ class Resident:
             "tokens": tokens,
             "curve": {"step": [p.step for p in points], **curve, "tokens_per_s": [rate] * len(points)},
         }
-        self.log, self.seconds, self._search_tokens = [], 0.0, 0
+        self.log, self.seconds, self.search_tokens = [], 0.0, 0
         return record
 
     def _prepare(self, steps: range) -> None:

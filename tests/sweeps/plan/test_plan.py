@@ -104,6 +104,22 @@ def test_operations_are_two_a_parameter_forward_and_twice_that_in_training(study
     )
 
 
+def test_searches_of_the_adversarial_arm_are_in_the_plan(study) -> None:  # type: ignore[no-untyped-def]
+    """Its fewer steps and its searches cost what the steps of other arms cost."""
+    searching = "arms={plain: {pool: many}, adversarial: {pool: many, choice: adversarial}}"
+    made = [
+        plan(study("scheduler.name=none", searching, f"axes.arm={arm}"), SIZES, MODEL)
+        for arm in ("[plain]", "[adversarial]")
+    ]
+    steps = [one.rungs[-1].steps for one in made]
+    assert steps == [200, 172]
+    searches = 7  # before steps 0, 25 … 150
+    n = made[1].trials
+    assert made[1].cost.tokens == pytest.approx(n * (172 * 8 * 32 + searches * 24 * 4 * 34 / 3))
+    assert made[1].cost.tokens == pytest.approx(made[0].cost.tokens, rel=0.02)
+    assert made[1].full.tokens == made[1].rungs[-1].tokens == made[1].cost.tokens
+
+
 def test_memory_is_the_base_once_and_an_adapter_a_slot(study) -> None:  # type: ignore[no-untyped-def]
     one = plan(study("resources.slots=1"), SIZES, MODEL).memory
     eight = plan(study("resources.slots=8"), SIZES, MODEL).memory

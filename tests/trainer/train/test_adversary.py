@@ -71,6 +71,22 @@ def test_the_bound_is_kept() -> None:
     assert all(order.pick(i, one).candidate == -1 for i in range(100)), "before a search nothing is the worst"
 
 
+def test_formats_and_views_of_examples_are_what_the_documents_say() -> None:
+    """Examples from the pool draw a format for each row; views draw apart from each other, also whether they meet one
+    of the worst."""
+    one = memory()
+    one.found({4: 1.0, 9: 2.0})
+    forms = (Template("a"), Template("b"))
+    varied = Arm(choice="adversarial", search_share=0.4, formats=forms, views=2)
+    order = ExampleOrder(3, 400, 12, Draw(every=1), Optimization(steps=500, batch_size=8), varied)
+    picks = [order.pick(i, one) for i in range(2000)]
+    views = list(zip(picks[::2], picks[1::2], strict=True))
+    assert {p.format for p in picks if p.candidate < 0} == {0, 1}
+    assert all(a.format == b.format and a.row == b.row for a, b in views)
+    assert any(a.candidate == b.candidate >= 0 for a, b in views)
+    assert any((a.candidate < 0) != (b.candidate < 0) for a, b in views)
+
+
 def test_in_a_simulated_model_it_finds_the_one_bad_wording_and_lowers_its_loss() -> None:
     """Losses fall with the examples that a wording gets; one begins far above the others. Compared with uniform draws
     over the same candidates, for the same number of examples."""
@@ -107,10 +123,12 @@ def test_in_a_simulated_model_it_finds_the_one_bad_wording_and_lowers_its_loss()
 
 def test_searches_are_paid_for_with_steps() -> None:
     arm = Arm(choice="adversarial", search_every=25, search_candidates=24, search_rows=4)
-    assert arm.matched_steps(1000, 8) == round(1000 / (1 + 32 / 200))
-    steps = arm.matched_steps(1000, 8)
-    cost = 8 * steps + steps / 25 * 24 * 4 / 3
-    assert cost == pytest.approx(8 * 1000, rel=0.001)
+    for asked in (20, 25, 26, 29, 30, 58, 200, 1000):
+        steps = arm.matched_steps(asked, 8)
+        costs = [8 * n + math.ceil(n / 25) * 24 * 4 / 3 for n in (steps, steps + 1)]
+        assert costs[0] <= 8 * asked < costs[1], asked
+    assert arm.matched_steps(1000, 8) == 860
+    assert arm.matched_steps(3, 8) == 1, "the first search costs more than three steps"
     assert arm.matched_steps(0, 8) == 0
     assert Arm().matched_steps(1000, 8) == 1000
 
@@ -133,7 +151,7 @@ def test_a_candidate_that_makes_a_row_too_long_is_not_asked(model: Any) -> None:
     r.candidates = [*r.candidates, Candidate(Prompt("long", "good good good good good good {{ text }}"))]
     r.memory = WorstWordings(one.arm, r.candidates)
     asked = r.to_search()
-    assert (len(asked[0]), asked[1]) == (4, [])
+    assert (len(asked[0]), asked[1]) == (12, []), "two candidates get the rows of 24, as far as there are rows"
     r.take_search({0: 0.5, 1: math.nan}, 40, 0.1)
     assert r.to_search() == {}, "once before a step"
     assert isinstance(r.memory, WorstWordings)

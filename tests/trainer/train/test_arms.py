@@ -31,6 +31,7 @@ from trainer.train.engine import Engine
 from trainer.train.loss import divergence
 from trainer.train.resident import Resident
 from trainer.trial import Arm, Draw, Loss, Optimization
+from trainer.work import TrainOnly
 
 STEPS = Optimization(steps=100, batch_size=4, accumulation=2)
 
@@ -351,6 +352,15 @@ def test_alone_moved_and_resumed_it_is_what_it_is_packed(
         finish(runner, [one], rungs=(rung,))
         runner.close()
         assert logprobs(tmp_path, one, rung) == pytest.approx(logprobs(together, one, rung), abs=2e-4)
+
+
+def test_what_searches_cost_is_told_by_whoever_takes_the_trial_over(start: Start, tmp_path: Path) -> None:
+    """A process that died after its checkpoint and before its scores; only arms that search have the entry."""
+    for name, searches in (("adversarial", True), ("curriculum", False)):
+        one = trial(seed=4, arm=ARMS[name])
+        told = [start(tmp_path).submit(TrainOnly(one, 4, "dev")).result(timeout=60) for _ in range(2)]
+        assert told[0] == told[1]
+        assert (b"log_search_tokens" in Store.open(tmp_path).read(checkpoint_name(one.id, 4))) == searches
 
 
 def test_what_is_remembered_is_in_the_checkpoint_and_in_no_adapter(together: Path) -> None:
