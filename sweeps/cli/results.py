@@ -41,7 +41,13 @@ def watch_command(
         raise typer.Exit(watch(folder, every, once, opening=opening))
 
 
-def report_command(run: RunArgument) -> None:
+def report_command(
+    run: RunArgument,
+    figures: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Also write each figure as SVG, PDF and PNG, and each table as LaTeX, here."),
+    ] = None,
+) -> None:
     """Make a run's tables and report again."""
     folder = find_run(run)
     from sweeps.report.write import report_on
@@ -51,6 +57,12 @@ def report_command(run: RunArgument) -> None:
 
     found = RunFolder(Store.open(folder))
     typer.echo(report_on(found))
+    if figures is not None:
+        from sweeps.report.paper import write_paper_files
+
+        target = Store.open(figures)
+        for name in write_paper_files(found, target):
+            typer.echo(target.address(name))
     for note in found.notes:
         typer.echo(note)
     if found.damage:  # the report is written, and says so as well

@@ -32,14 +32,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Curve:
-    """A series over steps. ``error`` (half width) draws bars; ``cut`` marks its last point as stopped."""
+    """A series over steps. ``error`` (half width) draws bars."""
 
     label: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     error: tuple[float, ...] = ()
     marks: tuple[float, ...] = ()  # steps to mark on the curve
-    cut: str | None = None  # why it was stopped
     colour: int | None = None
 
 
@@ -167,11 +166,6 @@ def _curve(s: Curve, left: float, right: float, low: float, high: float, digits:
         px, py = _place(mark, left, right), round(100 - _place(y, low, high), 2)
         title = f"<title>{name}, step {mark:g}: {y:.{digits}f}</title>"
         out.append(f'<circle class="mark" cx="{px}%" cy="{py}%" r="3.5">{title}</circle>')
-    if s.cut is not None:
-        px, py, _, y = known[-1]
-        cross = '<path d="M-5,-5L5,5M-5,5L5,-5"/><circle r="8" class="touch"/>'
-        title = f"<title>{name} stopped at {y:.{digits}f}: {escape(s.cut)}</title>"
-        out.append(f'<svg class="cross" x="{px}%" y="{py}%" overflow="visible"><g>{title}{cross}</g></svg>')
     return "".join(out) + "</g>"
 
 

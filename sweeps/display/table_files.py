@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -18,6 +20,10 @@ _TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "<": "$<$",
     ">": "$>$",
 }
+MOST_ON_A_PAGE = 40  # rows
+_BETWEEN_CELLS = re.compile(r" \| ")  # a bar of a text is written \|
+_BOLD = re.compile(r"\*\*(\w+)\*\*")
+_NUMBER = re.compile(r"[-+<]? ?\d|-?$")  # begins like one, or is empty
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", "|": "\\|", "[": "\\["}
 
 
@@ -64,6 +70,29 @@ def markdown_text(text: str) -> str:
     for character, shown in _MARKDOWN.items():
         text = text.replace(character, shown)
     return " ".join(text.splitlines())
+
+
+def read_markdown_rows(page: str) -> list[list[str]]:
+    """Head and body of the first table of a page, which ``markdown_rows`` made, without the marks of bold text; [] if
+    it has none."""
+    lines = itertools.dropwhile(lambda line: not line.startswith("| "), page.split("\n"))
+    rows = list(itertools.takewhile(lambda line: line.startswith("| "), lines))
+    return [[_plain(cell) for cell in _BETWEEN_CELLS.split(row[2:-2])] for row in (*rows[:1], *rows[2:])]
+
+
+def _plain(cell: str) -> str:
+    for character, written in reversed(_MARKDOWN.items()):
+        cell = cell.replace(written, character)
+    return _BOLD.sub(r"\1", cell)
+
+
+def latex_table(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A booktabs table, numbers to the right; a longtable where it would not fit on a page."""
+    kinds = "".join("r" if all(_NUMBER.match(row[i]) for row in body) else "l" for i in range(len(head)))
+    kind = "longtable" if len(body) > MOST_ON_A_PAGE else "tabular"
+    first, *rows = (" & ".join(map(tex, row)) + r" \\" for row in (head, *body))
+    lines = [f"% {title}", rf"\begin{{{kind}}}{{{kinds}}}", r"\toprule", first, r"\midrule", *rows]
+    return "\n".join([*lines, r"\bottomrule", rf"\end{{{kind}}}"]) + "\n"
 
 
 def tex(text: str) -> str:

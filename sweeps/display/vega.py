@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sweeps.display.charts import averaged
-from sweeps.display.colours import SERIES
+from sweeps.display.colours import LIGHT, SERIES
 
 if TYPE_CHECKING:
     import altair as alt
@@ -25,6 +25,8 @@ Spec = dict[str, Any]  # a chart as Vega-Lite's JSON
 
 LINE_HEIGHT = 42  # pixels of a line of dots with its name above
 CURVE_HEIGHT = 260
+HEAT_HEIGHT = 16
+PAPER_WIDTH = 640  # pixels of a figure in a file
 DASHES = ([1, 0], [7, 3], [2, 3], [9, 3, 2, 3], [12, 4], [4, 4])  # so that colour is not the only difference
 
 
@@ -137,6 +139,22 @@ def courses(found: Sequence[Course], x_axis: str, y_axis: str, description: str)
     return _spec(alt.layer(*layers), description, CURVE_HEIGHT)
 
 
+def heat(samples: Sequence[Sample], axis: str, description: str) -> Spec:
+    """A rectangle for each value: a line for each sample, a column for each name."""
+    import altair as alt
+
+    values = [row for sample in samples for row in _values(sample)]
+    if not values:
+        return {}
+    chart = alt.Chart(_data(values)).mark_rect()
+    chart = chart.encode(
+        x=alt.X("name:N", title=None, axis=alt.Axis(labelAngle=-90, labelLimit=120)),
+        y=alt.Y("line:N", title=None, sort=[s.label for s in samples], axis=alt.Axis(labelLimit=260)),
+        color=alt.Color("value:Q", title=axis, legend=alt.Legend(orient="bottom")),
+    )
+    return _spec(alt.layer(chart), description, alt.Step(HEAT_HEIGHT))
+
+
 def _values(sample: Sample) -> list[dict[str, Any]]:
     return [
         {"line": sample.label, "id": of, "name": name, "value": round(value, 4), "accent": sample.accent}
@@ -242,7 +260,7 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": {**text, "gridColor": line, "domainColor": soft, "tickColor": soft},
         "legend": {**text, "symbolStrokeWidth": 2, "symbolSize": 300},
-        "range": {"category": [colours[name] for name in SERIES]},
+        "range": {"category": [colours[name] for name in SERIES], "heatmap": [colours["tint"], colours["win"]]},
         "line": {"color": soft, "strokeOpacity": 0.8},
         "point": {"color": soft},
         "rule": {"color": soft},
@@ -259,6 +277,21 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
             "threshold": {"color": colours["c1"], "strokeDash": [4, 3]},
             "cut": {"color": colours["bad"]},
         },
+    }
+
+
+def files(spec: Spec) -> dict[str, bytes]:
+    """Ending -> the chart as a file, on light paper: SVG with the description as its alternative text, PDF, and PNG of
+    twice the size."""
+    import vl_convert
+
+    sized, config = {**spec, "width": PAPER_WIDTH}, theme(LIGHT)
+    svg = vl_convert.vegalite_to_svg(sized, config=config)
+    named = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(spec["description"])}" ', 1)
+    return {
+        "svg": named.encode(),
+        "pdf": vl_convert.vegalite_to_pdf(sized, config=config),
+        "png": vl_convert.vegalite_to_png(sized, config=config, scale=2.0),
     }
 
 

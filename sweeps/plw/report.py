@@ -41,7 +41,7 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     found = analyse_plw(scores_of(folders))
     target = Store.open(out) if out else folders[0].store
     tables.write(target, found)
-    content = Markup("<h1>Prompt loss weight</h1>\n") + fragment(found)
+    content = Markup("<header><h1>Prompt loss weight</h1></header>\n") + fragment(found)
     page = render("display/page.html.j2", title="Prompt loss weight: Steadytune report", content=content)
     target.write("plw.html", page.encode())
     said = [sentences.sentence(found, data) for data in found.data_sets]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sweeps.display.colours import SERIES
 from sweeps.display.text import column_with_interval, counted, metric_unit
-from sweeps.display.vega import Course, Sample, Spec, courses, cumulative, distribution
+from sweeps.display.vega import Course, Sample, Spec, courses, cumulative, distribution, heat
 from sweeps.report import method
 from sweeps.report.evidence import Entry, Evidence
 from sweeps.report.heat_map import Prompts
@@ -33,14 +33,26 @@ def figures(evidence: Evidence, prompts: Prompts) -> list[Figure]:
     return [figure for figure in found if figure.spec]
 
 
-def _of_prompts(evidence: Evidence, prompts: Prompts) -> Iterator[Figure]:
-    study, drawn = evidence.study, method.drawn(evidence)
-    metric, pool = study.task.metric, evidence.pool
-    samples = [
+def map_figure(evidence: Evidence, prompts: Prompts) -> Figure:
+    """The map of configurations and prompts as a picture; in the page it is a table."""
+    metric = evidence.study.task.metric
+    description = f"{metric} of the best {evidence.unit}s under each {evidence.pool} prompt"
+    spec = heat(_samples(evidence, prompts), f"{metric}, {metric_unit(metric)}", description)
+    return Figure("map", "", "", "", spec)
+
+
+def _samples(evidence: Evidence, prompts: Prompts) -> list[Sample]:
+    return [
         Sample(e.label, tuple(100 * v for v in own.values()), tuple(own), (e.id,) * len(own), e is evidence.winner)
         for e in evidence.drawn
         if (own := prompts[e.id])
     ]
+
+
+def _of_prompts(evidence: Evidence, prompts: Prompts) -> Iterator[Figure]:
+    study, drawn = evidence.study, method.drawn(evidence)
+    metric, pool = study.task.metric, evidence.pool
+    samples = _samples(evidence, prompts)
     axis = f"{metric} under one prompt, {metric_unit(metric)}"
     thresholds = [100 * t for t in study.tables.thresholds]
     dashed = f"; dashed: the threshold {' and '.join(f'{t:g} %' for t in thresholds)}" if thresholds else ""

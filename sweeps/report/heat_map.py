@@ -33,6 +33,7 @@ def heat_map(evidence: Evidence, prompts: Prompts) -> dict[str, Any] | None:
     answers = _Answers()
     return {
         "first": FIRST,
+        "of_first_seed": any(len(entry.trials) > 1 for entry in mapped),
         "prompts": [{"id": name, "text": evidence.wordings.get(name, "")} for name in names],
         "configurations": [
             {

@@ -10,7 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps.display.table_files import markdown_rows, markdown_text, write_table
+from sweeps.display.table_files import (
+    MOST_ON_A_PAGE,
+    latex_table,
+    markdown_rows,
+    markdown_text,
+    read_markdown_rows,
+    write_table,
+)
 from sweeps.display.text import shown, spreadsheet_text
 from trainer.store import Store
 
@@ -69,3 +76,27 @@ def test_a_drawn_number_has_four_digits_and_a_chosen_one_stays(value: object, te
 
 def test_an_apostrophe_is_added_once() -> None:
     assert spreadsheet_text(spreadsheet_text("=1")) == "'=1"
+
+
+def test_a_table_of_a_page_is_read_as_it_was_written() -> None:
+    head, body = ["a|b", "c"], [["x & y <z>", "[1] \\|"], ["", "2"]]
+    page = "\n".join(["# Title", "", "- a note", *markdown_rows(head, body), "", "- | no row |"]) + "\n"
+    assert read_markdown_rows(page) == [head, *body]
+    assert read_markdown_rows("# Title\n\nnothing\n") == []
+
+
+def test_marks_of_bold_text_are_not_read() -> None:
+    assert read_markdown_rows("| **t1** | s |\n| --- | --- |\n| a ** b | finished, **winner** |")[0] == ["t1", "s"]
+    assert read_markdown_rows("| h | s |\n| --- | --- |\n| a ** b | finished, **winner** |")[1] == [
+        "a ** b",
+        "finished, winner",
+    ]
+
+
+def test_latex_has_numbers_to_the_right_and_breaks_a_long_table_over_pages() -> None:
+    text = latex_table("Title", ["name", "n_1"], [["50 %", "< 0.1"], ["a", "-2"]])
+    assert text.splitlines() == [
+        "% Title", r"\begin{tabular}{lr}", r"\toprule", r"name & n\_1 \\", r"\midrule", r"50 \% & $<$ 0.1 \\",
+        r"a & -2 \\", r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+    assert r"\begin{longtable}{r}" in latex_table("Title", ["n"], [[str(i)] for i in range(MOST_ON_A_PAGE + 1)])

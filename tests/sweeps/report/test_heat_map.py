@@ -48,6 +48,7 @@ def test_values_and_flips_are_those_of_the_score_files(tmp_path: Path) -> None:
     data = map_of(tmp_path)
     names = [prompt["id"] for prompt in data["prompts"]]
     assert names == [f"p{i:02d}" for i in range(12)]
+    assert not data["of_first_seed"]
     assert {one["id"] for one in data["configurations"]} == {trial.id for trial in trials[:3]}
     for one in data["configurations"]:
         answers = answers_of(store, one["id"])
@@ -65,6 +66,23 @@ def test_values_and_flips_are_those_of_the_score_files(tmp_path: Path) -> None:
             assert [data["answers"][code] for code in flip["given"]] == [answers[i][name][1] for name in names]
         nearness = [min(n, 12 - n) for n in (sum(a == b for a, b in answers[i].values()) for i in kept)]
         assert nearness == sorted(nearness, reverse=True)
+
+
+def test_values_are_averaged_over_seeds_and_flips_are_those_of_the_first(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    trials = [make_trial(1e-3, seed) for seed in (0, 1)]
+    for trial, quality in zip(trials, (0.9, 0.6), strict=True):
+        add_trial(store, trial, quality)
+    add_list(store, [(trial, "finished", 40, "") for trial in trials], roles={})
+    data = map_of(tmp_path)
+    (one,) = data["configurations"]
+    first, second = (answers_of(store, trial.id) for trial in trials)
+    right = sum(a == b for seed in (first, second) for a, b in (row["p00"] for row in seed.values()))
+    assert one["values"][0] == pytest.approx(1000 * right / 120, abs=1)
+    assert data["of_first_seed"]
+    differing = {i for i, row in first.items() if 0 < sum(a == b for a, b in row.values()) < 12}
+    assert one["n_flips"] == len(differing)
+    assert {flip["row"] for flip in one["flips"]} <= differing
 
 
 def test_the_best_are_first_and_answers_are_kept_of_them_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import json
 import re
@@ -28,7 +27,6 @@ from reported_run import (
     scripts_of,
 )
 
-from sweeps.display.charts import Curve, Strip, curves, nice_ticks, strips
 from sweeps.report.write import write_report
 from trainer.errors import UserError
 
@@ -270,31 +268,3 @@ def test_neither_torch_nor_ray_is_needed(tmp_path: Path) -> None:
         "assert not {'torch', 'ray', 'transformers', 'matplotlib'} & {m.split('.')[0] for m in sys.modules}\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_strips_place_values_on_one_axis() -> None:
-    figure = strips(
-        [Strip("a", (0.0, 50.0, 100.0), ("x", "y", "z")), Strip("b", (25.0,), ("w",))], "percent", (85.0,), 100.0
-    )
-    at = {name: float(x) for x, name in re.findall(r'cx="([\d.]+)%"[^>]*><title>(\w):', figure)}
-    assert at == {"x": 0, "y": 50, "z": 100, "w": 25}
-    assert figure.count('class="threshold" x1="85.0%"') == 2
-
-
-def test_curves_mark_rungs_cuts_and_skip_nan() -> None:
-    cut = Curve("a & b", (0.0, 5.0, 10.0), (1.0, float("nan"), 0.5), marks=(10.0,), cut="3rd < 2nd", colour=0)
-    figure = curves([cut, Curve("c", (0.0, 20.0), (0.2, 0.4))], "steps", "loss")
-    points = re.findall(r'points="([^"]*)"', figure)
-    assert [len(p.split()) for p in points] == [2, 2]
-    assert html.unescape(figure).count("a & b stopped at 0.500: 3rd < 2nd") == 1
-    assert "a & b" not in figure
-    assert "NaN" not in figure
-    assert "nan" not in figure
-    assert curves([dataclasses.replace(cut, y=(float("nan"),) * 3)], "steps", "loss") == ""
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.61, 0.93), (99.0, 100.0), (1e-6, 3e-6), (-2.0, 7.0)])
-def test_ticks_are_few_and_inside(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high, 5)
-    assert 2 <= len(ticks) <= 7
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
