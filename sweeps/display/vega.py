@@ -31,7 +31,7 @@ DASHES = ([1, 0], [7, 3], [2, 3], [9, 3, 2, 3], [12, 4], [4, 4])  # so that colo
 
 
 @dataclass(frozen=True)
-class Sample:
+class DrawnValues:
     """A line of a distribution: its values, and of each the name and the configuration that it belongs to."""
 
     label: str
@@ -55,7 +55,7 @@ class Course:
     cut: str | None = None
 
 
-def distribution(samples: Sequence[Sample], axis: str, description: str, thresholds: Sequence[float] = ()) -> Spec:
+def distribution(samples: Sequence[DrawnValues], axis: str, description: str, thresholds: Sequence[float] = ()) -> Spec:
     """A line for each sample: a tick for each value, the box of the middle half with the median, and the mean. Empty
     without a finite value."""
     import altair as alt
@@ -88,7 +88,7 @@ def distribution(samples: Sequence[Sample], axis: str, description: str, thresho
     return _spec(alt.layer(*layers), description, alt.Step(LINE_HEIGHT))
 
 
-def cumulative(samples: Sequence[Sample], axis: str, description: str) -> Spec:
+def cumulative(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
     """The share of each sample's values that are at most x, as steps. The first samples have a colour."""
     import altair as alt
 
@@ -139,7 +139,7 @@ def courses(found: Sequence[Course], x_axis: str, y_axis: str, description: str)
     return _spec(alt.layer(*layers), description, CURVE_HEIGHT)
 
 
-def heat(samples: Sequence[Sample], axis: str, description: str) -> Spec:
+def heat(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
     """A rectangle for each value: a line for each sample, a column for each name."""
     import altair as alt
 
@@ -155,7 +155,7 @@ def heat(samples: Sequence[Sample], axis: str, description: str) -> Spec:
     return _spec(alt.layer(chart), description, alt.Step(HEAT_HEIGHT))
 
 
-def _values(sample: Sample) -> list[dict[str, Any]]:
+def _values(sample: DrawnValues) -> list[dict[str, Any]]:
     return [
         {"line": sample.label, "id": of, "name": name, "value": round(value, 4), "accent": sample.accent}
         for value, name, of in zip(sample.values, sample.names, sample.ids, strict=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sweeps.display.colours import SERIES
 from sweeps.display.text import column_with_interval, counted, metric_unit
-from sweeps.display.vega import Course, Sample, Spec, courses, cumulative, distribution, heat
+from sweeps.display.vega import Course, DrawnValues, Spec, courses, cumulative, distribution, heat
 from sweeps.report import method
 from sweeps.report.evidence import Entry, Evidence
 from sweeps.report.heat_map import Prompts
@@ -41,9 +41,9 @@ def map_figure(evidence: Evidence, prompts: Prompts) -> Figure:
     return Figure("map", "", "", "", spec)
 
 
-def _samples(evidence: Evidence, prompts: Prompts) -> list[Sample]:
+def _samples(evidence: Evidence, prompts: Prompts) -> list[DrawnValues]:
     return [
-        Sample(e.label, tuple(100 * v for v in own.values()), tuple(own), (e.id,) * len(own), e is evidence.winner)
+        DrawnValues(e.label, tuple(100 * v for v in own.values()), tuple(own), (e.id,) * len(own), e is evidence.winner)
         for e in evidence.drawn
         if (own := prompts[e.id])
     ]
@@ -122,7 +122,7 @@ def _of_axes(evidence: Evidence) -> Iterator[Figure]:
         for name, members in _by_value(scored, axis):
             label = f"{name} ({counted(len(members), evidence.unit)}{_average(evidence, axis, name)})"
             means, ids = tuple(100 * e.number("mean") for e in members), tuple(e.id for e in members)
-            samples.append(Sample(label, means, tuple(e.label for e in members), ids))
+            samples.append(DrawnValues(label, means, tuple(e.label for e in members), ids))
         if len(samples) > 1:
             description = f"Mean {metric} of each {evidence.unit} by its {axis}"
             yield Figure(f"axis-{axis}", AXES, axis, "", distribution(samples, title, description))

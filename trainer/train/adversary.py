@@ -32,12 +32,12 @@ from trainer.trial import Arm
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateWording:
     prompt: Prompt
     format: int = 0  # its place in the arm's list
 
 
-def candidates_of(arm: Arm, prompts: Sequence[Prompt], answers: Sequence[str] = ()) -> list[Candidate]:
+def candidates_of(arm: Arm, prompts: Sequence[Prompt], answers: Sequence[str] = ()) -> list[CandidateWording]:
     """The wordings among which the arm looks, the same for the same pool. ``answers``: the labels' words, which a
     rewrite keeps and may list."""
     writer, texts = RuleWriter(answers), {p.text: p for p in prompts}
@@ -48,7 +48,7 @@ def candidates_of(arm: Arm, prompts: Sequence[Prompt], answers: Sequence[str] = 
         if arm.typos:
             mistyped = misspelt(prompt, arm.typos, 0)
             texts.setdefault(mistyped.text, Prompt(f"{prompt.id}~typos", mistyped.text))
-    return [Candidate(p, form) for p in texts.values() for form in range(max(1, len(arm.formats)))]
+    return [CandidateWording(p, form) for p in texts.values() for form in range(max(1, len(arm.formats)))]
 
 
 class WorstWordings(PromptMemory):
@@ -56,7 +56,7 @@ class WorstWordings(PromptMemory):
 
     of_steps = False  # it learns from searches, not from the steps' losses
 
-    def __init__(self, arm: Arm, candidates: Sequence[Candidate]):
+    def __init__(self, arm: Arm, candidates: Sequence[CandidateWording]):
         super().__init__(arm, len(candidates))
         self.remembers = True
 

@@ -17,7 +17,7 @@ from trainer.data.rows import Row
 from trainer.data.texts import RenderError, answer_words
 from trainer.data.typos import misspelt
 from trainer.data.wording import Prompt
-from trainer.train.adversary import Candidate, WorstWordings, candidates_of
+from trainer.train.adversary import CandidateWording, WorstWordings, candidates_of
 from trainer.train.arms import PromptMemory, easiest_first
 from trainer.train.batches import ExampleOrder, Pick, Sample, stable_hash
 from trainer.train.loss import normalizer, token_weights
@@ -58,7 +58,7 @@ class Resident:
             labels,
         )
         self._order = ExampleOrder(t.seed, *sizes, t.draw, t.optimization, t.arm, ranked, labels, stages)
-        self.candidates: list[Candidate] = []
+        self.candidates: list[CandidateWording] = []
         self.memory = PromptMemory(t.arm, len(self._prompts))
         if t.arm.choice == "adversarial":
             self.candidates = candidates_of(t.arm, self._prompts, answer_words(t.template, t.task))

@@ -10,7 +10,7 @@ from typing import Any
 import vl_convert
 
 from sweeps.display.colours import DARK, LIGHT, SERIES
-from sweeps.display.vega import Course, Sample, Spec, courses, cumulative, distribution, library, theme
+from sweeps.display.vega import Course, DrawnValues, Spec, courses, cumulative, distribution, library, theme
 
 
 def svg(spec: Spec, colours: dict[str, str] = LIGHT) -> str:
@@ -23,9 +23,9 @@ def drawn(picture: str, mark: str) -> list[str]:
     return re.findall(rf'aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="{mark}"', picture)
 
 
-def sample(label: str, values: list[float], accent: bool = False) -> Sample:
+def sample(label: str, values: list[float], accent: bool = False) -> DrawnValues:
     names = tuple(f"{label}{i}" for i in range(len(values)))
-    return Sample(label, tuple(values), names, (f"id-{label}",) * len(values), accent)
+    return DrawnValues(label, tuple(values), names, (f"id-{label}",) * len(values), accent)
 
 
 def test_a_distribution_has_a_tick_for_each_value_a_box_and_a_mean_for_each_line() -> None:

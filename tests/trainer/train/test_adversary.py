@@ -12,7 +12,7 @@ import pytest
 from runner_trials import ASSETS, model, trial  # noqa: F401  (a fixture)
 
 from trainer.data.wording import Prompt, placeholders
-from trainer.train.adversary import Candidate, WorstWordings, candidates_of
+from trainer.train.adversary import CandidateWording, WorstWordings, candidates_of
 from trainer.train.batches import ExampleOrder
 from trainer.trial import Arm, Draw, Optimization, Template
 
@@ -37,7 +37,7 @@ def test_candidates_are_the_pool_rewrites_typos_and_formats() -> None:
 
 def memory(n: int = 30, **more: Any) -> WorstWordings:
     arm = Arm(choice="adversarial", search_candidates=10, search_worst=3, search_share=0.4, **more)
-    return WorstWordings(arm, [Candidate(Prompt(f"c{i}", "{{ text }}")) for i in range(n)])
+    return WorstWordings(arm, [CandidateWording(Prompt(f"c{i}", "{{ text }}")) for i in range(n)])
 
 
 def test_the_worst_are_kept_and_looked_at_again_and_nan_is_not_one() -> None:
@@ -98,7 +98,7 @@ def test_in_a_simulated_model_it_finds_the_one_bad_wording_and_lowers_its_loss()
     begin = [3.0 if i == bad else 0.5 for i in range(n)]
     one = WorstWordings(
         Arm(choice="adversarial", search_every=10, search_candidates=16, search_worst=2),
-        [Candidate(Prompt(f"c{i}", "{{ text }}")) for i in range(n)],
+        [CandidateWording(Prompt(f"c{i}", "{{ text }}")) for i in range(n)],
     )
     order = ExampleOrder(0, 100, n, Draw(every=1), Optimization(steps=steps, batch_size=size), one.arm)
     seen, first_found = np.zeros(n, int), -1
@@ -148,7 +148,7 @@ def test_a_candidate_that_makes_a_row_too_long_is_not_asked(model: Any) -> None:
     exact = max(len(e.ids) for e in renderer.examples([(pool[0], row) for row in assets.rows["train"]]))
     one = dataclasses.replace(one, task=dataclasses.replace(one.task, max_length=exact))
     r = Resident(one, assets, Renderer(tokenizer, one.template, one.task), 0, 0, 6)
-    r.candidates = [*r.candidates, Candidate(Prompt("long", "good good good good good good {{ text }}"))]
+    r.candidates = [*r.candidates, CandidateWording(Prompt("long", "good good good good good good {{ text }}"))]
     r.memory = WorstWordings(one.arm, r.candidates)
     asked = r.to_search()
     assert (len(asked[0]), asked[1]) == (12, []), "two candidates get the rows of 24, as far as there are rows"
