@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Literal
 
-import yaml
-
 from sweeps.init.chats import escaped
 from sweeps.init.examples import DataError
+from sweeps.study.overlay import parse_yaml
 from sweeps.trials.assets import SPLITS
 from trainer.data.likeness import Likeness, near
 from trainer.data.wording import OPTIONS, Prompt, placeholders
@@ -60,7 +59,7 @@ def starter_pools(
 @functools.cache
 def _starters(kind: str) -> dict[str, dict[str, str]]:
     text = (files("sweeps.init") / "starters" / f"{kind}.yaml").read_text("utf-8")
-    pools: dict[str, dict[str, str]] = yaml.safe_load(text)
+    pools: dict[str, dict[str, str]] = parse_yaml(text, f"{kind}.yaml")
     return {split: pools[split] for split in SPLITS}
 
 
