@@ -27,6 +27,7 @@ LINE_HEIGHT = 42  # pixels of a line of dots with its name above
 CURVE_HEIGHT = 260
 HEAT_HEIGHT = 16
 PAPER_WIDTH = 640  # pixels of a figure in a file
+BESIDE_LABELS = 150  # pixels of the width that a legend's labels leave for axis and symbols
 DASHES = ([1, 0], [7, 3], [2, 3], [9, 3, 2, 3], [12, 4], [4, 4])  # so that colour is not the only difference
 
 
@@ -110,8 +111,8 @@ def cumulative(samples: Sequence[DrawnValues], axis: str, description: str) -> S
 
 
 def courses(found: Sequence[Course], x_axis: str, y_axis: str, description: str) -> Spec:
-    """Curves over steps, with circles at rungs and a cross where a configuration was stopped. The first have a colour;
-    error bars are those of the coloured ones. Empty without a finite point."""
+    """Curves over steps, with a cross where a configuration was stopped. The first have a colour, circles at their
+    rungs, and error bars. Empty without a finite point."""
     import altair as alt
 
     points = [row for one in found for row in _points(one)]
@@ -124,7 +125,7 @@ def courses(found: Sequence[Course], x_axis: str, y_axis: str, description: str)
     layers = _coloured(chart.mark_line().encode(x=x, y=y), labels)
     tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("x:Q", title=x_axis)]
     tip.append(alt.Tooltip("y:Q", title=y_axis, format=".4~g"))
-    marks = [row for one in found for row in _marks(one)]
+    marks = [row for i, one in enumerate(found) for row in _marks(one) if i < len(SERIES) or "cut" in row]
     if marks:
         at = alt.Chart(_data(marks))
         colour = _colour(labels)
@@ -202,7 +203,7 @@ def _data(values: list[dict[str, Any]]) -> alt.InlineData:
 def _legend() -> alt.Legend:
     import altair as alt
 
-    return alt.Legend(orient="bottom", columns=1, labelLimit=300, title=None, symbolType="stroke")
+    return alt.Legend(orient="bottom", columns=1, title=None, symbolType="stroke")
 
 
 def _colour(labels: Sequence[str]) -> alt.Color:
@@ -259,7 +260,7 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
         "font": "system-ui, sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "gridColor": line, "domainColor": soft, "tickColor": soft},
-        "legend": {**text, "symbolStrokeWidth": 2, "symbolSize": 300},
+        "legend": {**text, "symbolStrokeWidth": 2, "symbolSize": 300, "labelLimit": PAPER_WIDTH - BESIDE_LABELS},
         "range": {"category": [colours[name] for name in SERIES], "heatmap": [colours["tint"], colours["win"]]},
         "line": {"color": soft, "strokeOpacity": 0.8},
         "point": {"color": soft},

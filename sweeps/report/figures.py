@@ -79,13 +79,13 @@ def _of_prompts(evidence: Evidence, prompts: Prompts) -> Iterator[Figure]:
 def _of_training(evidence: Evidence) -> Iterator[Figure]:
     steps, drawn, metric = "optimizer steps", method.drawn(evidence), evidence.study.task.metric
     losses, objectives = [], []
-    for i, e in enumerate(evidence.drawn):
+    for e in evidence.drawn:
         at, loss = evidence.losses(e)
         rungs = tuple(float(rung) for rung in evidence.rungs[e.id])
         losses.append(Course(e.id, e.label, at, loss, marks=rungs if at else ()))
         scored = evidence.objectives(e)
         x, y = tuple(float(rung) for rung in scored), tuple(100 * o.value for o in scored.values())
-        errors = tuple(100 * o.stderr for o in scored.values()) if i < len(SERIES) else ()
+        errors = tuple(100 * o.stderr for o in scored.values())
         cut = (e.reason or "stopped") if e.status == "stopped" else None
         objectives.append(Course(e.id, e.label, x, y, errors, x, cut))
     of = counted(len(evidence.drawn), evidence.unit)
@@ -95,7 +95,7 @@ def _of_training(evidence: Evidence) -> Iterator[Figure]:
         "Loss on the answer",
         "Mean loss of the answer's tokens over the training batches (nats), apart from the prompt's loss, so that "
         "trials with different prompt loss weights can be compared. Long curves are averaged in groups. Circles: "
-        f"rungs. {drawn}",
+        f"rungs of the best {len(SERIES)}. {drawn}",
         courses(losses, steps, "loss on the answer, nats", f"Loss on the answer over the training steps of {of}"),
     )
     yield Figure(

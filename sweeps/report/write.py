@@ -29,7 +29,6 @@ from sweeps.tables.columns import Settings
 from trainer.store import Store
 
 NO_PARTS = Markup("")
-_MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
 
 
 def write_report(run_uri: str) -> str:

@@ -55,11 +55,18 @@ def test_cumulative_curves_end_at_all_prompts() -> None:
 
 
 def test_only_the_first_curves_have_a_colour_and_a_place_in_the_legend() -> None:
-    found = [Course(f"id{i}", f"curve {i}", (0.0, 10.0), (float(i), i + 1.0)) for i in range(len(SERIES) + 2)]
+    found = [
+        Course(f"id{i}", f"curve {i}", (0.0, 10.0), (float(i), i + 1.0), marks=(10.0,), cut="late" if i > 6 else None)
+        for i in range(len(SERIES) + 2)
+    ]
     for colours in (LIGHT, DARK):
         picture = svg(courses(found, "steps", "loss", "Eight curves"), colours)
         lines = re.findall(r'aria-roledescription="line mark"[^>]*stroke="([^"]+)"', picture)
         assert sorted(lines) == sorted([*(colours[name] for name in SERIES), colours["soft"], colours["soft"]])
+        points = drawn(picture, "point")
+        assert [f"curve {i};" in p or p.endswith(f"curve {i}") for i, p in enumerate(points[:6])] == [True] * 6
+        assert len(points) == len(SERIES) + 1
+        assert "stopped: late" in points[-1]
         assert "curve 5</text>" in picture
         assert "curve 6</text>" not in picture
 
