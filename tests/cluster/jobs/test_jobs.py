@@ -45,7 +45,7 @@ def test_the_code_that_travels_is_what_runs_and_no_more(tmp_path: Path) -> None:
     env = plain_environment(str(tmp_path)) | {"PYTHONPATH": ""}
     done = subprocess.run([sys.executable, "-m", "sweeps", "run", "-h"], cwd=tmp_path, env=env, capture_output=True)
     assert done.returncode == 0
-    assert sum(p.stat().st_size for p in tmp_path.rglob("*.py")) < 2 * MIB
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*.py")) < 2.5 * MIB
 
 
 @pytest.mark.parametrize("git", [True, False])
