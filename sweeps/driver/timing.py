@@ -8,13 +8,13 @@ rendering and searches for the worst wordings count as often as in a long one.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.ray_private import cpu_count
 from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.timing import TIMING_FILE
@@ -151,7 +151,7 @@ def _machine() -> dict[str, Any]:
 
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
-    return {"device": device, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
+    return {"device": device, "threads": torch.get_num_threads(), "cores": cpu_count(), "torch": torch.__version__}
 
 
 def _line(trial: Trial, found: dict[str, Any]) -> str:

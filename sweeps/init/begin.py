@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.ray_private import cpu_count
 from sweeps.checks.findings import Findings
 from sweeps.checks.preflight import preflight
 from sweeps.display.text import counted, duration
@@ -227,7 +228,7 @@ def _resources(small: bool) -> dict[str, int]:
 
     if torch.cuda.is_available():
         return {"slots": 8, "gpus": 1}
-    return {"slots": 8 if small else 4, "cpus": os.cpu_count() or 1}
+    return {"slots": 8 if small else 4, "cpus": cpu_count()}
 
 
 def _measured(study: Study, assets: Assets, asked: int, say: Say) -> Assets:

@@ -83,7 +83,7 @@ def test_help_lists_every_command_under_a_heading_and_cuts_nothing(place: Path) 
         elif found := re.match(r"  (\w+)  ", line):
             headings[found[1]] = heading
     assert headings == {
-        **dict.fromkeys(("run", "check", "plan"), "Run a study"),
+        **dict.fromkeys(("init", "run", "check", "plan"), "Run a study"),
         **dict.fromkeys(("watch", "report", "time", "export", "predict"), "Read results"),
         "prompts": "Prompts",
         **dict.fromkeys(("lengths", "shorten", "rows", "benchmark", "plw"), "Prompt-loss weights"),
