@@ -26,7 +26,7 @@ from sweeps.driver.heartbeat import Speed
 from trainer.runner import Counters
 
 DASHBOARD = json.loads((ROOT / "ray_configs" / "grafana" / "steadytune.json").read_text())
-STEPS = 80
+STEPS = 400  # so long that a trial can be killed while it trains, on a fast machine as well
 RAYS_LABELS = {"SessionName", "NodeAddress", "WorkerId"}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 OURS = {tag for metric in METRICS.values() for tag in metric.tags}
