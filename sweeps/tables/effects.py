@@ -55,6 +55,7 @@ class Mattered:
     of: tuple[int, int]
     unpaired: tuple[str, ...]  # axes of which no two configurations are equal but for it
     cut: bool  # whether some were stopped early: those that are left were chosen for being good
+    seeds: int = 0  # of each configuration; with one, nothing is known of the luck of the seed
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def mattered(run: RunFolder, rows: Sequence[Mapping[str, Any]], metric: str) -> 
     unpaired = tuple(axis for axis in axes if axis not in {one.axis for one in found})
     effects = pa.Table.from_pylist(_effects(compared, found), schema=EFFECTS)
     variance = pa.Table.from_pylist(_shares(compared, axes), schema=VARIANCE)
-    return Mattered(effects, variance, (len(compared.design), len(rows)), unpaired, stopped)
+    return Mattered(effects, variance, (len(compared.design), len(rows)), unpaired, stopped, compared.cells.shape[1])
 
 
 def _compared(run: RunFolder, some: Sequence[Configuration], metric: str) -> _Compared | None:
@@ -212,6 +213,11 @@ def notes(found: Mattered, metric: str) -> Iterator[str]:
         f"nearly always. A difference is the mean over pairs that differ in this axis alone, in {unit} of {metric} on "
         "the test prompts, with its 95 % interval; p is corrected for the number of lines (Holm)."
     )
+    if found.seeds == 1:
+        yield (
+            "Each configuration has one seed, so intervals and p-values speak of these fine-tunes and not of their "
+            "settings: with other seeds a difference may be another. Several values of axes.seed show how much."
+        )
     if found.cut:
         yield (
             "Early stopping has left the configurations that were good at the rungs, so an axis can matter more than "
@@ -228,14 +234,15 @@ def notes(found: Mattered, metric: str) -> Iterator[str]:
 def sentence(found: Mattered, metric: str) -> str:
     """Which axis mattered, for a reader who reads nothing else; "" where no difference is known."""
     rows = [row for row in found.effects.to_pylist() if row["p_holm"] is not None]
+    whose = " of these fine-tunes, which have one seed each" if found.seeds == 1 else ""
     if not rows:
         return ""
     sure = [row for row in sorted(rows, key=lambda row: row["p"]) if row["p_holm"] < SURE]
     if not sure:
-        return f"No axis makes a difference in {metric} that is sure at this size of the study."
+        return f"No axis makes a difference in the mean {metric}{whose} that is sure at this size of the study."
     texts = [
         f"{r['axis']} {r['value']} is {percent(abs(r['diff']))} {'above' if r['diff'] > 0 else 'below'} {r['against']}"
         for r in sure[:3]
     ]
     more = f", and {len(sure) - 3} more" if len(sure) > 3 else ""
-    return f"Sure differences in mean {metric}: {'; '.join(texts)}{more}."
+    return f"Sure differences in the mean {metric}{whose}: {'; '.join(texts)}{more}."

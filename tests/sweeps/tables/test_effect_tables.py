@@ -89,6 +89,13 @@ def test_the_luck_of_the_seed_makes_intervals_longer(tmp_path):
     assert next(r for r in calm if r["axis"] == "template")["diff"] == pytest.approx(0.08, abs=0.02)
 
 
+def test_with_one_seed_it_speaks_of_fine_tunes_and_not_of_settings(tmp_path):
+    one, two = (mattered(study(tmp_path / str(len(seeds)), seeds=seeds)[0]) for seeds in ((0,), (0, 1)))
+    for found, said in ((one, True), (two, False)):
+        assert ("of these fine-tunes" in effects.sentence(found, "accuracy")) is said
+        assert any("not of their settings" in note for note in effects.notes(found, "accuracy")) is said
+
+
 def test_without_two_sound_configurations_there_is_nothing_to_say(tmp_path):
     ends = dict.fromkeys(range(1, len(DESIGN)), ("stopped", 0.5))
     found = mattered(study(tmp_path, ends=ends)[0])
