@@ -24,9 +24,9 @@ from sweeps.display.text import counted, duration
 from sweeps.init.chat_models import chat_template_of
 from sweeps.init.collect import Ask, Given, collect, own_wording, question_of, speak_for_themselves
 from sweeps.init.division import divided
-from sweeps.init.examples import DataError, DataRow, Examples
+from sweeps.init.examples import LETTERS, DataError, DataRow, Examples
 from sweeps.init.study_text import Outlined, Scale, fitting, scales, study_text
-from sweeps.init.wordings import LETTERS, OWN, starter_pools, with_own
+from sweeps.init.wordings import OWN, starter_pools, with_own
 from sweeps.plan.sizes import data_sizes, model_size
 from sweeps.plan.token_counts import model_of
 from sweeps.prompts.files import pool_text

@@ -12,12 +12,13 @@ from sweeps.display.text import counted
 from sweeps.init.chats import chat_of, wording_of
 from sweeps.init.columns import Roles, first_number, flattened, guess_roles, options_in, right_option
 from sweeps.init.division import split_named
-from sweeps.init.examples import FEWEST, MOST, DataError, DataRow, Examples, Wording
+from sweeps.init.examples import FEWEST, LETTERS, MOST, DataError, DataRow, Examples, Wording
 from trainer.data.row_table import Cell, RowTable, flaw, in_quotes, in_short
 from trainer.data.sources import open_splits
 from trainer.data.wording import OPTIONS
 from trainer.errors import nearest
 
+UNLABELLED = "-1"  # how data sets of the hub write that a row, mostly of the test split, has no label
 MOST_GIVEN = 100  # labels in a column that the user names
 Ask = Callable[[str, str], str]  # question, and the answer that is taken where nobody answers
 
@@ -73,7 +74,7 @@ def _from_columns(tables: dict[str, RowTable], roles: Roles, given: Given, ask: 
         for i in range(table.n):
             texts = {name: cells[column][i] for column, name in named.items()}
             answer = cells[roles.label][i]
-            why = _unusable([*texts.values(), answer])
+            why = _unusable([*texts.values(), answer]) or ("unlabelled (-1)" if answer == UNLABELLED else "")
             options: tuple[str, ...] = ()
             if not why and roles.options is not None:
                 options = tuple(options_in(cells[roles.options][i]) or ())
@@ -142,6 +143,10 @@ def _of_one_count(found: Examples) -> None:
     """Keep the rows with the most frequent number of options: a wording shows so many."""
     counts = Counter(len(example.options) for example in found.all)
     usual = counts.most_common(1)[0][0]
+    if usual > len(LETTERS):
+        raise DataError(
+            f"init: most rows have {usual} options, and there are letters for {len(LETTERS)}. Keep fewer in the data"
+        )
     if others := sum(n for many, n in counts.items() if many != usual):
         found.notes.append(f"{counted(others, 'row')} left out: they have more or fewer than {usual} options")
     found.splits = {

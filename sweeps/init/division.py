@@ -66,9 +66,8 @@ def _in_shares(examples: Sequence[DataRow], shares: dict[str, float]) -> dict[st
         generator.shuffle(mine)
         counts = dict.fromkeys(shares, 0)
         total = sum(map(len, mine))
-        for (
-            group
-        ) in mine:  # to the split that is furthest from its share; of ties, the last, so that no label lacks in test
+        for group in mine:
+            # to the split that is furthest from its share; of ties, the last, so that test lacks no label
             split = max(reversed(shares), key=lambda s: (shares[s] * total - counts[s]) / shares[s])
             chosen[split].extend(group)
             counts[split] += len(group)

@@ -8,6 +8,7 @@ from typing import Literal
 from trainer.errors import UserError
 
 FEWEST, MOST = 2, 20  # labels of a task
+LETTERS = "ABCDEFGHIJKLMNOPQRST"  # of options
 
 
 class DataError(UserError):

@@ -9,14 +9,13 @@ from importlib.resources import files
 from typing import Literal
 
 from sweeps.init.chats import escaped
-from sweeps.init.examples import DataError
+from sweeps.init.examples import LETTERS, DataError
 from sweeps.study.overlay import parse_yaml
 from sweeps.trials.assets import SPLITS
 from trainer.data.likeness import Likeness, near
 from trainer.data.wording import OPTIONS, Prompt, placeholders
 from trainer.errors import nearest
 
-LETTERS = "ABCDEFGHIJKLMNOPQRST"
 OWN = "own"  # begins the ids of a user's wordings that have none
 
 

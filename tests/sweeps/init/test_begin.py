@@ -197,6 +197,27 @@ def test_a_mistake_names_the_value_and_the_nearest(given, says, tmp_path):
         made(spam_parquet(tmp_path), tmp_path / "mine", given)
 
 
+def test_unlabelled_rows_are_left_out_and_the_split_is_taken_from_train(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, numbers in {"train": range(100), "test": range(100, 140)}.items():
+        label = [-1 if split == "test" else i % 2 for i in numbers]
+        pq.write_table(pa.table({"text": [text(i) for i in numbers], "label": label}), folder / f"{split}.parquet")
+    said = []
+    _, study = made(folder, tmp_path / "mine", Given(names=(("0", "dull"), ("1", "fine"))), said)
+    assert list(study.task.names) == ["dull", "fine"]
+    assert "note      40 rows left out of test: unlabelled (-1)" in said
+    assert len((tmp_path / "mine/rows/test.jsonl").read_text().splitlines()) == 16
+
+
+def test_more_options_than_letters_are_refused(tmp_path):
+    options = [str(i) for i in range(25)]
+    lines = [json.dumps({"question": text(i), "choices": options, "answer": "3"}) for i in range(40)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="most rows have 25 options"):
+        made(tmp_path / "data.jsonl", tmp_path / "mine")
+
+
 def test_free_answers_are_no_labels(tmp_path):
     lines = [
         json.dumps(
