@@ -25,7 +25,7 @@ from sweeps.report.evidence import Entry, Evidence
 from sweeps.report.method import level
 from sweeps.tables.columns import is_sampled, unread_share
 from sweeps.tables.confirmation import confirmed_name, shrinkage
-from sweeps.tables.winner import why_no_winner
+from sweeps.tables.winner import no_winner
 from trainer.measure.grid import DEGENERATE_SHARE
 from trainer.measure.registry import kind_of
 
@@ -115,8 +115,8 @@ def verdict(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> V
     best = evidence.winner or next((e for e in evidence.entries if math.isfinite(e.number("mean"))), None)
     if not evidence.winner and _is_finished(evidence):
         rows = [{**e.row, "status": e.status} for e in evidence.entries]
-        why, stop, remedy = f"No winner: {why_no_winner(rows, evidence.confirmed)}.".partition(". ")
-        return Verdict("", why + stop.rstrip(), remedy)
+        why, what_to_do = no_winner(rows, evidence.confirmed)
+        return Verdict("", f"No winner: {why}.", f"{what_to_do}.")
     if best is None:
         return Verdict("", "No winner yet", "No trial was scored yet.")
     title = _in_words(best, evidence.differing) or f"{evidence.unit} {best.id[:8]}"
