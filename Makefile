@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo demo-smollm2 test test-demo test-long test-cluster lint types clean
+.PHONY: demo demo-smollm2 test test-demo test-long test-cluster dist lint types clean
 
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
@@ -25,6 +25,11 @@ test-long: $(VENV)/.dev  ## the checks that take minutes each
 test-cluster: $(VENV)/.dev  ## a study over Ray nodes that break, as root (network namespaces), else it skips and says why; jobs
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m cluster
 
+dist: $(VENV)/.dev  ## wheel and sdist in dist/, installed with pip and with uv in new environments, the quickstart run there
+	rm -rf dist build
+	$(RUN) python -m build --outdir dist .
+	$(RUN) python -m pytest -q -m dist
+
 lint: $(VENV)/.dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -44,4 +49,4 @@ $(VENV)/.dev: $(VENV)/.ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

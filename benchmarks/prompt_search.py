@@ -1,7 +1,8 @@
 """ZOPO and BATprompt, as published and ours, against random search at the same budget of scorings: how good the chosen
 prompts are on rows that no search has read.
 
-    python benchmarks/prompt_search.py [--case NAME] [--of METHOD] [--writer FOLDER] [--json FILE] [--keep DIR]
+    python benchmarks/prompt_search.py [--case NAME] [--of METHOD] [--repeats N] [--writer FOLDER] [--json FILE]
+        [--keep DIR]
 
 Of each method and model there are four rows: the published settings, ours, random search, and random search with the
 race between the best at its end that our settings have. All four get the budget that the published settings need:
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for scored cells and replies")
     parser.add_argument("--case", choices=CASES, help="run only this model")
     parser.add_argument("--of", choices=("zopo", "batprompt"), help="run only this method")
+    parser.add_argument("--repeats", type=int, help="so many repeats, the first ones, instead of this script's number")
     parser.add_argument("--writer", type=Path, help="an instruct model's folder, for BATprompt as published")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -148,6 +150,8 @@ def main() -> None:
             make_smollm2(writer)
         for name in [args.case] if args.case else CASES:
             size = QUICK if args.quick else SIZES[name]
+            if args.repeats is not None:
+                size = replace(size, repeats=args.repeats, bat_repeats=args.repeats)
             case = case_of(name, size, Path(folder, name))
             if case is None:
                 continue
