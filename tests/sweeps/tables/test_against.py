@@ -23,6 +23,8 @@ from reported_run import (
     scripts_of,
 )
 from reported_run import record as record_of
+from sampled_run import SEEDED, Simulated, assets, decisions_of, score_in_stages
+from tiny_run import write_trials as write_tiny
 
 from sweeps.cli.results import report_command
 from sweeps.report import against as texts
@@ -31,13 +33,16 @@ from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.trials_file import write_trials
 from sweeps.statistics import intervals as st
 from sweeps.statistics.prompt_tests import std_test
+from sweeps.statistics.seeds import NO_SEEDS
 from sweeps.study.difference import Difference, study_differences
 from sweeps.tables.against import SAME_AXES, SAME_ID, WINNERS, Comparison, compare_runs
 from sweeps.tables.columns import Settings
-from sweeps.tables.estimates import seed_of
+from sweeps.tables.estimates import mean_test, seed_cells, seed_of
 from sweeps.tables.robustness import make_tables
 from trainer.data.rows import Row, fingerprint_rows
 from trainer.errors import UserError
+from trainer.measure.grid import part_of
+from trainer.measure.precision import Precision
 from trainer.store import Store
 from trainer.trial import Lora, Trial, axis_columns
 
@@ -404,3 +409,59 @@ def test_studies_differ_by_key_and_paths_come_last() -> None:
     assert found[2].here == "-"
     assert found[4] == Difference("axes.lr", "[0.001, 0.003]", "[0.001]")
     assert study_differences(here, here) == []
+
+
+# sampled grids ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> list[Simulated]:
+    """Two runs with the same four configurations and other seeds, sampled to another precision."""
+    made = []
+    for name, seed, wanted in (("here", 0, 0.015), ("there", 2, 0.02)):
+        trials = [trial for trial in SEEDED if trial.seed == seed]
+        study = make_study(scheduler={"name": "none"}, tables={"precision": {"mean": wanted}})
+        simulated = Simulated(make_run(tmp_path_factory.mktemp(name), study), assets(12, 900))
+        simulated.on_dev(trials)
+        score_in_stages(simulated, Precision(wanted), decisions_of(trials), trials)
+        write_tiny(simulated.store, trials)
+        made.append(simulated)
+    return made
+
+
+def test_sampled_grids_are_paired_on_the_cells_that_both_have(sampled: list[Simulated]) -> None:
+    runs = [RunFolder(simulated.store) for simulated in sampled]
+    found = compare_runs(*runs)
+    assert [pair.why for pair in found.pairs] == [WINNERS, *[SAME_ID] * 3]
+    assert [pair.sampled for pair in found.pairs].count(True) >= 2
+    trials = {trial.id: trial for trial in SEEDED}
+    for pair in found.pairs:
+        own = [trials[side.trial_ids[0]] for side in (pair.here, pair.there)]
+        whole = [one.answers(trial, "test").mean() for one, trial in zip(sampled, own, strict=True)]
+        assert pair.mean.low < whole[0] - whole[1] < pair.mean.high
+        assert [pair.here.mean, pair.there.mean] == pytest.approx(whole, abs=0.03)
+        grids = [run.last_grid(trial.id, "test") for run, trial in zip(runs, own, strict=True)]
+        parts = [seed_cells([grid], "accuracy")[0] for grid in grids if grid is not None]
+        assert mean_test(parts, NO_SEEDS) == (pair.mean, pair.p)
+        assert np.isnan(pair.std.low) == (pair.sampled or pair.why != WINNERS)
+    said = [text for text in (Page(str(texts.part(found))).words,) if "on the cells that both have" in text]
+    assert said
+
+
+def test_a_part_of_a_sample_has_the_cells_of_its_prompts_and_rows_alone(sampled: list[Simulated]) -> None:
+    run = RunFolder(sampled[0].store)
+    grids = [grid for trial in run.trials_by_id if (grid := run.last_grid(trial, "test")) is not None]
+    grid = next(grid for grid in grids if grid.seen is not None)
+    rows = set(grid.rows[::2])
+    found = part_of(grid, grid.prompts[2:5], rows)
+    assert found is not None
+    assert found.prompts == grid.prompts[2:5]
+    assert set(found.rows) <= rows
+    assert found.n_rows == len(rows)
+    assert found.seen is not None
+    assert grid.seen is not None
+    kept = np.ix_([2, 3, 4], [grid.rows.index(row) for row in found.rows])
+    assert (found.seen == grid.seen[kept]).all()
+    assert (found.correct[found.seen] == grid.correct[kept][found.seen]).all()
+    assert found.n_cells == grid.seen[2:5, ::2].sum()
+    assert part_of(grid, ["no such prompt"]) is None
