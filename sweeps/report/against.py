@@ -55,6 +55,7 @@ def _short(value: str) -> str:
 
 
 def _of_winners(found: Comparison) -> Iterator[str]:
+    yield from (f"{address} is not finished, so its winner may change." for address in found.unfinished)
     yield from found.no_winner
     if not found.shared:
         yield "No test prompt and row is shared, so no difference can be given."
@@ -72,7 +73,7 @@ def _of_pair(pair: Pair, metric: str) -> Iterator[str]:
     gap, clear = pair.mean, pair.p_holm < ALPHA
     yield (
         f"On what both share, the mean {metric} is {percent(abs(gap.value))} points "
-        f"{'higher' if gap.value >= 0 else 'lower'} here ({_interval(gap)}, corrected {_p(pair.p_holm)}): "
+        f"{'higher' if gap.value >= 0 else 'lower'} here ({_interval(gap)}, {_p(pair.p_holm)} after correction): "
         f"{_found(pair.heavy, clear)}."
     )
     std, clear = pair.std, pair.p_std < ALPHA
@@ -127,15 +128,10 @@ def _notes(found: Comparison) -> Iterator[str]:
             "Some were scored on a sample of the test grid. Differences are on the cells that both have, so they can "
             "be others than those of the means, which estimate the whole grid."
         )
-    if left := found.matched - len(found.pairs) - len(found.equal) - found.unshared + bool(_winners(found)):
-        yield f"The {left} least good configurations that are in both runs were not compared: at most {MOST} pairs are."
+    if found.left:
+        yield f"At most {MOST} pairs are compared: {found.left} more that are in both runs, last in the table, are not."
     if any(pair.heavy or pair.heavy_std for pair in found.pairs):
         yield HEAVY_TAILS
-
-
-def _winners(found: Comparison) -> bool:
-    """Whether the winners are among those that were compared."""
-    return found.equal_winners or any(pair.why == WINNERS for pair in found.pairs)
 
 
 def _of_fine_tunes(found: Comparison) -> list[str]:
@@ -180,6 +176,8 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _p(value: float) -> str:
+    if math.isnan(value):
+        return "no p-value"
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 

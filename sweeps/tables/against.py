@@ -87,7 +87,9 @@ class Comparison:
     equal: tuple[str, ...]  # names of configurations whose trials both runs have, with the same answers
     equal_winners: bool  # among them are both winners
     matched: int  # configurations that both have, beside the winners
-    unshared: int  # of the pairs, those without test scores on shared cells
+    unshared: int  # of these, those without test scores on shared cells
+    left: int  # of these, those beyond ``MOST`` pairs
+    unfinished: tuple[str, ...]  # addresses of runs that go on
     said: tuple[str, ...]  # what is to be known of the other run's files
 
 
@@ -102,10 +104,10 @@ def compare_runs(here: RunFolder, there: RunFolder) -> Comparison:
         for run, tables, winner in zip(runs, made, winners, strict=True)
         if winner is None
     ]
-    matched = list(_matched(made[0], here, there))
-    wanted = [] if missing else [(WINNERS, winners[0], winners[1])]
-    others = [one for one in matched if missing or one[1:] != (winners[0], winners[1])]
-    wanted += others
+    ours, theirs = winners
+    first = [(WINNERS, ours, theirs)] if ours is not None and theirs is not None else []
+    others = [one for one in _matched(made[0], here, there) if one[1:] != (ours, theirs)]
+    wanted = [*first, *others]
     pairs, equal, unshared = list[Pair](), list[tuple[str, str]](), 0
     if shared:
         with threadpool_limits(1, "blas"):
@@ -117,7 +119,7 @@ def compare_runs(here: RunFolder, there: RunFolder) -> Comparison:
                 elif found:
                     equal.append((why, found))
                 else:
-                    unshared += 1
+                    unshared += why != WINNERS
     return Comparison(
         there.store.uri,
         metric,
@@ -129,6 +131,8 @@ def compare_runs(here: RunFolder, there: RunFolder) -> Comparison:
         any(why == WINNERS for why, _ in equal),
         len(others),
         unshared,
+        max(0, len(wanted) - MOST) if shared else 0,
+        tuple(run.store.uri for run in runs if not run.is_finished),
         tuple(there.notes),
     )
 
@@ -147,7 +151,7 @@ def check_comparable(here: RunFolder, there: RunFolder) -> None:
                 f"{said[0] or 'none'}. Only runs with the same metric and labels can be compared: give another run"
             )
     for run in (here, there):
-        if not any(run.store.rungs(trial_id, "test") for trial_id in run.trials_by_id):
+        if all(run.last_grid(trial_id, "test") is None for trial_id in run.trials_by_id):
             raise UserError(
                 f"{run.store.uri}: no trial has test scores yet, so it cannot be compared. {run.how_to_continue}"
             )
@@ -170,9 +174,7 @@ def _why_none(tables: Tables) -> str:
     return no_winner(tables.robustness.to_pylist(), tables.confirmation.to_pylist())[0]
 
 
-def _matched(
-    tables: Tables, here: RunFolder, there: RunFolder
-) -> Iterator[tuple[str, Configuration | None, Configuration | None]]:
+def _matched(tables: Tables, here: RunFolder, there: RunFolder) -> Iterator[tuple[str, Configuration, Configuration]]:
     """Configurations of the search that both runs have, in the order of the first one's table."""
     ours, theirs = (configurations(run.trials) for run in (here, there))
     by_id = {one.id: one for one in theirs}
@@ -220,11 +222,9 @@ class _Reader:
                 if len(one.rows) > 1 and (found := self._measured(i, one)) is not None:
                     self._variances.add(found, one.rows)
 
-    def pair(self, why: str, one: Configuration | None, other: Configuration | None) -> Pair | str:
+    def pair(self, why: str, one: Configuration, other: Configuration) -> Pair | str:
         """The comparison of two configurations; the name of one where both runs have its trials with the same answers,
         and "" where the two share no cells."""
-        assert one is not None
-        assert other is not None
         a, b = self._measured(0, one), self._measured(1, other)
         if a is None or b is None:
             return ""

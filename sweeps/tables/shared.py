@@ -8,7 +8,7 @@ that differs, the rows are read again from the files that the studies name, if t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,14 +89,16 @@ def _shared_prompts(here: RunFolder, there: RunFolder, ours: _Read, theirs: _Rea
     if names[0] == names[1] != "":
         return frozenset(both), f"Test prompts: the same {len(both)}."
     sizes = f"{len(scored[0])} here and {len(scored[1])} there"
-    kept = [kept_prompts(run.store, name) if name else None for run, name in zip((here, there), names, strict=True)]
-    if kept[0] is None or kept[1] is None:
-        which = (here, there)[0 if kept[0] is None else 1].store.uri
+    kept, others = (
+        kept_prompts(run.store, name) if name else None for run, name in zip((here, there), names, strict=True)
+    )
+    if kept is None or others is None:
+        which = (here if kept is None else there).store.uri
         return (
             frozenset(),
             f"Test prompts: {sizes}, with other texts; {which} does not hold them, so none can be paired.",
         )
-    texts = [{p.id: p.text for p in pool} for pool in kept]
+    texts = [{p.id: p.text for p in pool} for pool in (kept, others)]
     same = frozenset(i for i in both if texts[0].get(i) == texts[1].get(i))
     return same, f"Test prompts: {_counts(len(same), sizes)}{_of_another(both - same, 'another text')}."
 
@@ -108,15 +110,15 @@ def _shared_rows(here: RunFolder, there: RunFolder, ours: _Read, theirs: _Read) 
     if names[0] == names[1] != "":
         return None, f"Test rows: the same {counts[0]}."
     sizes = f"{counts[0]} here and {counts[1]} there"
-    known = [_row_contents(run, name) for run, name in zip((here, there), names, strict=True)]
-    if known[0] is None or known[1] is None:
-        which = (here, there)[0 if known[0] is None else 1].store.uri
+    kept, others = (_row_contents(run, name) for run, name in zip((here, there), names, strict=True))
+    if kept is None or others is None:
+        which = (here if kept is None else there).store.uri
         return frozenset(), (
             f"Test rows: {sizes}, which are not the same. Whether some are cannot be said: the rows of {which} are "
             "not, or no longer, in the file that its study.yaml names."
         )
-    both = known[0].keys() & known[1].keys()
-    same = frozenset(i for i in both if known[0][i] == known[1][i])
+    both = kept.keys() & others.keys()
+    same = frozenset(i for i in both if kept[i] == others[i])
     return same, f"Test rows: {_counts(len(same), sizes)}{_of_another(both - same, 'other content')}."
 
 
@@ -136,7 +138,7 @@ def _counts(n: int, sizes: str) -> str:
     return f"{n} of {sizes} {'is' if n == 1 else 'are'} the same" if n else f"of {sizes}, none is the same"
 
 
-def _of_another(ids: Sequence[str] | frozenset[str], what: str) -> str:
+def _of_another(ids: Collection[str], what: str) -> str:
     """The ids that both have, with another text or other content."""
     if not ids:
         return ""
