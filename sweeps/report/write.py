@@ -46,7 +46,6 @@ def report_on(run: RunFolder, compared: Comparison | None = None) -> str:
         run.note_missing_rungs()
         tables.write_tables(run, Settings.of(study))
         mattered = table_parts.mattered_part(run)
-        parts += against.part(compared) if compared else NO_PARTS
         parts += table_parts.binary_part(run)
         parts += table_parts.ensembles_part(run)
         parts += staged_report.part_of_run(run)
@@ -55,13 +54,15 @@ def report_on(run: RunFolder, compared: Comparison | None = None) -> str:
         parts += paft_report.part_of_run(run)
     evidence = gather(run)
     _ = evidence.rungs  # read before the page says which files are damaged
-    run.store.write("report.html", page(evidence, mattered, parts).encode())
+    run.store.write("report.html", page(evidence, mattered, parts, compared).encode())
     return run.store.address("report.html")
 
 
-def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PARTS) -> str:
-    """The HTML of the page. ``mattered``: its part on which axis mattered; ``parts``: those on another run, two labels,
-    asking in several wordings, stages, weights and training arms."""
+def page(
+    evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PARTS, compared: Comparison | None = None
+) -> str:
+    """The HTML of the page. ``mattered``: its part on which axis mattered; ``parts``: those on two labels, asking in
+    several wordings, stages, weights and training arms; ``compared``: with another run."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
     mapped, drawn = heat_map(evidence, prompts), figures(evidence, prompts)
@@ -70,6 +71,7 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
         "question": verdict.question(evidence),
         "notices": verdict.notices(evidence),
         "verdict": verdict.verdict(evidence, prompts),
+        "against": against.part(compared) if compared else NO_PARTS,
         "pool": evidence.pool,
         "unit": evidence.unit,
         "metric": study.task.metric,
