@@ -117,9 +117,10 @@ def _notes(found: Comparison) -> Iterator[str]:
     if not found.pairs:
         return
     unit = "points" if metric_sign(found.metric) else "times 100"
+    new = "new seeds, prompts and rows" if all(pair.of_settings for pair in found.pairs) else "new prompts and rows"
     yield (
         f"A difference is here minus there, in {unit} of {found.metric}, paired on the test prompts and rows that both "
-        f"runs share, with its {level()} interval for new prompts and rows; p is corrected for the number of lines "
+        f"runs share, with its {level()} interval for {new}; p is corrected for the number of lines "
         "(Holm)."
     )
     yield from _of_fine_tunes(found)

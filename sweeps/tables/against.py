@@ -44,7 +44,7 @@ from trainer.measure.metrics import spread
 from trainer.trial import AXES
 
 MOST = 40  # pairs that are compared; the correction for their number would leave nothing of more
-WINNERS, SAME_ID, SAME_AXES = "the two winners", "the same configuration", "the same axis values"
+WINNERS, SAME_ID, SAME_AXES = "winners", "same id", "same axis values"
 
 
 @dataclass(frozen=True)
