@@ -35,6 +35,7 @@ from sweeps.statistics import intervals as st
 from sweeps.statistics.prompt_tests import std_test
 from sweeps.statistics.seeds import NO_SEEDS
 from sweeps.study.difference import Difference, study_differences
+from sweeps.tables import against
 from sweeps.tables.against import SAME_AXES, SAME_ID, WINNERS, Comparison, compare_runs
 from sweeps.tables.columns import Settings
 from sweeps.tables.estimates import mean_test, seed_cells, seed_of
@@ -220,6 +221,16 @@ def test_configurations_are_paired_by_id_or_axis_values_and_corrected_together(t
     found = compare_runs(run_of(tmp_path / "better", better), run_of(tmp_path / "there", moved_on))
     assert [pair.why for pair in found.pairs] == [WINNERS, SAME_AXES, SAME_ID]
     assert "Beside the winners, 2 configurations are in both runs" in " ".join(texts.lines(found))
+
+
+def test_at_most_so_many_pairs_are_compared_and_corrected_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against, "MOST", 2)
+    right = {make_trial(lr): answers(i, 0.9 - i / 10) for i, lr in enumerate((1e-3, 3e-3, 5e-3, 7e-3))}
+    runs = run_of(tmp_path / "a", right), run_of(tmp_path / "b", {t: a[:, ::-1] for t, a in right.items()})
+    found = compare_runs(*runs)
+    assert (len(found.pairs), found.matched, found.left) == (2, 3, 2)
+    assert [pair.p_holm for pair in found.pairs] == st.holm([pair.p for pair in found.pairs])
+    assert "2 more that are in both runs" in Page(str(texts.part(found))).words
 
 
 def test_the_same_trials_with_the_same_answers_are_no_comparison(tmp_path: Path) -> None:
