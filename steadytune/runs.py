@@ -1,12 +1,13 @@
-"""``steadytune.open``: the results of a run, as tables. Reading them imports neither torch nor Ray."""
+"""``steadytune.open``: the results of a run, as tables and figures. Reading them imports neither torch nor Ray."""
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
     import pyarrow as pa
 
@@ -90,6 +91,21 @@ class OpenedRun:
         return pa.concat_tables(found)
 
     @property
+    def figures(self) -> list[str]:
+        """Names of the report's figures that this run has something to show in."""
+        return list(self._figures)
+
+    def figure(self, name: str) -> alt.TopLevelMixin:
+        """A figure of the report as an Altair chart: a notebook shows it, and its ``save`` writes it. ``figures`` lists
+        the names."""
+        from sweeps.display.vega import chart
+        from trainer.errors import UserError, nearest
+
+        if name not in self._figures:
+            raise UserError(f'{self.address}: there is no figure "{name}".{nearest(name, self._figures)}')
+        return chart(self._figures[name])
+
+    @property
     def configurations(self) -> list[str]:
         """Ids of the configurations, in the order of the table: the winner first."""
         return self._tables.robustness.column("configuration").to_pylist()
@@ -115,6 +131,14 @@ class OpenedRun:
         from sweeps.tables.current import current_tables
 
         return current_tables(self._folder)
+
+    @functools.cached_property
+    def _figures(self) -> dict[str, dict[str, Any]]:
+        """Name -> Vega-Lite."""
+        from sweeps.report.figures import figures_of_run
+
+        made = self._tables if self._folder.has_trials else None
+        return {figure.name: figure.spec for figure in figures_of_run(self._folder, made)}
 
     def _trials_of(self, of: str | None) -> list[str]:
         """Ids of trials; also of earlier studies in the folder, where ``of`` is such a trial."""

@@ -47,16 +47,25 @@ def report_command(
         str | None,
         typer.Option(metavar="DIR", help="Also write each figure as SVG, PDF and PNG, and each table as LaTeX, here."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Also compare with another run: what changed, and paired differences."),
+    ] = None,
 ) -> None:
     """Make a run's tables and report again."""
-    folder = find_run(run)
+    folder, others = find_run(run), [] if against is None else [find_run(against)]
+    from sweeps.report.against import lines
     from sweeps.report.write import report_on
     from sweeps.run_folder.reading import RunFolder
+    from sweeps.tables.against import compare_runs
     from trainer.errors import UserError
     from trainer.store import Store
 
-    found = RunFolder(Store.open(folder))
-    typer.echo(report_on(found))
+    found, *there = (RunFolder(Store.open(one)) for one in (folder, *others))
+    compared = compare_runs(found, there[0]) if there else None
+    typer.echo(report_on(found, compared))
+    for line in lines(compared) if compared else ():
+        typer.echo(line)
     if figures is not None:
         from sweeps.report.paper import write_paper_files
 
@@ -65,8 +74,8 @@ def report_command(
             typer.echo(target.address(name))
     for note in found.notes:
         typer.echo(note)
-    if found.damage:  # the report is written, and says so as well
-        raise UserError("\n".join(found.damage))
+    if damage := [line for one in (found, *there) for line in one.damage]:  # the report is written, and says so as well
+        raise UserError("\n".join(damage))
 
 
 def time_command(

@@ -281,6 +281,13 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def chart(spec: Spec) -> alt.TopLevelMixin:
+    """The chart as Altair's object, on light paper and as wide as in a file, which a notebook shows."""
+    import altair as alt
+
+    return alt.Chart.from_dict({**spec, "width": PAPER_WIDTH, "config": theme(LIGHT)})
+
+
 def files(spec: Spec) -> dict[str, bytes]:
     """Ending -> the chart as a file, on light paper: SVG with the description as its alternative text, PDF, and PNG of
     twice the size."""

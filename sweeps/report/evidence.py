@@ -18,9 +18,10 @@ import numpy as np
 from sweeps.display.text import shown
 from sweeps.run_folder.columns import REPORT
 from sweeps.run_folder.prompts import kept_prompts
-from sweeps.run_folder.reading import RunFolder
+from sweeps.run_folder.reading import GROUPS_FILE, RunFolder
 from sweeps.study.study import Study
 from sweeps.tables.configurations import Configuration, configurations
+from sweeps.tables.robustness import Tables
 from trainer.measure.grid import Grid
 from trainer.measure.metrics import Objective, grid_objective, per_prompt
 from trainer.measure.replicates import error_of_seeds, objective_of_seeds
@@ -131,14 +132,19 @@ class Evidence:
         return tuple(float(s) for s in steps), tuple(points[s] for s in steps)
 
 
-def gather(run: RunFolder) -> Evidence:
-    """Read everything that the report shows, from the run folder and the tables in it."""
+def gather(run: RunFolder, made: Tables | None = None) -> Evidence:
+    """Read everything that the report shows, from the run folder and the tables in it, or those that were ``made`` of
+    it."""
     study, has_trials = run.study, run.has_trials
     found = configurations(run.trials if has_trials else run.trials_from_scores())
     several = any(len(one.rows) > 1 for one in found)
-    rows = {row["configuration"]: row for row in (run.robustness() if has_trials else [])}
-    averages = {(row["axis"], row["value"]): row for row in (run.rows("tables/groups.parquet") if has_trials else [])}
-    confirmed = tuple(run.confirmation())
+    if made is not None:
+        tables = [table.to_pylist() for table in (made.robustness, made.groups, made.confirmation)]
+    else:
+        tables = [run.robustness(), run.rows(GROUPS_FILE), run.confirmation()] if has_trials else [[], [], []]
+    rows = {row["configuration"]: row for row in tables[0]}
+    averages = {(row["axis"], row["value"]): row for row in tables[1]}
+    confirmed = tuple(tables[2])
     tested = any(row.get("mean") is not None for row in rows.values())
     if not tested:
         rows = {one.id: {**rows.get(one.id, {}), **_dev_row(run, one)} for one in found}

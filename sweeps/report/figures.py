@@ -11,8 +11,10 @@ from sweeps.display.colours import SERIES
 from sweeps.display.text import column_with_interval, counted, metric_unit
 from sweeps.display.vega import Course, DrawnValues, Spec, courses, cumulative, distribution, heat
 from sweeps.report import method
-from sweeps.report.evidence import Entry, Evidence
+from sweeps.report.evidence import Entry, Evidence, gather
 from sweeps.report.heat_map import Prompts
+from sweeps.run_folder.reading import RunFolder
+from sweeps.tables.robustness import Tables
 
 DISTRIBUTION, LEARNING, AXES = "distribution", "learning", "axes"  # the sections of the page
 _MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
@@ -25,6 +27,14 @@ class Figure:
     title: str
     caption: str
     spec: Spec
+
+
+def figures_of_run(run: RunFolder, made: Tables | None = None) -> list[Figure]:
+    """All figures of a run, with the map as a picture. ``made``: its tables, where those in the folder are older."""
+    evidence = gather(run, made)
+    prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
+    found = [map_figure(evidence, prompts), *figures(evidence, prompts)]
+    return [figure for figure in found if figure.spec]
 
 
 def figures(evidence: Evidence, prompts: Prompts) -> list[Figure]:

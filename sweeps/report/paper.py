@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from sweeps.display.table_files import latex_table, read_markdown_rows
 from sweeps.display.vega import files
-from sweeps.report.evidence import gather
-from sweeps.report.figures import figures, map_figure
+from sweeps.report.figures import figures_of_run
 from sweeps.run_folder.reading import RunFolder
 from trainer.store import Store
 
@@ -22,10 +21,7 @@ def write_paper_files(run: RunFolder, target: Store) -> list[str]:
 
 
 def _figures(run: RunFolder) -> dict[str, bytes]:
-    evidence = gather(run)
-    prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
-    drawn = [figure for figure in (map_figure(evidence, prompts), *figures(evidence, prompts)) if figure.spec]
-    return {f"{f.name}.{ending}": data for f in drawn for ending, data in files(f.spec).items()}
+    return {f"{f.name}.{ending}": data for f in figures_of_run(run) for ending, data in files(f.spec).items()}
 
 
 def _tables(run: RunFolder) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from sweeps.display.html import json_data, render
 from sweeps.display.vega import library, theme
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
-from sweeps.report import method, table_parts, verdict
+from sweeps.report import against, method, table_parts, verdict
 from sweeps.report.evidence import Evidence, gather
 from sweeps.report.figures import Figure, figures
 from sweeps.report.heat_map import heat_map
@@ -25,6 +25,7 @@ from sweeps.report.results_table import results_table
 from sweeps.run_folder.reading import RunFolder
 from sweeps.staged import report as staged_report
 from sweeps.tables import robustness as tables
+from sweeps.tables.against import Comparison
 from sweeps.tables.columns import Settings
 from trainer.store import Store
 
@@ -37,9 +38,9 @@ def write_report(run_uri: str) -> str:
     return report_on(RunFolder(Store.open(run_uri)))
 
 
-def report_on(run: RunFolder) -> str:
-    """Write the tables and ``report.html`` and return the page's address. ``run`` then knows which of its files are
-    missing or damaged."""
+def report_on(run: RunFolder, compared: Comparison | None = None) -> str:
+    """Write the tables and ``report.html``, with a part on the other run with which it was ``compared``, and return the
+    page's address. ``run`` then knows which of its files are missing or damaged."""
     mattered, parts, study = NO_PARTS, NO_PARTS, run.study
     if run.has_trials:  # not yet at the start of a run
         run.note_missing_rungs()
@@ -53,13 +54,15 @@ def report_on(run: RunFolder) -> str:
         parts += paft_report.part_of_run(run)
     evidence = gather(run)
     _ = evidence.rungs  # read before the page says which files are damaged
-    run.store.write("report.html", page(evidence, mattered, parts).encode())
+    run.store.write("report.html", page(evidence, mattered, parts, compared).encode())
     return run.store.address("report.html")
 
 
-def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PARTS) -> str:
+def page(
+    evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PARTS, compared: Comparison | None = None
+) -> str:
     """The HTML of the page. ``mattered``: its part on which axis mattered; ``parts``: those on two labels, asking in
-    several wordings, stages, weights and training arms."""
+    several wordings, stages, weights and training arms; ``compared``: with another run."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
     mapped, drawn = heat_map(evidence, prompts), figures(evidence, prompts)
@@ -68,6 +71,7 @@ def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PAR
         "question": verdict.question(evidence),
         "notices": verdict.notices(evidence),
         "verdict": verdict.verdict(evidence, prompts),
+        "against": against.part(compared) if compared else NO_PARTS,
         "pool": evidence.pool,
         "unit": evidence.unit,
         "metric": study.task.metric,

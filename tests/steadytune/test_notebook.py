@@ -42,6 +42,8 @@ def test_the_notebook_runs_and_finds_a_winner(tmp_path: Path, monkeypatch: pytes
     assert "True" in line
     assert (tmp_path / "runs" / "notebook" / "report.html").exists()
     assert "prompt_id" in shown(cells["prompts"])
+    [figure] = cells["figure"]["outputs"]
+    assert "vega" in figure["data"]["text/html"]
     assert re.findall(r"row-\d +(\w+)", shown(cells["answers"])) == ["no", "yes"]
 
 

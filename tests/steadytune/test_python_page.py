@@ -30,11 +30,13 @@ def test_the_blocks_run_one_after_the_other(
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), names)
         said.append(capsys.readouterr().out)
-    assert len(said) == 7
+    assert len(said) == 8
     assert said[0].splitlines()[-1].startswith("0 errors, ")
     assert said[1].splitlines()[0].startswith("3 ")
     assert "nothing to train" in said[2]
     assert names["run"].winner in said[3]
     assert "correct_mean" in said[4]
+    assert "'distribution'" in said[5]
+    assert (tmp_path / "distribution.png").read_bytes().startswith(b"\x89PNG")
     assert list(names["answers"]["label"]) == ["yes", "no"]
-    assert 'run folder "tickts" does not exist. Did you mean "tickets"?' in said[6]
+    assert 'run folder "tickts" does not exist. Did you mean "tickets"?' in said[7]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ import tiny_run
 from checkout import ROOT
 
 import steadytune as st
+from sweeps.display.colours import LIGHT
+from sweeps.display.vega import PAPER_WIDTH
+from sweeps.report.figures import figures_of_run
 from sweeps.run_folder.reading import RunFolder
 from trainer.store import SCORES, Store
 from trainer.trial import Trial
@@ -53,7 +57,7 @@ def test_importing_loads_nothing_slow() -> None:
 
 def test_reading_a_run_loads_neither_torch_nor_ray(copied: tuple[Path, list[Trial]]) -> None:
     """Neither where tables/ is read, nor where the tables are made again."""
-    read = "r.table(), r.scores(), r.winner, r.configurations, r.notes"
+    read = "r.table(), r.scores(), r.winner, r.configurations, r.notes, r.figure('map')"
     code = f"import steadytune as st\nr = st.open({str(copied[0])!r})\nassert len(({read})[0]) == 2"
     assert loaded_by(code) == set()
     shutil.rmtree(copied[0] / "tables")
@@ -214,3 +218,34 @@ def test_a_notebook_shows_the_message_of_a_mistake_and_no_traceback() -> None:
         st.open("not there")
     [shown] = caught.value._render_traceback_()
     assert shown == f"StudyError: {caught.value}"
+
+
+def test_a_figure_is_a_chart_with_the_numbers_of_the_report(copied: tuple[Path, list[Trial]]) -> None:
+    folder = copied[0]
+    run = st.open(folder)
+    assert {"map", "distribution", "cumulative", "loss", "objective"} <= set(run.figures)
+    found = {figure.name: figure for figure in figures_of_run(RunFolder(Store.open(folder)))}
+    assert run.figures == list(found)
+    for name in run.figures:
+        spec = run.figure(name).to_dict()
+        for key, value in found[name].spec.items():
+            assert spec[key] == (PAPER_WIDTH if key == "width" else value), (name, key)
+        assert spec["config"]["background"] == LIGHT["paper"]
+    run.figure("distribution").save(folder / "figure.svg")
+    assert (folder / "figure.svg").read_text().startswith("<svg")
+    with pytest.raises(st.UserError, match=re.escape('there is no figure "distrbution". Did you mean "distribution"?')):
+        run.figure("distrbution")
+
+
+def test_figures_are_those_of_the_run_as_it_is_now_and_nothing_is_written(copied: tuple[Path, list[Trial]]) -> None:
+    """Where tables/ is not there yet, or older than the run."""
+    folder = copied[0]
+    expected = st.open(folder).figure("distribution").to_dict()
+    shutil.rmtree(folder / "tables")
+    before = sorted(folder.rglob("*"))
+    assert st.open(folder).figure("distribution").to_dict() == expected
+    assert sorted(folder.rglob("*")) == before
+    (folder / "trials.parquet").unlink()
+    begun = st.open(folder)
+    assert "loss" in begun.figures
+    assert "dev prompt" in begun.figure("distribution").to_dict()["description"]

@@ -6,7 +6,7 @@ grid every cell must be there, of a sample exactly those of its design. Only num
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,6 +148,29 @@ def only(scores: Grid, seen: NDArray[np.bool_]) -> Grid:
         seen=seen,
         pool_rows=scores.n_rows,
     )
+
+
+def part_of(scores: Grid, prompts: Container[str], rows: Collection[str] | None = None) -> Grid | None:
+    """``scores`` under ``prompts`` alone, and on ``rows`` of the pool alone (None: on all); None where no cell is
+    left."""
+    p = [i for i, prompt in enumerate(scores.prompts) if prompt in prompts]
+    r = [j for j, row in enumerate(scores.rows) if rows is None or row in rows]
+    cells = np.ix_(p, r)
+    seen = None if scores.seen is None else scores.seen[cells]
+    if not p or not r or (seen is not None and not seen.any(axis=1).all()):
+        return None
+    found = replace(
+        scores,
+        prompts=tuple(scores.prompts[i] for i in p),
+        rows=tuple(scores.rows[j] for j in r),
+        label=scores.label[r],
+        predicted=scores.predicted[cells],
+        correct=scores.correct[cells],
+        label_logprobs=None if scores.label_logprobs is None else scores.label_logprobs[cells],
+        seen=seen,
+        pool_rows=0 if seen is None else scores.n_rows if rows is None else len(rows),
+    )
+    return found if seen is None else only(found, seen)
 
 
 @dataclass(frozen=True)
