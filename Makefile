@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo demo-smollm2 test test-demo test-long test-cluster lint types clean
+.PHONY: demo demo-smollm2 test test-demo test-long test-cluster docs lint types clean
 
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
@@ -25,6 +25,10 @@ test-long: $(VENV)/.dev  ## the checks that take minutes each
 test-cluster: $(VENV)/.dev  ## a study over Ray nodes that break, as root (network namespaces), else it skips and says why; jobs
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m cluster
 
+docs: $(VENV)/.dev  ## the documentation as a site that needs no network: site/index.html
+	$(RUN) python docs/site/pages.py
+	$(RUN) zensical build --strict --clean
+
 lint: $(VENV)/.dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -44,4 +48,4 @@ $(VENV)/.dev: $(VENV)/.ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
