@@ -25,7 +25,7 @@ test-long: $(VENV)/.dev  ## the checks that take minutes each
 test-cluster: $(VENV)/.dev  ## a study over Ray nodes that break, as root (network namespaces), else it skips and says why; jobs
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m cluster
 
-docs: $(VENV)/.dev  ## the documentation as a site that needs no network: site/index.html
+docs: $(VENV)/.docs  ## the documentation as a site that needs no network: site/index.html
 	$(RUN) python docs/site/pages.py
 	$(RUN) zensical build --strict --clean
 
@@ -45,6 +45,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.ready
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e ".[docs]"
 	touch $@
 
 clean:
