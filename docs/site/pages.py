@@ -24,14 +24,18 @@ from sweeps.cli.panels import PANELS
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "build" / "pages"
 COPIED = ("*.md", "LICENSE", "docs/*.*", "docs/images/*", "docs/site/*.js", "benchmarks/*.md", "benchmarks/results/*")
-CAPTIONS = {  # a section of report.html -> what its picture shows
+CAPTIONS = {  # the picture of a section of report.html -> what it shows; in the order of the report
     "verdict": "The winner with its interval and its worst wording, the runner-up, and the command that exports it.",
     "map": "Each configuration under each test prompt, the winner first. A cell opens its wording and the flips.",
-    "table": "All configurations. A click on a heading sorts; unfinished ones can be hidden.",
+    "what-mattered": "Differences between values of an axis, with intervals, and where the variance comes from.",
+    "table": "All configurations. A click on a heading sorts; groups of columns can be shown and hidden.",
     "distribution": "The metric under each prompt, one point a prompt.",
-    "learning": "Learning curves: the losses, and the objective on the dev prompts at each rung.",
-    "mattered": "Which axis mattered: differences between values of one axis, with their intervals.",
-    "axes": "The metric averaged over all configurations with one value of an axis.",
+    "learning-curves": "The losses, and the objective on the dev prompts at each rung.",
+    "trials-that-did-not-reach-the-end": "What early stopping ended, at which step and why.",
+    "by-axis-value": "The mean of all configurations with one value of an axis.",
+    "two-labels": "Of a task with two labels: thresholds, areas under curves and calibration.",
+    "asking-in-several-wordings": "What asking in several wordings at once would gain.",
+    "how-it-was-measured": "Rows, prompts, seeds, intervals and corrections of this run.",
 }
 
 
@@ -139,10 +143,10 @@ def gallery_page() -> str:
     """The pictures of a report's sections that are under ``docs/images``, each with its caption."""
     page = ["# What a report shows", "Pictures of the sections of a run folder's `report.html`."]
     page += ["![The beginning of the quickstart's report](report.png)"]
-    for picture in sorted((ROOT / "docs" / "images").glob("report-*.*")):
-        name = picture.stem.removeprefix("report-")
-        page += [f"## {name.replace('-', ' ').capitalize()}", f"![{name}](images/{picture.name})"]
-        page += [CAPTIONS[name]] if name in CAPTIONS else []
+    pictures = {p.stem.removeprefix("report-"): p for p in sorted((ROOT / "docs" / "images").glob("report-*.*"))}
+    for name in [*(n for n in CAPTIONS if n in pictures), *(n for n in pictures if n not in CAPTIONS)]:
+        title = name.replace("-", " ").capitalize()
+        page += [f"## {title}", CAPTIONS.get(name, ""), f"![{title}](images/{pictures[name].name})"]
     return "\n\n".join(page) + "\n"
 
 

@@ -20,6 +20,7 @@ import steadytune
 from sweeps.cli.app import app
 
 LOADED = {"script", "img", "iframe", "source", "video", "audio", "embed"}
+PICTURES = ("verdict", "what-mattered", "of-a-later-section")  # may exist in docs/images, or not yet
 LINKED = {"stylesheet", "icon", "preload", "preconnect", "dns-prefetch", "prefetch", "modulepreload", "manifest"}
 
 
@@ -29,6 +30,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("site")
     for name in ("docs", "benchmarks"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "docs" / "images").mkdir(exist_ok=True)
+    for name in PICTURES:
+        shutil.copy(ROOT / "docs" / "report.png", copy / "docs" / "images" / f"report-{name}.png")
     for file in (*ROOT.glob("*.md"), ROOT / "LICENSE", ROOT / "mkdocs.yml"):
         shutil.copy(file, copy)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
@@ -101,6 +105,15 @@ def test_links_between_pages_lead_somewhere(site: Path) -> None:
             assert there.is_file(), f"{page.name}: {link}"
             part = unquote(urlsplit(link).fragment)
             assert not part or there not in parsed or part in parsed[there].ids, f"{page.name}: {link}"
+
+
+def test_the_gallery_shows_every_picture_in_the_order_of_the_report(site: Path) -> None:
+    shown = [r for r in Requests(site / "docs" / "gallery.html").fetched if r.startswith("images/")]
+    pictures = {f"images/{p.name}" for p in (site.parent / "docs" / "images").glob("report-*")}
+    assert sorted(shown) == sorted(pictures)
+    assert [r for r in shown if r in {f"images/report-{name}.png" for name in PICTURES}] == [
+        f"images/report-{name}.png" for name in PICTURES
+    ]
 
 
 def test_the_search_needs_no_server(site: Path) -> None:
