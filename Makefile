@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo demo-smollm2 test test-demo test-long test-cluster dist lint types clean
+.PHONY: demo demo-smollm2 test test-demo test-long test-cluster docs dist lint types clean
 
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
@@ -24,6 +24,10 @@ test-long: $(VENV)/.dev  ## the checks that take minutes each
 
 test-cluster: $(VENV)/.dev  ## a study over Ray nodes that break, as root (network namespaces), else it skips and says why; jobs
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m cluster
+
+docs: $(VENV)/.docs  ## the documentation as a site that needs no network: site/index.html
+	$(RUN) python docs/site/pages.py
+	$(RUN) zensical build --strict --clean
 
 dist: $(VENV)/.dev  ## wheel and sdist in dist/, installed with pip and with uv in new environments, the quickstart run there
 	rm -rf dist build
@@ -48,5 +52,9 @@ $(VENV)/.dev: $(VENV)/.ready
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e ".[dev]"
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0 -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,10 +17,12 @@ def usual_folder(study: str) -> str:
 
 
 def find_run(name: str) -> str:
-    """A run folder by path or URL, or by its name in ``runs/``."""
-    if "://" in name or os.path.isdir(name):
+    """A run folder by path or URL, or by its name in ``runs/``. A folder of that name that is no run, such as the one
+    with the study that ``steadytune init`` writes, does not hide the run in ``runs/``."""
+    named = os.path.isdir(usual_folder(name))
+    if "://" in name or (os.path.isdir(name) and not (named and "study.yaml" not in os.listdir(name))):
         return name
-    if os.path.isdir(usual_folder(name)):
+    if named:
         return usual_folder(name)
     if os.path.isfile(name):
         inside = os.path.dirname(name)

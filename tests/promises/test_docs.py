@@ -1,11 +1,11 @@
-"""The documents agree with the code: commands and options, study keys with defaults and names, columns, links."""
+"""The documents agree with the code: study keys with defaults and names, columns, links, the README's tables. Their
+code blocks have ``test_code_blocks.py``."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-import shlex
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer.main
 import yaml
 from checkout import PACKAGES, ROOT
+from code_blocks import PAGES, commands_in, inline_code, of_kind, texts_of
 from pydantic import BaseModel
 from tiny_run import LABELLED, make_run
 
-from sweeps.cli.app import app
 from sweeps.run_folder.columns import TRIALS
 from sweeps.study.derived_defaults import completed
 from sweeps.study.load import load_study
@@ -32,13 +31,6 @@ from sweeps.tables.effects import EFFECTS, VARIANCE
 from sweeps.trials.from_points import points_of
 from trainer.store import SCORES
 from trainer.trial import FORMAT
-
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(page: Path, kind: str) -> list[str]:
-    """The texts of the page's fenced blocks of one kind."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def tables(page: Path) -> Iterator[tuple[list[str], list[str]]]:
@@ -52,11 +44,6 @@ def tables(page: Path) -> Iterator[tuple[list[str], list[str]]]:
         if head and not set(line) <= set("| -"):
             yield head, cells
         head = head or cells
-
-
-def quoted(text: str) -> list[str]:
-    """The texts in `single backticks`, outside of fenced blocks."""
-    return re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
 # every page ---------------------------------------------------------------------------------------------------
@@ -82,7 +69,7 @@ def test_no_path_of_a_machine(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_files_that_are_named_exist(page: Path) -> None:
-    names = quoted(page.read_text())
+    names = inline_code(page.read_text())
     named = [n for n in names if re.fullmatch(r"(?:trainer|cluster|sweeps|tests)/[\w/]*(?:\.\w+)?", n)]
     if page.name == "CONTRIBUTING.md":
         tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
@@ -109,7 +96,7 @@ def test_the_format_version_is_the_trainers() -> None:
 
 def test_the_map_is_the_tree() -> None:
     """CONTRIBUTING lists every package, and every file at the top of one; nothing that is not there."""
-    block = next(b for b in blocks(ROOT / "CONTRIBUTING.md", "") if "sweeps/ " in b)
+    block = next(b for b in texts_of("CONTRIBUTING.md", "") if "sweeps/ " in b)
     top, listed = "", set()
     for line in block.splitlines():
         name = line.split()[0]
@@ -121,45 +108,13 @@ def test_the_map_is_the_tree() -> None:
     assert {name for name in listed if not (ROOT / name).exists()} == set()
 
 
-# commands -----------------------------------------------------------------------------------------------------
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """(page, words) of every command line in a block of shell."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            found += [(page.name, shlex.split(line, comments=True)) for line in block.splitlines() if line.strip()]
-        inline = [c for c in quoted(page.read_text()) if re.match(r"(make|steadytune) [a-z]", c)]
-        found += [(page.name, shlex.split(c)) for c in inline]
-    return found
-
-
-def ours() -> list[tuple[str, list[str]]]:
-    """The words after ``steadytune``, also where ``ray job submit … --`` runs it."""
-    return [(page, words[words.index("steadytune") + 1 :]) for page, words in commands() if "steadytune" in words]
-
-
-def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {words[1] for _, words in commands() if words[0] == "make"}
-    assert {"demo", "test"} <= named <= targets
-
-
-def test_commands_and_options_exist() -> None:
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {words[0] for _, words in ours()} == set(known), "every command is shown, and no other"
-    for page, words in ours():
-        command = known[words[0]]
-        if hasattr(command, "commands"):  # a group, such as `cluster`
-            command = command.commands[words[1]]
-        options = {o for parameter in command.params for o in [*parameter.opts, *parameter.secondary_opts]}
-        assert {w.split("=")[0] for w in words if w.startswith("-")} <= options, f"{page}: {words}"
+# studies and tables -------------------------------------------------------------------------------------------
 
 
 def test_commands_of_the_staged_study_are_accepted_whole() -> None:
     """They are loaded whole, since their overrides name the study's own templates, and some need each other."""
-    found = [words for _, words in ours() if words[1:2] == ["staged"] and words[0] in ("run", "plan", "check")]
+    found = [words[1:] for block in of_kind("sh") for words in commands_in(block) if words[2:3] == ["staged"]]
+    found = [words for words in found if words[0] in ("run", "plan", "check")]
     assert any(len(words) > 4 for words in found)
     for words in found:
         load_study(study_path("staged"), [w for w in words[2:] if "=" in w and not w.startswith("-")], files=False)
@@ -173,26 +128,14 @@ def test_the_page_on_paft_counts_the_arms_and_compares_with_the_arm_of_equal_for
     assert all(arms["adversarial"]["formats"] == arms["formats"]["formats"] for arms in shipped)
 
 
-def test_overrides_in_the_documents_are_accepted() -> None:
-    whole = {w for _, words in ours() if words[1:2] == ["staged"] for w in words}
-    texts = {w for page, words in ours() for w in words if re.match(r"[a-z]+\.[\w.]+=", w)} - whole
-    inline = [q for page in PAGES for q in quoted(page.read_text()) if re.match(r"[a-z]+\.[\w.]+=\S", q)]
-    assert len({*texts, *inline}) >= 8
-    needs = {"search.method": ["search.trials=4"], "search.trials": ["search.method=random"]}
-    for text in sorted({*texts, *inline}):
-        given = [text] if "=[" in text else re.split(r" (?=[a-z]+\.)", text)  # several in a row, or one list
-        study = "paft" if text.startswith("axes.arm=") else "quickstart"  # whose arms they are
-        load_study(study_path(study), [*given, *needs.get(text.split("=")[0], [])], files=False)
-
-
 def test_the_study_of_the_readme_loads(tmp_path: Path) -> None:
-    [text] = [b for b in blocks(ROOT / "README.md", "yaml") if "axes:" in b]
+    [text] = [b for b in texts_of("README.md", "yaml") if "axes:" in b]
     (tmp_path / "tickets.yaml").write_text(text)
     study = load_study(tmp_path / "tickets.yaml", files=False)
     assert study.name == "tickets"
     assert study.task.labels == {"0": "no", "1": "yes"}
     assert study.axes.plw == (0.0, 0.1)
-    columns = next(iter(blocks(ROOT / "README.md", "csv"))).splitlines()[0].split(",")
+    columns = texts_of("README.md", "csv")[0].splitlines()[0].split(",")
     assert {*study.task.fields, study.task.label, study.task.id, "split"} == set(columns)
 
 
@@ -264,7 +207,7 @@ def documented() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for head, cells in tables(ROOT / "docs" / "study.md"):
         row = dict(zip(head, cells, strict=True))
-        [key] = quoted(row["key"])
+        [key] = inline_code(row["key"])
         for use in ("train", "dev", "test") if "*" in key else ("",):
             name = key.replace("*", use)
             assert name not in found, f"{name} stands twice in docs/study.md"
@@ -313,7 +256,7 @@ def test_all_names_that_a_key_takes_are_documented() -> None:
     for key, field in schema():
         names = names_of(field.annotation)
         if names and not list(sections(field.annotation)):
-            assert names == set(quoted(rows[key]["value"])), key
+            assert names == set(inline_code(rows[key]["value"])), key
             checked += 1
     assert checked >= 13
 
@@ -329,10 +272,10 @@ def section_columns(title: str) -> dict[str, str]:
     for line in body.splitlines():
         if line.startswith("| `"):
             names, kind, meaning = (c.strip() for c in line[1:-1].split("|"))
-            found.update(dict.fromkeys(quoted(names), kind))
-            found.update({n: kind for n in quoted(meaning) if re.fullmatch(r"\w+_(?:low|high|holm)", n)})
+            found.update(dict.fromkeys(inline_code(names), kind))
+            found.update({n: kind for n in inline_code(meaning) if re.fullmatch(r"\w+_(?:low|high|holm)", n)})
             if "each with `_low` and `_high`" in meaning:
-                found.update({f"{n}_{side}": kind for n in quoted(names) for side in ("low", "high")})
+                found.update({f"{n}_{side}": kind for n in inline_code(names) for side in ("low", "high")})
     return found
 
 
@@ -378,7 +321,7 @@ def test_columns_of_what_mattered_are_documented_with_their_types(name: str, sch
 
 def test_every_file_of_a_run_folder_is_documented(run_folder: Path) -> None:
     """The layout at the top of the page, read as patterns, covers every file; ``tensorboard/`` is a folder."""
-    layout = next(b for b in blocks(ROOT / "docs" / "run-folder.md", "") if b.startswith("runs/"))
+    layout = next(b for b in texts_of("run-folder.md", "") if b.startswith("runs/"))
     patterns = []
     for line in layout.splitlines()[1:]:
         path = line.strip().split("  ")[0]

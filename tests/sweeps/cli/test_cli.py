@@ -161,6 +161,10 @@ def test_a_run_is_found_by_path_or_by_its_name(tmp_path: Path, monkeypatch: pyte
     assert find_run("first") == "runs/first"
     assert find_run("runs/first") == "runs/first"
     assert find_run("s3://bucket/first") == "s3://bucket/first"
+    (tmp_path / "first").mkdir()  # as `steadytune init first.csv` makes it
+    assert find_run("first") == "runs/first"
+    (tmp_path / "first" / "study.yaml").touch()
+    assert find_run("first") == "first"
     with pytest.raises(
         UserError, match=r'Did you mean "first"\? Looked for .*/fisrt and .*/runs/fisrt\. Run folders there: first$'
     ):
