@@ -9,6 +9,7 @@ from sweeps.display.table_files import latex_table, read_markdown_rows
 from sweeps.display.vega import files
 from sweeps.report.evidence import gather
 from sweeps.report.figures import figures, map_figure
+from sweeps.report.table_parts import parts_of_run
 from sweeps.run_folder.reading import RunFolder
 from trainer.store import Store
 
@@ -24,8 +25,8 @@ def write_paper_files(run: RunFolder, target: Store) -> list[str]:
 def _figures(run: RunFolder) -> dict[str, bytes]:
     evidence = gather(run)
     prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
-    drawn = [figure for figure in (map_figure(evidence, prompts), *figures(evidence, prompts)) if figure.spec]
-    return {f"{f.name}.{ending}": data for f in drawn for ending, data in files(f.spec).items()}
+    drawn = [map_figure(evidence, prompts), *figures(evidence, prompts), *parts_of_run(run).figures]
+    return {f"{f.name}.{ending}": data for f in drawn if f.spec for ending, data in files(f.spec).items()}
 
 
 def _tables(run: RunFolder) -> dict[str, bytes]:
