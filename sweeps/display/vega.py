@@ -283,7 +283,7 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
             "rule": {"stroke": soft},
         },
         "style": {
-            "name": {"fill": ink, "fontSize": 12},
+            "name": {"color": ink, "fontSize": 12},
             "value": {"color": soft, "opacity": 0.8},
             "accent": {"color": colours["win"]},
             "mean": {"color": ink},

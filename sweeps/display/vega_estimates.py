@@ -69,7 +69,7 @@ def estimates(
     labels = [one.label for one in series]
     x, y = _named(x_axis, names), alt.Y("y:Q", title=y_axis, scale=alt.Scale(zero=False))
     layers = in_colours(alt.Chart(inline_data(rows)).mark_line().encode(x=x, y=y), labels)
-    layers += _points(rows, labels, x, y_axis, x_axis)
+    layers += _points(rows, labels, x, y_axis)
     return as_spec(alt.layer(*layers), description, CURVE_HEIGHT)
 
 
@@ -97,7 +97,7 @@ def fitted(
         layers.append(bands.encode(x=x, y=alt.Y("low:Q", title=y_axis), y2="high:Q", color=series_colour(labels)))
     layers += in_colours(chart.mark_line().encode(x=x, y=y), labels)
     points = [row for i, one in enumerate(observed) for row in _rows(one, names, i, len(observed))]
-    layers += _points(points, labels, x, y_axis, x_axis)
+    layers += _points(points, labels, x, y_axis)
     return as_spec(alt.layer(*layers), description, CURVE_HEIGHT)
 
 
@@ -167,9 +167,7 @@ def _rows(one: Estimates, names: Mapping[float, str], place: int = 0, of: int = 
     return rows
 
 
-def _points(
-    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], x: alt.X, y_axis: str, x_axis: str
-) -> list[alt.Chart]:
+def _points(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], x: alt.X, y_axis: str) -> list[alt.Chart]:
     """The points and error bars of the series that have a colour."""
     import altair as alt
 
@@ -177,7 +175,7 @@ def _points(
     if not first:
         return []
     chart, colour = alt.Chart(inline_data(first)), series_colour(labels)
-    tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("at:N", title=x_axis)]
+    tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("at:N", title="at")]
     tip.append(alt.Tooltip("y:Q", title=y_axis, format=".1f"))
     layers: list[alt.Chart] = []
     if any("low" in row for row in first):

@@ -96,8 +96,12 @@ def arm_in_words(result: Result) -> str:
     arm, draw = result.trial.arm, result.trial.draw
     said = [counted(result.train_prompts, "prompt")]
     if result.train_prompts > 1:
-        every = "another one for each of the" if draw.every == 1 else f"another one every {draw.every}"
-        said.append(f"{every} {draw.unit}" if draw.mode == "dynamic" else "one for each row, the same in every epoch")
+        every = (
+            f"another one for each {draw.unit[:-1]}"
+            if draw.every == 1
+            else f"another one every {draw.every} {draw.unit}"
+        )
+        said.append(every if draw.mode == "dynamic" else "one for each row, the same in every epoch")
         said += [f"{arm.choice} instead of uniform choice"] if arm.choice != "uniform" else []
     said += [f"typos in {percent(arm.typos, digits=0)} %"] if arm.typos else []
     said += [f"templates {', '.join(each.name for each in arm.formats)}"] if arm.formats else []

@@ -121,7 +121,7 @@ def answer(table: pa.Table, names: Mapping[str, str]) -> Iterator[str]:
     if len(rows) > 1:
         yield (
             f"The tuned threshold is better than 0.5 for {sum(g > 0 for g in gains)} of {len(rows)}; on average it "
-            f" changes the macro-F1 by {sum(gains) / len(gains):+.3f}."
+            f"changes the macro-F1 by {sum(gains) / len(gains):+.3f}."
         )
 
 

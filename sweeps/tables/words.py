@@ -193,4 +193,4 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _is_known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    return value not in (None, "") and not (isinstance(value, float) and not math.isfinite(value))
