@@ -96,12 +96,8 @@ def arm_in_words(result: Result) -> str:
     arm, draw = result.trial.arm, result.trial.draw
     said = [counted(result.train_prompts, "prompt")]
     if result.train_prompts > 1:
-        every = (
-            f"another one for each {draw.unit[:-1]}"
-            if draw.every == 1
-            else f"another one every {draw.every} {draw.unit}"
-        )
-        said.append(every if draw.mode == "dynamic" else "one for each row, the same in every epoch")
+        often = draw.unit.removesuffix("s") if draw.every == 1 else f"{draw.every} {draw.unit}"
+        said.append(f"another one every {often}" if draw.mode == "dynamic" else "one for each row in every epoch")
         said += [f"{arm.choice} instead of uniform choice"] if arm.choice != "uniform" else []
     said += [f"typos in {percent(arm.typos, digits=0)} %"] if arm.typos else []
     said += [f"templates {', '.join(each.name for each in arm.formats)}"] if arm.formats else []

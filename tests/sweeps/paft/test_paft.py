@@ -375,7 +375,7 @@ def test_the_part_says_first_which_findings_hold_and_shows_columns_in_words(
     ]
     assert not any("_" in head for table in shown.values() for head in table.head)
     drawn = figures.figures([one, many, far], study, made["paft_claims"], made["paft_prompts"])
-    names = ["arm-findings", "arm-distribution", "arm-density-2", "arm-prompts-mean", "arm-prompts-std"]
+    names = ["arm-findings", "arm-distribution", "arm-density-1", "arm-prompts-mean", "arm-prompts-std"]
     assert [f.name for f in drawn] == names
     points = [row for rows in drawn[0].spec["datasets"].values() for row in rows if "value" in row]
     assert [row["line"].rpartition(": ")[2] for row in points] == ["holds"] * 3 + ["does not hold"]
@@ -388,7 +388,7 @@ def test_what_an_arm_was_trained_on_is_said_in_words(run: tuple[str, dict[str, t
     assert said["user"] == "1 prompt"
     assert said["paft"] == "2 prompts, another one every 4 examples"
     assert said["k1"] == "2 prompts, another one every example"
-    assert said["load"] == "2 prompts, one for each row, the same in every epoch"
+    assert said["load"] == "2 prompts, one for each row in every epoch"
     assert said["typos"].endswith("typos in 50 %")
     assert said["formats"].endswith("templates plain, other")
     assert said["agree"].endswith("2 wordings of a row at once")
