@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display.colours import SERIES
-from sweeps.display.vega import CURVE_HEIGHT, Spec, as_spec, in_colours, inline_data, series_colour
+from sweeps.display.vega import CURVE_HEIGHT, Spec, colour_of, coloured, data, spec
 
 if TYPE_CHECKING:
     import altair as alt
@@ -68,9 +68,9 @@ def estimates(
         return {}
     labels = [one.label for one in series]
     x, y = _named(x_axis, names), alt.Y("y:Q", title=y_axis, scale=alt.Scale(zero=False))
-    layers = in_colours(alt.Chart(inline_data(rows)).mark_line().encode(x=x, y=y), labels)
+    layers = coloured(alt.Chart(data(rows)).mark_line().encode(x=x, y=y), labels)
     layers += _points(rows, labels, x, y_axis)
-    return as_spec(alt.layer(*layers), description, CURVE_HEIGHT)
+    return spec(alt.layer(*layers), description, CURVE_HEIGHT)
 
 
 def fitted(
@@ -88,17 +88,17 @@ def fitted(
     lines = [row for one in curves for row in _rows(one, names)]
     if not lines:
         return {}
-    chart, x = alt.Chart(inline_data(lines)), _named(x_axis, names)
+    chart, x = alt.Chart(data(lines)), _named(x_axis, names)
     y = alt.Y("y:Q", title=y_axis, scale=alt.Scale(zero=False))
     layers: list[alt.Chart] = []
     if any("low" in row for row in lines):
         among = alt.FieldOneOfPredicate(field="line", oneOf=labels[: len(SERIES)])
         bands = chart.transform_filter(among).mark_area(fillOpacity=0.15)
-        layers.append(bands.encode(x=x, y=alt.Y("low:Q", title=y_axis), y2="high:Q", color=series_colour(labels)))
-    layers += in_colours(chart.mark_line().encode(x=x, y=y), labels)
+        layers.append(bands.encode(x=x, y=alt.Y("low:Q", title=y_axis), y2="high:Q", color=colour_of(labels)))
+    layers += coloured(chart.mark_line().encode(x=x, y=y), labels)
     points = [row for i, one in enumerate(observed) for row in _rows(one, names, i, len(observed))]
     layers += _points(points, labels, x, y_axis)
-    return as_spec(alt.layer(*layers), description, CURVE_HEIGHT)
+    return spec(alt.layer(*layers), description, CURVE_HEIGHT)
 
 
 def densities(found: Sequence[Density], axis: str, description: str) -> Spec:
@@ -120,11 +120,11 @@ def densities(found: Sequence[Density], axis: str, description: str) -> Spec:
     y = alt.Y("y:Q", title="density over prompts", axis=heights)
     tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("name:N", title="name")]
     tip.append(alt.Tooltip("x:Q", title=axis, format=".1f"))
-    layers = in_colours(alt.Chart(inline_data(lines)).mark_line().encode(x=x, y=y), labels)
-    layers.append(alt.Chart(inline_data([{"y": 0}])).mark_rule(opacity=0.5).encode(y="y:Q"))
-    circles = alt.Chart(inline_data(dots)).mark_point(filled=True, size=28, opacity=0.75)
-    layers.append(circles.encode(x=x, y=y, color=series_colour(labels), tooltip=tip))
-    return as_spec(alt.layer(*layers), description, CURVE_HEIGHT + 12 * len(found))
+    layers = coloured(alt.Chart(data(lines)).mark_line().encode(x=x, y=y), labels)
+    layers.append(alt.Chart(data([{"y": 0}])).mark_rule(opacity=0.5).encode(y="y:Q"))
+    circles = alt.Chart(data(dots)).mark_point(filled=True, size=28, opacity=0.75)
+    layers.append(circles.encode(x=x, y=y, color=colour_of(labels), tooltip=tip))
+    return spec(alt.layer(*layers), description, CURVE_HEIGHT + 12 * len(found))
 
 
 def intervals(found: Sequence[NamedInterval], axis: str, description: str, zero: bool = False) -> Spec:
@@ -135,19 +135,19 @@ def intervals(found: Sequence[NamedInterval], axis: str, description: str, zero:
     rows = [_interval(one) for one in found if math.isfinite(one.value)]
     if not rows:
         return {}
-    base = alt.Chart(inline_data(rows)).encode(y=alt.Y("line:N", sort=[one.label for one in found], axis=None))
+    base = alt.Chart(data(rows)).encode(y=alt.Y("line:N", sort=[one.label for one in found], axis=None))
     x = alt.X("value:Q", title=axis, scale=alt.Scale(zero=zero))
     tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("value:Q", title=axis, format=".1f")]
     tip += [alt.Tooltip(f"{end}:Q", title=f"{end} end", format=".1f") for end in ("low", "high")]
     names = base.mark_text(align="left", baseline="bottom", dy=-6, style="name")
     layers = [names.encode(x=alt.value(0), text="line:N")]
     if zero:
-        layers.insert(0, alt.Chart(inline_data([{"at": 0}])).mark_rule(style="threshold").encode(x="at:Q"))
+        layers.insert(0, alt.Chart(data([{"at": 0}])).mark_rule(style="threshold").encode(x="at:Q"))
     if any("low" in row for row in rows):
         bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
         layers.append(bars.encode(x=alt.X("low:Q", title=axis), x2="high:Q", tooltip=tip))
     layers.append(base.mark_point(filled=True, size=60, style="mean").encode(x=x, tooltip=tip))
-    return as_spec(alt.layer(*layers), description, alt.Step(INTERVAL_HEIGHT))
+    return spec(alt.layer(*layers), description, alt.Step(INTERVAL_HEIGHT))
 
 
 def _rows(one: Estimates, names: Mapping[float, str], place: int = 0, of: int = 1) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def _points(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], x: alt.X, 
     first = [dict(row) for row in rows if row["line"] in labels[: len(SERIES)]]
     if not first:
         return []
-    chart, colour = alt.Chart(inline_data(first)), series_colour(labels)
+    chart, colour = alt.Chart(data(first)), colour_of(labels)
     tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("at:N", title="at")]
     tip.append(alt.Tooltip("y:Q", title=y_axis, format=".1f"))
     layers: list[alt.Chart] = []
