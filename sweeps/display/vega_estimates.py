@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 APART = 0.012  # of the axis: how far the points of two series at one x lie apart, so that none hides another
 ROW = 0.07  # of a density's height: the distance of the rows of dots beneath it
-INTERVAL_HEIGHT = 38  # pixels of an interval with its name above
+BAR_HEIGHT, NAME_HEIGHT = 22, 15  # pixels of an interval, and of each line of its name above
+NAME_LENGTH = 46  # characters of a name's line: so many fit a phone
 
 
 @dataclass(frozen=True)
@@ -136,18 +138,23 @@ def intervals(found: Sequence[NamedInterval], axis: str, description: str, zero:
     if not rows:
         return {}
     base = alt.Chart(data(rows)).encode(y=alt.Y("line:N", sort=[one.label for one in found], axis=None))
+    step = BAR_HEIGHT + NAME_HEIGHT * max(1 + row["name"].count("\n") for row in rows)
+    below = (step - BAR_HEIGHT) / 2  # the names
     x = alt.X("value:Q", title=axis, scale=alt.Scale(zero=zero))
     tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("value:Q", title=axis, format=".1f")]
     tip += [alt.Tooltip(f"{end}:Q", title=f"{end} end", format=".1f") for end in ("low", "high")]
-    names = base.mark_text(align="left", baseline="bottom", dy=-6, style="name")
-    layers = [names.encode(x=alt.value(0), text="line:N")]
+    names = base.mark_text(
+        align="left", baseline="top", dy=3 - step / 2, style="name", lineBreak="\n", lineHeight=NAME_HEIGHT
+    )
+    layers = [names.encode(x=alt.value(0), text="name:N")]
     if zero:
         layers.insert(0, alt.Chart(data([{"at": 0}])).mark_rule(style="threshold").encode(x="at:Q"))
     if any("low" in row for row in rows):
-        bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
+        bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, yOffset=below)
         layers.append(bars.encode(x=alt.X("low:Q", title=axis), x2="high:Q", tooltip=tip))
-    layers.append(base.mark_point(filled=True, size=60, style="mean").encode(x=x, tooltip=tip))
-    return spec(alt.layer(*layers), description, alt.Step(INTERVAL_HEIGHT))
+    points = base.mark_point(filled=True, size=60, opacity=1, style="mean", yOffset=below)
+    layers.append(points.encode(x=x, tooltip=tip))
+    return spec(alt.layer(*layers), description, alt.Step(step))
 
 
 def _rows(one: Estimates, names: Mapping[float, str], place: int = 0, of: int = 1) -> list[dict[str, Any]]:
@@ -187,7 +194,8 @@ def _points(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], x: alt.X, 
 
 
 def _interval(one: NamedInterval) -> dict[str, Any]:
-    row: dict[str, Any] = {"line": one.label, "value": _short(one.value)}
+    name = "\n".join(textwrap.wrap(one.label, NAME_LENGTH))
+    row: dict[str, Any] = {"line": one.label, "name": name, "value": _short(one.value)}
     known = math.isfinite(one.low) and math.isfinite(one.high)
     return row | ({"low": _short(one.low), "high": _short(one.high)} if known else {})
 

@@ -13,6 +13,7 @@ import vl_convert
 from sweeps.display.colours import LIGHT, SERIES
 from sweeps.display.vega import Spec, theme
 from sweeps.display.vega_estimates import (
+    NAME_LENGTH,
     Density,
     Estimates,
     NamedInterval,
@@ -129,6 +130,17 @@ def test_intervals_have_names_and_a_line_where_there_is_no_difference() -> None:
     assert ">none</text>" not in picture
     assert f'stroke="{LIGHT["c1"]}"' not in svg(intervals(found, "points", "Two values"))
     assert intervals([], "points", "None") == {}
+
+
+def test_a_long_name_is_broken_into_lines_that_fit_a_phone() -> None:
+    long = "K hardly matters (within 2 points): k8 against adversarial template=plain: undecided"
+    found = [NamedInterval(long, 1.0, 0.0, 2.0), NamedInterval("short", 1.0, 0.0, 2.0)]
+    rows = [row for row in data_of(intervals(found, "points", "Two")) if "name" in row]
+    assert [row["line"] for row in rows] == [long, "short"]
+    assert " ".join(rows[0]["name"].split("\n")) == long
+    assert max(map(len, rows[0]["name"].split("\n"))) <= NAME_LENGTH < len(long)
+    lower = intervals(found[1:], "points", "One")["height"]["step"]
+    assert intervals(found, "points", "Two")["height"]["step"] > lower
 
 
 def test_charts_ask_no_address_leave_colours_to_the_theme_and_keep_markup_of_data_as_text() -> None:

@@ -44,8 +44,8 @@ def test_the_answer_comes_first_and_what_may_be_chance_is_a_warning() -> None:
     assert "L1: r=8." in part.notes
     [figure] = part.drawn
     rows = [row for rows in figure.spec["datasets"].values() for row in rows]
-    assert {"line": "template", "value": 60.0, "low": 40.0, "high": 80.0} in rows
-    assert {"line": "seed", "value": 10.0} in rows
+    assert {"line": "template", "name": "template", "value": 60.0, "low": 40.0, "high": 80.0} in rows
+    assert {"line": "seed", "name": "seed", "value": 10.0} in rows
 
 
 def test_tables_are_in_words_with_the_interval_beside_the_lead() -> None:
