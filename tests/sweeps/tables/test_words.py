@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from sweeps.paft import tables as paft
 from sweeps.staged import tables as staged
 from sweeps.tables.effects import EFFECTS, VARIANCE
 from sweeps.tables.words import WORDS, in_words, words_of
@@ -49,4 +48,3 @@ def test_every_column_of_the_parts_tables_has_words() -> None:
     with pytest.raises(KeyError, match="no words for the column new_column"):
         words_of("new_column")
     assert not [name for name, words in WORDS.items() if "_" in words.head]
-    assert paft.TITLES
