@@ -108,10 +108,11 @@ def densities(found: Sequence[Density], axis: str, description: str) -> Spec:
     import altair as alt
 
     found = found[: len(SERIES)]
-    lines = [{"line": d.label, "x": _short(x), "y": _short(y)} for d in found for x, y in zip(d.x, d.y, strict=True)]
-    if not lines:
+    points = [(d.label, _short(x), _short(y)) for d in found for x, y in zip(d.x, d.y, strict=True)]
+    if not points:
         return {}
-    labels, top = [d.label for d in found], max(row["y"] for row in lines)
+    lines = [{"line": label, "x": x, "y": y} for label, x, y in points]
+    labels, top = [d.label for d in found], max(y for _, _, y in points)
     dots = [
         {"line": d.label, "x": _short(value), "y": -ROW * top * (i + 1), "name": name}
         for i, d in enumerate(found)
@@ -159,8 +160,7 @@ def intervals(found: Sequence[NamedInterval], axis: str, description: str, zero:
 
 def _rows(one: Estimates, names: Mapping[float, str], place: int = 0, of: int = 1) -> list[dict[str, Any]]:
     """The points of a series; those of several are moved a little, each by its place among them."""
-    span = (max(names) - min(names)) if names else 0.0
-    aside = APART * span * (place - (of - 1) / 2)
+    aside = APART * (max(names) - min(names)) * (place - (of - 1) / 2)
     ends = zip(one.low, one.high, strict=True) if one.low else ((math.nan, math.nan),) * len(one.x)
     rows = []
     for x, y, (low, high) in zip(one.x, one.y, ends, strict=True):
@@ -206,9 +206,8 @@ def _named(title: str, names: Mapping[float, str]) -> alt.X:
 
     places = sorted(names)
     texts = f"{json.dumps([names[p] for p in places])}[indexof({json.dumps(places)}, datum.value)]"
-    pad = APART * (places[-1] - places[0]) * len(SERIES) / 2 if places else 0.0
-    domain = [places[0] - pad, places[-1] + pad] if places else None
-    scale = alt.Scale(zero=False, nice=False, **({"domain": domain} if domain else {}))
+    aside = APART * (places[-1] - places[0]) * len(SERIES) / 2
+    scale = alt.Scale(zero=False, nice=False, domain=[places[0] - aside, places[-1] + aside])
     return alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(values=places, labelExpr=texts))
 
 

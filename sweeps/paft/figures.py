@@ -75,12 +75,14 @@ def _densities(found: Sequence[Result], study: Study) -> list[Figure]:
     """The densities of the metric over the test prompts, averaged over seeds, as the paper draws them; a figure has the
     arms of it that there are, two at least, and others than the figure before. An arm whose prompts are all alike has
     none."""
-    metric, drawn, before = study.task.metric, [], []
+    metric, drawn = study.task.metric, []
+    before: list[str] = []
     for i, (title, arms) in enumerate(DENSITIES, 1):
         shown = [r for name in arms for r in found if r.arm == name and float(np.ptp(r.per_prompt)) > 0]
-        if len(shown) < 2 or shown == before:
+        names = [r.name for r in shown]
+        if len(shown) < 2 or names == before:
             continue
-        before = shown
+        before = names
         spec = densities(
             [density(r.name, 100.0 * r.per_prompt, r.prompts) for r in shown],
             f"{metric} under one prompt, {metric_unit(metric)}",
