@@ -32,7 +32,7 @@ def test_the_answer_comes_first_then_figure_table_and_how_to_read_them() -> None
 def test_long_tables_and_many_notes_are_folded() -> None:
     source = str(render_part(Part("Arms", tables=(table(LONG), table(LONG + 1, "More")), notes=("n",) * (MANY + 1))))
     assert re.findall(r"<summary>(.*?)</summary>", source) == [f"More ({LONG + 1} rows)", "How to read this"]
-    assert source.count('<div class="wide"') == source.count("<table>") == 2
+    assert source.count('<div class="wide"') == source.count('<table class="in-words">') == 2
 
 
 def test_a_figure_without_data_has_no_place_and_no_chart() -> None:
