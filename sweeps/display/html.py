@@ -13,7 +13,7 @@ from sweeps.display.colours import DARK, LIGHT
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PACKAGES = ("display", "report", "plw", "paft", "staged")  # those of ``sweeps`` with templates
+PACKAGES = ("display", "report", "plw")  # those of ``sweeps`` with templates
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -1,4 +1,4 @@
-"""The tables and figures of a study of training arms, named after those of the PAFT paper (arXiv 2502.12859).
+"""The tables of a study of training arms, named after those of the PAFT paper (arXiv 2502.12859).
 
 ``paft_main``      accuracy over unseen prompts (mean, std, worst, share above the threshold), and the arm's cost
 ``paft_best``      the best arm against the second best, paired
@@ -16,11 +16,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from scipy.stats import gaussian_kde
 
-from sweeps.display.charts import Curve, Strip, curves, strips
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.display.text import HEAVY_TAILS, metric_unit, unseen
 from sweeps.paft.arm_results import (
@@ -39,8 +36,6 @@ from sweeps.run_folder.timing import Timing
 from sweeps.statistics.intervals import holm
 from sweeps.statistics.tails import heavy_tails
 from sweeps.study.study import Study
-from trainer.measure.grid import Floats
-from trainer.measure.registry import kind_of
 from trainer.store import Store
 from trainer.trial import SAME
 
@@ -206,63 +201,6 @@ def _even(rows: Rows) -> Rows:
     return [{n: row.get(n) for n in names} for row in rows]
 
 
-# figures ----------------------------------------------------------------------------------------------------------
-
-
-def distribution(found: Sequence[Result], study: Study) -> str:
-    """A strip per arm with its metric under every test prompt, averaged over seeds."""
-    rows = [Strip(r.name, tuple(100.0 * v for v in r.per_prompt.tolist()), r.prompts, r.paft) for r in found]
-    thresholds, metric = [100.0 * t for t in study.tables.thresholds], study.task.metric
-    floor = 100.0 * kind_of(metric).lowest
-    return strips(rows, f"{metric} under one prompt, {metric_unit(metric)}", thresholds, 100.0, 1, floor)
-
-
-DENSITIES = (  # the paper's two figures: title, arms
-    ("Before training, after training on one prompt, and PAFT", ("base", "user", "paft")),
-    ("PAFT and training on one prompt that was chosen", ("user", "top_accuracy", "batprompt", "zopo", "paft")),
-)
-DENSITY_POINTS = 80
-
-
-def densities(found: Sequence[Result], study: Study) -> list[tuple[str, str]]:
-    """(title, figure) of the densities of the metric over the test prompts, averaged over seeds, as the paper draws
-    them; a figure has the arms of it that there are, and two at least. An arm whose prompts are all alike has none."""
-    figures, axis = [], f"{study.task.metric} under one prompt, {metric_unit(study.task.metric)}"
-    for title, arms in DENSITIES:
-        shown = [r for name in arms for r in found if r.arm == name and float(np.ptp(r.per_prompt)) > 0]
-        if len(shown) > 1:
-            series = [density(r.name, 100.0 * r.per_prompt, i) for i, r in enumerate(shown)]
-            figures.append((title, curves(series, axis, "density over prompts", 1, (), "arms", from_zero=False)))
-    return figures
-
-
-def density(name: str, values: Floats, colour: int) -> Curve:
-    """A Gaussian kernel density with Scott's bandwidth, up to three bandwidths beyond the values."""
-    kernel = gaussian_kde(values)
-    reach = 3.0 * float(np.sqrt(kernel.covariance[0, 0]))
-    x = np.linspace(values.min() - reach, values.max() + reach, DENSITY_POINTS)
-    return Curve(name, tuple(x.tolist()), tuple(kernel(x).tolist()), colour=colour)
-
-
-def scaling(rows: Rows) -> str:
-    """Mean and std against the logarithm of the number of training prompts; pools of one size are averaged."""
-    counts = sorted({r["train_prompts"] for r in rows})
-    if len(counts) < 2:
-        return ""
-    x = tuple(math.log10(n) for n in counts)
-
-    def average(name: str) -> tuple[float, ...]:
-        of = [[r[name] for r in rows if r["train_prompts"] == n] for n in counts]
-        return tuple(100.0 * sum(v) / len(v) for v in of)
-
-    names = [(at, str(n)) for at, n in zip(x, counts, strict=True)]
-    parts = (("mean", "mean over test prompts, percent", 0), ("std", "std over test prompts, points", 1))
-    return "".join(
-        curves([Curve(n, x, average(n), (), x, colour=c)], "training prompts (logarithmic)", axis, 1, names, "curve")
-        for n, axis, c in parts
-    )
-
-
 # forms ------------------------------------------------------------------------------------------------------------
 
 _PERCENT = {
@@ -291,14 +229,14 @@ def notes(found: Sequence[Result], study: Study, timing: Timing) -> list[str]:
     said = [
         f"Test grid: {size} (prompts x rows), {study.task.metric}. {metric_unit(study.task.metric).capitalize()} here, "
         "fractions of 1 in csv and parquet.",
-        "std: over test prompts, ddof 1; std_corrected: without the noise of finite rows. top: share of prompts above "
-        f"{100 * study.tables.thresholds[0]:g} %.",
-        "low and high: 95 % intervals for new prompts and rows, paired. All arms were trained on the same number of "
+        "std: over test prompts, ddof 1; noise removed (std_corrected): without the noise of finite rows. The share of "
+        f"prompts (top) counts those above {100 * study.tables.thresholds[0]:g} %.",
+        "Intervals (low and high): 95 %, for new prompts and rows, paired. All arms were trained on the same number of "
         "sequences per step; tokens and seconds are the cost of each.",
         f"Trials per arm: {', '.join(map(str, seeds))}. Trials of an arm that differ in their seed are averaged; the "
         "intervals do not include the variation between seeds, so p-values and verdicts speak of these fine-tunes.",
-        "p_holm: after Holm's correction over all comparisons of a table. A finding holds or does not hold where it is "
-        f"below {ALPHA:g} and the interval lies on one side; otherwise it is undecided.",
+        "Corrected p-values (p_holm): after Holm's correction over all comparisons of a table. A finding holds or does "
+        f"not hold where it is below {ALPHA:g} and the interval lies on one side; otherwise it is undecided.",
         unseen(found[0].cells.shape[0]),
     ]
     twins = {r.name: [x.name for x in found if x is not r and x.trial.id == r.trial.id] for r in distinct(found)}
@@ -309,15 +247,16 @@ def notes(found: Sequence[Result], study: Study, timing: Timing) -> list[str]:
         said.append(f"{HEAVY_TAILS} Arms: {', '.join(heavy)}. Comparisons that this concerns are undecided.")
     if timing.trials:
         said.append(
-            f"hours, label_ms, generate_ms, new_tokens and unread were measured for each arm alone: {timing.answers} "
+            "Hours of training alone, milliseconds of an answer, new tokens and unread answers (hours, label_ms, "
+            f"generate_ms, new_tokens, unread) were measured for each arm alone: {timing.answers} "
             f"answers in batches of {timing.batch}, at most {timing.max_new_tokens} new tokens, on {timing.device}, "
             f"{timing.threads} thread{'s' * (timing.threads != 1)}."
         )
     else:
         said.append("What an arm costs by itself was not measured: `steadytune time RUN` does.")
     said.append(
-        "joint_hours, joint_ms and seconds are an arm's share of the time in which the sweep trained or scored several "
-        "trials together: no measurement of the arm."
+        "Hours, milliseconds and seconds of the sweep (joint_hours, joint_ms, seconds) are an arm's share of the time "
+        "in which the sweep trained or scored several trials together: no measurement of the arm."
     )
     if study.scoring.scorer == "labels":
         said.append(

@@ -8,29 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from sweeps.display.html import render
+from sweeps.display.parts import Part, ShownTable, page_charts, render_part
 from sweeps.plw import sentences, tables
 from sweeps.plw.analysis import FEWEST, PlwAnalysis, analyse_plw
+from sweeps.plw.figures import figures
+from sweeps.plw.models import LINEAR, SQUARE
 from sweeps.plw.scores import scores_of, weights_of
 from sweeps.run_folder.reading import RunFolder
+from sweeps.tables.words import in_words
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
 
+TITLE = "What the prompt loss weight does"
+_ANALYSES = {"ols": "least squares", "beta": "beta regression", "mixed": "mixed model"}
+_TERMS = {LINEAR: "weight", SQUARE: "weight²"}
+_TURNING = (  # the delta method's interval is in the file alone: Fieller's is the one to read
+    "data_set", "analysis", "kind", "p_joint", "p_joint_holm", "weight", "fieller_low", "fieller_high",
+    "std_model", "std_setting", "std_seed", "std_finetune", "std_residual", "note",
+)  # fmt: skip
 
-def part_of_run(run: RunFolder) -> Markup:
-    """Write the tables of one run and make its report's part; empty where the run is no study of weights (yet)."""
+
+def part_of_run(run: RunFolder) -> Part | None:
+    """Write the tables of one run and make its report's part; None where the run is no study of weights (yet)."""
     if run.study.search.method != "grid" or len(weights_of(run)) < FEWEST:
-        return Markup("")
+        return None
     try:
         found = analyse_plw(scores_of([run]))
     except StoreError:
         raise
     except UserError:  # an unfinished run: too few weights have come to their end
-        return Markup("")
+        return None
     tables.write(run.store, found)
-    return fragment(found)
+    return part(found)
 
 
 def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
@@ -41,8 +51,8 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     found = analyse_plw(scores_of(folders))
     target = Store.open(out) if out else folders[0].store
     tables.write(target, found)
-    content = Markup("<header><h1>Prompt loss weight</h1></header>\n") + fragment(found)
-    page = render("display/page.html.j2", title="Prompt loss weight: Steadytune report", content=content)
+    made = part(found)
+    page = render("plw/plw.html.j2", part=render_part(made), charts=page_charts(made.drawn))
     target.write("plw.html", page.encode())
     said = [sentences.sentence(found, data) for data in found.data_sets]
     return [
@@ -53,18 +63,21 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     ]
 
 
-def fragment(found: PlwAnalysis) -> Markup:
-    """The part of a page."""
-    shown = [
-        {"title": tables.TITLES[name], "head": table.column_names,
-         "rows": [[tables.cell(n, v) for n, v in row.items()] for row in table.to_pylist()]}
-        for name, table in (("plw_tests", tables.tests(found)), ("plw_turning", tables.turning(found)))
-    ]  # fmt: skip
-    return render(
-        "plw/plw.html.j2",
-        sentences=[sentences.sentence(found, data) for data in found.data_sets],
-        notes=tables.page_notes(found)[len(found.data_sets) :],
-        tables=shown,
-        benchmarks=[(name, Markup(figure)) for name, figure in tables.benchmark_figures(found)],
-        aggregate=Markup(tables.aggregate_figure(found)),
+def part(found: PlwAnalysis) -> Part:
+    """The part of a page: a sentence for each data set, the figures, and the tables of tests and turning points."""
+    return Part(
+        TITLE,
+        answer=tuple(sentences.sentence(found, data) for data in found.data_sets),
+        figures=tuple(figures(found)),
+        tables=tuple(_shown(found)),
+        notes=tuple(tables.page_notes(found)[len(found.data_sets) :]),
     )
+
+
+def _shown(found: PlwAnalysis) -> list[ShownTable]:
+    values = {"analysis": _ANALYSES, "term": _TERMS}
+    shown = (("plw_turning", tables.turning(found), _TURNING), ("plw_tests", tables.tests(found), ()))
+    return [
+        in_words(tables.TITLES[name], table.to_pylist(), "accuracy", columns, values=values)
+        for name, table, columns in shown
+    ]

@@ -1,4 +1,4 @@
-"""The tables of a prompt-loss-weight study as md, csv, tex and parquet, and its two figures.
+"""The tables of a prompt-loss-weight study as md, csv, tex and parquet.
 
 ``plw_tests`` is the study's table of p-values, ``plw_turning`` says where each curve turns and how much varies at
 random, ``plw_benchmarks`` and ``plw_aggregate`` are the data of the figures, ``plw_scores`` has the scores that the
@@ -8,18 +8,14 @@ analysis is made of.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from sweeps.display.charts import COLOURS, Curve, curves
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.plw import analysis as a
 from sweeps.plw import sentences
-from sweeps.statistics.intervals import LEVEL
 from trainer.store import Store
 
 TITLES = {
@@ -29,7 +25,6 @@ TITLES = {
     "plw_aggregate": "Mean over benchmarks by weight, with the fitted curve",
     "plw_scores": "One row per fine-tune and benchmark",
 }
-_POINTS = 41  # of a drawn fitted curve
 
 
 def tables(found: a.PlwAnalysis) -> dict[str, pa.Table]:
@@ -95,63 +90,14 @@ def page_notes(found: a.PlwAnalysis) -> list[str]:
     return [
         *(sentences.sentence(found, data) for data in found.data_sets),
         *sentences.reader_notes(found),
-        f"Holm-Bonferroni over the {len(ols)} coefficients of `ols` of {several} data set{'s' * (several != 1)} "
-        f"(intercepts are not tested): {sum(t.reject for t in ols)} are rejected at {a.ALPHA:g}. `beta` and `mixed` "
-        "are corrected each by itself. An effect is claimed where `mixed`, corrected for all data sets, agrees.",
+        f"Holm-Bonferroni over the {len(ols)} coefficients of least squares (ols) of {several} data "
+        f"set{'s' * (several != 1)} (intercepts are not tested): {sum(t.reject for t in ols)} are rejected at "
+        f"{a.ALPHA:g}. Beta regression (beta) and the mixed model (mixed) are corrected each by itself. An effect is "
+        "claimed where the mixed model, corrected for all data sets, agrees.",
         "The turning point and the change that the sentences state are those of the mixed model, where there is one.",
-        "`ols` and `mixed`: weights by rank, spread over [-1, 1], estimates in score units. `beta`: weight^0.30103, on "
-        "the logit scale, so its estimates are not differences of scores.",
+        "Least squares and mixed model: weights by rank, spread over [-1, 1], coefficients in score units. Beta "
+        "regression: weight^0.30103, on the logit scale, so its coefficients are not differences of scores.",
     ]
-
-
-# figures ----------------------------------------------------------------------------------------------------------
-
-
-def benchmark_figures(found: a.PlwAnalysis) -> list[tuple[str, str]]:
-    """(data set, figure): a curve per benchmark over the weights; bars show half the range of the fine-tunes."""
-    table = a.by_benchmark(found)
-    figures = []
-    for data in found.data_sets:
-        rows = table.filter(pc.equal(table["data_set"], data.name)).to_pylist()
-        series = []
-        for i, benchmark in enumerate(sorted({r["benchmark"] for r in rows})):
-            mine = sorted((r for r in rows if r["benchmark"] == benchmark), key=lambda r: r["place"])
-            x, y = _column(mine, "place"), _column(mine, "mean", 100.0)
-            half = tuple(100.0 * (r["max"] - r["min"]) / 2.0 for r in mine)
-            error = half if any(half) else ()
-            series.append(Curve(benchmark, x, y, error, x, colour=i if i < COLOURS else None))
-        figures.append((data.name, _plane(series, found, "benchmarks")))
-    return figures
-
-
-def aggregate_figure(found: a.PlwAnalysis) -> str:
-    """For each data set the mean over benchmarks at each weight (circles) and the fitted curve with its interval."""
-    table = a.aggregate(found)
-    series = []
-    for i, data in enumerate(found.data_sets):
-        colour = i if i < COLOURS else None
-        rows = sorted(table.filter(pc.equal(table["data_set"], data.name)).to_pylist(), key=lambda r: r["place"])
-        places = _column(rows, "place")
-        series.append(Curve(f"{data.name}, observed", places, _column(rows, "mean", 100.0), (), places, colour=colour))
-        line = a.fitted(data, found)
-        grid = tuple(float(x) for x in np.unique([*np.linspace(places[0], places[-1], _POINTS), *places]))
-        at = [line(x) for x in grid]
-        ends = {places[0], places[-1], places[len(places) // 2]}
-        bars = tuple(100.0 * (e.high - e.value) if x in ends else math.nan for x, e in zip(grid, at, strict=True))
-        fitted = tuple(100.0 * e.value for e in at)
-        title = f"{data.name}, fitted, {100 * LEVEL:g} % interval"
-        series.append(Curve(title, grid, fitted, bars, (), colour=None if colour is None else (colour + 3) % COLOURS))
-    return _plane(series, found, "curves")
-
-
-def _plane(series: Sequence[Curve], found: a.PlwAnalysis, what: str) -> str:
-    places = found.rank.forward(np.array(found.weights))
-    names = [(float(p), f"{w:g}") for p, w in zip(places, found.weights, strict=True)]
-    return curves(series, "prompt loss weight, by rank", "score, percent", 1, names, what)
-
-
-def _column(rows: Sequence[Mapping[str, Any]], name: str, factor: float = 1.0) -> tuple[float, ...]:
-    return tuple(factor * float(row[name]) for row in rows)
 
 
 # forms ------------------------------------------------------------------------------------------------------------

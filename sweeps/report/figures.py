@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from sweeps.display.colours import SERIES
+from sweeps.display.parts import Figure
 from sweeps.display.text import column_with_interval, counted, metric_unit
-from sweeps.display.vega import Course, DrawnValues, Spec, courses, cumulative, distribution, heat
+from sweeps.display.vega import Course, DrawnValues, courses, cumulative, distribution, heat
 from sweeps.report import method
 from sweeps.report.evidence import Entry, Evidence, gather
 from sweeps.report.heat_map import Prompts
@@ -18,15 +18,6 @@ from sweeps.tables.robustness import Tables
 
 DISTRIBUTION, LEARNING, AXES = "distribution", "learning", "axes"  # the sections of the page
 _MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
-
-
-@dataclass(frozen=True)
-class Figure:
-    name: str  # of its files
-    section: str
-    title: str
-    caption: str
-    spec: Spec
 
 
 def figures_of_run(run: RunFolder, made: Tables | None = None) -> list[Figure]:

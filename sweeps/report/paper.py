@@ -8,6 +8,7 @@ from __future__ import annotations
 from sweeps.display.table_files import latex_table, read_markdown_rows
 from sweeps.display.vega import files
 from sweeps.report.figures import figures_of_run
+from sweeps.report.table_parts import parts_of_run
 from sweeps.run_folder.reading import RunFolder
 from trainer.store import Store
 
@@ -21,7 +22,8 @@ def write_paper_files(run: RunFolder, target: Store) -> list[str]:
 
 
 def _figures(run: RunFolder) -> dict[str, bytes]:
-    return {f"{f.name}.{ending}": data for f in figures_of_run(run) for ending, data in files(f.spec).items()}
+    drawn = [*figures_of_run(run), *parts_of_run(run).figures]
+    return {f"{f.name}.{ending}": data for f in drawn for ending, data in files(f.spec).items()}
 
 
 def _tables(run: RunFolder) -> dict[str, bytes]:

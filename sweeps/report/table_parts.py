@@ -1,68 +1,103 @@
-"""The report's parts on which axis mattered, on two labels and on asking in several wordings, made with the tables of
-these names."""
+"""The report's parts: on which axis mattered, on two labels, on asking in several wordings, and those that have
+packages of their own, on stages, prompt loss weights and training arms. Each is made with its tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 
-from sweeps.display.html import render
+from sweeps.display.parts import Figure, Part, ShownTable
+from sweeps.paft import report as paft_report
+from sweeps.plw import report as plw_report
 from sweeps.report.evidence import DRAWN
 from sweeps.run_folder.reading import RunFolder
+from sweeps.staged import report as staged_report
 from sweeps.tables import binary, effects, ensembles
+from sweeps.tables.configurations import labels
 
-NOTHING = Markup("")
+
+@dataclass(frozen=True)
+class RunParts:
+    """``mattered``: on which axis mattered, which has a place of its own in the page; ``others``: in their order."""
+
+    mattered: Part | None = None
+    others: tuple[Part, ...] = ()
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        every = (*([self.mattered] if self.mattered else []), *self.others)
+        return tuple(figure for part in every for figure in part.drawn)
 
 
-def mattered_part(run: RunFolder) -> Markup:
-    """Write ``tables/effects`` and ``tables/variance`` and return the report's part; empty where no two configurations
+def parts_of_run(run: RunFolder) -> RunParts:
+    """Write the tables of every part that the run has and return the parts. ``tables/robustness`` must be there."""
+    if not run.has_trials:  # at the start of a run
+        return RunParts()
+    found = [binary_part(run), ensembles_part(run), staged_report.part_of_run(run)]
+    if run.study.stages is None:  # stages have no grid over the weights
+        found.append(plw_report.part_of_run(run))
+    found.append(paft_report.part_of_run(run))
+    return RunParts(mattered_part(run), tuple(part for part in found if part is not None))
+
+
+def mattered_part(run: RunFolder) -> Part | None:
+    """Write ``tables/effects`` and ``tables/variance`` and return the report's part; None where no two configurations
     can be compared."""
-    found = effects.write_effects(run)
+    found, metric = effects.write_effects(run), run.study.task.metric
     if not found.variance.num_rows:
-        return NOTHING
-    return render(
-        "report/mattered.html.j2",
-        title=effects.TITLE,
-        sentence=effects.sentence(found, run.study.task.metric),
-        tables=[effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
-        notes=list(effects.notes(found, run.study.task.metric)),
+        return None
+    tables = [effects.effect_table(found, metric)] if found.effects.num_rows else []
+    said = effects.sentence(found, metric)
+    return Part(
+        effects.TITLE,
+        answer=(said,) if said else (),
+        tables=(*tables, effects.variance_table(found, metric)),
+        notes=tuple(effects.notes(found, metric)),
     )
 
 
-def binary_part(run: RunFolder) -> Markup:
-    """Write ``tables/binary`` and return the report's part; empty where the task has not two labels."""
-    table = binary.write_binary(run)
+def binary_part(run: RunFolder) -> Part | None:
+    """Write ``tables/binary`` and return the report's part; None where the task has not two labels."""
+    table, names = binary.write_binary(run), labels(run.robustness())
     if table.num_rows == 0:
-        return NOTHING
-    head, rows = binary.cells(_first(table))
-    return render(
-        "report/table_part.html.j2",
-        title=binary.TITLE,
-        figure=NOTHING,
-        summary=_summary("The figures", "binary"),
-        head=head,
-        rows=rows,
-        notes=list(binary.notes(table, run.study)),
+        return None
+    return Part(
+        binary.TITLE,
+        answer=tuple(binary.answer(table, names)),
+        tables=(_shown(_title("The figures", "binary"), *binary.cells(_first(table), names)),),
+        notes=tuple(binary.notes(table, run.study)),
     )
 
 
-def ensembles_part(run: RunFolder) -> Markup:
-    """Write ``tables/ensembles`` and return the report's part; empty where no trial has test scores yet."""
-    table = ensembles.write_ensembles(run)
+def ensembles_part(run: RunFolder) -> Part | None:
+    """Write ``tables/ensembles`` and return the report's part; None where no trial has test scores yet."""
+    table, names = ensembles.write_ensembles(run), labels(run.robustness())
     if table.num_rows == 0:
-        return NOTHING
-    head, rows = ensembles.pivot(_first(table))
-    return render(
-        "report/table_part.html.j2",
-        title=ensembles.TITLE,
-        figure=Markup(ensembles.figure(table, run.study)),
-        caption="The metric over the number of wordings in which a row is asked; bars: half of the 95 % interval. "
-        "Training for robustness and asking several times are rivals.",
-        summary=_summary("By method", "ensembles"),
-        head=head,
-        rows=rows,
-        notes=list(ensembles.notes(table, run.study)),
+        return None
+    title = _title("By method, with 95 % intervals", "ensembles")
+    return Part(
+        ensembles.TITLE,
+        answer=tuple(ensembles.answer(table, run.study, names)),
+        figures=(ensembles.figure(table, run.study, names),),
+        tables=(_shown(title, *ensembles.pivot(_first(table), names)),),
+        notes=tuple(ensembles.notes(table, run.study)),
+    )
+
+
+def _shown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> ShownTable:
+    """A folded table without the columns in which there is nothing."""
+    kept = [i for i in range(len(head)) if any(row[i] not in ("", "-") for row in rows)]
+    texts = {"configuration", "trial", "method", "metric", "note"}
+    return ShownTable(
+        title,
+        tuple(head[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in rows),
+        numbers=frozenset(at for at, i in enumerate(kept) if head[i] not in texts),
+        long_texts=frozenset(at for at, i in enumerate(kept) if head[i] == "note"),
+        folded=True,
     )
 
 
@@ -72,5 +107,5 @@ def _first(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_in(table["trial_id"], pa.array(ids)))
 
 
-def _summary(what: str, name: str) -> str:
+def _title(what: str, name: str) -> str:
     return f"{what}, for the best {DRAWN} trials at most; all are in tables/{name}"

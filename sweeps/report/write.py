@@ -8,28 +8,23 @@ reasons, and how everything was measured. Text from data, prompts and the study 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from markupsafe import Markup
 
-from sweeps.display.colours import DARK, LIGHT
 from sweeps.display.html import json_data, render
-from sweeps.display.vega import library, theme
-from sweeps.paft import report as paft_report
-from sweeps.plw import report as plw_report
-from sweeps.report import against, method, table_parts, verdict
+from sweeps.display.parts import page_charts, render_part
+from sweeps.report import against, method, verdict
 from sweeps.report.evidence import Evidence, gather
-from sweeps.report.figures import Figure, figures
+from sweeps.report.figures import figures
 from sweeps.report.heat_map import heat_map
 from sweeps.report.results_table import results_table
+from sweeps.report.table_parts import RunParts, parts_of_run
 from sweeps.run_folder.reading import RunFolder
-from sweeps.staged import report as staged_report
 from sweeps.tables import robustness as tables
 from sweeps.tables.against import Comparison
 from sweeps.tables.columns import Settings
 from trainer.store import Store
 
-NO_PARTS = Markup("")
+NOTHING = Markup("")
 
 
 def write_report(run_uri: str) -> str:
@@ -41,28 +36,18 @@ def write_report(run_uri: str) -> str:
 def report_on(run: RunFolder, compared: Comparison | None = None) -> str:
     """Write the tables and ``report.html``, with a part on the other run with which it was ``compared``, and return the
     page's address. ``run`` then knows which of its files are missing or damaged."""
-    mattered, parts, study = NO_PARTS, NO_PARTS, run.study
     if run.has_trials:  # not yet at the start of a run
         run.note_missing_rungs()
-        tables.write_tables(run, Settings.of(study))
-        mattered = table_parts.mattered_part(run)
-        parts += table_parts.binary_part(run)
-        parts += table_parts.ensembles_part(run)
-        parts += staged_report.part_of_run(run)
-        if study.stages is None:  # stages have no grid over the weights
-            parts += plw_report.part_of_run(run)
-        parts += paft_report.part_of_run(run)
+        tables.write_tables(run, Settings.of(run.study))
+    parts = parts_of_run(run)
     evidence = gather(run)
     _ = evidence.rungs  # read before the page says which files are damaged
-    run.store.write("report.html", page(evidence, mattered, parts, compared).encode())
+    run.store.write("report.html", page(evidence, parts, compared).encode())
     return run.store.address("report.html")
 
 
-def page(
-    evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PARTS, compared: Comparison | None = None
-) -> str:
-    """The HTML of the page. ``mattered``: its part on which axis mattered; ``parts``: those on two labels, asking in
-    several wordings, stages, weights and training arms; ``compared``: with another run."""
+def page(evidence: Evidence, parts: RunParts, compared: Comparison | None = None) -> str:
+    """The HTML of the page. ``compared``: with another run."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
     mapped, drawn = heat_map(evidence, prompts), figures(evidence, prompts)
@@ -71,28 +56,20 @@ def page(
         "question": verdict.question(evidence),
         "notices": verdict.notices(evidence),
         "verdict": verdict.verdict(evidence, prompts),
-        "against": against.part(compared) if compared else NO_PARTS,
+        "against": against.part(compared) if compared else NOTHING,
         "pool": evidence.pool,
         "unit": evidence.unit,
         "metric": study.task.metric,
         "map": mapped,
-        "map_data": json_data("map-data", mapped) if mapped else NO_PARTS,
+        "map_data": json_data("map-data", mapped) if mapped else NOTHING,
         "table": results_table(evidence),
         "level": method.level() if evidence.pool == "test" else "",
         "figures": drawn,
-        "charts": charts(drawn),
+        "charts": page_charts([*drawn, *parts.figures]),
         "cuts": [e for e in evidence.entries if e.status in ("stopped", "failed")],
-        "mattered": mattered,
-        "parts": parts,
+        "mattered": render_part(parts.mattered) if parts.mattered else NOTHING,
+        "parts": NOTHING.join(map(render_part, parts.others)),
         "facts": method.facts(evidence),
         "study": evidence.run.study_text,
     }
     return render("report/report.html.j2", r=content)
-
-
-def charts(drawn: Sequence[Figure]) -> Markup:
-    """What the page needs once to draw its figures: the charts, the colours of both papers, and the library."""
-    if not drawn:
-        return NO_PARTS
-    themes = {"light": theme(LIGHT), "dark": theme(DARK)}
-    return json_data("charts", {f.name: f.spec for f in drawn}) + json_data("themes", themes) + library()

@@ -108,16 +108,16 @@ def explained(name: str) -> list[str]:
     """Notes on how to read a table."""
     if name == "staged_candidates":
         return [
-            "`gap`: the leader's objective minus this one's, in points, paired on the same prompts and rows, with its "
-            "95 % interval for new prompts and new rows (and, with several seeds, for new seeds).",
-            "`p_holm`: corrected for all pairs of the stage, since the leader is chosen by the same scores. `tied`: it "
-            f"is not below {ALPHA:g}, or `heavy_tails`: the difference lies in a few prompts, so it is undecided. Of "
-            "tied candidates the cheapest is taken.",
+            "The leader's lead (gap): its objective minus this one's, in points, paired on the same prompts and rows, "
+            "with its 95 % interval for new prompts and new rows (and, with several seeds, for new seeds).",
+            "The corrected p (p_holm) is for all pairs of the stage, since the leader is chosen by the same scores. "
+            f"Tied with the leader (tied): it is not below {ALPHA:g}, or a few prompts decide (heavy_tails), so "
+            "that the difference is undecided. Of tied candidates the cheapest is taken.",
         ]
     if name == "staged_variance":
         return [
-            "Shares of the variance between the trials of stage 5, in percent, with 95 % intervals. `interaction` is "
-            "all interactions together, `seed` the variance between trials that differ in the seed alone."
+            "Shares of the variance between the trials of stage 5, in percent, with 95 % intervals. Interaction: "
+            "all interactions together. Seed: the variance between trials that differ in the seed alone."
         ]
     return []
 

@@ -91,14 +91,38 @@ def page(table: pa.Table, study: Study, said: Sequence[str] = ()) -> str:
     return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in (*said, *notes(table, study)))]) + "\n"
 
 
-def cells(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """Head and rows as text."""
+def cells(table: pa.Table, names: Mapping[str, str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Head and rows as text. ``names``: configuration -> what it is called instead of its id."""
     rows = table.to_pylist()
     several = any(r["n_seeds"] > 1 for r in rows)
     head = ["configuration" if several else "trial", *(binary.TITLES[name] for name in binary.NUMBERS), "note"]
     of = "configuration" if several else "trial_id"
-    body = [[r[of], *("-" if r[n] is None else f"{r[n]:.3f}" for n in binary.NUMBERS), r["note"]] for r in rows]
+    body = [
+        [(names or {}).get(r["configuration"], r[of])]
+        + ["-" if r[n] is None else f"{r[n]:.3f}" for n in binary.NUMBERS]
+        + [r["note"]]
+        for r in rows
+    ]
     return head, body
+
+
+def answer(table: pa.Table, names: Mapping[str, str]) -> Iterator[str]:
+    """What tuning the threshold does for the best configuration, and for all. ``names``: configuration -> what it is
+    called."""
+    rows = [r for r in table.to_pylist() if r["f1_half"] is not None and r["f1_tuned"] is not None]
+    if not rows:
+        return
+    best, gains = rows[0], [r["f1_tuned"] - r["f1_half"] for r in rows]
+    yield (
+        f"At the threshold that is best on the dev prompts, {best['threshold']:.3f}, the macro-F1 of "
+        f"{names.get(best['configuration'], best['trial_id'])} on the test prompts is {best['f1_tuned']:.3f}, and "
+        f"{best['f1_half']:.3f} at 0.5."
+    )
+    if len(rows) > 1:
+        yield (
+            f"The tuned threshold is better than 0.5 for {sum(g > 0 for g in gains)} of {len(rows)}; on average it "
+            f"changes the macro-F1 by {sum(gains) / len(gains):+.3f}."
+        )
 
 
 def notes(table: pa.Table, study: Study) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeps.display.text import shown
 from sweeps.run_folder.columns import SEARCH
 from sweeps.statistics import intervals as st
 from sweeps.statistics import seeds as sd
@@ -224,3 +225,13 @@ def differing_axes(rows: Sequence[Row]) -> list[str]:
     """The axes that differ between rows of tables/robustness. Where a row has several seeds, the seed is none."""
     several = any(r["n_seeds"] > 1 for r in rows)
     return [a for a in AXES if len({r[a] for r in rows}) > 1 and not (several and a == "seed")]
+
+
+def labels(rows: Sequence[Row]) -> dict[str, str]:
+    """Configuration -> its short id and the axis values that differ between ``rows``, those of tables/robustness."""
+    axes = differing_axes(rows)
+    name = "configuration" if any(r["n_seeds"] > 1 for r in rows) else "trial_id"
+    return {
+        r["configuration"]: " ".join([r[name][:8], *(f"{a}={'-' if r[a] is None else shown(r[a])}" for a in axes)])
+        for r in rows
+    }

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sweeps.display.parts import ShownTable
 from sweeps.display.table_files import markdown_rows, markdown_text, remove_table, write_table
-from sweeps.display.text import column_with_interval, counted, metric_sign, percent, shown
+from sweeps.display.text import counted, metric_sign, percent, shown
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
 from sweeps.statistics import seeds as sd
@@ -23,6 +24,7 @@ from sweeps.statistics.effects import Pairing, pairings, shares
 from sweeps.tables.columns import bounds, or_none
 from sweeps.tables.configurations import Configuration, configurations
 from sweeps.tables.estimates import SeedCells, mean_test, seed_cells, seed_variance
+from sweeps.tables.words import in_words
 from trainer.measure.grid import Floats
 from trainer.trial import AXES
 
@@ -171,38 +173,21 @@ def _shares(compared: _Compared, axes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def page(name: str, found: Mattered, run: RunFolder) -> str:
-    head, body = effect_rows(found.effects) if name == "effects" else variance_rows(found.variance)
-    lines = [f"# {TITLE}", "", *markdown_rows(head, body), ""]
-    return (
-        "\n".join([*lines, *(f"- {markdown_text(n)}" for n in (*run.notes, *notes(found, run.study.task.metric)))])
-        + "\n"
-    )
+    metric = run.study.task.metric
+    shown = effect_table(found, metric) if name == "effects" else variance_table(found, metric)
+    lines = [f"# {TITLE}", "", *markdown_rows(shown.head, shown.rows), ""]
+    return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in (*run.notes, *notes(found, metric)))]) + "\n"
 
 
-def effect_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """Head and rows, the largest effect of the surest axis first."""
-    rows = sorted(table.to_pylist(), key=lambda r: (1.0 if r["p"] is None else r["p"], -abs(r["diff"])))
-    head = ["axis", "value", "against", "difference", "p", "p, corrected", "pairs"]
-    return head, [
-        [
-            r["axis"],
-            r["value"],
-            r["against"],
-            column_with_interval(r, "diff", signed=True),
-            _p(r["p"]),
-            _p(r["p_holm"]),
-            str(r["n_pairs"]),
-        ]
-        for r in rows
-    ]
+def effect_table(found: Mattered, metric: str) -> ShownTable:
+    """The largest effect of the surest axis first."""
+    rows = sorted(found.effects.to_pylist(), key=lambda r: (1.0 if r["p"] is None else r["p"], -abs(r["diff"])))
+    columns = ("axis", "value", "against", "diff", "diff_low", "diff_high", "p", "p_holm", "n_pairs")
+    return in_words("", rows, metric, columns)
 
 
-def variance_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    return ["source", "share of the variance"], [[r["source"], f"{100 * r['share']:.1f} %"] for r in table.to_pylist()]
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+def variance_table(found: Mattered, metric: str) -> ShownTable:
+    return in_words("What the variance comes from", found.variance.to_pylist(), metric, ("source", "share"))
 
 
 def notes(found: Mattered, metric: str) -> Iterator[str]:

@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from sweeps.display.charts import COLOURS, Curve, curves
+from sweeps.display.colours import SERIES
+from sweeps.display.parts import Figure
 from sweeps.display.table_files import markdown_rows, markdown_text, write_table
-from sweeps.display.text import column_with_interval, metric_unit
+from sweeps.display.text import column_with_interval, counted, metric_text, metric_unit, percent
+from sweeps.display.vega_estimates import Estimates, estimates
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.wordings import DRAWS, METHODS, Asked, asked
 from sweeps.study.study import Study
@@ -118,13 +120,14 @@ def page(table: pa.Table, study: Study, said: Sequence[str] = ()) -> str:
     return "\n".join([*lines, *(f"- {markdown_text(n)}" for n in (*said, *notes(table, study)))]) + "\n"
 
 
-def pivot(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a row per trial, method and metric, a column per number of wordings."""
+def pivot(table: pa.Table, names: Mapping[str, str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: a row per trial, method and metric, a column per number of wordings. ``names``: configuration ->
+    what it is called instead of its id."""
     rows = table.to_pylist()
     sizes = sorted({n for r in rows if (n := r["wordings"]) is not None and n != r["n_prompts"]} | {1})
     lines: dict[tuple[Any, ...], dict[Any, str]] = {}
     for r in rows:
-        key = (_name(r), r["method"] or "-", r["metric"] or "-", r["note"])
+        key = (_name(r, names or {}), r["method"] or "-", r["metric"] or "-", r["note"])
         at = "all" if r["wordings"] == r["n_prompts"] and r["wordings"] != 1 else r["wordings"]
         lines.setdefault(key, {})[at] = "-" if r["value"] is None else column_with_interval(r, "value")
     unit = "configuration" if any(r["n_seeds"] > 1 for r in rows) else "trial"
@@ -132,8 +135,8 @@ def pivot(table: pa.Table) -> tuple[list[str], list[list[str]]]:
     return head, [[*k[:3], *(v.get(n, "-") for n in (*sizes, "all")), k[3]] for k, v in lines.items()]
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    name = str(row["configuration"] if row["n_seeds"] > 1 else row["trial_id"])
+def _name(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    name = str(names.get(row["configuration"]) or row["configuration" if row["n_seeds"] > 1 else "trial_id"])
     return f"{name}, {BASE}" if row["base"] else name
 
 
@@ -162,23 +165,82 @@ def notes(table: pa.Table, study: Study) -> Iterator[str]:
         yield "The base model is not here: an arm with `steps: 0` adds it (arms in the study file)."
 
 
-def figure(table: pa.Table, study: Study) -> str:
-    """The metric over the number of wordings, a curve for the best trials and for the base model: by averaged
-    probabilities, or by votes where there are none."""
+def _by_wordings(table: pa.Table, study: Study) -> dict[str, list[dict[str, Any]]]:
+    """Configuration -> its rows of the study's metric, by the number of wordings: by averaged probabilities, or by
+    votes where there are none."""
     rows = [r for r in table.to_pylist() if r["metric"] == study.task.metric]
     method = METHODS[0] if any(r["method"] == METHODS[0] for r in rows) else "vote"
-    of: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for r in rows:
         if r["method"] == method:
-            of.setdefault(r["trial_id"], []).append(r)
-    base = [i for i, trial in of.items() if trial[0]["base"]][:1]
-    shown = [*base, *(i for i in of if i not in base)][:COLOURS]
+            found.setdefault(r["configuration"], []).append(r)
+    return found
+
+
+def answer(table: pa.Table, study: Study, names: Mapping[str, str]) -> Iterator[str]:
+    """What asking the best fine-tune in several wordings gains, and in how many the others would have to be asked to
+    equal it. ``names``: configuration -> what it is called."""
+    found, metric = list(_by_wordings(table, study).values()), study.task.metric
+    tuned = [rows for rows in found if not rows[0]["base"]]
+    if not tuned or len(tuned[0]) < 2:
+        return
+    one, *_, most = tuned[0]
+    once = metric_text(one["value"], metric)
+    yield (
+        f"Asked in all {most['wordings']} wordings instead of one, {_name(one, names)} changes its {metric} by "
+        f"{percent(most['value'] - one['value'], signed=True)} points, from {once} to "
+        f"{metric_text(most['value'], metric)}."
+    )
+    below = [rows for rows in tuned[1:] if rows[0]["value"] < one["value"]]
+    if needed := [n for rows in below if (n := _needed(rows, one["value"])) is not None]:
+        yield (
+            f"Of {counted(len(below), 'fine-tune')} below it, {len(needed)} would reach what it gives with one "
+            f"wording, {once}, by being asked in several: in {min(needed)} at the least."
+        )
+    elif below:
+        yield f"Of {counted(len(below), 'fine-tune')} below it, none reaches {once} in any number of wordings."
+    for rows in [rows for rows in found if rows[0]["base"]][:1]:
+        n, best = _needed(rows, one["value"]), metric_text(max(r["value"] for r in rows), metric)
+        if n is None:
+            yield f"The base model does not reach {once} in any number of wordings: {best} at most."
+        else:
+            yield f"The base model needs {counted(n, 'wording')} for {once}."
+
+
+def _needed(rows: Sequence[Mapping[str, Any]], value: float) -> int | None:
+    """The fewest wordings in which a configuration reaches ``value``."""
+    return next((int(r["wordings"]) for r in rows if r["value"] >= value), None)
+
+
+def figure(table: pa.Table, study: Study, names: Mapping[str, str]) -> Figure:
+    """The metric over the number of wordings, a curve for the best trials and for the base model. ``names``:
+    configuration -> what it is called."""
+    found = _by_wordings(table, study)
+    base = [i for i, rows in found.items() if rows[0]["base"]][:1]
+    places = {float(np.log2(r["wordings"])): str(r["wordings"]) for rows in found.values() for r in rows}
     series = []
-    for colour, trial in enumerate(shown):
-        x = tuple(float(np.log2(r["wordings"])) for r in of[trial])
-        y = tuple(100 * r["value"] for r in of[trial])
-        error = tuple(50 * ((r["value_high"] or np.nan) - (r["value_low"] or np.nan)) for r in of[trial])
-        series.append(Curve(_name(of[trial][0]), x, y, error, x, colour=colour))
-    names = {float(np.log2(r["wordings"])): str(r["wordings"]) for rows in of.values() for r in rows}
-    axis = f"{study.task.metric}, {metric_unit(study.task.metric)}"
-    return curves(series, "wordings asked", axis, 1, sorted(names.items())) if len(names) > 1 else ""
+    for one in [*base, *(i for i in found if i not in base)][: len(SERIES)] if len(places) > 1 else ():
+        rows = found[one]
+        x = tuple(float(np.log2(r["wordings"])) for r in rows)
+        y, low, high = (_percents(rows, name) for name in ("value", "value_low", "value_high"))
+        of = rows[0]["configuration" if any(r["n_seeds"] > 1 for r in rows) else "trial_id"]
+        series.append(Estimates(_name(rows[0], names), x, y, low, high, of))
+    metric = study.task.metric
+    return Figure(
+        "wordings",
+        "",
+        "",
+        f"The {metric} over the number of wordings in which a row is asked; bars: 95 % intervals. Training for "
+        "robustness and asking several times are rivals.",
+        estimates(
+            series,
+            "wordings asked",
+            f"{metric}, {metric_unit(metric)}",
+            f"{metric} over wordings asked, {counted(len(series), 'trial')}",
+            places,
+        ),
+    )
+
+
+def _percents(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, ...]:
+    return tuple(np.nan if r[name] is None else 100 * r[name] for r in rows)

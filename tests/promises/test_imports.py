@@ -87,8 +87,8 @@ def test_nothing_unpickles(path: Path) -> None:
         (
             "sweeps",
             "tables.robustness statistics.intervals statistics.interaction statistics.binary report.write "
-            "report.evidence report.verdict report.method checks.findings display.charts "
-            "report.figures report.heat_map report.results_table display.vega",
+            "report.evidence report.verdict report.method checks.findings display.parts "
+            "report.figures report.heat_map report.results_table display.vega display.vega_estimates",
             LIGHT | {"datasets"},
         ),
         (

@@ -17,7 +17,7 @@ from checkout import ROOT
 from made_content import made_content
 from tiny_run import LABELLED, PLAIN, make_run
 
-from sweeps.paft import arm_results, tables
+from sweeps.paft import arm_results, figures, report, tables
 from sweeps.paft.arm_results import Result
 from sweeps.paft.claims import claims
 from sweeps.plan.cost import count_trials, mean_steps
@@ -327,22 +327,71 @@ def test_the_k_t_table_is_the_papers_third(run: tuple[str, dict[str, t.Trial]]) 
 
 def test_densities_are_drawn_as_the_paper_draws_them(run: tuple[str, dict[str, t.Trial]]) -> None:
     values = np.random.default_rng(0).normal(80.0, 5.0, 50)
-    curve = tables.density("x", values, 0)
+    curve = figures.density("x", values, [f"p{i}" for i in range(50)])
     assert np.trapezoid(curve.y, curve.x) == pytest.approx(1.0, abs=0.01)
     assert min(curve.x) < values.min() - 2
+    assert curve.values == tuple(values)
     found = arm_results.results(RunFolder(Store.open(run[0])))
     spread = {
         name: dataclasses.replace(found[0], arm=name, name=name, cells=np.random.default_rng(i).random((20, 30)))
         for i, name in enumerate(("base", "user", "paft", "zopo"))
     }
     study = RunFolder(Store.open(run[0])).study
-    figures = tables.densities(list(spread.values()), study)
-    assert [title for title, _ in figures] == [title for title, _ in tables.DENSITIES]
-    assert "3 arms" in figures[0][1]
-    assert "user" in figures[1][1]
-    assert "base" not in figures[1][1]
+    spread = {n: dataclasses.replace(r, prompts=tuple(f"p{i}" for i in range(20))) for n, r in spread.items()}
+    drawn = [f for f in figures.figures(list(spread.values()), study, [], []) if "density" in f.name]
+    assert [f.title for f in drawn] == [title for title, _ in figures.DENSITIES]
+    assert "3 arms" in drawn[0].spec["description"]
+    rows = [[row for rows in f.spec["datasets"].values() for row in rows] for f in drawn]
+    assert {row["line"] for row in rows[0] if "name" in row} == {"base", "user", "paft"}
+    assert {row["line"] for row in rows[1] if "name" in row} == {"user", "paft", "zopo"}
+    assert sum("name" in row for row in rows[1]) == 3 * 20
     alike = dataclasses.replace(spread["base"], cells=np.ones((20, 30)))
-    assert len(tables.densities([alike, spread["user"]], study)) == 0
+    few = figures.figures([alike, spread["user"]], study, [], [])
+    assert [f.name for f in few] == ["arm-distribution"]
+
+
+def test_the_part_says_first_which_findings_hold_and_shows_columns_in_words(
+    run: tuple[str, dict[str, t.Trial]],
+) -> None:
+    rng = np.random.default_rng(0)
+    one, many = fake(run, "user", grid(rng, 0.7, 0.25), 1), fake(run, "paft", grid(rng, 0.85, 0.02), 24)
+    far = fake(run, "k8", grid(rng, 0.6, 0.02), 24, every=8)
+    study, store = RunFolder(Store.open(run[0])).study, Store.open(run[0])
+    made = tables.tables([one, many, far], study, store, Timing())
+    said = report.answer(made, study)
+    assert said[0].startswith("3 of 4 findings of the paper hold here: paft raises the mean against user (+1")
+    assert said[1].startswith("1 of 4 findings of the paper does not hold here: K hardly matters")
+    assert said[2].startswith("The arm with the best mean accuracy on the test prompts is paft, with 8")
+    assert report.answer({}, study) == []
+    shown = {table.title: table for table in report.shown(made, [one, many, far], study)}
+    assert next(iter(shown)) == tables.TITLES["paft_claims"]
+    main = shown[tables.TITLES["paft_main"]]
+    assert main.head[:3] == ("arm", "trained on", "mean accuracy, %")
+    assert "difference to paft, points (95 % interval)" in main.head
+    assert [row[1] for row in main.rows] == [
+        "1 prompt",
+        "24 prompts, another one every 4 examples",
+        "24 prompts, another one every 8 examples",
+    ]
+    assert not any("_" in head for table in shown.values() for head in table.head)
+    drawn = figures.figures([one, many, far], study, made["paft_claims"], made["paft_prompts"])
+    names = ["arm-findings", "arm-distribution", "arm-density-1", "arm-prompts-mean", "arm-prompts-std"]
+    assert [f.name for f in drawn] == names
+    points = [row for rows in drawn[0].spec["datasets"].values() for row in rows if "value" in row]
+    assert [row["line"].rpartition(": ")[2] for row in points] == ["holds"] * 3 + ["does not hold"]
+    assert points[0]["value"] == pytest.approx(100 * made["paft_claims"][0]["difference"], rel=1e-5)
+
+
+def test_what_an_arm_was_trained_on_is_said_in_words(run: tuple[str, dict[str, t.Trial]]) -> None:
+    said = {r.arm: report.arm_in_words(r) for r in arm_results.results(RunFolder(Store.open(run[0])))}
+    assert said["base"] == "nothing: the base model"
+    assert said["user"] == "1 prompt"
+    assert said["paft"] == "2 prompts, another one every 4 examples"
+    assert said["k1"] == "2 prompts, another one every example"
+    assert said["load"] == "2 prompts, one for each row in every epoch"
+    assert said["typos"].endswith("typos in 50 %")
+    assert said["formats"].endswith("templates plain, other")
+    assert said["agree"].endswith("2 wordings of a row at once")
 
 
 def test_results_need_no_torch(run: tuple[str, dict[str, t.Trial]]) -> None:

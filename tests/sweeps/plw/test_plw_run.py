@@ -87,7 +87,11 @@ def test_the_report_of_a_study_of_weights_has_its_tables_and_figures(run: str) -
     read.feed(page)
     assert "What the prompt loss weight does" in read.headings
     assert {"By benchmark: train", "Mean over benchmarks"} <= set(read.headings)
-    assert 'aria-label="score, percent over prompt loss weight, by rank, 1 benchmarks"' in page
+    assert '"description":"Score by prompt loss weight on train, 1 benchmark"' in page
+    for name in ("plw-fitted", "plw-benchmarks-1"):
+        assert page.count(f'data-chart="{name}"') == page.count(f'"{name}":') == 1
+    assert "weight at which it turns" in page
+    assert "p_joint" not in page
     assert "no effect of the prompt loss weight is shown" in page or "the score" in page
     for name in tables.TITLES:
         for ending in ("md", "csv", "tex", "parquet"):
@@ -129,7 +133,9 @@ def test_several_folders_are_analysed_together(run: str, tmp_path: Path) -> None
     lines = write_study([run, run], str(tmp_path / "both"))
     assert pq.read_table(tmp_path / "both" / "tables" / "plw_scores.parquet").num_rows % 6 == 0, "counted once"
     page = (tmp_path / "both" / "plw.html").read_text()
-    assert ".c0 { color: var(--c0); }" in page
+    assert page.count('<script type="application/json" id="charts">') == page.count('<script id="vega">') == 1
+    assert page.count('data-chart="plw-fitted"') == page.count('"plw-fitted":') == 1
+    assert "vegaEmbed(place" in page
     assert "{%" not in page
     assert lines[-1].endswith("plw.html")
 

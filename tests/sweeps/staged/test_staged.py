@@ -578,6 +578,9 @@ def test_tables_and_report_come_from_the_run_folder(staged: tuple[Path, Any, lis
     assert sum(shares["share"]) == pytest.approx(1.0)
     page = (run / "report.html").read_text()
     assert "Stage by stage" in page
+    assert page.count('data-chart="stages-variance"') == page.count('"stages-variance":') == 1
+    assert "leader&#39;s lead, points (95 % interval)" in page
+    assert "gap_low" not in page
     for stage in ran.records.stages:
         assert stage["title"] in page
     two = pq.read_table(run / "tables" / "binary.parquet").to_pylist()

@@ -57,8 +57,18 @@ def test_the_report_writes_it_and_shows_it(run: RunFolder) -> None:
     assert pacsv.read_csv(folder / "binary.csv").column_names == table.column_names
     page = (folder / "binary.md").read_text()
     assert "The positive label is yes, the second of task.labels" in page
-    assert binary.TITLE in part
-    assert "macro-F1 tuned" in part
+    assert part is not None
+    assert part.title == binary.TITLE
+    assert "macro-F1 tuned" in part.tables[0].head
+    rows = {r["trial_id"]: r for r in table.to_pylist()}
+    first, gains = table.to_pylist()[0], [r["f1_tuned"] - r["f1_half"] for r in rows.values()]
+    assert part.answer == (
+        f"At the threshold that is best on the dev prompts, {first['threshold']:.3f}, the macro-F1 of "
+        f"{part.tables[0].rows[0][0]} on the test prompts is {first['f1_tuned']:.3f}, and "
+        f"{first['f1_half']:.3f} at 0.5.",
+        f"The tuned threshold is better than 0.5 for {sum(g > 0 for g in gains)} of 2; on average it changes the "
+        f"macro-F1 by {np.mean(gains):+.3f}.",
+    )
 
 
 def test_what_has_no_probabilities_is_said(tmp_path: Path) -> None:
@@ -76,7 +86,7 @@ def test_a_task_with_other_labels_has_no_such_table(tmp_path: Path) -> None:
     made = study({"label": "label", "labels": ["no", "yes", "maybe"]})
     found = run_folder(tmp_path / "three", made, {"aa": (40, logprobs(3, 2.0, k=3))}, ["no", "yes", "maybe"])
     found.store.write("tables/binary.md", b"of an earlier study")
-    assert binary_part(found) == ""
+    assert binary_part(found) is None
     assert not found.store.exists("tables/binary.md")
 
 

@@ -54,6 +54,12 @@ def test_effects_are_the_coefficients_of_statsmodels(tmp_path):
         assert row["n_pairs"] == {"template": 6, "plw": 6, "r": 4}[axis]
     assert rows["template", "chat"]["p_holm"] < 0.01
     assert "template chat is" in effects.sentence(found, "accuracy")
+    table = effects.effect_table(found, "accuracy")
+    compared = ("axis", "value", "against", "difference, points (95 % interval)")
+    assert table.head == (*compared, "p", "p, corrected (Holm)", "pairs")
+    assert table.rows[0][:3] == ("template", "chat", "plain")
+    low, high = (100 * rows["template", "chat"][f"diff_{end}"] for end in ("low", "high"))
+    assert table.rows[0][3].endswith(f"({low:+.1f} to {high:+.1f})")
 
 
 def test_stopped_and_degenerate_configurations_are_never_mixed_in(tmp_path):

@@ -72,7 +72,7 @@ def test_a_metric_that_ranks_rows_has_no_vote(tmp_path: Path) -> None:
     [one] = rows_of(table, trial_id="aa", method="probabilities", metric="roc_auc", wordings=1)
     for ours, theirs in (("value", "mean"), ("value_low", "mean_low"), ("value_high", "mean_high")):
         assert one[ours] == pytest.approx(rows["aa"][theirs])
-    assert "roc_auc, percent over wordings asked" in ensembles.figure(table, made)
+    assert ensembles.figure(table, made, {}).spec["description"] == "roc_auc over wordings asked, 2 trials"
 
 
 def test_the_base_model_is_told_and_asked_for(run: RunFolder, tmp_path: Path) -> None:
@@ -85,16 +85,60 @@ def test_the_base_model_is_told_and_asked_for(run: RunFolder, tmp_path: Path) ->
 
 
 def test_all_forms_agree_and_the_report_draws_the_curves(run: RunFolder) -> None:
-    source = str(ensembles_part(run))
+    part = ensembles_part(run)
+    assert part is not None
     folder = Path(run.store.uri) / "tables"
     table = pq.read_table(folder / "ensembles.parquet")
     assert table.schema.remove_metadata() == ensembles.SCHEMA
     assert table.num_rows == 2 * 3 * 2 * 5
     assert pacsv.read_csv(folder / "ensembles.csv").column_names == table.column_names
     assert (folder / "ensembles.md").read_text().count("\n| ") == 2 + 2 * 3 * 2
-    assert "Asking in several wordings" in source
-    assert "f1_macro, percent over wordings asked" in source
-    assert "bb, base model" in source
+    assert part.title == "Asking in several wordings"
+    [figure] = part.drawn
+    rows = [row for rows in figure.spec["datasets"].values() for row in rows]
+    base = "bb steps=0 arm=base, base model"
+    assert {row["line"] for row in rows} == {"aa steps=40 arm=paft", base}
+    assert {row["id"] for row in rows} == {"aa", "bb"}
+    drawn = {row["at"]: row for row in rows if row["line"] == base}
+    for one in rows_of(table, trial_id="bb", method="probabilities", metric="f1_macro"):
+        point = drawn[str(one["wordings"])]
+        assert (point["y"], point["low"], point["high"]) == pytest.approx(
+            tuple(100 * one[n] for n in ("value", "value_low", "value_high")), rel=1e-5
+        )
+    assert {row[0] for row in part.tables[0].rows} == {"aa steps=40 arm=paft", base}
+
+
+def test_the_answer_says_what_several_wordings_gain_and_what_the_rivals_need(run: RunFolder) -> None:
+    part = ensembles_part(run)
+    assert part is not None
+    table = ensembles.ensembles(run)
+    of = {"method": "probabilities", "metric": "f1_macro"}
+    one, *_, most = rows_of(table, trial_id="aa", **of)
+    best = max(r["value"] for r in rows_of(table, trial_id="bb", **of))
+    gain = f"{100 * (most['value'] - one['value']):+.1f} points"
+    assert part.answer[0] == (
+        f"Asked in all {P} wordings instead of one, aa steps=40 arm=paft changes its f1_macro by {gain}, from "
+        f"{100 * one['value']:.1f} % to {100 * most['value']:.1f} %."
+    )
+    assert best < one["value"]
+    assert part.answer[1] == (
+        f"The base model does not reach {100 * one['value']:.1f} % in any number of wordings: "
+        f"{100 * best:.1f} % at most."
+    )
+
+
+def test_a_weaker_fine_tune_is_said_to_need_so_many_wordings(tmp_path: Path) -> None:
+    trials = {"aa": (40, TUNED), "cc": (40, logprobs(3, 2.2)), "bb": (0, BASE)}
+    found = run_folder(tmp_path / "run", study(LABELLED), trials, ["no", "yes"])
+    table = ensembles.ensembles(found)
+    said = list(ensembles.answer(table, found.study, {}))
+    of = {"method": "probabilities", "metric": "accuracy"}
+    once = rows_of(table, trial_id="aa", wordings=1, **of)[0]["value"]
+    needed = min(r["wordings"] for r in rows_of(table, trial_id="cc", **of) if r["value"] >= once)
+    assert said[1] == (
+        f"Of 1 fine-tune below it, 1 would reach what it gives with one wording, {100 * once:.1f} %, by being asked in "
+        f"several: in {needed} at the least."
+    )
 
 
 def test_generated_answers_have_a_vote_only(tmp_path: Path) -> None:
@@ -104,7 +148,7 @@ def test_generated_answers_have_a_vote_only(tmp_path: Path) -> None:
     assert {r["method"] for r in table.to_pylist()} == {"vote"}
     assert {r["note"] for r in table.to_pylist()} == {ensembles.GENERATED}
     assert "no label log-probabilities" in ensembles.page(table, made)
-    assert ensembles.figure(table, made)
+    assert ensembles.figure(table, made, {}).spec
 
 
 def test_of_a_sample_nothing_is_claimed(tmp_path: Path) -> None:
@@ -114,7 +158,10 @@ def test_of_a_sample_nothing_is_claimed(tmp_path: Path) -> None:
     [row] = ensembles.ensembles(found).to_pylist()
     assert (row["value"], row["note"]) == (None, ensembles.SAMPLED)
     assert "not available from a sample" in ensembles.page(ensembles.ensembles(found), found.study)
-    assert ensembles.figure(ensembles.ensembles(found), found.study) == ""
+    assert ensembles.figure(ensembles.ensembles(found), found.study, {}).spec == {}
+    part = ensembles_part(found)
+    assert part is not None
+    assert (part.answer, part.drawn) == ((), ())
 
 
 def test_options_are_the_numbers_of_the_log_probabilities(tmp_path: Path) -> None:
