@@ -65,7 +65,7 @@ def distribution(samples: Sequence[DrawnValues], axis: str, description: str, th
     if not values:
         return {}
     order = list(dict.fromkeys(row["line"] for row in values))
-    base = alt.Chart(_data(values)).encode(y=alt.Y("line:N", sort=order, axis=None))
+    base = alt.Chart(data(values)).encode(y=alt.Y("line:N", sort=order, axis=None))
     x = alt.X("value:Q", title=axis, scale=alt.Scale(zero=False, nice=True))
     tip = [alt.Tooltip(name, title=title) for name, title in (("line:N", "of"), ("name:N", "name"))]
     tip.append(alt.Tooltip("value:Q", title=axis, format=".1f"))
@@ -84,9 +84,9 @@ def distribution(samples: Sequence[DrawnValues], axis: str, description: str, th
         base.mark_tick(size=26, thickness=3, style="mean").encode(x=alt.X("mean(value):Q", title=axis)),
     ]
     if thresholds:
-        rules = alt.Chart(_data([{"at": t} for t in thresholds]))
+        rules = alt.Chart(data([{"at": t} for t in thresholds]))
         layers.append(rules.mark_rule(style="threshold").encode(x=alt.X("at:Q", title=axis)))
-    return _spec(alt.layer(*layers), description, alt.Step(LINE_HEIGHT))
+    return spec(alt.layer(*layers), description, alt.Step(LINE_HEIGHT))
 
 
 def cumulative(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
@@ -97,7 +97,7 @@ def cumulative(samples: Sequence[DrawnValues], axis: str, description: str) -> S
     if not values:
         return {}
     chart = (
-        alt.Chart(_data(values))
+        alt.Chart(data(values))
         .transform_window(
             share="cume_dist()", sort=[alt.SortField("value")], groupby=["line"], frame=[None, 0], ignorePeers=False
         )
@@ -107,7 +107,7 @@ def cumulative(samples: Sequence[DrawnValues], axis: str, description: str) -> S
             y=alt.Y("share:Q", title="share of prompts at most so high", axis=alt.Axis(format="%")),
         )
     )
-    return _spec(alt.layer(*_coloured(chart, [s.label for s in samples])), description, CURVE_HEIGHT)
+    return spec(alt.layer(*coloured(chart, [s.label for s in samples])), description, CURVE_HEIGHT)
 
 
 def courses(found: Sequence[Course], x_axis: str, y_axis: str, description: str) -> Spec:
@@ -119,16 +119,16 @@ def courses(found: Sequence[Course], x_axis: str, y_axis: str, description: str)
     if not points:
         return {}
     labels = [one.label for one in found]
-    chart = alt.Chart(_data(points))
+    chart = alt.Chart(data(points))
     x = alt.X("x:Q", title=x_axis)
     y = alt.Y("y:Q", title=y_axis, scale=alt.Scale(zero=False))
-    layers = _coloured(chart.mark_line().encode(x=x, y=y), labels)
+    layers = coloured(chart.mark_line().encode(x=x, y=y), labels)
     tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("x:Q", title=x_axis)]
     tip.append(alt.Tooltip("y:Q", title=y_axis, format=".4~g"))
     marks = [row for i, one in enumerate(found) for row in _marks(one) if i < len(SERIES) or "cut" in row]
     if marks:
-        at = alt.Chart(_data(marks))
-        colour = _colour(labels)
+        at = alt.Chart(data(marks))
+        colour = colour_of(labels)
         if any("low" in row for row in marks):
             bars = at.transform_filter("isValid(datum.low)").mark_rule()
             layers.append(bars.encode(x=x, y=alt.Y("low:Q", title=y_axis), y2="high:Q", color=colour))
@@ -137,7 +137,7 @@ def courses(found: Sequence[Course], x_axis: str, y_axis: str, description: str)
         if any("cut" in row for row in marks):
             cuts = at.transform_filter("isValid(datum.cut)").mark_point(shape="cross", angle=45, size=90, style="cut")
             layers.append(cuts.encode(x=x, y=y, tooltip=[*tip, alt.Tooltip("cut:N", title="stopped")]))
-    return _spec(alt.layer(*layers), description, CURVE_HEIGHT)
+    return spec(alt.layer(*layers), description, CURVE_HEIGHT)
 
 
 def heat(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
@@ -147,13 +147,13 @@ def heat(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
     values = [row for sample in samples for row in _values(sample)]
     if not values:
         return {}
-    chart = alt.Chart(_data(values)).mark_rect()
+    chart = alt.Chart(data(values)).mark_rect()
     chart = chart.encode(
         x=alt.X("name:N", title=None, axis=alt.Axis(labelAngle=-90, labelLimit=120)),
         y=alt.Y("line:N", title=None, sort=[s.label for s in samples], axis=alt.Axis(labelLimit=260)),
         color=alt.Color("value:Q", title=axis, legend=alt.Legend(orient="bottom")),
     )
-    return _spec(alt.layer(chart), description, alt.Step(HEAT_HEIGHT))
+    return spec(alt.layer(chart), description, alt.Step(HEAT_HEIGHT))
 
 
 def _values(sample: DrawnValues) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ def _marks(one: Course) -> list[dict[str, Any]]:
     return found
 
 
-def _data(values: list[dict[str, Any]]) -> alt.InlineData:
+def data(values: list[dict[str, Any]]) -> alt.InlineData:
     import altair as alt
 
     return alt.InlineData(values)
@@ -206,18 +206,18 @@ def _legend() -> alt.Legend:
     return alt.Legend(orient="bottom", columns=1, title=None, symbolType="stroke")
 
 
-def _colour(labels: Sequence[str]) -> alt.Color:
+def colour_of(labels: Sequence[str]) -> alt.Color:
     import altair as alt
 
     first = list(labels[: len(SERIES)])
     return alt.Color("line:N", sort=first, scale=alt.Scale(domain=first), legend=_legend())
 
 
-def _coloured(lines: alt.Chart, labels: Sequence[str]) -> list[alt.Chart]:
+def coloured(lines: alt.Chart, labels: Sequence[str]) -> list[alt.Chart]:
     """The lines of the first labels in colours of their own, over the grey ones of the rest."""
     import altair as alt
 
-    first, colour = list(labels[: len(SERIES)]), _colour(labels)
+    first, colour = list(labels[: len(SERIES)]), colour_of(labels)
     dash = alt.StrokeDash(
         "line:N", sort=first, scale=alt.Scale(domain=first, range=list(DASHES[: len(first)])), legend=_legend()
     )
@@ -226,12 +226,12 @@ def _coloured(lines: alt.Chart, labels: Sequence[str]) -> list[alt.Chart]:
     rest = lines.transform_filter(alt.LogicalNotPredicate(**{"not": among}))
     grey = rest.encode(detail="line:N", strokeWidth=alt.condition("datum.id === picked", alt.value(4), alt.value(1.2)))
     named = [alt.Tooltip("line:N", title="of")]
-    coloured = lines.transform_filter(among).encode(color=colour, strokeDash=dash, strokeWidth=width, tooltip=named)
-    parts = [coloured] if len(labels) <= len(SERIES) else [grey.encode(tooltip=named), coloured]
+    named_lines = lines.transform_filter(among).encode(color=colour, strokeDash=dash, strokeWidth=width, tooltip=named)
+    parts = [named_lines] if len(labels) <= len(SERIES) else [grey.encode(tooltip=named), named_lines]
     return [part.encode(detail=["line:N", "id:N"]) for part in parts]
 
 
-def _spec(chart: alt.LayerChart | alt.FacetChart, description: str, height: Any) -> Spec:
+def spec(chart: alt.LayerChart | alt.FacetChart, description: str, height: Any) -> Spec:
     import altair as alt
 
     whole = chart.add_params(alt.param(name="picked", value="")).properties(
@@ -261,7 +261,12 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": {**text, "gridColor": line, "domainColor": soft, "tickColor": soft},
         "legend": {**text, "symbolStrokeWidth": 2, "symbolSize": 300, "labelLimit": PAPER_WIDTH - BESIDE_LABELS},
-        "range": {"category": [colours[name] for name in SERIES], "heatmap": [colours["tint"], colours["win"]]},
+        "axisY": {"labelLimit": PAPER_WIDTH // 3},
+        "range": {
+            "category": [colours[name] for name in SERIES],
+            "heatmap": [colours["tint"], colours["win"]],
+            "ramp": [colours["tint"], colours["shade"]],
+        },
         "line": {"color": soft, "strokeOpacity": 0.8},
         "point": {"color": soft},
         "rule": {"color": soft},
@@ -271,7 +276,8 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
             "rule": {"stroke": soft},
         },
         "style": {
-            "name": {"fill": ink, "fontSize": 12},
+            "name": {"color": ink, "fontSize": 12},
+            "halo": {"color": colours["paper"], "stroke": colours["paper"], "strokeWidth": 4},
             "value": {"color": soft, "opacity": 0.8},
             "accent": {"color": colours["win"]},
             "mean": {"color": ink},

@@ -3,6 +3,8 @@ these names."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
@@ -15,19 +17,17 @@ from sweeps.tables import binary, effects, ensembles
 NOTHING = Markup("")
 
 
-def mattered_part(run: RunFolder) -> Markup:
-    """Write ``tables/effects`` and ``tables/variance`` and return the report's part; empty where no two configurations
-    can be compared."""
+def mattered_part(run: RunFolder) -> dict[str, Any]:
+    """Write ``tables/effects`` and ``tables/variance`` and return what the report says of them; empty where no two
+    configurations can be compared."""
     found = effects.write_effects(run)
     if not found.variance.num_rows:
-        return NOTHING
-    return render(
-        "report/mattered.html.j2",
-        title=effects.TITLE,
-        sentence=effects.sentence(found, run.study.task.metric),
-        tables=[effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
-        notes=list(effects.notes(found, run.study.task.metric)),
-    )
+        return {}
+    return {
+        "sentence": effects.sentence(found, run.study.task.metric),
+        "tables": [effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
+        "notes": list(effects.notes(found, run.study.task.metric)),
+    }
 
 
 def binary_part(run: RunFolder) -> Markup:
