@@ -61,7 +61,7 @@ def matrix_of_wins(ids: Sequence[str], labels: Sequence[str], share: Floats, pro
     cells = alt.Chart(data(values)).encode(
         x=alt.X(
             "place:O",
-            title="against configuration number",
+            title="against number",
             scale=alt.Scale(domain=places),
             axis=alt.Axis(orient="top", labelAngle=0, labelOverlap=True, labelPadding=4),
         ),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from sweeps.display.vega import LINE_HEIGHT, Spec, data, spec
 
 PARALLEL_HEIGHT = 280
-LETTER = 6  # pixels of a letter of a value beside its axis, at most
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,9 @@ def parallel(axes: Sequence[ParallelAxis], lines: Sequence[ParallelLine], descri
         "axis:N",
         title=None,
         scale=alt.Scale(domain=names, type="point", padding=0.25),
-        axis=alt.Axis(labelAngle=0 if len(names) < 5 else -40, labelLimit=120, domain=False, ticks=False),
+        axis=alt.Axis(
+            labelAngle=0 if len(names) < 5 else -40, labelLimit=120, labelPadding=10, domain=False, ticks=False
+        ),
     )
     y = alt.Y("at:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
     tip = [alt.Tooltip("line:N", title="of"), alt.Tooltip("text:N", title="mean")]

@@ -26,6 +26,7 @@ from trainer.measure.grid import Floats, Grid, Ints
 BEST = 25  # configurations that are compared
 CONFUSED = 3  # configurations with a confusion matrix
 MOST_LABELS = 12  # of a confusion matrix
+ECE = "ECE"
 OTHERS = "(others)"  # the answers that have no column of their own
 
 
@@ -180,7 +181,7 @@ def _calibration(entry: Entry, grids: Sequence[Grid], two_labels: bool) -> Calib
             errors.append(float(np.mean([reliability(a, b).error for a, b in zip(happened, p, strict=True)])))
     total = Reliability(*sums)
     some = total.cells > 0
-    error = f"ECE {np.mean(errors):.3f}, " if len(errors) == len(grids) else ""
+    error = f"{ECE} {np.mean(errors):.3f}, " if len(errors) == len(grids) else ""
     return Calibration(
         entry.id,
         f"{error}{entry.label}",
@@ -207,14 +208,18 @@ def _calibration_figure(evidence: Evidence, found: Sequence[Calibration], of: in
         if study.scoring.decision != "raw"
         else ""
     )
-    which = counted(len(found), evidence.unit)
+    if not all(one.label.startswith(ECE) for one in found):
+        plain = f" Those without an ECE were scored on a sample of the grid.{plain}"
+    which = f"the best {counted(of, evidence.unit)}" if of > 1 else f"the best {evidence.unit}"
+    if len(found) < of:
+        which = f"{len(found)} of {which}: those that have probabilities"
     return Figure(
         "calibration",
         ANSWERS,
         "How far probabilities hold",
-        f"Over all {pool} prompts and rows, {what}, in {BINS} bins of equal width, for the best {which}. On the "
-        "dotted line probabilities are as high as they say; below it they are too high. ECE: the expected calibration "
-        "error, of each prompt by itself and then averaged, so it also counts what prompts have against each other and "
-        f"the curve does not show.{plain}",
+        f"Over all {pool} prompts and rows, {what}, in {BINS} bins of equal width, for {which}. On the dotted line "
+        "probabilities are as high as they say; below it they are too high. ECE: the expected calibration error of "
+        "each prompt by itself, averaged over the prompts. A curve takes all prompts together, so what cancels between "
+        f"them shows in the ECE alone.{plain}",
         calibration_curves(found, axes, f"Calibration of {which}: {axes[1]} against {axes[0]}"),
     )
