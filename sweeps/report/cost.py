@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from sweeps.display.text import amount, counted, duration, percent
 from sweeps.display.vega_overviews import Stage, waterfall
@@ -14,6 +15,7 @@ from sweeps.run_folder.reading import RunFolder
 
 TRAINING = "training"
 POOLS = ("dev", "test")
+THREADS = 8  # that read score files, of which an object store gives each one late
 NOT_DIVIDED = "In no score file"
 LEAST = 0.005  # of the whole; a smaller part without a record is rounding
 UNITS = ((7200.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))  # from so many seconds on
@@ -81,10 +83,11 @@ def _wall_clock(run: RunFolder) -> str:
 def _taken(run: RunFolder) -> Taken:
     """Seconds, cells and tokens of all trials."""
     taken: dict[str, Counter[tuple[bool, str]]] = {name: Counter() for name in ("seconds", "cells", "tokens")}
-    for row in run.trials:
-        fresh = row["role"] in FRESH
-        for pool in POOLS:
-            for cells, record in run.records(row["trial_id"], pool):
+    of_pools = [(row["trial_id"], row["role"] in FRESH, pool) for row in run.trials for pool in POOLS]
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = threads.map(lambda one: list(run.records(one[0], one[2])), of_pools)
+        for (_, fresh, pool), records in zip(of_pools, found, strict=True):
+            for cells, record in records:
                 taken["seconds"][fresh, TRAINING] += record.get("train_seconds") or 0.0
                 taken["seconds"][fresh, pool] += record.get("score_seconds") or 0.0
                 taken["cells"][fresh, pool] += cells

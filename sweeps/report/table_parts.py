@@ -3,7 +3,8 @@ these names."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,17 +18,26 @@ from sweeps.tables import binary, effects, ensembles
 NOTHING = Markup("")
 
 
-def mattered_part(run: RunFolder) -> dict[str, Any]:
-    """Write ``tables/effects`` and ``tables/variance`` and return what the report says of them; empty where no two
-    configurations can be compared."""
-    found = effects.write_effects(run)
+@dataclass(frozen=True)
+class Mattered:
+    """What the report says of which axis mattered; ``tables``: head and rows of each. Empty where no two configurations
+    can be compared."""
+
+    sentence: str = ""
+    tables: Sequence[tuple[list[str], list[list[str]]]] = ()
+    notes: Sequence[str] = ()
+
+
+def mattered_part(run: RunFolder) -> Mattered:
+    """Write ``tables/effects`` and ``tables/variance`` and return the report's part."""
+    found, metric = effects.write_effects(run), run.study.task.metric
     if not found.variance.num_rows:
-        return {}
-    return {
-        "sentence": effects.sentence(found, run.study.task.metric),
-        "tables": [effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
-        "notes": list(effects.notes(found, run.study.task.metric)),
-    }
+        return Mattered()
+    return Mattered(
+        effects.sentence(found, metric),
+        [effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
+        list(effects.notes(found, metric)),
+    )
 
 
 def binary_part(run: RunFolder) -> Markup:

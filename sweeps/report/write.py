@@ -1,15 +1,14 @@
 """``report.html`` of a run folder: one file without external parts, which can be made again at any time.
 
 The page says in plain words which configuration is best over unseen prompts and how sure that is. Then follow the map
-of configurations and prompts, which axis mattered, the table, the distributions, the curves, what was cut with the
-reasons, and how everything was measured. Text from data, prompts and the study is escaped by Jinja2 and by
+of configurations and prompts, which axis mattered, the table, the distributions, wins and answers, the curves, what was
+cut with the reasons, what the stages took, and how everything was measured. Text from data, prompts and the study is escaped by Jinja2 and by
 ``sweeps.display.html``. Neither torch nor ray nor transformers is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -41,8 +40,7 @@ def write_report(run_uri: str) -> str:
 def report_on(run: RunFolder) -> str:
     """Write the tables and ``report.html`` and return the page's address. ``run`` then knows which of its files are
     missing or damaged."""
-    parts, study = NO_PARTS, run.study
-    mattered: dict[str, Any] = {}
+    mattered, parts, study = table_parts.Mattered(), NO_PARTS, run.study
     if run.has_trials:  # not yet at the start of a run
         run.note_missing_rungs()
         tables.write_tables(run, Settings.of(study))
@@ -59,7 +57,7 @@ def report_on(run: RunFolder) -> str:
     return run.store.address("report.html")
 
 
-def page(evidence: Evidence, mattered: Mapping[str, Any], parts: Markup = NO_PARTS) -> str:
+def page(evidence: Evidence, mattered: table_parts.Mattered, parts: Markup = NO_PARTS) -> str:
     """The HTML of the page. ``mattered``: what its part on which axis mattered says; ``parts``: those on two labels,
     asking in several wordings, stages, weights and training arms."""
     study = evidence.study
@@ -80,7 +78,7 @@ def page(evidence: Evidence, mattered: Mapping[str, Any], parts: Markup = NO_PAR
         "figures": drawn,
         "charts": charts(drawn),
         "cuts": [e for e in evidence.entries if e.status in ("stopped", "failed")],
-        "mattered": {"sentence": "", "tables": [], "notes": []} | dict(mattered),
+        "mattered": mattered,
         "parts": parts,
         "facts": method.facts(evidence),
         "study": evidence.run.study_text,
