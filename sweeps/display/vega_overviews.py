@@ -58,7 +58,7 @@ def waterfall(stages: Sequence[Stage], whole: Stage, axis: str, description: str
         }
         for stage, a, b in [*bars, (whole, 0.0, whole.amount)]
     ]
-    order = [row["line"] for row in values]
+    order = [str(row["line"]) for row in values]
     base = alt.Chart(data(values)).encode(y=alt.Y("line:N", scale=alt.Scale(domain=order), axis=None))
     x = alt.X("from:Q", title=axis, scale=alt.Scale(zero=True))
     names = base.mark_text(align="left", baseline="bottom", dy=-10, style="name", limit=alt.ExprRef("width"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sweeps.display.text import counted, metric_text, percent
 from sweeps.display.vega_overviews import ParallelAxis, ParallelLine, parallel
-from sweeps.report.evidence import DRAWN, Evidence
+from sweeps.report.evidence import DRAWN, Entry, Evidence
 from sweeps.report.figure import MATTERED, Figure
 
 LOGARITHMIC = 5.0  # numbers above 0 of which the largest is at least so many times the smallest are on a log scale
@@ -50,10 +50,18 @@ def scale_of(values: Sequence[str]) -> Scale:
     return Scale({name: (a - low) / span if span else 0.5 for name, a in zip(names, at, strict=True)}, logarithmic)
 
 
+def evenly(every: Sequence[Entry], n: int) -> list[Entry]:
+    """``n`` of them at equal distances, the first and the last among them: the best alone would often share the values
+    that matter, and not show that they do."""
+    if len(every) <= n:
+        return list(every)
+    return [every[round(i * (len(every) - 1) / (n - 1))] for i in range(n)]
+
+
 def coordinates_figure(evidence: Evidence) -> Iterator[Figure]:
     """Nothing where fewer than two axes differ between the configurations that are drawn."""
     every = evidence.sound
-    drawn = every[:DRAWN]
+    drawn = evenly(every, DRAWN)
     values = {axis: [e.axes.get(axis, WITHOUT) for e in drawn] for axis in evidence.differing}
     scales = {axis: scale_of(own) for axis, own in values.items() if len(set(own)) > 1}
     if len(scales) < 2:
@@ -77,16 +85,17 @@ def coordinates_figure(evidence: Evidence) -> Iterator[Figure]:
     log = f" On a logarithmic scale: {', '.join(logarithmic)}." if logarithmic else ""
     colour = " The winner has a colour." if any(line.accent for line in lines) else ""
     which = (
-        f"the best {len(drawn)} of {len(every)} {unit}s that finished"
+        f"{len(drawn)} of the {len(every)} {unit}s that finished"
         if len(every) > len(drawn)
         else f"{counted(len(drawn), unit)} that finished"
     )
+    spread = " They are spread evenly from the best to the last." if len(every) > len(drawn) else ""
     yield Figure(
         "coordinates",
         MATTERED,
         "The configurations over all axes",
         f"A line is one of {which} and don't give one label nearly always; none that was stopped. It meets each axis "
-        f"at its value and ends at its mean over the {pool} prompts.{colour}{log}",
+        f"at its value and ends at its mean over the {pool} prompts.{spread}{colour}{log}",
         parallel(
             [*(ParallelAxis(axis, scale.ticks) for axis, scale in scales.items()), ends],
             lines,

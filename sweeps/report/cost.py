@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from sweeps.display.text import amount, counted, duration, percent
@@ -19,7 +19,7 @@ THREADS = 8  # that read score files, of which an object store gives each one la
 NOT_DIVIDED = "In no score file"
 LEAST = 0.005  # of the whole; a smaller part without a record is rounding
 UNITS = ((7200.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))  # from so many seconds on
-Taken = Mapping[str, Counter[tuple[bool, str]]]  # what -> (of fresh seeds, training or a pool) -> amount
+Amounts = dict[tuple[bool, str], float]  # of the fresh seeds or the search, of training or a pool
 
 
 def cost_figures(evidence: Evidence) -> Iterator[Figure]:
@@ -34,7 +34,7 @@ def cost_figures(evidence: Evidence) -> Iterator[Figure]:
         ("cells", "Scored cells", "cells", "A cell is one prompt with one row."),
         ("tokens", "Tokens trained on", "tokens", "Tokens that are read to score are not recorded."),
     ):
-        whole = float(sum(taken[name].values()))
+        whole = sum(taken[name].values())
         stages = [_stage(key, n, amount(n), whole, confirms) for key, n in _in_order(taken[name])]
         yield Figure(
             name,
@@ -46,7 +46,7 @@ def cost_figures(evidence: Evidence) -> Iterator[Figure]:
         )
 
 
-def _time(evidence: Evidence, seconds: Counter[tuple[bool, str]], total: float, confirms: bool) -> Figure:
+def _time(evidence: Evidence, seconds: Amounts, total: float, confirms: bool) -> Figure:
     recorded = sum(seconds.values())
     whole = max(total, recorded)
     unit, name = next((unit, name) for least, unit, name in UNITS if whole >= least)
@@ -80,9 +80,9 @@ def _wall_clock(run: RunFolder) -> str:
     )
 
 
-def _taken(run: RunFolder) -> Taken:
+def _taken(run: RunFolder) -> dict[str, Amounts]:
     """Seconds, cells and tokens of all trials."""
-    taken: dict[str, Counter[tuple[bool, str]]] = {name: Counter() for name in ("seconds", "cells", "tokens")}
+    taken: dict[str, Amounts] = {name: defaultdict(float) for name in ("seconds", "cells", "tokens")}
     of_pools = [(row["trial_id"], row["role"] in FRESH, pool) for row in run.trials for pool in POOLS]
     with ThreadPoolExecutor(THREADS) as threads:
         found = threads.map(lambda one: list(run.records(one[0], one[2])), of_pools)
@@ -95,12 +95,12 @@ def _taken(run: RunFolder) -> Taken:
     return taken
 
 
-def _in_order(taken: Counter[tuple[bool, str]]) -> Iterator[tuple[tuple[bool, str], float]]:
+def _in_order(taken: Amounts) -> Iterator[tuple[tuple[bool, str], float]]:
     """What took something, the search before the fresh seeds, and training before scoring."""
     for fresh in (False, True):
         for part in (TRAINING, *POOLS):
-            if taken[fresh, part] > 0:
-                yield (fresh, part), float(taken[fresh, part])
+            if (found := taken.get((fresh, part), 0.0)) > 0:
+                yield (fresh, part), found
 
 
 def _stage(key: tuple[bool, str], value: float, text: str, whole: float, confirms: bool) -> Stage:

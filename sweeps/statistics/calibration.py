@@ -32,5 +32,6 @@ def reliability(happened: Bools, p: Floats) -> Reliability:
     """``p``: chances of any shape; ``happened``: what came true, of the same shape."""
     flat = p.ravel()
     bins = np.minimum((flat * BINS).astype(int), BINS - 1)
-    sums = (np.bincount(bins, weights=w, minlength=BINS) for w in (np.ones(flat.size), flat, happened.ravel()))
-    return Reliability(*sums)
+    weights = (np.ones(flat.size), flat, happened.ravel())
+    cells, chances, came = (np.bincount(bins, weights=w, minlength=BINS).astype(np.float64) for w in weights)
+    return Reliability(cells, chances, came)

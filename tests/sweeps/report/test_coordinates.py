@@ -60,12 +60,16 @@ def test_only_trials_that_finished_are_drawn(tmp_path: Path) -> None:
     assert lines(tmp_path).keys() == {trial.id for trial in finished}
 
 
-def test_the_best_are_drawn_where_many_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_those_that_are_drawn_are_spread_from_the_best_to_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trials = [trial_of(1e-4, 4, "plain"), trial_of(1e-3, 8, "chat"), trial_of(1e-2, 16, "plain")]
     run_of(tmp_path, dict.fromkeys(trials, "finished"))
     monkeypatch.setattr(coordinates, "DRAWN", 2)
-    assert lines(tmp_path).keys() == {trials[0].id, trials[1].id}
-    assert "A line is one of the best 2 of 3 trials that finished" in page_of(tmp_path)[1].words
+    assert lines(tmp_path).keys() == {trials[0].id, trials[2].id}
+    said = page_of(tmp_path)[1].words
+    assert "A line is one of 2 of the 3 trials that finished" in said
+    assert "They are spread evenly from the best to the last." in said
 
 
 def test_with_one_axis_that_differs_between_the_finished_there_is_no_figure(tmp_path: Path) -> None:
