@@ -277,12 +277,12 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
         },
         "style": {
             "name": {"color": ink, "fontSize": 12},
-            "halo": {"color": colours["paper"], "stroke": colours["paper"], "strokeWidth": 4},
             "value": {"color": soft, "opacity": 0.8},
             "accent": {"color": colours["win"]},
             "mean": {"color": ink},
             "threshold": {"color": colours["c1"], "strokeDash": [4, 3]},
             "cut": {"color": colours["bad"]},
+            "halo": {"color": colours["paper"], "stroke": colours["paper"], "strokeWidth": 4},
         },
     }
 

@@ -75,7 +75,7 @@ def matrix_of_wins(ids: Sequence[str], labels: Sequence[str], share: Floats, pro
     )
     lines = alt.Chart(data([{"id": i, "line": name} for i, name in zip(ids, names, strict=True)]))
     layers = [*_shaded(cells, "percent of prompts won", len(names)), _picked(lines)]
-    return spec(alt.layer(*layers), description, alt.Step(CELL_HEIGHT))
+    return spec(alt.layer(*layers), description, CELL_HEIGHT * len(names))
 
 
 def confusion_matrices(found: Sequence[Confusion], description: str) -> Spec:
@@ -126,7 +126,7 @@ def confusion_matrices(found: Sequence[Confusion], description: str) -> Spec:
     names = names.encode(x=alt.value(0), y=y, text="name:N")
     bold = names.encode(size=alt.condition("datum.id === picked", alt.value(15), alt.value(12)))
     layers = [*_shaded(cells, "percent of the right label's cells", len(answers)), bold]
-    return spec(alt.layer(*layers), description, alt.Step(CELL_HEIGHT))
+    return spec(alt.layer(*layers), description, CELL_HEIGHT * len(order))
 
 
 def calibration_curves(found: Sequence[Calibration], axes: tuple[str, str], description: str) -> Spec:

@@ -68,7 +68,7 @@ def waterfall(stages: Sequence[Stage], whole: Stage, axis: str, description: str
         layers.append(
             part.mark_bar(size=16, style=style).encode(x=x, x2="to:Q", tooltip=alt.Tooltip("line:N", title="stage"))
         )
-    return spec(alt.layer(*layers), description, alt.Step(LINE_HEIGHT))
+    return spec(alt.layer(*layers), description, LINE_HEIGHT * len(order))
 
 
 def parallel(axes: Sequence[ParallelAxis], lines: Sequence[ParallelLine], description: str) -> Spec:

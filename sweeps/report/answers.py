@@ -17,8 +17,8 @@ from sweeps.display.vega_comparisons import (
 from sweeps.report.evidence import Entry, Evidence
 from sweeps.report.figure import ANSWERS, WINS, Figure
 from sweeps.report.heat_map import UNREAD, Prompts
-from sweeps.statistics.binary import chances
-from sweeps.statistics.calibration import BINS, Reliability, reliability
+from sweeps.statistics.binary import BINS, calibration_error, chances
+from sweeps.statistics.calibration import Reliability, reliability
 from sweeps.statistics.wins import wins
 from trainer.measure.confusion import answer_counts
 from trainer.measure.grid import Floats, Grid, Ints
@@ -178,7 +178,7 @@ def _calibration(entry: Entry, grids: Sequence[Grid], two_labels: bool) -> Calib
         of_all = reliability(happened[seen], p[seen])
         sums += (of_all.cells, of_all.chances, of_all.happened)
         if grid.seen is None:
-            errors.append(float(np.mean([reliability(a, b).error for a, b in zip(happened, p, strict=True)])))
+            errors.append(float(np.mean([calibration_error(a, b) for a, b in zip(happened, p, strict=True)])))
     total = Reliability(*sums)
     some = total.cells > 0
     error = f"{ECE} {np.mean(errors):.3f}, " if len(errors) == len(grids) else ""

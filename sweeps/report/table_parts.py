@@ -3,9 +3,6 @@ these names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
@@ -18,25 +15,18 @@ from sweeps.tables import binary, effects, ensembles
 NOTHING = Markup("")
 
 
-@dataclass(frozen=True)
-class Mattered:
-    """What the report says of which axis mattered; ``tables``: head and rows of each. Empty where no two configurations
+def mattered_part(run: RunFolder) -> Markup:
+    """Write ``tables/effects`` and ``tables/variance`` and return the report's part; empty where no two configurations
     can be compared."""
-
-    sentence: str = ""
-    tables: Sequence[tuple[list[str], list[list[str]]]] = ()
-    notes: Sequence[str] = ()
-
-
-def mattered_part(run: RunFolder) -> Mattered:
-    """Write ``tables/effects`` and ``tables/variance`` and return the report's part."""
-    found, metric = effects.write_effects(run), run.study.task.metric
+    found = effects.write_effects(run)
     if not found.variance.num_rows:
-        return Mattered()
-    return Mattered(
-        effects.sentence(found, metric),
-        [effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
-        list(effects.notes(found, metric)),
+        return NOTHING
+    return render(
+        "report/mattered.html.j2",
+        title=effects.TITLE,
+        sentence=effects.sentence(found, run.study.task.metric),
+        tables=[effects.effect_rows(found.effects), effects.variance_rows(found.variance)],
+        notes=list(effects.notes(found, run.study.task.metric)),
     )
 
 

@@ -40,7 +40,7 @@ def write_report(run_uri: str) -> str:
 def report_on(run: RunFolder) -> str:
     """Write the tables and ``report.html`` and return the page's address. ``run`` then knows which of its files are
     missing or damaged."""
-    mattered, parts, study = table_parts.Mattered(), NO_PARTS, run.study
+    mattered, parts, study = NO_PARTS, NO_PARTS, run.study
     if run.has_trials:  # not yet at the start of a run
         run.note_missing_rungs()
         tables.write_tables(run, Settings.of(study))
@@ -57,9 +57,9 @@ def report_on(run: RunFolder) -> str:
     return run.store.address("report.html")
 
 
-def page(evidence: Evidence, mattered: table_parts.Mattered, parts: Markup = NO_PARTS) -> str:
-    """The HTML of the page. ``mattered``: what its part on which axis mattered says; ``parts``: those on two labels,
-    asking in several wordings, stages, weights and training arms."""
+def page(evidence: Evidence, mattered: Markup = NO_PARTS, parts: Markup = NO_PARTS) -> str:
+    """The HTML of the page. ``mattered``: its part on which axis mattered; ``parts``: those on two labels, asking in
+    several wordings, stages, weights and training arms."""
     study = evidence.study
     prompts = {e.id: evidence.prompts(e) for e in evidence.entries}
     mapped, drawn = heat_map(evidence, prompts), figures(evidence, prompts)

@@ -14,12 +14,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.statistics.calibration import BINS, reliability
 from trainer.measure.grid import Floats, Grid
 from trainer.measure.placements import roc_auc
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
+BINS = 10  # bins of equal width for the calibration error
 EQUAL = 1e-9  # means of f1_macro that differ by less are equal: they are sums of up to millions of small steps
 NUMBERS = (
     "f1_half", "threshold", "f1_tuned", "f1_own", "drift", "threshold_std", "roc_auc", "pr_auc", "brier", "ece",
@@ -65,7 +65,7 @@ def binary_metrics(dev: Grid | None, test: Grid) -> dict[str, float | None]:
         "roc_auc": float(np.mean([roc_auc(positive, each) for each in p])),
         "pr_auc": float(np.mean([average_precision(positive, each) for each in p])),
         "brier": float(((p - positive) ** 2).mean()),
-        "ece": float(np.mean([reliability(positive, each).error for each in p])),
+        "ece": float(np.mean([calibration_error(positive, each) for each in p])),
         "positive_share": float(positive.mean()),
         "chance_mean": float(p.mean()),
     }
@@ -147,3 +147,11 @@ def average_precision(positive: Bools, p: Floats) -> float:
     last = np.append(np.flatnonzero(np.diff(p[order])), p.size - 1)  # the last row of each chance that occurs
     hits = np.cumsum(positive[order])[last]
     return float((hits / (last + 1) * np.diff(hits, prepend=0)).sum() / n_pos)
+
+
+def calibration_error(positive: Bools, p: Floats) -> float:
+    """Mean over rows of the difference between their bin's share of positives and its mean chance (Naeini et al.
+    2015)."""
+    bins = np.minimum((p * BINS).astype(int), BINS - 1)
+    off = np.bincount(bins, weights=p - positive, minlength=BINS)
+    return float(np.abs(off).sum() / p.size)

@@ -1,16 +1,13 @@
-"""How far chances are those that they claim to be, in bins of equal width."""
+"""The bins of a calibration curve: those over which the calibration error of tables/binary is the mean."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sweeps.statistics.binary import BINS, Bools
 from trainer.measure.grid import Floats
-
-Bools = NDArray[np.bool_]
-BINS = 10
 
 
 @dataclass(frozen=True)
@@ -20,12 +17,6 @@ class Reliability:
     cells: Floats
     chances: Floats
     happened: Floats  # cells in which it came true
-
-    @property
-    def error(self) -> float:
-        """Mean over cells of the difference between their bin's mean chance and the share that came true (expected
-        calibration error; Naeini et al. 2015)."""
-        return float(np.abs(self.chances - self.happened).sum() / self.cells.sum())
 
 
 def reliability(happened: Bools, p: Floats) -> Reliability:

@@ -50,6 +50,13 @@ def test_metrics_equal_scikit_learn(seed: int) -> None:
         assert found[name] == pytest.approx(value, abs=1e-9), name
 
 
+def test_calibration_error_by_hand() -> None:
+    p = np.array([0.05, 0.15, 0.15, 0.95, 1.0])
+    positive = np.array([False, True, False, True, True])
+    # bins: 0.05 against 0; 0.15 against 0.5 (two rows); 0.975 against 1 (two rows)
+    assert binary.calibration_error(positive, p) == pytest.approx((0.05 + 2 * 0.35 + 2 * 0.025) / 5)
+
+
 def test_the_common_threshold_of_a_sample_is_that_of_its_cells() -> None:
     p, positive = sample(7, prompts=4, rows=60)
     seen = np.random.default_rng(0).random(p.shape) < 0.5
