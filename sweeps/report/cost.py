@@ -105,7 +105,7 @@ def _in_order(taken: Amounts) -> Iterator[tuple[tuple[bool, str], float]]:
 
 def _stage(key: tuple[bool, str], value: float, text: str, whole: float, confirms: bool) -> Stage:
     fresh, part = key
-    what = TRAINING if part == TRAINING else f"scoring on the {part} prompts"
+    what = TRAINING if part == TRAINING else f"{part} scoring"
     name = f"{'Confirmation' if fresh else 'Search'}, {what}" if confirms else what.capitalize()
     return Stage(name, value, _with_share(text, value / whole))
 

@@ -51,19 +51,19 @@ def test_each_stage_begins_where_the_one_before_ends_and_the_rest_is_named(tmp_p
     listed(store, {search: ("search", 60.0), fresh: ("report", 40.0)})
     assert bars(tmp_path, "time") == [
         ("Search, training: 40 seconds (40 %)", 0, 40),
-        ("Search, scoring on the dev prompts: 8 seconds (8 %)", 40, 48),
-        ("Search, scoring on the test prompts: 12 seconds (12 %)", 48, 60),
+        ("Search, dev scoring: 8 seconds (8 %)", 40, 48),
+        ("Search, test scoring: 12 seconds (12 %)", 48, 60),
         ("Confirmation, training: 20 seconds (20 %)", 60, 80),
-        ("Confirmation, scoring on the dev prompts: 4 seconds (4 %)", 80, 84),
-        ("Confirmation, scoring on the test prompts: 6 seconds (6 %)", 84, 90),
+        ("Confirmation, dev scoring: 4 seconds (4 %)", 80, 84),
+        ("Confirmation, test scoring: 6 seconds (6 %)", 84, 90),
         ("In no score file: 10 seconds (10 %)", 90, 100),
         ("All: 100 seconds", 0, 100),
     ]
     assert bars(tmp_path, "cells") == [
-        ("Search, scoring on the dev prompts: 120 (20 %)", 0, 120),
-        ("Search, scoring on the test prompts: 180 (30 %)", 120, 300),
-        ("Confirmation, scoring on the dev prompts: 120 (20 %)", 300, 420),
-        ("Confirmation, scoring on the test prompts: 180 (30 %)", 420, 600),
+        ("Search, dev scoring: 120 (20 %)", 0, 120),
+        ("Search, test scoring: 180 (30 %)", 120, 300),
+        ("Confirmation, dev scoring: 120 (20 %)", 300, 420),
+        ("Confirmation, test scoring: 180 (30 %)", 420, 600),
         ("All: 600", 0, 600),
     ]
     assert bars(tmp_path, "tokens") == [
@@ -80,8 +80,8 @@ def test_without_a_confirmation_stages_have_no_prefix_and_a_single_one_is_not_dr
     listed(store, {search: ("search", 7200.0)}, began=1e9, written=1e9 + 10_800, over=True)
     assert bars(tmp_path, "time") == [
         ("Training: 90 minutes (75 %)", 0, 1.5),
-        ("Scoring on the dev prompts: 15 minutes (12 %)", 1.5, 1.75),
-        ("Scoring on the test prompts: 15 minutes (12 %)", 1.75, 2),
+        ("Dev scoring: 15 minutes (12 %)", 1.5, 1.75),
+        ("Test scoring: 15 minutes (12 %)", 1.75, 2),
         ("All: 2 hours", 0, 2),
     ]
     assert bars(tmp_path, "tokens") == []
@@ -108,7 +108,7 @@ def test_records_without_a_division_of_their_time_are_not_accounted_for(tmp_path
     write(store, search, "test", 0, 3, 0)
     listed(store, {search: ("search", 15.0)})
     assert bars(tmp_path, "time") == [
-        ("Scoring on the test prompts: 3 seconds (20 %)", 0, 3),
+        ("Test scoring: 3 seconds (20 %)", 0, 3),
         ("In no score file: 12 seconds (80 %)", 3, 15),
         ("All: 15 seconds", 0, 15),
     ]
