@@ -273,7 +273,12 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": {**text, "gridColor": line, "domainColor": soft, "tickColor": soft},
         "legend": {**text, "symbolStrokeWidth": 2, "symbolSize": 300, "labelLimit": PAPER_WIDTH - BESIDE_LABELS},
-        "range": {"category": [colours[name] for name in SERIES], "heatmap": [colours["tint"], colours["win"]]},
+        "axisY": {"labelLimit": PAPER_WIDTH // 3},
+        "range": {
+            "category": [colours[name] for name in SERIES],
+            "heatmap": [colours["tint"], colours["win"]],
+            "ramp": [colours["tint"], colours["shade"]],
+        },
         "line": {"color": soft, "strokeOpacity": 0.8},
         "point": {"color": soft},
         "rule": {"color": soft},
@@ -289,6 +294,7 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
             "mean": {"color": ink},
             "threshold": {"color": colours["c1"], "strokeDash": [4, 3]},
             "cut": {"color": colours["bad"]},
+            "halo": {"color": colours["paper"], "stroke": colours["paper"], "strokeWidth": 4},
         },
     }
 

@@ -68,6 +68,15 @@ class Evidence:
         return self.entries[:DRAWN]
 
     @property
+    def sound(self) -> tuple[Entry, ...]:
+        """Those that finished, have a mean and don't give one label nearly always: the only ones to compare by axis."""
+        return tuple(
+            e
+            for e in self.entries
+            if e.status == "finished" and math.isfinite(e.number("mean")) and not e.row.get("degenerate")
+        )
+
+    @property
     def unit(self) -> str:
         """What an entry is called: with one seed each, a configuration is a trial."""
         return "configuration" if any(len(e.trials) > 1 for e in self.entries) else "trial"

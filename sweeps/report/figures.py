@@ -1,4 +1,4 @@
-"""The report's figures: the distribution over prompts, the learning curves, and the values of each axis."""
+"""The report's figures. Here: the distribution over prompts, the learning curves, and the values of each axis."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from sweeps.display.parts import Figure
 from sweeps.display.text import column_with_interval, counted, metric_unit
 from sweeps.display.vega import Course, DrawnValues, courses, cumulative, distribution, heat
 from sweeps.report import method
+from sweeps.report.answers import answer_figures
+from sweeps.report.coordinates import coordinates_figure
+from sweeps.report.cost import cost_figures
 from sweeps.report.evidence import Entry, Evidence, gather
 from sweeps.report.heat_map import Prompts
+from sweeps.report.sections import AXES, DISTRIBUTION, LEARNING
 from sweeps.run_folder.reading import RunFolder
 from sweeps.tables.robustness import Tables
 
-DISTRIBUTION, LEARNING, AXES = "distribution", "learning", "axes"  # the sections of the page
 _MOST_GROUPS = 8  # an axis of numbers with more values is shown in three parts of equal count
 
 
@@ -30,7 +33,14 @@ def figures_of_run(run: RunFolder, made: Tables | None = None) -> list[Figure]:
 
 def figures(evidence: Evidence, prompts: Prompts) -> list[Figure]:
     """Those that have something to show, in the order of the page. ``prompts``: entry -> prompt id -> metric."""
-    found = [*_of_prompts(evidence, prompts), *_of_training(evidence), *_of_axes(evidence)]
+    found = [
+        *coordinates_figure(evidence),
+        *_of_prompts(evidence, prompts),
+        *answer_figures(evidence, prompts),
+        *_of_training(evidence),
+        *_of_axes(evidence),
+        *cost_figures(evidence),
+    ]
     return [figure for figure in found if figure.spec]
 
 
@@ -111,16 +121,11 @@ def _of_training(evidence: Evidence) -> Iterator[Figure]:
 
 def _of_axes(evidence: Evidence) -> Iterator[Figure]:
     """Of every axis that varies: a line per value, a tick per configuration that is averaged there."""
-    scored = [
-        e
-        for e in evidence.entries
-        if math.isfinite(e.number("mean")) and e.status == "finished" and not e.row.get("degenerate")
-    ]
     metric = evidence.study.task.metric
     title = f"mean {metric} of one {evidence.unit}, {metric_unit(metric)}"
     for axis in evidence.differing:
         samples = []
-        for name, members in _by_value(scored, axis):
+        for name, members in _by_value(evidence.sound, axis):
             label = f"{name} ({counted(len(members), evidence.unit)}{_average(evidence, axis, name)})"
             means, ids = tuple(100 * e.number("mean") for e in members), tuple(e.id for e in members)
             samples.append(DrawnValues(label, means, tuple(e.label for e in members), ids))

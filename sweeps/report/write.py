@@ -1,9 +1,9 @@
 """``report.html`` of a run folder: one file without external parts, which can be made again at any time.
 
 The page says in plain words which configuration is best over unseen prompts and how sure that is. Then follow the map
-of configurations and prompts, which axis mattered, the table, the distributions, the curves, what was cut with the
-reasons, and how everything was measured. Text from data, prompts and the study is escaped by Jinja2 and by
-``sweeps.display.html``. Neither torch nor ray nor transformers is imported.
+of configurations and prompts, which axis mattered, the table, the distributions, wins and answers, the curves, what was
+cut with the reasons, what the stages took, and how everything was measured. Text from data, prompts and the study is
+escaped by Jinja2 and by ``sweeps.display.html``. Neither torch nor ray nor transformers is imported.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from trainer.store import DamagedError, Store, StoreError, scores_name
 from trainer.trial import Trial, axis_columns, rung_steps
 
 COLUMNS = (*score_grid.COLUMNS, "new_tokens")  # of the score rows
+_CELLS = ("new_tokens",)  # enough to count them
 ROBUSTNESS_FILE = "tables/robustness.parquet"
 TRIAL_SCORES_FILE = "tables/trials.parquet"
 GROUPS_FILE = "tables/groups.parquet"
@@ -331,6 +332,13 @@ class RunFolder:
             if (found := self._rung(trial_id, step, pool)) is not None:
                 yield found
 
+    def records(self, trial_id: str, pool: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Of every rung of the trial under ``pool`` that the study trained it to, first to last: its cells and its
+        record."""
+        for step in self.store.rungs(trial_id, pool):
+            if not self.went_on(trial_id, step) and (scores := self._load(trial_id, step, pool, _CELLS)) is not None:
+                yield scores[0].num_rows, scores[1]
+
     def _rung(self, trial_id: str, step: int, pool: str) -> Rung | None:
         scores = self._load(trial_id, step, pool)
         if scores is None:
@@ -341,11 +349,13 @@ class RunFolder:
         where = f"{self.store.uri}/{scores_name(trial_id, step, pool)}"
         return Rung(step, record, rows, read_grid(rows, self._labels(pool, record), where, record.get("sample")))
 
-    def _load(self, trial_id: str, step: int, pool: str) -> tuple[pa.Table, dict[str, Any]] | None:
+    def _load(
+        self, trial_id: str, step: int, pool: str, columns: tuple[str, ...] = COLUMNS
+    ) -> tuple[pa.Table, dict[str, Any]] | None:
         """Rows and record; None, with a note, where the file is not what was written there."""
         name = scores_name(trial_id, step, pool)
         try:
-            found = self.store.load_scores(trial_id, step, pool, COLUMNS)
+            found = self.store.load_scores(trial_id, step, pool, columns)
         except DamagedError as error:
             self.note(name, f"is damaged ({error})")
             return None

@@ -86,11 +86,12 @@ def score_rows(trial_id: str, rung: int, pool: str, right: np.ndarray, prompts: 
     return pa.Table.from_pylist(rows)
 
 
-def record(trial: t.Trial, rung: int, level: float) -> dict[str, Any]:
+def record(trial: t.Trial, rung: int, level: float, trained: float = 8.0) -> dict[str, Any]:
     steps = list(range(rung - 19, rung + 1))
     loss = [2.5 * level * np.exp(-s / 25) + 0.3 + 0.05 * np.sin(s * 3) for s in steps]
     curve = {"step": steps, "completion_loss": loss, "prompt_loss": [None] * 20, "lr": [1e-3] * 20}
-    return {"trial": trial.to_json(), "rung": rung, "seconds": 12.0, "tokens": 5000, "curve": curve}
+    seconds = {"seconds": trained + 4.0, "train_seconds": trained, "score_seconds": 4.0}
+    return {"trial": trial.to_json(), "rung": rung, **seconds, "tokens": round(625 * trained), "curve": curve}
 
 
 def add_trial(
@@ -105,7 +106,7 @@ def add_trial(
         store.write_scores(trial.id, rung, "dev", dev, record(trial, rung, 1.4 - quality))
     if test:
         rows = score_rows(trial.id, 20 * rungs, "test", quality + wave, names)
-        store.write_scores(trial.id, 20 * rungs, "test", rows, record(trial, 20 * rungs, quality))
+        store.write_scores(trial.id, 20 * rungs, "test", rows, record(trial, 20 * rungs, quality, trained=0.0))
 
 
 def keep_wordings(store: Store, texts: dict[str, str]) -> str:
@@ -199,3 +200,15 @@ def page_of(folder: Path) -> tuple[str, Page]:
     assert where == f"{folder}/report.html"
     source = Path(where).read_text(encoding="utf-8")
     return source, Page(source)
+
+
+def charts_of(source: str) -> dict[str, Any]:
+    """Name -> Vega-Lite of the page's figures."""
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', source, re.DOTALL)
+    specs: dict[str, Any] = json.loads(found[1]) if found else {}
+    return specs
+
+
+def data_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of all of a chart's data."""
+    return [row for rows in spec["datasets"].values() for row in rows]

@@ -63,6 +63,14 @@ def counted_answers(predicted: Ints, label: Ints, k: int) -> LabelCounts:
     return LabelCounts(hits.astype(float), answered.astype(float), np.bincount(label, minlength=k)[None].astype(float))
 
 
+def answer_counts(scores: Grid) -> Ints:
+    """[K, K + 1] the scored cells of each right label by answer; the last column: cells without an answer."""
+    k = len(scores.labels)
+    place = scores.label * (k + 1) + np.where(scores.predicted == NO_ANSWER, k, scores.predicted)
+    scored = place.ravel() if scores.seen is None else place[scores.seen]
+    return np.bincount(scored, minlength=k * (k + 1)).reshape(k, k + 1)
+
+
 def smoothed_counts(scores: Grid) -> LabelCounts:
     """Of a sample, for the rows that it touches: each prompt's answers to the rows of a label, with ``PRIOR`` cells of
     all prompts' answers mixed in. The pseudo-values around it make up for the mixture to first order; without it a few

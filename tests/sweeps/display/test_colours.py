@@ -40,3 +40,9 @@ def test_text_has_a_contrast_of_four_and_a_half_and_marks_of_three(colours: dict
 @pytest.mark.parametrize(("colours", "most"), [(LIGHT, 0.55), (DARK, 0.4)], ids=["light", "dark"])
 def test_numbers_in_the_map_can_be_read_on_its_strongest_colour(colours: dict[str, str], most: float) -> None:
     assert contrast(colours["ink"], mixed(colours["win"], colours["paper"], most)) >= 4.5
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_numbers_can_be_read_on_every_shade_of_a_matrix(colours: dict[str, str]) -> None:
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        assert contrast(colours["ink"], mixed(colours["shade"], colours["tint"], share)) >= 4.5, share

@@ -7,10 +7,19 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import vl_convert
 
 from sweeps.display.colours import DARK, LIGHT, SERIES
 from sweeps.display.vega import Course, DrawnValues, Spec, courses, cumulative, distribution, library, theme
+from sweeps.display.vega_comparisons import (
+    Calibration,
+    Confusion,
+    calibration_curves,
+    confusion_matrices,
+    matrix_of_wins,
+)
+from sweeps.display.vega_overviews import ParallelAxis, ParallelLine, Stage, parallel, waterfall
 
 
 def svg(spec: Spec, colours: dict[str, str] = LIGHT) -> str:
@@ -43,6 +52,13 @@ def test_a_distribution_has_a_tick_for_each_value_a_box_and_a_mean_for_each_line
     assert f'stroke="{LIGHT["c1"]}"' in picture  # the threshold
     assert f'fill="{LIGHT["win"]}"' in picture  # the accent
     assert f'fill="{LIGHT["win"]}"' not in svg(distribution(samples[1:], "accuracy", "Accuracy of one"))
+
+
+def test_the_names_of_lines_have_the_colour_of_text_on_both_papers() -> None:
+    for colours in (LIGHT, DARK):
+        picture = svg(distribution([sample("a name", [70.0, 80.0])], "accuracy", "Accuracy of one"), colours)
+        (name,) = re.findall(r"<text[^>]*>a name</text>", picture)
+        assert f'fill="{colours["ink"]}"' in name
 
 
 def test_cumulative_curves_end_at_all_prompts() -> None:
@@ -95,7 +111,14 @@ def test_a_long_curve_is_averaged() -> None:
 
 
 def test_a_chart_asks_no_address_and_leaves_colours_to_the_theme() -> None:
+    none = np.zeros((2, 2), int)
+    axes = [ParallelAxis("lr", ((0.0, "1"), (1.0, "2"))), ParallelAxis("mean", ())]
     charts: list[Any] = [
+        matrix_of_wins(["i", "j"], ["a", "b"], np.array([[np.nan, 0.2], [0.8, np.nan]]), none, "One"),
+        confusion_matrices([Confusion("i", "a", ("no", "yes"), ("no", "yes"), none + 1)], "One"),
+        calibration_curves([Calibration("i", "a", (0.1,), (0.2,), (3,))], ("x", "y"), "One"),
+        waterfall([Stage("a", 1, "1 s"), Stage("b", 2, "2 s")], Stage("all", 3, "3 s"), "seconds", "One"),
+        parallel(axes, [ParallelLine("i", "a", (0.0, 1.0), "80 %", True)], "One"),
         distribution([sample("a", [1.0])], "accuracy", "One"),
         cumulative([sample("a", [1.0])], "accuracy", "One"),
         courses([Course("i", "a", (0.0, 1.0), (1.0, 2.0))], "steps", "loss", "One"),

@@ -21,6 +21,7 @@ def test_each_figure_is_svg_pdf_and_png_and_each_table_is_latex(tmp_path: Path) 
     files = {path.name: path.read_bytes() for path in (tmp_path / "paper").iterdir()}
     begins = {"svg": b"<svg ", "pdf": b"%PDF-", "png": b"\x89PNG\r\n", "tex": b"% "}
     figures = {"map", "distribution", "cumulative", "loss", "objective", "axis-lr", "axis-seed", "wordings"}
+    figures |= {"coordinates", "wins", "confusion", "calibration", "time", "cells"}
     tables = {path.stem for path in (tmp_path / "run" / "tables").glob("*.md")}
     assert tables >= {"robustness", "trials", "groups", "effects", "ensembles"}
     wanted = {f"{name}.{ending}" for name in figures for ending in ("svg", "pdf", "png")}

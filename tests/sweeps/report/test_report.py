@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +16,8 @@ from reported_run import (
     SCRIPTS,
     add_list,
     add_trial,
+    charts_of,
+    data_of,
     finished_run,
     keep_wordings,
     make_run,
@@ -29,18 +29,6 @@ from reported_run import (
 
 from sweeps.report.write import write_report
 from trainer.errors import UserError
-
-
-def charts_of(source: str) -> dict[str, Any]:
-    """Name -> Vega-Lite of the page's figures."""
-    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', source, re.DOTALL)
-    specs: dict[str, Any] = json.loads(found[1]) if found else {}
-    return specs
-
-
-def data_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of all of a chart's data."""
-    return [row for rows in spec["datasets"].values() for row in rows]
 
 
 def test_a_finished_run_is_told_in_plain_words_and_numbers(tmp_path: Path) -> None:
