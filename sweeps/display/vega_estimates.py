@@ -155,7 +155,7 @@ def intervals(found: Sequence[NamedInterval], axis: str, description: str, zero:
         layers.append(bars.encode(x=alt.X("low:Q", title=axis), x2="high:Q", tooltip=tip))
     points = base.mark_point(filled=True, size=60, opacity=1, style="mean", yOffset=below)
     layers.append(points.encode(x=x, tooltip=tip))
-    return spec(alt.layer(*layers), description, alt.Step(step))
+    return spec(alt.layer(*layers), description, step * len({row["line"] for row in rows}))
 
 
 def _rows(one: Estimates, names: Mapping[float, str], place: int = 0, of: int = 1) -> list[dict[str, Any]]:

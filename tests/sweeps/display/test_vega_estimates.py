@@ -139,8 +139,8 @@ def test_a_long_name_is_broken_into_lines_that_fit_a_phone() -> None:
     assert [row["line"] for row in rows] == [long, "short"]
     assert " ".join(rows[0]["name"].split("\n")) == long
     assert max(map(len, rows[0]["name"].split("\n"))) <= NAME_LENGTH < len(long)
-    lower = intervals(found[1:], "points", "One")["height"]["step"]
-    assert intervals(found, "points", "Two")["height"]["step"] > lower
+    lower = intervals(found[1:], "points", "One")["height"]
+    assert intervals(found, "points", "Two")["height"] > 2 * lower
 
 
 def test_charts_ask_no_address_leave_colours_to_the_theme_and_keep_markup_of_data_as_text() -> None:
