@@ -46,7 +46,7 @@ class ShownTable:
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """``answer``: a sentence or two that say what was found; ``warnings``: what a reader must know beside that."""
 
     title: str
@@ -66,7 +66,7 @@ class Part:
         return tuple(figure for figure in self.figures if figure.spec)
 
 
-def render_part(part: Part) -> Markup:
+def render_part(part: ReportPart) -> Markup:
     return render("display/part.html.j2", part=part)
 
 

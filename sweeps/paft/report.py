@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.display.parts import Part, ShownTable
+from sweeps.display.parts import ReportPart, ShownTable
 from sweeps.display.text import counted, metric_text, percent, with_interval
 from sweeps.paft import tables
 from sweeps.paft.arm_results import Result, is_base, results
@@ -31,7 +31,7 @@ _SAYS = {
 }
 
 
-def part_of_run(run: RunFolder) -> Part | None:
+def part_of_run(run: RunFolder) -> ReportPart | None:
     """Write ``tables/paft_*`` and return the report's part; None where no arm has been scored on the test pool, or the
     study has none. ``tables/robustness`` must be there."""
     found = results(run) if run.study.axes.arm else []
@@ -41,7 +41,7 @@ def part_of_run(run: RunFolder) -> Part | None:
     made = tables.tables(found, run.study, run.store, timing)
     said = [*run.notes, *tables.notes(found, run.study, timing)]
     tables.write(run.store, made, said)
-    return Part(
+    return ReportPart(
         TITLE,
         answer=tuple(answer(made, run.study)),
         figures=tuple(figures(found, run.study, made.get("paft_claims", []), made.get("paft_prompts", []))),

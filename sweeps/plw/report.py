@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweeps.display.html import render
-from sweeps.display.parts import Part, ShownTable, page_charts, render_part
+from sweeps.display.parts import ReportPart, ShownTable, page_charts, render_part
 from sweeps.plw import sentences, tables
 from sweeps.plw.analysis import FEWEST, PlwAnalysis, analyse_plw
 from sweeps.plw.figures import figures
@@ -29,7 +29,7 @@ _TURNING = (  # the delta method's interval is in the file alone: Fieller's is t
 )  # fmt: skip
 
 
-def part_of_run(run: RunFolder) -> Part | None:
+def part_of_run(run: RunFolder) -> ReportPart | None:
     """Write the tables of one run and make its report's part; None where the run is no study of weights (yet)."""
     if run.study.search.method != "grid" or len(weights_of(run)) < FEWEST:
         return None
@@ -63,9 +63,9 @@ def write_study(runs: Sequence[str], out: str | None = None) -> list[str]:
     ]
 
 
-def part(found: PlwAnalysis) -> Part:
+def part(found: PlwAnalysis) -> ReportPart:
     """The part of a page: a sentence for each data set, the figures, and the tables of tests and turning points."""
-    return Part(
+    return ReportPart(
         TITLE,
         answer=tuple(sentences.sentence(found, data) for data in found.data_sets),
         figures=tuple(figures(found)),

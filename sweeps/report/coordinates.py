@@ -18,7 +18,7 @@ WITHOUT = "-"  # the value of an axis that a configuration does not have
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Of an axis: the place from 0 to 1 of each of its values."""
 
     places: dict[str, float]
@@ -35,7 +35,7 @@ class Scale:
         return (*kept, *ordered[1:][-1:])
 
 
-def scale_of(values: Sequence[str]) -> Scale:
+def scale_of(values: Sequence[str]) -> AxisScale:
     """Numbers lie where they are between the smallest and the largest, other values equally far from each other."""
     names = list(dict.fromkeys(values))
     try:
@@ -44,11 +44,11 @@ def scale_of(values: Sequence[str]) -> Scale:
         numbers = []
     if not numbers or not all(map(math.isfinite, numbers)):
         names.sort()
-        return Scale({name: i / max(len(names) - 1, 1) for i, name in enumerate(names)})
+        return AxisScale({name: i / max(len(names) - 1, 1) for i, name in enumerate(names)})
     logarithmic = min(numbers) > 0 and max(numbers) >= LOGARITHMIC * min(numbers)
     at = [math.log(n) for n in numbers] if logarithmic else numbers
     low, span = min(at), max(at) - min(at)
-    return Scale({name: (a - low) / span if span else 0.5 for name, a in zip(names, at, strict=True)}, logarithmic)
+    return AxisScale({name: (a - low) / span if span else 0.5 for name, a in zip(names, at, strict=True)}, logarithmic)
 
 
 def evenly(every: Sequence[Entry], n: int) -> list[Entry]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeps.display.parts import Figure, Part, ShownTable
+from sweeps.display.parts import Figure, ReportPart, ShownTable
 from sweeps.paft import report as paft_report
 from sweeps.plw import report as plw_report
 from sweeps.report.evidence import DRAWN
@@ -23,8 +23,8 @@ from sweeps.tables.configurations import labels
 class RunParts:
     """``mattered``: on which axis mattered, which has a place of its own in the page; ``others``: in their order."""
 
-    mattered: Part | None = None
-    others: tuple[Part, ...] = ()
+    mattered: ReportPart | None = None
+    others: tuple[ReportPart, ...] = ()
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -43,7 +43,7 @@ def parts_of_run(run: RunFolder) -> RunParts:
     return RunParts(mattered_part(run), tuple(part for part in found if part is not None))
 
 
-def mattered_part(run: RunFolder) -> Part | None:
+def mattered_part(run: RunFolder) -> ReportPart | None:
     """Write ``tables/effects`` and ``tables/variance`` and return the report's part; None where no two configurations
     can be compared."""
     found, metric = effects.write_effects(run), run.study.task.metric
@@ -51,7 +51,7 @@ def mattered_part(run: RunFolder) -> Part | None:
         return None
     tables = [effects.effect_table(found, metric)] if found.effects.num_rows else []
     said = effects.sentence(found, metric)
-    return Part(
+    return ReportPart(
         effects.TITLE,
         answer=(said,) if said else (),
         tables=(*tables, effects.variance_table(found, metric)),
@@ -59,12 +59,12 @@ def mattered_part(run: RunFolder) -> Part | None:
     )
 
 
-def binary_part(run: RunFolder) -> Part | None:
+def binary_part(run: RunFolder) -> ReportPart | None:
     """Write ``tables/binary`` and return the report's part; None where the task has not two labels."""
     table, names = binary.write_binary(run), labels(run.robustness())
     if table.num_rows == 0:
         return None
-    return Part(
+    return ReportPart(
         binary.TITLE,
         answer=tuple(binary.answer(table, names)),
         tables=(_shown(_title("The figures", "binary"), *binary.cells(_first(table), names)),),
@@ -72,13 +72,13 @@ def binary_part(run: RunFolder) -> Part | None:
     )
 
 
-def ensembles_part(run: RunFolder) -> Part | None:
+def ensembles_part(run: RunFolder) -> ReportPart | None:
     """Write ``tables/ensembles`` and return the report's part; None where no trial has test scores yet."""
     table, names = ensembles.write_ensembles(run), labels(run.robustness())
     if table.num_rows == 0:
         return None
     title = _title("By method, with 95 % intervals", "ensembles")
-    return Part(
+    return ReportPart(
         ensembles.TITLE,
         answer=tuple(ensembles.answer(table, run.study, names)),
         figures=(ensembles.figure(table, run.study, names),),

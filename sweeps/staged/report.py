@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeps.display.parts import Figure, Part, ShownTable
+from sweeps.display.parts import Figure, ReportPart, ShownTable
 from sweeps.display.vega_estimates import NamedInterval, intervals
 from sweeps.run_folder import stages as record
 from sweeps.run_folder.reading import RunFolder
@@ -29,7 +29,7 @@ _ON_PAGE = {  # columns, where they are not all of the table's
 }  # fmt: skip
 
 
-def part_of_run(run: RunFolder) -> Part | None:
+def part_of_run(run: RunFolder) -> ReportPart | None:
     """Write the tables of a staged run and return its part of the report; None where it has no stages."""
     found = record.read(run.store)
     if found is None or not found["stages"]:
@@ -40,7 +40,7 @@ def part_of_run(run: RunFolder) -> Part | None:
     return part(found, made, run.study.task.metric)
 
 
-def part(found: Mapping[str, Any], made: Mapping[str, pa.Table], metric: str) -> Part:
+def part(found: Mapping[str, Any], made: Mapping[str, pa.Table], metric: str) -> ReportPart:
     """The part of the page."""
     answer: Mapping[str, Any] = found.get("answer") or {}
     crossed: Mapping[str, Any] = next((s for s in found["stages"] if s["name"] == "interaction"), {})
@@ -59,7 +59,7 @@ def part(found: Mapping[str, Any], made: Mapping[str, pa.Table], metric: str) ->
             "Stage 5 measured how much seeds change the objective. Compared with that, these earlier leads may be "
             f"chance. {' '.join(lucky)}"
         )
-    return Part(
+    return ReportPart(
         TITLE,
         answer=tuple(said),
         warnings=tuple(warnings),

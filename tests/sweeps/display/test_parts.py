@@ -6,7 +6,7 @@ import re
 
 from reported_run import EVIL, Page
 
-from sweeps.display.parts import LONG, MANY, Figure, Part, ShownTable, page_charts, render_part
+from sweeps.display.parts import LONG, MANY, Figure, ReportPart, ShownTable, page_charts, render_part
 from sweeps.display.vega_estimates import NamedInterval, intervals
 
 SPEC = intervals([NamedInterval("a", 1.0, 0.0, 2.0)], "points", "One")
@@ -17,7 +17,7 @@ def table(rows: int, title: str = "All arms") -> ShownTable:
 
 
 def test_the_answer_comes_first_then_figure_table_and_how_to_read_them() -> None:
-    part = Part(
+    part = ReportPart(
         "Arms", ("PAFT is best.",), (Figure("arms", "", "By arm", "A point is an arm.", SPEC),), (table(2),), ("std.",)
     )
     source = str(render_part(part))
@@ -30,13 +30,15 @@ def test_the_answer_comes_first_then_figure_table_and_how_to_read_them() -> None
 
 
 def test_long_tables_and_many_notes_are_folded() -> None:
-    source = str(render_part(Part("Arms", tables=(table(LONG), table(LONG + 1, "More")), notes=("n",) * (MANY + 1))))
+    source = str(
+        render_part(ReportPart("Arms", tables=(table(LONG), table(LONG + 1, "More")), notes=("n",) * (MANY + 1)))
+    )
     assert re.findall(r"<summary>(.*?)</summary>", source) == [f"More ({LONG + 1} rows)", "How to read this"]
     assert source.count('<div class="wide"') == source.count('<table class="in-words">') == 2
 
 
 def test_a_figure_without_data_has_no_place_and_no_chart() -> None:
-    part = Part("Arms", figures=(Figure("none", "", "", "", {}), Figure("arms", "", "", "", SPEC)))
+    part = ReportPart("Arms", figures=(Figure("none", "", "", "", {}), Figure("arms", "", "", "", SPEC)))
     assert [figure.name for figure in part.drawn] == ["arms"]
     assert "none" not in str(render_part(part))
     charts = str(page_charts(part.drawn))
@@ -46,7 +48,7 @@ def test_a_figure_without_data_has_no_place_and_no_chart() -> None:
 
 def test_text_from_data_is_escaped() -> None:
     evil = ShownTable(EVIL, (EVIL,), ((EVIL,),), notes=(EVIL,))
-    part = Part(EVIL, (EVIL,), (Figure("f", "", EVIL, EVIL, SPEC),), (evil,), (EVIL,), (EVIL,))
+    part = ReportPart(EVIL, (EVIL,), (Figure("f", "", EVIL, EVIL, SPEC),), (evil,), (EVIL,), (EVIL,))
     page = Page(str(render_part(part)))
     assert not [tag for tag, _ in page.tags if tag == "script"]
     assert page.words.count(EVIL) == 10
