@@ -195,9 +195,12 @@ def _marks(one: Course) -> list[dict[str, Any]]:
 
 
 def _data(values: list[dict[str, Any]]) -> alt.InlineData:
+    """Rows as a tuple: Altair copies the lists in a chart at every step. To look through them takes it seconds."""
     import altair as alt
+    from altair.utils.schemapi import debug_mode
 
-    return alt.InlineData(values)
+    with debug_mode(False):
+        return alt.InlineData(tuple(values))
 
 
 def _legend() -> alt.Legend:
@@ -240,7 +243,7 @@ def _spec(chart: alt.LayerChart | alt.FacetChart, description: str, height: Any)
         description=description,
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )
-    found: Spec = whole.to_dict()
+    found: Spec = whole.to_dict(validate=False)  # its parts were looked through when they were made
     del found["config"], found["$schema"]  # the theme gives the first; the page asks no address
     return found
 

@@ -34,6 +34,7 @@ from scipy import special
 from trainer.measure.grid import Floats, Ints
 from trainer.measure.metrics import TwoWay, two_way
 from trainer.measure.registry import kind_of
+from trainer.trial import digest
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -119,6 +120,12 @@ def resamples(n_prompts: int, n_rows: int, seed: int = 0, replicates: int = REPL
     at = prompts + np.arange(replicates)[:, None] * n_prompts
     counts = np.bincount(at.ravel(), minlength=replicates * n_prompts).reshape(replicates, n_prompts)
     return Resamples(prompts, counts.astype(np.float32), rows, stretch)
+
+
+@functools.lru_cache(maxsize=8)
+def seed_of(prompts: tuple[str, ...], rows: tuple[str, ...]) -> int:
+    """The seed of ``resamples`` for a grid: it depends on the prompts and rows alone."""
+    return int(digest([prompts, rows])[:8], 16)
 
 
 @dataclass(frozen=True)
