@@ -86,7 +86,7 @@ def distribution(samples: Sequence[DrawnValues], axis: str, description: str, th
     if thresholds:
         rules = alt.Chart(_data([{"at": t} for t in thresholds]))
         layers.append(rules.mark_rule(style="threshold").encode(x=alt.X("at:Q", title=axis)))
-    return _spec(alt.layer(*layers), description, alt.Step(LINE_HEIGHT))
+    return _spec(alt.layer(*layers), description, LINE_HEIGHT * len(order))
 
 
 def cumulative(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
@@ -153,7 +153,7 @@ def heat(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
         y=alt.Y("line:N", title=None, sort=[s.label for s in samples], axis=alt.Axis(labelLimit=260)),
         color=alt.Color("value:Q", title=axis, legend=alt.Legend(orient="bottom")),
     )
-    return _spec(alt.layer(chart), description, alt.Step(HEAT_HEIGHT))
+    return _spec(alt.layer(chart), description, HEAT_HEIGHT * len(samples))
 
 
 def _values(sample: DrawnValues) -> list[dict[str, Any]]:
@@ -266,7 +266,7 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
         "legend": {**text, "symbolStrokeWidth": 2, "symbolSize": 300, "labelLimit": PAPER_WIDTH - BESIDE_LABELS},
         "range": {"category": [colours[name] for name in SERIES], "heatmap": [colours["tint"], colours["win"]]},
         "line": {"color": soft, "strokeOpacity": 0.8},
-        "point": {"color": soft},
+        "point": {"color": soft, "opacity": 1},
         "rule": {"color": soft},
         "boxplot": {
             "box": {"fill": colours["tint"], "stroke": soft},
