@@ -232,7 +232,7 @@ def written(folder: Path) -> dict[str, tuple[float, str]]:
 def opened(page: Path) -> dict[str, tuple[float, str]]:
     """The page in Chromium, from opening the file on; empty without Chromium or Playwright."""
     try:
-        from browser import MissingBrowser, chromium
+        from browser import DRAWN, MissingBrowser, chromium
     except ImportError as error:
         print(f"not opened: {error}")
         return {}
@@ -243,9 +243,7 @@ def opened(page: Path) -> dict[str, tuple[float, str]]:
                 tab = browser.new_page()
                 tab.goto(page.as_uri(), wait_until="load")
                 usable.append(tab.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart"))
-                tab.wait_for_function(
-                    "document.querySelectorAll('.chart').length === document.querySelectorAll('.chart svg').length"
-                )
+                tab.wait_for_function(DRAWN)
                 drawn.append(tab.evaluate("performance.now()"))
                 tab.close()
     except MissingBrowser as error:

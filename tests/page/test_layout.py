@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from browser import NARROW
 
 # What reaches out of the window, and what its own box cuts off: a column's head in the map and a text that is longer
 # than its box are told by scrollWidth. Boxes that scroll (.wide, pre) hold what is wider.
@@ -42,9 +43,9 @@ CUT = """
 """
 
 
-@pytest.mark.parametrize("width", [1400, 800, 390])
+@pytest.mark.parametrize("width", [1400, 800, NARROW])
 def test_nothing_is_cut_and_the_page_does_not_scroll_sideways(width: int, opened: Any) -> None:
-    page = opened(width=width, touch=width == 390)
+    page = opened(width=width, touch=width == NARROW)
     assert page.run(CUT, False) == []
     for box in page.page.locator(".group, .every").all():
         box.check()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_table import NARROW, press, reach
+from browser import NARROW
 
 TIMES = " \u00d7 "
 WAYS = [("mouse", 1400), ("keyboard", 1400), ("touch", NARROW)]
@@ -31,7 +31,7 @@ def data_of(report: Path) -> dict[str, Any]:
 def choose(page: Any, selector: str, text: str, way: str) -> None:
     """Choose from a list."""
     if way == "keyboard":
-        reach(page, selector)
+        page.reach(selector)
         for _ in range(6):
             if page.run("(s) => document.querySelector(s).selectedOptions[0].textContent", selector) == text:
                 return
@@ -43,7 +43,7 @@ def choose(page: Any, selector: str, text: str, way: str) -> None:
 def cell(page: Any, line: int, column: int, way: str) -> None:
     """Select a cell of the table as it is shown; 0 is a head."""
     if way == "keyboard":
-        reach(page, ".heat [tabindex='0']")
+        page.reach(".heat [tabindex='0']")
         at = page.run("[document.activeElement.parentNode.rowIndex, document.activeElement.cellIndex]")
         for name, steps in (("ArrowRight", column - at[1]), ("ArrowDown", line - at[0])):
             for _ in range(abs(steps)):
@@ -111,6 +111,6 @@ def test_more_lines_are_asked_for(way: str, width: int, opened: Any, report: Pat
     page, data = opened(width=width, touch=way == "touch"), data_of(report)
     n = len(data["configurations"])
     assert page.texts("button.more") == [f"Show {n - 25} more"]
-    press(page, "button.more", way)
+    page.press("button.more", way)
     assert page.run(LINES) == [one["id"] for one in data["configurations"]]
     assert not page.page.locator("button.more").is_visible()

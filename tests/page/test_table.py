@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from browser import NARROW
 
 ROWS = """
 () => Array.from(document.querySelectorAll(".results tbody tr"))
   .filter((row) => row.checkVisibility()).map((row) => row.dataset.c)
 """
-NARROW = 390  # where rows are cards
 
 
 def rows_of(report: Path) -> list[dict[str, Any]]:
@@ -28,30 +28,6 @@ def by(rows: list[dict[str, Any]], name: str, down: bool = False) -> list[str]:
     return [row["configuration"] for row in [*known, *(row for row in rows if row[name] is None)]]
 
 
-def press(page: Any, selector: str, way: str) -> None:
-    """Use a control by ``way``: mouse, keyboard alone, or touch."""
-    one = page.page.locator(selector)
-    if way == "mouse":
-        one.click()
-    elif way == "touch":
-        one.tap()
-    else:
-        reach(page, selector)
-        page.page.keyboard.press("Space" if one.get_attribute("type") == "checkbox" else "Enter")
-
-
-def reach(page: Any, selector: str) -> None:
-    """Move the focus with the Tab key alone; AssertionError if it never gets there."""
-    wanted = "(selector) => document.activeElement === document.querySelector(selector)"
-    for _ in range(400):
-        if page.run(wanted, selector):
-            outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
-            assert outline != "none", f"{selector}: nothing shows that it has the focus"
-            return
-        page.page.keyboard.press("Tab")
-    raise AssertionError(f"the Tab key does not get to {selector}")
-
-
 def test_at_first_the_best_are_shown_in_their_order(opened: Any, report: Path) -> None:
     page = opened()
     assert page.run(ROWS) == [row["configuration"] for row in rows_of(report)][:25]
@@ -61,13 +37,13 @@ def test_at_first_the_best_are_shown_in_their_order(opened: Any, report: Path) -
 def test_a_press_on_a_title_sorts_and_another_turns_the_order(way: str, opened: Any, report: Path) -> None:
     page, rows = opened(), rows_of(report)
     title = '.results thead button[title="Sort: the worst prompt"]'
-    press(page, title, way)
+    page.press(title, way)
     assert page.run(ROWS) == by(rows, "min")[:25]
     assert page.run("document.querySelector('.results [aria-sort]').textContent") == "worst"
     assert page.run("document.querySelector('.results [aria-sort]').getAttribute('aria-sort')") == "ascending"
-    press(page, title, way)
+    page.press(title, way)
     assert page.run(ROWS) == by(rows, "min", down=True)[:25]
-    press(page, ".every", way)
+    page.press(".every", way)
     assert page.run(ROWS) == by(rows, "min", down=True)
 
 
@@ -80,15 +56,15 @@ def test_cards_are_sorted_by_a_list_of_the_titles(way: str, opened: Any, report:
         page.page.locator(".by").tap()
         page.page.locator(".by").select_option("worst")
     else:
-        reach(page, ".by")
+        page.reach(".by")
         while page.run("document.querySelector('.by').selectedOptions[0].textContent") != "worst":
             page.page.keyboard.press("ArrowDown")
     assert page.run(ROWS) == by(rows, "min")[:25]
-    press(page, ".way", way)
+    page.press(".way", way)
     assert page.texts(".way") == ["▼ descending"]
     assert page.run(ROWS) == by(rows, "min", down=True)[:25]
     page.page.locator(".by").select_option("rank")
-    press(page, ".way", way)
+    page.press(".way", way)
     assert page.run(ROWS) == [row["configuration"] for row in rows][:25]
 
 
@@ -103,9 +79,9 @@ def test_the_filter_looks_through_all_rows(way: str, width: int, opened: Any, re
     page, rows = opened(width=width, touch=way == "touch"), rows_of(report)
     stopped = [row["configuration"] for row in rows if row["status"] == "stopped"]
     if way == "keyboard":
-        reach(page, ".filter")
+        page.reach(".filter")
     else:
-        press(page, ".filter", way)
+        page.press(".filter", way)
     page.page.keyboard.type("Stopped")
     assert sorted(page.run(ROWS)) == sorted(stopped)
     assert page.texts(".choices output") == [f"{len(stopped)} of {len(rows)}"]
@@ -121,9 +97,9 @@ def test_a_group_of_columns_is_shown_and_hidden(way: str, width: int, opened: An
     cells = page.page.locator(".results tbody tr").first.locator("td.other")
     assert cells.count() > 5
     assert not cells.first.is_visible()
-    press(page, ".group[value=other]", way)
+    page.press(".group[value=other]", way)
     assert cells.first.is_visible()
-    press(page, ".group[value=other]", way)
+    page.press(".group[value=other]", way)
     assert not cells.first.is_visible()
 
 
@@ -131,9 +107,9 @@ def test_a_group_of_columns_is_shown_and_hidden(way: str, width: int, opened: An
 def test_a_picked_configuration_is_highlighted_everywhere(way: str, width: int, opened: Any) -> None:
     page = opened(width=width, touch=way == "touch")
     second = page.run("document.querySelectorAll('.results tbody tr')[1].dataset.c")
-    press(page, f'.results tr[data-c="{second}"] button.pick', way)
+    page.press(f'.results tr[data-c="{second}"] button.pick', way)
     assert highlighted(page) == {second}
-    press(page, f'.results tr[data-c="{second}"] button.pick', way)
+    page.press(f'.results tr[data-c="{second}"] button.pick', way)
     assert highlighted(page) == set()
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NARROW = 390  # pixels of a phone, where rows of the table are cards
+MOST_TABS = 400
 DRAWN = "!document.querySelector('.chart:not(:has(svg.marks))')"  # every chart of the page
 
 
@@ -46,6 +48,28 @@ class OpenedPage:
 
     def texts(self, selector: str) -> list[str]:
         return self.page.locator(selector).all_inner_texts()
+
+    def press(self, selector: str, way: str) -> None:
+        """Use a control by ``way``: mouse, keyboard (alone) or touch."""
+        one = self.page.locator(selector)
+        if way == "mouse":
+            one.click()
+        elif way == "touch":
+            one.tap()
+        else:
+            self.reach(selector)
+            self.page.keyboard.press("Space" if one.get_attribute("type") == "checkbox" else "Enter")
+
+    def reach(self, selector: str) -> None:
+        """Move the focus with the Tab key alone; AssertionError if it never gets there, or if nothing shows it."""
+        wanted = "(selector) => document.activeElement === document.querySelector(selector)"
+        for _ in range(MOST_TABS):
+            if self.run(wanted, selector):
+                outline = self.run("getComputedStyle(document.activeElement).outlineStyle")
+                assert outline != "none", f"{selector}: nothing shows that it has the focus"
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"the Tab key does not get to {selector}")
 
     def close(self) -> None:
         self.context.close()
