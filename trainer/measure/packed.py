@@ -1,4 +1,4 @@
-"""A grid of scores in a third of its memory, for a reader that needs many of them several times."""
+"""A grid of scores in half of its memory, for a reader that needs many of them several times."""
 
 from __future__ import annotations
 
