@@ -62,7 +62,7 @@ class Wordings:
         self._grids, self._prior = grids, prior
         self._shares: dict[str, list[Floats | None]] = {}  # by method; of each grid
         self._answers: dict[tuple[str, int], list[Ints]] = {}  # by method and number of wordings
-        self._estimates: dict[tuple[str, bytes], st.Estimate] = {}  # by metric and answers
+        self._estimates: dict[tuple[str, int, bytes], st.Estimate] = {}  # by metric, wordings and answers
 
     def asked(self, method: str, metric: str) -> list[Asked]:
         grids = self._grids
@@ -81,7 +81,7 @@ class Wordings:
             self._answers[method, n] = [_answers(g, shares, members) for g, shares in parts]
         given = self._answers[method, n]
         ranks = kind_of(metric).ranks  # by more than the answers
-        key = metric, b"".join(of_grid.tobytes() for of_grid in ([] if ranks else given))
+        key = metric, n, b"".join(of_grid.tobytes() for of_grid in ([] if ranks else given))
         if ranks or key not in self._estimates:  # with one wording, two methods often answer alike
             parts = zip(self._grids, given, self._shares[method], strict=True)
             cells = np.mean([_cells(g, of_grid, shares, members, metric) for g, of_grid, shares in parts], axis=0)
