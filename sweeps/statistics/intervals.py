@@ -156,8 +156,8 @@ def replicate(cells: Floats, drawn: Resamples, redraw: bool = True) -> Replicate
     for part in _blocks(b_total, r):
         w = drawn.rows[part].astype(np.float32)
         at, c = drawn.prompts[part], drawn.counts[part].astype(np.float64)
-        sums = (w @ both.T).astype(np.float64)  # [b, 2 P]
-        means = sums[:, :p] / r  # prompts on the replicate's rows
+        sums = w @ both.T  # [b, 2 P]
+        means = np.divide(sums[:, :p], r, dtype=np.float64)  # prompts on the replicate's rows
         mean = (c * means) @ ones / p
         by_column = drawn.counts[part] @ wide  # [b, R], p times the rows' means
         np.multiply(by_column, by_column, out=by_column)  # sum w (x - mean)^2 = sum w x^2 - r mean^2

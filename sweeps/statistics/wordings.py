@@ -162,9 +162,9 @@ def _highest(values: Floats) -> Ints:
 def _vote(grid: Grid, members: Members) -> Ints:
     """[D, R] the answer that most prompts give. Ties go to the label with the higher mean log-probability over the
     draw's prompts; without log-probabilities to that of the prompts which a fixed order puts first."""
-    given = grid.predicted[:, :, None] == np.arange(len(grid.labels))  # [P, R, K]
+    given = (grid.predicted[:, :, None] == np.arange(len(grid.labels))).astype(np.float32)  # [P, R, K]
     p, r, k = given.shape
-    counts = (members.astype(np.float64) @ given.reshape(p, r * k)).reshape(len(members), r, k)
+    counts = (members.astype(np.float32) @ given.reshape(p, r * k)).reshape(len(members), r, k)
     most = functools.reduce(np.maximum, np.moveaxis(counts, 2, 0))[:, :, None]
     if grid.label_logprobs is not None:
         second = np.nan_to_num(_average(grid.label_logprobs, members), nan=-np.inf)
