@@ -42,8 +42,8 @@ def pseudo_values(scores: Grid, counts: LabelCounts, formula: Formula) -> Floats
     """[P, R] the value at ``counts`` plus R times its derivative with respect to the row's weight."""
     value, slope = formula(counts)
     at = np.arange(len(scores.prompts))[:, None]
-    of_right = np.broadcast_to(slope.right, slope.hits.shape)[:, scores.label]
-    step = of_right + slope.answered[at, scores.predicted] + scores.correct * slope.hits[:, scores.label]
+    of_right = np.broadcast_to(slope.right, slope.hits.shape).take(scores.label, axis=1)
+    step = of_right + slope.answered[at, scores.predicted] + scores.correct * slope.hits.take(scores.label, axis=1)
     found: Floats = value[:, None] + len(scores.rows) * step
     return found
 
