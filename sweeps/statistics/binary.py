@@ -131,7 +131,7 @@ def _changes(at: Sorted, positive: Bools) -> tuple[Floats, float]:
     """([P, R] by how much each prompt's f1_macro changes where the threshold passes the chance at a place of ``at``: 0
     but where a group ends; and what it is below all of them, the same for every prompt)."""
     n_pos, n_neg = int(positive.sum()), int((~positive).sum())
-    missed = np.cumsum(positive[at.order], axis=1)
+    missed = np.cumsum(positive[at.order], axis=1, dtype=np.int64)
     above = _f1_macro(missed, np.arange(1, positive.size + 1) - missed, n_pos, n_neg)
     first = float(_f1_macro(np.array(0), np.array(0), n_pos, n_neg))
     below = np.where(at.first > 0, np.take_along_axis(above, np.maximum(at.first - 1, 0), axis=1), first)
@@ -165,7 +165,7 @@ def average_precisions(positive: Bools, p: Floats) -> Floats:
     if n_pos == 0:
         return np.full(len(p), np.nan)
     at = Sorted.of(-p)
-    hits = np.cumsum(positive[at.order], axis=1)
+    hits = np.cumsum(positive[at.order], axis=1, dtype=np.int64)
     terms = hits / np.arange(1, positive.size + 1) * (hits - at.before(hits))
     sums = [of_prompt[ends].sum() for of_prompt, ends in zip(terms, at.ends, strict=True)]
     return np.where(np.isnan(p).any(axis=1), np.nan, np.array(sums) / n_pos)

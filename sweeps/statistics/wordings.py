@@ -83,8 +83,8 @@ class Wordings:
         ranks = kind_of(metric).ranks  # by more than the answers
         key = metric, n, b"".join(of_grid.tobytes() for of_grid in ([] if ranks else given))
         if ranks or key not in self._estimates:  # with one wording, two methods often answer alike
-            parts = zip(self._grids, given, self._shares[method], strict=True)
-            cells = np.mean([_cells(g, of_grid, shares, members, metric) for g, of_grid, shares in parts], axis=0)
+            answered = zip(self._grids, given, self._shares[method], strict=True)
+            cells = np.mean([_cells(g, of_grid, shares, members, metric) for g, of_grid, shares in answered], axis=0)
             self._estimates[key] = _estimate(cells, members, self._grids[0], metric)
         return self._estimates[key]
 

@@ -59,7 +59,7 @@ def placements(second: Bools, score: Floats) -> Floats:
     """[P, R] of the rows under every prompt, from ``score`` [P, R] without NaN; both labels occur in ``second`` [R]."""
     at = Sorted.of(score)
     n_second = int(second.sum())
-    of_second = np.cumsum(second[at.order], axis=1)
+    of_second = np.cumsum(second[at.order], axis=1, dtype=np.int64)
     of_first = np.arange(1, second.size + 1) - of_second
     # twice the rows of the other label on the right side: those that are passed, and half of those that are equal
     below = at.through(of_first) + at.before(of_first)
