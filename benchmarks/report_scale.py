@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="make the run folder here, or take the one that is here")
     args = parser.parse_args()
     size = Size(20, 8, 40) if args.quick else Size(rows=args.rows)
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="report-") as name:
         folder = args.keep or Path(name)
         if not (folder / "trials.parquet").exists():
@@ -75,7 +76,7 @@ def main() -> None:
     for claim, (value, unit) in found.items():
         print(f"  {claim}: {value:.2f} {unit}")
     if args.json:
-        args.json.write_text(json.dumps(claims_of(size, axes, found), indent=1) + "\n")
+        args.json.write_text(json.dumps(claims_of(size, axes, found, load), indent=1) + "\n")
 
 
 # the run ---------------------------------------------------------------------------------------------------------
@@ -255,13 +256,15 @@ def opened(page: Path) -> dict[str, tuple[float, str]]:
     }
 
 
-def claims_of(size: Size, axes: str, found: Mapping[str, tuple[float, str]]) -> list[dict[str, Any]]:
+def claims_of(size: Size, axes: str, found: Mapping[str, tuple[float, str]], load: float) -> list[dict[str, Any]]:
+    """``load``: processes that waited for a core when this began. Well above 0, it has slowed down all but the
+    processor time and the sizes."""
     of = f"{size.configurations} configurations x {size.prompts} prompts x {size.rows} rows, axes {axes}"
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     versions = {name: version(name) for name in ("numpy", "pyarrow", "altair")} | {"python": platform.python_version()}
     return [
         {"claim": f"{claim}, {of}", "ours": round(value, 3), "peer": None, "ratio": None, "unit": unit}
-        | {"machine": machine, "versions": versions}
+        | {"machine": machine, "load": round(load, 1), "versions": versions}
         for claim, (value, unit) in found.items()
     ]
 
