@@ -61,7 +61,7 @@ def counted_answers(predicted: Ints, label: Ints, k: int) -> LabelCounts:
     hits = np.bincount((at * k + label).ravel(), weights=right, minlength=p * k).reshape(p, k)
     none_first = np.bincount((at * (k + 1) + predicted - NO_ANSWER).ravel(), minlength=p * (k + 1)).reshape(p, k + 1)
     answered = np.roll(none_first, NO_ANSWER, axis=1).astype(float)
-    return LabelCounts(hits, answered, np.bincount(label, minlength=k)[None].astype(float))
+    return LabelCounts(hits.astype(float), answered, np.bincount(label, minlength=k)[None].astype(float))
 
 
 def smoothed_counts(scores: Grid) -> LabelCounts:
