@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo demo-smollm2 test test-demo test-long test-cluster docs dist lint types clean
+.PHONY: demo demo-smollm2 test test-demo test-long test-cluster test-page pictures docs dist lint types clean
 
 demo: $(VENV)/.ready  ## the quickstart sweep and its table, on this machine, without a GPU
 	$(RUN) steadytune run quickstart
@@ -24,6 +24,12 @@ test-long: $(VENV)/.dev  ## the checks that take minutes each
 
 test-cluster: $(VENV)/.dev  ## a study over Ray nodes that break, as root (network namespaces), else it skips and says why; jobs
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m cluster
+
+test-page: $(VENV)/.dev  ## the report in a real browser: on a desktop, a phone and paper, by mouse, keyboard and touch
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -q -m page tests/page
+
+pictures: $(VENV)/.dev  ## takes the pictures of the report's sections under docs/images again; needs Chromium
+	$(RUN) python tests/support/sections.py
 
 docs: $(VENV)/.docs  ## the documentation as a site that needs no network: site/index.html
 	$(RUN) python docs/site/pages.py

@@ -86,7 +86,7 @@ def distribution(samples: Sequence[DrawnValues], axis: str, description: str, th
     if thresholds:
         rules = alt.Chart(data([{"at": t} for t in thresholds]))
         layers.append(rules.mark_rule(style="threshold").encode(x=alt.X("at:Q", title=axis)))
-    return spec(alt.layer(*layers), description, alt.Step(LINE_HEIGHT))
+    return spec(alt.layer(*layers), description, LINE_HEIGHT * len(order))
 
 
 def cumulative(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
@@ -153,7 +153,7 @@ def heat(samples: Sequence[DrawnValues], axis: str, description: str) -> Spec:
         y=alt.Y("line:N", title=None, sort=[s.label for s in samples], axis=alt.Axis(labelLimit=260)),
         color=alt.Color("value:Q", title=axis, legend=alt.Legend(orient="bottom")),
     )
-    return spec(alt.layer(chart), description, alt.Step(HEAT_HEIGHT))
+    return spec(alt.layer(chart), description, HEAT_HEIGHT * len(samples))
 
 
 def _values(sample: DrawnValues) -> list[dict[str, Any]]:
@@ -207,9 +207,12 @@ def _marks(one: Course) -> list[dict[str, Any]]:
 
 
 def data(values: list[dict[str, Any]]) -> alt.InlineData:
+    """Rows as a tuple: Altair copies the lists in a chart at every step. To look through them takes it seconds."""
     import altair as alt
+    from altair.utils.schemapi import debug_mode
 
-    return alt.InlineData(values)
+    with debug_mode(False):
+        return alt.InlineData(tuple(values))
 
 
 def _legend() -> alt.Legend:
@@ -252,7 +255,7 @@ def spec(chart: alt.LayerChart | alt.FacetChart, description: str, height: Any) 
         description=description,
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )
-    found: Spec = whole.to_dict()
+    found: Spec = whole.to_dict(validate=False)  # its parts were looked through when they were made
     del found["config"], found["$schema"]  # the theme gives the first; the page asks no address
     return found
 
@@ -280,7 +283,7 @@ def theme(colours: Mapping[str, str]) -> dict[str, Any]:
             "ramp": [colours["tint"], colours["shade"]],
         },
         "line": {"color": soft, "strokeOpacity": 0.8},
-        "point": {"color": soft},
+        "point": {"color": soft, "opacity": 1},
         "rule": {"color": soft},
         "boxplot": {
             "box": {"fill": colours["tint"], "stroke": soft},

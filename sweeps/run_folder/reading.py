@@ -30,6 +30,7 @@ from sweeps.study.texts import text_at
 from trainer.errors import UserError
 from trainer.measure import grid as score_grid
 from trainer.measure.grid import Grid, read_grid
+from trainer.measure.packed import Packed
 from trainer.store import DamagedError, Store, StoreError, scores_name
 from trainer.trial import Trial, axis_columns, rung_steps
 
@@ -39,6 +40,7 @@ ROBUSTNESS_FILE = "tables/robustness.parquet"
 TRIAL_SCORES_FILE = "tables/trials.parquet"
 GROUPS_FILE = "tables/groups.parquet"
 CONFIRMATION_FILE = "tables/confirmation.parquet"
+KEPT = 256 * 2**20  # bytes of grids in memory; what is beyond is read from its file again
 MOST_NAMED = 10  # damaged files that a note lists
 log = logging.getLogger("steadytune")
 
@@ -71,6 +73,8 @@ class RunFolder:
         self._beyond = beyond
         self._damage: dict[str, str] = {}  # file -> what is wrong
         self._unchecked: set[str] = set()
+        self._grids: dict[tuple[str, str], Packed] = {}  # read already: a report needs each several times
+        self._room = KEPT
 
     # what is wrong with it --------------------------------------------------------------------------------------
 
@@ -293,8 +297,16 @@ class RunFolder:
     def last_grid(self, trial_id: str, pool: str) -> Grid | None:
         """The trial's scores under ``pool`` at its last rung; None if it has none there, or if that rung ended in NaN.
         Raises ``ScoreError`` naming file, prompt and row of a bad cell."""
+        if (trial_id, pool) in self._grids:
+            return self._grids[trial_id, pool].whole()
         last = self.last_rung(trial_id, pool)
-        return None if last is None else last.grid
+        if last is None or last.grid is None:
+            return None
+        kept = Packed.of(last.grid)
+        if self._room >= kept.size:
+            self._room -= kept.size
+            self._grids[trial_id, pool] = kept
+        return last.grid
 
     def last_rung(self, trial_id: str, pool: str) -> Rung | None:
         """The trial's last rung under ``pool``; None if it has no scores there."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.measure.grid import Floats, Grid
-from trainer.measure.placements import roc_auc
+from trainer.measure.placements import Sorted, roc_aucs
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -52,18 +52,18 @@ def binary_metrics(dev: Grid | None, test: Grid) -> dict[str, float | None]:
     two labels. Without dev scores there is no tuned threshold."""
     tuned = math.nan if dev is None else tuned_threshold(dev)
     p, positive = chances(test), test.label == 1
-    own = [own_threshold(each, positive) for each in p]
-    at_tuned = math.nan if dev is None else float(np.mean([f1_macro(each, positive, tuned) for each in p]))
-    at_own = float(np.mean([value for _, value in own]))
+    own = own_thresholds(p, positive)
+    at_own = float(f1_macro(p, positive, own[:, None]).mean())
+    at_tuned = math.nan if dev is None else float(f1_macro(p, positive, tuned).mean())
     found = {
-        "f1_half": float(np.mean([f1_macro(each, positive, 0.5) for each in p])),
+        "f1_half": float(f1_macro(p, positive, 0.5).mean()),
         "threshold": tuned,
         "f1_tuned": at_tuned,
         "f1_own": at_own,
         "drift": at_own - at_tuned,
-        "threshold_std": float(np.std([t for t, _ in own], ddof=1)) if len(own) > 1 else math.nan,
-        "roc_auc": float(np.mean([roc_auc(positive, each) for each in p])),
-        "pr_auc": float(np.mean([average_precision(positive, each) for each in p])),
+        "threshold_std": float(own.std(ddof=1)) if len(own) > 1 else math.nan,
+        "roc_auc": float(roc_aucs(positive, p).mean()),
+        "pr_auc": float(average_precisions(positive, p).mean()),
         "brier": float(((p - positive) ** 2).mean()),
         "ece": float(np.mean([calibration_error(positive, each) for each in p])),
         "positive_share": float(positive.mean()),
@@ -83,11 +83,11 @@ def chances(grid: Grid) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(grid.label_logprobs[:, :, 0] - grid.label_logprobs[:, :, 1])))
 
 
-def f1_macro(p: Floats, positive: Bools, threshold: float) -> float:
-    """Macro-F1 over the rows [R] of one prompt; the answer is positive where the chance is above the threshold."""
+def f1_macro(p: Floats, positive: Bools, threshold: Floats | float) -> Floats:
+    """[P] macro-F1 over the rows of each prompt of ``p`` [P, R]; the answer is positive where the chance is above the
+    threshold, one or [P, 1]."""
     below, n_pos = p <= threshold, int(positive.sum())
-    missed, kept = np.array([(below & positive).sum()]), np.array([(below & ~positive).sum()])
-    return float(_f1_macro(missed, kept, n_pos, positive.size - n_pos)[0])
+    return _f1_macro((below & positive).sum(axis=1), (below & ~positive).sum(axis=1), n_pos, positive.size - n_pos)
 
 
 def _f1_macro(missed: Counts, kept: Counts, n_pos: int, n_neg: int) -> Floats:
@@ -122,31 +122,53 @@ def common_threshold(p: Floats, positive: Bools, seen: Bools | None = None) -> f
 def _steps(p: Floats, positive: Bools) -> tuple[Floats, Floats, float]:
     """(the chances of one prompt, by how much f1_macro changes where the threshold passes each, and what it is below
     all of them)."""
+    at = Sorted.of(p[None])
+    change, first = _changes(at, positive)
+    return at.values[at.ends], change[at.ends], first
+
+
+def _changes(at: Sorted, positive: Bools) -> tuple[Floats, float]:
+    """([P, R] by how much each prompt's f1_macro changes where the threshold passes the chance at a place of ``at``: 0
+    but where a group ends; and what it is below all of them, the same for every prompt)."""
+    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
+    missed = np.cumsum(positive[at.order], axis=1, dtype=np.int64)
+    above = _f1_macro(missed, np.arange(1, positive.size + 1) - missed, n_pos, n_neg)
+    first = float(_f1_macro(np.array(0), np.array(0), n_pos, n_neg))
+    below = np.where(at.first > 0, np.take_along_axis(above, np.maximum(at.first - 1, 0), axis=1), first)
+    return np.where(at.ends, above - below, 0.0), first
+
+
+def own_thresholds(p: Floats, positive: Bools) -> Floats:
+    """[P] the best threshold for the rows of each prompt: ``common_threshold`` of every prompt by itself."""
+    at = Sorted.of(p)
+    change, first = _changes(at, positive)
+    start = np.zeros((len(p), 1))
+    mean = np.append(start, np.cumsum(change, axis=1), axis=1) + first  # [P, R + 1] after so many chances are passed
+    edges = np.concatenate([start, at.values, start + 1.0], axis=1)
+    between = (edges[:, 1:] + edges[:, :-1]) / 2.0
+    # where two chances are neighbours among the numbers there are, what lies between them is the upper one
+    through = np.append(at.last + 1, np.full((len(p), 1), positive.size), axis=1)
+    passed = np.where(between < edges[:, 1:], np.arange(positive.size + 1), through)
+    tried = np.concatenate([between, start + 0.5, start + 1.0], axis=1)
+    passed = np.concatenate([passed, *((p <= one).sum(axis=1, keepdims=True) for one in (0.5, 1.0))], axis=1)
+    value = np.take_along_axis(mean, passed, axis=1)
+    value[:, :-2][edges[:, 1:] == edges[:, :-1]] = -np.inf  # nothing lies between
+    away = np.where(value >= value.max(axis=1, keepdims=True) - EQUAL, np.abs(tried - 0.5), np.inf)
+    found: Floats = np.take_along_axis(tried, away.argmin(axis=1)[:, None], axis=1)[:, 0]
+    return found
+
+
+def average_precisions(positive: Bools, p: Floats) -> Floats:
+    """[P] precision at each chance that occurs, weighted by the recall gained there, as in scikit-learn; NaN without
+    positives, or where a chance is NaN."""
     n_pos = int(positive.sum())
-    order = np.argsort(p)
-    values = p[order]
-    last = np.flatnonzero(np.diff(values, append=np.inf))  # the last row of each chance that occurs
-    missed = np.append(0, np.cumsum(positive[order])[last])
-    f1 = _f1_macro(missed, np.append(0, last + 1) - missed, n_pos, p.size - n_pos)
-    return values[last], np.diff(f1), float(f1[0])
-
-
-def own_threshold(p: Floats, positive: Bools) -> tuple[float, float]:
-    """(the best threshold for the rows of one prompt, its f1_macro)."""
-    best = common_threshold(p[None], positive)
-    return best, f1_macro(p, positive, best)
-
-
-def average_precision(positive: Bools, p: Floats) -> float:
-    """Precision at each chance that occurs, weighted by the recall gained there, as in scikit-learn; NaN without
-    positives."""
-    n_pos = int(positive.sum())
-    if n_pos == 0 or np.isnan(p).any():
-        return math.nan
-    order = np.argsort(-p, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(p[order])), p.size - 1)  # the last row of each chance that occurs
-    hits = np.cumsum(positive[order])[last]
-    return float((hits / (last + 1) * np.diff(hits, prepend=0)).sum() / n_pos)
+    if n_pos == 0:
+        return np.full(len(p), np.nan)
+    at = Sorted.of(-p)
+    hits = np.cumsum(positive[at.order], axis=1, dtype=np.int64)
+    terms = hits / np.arange(1, positive.size + 1) * (hits - at.before(hits))
+    sums = [of_prompt[ends].sum() for of_prompt, ends in zip(terms, at.ends, strict=True)]
+    return np.where(np.isnan(p).any(axis=1), np.nan, np.array(sums) / n_pos)
 
 
 def calibration_error(positive: Bools, p: Floats) -> float:

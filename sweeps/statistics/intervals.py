@@ -34,6 +34,7 @@ from scipy import special
 from trainer.measure.grid import Floats, Ints
 from trainer.measure.metrics import TwoWay, two_way
 from trainer.measure.registry import kind_of
+from trainer.trial import digest
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -121,6 +122,12 @@ def resamples(n_prompts: int, n_rows: int, seed: int = 0, replicates: int = REPL
     return Resamples(prompts, counts.astype(np.float32), rows, stretch)
 
 
+@functools.lru_cache(maxsize=8)
+def seed_of(prompts: tuple[str, ...], rows: tuple[str, ...]) -> int:
+    """The seed of ``resamples`` for a grid: it depends on the prompts and rows alone."""
+    return int(digest([prompts, rows])[:8], 16)
+
+
 @dataclass(frozen=True)
 class Replicates:
     """The bootstrap of one grid: B studentised means, and B redrawn sets of P per-prompt values."""
@@ -149,8 +156,8 @@ def replicate(cells: Floats, drawn: Resamples, redraw: bool = True) -> Replicate
     for part in _blocks(b_total, r):
         w = drawn.rows[part].astype(np.float32)
         at, c = drawn.prompts[part], drawn.counts[part].astype(np.float64)
-        sums = (w @ both.T).astype(np.float64)  # [b, 2 P]
-        means = sums[:, :p] / r  # prompts on the replicate's rows
+        sums = w @ both.T  # [b, 2 P]
+        means = np.divide(sums[:, :p], r, dtype=np.float64)  # prompts on the replicate's rows
         mean = (c * means) @ ones / p
         by_column = drawn.counts[part] @ wide  # [b, R], p times the rows' means
         np.multiply(by_column, by_column, out=by_column)  # sum w (x - mean)^2 = sum w x^2 - r mean^2

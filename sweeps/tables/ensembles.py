@@ -22,7 +22,7 @@ from sweeps.display.table_files import markdown_rows, markdown_text, write_table
 from sweeps.display.text import column_with_interval, counted, metric_text, metric_unit, percent
 from sweeps.display.vega_estimates import Estimates, estimates
 from sweeps.run_folder.reading import RunFolder
-from sweeps.statistics.wordings import DRAWS, METHODS, Asked, asked
+from sweeps.statistics.wordings import DRAWS, METHODS, Asked, Wordings
 from sweeps.study.study import Study
 from sweeps.tables.columns import bounds
 from sweeps.tables.configurations import configurations
@@ -79,12 +79,12 @@ def _of_configuration(run: RunFolder, one: Mapping[str, Any], trials: Sequence[s
     if any(grid.label_logprobs is None for grid in grids):
         row["note"] = GENERATED if run.study.scoring.scorer == "generate" else RAGGED
     metrics = dict.fromkeys(["accuracy", run.study.task.metric])
-    prior = _prior(run, trials[0], grid)
+    several = Wordings(grids, _prior(run, trials[0], grid))
     return [
         {**row, "method": method, "metric": metric, **_numbers(found)}
         for method in METHODS
         for metric in metrics
-        for found in asked(grids, method, metric, prior)
+        for found in several.asked(method, metric)
     ]
 
 

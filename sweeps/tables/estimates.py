@@ -20,7 +20,6 @@ from sweeps.statistics import seeds as sd
 from trainer.measure import metrics
 from trainer.measure.estimate import estimate_grid
 from trainer.measure.grid import Floats, Grid, only, shared_cells
-from trainer.trial import digest
 
 
 @dataclass(frozen=True)
@@ -121,4 +120,4 @@ def prompt_spread(one: SeedCells, each: Sequence[st.Estimate], of_study: sd.Comp
 
 def seed_of(test: Grid) -> int:
     """Depends on the prompts and rows alone, so that all trials of one grid have the same resamples."""
-    return int(digest([test.prompts, test.rows])[:8], 16)
+    return st.seed_of(test.prompts, test.rows)

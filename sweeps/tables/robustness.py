@@ -2,8 +2,8 @@
 
 ``trials.parquet`` and the score files are read, ``tables/`` is written; the same folder always gives the same bytes.
 Score files are read a few at a time: once for the trials, and again for the configurations with several seeds and those
-that all others are compared with. In memory are a few grids, the grids of these, and the sums of each axis value whose
-trials are not all read.
+that all others are compared with, where ``RunFolder`` has not kept them. In memory are what it keeps, a few grids, the
+grids of these, and the sums of each axis value whose trials are not all read.
 
 The winner, and the two configurations with which all others are compared, are chosen on the dev prompts. ``rank``
 orders configurations by the same objective on the test prompts; it is for reading and decides nothing.

@@ -42,8 +42,8 @@ def pseudo_values(scores: Grid, counts: LabelCounts, formula: Formula) -> Floats
     """[P, R] the value at ``counts`` plus R times its derivative with respect to the row's weight."""
     value, slope = formula(counts)
     at = np.arange(len(scores.prompts))[:, None]
-    of_right = np.broadcast_to(slope.right, slope.hits.shape)[:, scores.label]
-    step = of_right + slope.answered[at, scores.predicted] + scores.correct * slope.hits[:, scores.label]
+    of_right = np.broadcast_to(slope.right, slope.hits.shape).take(scores.label, axis=1)
+    step = of_right + slope.answered[at, scores.predicted] + scores.correct * slope.hits.take(scores.label, axis=1)
     found: Floats = value[:, None] + len(scores.rows) * step
     return found
 
@@ -57,10 +57,11 @@ def counted_answers(predicted: Ints, label: Ints, k: int) -> LabelCounts:
     """Of the answers ``predicted`` [P, R] to rows whose right labels are ``label`` [R], numbers below ``k``."""
     p = len(predicted)
     at = np.arange(p)[:, None]
-    hits = np.bincount((at * k + label)[predicted == label], minlength=p * k).reshape(p, k)
-    answer = np.where(predicted == NO_ANSWER, k, predicted)
-    answered = np.bincount((at * (k + 1) + answer).ravel(), minlength=p * (k + 1)).reshape(p, k + 1)
-    return LabelCounts(hits.astype(float), answered.astype(float), np.bincount(label, minlength=k)[None].astype(float))
+    right = (predicted == label).ravel()
+    hits = np.bincount((at * k + label).ravel(), weights=right, minlength=p * k).reshape(p, k)
+    none_first = np.bincount((at * (k + 1) + predicted - NO_ANSWER).ravel(), minlength=p * (k + 1)).reshape(p, k + 1)
+    answered = np.roll(none_first, NO_ANSWER, axis=1).astype(float)
+    return LabelCounts(hits.astype(float), answered, np.bincount(label, minlength=k)[None].astype(float))
 
 
 def answer_counts(scores: Grid) -> Ints:

@@ -7,10 +7,12 @@ DeLong and Clarke-Pearson 1988). numpy only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.measure.grid import Floats, Grid, ScoreError
+from trainer.measure.grid import Floats, Grid, Ints, ScoreError
 
 Bools = NDArray[np.bool_]
 
@@ -42,20 +44,65 @@ def area_pseudo_values(scores: Grid) -> Floats:
 def roc_auc(second: Bools, score: Floats) -> float:
     """The chance that a row of the second label scores above one of the first, from ``score`` [R]; NaN where the rows
     have one label only, or a score is NaN."""
-    if second.all() or not second.any() or np.isnan(score).any():
-        return float("nan")
-    return float(placements(second, score[None])[0, second].mean())
+    return float(roc_aucs(second, score[None])[0])
+
+
+def roc_aucs(second: Bools, score: Floats) -> Floats:
+    """[P] ``roc_auc`` of every prompt, from ``score`` [P, R]."""
+    if second.all() or not second.any():
+        return np.full(len(score), np.nan)
+    of_second = np.ascontiguousarray(placements(second, score)[:, second])
+    return np.where(np.isnan(score).any(axis=1), np.nan, of_second.mean(axis=1))
 
 
 def placements(second: Bools, score: Floats) -> Floats:
-    """[P, R] of the rows under every prompt, from ``score`` [P, R]; both labels occur in ``second`` [R]."""
+    """[P, R] of the rows under every prompt, from ``score`` [P, R] without NaN; both labels occur in ``second`` [R]."""
+    at = Sorted.of(score)
+    n_second = int(second.sum())
+    of_second = np.cumsum(second[at.order], axis=1, dtype=np.int64)
+    of_first = np.arange(1, second.size + 1) - of_second
+    # twice the rows of the other label on the right side: those that are passed, and half of those that are equal
+    below = at.through(of_first) + at.before(of_first)
+    above = 2 * n_second - at.through(of_second) - at.before(of_second)
     found = np.empty(score.shape)
-    for own, sign in ((second, 1.0), (~second, -1.0)):
-        for row, placed in zip(sign * score, found, strict=True):
-            others = np.sort(row[~own])
-            below = np.searchsorted(others, row[own], "left") + np.searchsorted(others, row[own], "right")
-            placed[own] = below / (2.0 * len(others))
+    placed = np.where(second[at.order], below / (2.0 * (second.size - n_second)), above / (2.0 * n_second))
+    np.put_along_axis(found, at.order, placed, axis=1)
     return found
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Rows [R] of every prompt by ascending value, where equal values stand as one group."""
+
+    order: Ints  # [P, R]
+    values: Floats  # [P, R] in this order
+    first: Ints  # [P, R] the place where the group of each place begins
+    last: Ints  # [P, R] and where it ends
+
+    @classmethod
+    def of(cls, values: Floats) -> Sorted:
+        order = np.argsort(values, axis=1)
+        ordered = np.take_along_axis(values, order, axis=1)
+        p, r = values.shape
+        new = np.ones((p, r + 1), bool)  # a group begins here; behind the last place, too
+        new[:, 1:-1] = ordered[:, 1:] != ordered[:, :-1]
+        place = np.arange(r)
+        first = np.maximum.accumulate(np.where(new[:, :-1], place, 0), axis=1)
+        last = np.minimum.accumulate(np.where(new[:, 1:], place, r)[:, ::-1], axis=1)[:, ::-1]
+        return cls(order, ordered, first, last)
+
+    @property
+    def ends(self) -> Bools:
+        """[P, R] whether a group ends at the place."""
+        return self.last == np.arange(self.order.shape[1])
+
+    def through(self, counts: Ints) -> Ints:
+        """``counts`` [P, R] up to each place, up to the end of its group instead."""
+        return np.take_along_axis(counts, self.last, axis=1)
+
+    def before(self, counts: Ints) -> Ints:
+        """``counts`` [P, R] up to each place, up to where its group begins instead."""
+        return np.where(self.first > 0, np.take_along_axis(counts, np.maximum(self.first - 1, 0), axis=1), 0)
 
 
 def ranks_rows(scores: Grid) -> bool:

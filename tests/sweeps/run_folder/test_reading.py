@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from tiny_run import LABELLED, make_run
@@ -18,6 +19,7 @@ from sweeps.export.exported import read_exported
 from sweeps.live.watch import watch
 from sweeps.plw.scores import scores_of
 from sweeps.report.write import write_report
+from sweeps.run_folder import reading
 from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.trials_file import write_trials
 from sweeps.staged.compare import dev_scores
@@ -88,6 +90,24 @@ def test_the_last_rung_counts_and_earlier_ones_do_not(copy: Run) -> None:
     assert [rung.step for rung in RunFolder(store).rungs(trial.id, "dev")] == [10, 30]
     assert RunFolder(store).pools(trial.id) == ["dev", "test"]
     assert RunFolder(store).last_grid(trial.id, "nothing") is None
+
+
+@pytest.mark.parametrize("room", [reading.KEPT, 0])
+def test_grids_that_were_read_are_kept_while_there_is_room(
+    room: int, copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, [trial, *_] = copy
+    monkeypatch.setattr(reading, "KEPT", room)
+    folder = RunFolder(Store.open(uri))
+    first = folder.last_grid(trial.id, "dev")
+    last_dev_file(uri, trial.id).unlink()
+    again = folder.last_grid(trial.id, "dev")
+    assert first is not None
+    assert (again is not None) is (room > 0)
+    if again is not None:
+        assert again.prompts == first.prompts
+        assert np.array_equal(again.predicted, first.predicted)
+        assert np.array_equal(again.label_logprobs, first.label_logprobs)
 
 
 def test_rungs_to_which_another_study_trained_a_trial_do_not_count(copy: Run, tmp_path: Path) -> None:

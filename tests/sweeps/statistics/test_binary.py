@@ -85,9 +85,9 @@ def test_without_dev_scores_nothing_is_tuned() -> None:
 def test_the_common_threshold_is_the_best_of_all() -> None:
     p, positive = sample(3, prompts=2, rows=60)
     chosen = binary.common_threshold(p, positive)
-    best = np.mean([binary.f1_macro(x, positive, chosen) for x in p])
+    best = binary.f1_macro(p, positive, chosen).mean()
     for t in np.unique(p):
-        assert np.mean([binary.f1_macro(x, positive, float(t)) for x in p]) <= best + 1e-12
+        assert binary.f1_macro(p, positive, float(t)).mean() <= best + 1e-12
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -103,7 +103,8 @@ def test_thresholds_for_a_rare_label_are_the_best_of_all(seed: int) -> None:
         wrong = wrong_yes + wrong_no
         return float(right_yes / (right_yes + wrong / 2) + right_no / (right_no + wrong / 2)) / 2
 
-    own, best = binary.own_threshold(p[0], positive)
+    own = float(binary.own_thresholds(p[:1], positive)[0])
+    best = f1(p[0], own)
     assert best == pytest.approx(max(f1(p[0], t) for t in p[0]), abs=1e-9)
     assert best == pytest.approx(sk.f1_score(positive, p[0] > own, average="macro"), abs=1e-12)
     every = np.unique(p)
@@ -116,11 +117,13 @@ def test_thresholds_for_a_rare_label_are_the_best_of_all(seed: int) -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), min_size=1, max_size=20), st.floats(0, 1))
 def test_no_threshold_is_better_than_those_chosen(rows: list[tuple[float, float, bool]], threshold: float) -> None:
     p, positive = np.array([row[:2] for row in rows]).T, np.array([row[2] for row in rows])
-    common = binary.common_threshold(p, positive)
+    common, own = binary.common_threshold(p, positive), binary.own_thresholds(p, positive)
+    best = binary.f1_macro(p, positive, own[:, None])
     for t in (threshold, *p.ravel()):
-        assert binary.f1_macro(p[0], positive, t) <= binary.own_threshold(p[0], positive)[1] + 1e-9
-        of_t, of_common = (np.mean([binary.f1_macro(x, positive, at) for x in p]) for at in (t, common))
+        assert (binary.f1_macro(p, positive, t) <= best + 1e-9).all()
+        of_t, of_common = (binary.f1_macro(p, positive, at).mean() for at in (t, common))
         assert of_t <= of_common + 1e-9
+    assert own.tolist() == [binary.common_threshold(x[None], positive) for x in p]
 
 
 def test_drift_is_what_prompts_shift_the_chances_by() -> None:
@@ -155,4 +158,4 @@ def test_without_a_positive_row_what_cannot_be_known_is_null() -> None:
 def test_f1_macro_at_any_threshold(rows: list[tuple[float, bool]], threshold: float) -> None:
     p, positive = np.array([x for x, _ in rows]), np.array([y for _, y in rows])
     wanted = sk.f1_score(positive, p > threshold, average="macro", labels=[False, True], zero_division=0)
-    assert math.isclose(binary.f1_macro(p, positive, threshold), wanted, abs_tol=1e-12)
+    assert math.isclose(binary.f1_macro(p[None], positive, threshold)[0], wanted, abs_tol=1e-12)

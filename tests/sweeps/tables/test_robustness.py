@@ -18,6 +18,7 @@ from made_scores import LABEL, RECORD, SETTINGS, P, R, answers, by_id, folder, s
 from sklearn.metrics import f1_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
+from sweeps.run_folder import reading
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.intervals import SHARE
 from sweeps.tables import robustness as tables
@@ -225,8 +226,9 @@ def test_reading_results_imports_neither_torch_nor_ray() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_score_file_is_read_once_and_those_of_the_two_references_twice(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("room", [reading.KEPT, 0])
+def test_every_score_file_is_read_once_and_without_room_those_of_the_two_references_twice(
+    room: int, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()
     read = Store.read
@@ -236,11 +238,12 @@ def test_every_score_file_is_read_once_and_those_of_the_two_references_twice(
         return read(self, name)
 
     monkeypatch.setattr(Store, "read", counted)
+    monkeypatch.setattr(reading, "KEPT", room)
     tables.write_tables(RunFolder(store), SETTINGS)
     scored = {n: times for n, times in seen.items() if n.startswith("scores/")}
     twice = {f"scores/{trial_id}/000040-test.parquet" for trial_id in ("good", "fair")}
-    assert {n for n, times in scored.items() if times == 2} == twice
-    assert set(scored.values()) == {1, 2}
+    assert {n for n, times in scored.items() if times == 2} == (set() if room else twice)
+    assert set(scored.values()) <= {1, 2}
     assert len(scored) == 8  # dev and test of four trials, each at its last rung
 
 
