@@ -1,4 +1,4 @@
-"""What to do after a run, as the last line that ``steadytune run`` prints.
+"""What to do after a run, as the last line that ``steadytune run`` prints, and in the report's verdict.
 
 It follows from what the report says of the winner (``verdict.py``): with none, what its sentence names; with one that
 is not clearly better than the others, fresh seeds for the best; else the export.
@@ -30,6 +30,21 @@ def next_step(evidence: Evidence) -> str:
     if evidence.confirmed or evidence.study.stages is not None:
         return f"next: {export} (or another with --trial ID: {beside})"
     return f"next: {beside}. Run the study again with {shlex.quote(CONFIRM)}, or take it as it is: {export}"
+
+
+def to_be_surer(evidence: Evidence) -> str:
+    """What the page says to do where the winner is not clearly better than the others; "" where it is, and where there
+    is no winner."""
+    unclear, compared = unclear_differences(evidence)
+    if evidence.winner is None or not unclear:
+        return ""
+    beside = f"The winner is not clearly better than {unclear} of {compared} other {evidence.unit}s."
+    if evidence.confirmed or evidence.study.stages is not None:
+        return (
+            f"{beside} Either may be shipped; the dev prompts chose this one. To tell them apart takes more seeds, "
+            f"prompts or rows: steadytune plan STUDY --from {_typed(evidence.run.store.uri)} says how many."
+        )
+    return f"{beside} To be surer, run the study again with {shlex.quote(CONFIRM)}."
 
 
 def _typed(uri: str) -> str:

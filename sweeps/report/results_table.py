@@ -73,7 +73,7 @@ def results_table(evidence: Evidence) -> ResultsTable:
         columns=columns,
         lines=tuple(_line(entry, columns, entry is evidence.winner) for entry in evidence.entries),
         scale="In percent" if percents else "All values are 100 times their own",
-        order="The winner first, then by rank on the test prompts." if evidence.winner else "Best first.",
+        order=_order(evidence),
     )
 
 
@@ -92,6 +92,18 @@ _SEEDS = (
     Column("n_seeds", "seeds", "how many seeds the figures are of", OTHER),
 )
 _METRICS = tuple(Column(name, name, f"mean of the {METRICS[name].says}", OTHER) for name in OF_WHOLE_TASK)
+
+
+def _order(evidence: Evidence) -> str:
+    if not evidence.winner:
+        return "Best first."
+    found = "The winner first, then by rank on the test prompts."
+    if not evidence.confirmed:
+        return found
+    return (
+        f"{found} These are the {evidence.unit}s of the search; what fresh seeds say of the best "
+        f"{len(evidence.confirmed)} is in the verdict."
+    )
 
 
 def _columns(evidence: Evidence) -> tuple[Column, ...]:

@@ -53,7 +53,7 @@ def mattered_part(run: RunFolder) -> ReportPart | None:
     said = effects.sentence(found, metric)
     return ReportPart(
         effects.TITLE,
-        answer=(said,) if said else (),
+        answer=tuple(filter(None, (said, effects.unpaired_note(found)))),
         tables=(*tables, effects.variance_table(found, metric)),
         notes=tuple(effects.notes(found, metric)),
     )

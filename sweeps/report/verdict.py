@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,7 +222,7 @@ def _confirmed(evidence: Evidence) -> Iterator[Point]:
     if row["mean"] is None:
         yield Point("Mean", "Its fresh seeds have no test scores yet.")
         return
-    own = evidence.study.task.metric
+    own, named = evidence.study.task.metric, _named(evidence)
     sign, spread = metric_sign(own), with_interval(row["std_corrected"], row["std_low"], row["std_high"])
     yield Point(
         "Mean",
@@ -231,7 +231,7 @@ def _confirmed(evidence: Evidence) -> Iterator[Point]:
         f"of {spread}{sign} without noise, and a worst prompt at {column_with_interval(row, 'min')}{sign}.",
     )
     yield from _worst(evidence, evidence.fresh_prompts(row["configuration"]), ", averaged over these seeds")
-    yield from (Point("Lead", sentence) for sentence in shrinkage(evidence.confirmed))
+    yield from (Point("Lead", sentence) for sentence in shrinkage(evidence.confirmed, named))
     sentences = []
     for other in others:
         p = other["p_best_holm"]
@@ -240,11 +240,17 @@ def _confirmed(evidence: Evidence) -> Iterator[Point]:
         gap, low, high = (-other[name] for name in ("diff_best", "diff_best_high", "diff_best_low"))
         sentences.append(
             f"Its mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} than that of "
-            f"{confirmed_name(other)} ({level()} interval {interval(low, high, signed=True)}; corrected p "
+            f"{named(other)} ({level()} interval {interval(low, high, signed=True)}; corrected p "
             f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {_of_difference(bool(other['heavy_best']), p < ALPHA)}."
         )
     if sentences:
         yield Point("Runner-up" if len(sentences) == 1 else "Rivals", " ".join(sentences))
+
+
+def _named(evidence: Evidence) -> Callable[[Mapping[str, Any]], str]:
+    """What a confirmed configuration is called: as in the table of the search, where it is there."""
+    labels = {trial: entry.label for entry in evidence.entries for trial in entry.trials}
+    return lambda row: labels.get(row["search_trial_id"]) or confirmed_name(row)
 
 
 def _seeds(best: Entry, metric: str) -> str:

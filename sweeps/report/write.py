@@ -16,6 +16,7 @@ from sweeps.report import against, method, verdict
 from sweeps.report.evidence import Evidence, gather
 from sweeps.report.figures import figures
 from sweeps.report.heat_map import heat_map
+from sweeps.report.next_step import to_be_surer
 from sweeps.report.results_table import results_table
 from sweeps.report.table_parts import RunParts, parts_of_run
 from sweeps.run_folder.reading import RunFolder
@@ -57,6 +58,7 @@ def page(evidence: Evidence, parts: RunParts, compared: Comparison | None = None
         "notices": verdict.notices(evidence),
         "verdict": verdict.verdict(evidence, prompts),
         "against": against.part(compared) if compared else NOTHING,
+        "next": to_be_surer(evidence),
         "pool": evidence.pool,
         "unit": evidence.unit,
         "metric": study.task.metric,

@@ -184,21 +184,23 @@ def confirmation_page(table: pa.Table, settings: Settings, said: Sequence[str] =
     return "\n".join(lines) + "\n"
 
 
-def shrinkage(rows: Sequence[Row]) -> list[str]:
-    """How much of the search's lead is left, as a sentence. ``rows``: of tables/confirmation."""
+def shrinkage(rows: Sequence[Row], name: Callable[[Row], str] | None = None) -> list[str]:
+    """How much of the search's lead is left, as a sentence. ``rows``: of tables/confirmation; ``name``: what to call
+    one, by default ``confirmed_name``."""
+    name = name or confirmed_name
     winner = next((r for r in rows if r["winner"]), None)
     if winner is None or winner["search_objective"] is None or winner["objective"] is None:
         return []
     others = [r for r in rows if not r["winner"] and r["search_objective"] is not None and r["objective"] is not None]
     if not others:
         first, now = percent(winner["search_objective"]), percent(winner["objective"])
-        return [f"{confirmed_name(winner)} had an objective of {first} in the search, and of {now} with fresh seeds."]
+        return [f"{name(winner)} had an objective of {first} in the search, and of {now} with fresh seeds."]
     second = max(others, key=lambda r: r["search_objective"])
     before = winner["search_objective"] - second["search_objective"]
     after = winner["objective"] - second["objective"]
     return [
-        f"By the objective on the dev prompts, {confirmed_name(winner)} was {_apart(before)} "
-        f"{confirmed_name(second)} in the search, and {_apart(after)} it with the fresh seeds that report."
+        f"By the objective on the dev prompts, {name(winner)} was {_apart(before)} "
+        f"{name(second)} in the search, and {_apart(after)} it with the fresh seeds that report."
     ]
 
 

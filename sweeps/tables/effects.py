@@ -208,26 +208,31 @@ def notes(found: Mattered, metric: str) -> Iterator[str]:
             "Early stopping has left the configurations that were good at the rungs, so an axis can matter more than "
             "it does among them. scheduler.name=none trains all to their end."
         )
-    if found.unpaired:
-        yield f"No two compared configurations are equal but for {', '.join(found.unpaired)}: no difference is known."
     yield (
         "Shares are of the variance of the metric by configuration, seed and prompt; of an axis, the average over all "
         "orders in which axes can enter an additive fit."
     )
 
 
+def unpaired_note(found: Mattered) -> str:
+    """Of which axes nothing is known; "" where there is none."""
+    if not found.unpaired:
+        return ""
+    return f"No two finished configurations are equal but for {', '.join(found.unpaired)}: no difference is known."
+
+
 def sentence(found: Mattered, metric: str) -> str:
     """Which axis mattered, for a reader who reads nothing else; "" where no difference is known."""
     rows = [row for row in found.effects.to_pylist() if row["p_holm"] is not None]
-    whose = " of these fine-tunes, which have one seed each" if found.seeds == 1 else ""
+    whose = " of these fine-tunes, which have one seed each," if found.seeds == 1 else ""
     if not rows:
         return ""
     sure = [row for row in sorted(rows, key=lambda row: row["p"]) if row["p_holm"] < SURE]
     if not sure:
-        return f"No axis makes a difference in the mean {metric}{whose} that is sure at this size of the study."
+        return f"No axis changes the mean {metric}{whose} by more than chance may explain in a study of this size."
     texts = [
         f"{r['axis']} {r['value']} is {percent(abs(r['diff']))} {'above' if r['diff'] > 0 else 'below'} {r['against']}"
         for r in sure[:3]
     ]
     more = f", and {len(sure) - 3} more" if len(sure) > 3 else ""
-    return f"Sure differences in the mean {metric}{whose}: {'; '.join(texts)}{more}."
+    return f"Sure differences in the mean {metric}{whose.rstrip(',')}: {'; '.join(texts)}{more}."

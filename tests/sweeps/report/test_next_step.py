@@ -11,7 +11,7 @@ import pytest
 from made_scores import P, R, answers, folder
 
 from sweeps.report.evidence import Evidence, gather
-from sweeps.report.next_step import CONFIRM, next_step
+from sweeps.report.next_step import CONFIRM, next_step, to_be_surer
 from sweeps.report.verdict import verdict
 from sweeps.run_folder.reading import RunFolder
 from sweeps.study.load import resolved
@@ -112,3 +112,20 @@ def test_without_a_winner_it_names_what_to_do_instead(status: str, said: str, st
     found = evidence(tmp_path, study(), CONSTANT, status=status)
     assert next_step(found) == said
     assert said_of(found).endswith(f". {said[len('next: ') :].capitalize()}.")
+
+
+@pytest.mark.parametrize(
+    ("right", "fresh", "said"),
+    [
+        (CLEAR, (), ""),
+        (CONSTANT, (), ""),
+        (CLOSE, (), "The winner is not clearly better than 1 of 2 other trials. To be surer, run the study again with"),
+        (CLOSE, (0.80, 0.79), "The winner is not clearly better than 1 of 1 other trials. Either may be shipped"),
+    ],
+)
+def test_the_page_says_how_to_be_surer_where_the_winner_is_not_clear(
+    right: Sequence[float | None], fresh: tuple[float, ...], said: str, study: Any, tmp_path: Path
+) -> None:
+    found = to_be_surer(evidence(tmp_path, study(CONFIRM) if fresh else study(), right, fresh))
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
