@@ -18,7 +18,7 @@ def refuse_foreign_packages() -> None:
     which, where it is, and what to do."""
     for name, part in PACKAGES.items():
         found = importlib.util.find_spec(name)
-        places = [] if found is None else list(found.submodule_search_locations or [found.origin])
+        places = [] if found is None else list(found.submodule_search_locations or [str(found.origin)])
         if HOME / name not in [Path(str(place)).resolve() for place in places]:
             where = f"is found at {places[0]}" if places else "is not found"
             raise ImportError(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.display.text import shown
-from sweeps.run_folder.columns import REPORT
+from sweeps.run_folder.columns import REPORT, SEARCH
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import GROUPS_FILE, RunFolder
 from sweeps.study.study import Study
@@ -90,11 +90,13 @@ class Evidence:
         scores."""
         return self._prompts_of(entry.trials, self.pool)
 
+    def reporting(self, configuration: str) -> tuple[str, ...]:
+        """Ids of a confirmed configuration's trials whose fresh seeds report."""
+        return tuple(r["trial_id"] for r in self.fresh if (r["configuration"], r["role"]) == (configuration, REPORT))
+
     def fresh_prompts(self, configuration: str) -> dict[str, float]:
         """Test prompt id -> metric of a confirmed configuration, averaged over the fresh seeds that report."""
-        rows = self.run.trials_by_id.values()
-        fresh = [r["trial_id"] for r in rows if r["configuration"] == configuration and r["role"] == REPORT]
-        return self._prompts_of(fresh, "test")
+        return self._prompts_of(self.reporting(configuration), "test")
 
     def _prompts_of(self, trials: Sequence[str], pool: str) -> dict[str, float]:
         grids = [grid for trial_id in trials if (grid := self.run.last_grid(trial_id, pool)) is not None]
@@ -103,6 +105,17 @@ class Evidence:
             return {}
         each = np.mean([per_prompt(grid, self.study.task.metric) for grid in same], axis=0)
         return dict(zip(same[0].prompts, each.tolist(), strict=True))
+
+    @functools.cached_property
+    def fresh(self) -> Sequence[Mapping[str, Any]]:
+        """The rows of trials.parquet of the trials with fresh seeds."""
+        return [row for row in self.run.trials_by_id.values() if row["role"] != SEARCH]
+
+    @property
+    def spent(self) -> tuple[float, int]:
+        """Seconds of training and scoring, and tokens trained on, of all trials, those with fresh seeds as well."""
+        seconds = sum(e.seconds for e in self.entries) + sum(row["seconds"] or 0.0 for row in self.fresh)
+        return seconds, sum(e.tokens for e in self.entries) + sum(row["tokens"] or 0 for row in self.fresh)
 
     @functools.cached_property
     def wordings(self) -> Mapping[str, str]:

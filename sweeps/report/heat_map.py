@@ -7,6 +7,7 @@ colour is not all that tells. A picture of the whole map would be smaller and sh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,23 +31,39 @@ def heat_map(evidence: Evidence, prompts: Prompts) -> dict[str, Any] | None:
     if not shown:
         return None
     mapped = shown[: max(MOST_CELLS // len(names), FIRST)]
+    lines: list[tuple[Entry, Mapping[str, float]]] = [
+        (_fresh(evidence, row), values)
+        for row in evidence.confirmed
+        if (values := evidence.fresh_prompts(row["configuration"]))
+    ]
+    lines += [(entry, prompts[entry.id]) for entry in mapped]
     answers = _Answers()
     return {
         "first": FIRST,
-        "of_first_seed": any(len(entry.trials) > 1 for entry in mapped),
+        "fresh": bool(evidence.confirmed),
+        "of_first_seed": any(len(entry.trials) > 1 for entry, _ in lines),
         "prompts": [{"id": name, "text": evidence.wordings.get(name, "")} for name in names],
         "configurations": [
             {
                 "id": entry.id,
                 "label": entry.label,
-                "values": [_tenths(prompts[entry.id].get(name)) for name in names],
+                "values": [_tenths(values.get(name)) for name in names],
                 **(_flips(evidence, entry, names, answers) if place < FIRST else {}),
             }
-            for place, entry in enumerate(mapped)
+            for place, (entry, values) in enumerate(lines)
         ],
         "answers": answers.names,
         "left_out": len(shown) - len(mapped),
     }
+
+
+def _fresh(evidence: Evidence, row: Mapping[str, Any]) -> Entry:
+    """A confirmed configuration as a line of its own: its fresh seeds that report, under the name of the search."""
+    trials = evidence.reporting(row["configuration"])
+    own = next((e for e in evidence.entries if row["search_trial_id"] in e.trials), None)
+    if own is None:
+        own = replace(evidence.entries[0], id=row["configuration"], label=row["configuration"][:8])
+    return replace(own, label=f"{own.label}, fresh seeds", trials=trials)
 
 
 class _Answers:

@@ -16,7 +16,7 @@ from trainer.measure.estimate import Z
 
 
 def facts(evidence: Evidence) -> list[str]:
-    study = evidence.study
+    study, (seconds, tokens) = evidence.study, evidence.spent
     return [
         f"Metric: {study.task.metric}, for each prompt over all rows; then mean and standard deviation over prompts.",
         "Three pools of prompts without common prompts: one for training, one for early stopping (dev), and one only "
@@ -30,8 +30,7 @@ def facts(evidence: Evidence) -> list[str]:
         _answering(study),
         f"Model: {study.model.path}, {study.model.dtype}{_quantized(study)}; prompt and answer together take at most "
         f"{study.task.max_length} tokens.",
-        f"Cost: {duration(sum(e.seconds for e in evidence.entries))} of training and scoring, summed over trials; "
-        f"{sum(e.tokens for e in evidence.entries):,} tokens trained on.",
+        f"Cost: {duration(seconds)} of training and scoring, summed over all trials; {tokens:,} tokens trained on.",
     ]
 
 
@@ -66,10 +65,14 @@ def _intervals(evidence: Evidence) -> list[str]:
         "corrected standard deviation is for the differences between prompts, without the noise of finite rows.",
         f"Differences are to the best {evidence.unit} by the dev objective, paired on the same prompts and rows. Their "
         "p-values are corrected for the number of comparisons with the best and the second best (Holm).",
-        *filter(None, [seed_note([e.row for e in evidence.entries if "n_seeds" in e.row])]),
+        *filter(None, [_of_table(seed_note([e.row for e in evidence.entries if "n_seeds" in e.row]))]),
         *[unseen(int(min(found))) for found in [_prompts(evidence)] if found],
         *([HEAVY_TAILS] if any(e.row.get("heavy_tails") for e in evidence.entries) else []),
     ]
+
+
+def _of_table(note: str) -> str:
+    return note and f"In the table of all: {note[:1].lower()}{note[1:]}"
 
 
 def _prompts(evidence: Evidence) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import dataclass
 
 from sweeps.report.evidence import Evidence
 from sweeps.report.verdict import unclear_differences
@@ -26,25 +27,41 @@ def next_step(evidence: Evidence) -> str:
     unclear, compared = unclear_differences(evidence)
     if not unclear:
         return f"next: {export} (writes the winner for peft and `steadytune predict`)"
-    beside = f"the winner is not clearly better than {unclear} of {compared} other {evidence.unit}s"
+    beside = f"the winner is not clearly better than {_others(evidence, unclear, compared)}"
     if evidence.confirmed or evidence.study.stages is not None:
         return f"next: {export} (or another with --trial ID: {beside})"
     return f"next: {beside}. Run the study again with {shlex.quote(CONFIRM)}, or take it as it is: {export}"
 
 
-def to_be_surer(evidence: Evidence) -> str:
-    """What the page says to do where the winner is not clearly better than the others; "" where it is, and where there
-    is no winner."""
+@dataclass(frozen=True)
+class Advice:
+    text: str
+    command: str
+
+
+def to_be_surer(evidence: Evidence) -> Advice | None:
+    """What the page says to do where the winner is not clearly better than the others; None where it is, and where
+    there is no winner."""
     unclear, compared = unclear_differences(evidence)
     if evidence.winner is None or not unclear:
-        return ""
-    beside = f"The winner is not clearly better than {unclear} of {compared} other {evidence.unit}s."
+        return None
+    beside = f"The winner is not clearly better than {_others(evidence, unclear, compared)}."
+    study = shlex.quote(f"{evidence.run.store.uri}/study.yaml")
     if evidence.confirmed or evidence.study.stages is not None:
-        return (
-            f"{beside} Either may be shipped; the dev prompts chose this one. To tell them apart takes more seeds, "
-            f"prompts or rows: steadytune plan STUDY --from {_typed(evidence.run.store.uri)} says how many."
-        )
-    return f"{beside} To be surer, run the study again with {shlex.quote(CONFIRM)}."
+        more = "To tell them apart takes more seeds, prompts or rows. This says how many:"
+        return Advice(f"{beside} {more}", f"steadytune plan {study} --from {shlex.quote(evidence.run.store.uri)}")
+    return Advice(
+        f"{beside} To be surer, run the study again with fresh seeds for the best:",
+        f"steadytune run {study} {shlex.quote(CONFIRM)}",
+    )
+
+
+def _others(evidence: Evidence, unclear: int, compared: int) -> str:
+    if not evidence.confirmed:
+        return f"{unclear} of {compared} other {evidence.unit}s"
+    if compared == 1:
+        return "the other one that was trained with fresh seeds"
+    return f"{unclear} of the {compared} others that were trained with fresh seeds"
 
 
 def _typed(uri: str) -> str:

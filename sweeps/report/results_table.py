@@ -84,7 +84,7 @@ _STD = Column("std", "std", "standard deviation over prompts, as observed", OTHE
 _WORST = Column("min", "worst", "the worst prompt", RESULT)
 _COMPARISON = (
     Column("diff_best", "to best", "paired difference to the mean of the best by the dev objective", COMPARISON),
-    Column("p_best_holm", "p", "p-value of that difference, corrected for the number of comparisons", COMPARISON),
+    Column("p_best_holm", "p (Holm)", "its p-value, corrected for the number of comparisons", COMPARISON),
     Column("dev_objective", "dev objective", "what early stopping compared, with its standard error", COMPARISON),
 )
 _SEEDS = (

@@ -19,10 +19,12 @@ from sweeps.display.text import (
     metric_sign,
     metric_text,
     percent,
+    unseen,
     with_interval,
 )
 from sweeps.report.evidence import Entry, Evidence
 from sweeps.report.method import level
+from sweeps.run_folder.columns import SEARCH
 from sweeps.tables.columns import is_sampled, unread_share
 from sweeps.tables.confirmation import confirmed_name, shrinkage
 from sweeps.tables.winner import no_winner
@@ -71,6 +73,7 @@ class Verdict:
     points: tuple[Point, ...] = ()
     bar: Bar | None = None
     command: str = ""  # that exports the winner
+    writes: str = ""  # what that command writes
 
 
 def question(evidence: Evidence) -> str:
@@ -123,13 +126,24 @@ def verdict(evidence: Evidence, prompts: Mapping[str, Mapping[str, float]]) -> V
     command = f"steadytune export {shlex.quote(evidence.run.store.uri)} --to adapter" if evidence.winner else ""
     if evidence.winner and evidence.confirmed:
         row, *others = evidence.confirmed
-        points = (*_confirmed(evidence), *_rank(evidence, best), _cost(evidence, best), *_setting(evidence, best))
-        return Verdict("Winner", title, _chosen_by_fresh_seeds(best, row, others), points, _bar(row, evidence), command)
+        points = (*_confirmed(evidence, best), *_rank(evidence, best), _cost(evidence, best), *_setting(evidence, best))
+        lead, writes = _chosen_by_fresh_seeds(best, row, others), _exported(evidence, row["trial_id"])
+        return Verdict("Winner", title, lead, points, _bar(row, evidence), command, writes)
     how = "is the winner, chosen on the dev prompts" if evidence.winner else "leads so far"
     points = (*_measured(evidence, best, prompts.get(best.id, {})), *_rank(evidence, best))
     points = (*points, _cost(evidence, best), *_setting(evidence, best))
     kind = "Winner" if evidence.winner else "Leads so far"
-    return Verdict(kind, title, f"{best.label} {how}.", points, _bar(best.row, evidence), command)
+    writes = _exported(evidence, best.trials[0]) if len(best.trials) > 1 else ""
+    return Verdict(kind, title, f"{best.label} {how}.", points, _bar(best.row, evidence), command, writes)
+
+
+def _exported(evidence: Evidence, trial_id: str) -> str:
+    """Which of a configuration's fine-tunes the export is, where there are several."""
+    row = evidence.run.trials_by_id.get(trial_id)
+    if row is None:
+        return ""
+    of = "the first of the fresh seeds that report" if row["role"] != SEARCH else "the first one"
+    return f"It writes the fine-tune with seed {row['seed']}: {of}, fixed before any was trained."
 
 
 # its configuration, rank and cost -----------------------------------------------------------------------------
@@ -160,12 +174,13 @@ def _rank(evidence: Evidence, best: Entry) -> Iterator[Point]:
 
 
 def _cost(evidence: Evidence, best: Entry) -> Point:
-    whole = sum(e.seconds for e in evidence.entries)
-    search = " in the search" if evidence.confirmed else ""
+    seconds, _ = evidence.spent
+    fresh = len(evidence.fresh)
+    more = f" and {counted(fresh, 'trial')} with fresh seeds" if fresh else ""
     return Point(
         "Cost",
-        f"{duration(best.seconds)} of training and scoring{search}, {best.tokens:,} tokens trained on; all "
-        f"{counted(len(evidence.entries), evidence.unit)} together {duration(whole)}.",
+        f"{duration(best.seconds)} of training and scoring{' in the search' if fresh else ''}, {best.tokens:,} tokens "
+        f"trained on; all {counted(len(evidence.entries), evidence.unit)}{more} together {duration(seconds)}.",
     )
 
 
@@ -175,7 +190,11 @@ def _bar(row: Mapping[str, Any], evidence: Evidence) -> Bar | None:
         return None
     least = kind_of(evidence.study.task.metric).lowest
     place, left, right = (round(100 * (min(max(v, least), 1) - least) / (1 - least), 2) for v in (mean, low, high))
-    return Bar(place, left, right, (percent(least, digits=0), "100"), column_with_interval(row, "mean"))
+    return Bar(place, left, right, (percent(least, digits=0), "100"), _headline(row, evidence.study.task.metric))
+
+
+def _headline(row: Mapping[str, Any], metric: str) -> str:
+    return f"mean {metric} {column_with_interval(row, 'mean')}{metric_sign(metric)}"
 
 
 # measured on the test prompts ---------------------------------------------------------------------------------
@@ -199,6 +218,8 @@ def _measured(evidence: Evidence, best: Entry, prompts: Mapping[str, float]) -> 
     elif best.row.get("degenerate"):
         sentences.append("Beware: it gives one label nearly always, so a small standard deviation means nothing.")
     yield Point("Mean", " ".join(sentences))
+    if evidence.pool == "test":
+        yield from _untried(best.number("n_prompts"))
     yield from _worst(evidence, prompts, ", averaged over its seeds" if best.number("n_seeds") > 1 else "")
     yield Point("Runner-up", " ".join(_compared(evidence, best)))
 
@@ -212,11 +233,15 @@ def _worst(evidence: Evidence, prompts: Mapping[str, float], over: str) -> Itera
 
 
 def _chosen_by_fresh_seeds(best: Entry, row: Mapping[str, Any], others: list[Mapping[str, Any]]) -> str:
-    chosen = f"chosen by {counted(row['n_choose'], 'fresh seed')} among the {len(others) + 1} best of the search"
-    return f"{best.label} is the winner, {chosen if others else 'the best of the search, confirmed with fresh seeds'}."
+    if not others:
+        return f"{best.label} is the winner, the best of the search, confirmed with fresh seeds."
+    return (
+        f"{best.label} is the winner: the {len(others) + 1} best of the search were trained again with fresh seeds, of "
+        f"which {row['n_choose']} chose it. The figures here are those of {row['n_report']} others, which report."
+    )
 
 
-def _confirmed(evidence: Evidence) -> Iterator[Point]:
+def _confirmed(evidence: Evidence, best: Entry) -> Iterator[Point]:
     """The winner by the fresh seeds that report, what is left of its lead, and how it compares."""
     row, *others = evidence.confirmed
     if row["mean"] is None:
@@ -226,12 +251,15 @@ def _confirmed(evidence: Evidence) -> Iterator[Point]:
     sign, spread = metric_sign(own), with_interval(row["std_corrected"], row["std_low"], row["std_high"])
     yield Point(
         "Mean",
-        f"Over {counted(row['n_prompts'], 'test prompt')}, the {counted(row['n_report'], 'fresh seed')} that did not "
-        f"choose have a mean {own} of {column_with_interval(row, 'mean')}{sign}, a standard deviation between prompts "
-        f"of {spread}{sign} without noise, and a worst prompt at {column_with_interval(row, 'min')}{sign}.",
+        f"Over {counted(row['n_prompts'], 'test prompt')}, the {counted(row['n_report'], 'fresh seed')} that report "
+        f"have a mean {own} of {column_with_interval(row, 'mean')}{sign}, with a standard deviation between prompts of "
+        f"{spread}{sign} without noise.{_in_search(best, own)}",
     )
+    yield from _untried(row["n_prompts"])
     yield from _worst(evidence, evidence.fresh_prompts(row["configuration"]), ", averaged over these seeds")
-    yield from (Point("Lead", sentence) for sentence in shrinkage(evidence.confirmed, named))
+    weight = evidence.study.objective.std_weight
+    defined = f" The objective is the mean less {weight:g} x the standard deviation between prompts."
+    yield from (Point("Lead", sentence + defined) for sentence in shrinkage(evidence.confirmed, named))
     sentences = []
     for other in others:
         p = other["p_best_holm"]
@@ -240,11 +268,25 @@ def _confirmed(evidence: Evidence) -> Iterator[Point]:
         gap, low, high = (-other[name] for name in ("diff_best", "diff_best_high", "diff_best_low"))
         sentences.append(
             f"Its mean is {percent(abs(gap))} points {'higher' if gap >= 0 else 'lower'} than that of "
-            f"{named(other)} ({level()} interval {interval(low, high, signed=True)}; corrected p "
+            f"{named(other)}, which has {percent(other['mean'])} with a standard deviation of "
+            f"{percent(other['std_corrected'])} ({level()} interval {interval(low, high, signed=True)}; corrected p "
             f"{'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {_of_difference(bool(other['heavy_best']), p < ALPHA)}."
         )
     if sentences:
         yield Point("Runner-up" if len(sentences) == 1 else "Rivals", " ".join(sentences))
+
+
+def _in_search(best: Entry, metric: str) -> str:
+    """What the fine-tune of the search had, whose figures the tables and the map show."""
+    mean = best.number("mean")
+    if math.isnan(mean):
+        return ""
+    return f" Its {'seeds' if len(best.trials) > 1 else 'seed'} of the search had {metric_text(mean, metric)}."
+
+
+def _untried(n_prompts: float) -> Iterator[Point]:
+    if math.isfinite(n_prompts):
+        yield Point("Other wordings", unseen(int(n_prompts)))
 
 
 def _named(evidence: Evidence) -> Callable[[Mapping[str, Any]], str]:

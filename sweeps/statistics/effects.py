@@ -8,7 +8,8 @@ sides. In a full factorial design without interactions that is the coefficient o
 additive fit to the configurations' means, what such a fit leaves of the configurations (interactions), seeds, prompts,
 the noise of finite rows, and the rest: prompts that suit some fine-tunes and not others. Where a study is not balanced,
 as after early stopping, what an axis explains depends on which axes are in the fit before it. So it is the average over
-all orders (Lindeman, Merenda and Gold 1980), which is never negative, and the parts sum to the whole.
+all orders (Lindeman, Merenda and Gold 1980), which is never negative, and the parts sum to the whole. With as many
+coefficients as configurations the fit leaves nothing whatever the interactions are, so they are not known.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ def pairings(design: Design, axes: Sequence[str], beside: Sequence[str] = ()) ->
 
 @dataclass(frozen=True)
 class Shares:
-    """Sums of squares. ``axes``: by axis."""
+    """Sums of squares. ``axes``: by axis; ``interactions``: None where they are not known."""
 
     axes: Mapping[str, float]
-    interactions: float
+    interactions: float | None
     seeds: float
     prompts: float
     rows: float
@@ -70,7 +71,7 @@ class Shares:
 
     @property
     def total(self) -> float:
-        return sum(self.axes.values()) + self.interactions + self.seeds + self.prompts + self.rows + self.rest
+        return sum(self.axes.values()) + (self.interactions or 0.0) + self.seeds + self.prompts + self.rows + self.rest
 
 
 def shares(scores: Floats, noise: Floats, design: Design, axes: Sequence[str]) -> Shares:
@@ -85,7 +86,9 @@ def shares(scores: Floats, noise: Floats, design: Design, axes: Sequence[str]) -
     prompts = c * s * float(((by_prompt - mean) ** 2).sum())
     left = max(float(((scores - mean) ** 2).sum()) - between - seeds - prompts, 0.0)
     rows = min(float(noise.sum()) * (p - 1) / p, left)  # one of P is in the means
-    return Shares(own, max(between - sum(own.values()), 0.0), seeds, prompts, rows, left - rows)
+    saturated = np.linalg.matrix_rank(_additive(design, axes)) == c
+    interactions = None if saturated else max(between - sum(own.values()), 0.0)
+    return Shares(own, interactions, seeds, prompts, rows, left - rows)
 
 
 def _in_all_orders(means: Floats, design: Design, axes: Sequence[str]) -> dict[str, float]:
@@ -103,10 +106,15 @@ def _in_all_orders(means: Floats, design: Design, axes: Sequence[str]) -> dict[s
 
 def _explained(means: Floats, design: Design, axes: Sequence[str]) -> float:
     """The sum of squares of ``means`` that an additive fit of the axes explains."""
-    columns = [np.ones(len(means))]
+    fitted = _additive(design, axes)
+    coefficients = np.linalg.lstsq(fitted, means, rcond=None)[0]
+    return float(((fitted @ coefficients - means.mean()) ** 2).sum())
+
+
+def _additive(design: Design, axes: Sequence[str]) -> Floats:
+    """[C, 1 + K]: ones, and a column of zeros and ones for each value of each axis but its first."""
+    columns = [np.ones(len(design))]
     for axis in axes:
         values = list(dict.fromkeys(one[axis] for one in design))
         columns += [np.array([float(one[axis] == value) for one in design]) for value in values[1:]]
-    fitted = np.array(columns).T
-    coefficients = np.linalg.lstsq(fitted, means, rcond=None)[0]
-    return float(((fitted @ coefficients - means.mean()) ** 2).sum())
+    return np.array(columns).T

@@ -163,7 +163,8 @@ def _shares(compared: _Compared, axes: Sequence[str]) -> list[dict[str, Any]]:
     found = shares(scores, squares / np.maximum(count - 1, 1) / count, compared.design, axes)
     if found.total <= 0.0:
         return []
-    parts = [*found.axes.items(), (INTERACTIONS, found.interactions)]
+    parts = list(found.axes.items())
+    parts += [] if found.interactions is None else [(INTERACTIONS, found.interactions)]
     parts += [(SEEDS, found.seeds)] if compared.cells.shape[1] > 1 else []
     parts += [(PROMPTS, found.prompts), (REST, found.rest), (ROWS, found.rows)]
     return [{"source": source, "share": value / found.total} for source, value in parts]
@@ -212,6 +213,12 @@ def notes(found: Mattered, metric: str) -> Iterator[str]:
         "Shares are of the variance of the metric by configuration, seed and prompt; of an axis, the average over all "
         "orders in which axes can enter an additive fit."
     )
+    sources = found.variance.column("source").to_pylist()
+    if INTERACTIONS not in sources and len(set(AXES) & set(sources)) > 1:
+        yield (
+            "Interactions of the axes are not known: there are as few configurations as an additive fit has "
+            "coefficients, so what the axes do together is counted as theirs."
+        )
 
 
 def unpaired_note(found: Mattered) -> str:

@@ -32,7 +32,16 @@ CONTRAST = """
   };
   const shown = (e) => e.checkVisibility({ visibilityProperty: true, opacityProperty: true })
     && e.getBoundingClientRect().width > 0;
-  const name = (e) => `${e.tagName}.${e.getAttribute("class") || ""} ${(e.textContent || "").trim().slice(0, 30)}`;
+  const chart = (e) => e.closest("[data-chart]") ? `${e.closest("[data-chart]").dataset.chart}: ` : "";
+  const name = (e) => `${chart(e)}${e.tagName}.${e.getAttribute("class") || ""} ` +
+    (e.textContent || "").trim().slice(0, 30);
+  const written = (e) => {  // its number is written in it, so that its colour is not what tells
+    const box = e.getBoundingClientRect();
+    return Array.from(e.closest("svg").querySelectorAll(".mark-text text")).some((text) => {
+      const own = text.getBoundingClientRect(), x = (own.left + own.right) / 2, y = (own.top + own.bottom) / 2;
+      return box.left <= x && x <= box.right && box.top <= y && y <= box.bottom;
+    });
+  };
   const texts = [], marks = [];
   for (const e of document.querySelectorAll("body *")) {
     if (["SCRIPT", "STYLE", "OPTION"].includes(e.tagName) || !shown(e)) { continue; }
@@ -54,7 +63,8 @@ CONTRAST = """
     if (group && group.matches(":is(.mark-symbol, .mark-line, .mark-rule, .mark-rect):not(.role-axis-grid)")) {
       const fill = painted(style.fill, Number(style.fillOpacity), e);
       const stroke = painted(style.stroke, Number(style.strokeOpacity), e);
-      if (fill || stroke) { marks.push([Math.max(fill || 0, stroke || 0), name(group)]); }
+      const most = Math.max(fill || 0, stroke || 0), scale = group.matches(".role-legend-gradient");
+      if ((fill || stroke) && !(most < 3 && (scale || written(e)))) { marks.push([most, name(group)]); }
     }
   }
   return { texts, marks };

@@ -83,7 +83,11 @@ def test_a_winner_alone_is_exported(study: Any, tmp_path: Path) -> None:
     ("fresh", "more"),
     [
         ((0.95, 0.6), " (writes the winner for peft and `steadytune predict`)"),
-        ((0.80, 0.79), " (or another with --trial ID: the winner is not clearly better than 1 of 1 other trials)"),
+        (
+            (0.80, 0.79),
+            " (or another with --trial ID: the winner is not clearly better than the other one that was trained with "
+            "fresh seeds)",
+        ),
     ],
 )
 def test_a_confirmed_winner_is_exported_whatever_its_lead(
@@ -117,15 +121,22 @@ def test_without_a_winner_it_names_what_to_do_instead(status: str, said: str, st
 @pytest.mark.parametrize(
     ("right", "fresh", "said"),
     [
-        (CLEAR, (), ""),
-        (CONSTANT, (), ""),
-        (CLOSE, (), "The winner is not clearly better than 1 of 2 other trials. To be surer, run the study again with"),
-        (CLOSE, (0.80, 0.79), "The winner is not clearly better than 1 of 1 other trials. Either may be shipped"),
+        (CLEAR, (), None),
+        (CONSTANT, (), None),
+        (
+            CLOSE,
+            (),
+            ("1 of 2 other trials. To be surer, run the study again", "steadytune run {0}/study.yaml 'confirm="),
+        ),
+        (CLOSE, (0.80, 0.79), ("the other one that was trained", "steadytune plan {0}/study.yaml --from {0}")),
     ],
 )
 def test_the_page_says_how_to_be_surer_where_the_winner_is_not_clear(
-    right: Sequence[float | None], fresh: tuple[float, ...], said: str, study: Any, tmp_path: Path
+    right: Sequence[float | None], fresh: tuple[float, ...], said: tuple[str, str] | None, study: Any, tmp_path: Path
 ) -> None:
-    found = to_be_surer(evidence(tmp_path, study(CONFIRM) if fresh else study(), right, fresh))
-    assert found.startswith(said)
-    assert bool(found) == bool(said)
+    made = evidence(tmp_path, study(CONFIRM) if fresh else study(), right, fresh)
+    found = to_be_surer(made)
+    assert (found is None) == (said is None)
+    if found is not None and said is not None:
+        assert found.text.startswith(f"The winner is not clearly better than {said[0]}")
+        assert found.command.startswith(said[1].format(made.run.store.uri))

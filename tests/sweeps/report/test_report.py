@@ -137,7 +137,10 @@ def test_a_confirmed_winner_is_shown_by_the_fresh_seeds_that_did_not_choose(tmp_
     assert said is not None
     assert said[1] in worst
     assert (said[2], int(said[3])) == (f"{100 * least / 60:.1f}", int(said[1][1:]))
-    assert "is the winner, chosen by 1 fresh seed among the 2 best of the search." in page.words
+    assert (
+        "is the winner: the 2 best of the search were trained again with fresh seeds, of which 1 chose it."
+        in page.words
+    )
     assert f"a mean accuracy of {100 * winner['mean']:.1f} (" in page.words
     assert f"than that of {other['search_trial_id'][:8]} " in page.words
 

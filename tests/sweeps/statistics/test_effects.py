@@ -91,3 +91,12 @@ def test_seeds_prompts_and_rows_are_anova_s_two_and_the_noise():
     assert split.prompts == pytest.approx(table["C(p)"])
     assert split.rows == pytest.approx(1e-4 * scores.size * 11 / 12)
     assert split.rows + split.rest == pytest.approx(table["Residual"])
+
+
+def test_interactions_are_not_known_where_the_fit_has_a_coefficient_for_each_configuration():
+    design = [{"lr": 1, "r": 4}, {"lr": 2, "r": 4}, {"lr": 1, "r": 8}]
+    scores = np.array([0.1, 0.5, 0.2]).reshape(3, 1, 1)
+    split = shares(scores, np.zeros_like(scores), design, ("lr", "r"))
+    assert split.interactions is None
+    assert split.total == pytest.approx(((scores - scores.mean()) ** 2).sum())
+    assert shares(np.zeros((4, 1, 1)), np.zeros((4, 1, 1)), [*design, {"lr": 2, "r": 8}], ("lr", "r")).interactions == 0
