@@ -23,6 +23,7 @@ _UNKNOWN_KEY = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argume
 FORMAT = 1  # of template.json
 MOST_NEW_TOKENS = 4096  # an answer is a label; more would take a machine for hours
 TEMPLATE = "template.json"
+REFERENCE = "reference.json"
 SUMS = "SHA256SUMS"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -116,7 +117,7 @@ def check_sums(store: Store) -> None:
         return
     lines = [line.split(maxsplit=1) for line in store.read(SUMS).decode(errors="replace").splitlines() if line.strip()]
     given = {parts[1].lstrip("*"): parts[0] for parts in lines if len(parts) == 2}
-    for name in (*ADAPTER, TEMPLATE):
+    for name in (*ADAPTER, TEMPLATE, *(name for name in (REFERENCE,) if name in given or store.exists(name))):
         if name not in given:
             raise UserError(f"{store.uri}/{SUMS}: does not name {name}. Export the trial again")
         if not store.exists(name):
