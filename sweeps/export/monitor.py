@@ -20,8 +20,8 @@ from sweeps.export.reference import (
     AGREEMENT,
     CONFIDENCE,
     UNREAD,
-    Asked,
-    Reference,
+    AnsweredRows,
+    MonitorReference,
     asked,
     read_reference,
 )
@@ -30,7 +30,7 @@ from sweeps.statistics.drift import (
     LIKE,
     UNDECIDED,
     Compared,
-    Sample,
+    RowSample,
     compare,
     compare_metric,
     judge,
@@ -137,7 +137,7 @@ def monitor(
 
 
 def _predicted(
-    folder: str, rows: str, before: Asked, base: str | None, dtype: BaseDtype | None, trust: bool
+    folder: str, rows: str, before: AnsweredRows, base: str | None, dtype: BaseDtype | None, trust: bool
 ) -> list[Sequence[Record]]:
     from sweeps.export.predict import ExportedAdapter
 
@@ -177,7 +177,7 @@ def _numbers(values: Sequence[Any]) -> list[float] | None:
         return None
 
 
-def _right(exported: ExportedTrial, reference: Reference, rows: str) -> dict[str, str]:
+def _right(exported: ExportedTrial, reference: MonitorReference, rows: str) -> dict[str, str]:
     """Row id -> right answer."""
     labels = reference.labels if exported.trial.task.labels else {}
     source = RowSource(rows, exported.fields, reference.label, labels=labels, options=exported.options)
@@ -190,8 +190,11 @@ def _right(exported: ExportedTrial, reference: Reference, rows: str) -> dict[str
 
 
 def _asked(
-    exported: ExportedTrial, before: Asked, by_wording: Sequence[Sequence[Record]], right: Mapping[str, str] | None
-) -> tuple[Asked, dict[str, str]]:
+    exported: ExportedTrial,
+    before: AnsweredRows,
+    by_wording: Sequence[Sequence[Record]],
+    right: Mapping[str, str] | None,
+) -> tuple[AnsweredRows, dict[str, str]]:
     """The figures of today, and the names of those that the rows say too little of, with the reason."""
     trial = exported.trial
     given = [[_answer(r, trial.task.labels) for r in records] for records in by_wording]
@@ -247,8 +250,8 @@ def _probabilities(record: Record) -> list[float] | None:
 # compared ---------------------------------------------------------------------------------------------------------
 
 
-def _compared(now: Asked, before: Asked, exported: ExportedTrial, labelled: bool) -> list[Compared]:
-    none = {id(part): Sample(np.zeros(1), np.array([float(part.n_rows)])) for part in (now, before)}
+def _compared(now: AnsweredRows, before: AnsweredRows, exported: ExportedTrial, labelled: bool) -> list[Compared]:
+    none = {id(part): RowSample(np.zeros(1), np.array([float(part.n_rows)])) for part in (now, before)}
     shares = [n for n in dict.fromkeys([*before.figures, *now.figures]) if n.startswith("share of ")]
     unread = [UNREAD] if UNREAD in now.figures or UNREAD in before.figures else []
     if len(shares) == 2 and not unread:
@@ -265,7 +268,7 @@ def _compared(now: Asked, before: Asked, exported: ExportedTrial, labelled: bool
     return figures
 
 
-def _notes(now: Asked, before: Asked, few: Mapping[str, str]) -> list[str]:
+def _notes(now: AnsweredRows, before: AnsweredRows, few: Mapping[str, str]) -> list[str]:
     notes = list(few.values())
     if CONFIDENCE not in now.figures or CONFIDENCE not in before.figures:
         notes.append("confidence: not known, as answers were generated or a decision rule compares something else")

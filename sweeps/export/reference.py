@@ -18,7 +18,7 @@ import numpy as np
 from sweeps.export.exported import REFERENCE
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
-from sweeps.statistics.drift import Pseudo, Sample
+from sweeps.statistics.drift import Pseudo, RowSample
 from sweeps.study.study import Study
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
@@ -35,12 +35,12 @@ CONFIDENCE, AGREEMENT, ACCURACY = "confidence", "agreement between wordings", "a
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnsweredRows:
     """Rows asked in one or several wordings."""
 
     wordings: Mapping[str, str]  # id -> text
     n_rows: int
-    figures: Mapping[str, Sample]
+    figures: Mapping[str, RowSample]
     metric: Pseudo | None  # the study's metric, where it is not accuracy
 
     def to_json(self) -> dict[str, Any]:
@@ -49,11 +49,11 @@ class Asked:
         return {"wordings": dict(self.wordings), "n_rows": self.n_rows, "figures": figures, "metric": metric}
 
     @classmethod
-    def from_json(cls, about: Mapping[str, Any]) -> Asked:
+    def from_json(cls, about: Mapping[str, Any]) -> AnsweredRows:
         """Raises KeyError, TypeError or ValueError for what ``to_json`` does not write."""
         figures = {}
         for name, (values, counts) in about["figures"].items():
-            sample = Sample(np.array(values, float), np.array(counts, float))
+            sample = RowSample(np.array(values, float), np.array(counts, float))
             if sample.values.shape != sample.counts.shape or sample.counts.min() < 1 or not 0 <= sample.mean <= 1:
                 raise ValueError(f"{name}: are no counts of rows")
             figures[str(name)] = sample
@@ -62,26 +62,26 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Reference:
+class MonitorReference:
     """The content of ``reference.json``."""
 
     label: str  # column with the right answer
     labels: Mapping[str, str]  # value in the data -> label
-    test: Asked | None  # None where too little of the test grid was scored
-    dev: Asked | None
+    test: AnsweredRows | None  # None where too little of the test grid was scored
+    dev: AnsweredRows | None
 
     def to_json(self) -> dict[str, Any]:
         asked = {name: part.to_json() if part else None for name, part in (("test", self.test), ("dev", self.dev))}
         return {"format": FORMAT, "label": self.label, "labels": dict(self.labels), **asked}
 
 
-def reference_of(store: Store, study: Study, trial: Trial, default: Prompt | None) -> Reference:
+def reference_of(store: Store, study: Study, trial: Trial, default: Prompt | None) -> MonitorReference:
     """Of a trial's last scores in the run folder."""
     run = RunFolder(store, beyond=True)  # the adapter is that of the trial's last step
     tested, dev = run.last_grid(trial.id, "test"), run.last_grid(trial.id, "dev")
     texts = {p.id: p.text for p in kept_prompts(store, trial.data.test_prompts) or ()}
     chosen = [i for i in _spread(tested.prompts if tested else ()) if i in texts]
-    return Reference(
+    return MonitorReference(
         study.task.label,
         dict(study.task.labels),
         _asked(tested, {i: texts[i] for i in chosen}, trial) if tested and chosen else None,
@@ -95,7 +95,7 @@ def _spread(prompts: Sequence[str]) -> list[str]:
     return [prompts[i] for i in at] if prompts else []
 
 
-def _asked(grid: Grid, wordings: Mapping[str, str], trial: Trial) -> Asked | None:
+def _asked(grid: Grid, wordings: Mapping[str, str], trial: Trial) -> AnsweredRows | None:
     """The figures of the rows that were asked in all of the wordings; None where there are none."""
     places = [grid.prompts.index(i) for i in wordings if i in grid.prompts]
     whole = np.ones(len(grid.rows), bool) if grid.seen is None else grid.seen[places].all(axis=0)
@@ -120,7 +120,7 @@ def _asked(grid: Grid, wordings: Mapping[str, str], trial: Trial) -> Asked | Non
     return asked(part, dict(wordings), confidence, trial.task.metric)
 
 
-def asked(grid: Grid, wordings: Mapping[str, str], confidence: Floats | None, metric: str | None) -> Asked:
+def asked(grid: Grid, wordings: Mapping[str, str], confidence: Floats | None, metric: str | None) -> AnsweredRows:
     """``grid``: whole. ``confidence`` [P, R]: the probability of each answer. ``metric``: None where the rows' right
     answers are not known."""
     figures = {f"share of {name}": (grid.predicted == k).mean(axis=0) for k, name in enumerate(grid.labels)}
@@ -128,16 +128,16 @@ def asked(grid: Grid, wordings: Mapping[str, str], confidence: Floats | None, me
         figures[UNREAD] = (grid.predicted == NO_ANSWER).mean(axis=0)
     if len(grid.prompts) > 1:
         figures[AGREEMENT] = _agreement(grid)
-    samples = {name: Sample.of(values) for name, values in figures.items()}
+    samples = {name: RowSample.of(values) for name, values in figures.items()}
     if confidence is not None:
-        samples[CONFIDENCE] = Sample.of(confidence.mean(axis=0), decimals=2)
+        samples[CONFIDENCE] = RowSample.of(confidence.mean(axis=0), decimals=2)
     pseudo = None
     if metric is not None:
-        samples[ACCURACY] = Sample.of(grid.correct.mean(axis=0))
+        samples[ACCURACY] = RowSample.of(grid.correct.mean(axis=0))
         if metric != ACCURACY and not (kind_of(metric).ranks and grid.label_logprobs is None):
             each = cells(grid, metric).mean(axis=0)
             pseudo = Pseudo(float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each)), len(each))
-    return Asked(wordings, len(grid.rows), samples, pseudo)
+    return AnsweredRows(wordings, len(grid.rows), samples, pseudo)
 
 
 def _agreement(grid: Grid) -> Floats:
@@ -148,7 +148,7 @@ def _agreement(grid: Grid) -> Floats:
     return shares
 
 
-def read_reference(store: Store) -> Reference:
+def read_reference(store: Store) -> MonitorReference:
     """UserError if it is missing or damaged."""
     where = f"{store.uri}/{REFERENCE}"
     if not store.exists(REFERENCE):
@@ -160,8 +160,8 @@ def read_reference(store: Store) -> Reference:
                 f"{where}: format = {about['format']!r:.40} is not known, this version reads {FORMAT}. "
                 "Export the trial again with this version, or use the one that wrote it"
             )
-        parts = {name: Asked.from_json(about[name]) if about[name] else None for name in ("test", "dev")}
-        return Reference(str(about["label"]), {str(k): str(v) for k, v in about["labels"].items()}, **parts)
+        parts = {name: AnsweredRows.from_json(about[name]) if about[name] else None for name in ("test", "dev")}
+        return MonitorReference(str(about["label"]), {str(k): str(v) for k, v in about["labels"].items()}, **parts)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{where}: is not what export writes ({said}). Export the trial again") from None

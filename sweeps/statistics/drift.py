@@ -36,14 +36,14 @@ DIFFERS, LIKE, UNDECIDED = "differs", "alike", "undecided"
 
 
 @dataclass(frozen=True)
-class Sample:
+class RowSample:
     """A figure over rows: how many rows have each value."""
 
     values: Floats  # ascending, from 0 to 1
     counts: Floats  # of rows, as many
 
     @classmethod
-    def of(cls, per_row: Floats, decimals: int = 4) -> Sample:
+    def of(cls, per_row: Floats, decimals: int = 4) -> RowSample:
         values, counts = np.unique(np.round(per_row, decimals), return_counts=True)
         return cls(values, counts.astype(float))
 
@@ -55,9 +55,9 @@ class Sample:
     def mean(self) -> float:
         return float(self.values @ self.counts / self.n)
 
-    def with_imaginary(self, each: float) -> Sample:
+    def with_imaginary(self, each: float) -> RowSample:
         """With ``each`` more rows of the value 0, and as many of the value 1."""
-        return Sample(np.concatenate([self.values, [0.0, 1.0]]), np.concatenate([self.counts, [each, each]]))
+        return RowSample(np.concatenate([self.values, [0.0, 1.0]]), np.concatenate([self.counts, [each, each]]))
 
     @property
     def error(self) -> float:
@@ -90,7 +90,7 @@ class Compared:
     verdict: str = UNDECIDED
 
 
-def compare(name: str, new: Sample, test: Sample, permutations: int = PERMUTATIONS) -> Compared:
+def compare(name: str, new: RowSample, test: RowSample, permutations: int = PERMUTATIONS) -> Compared:
     ours, theirs = new.with_imaginary(1.0), test.with_imaginary(1.0)
     error = math.hypot(ours.error, theirs.error)
     centre = ours.mean - theirs.mean
@@ -110,13 +110,13 @@ def compare_metric(name: str, new: Pseudo, test: Pseudo, lowest: float = 0.0) ->
     return Compared(name, *around, difference, p, error)
 
 
-def interval(sample: Sample) -> Estimate:
+def interval(sample: RowSample) -> Estimate:
     """The mean with Agresti and Coull's interval."""
     wider = sample.with_imaginary(Z * Z / 2.0)
     return Estimate(sample.mean, max(wider.mean - Z * wider.error, 0.0), min(wider.mean + Z * wider.error, 1.0))
 
 
-def permutation_p(new: Sample, test: Sample, permutations: int = PERMUTATIONS) -> float:
+def permutation_p(new: RowSample, test: RowSample, permutations: int = PERMUTATIONS) -> float:
     """Two-sided, of the difference of the means; the same samples always give the same p."""
     values = np.union1d(new.values, test.values)
     ours, theirs = (_counts(sample, values) for sample in (new, test))
@@ -129,7 +129,7 @@ def permutation_p(new: Sample, test: Sample, permutations: int = PERMUTATIONS) -
     return float((1 + (np.abs(gaps) >= gap - 1e-12).sum()) / (permutations + 1))
 
 
-def _counts(sample: Sample, values: Floats) -> np.ndarray:
+def _counts(sample: RowSample, values: Floats) -> np.ndarray:
     found = np.zeros(len(values), dtype=np.int64)
     found[np.searchsorted(values, sample.values)] = sample.counts
     return found

@@ -7,9 +7,9 @@ import importlib.util
 from sweeps.track.tracker import Tracker
 from trainer.errors import UserError
 
-# name on the command line -> what it is called, the module that it imports
+# name on the command line, which is the module's as well -> what it is called, the package
 TRACKERS = {
-    "mlflow": ("MLflow", "mlflow"),
+    "mlflow": ("MLflow", "mlflow-skinny"),
     "wandb": ("Weights & Biases", "wandb"),
     "trackio": ("Trackio", "trackio"),
 }
@@ -18,9 +18,9 @@ TRACKERS = {
 def open_tracker(kind: str, project: str, url: str | None) -> Tracker:
     """``kind``: a key of ``TRACKERS``. Raises ``UserError`` if it is not installed, ``TrackerError`` if it cannot be
     reached."""
-    name, module = TRACKERS[kind]
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"--to {kind}: {name} is not installed. Install it with: pip install 'steadytune[{kind}]'")
+    name, package = TRACKERS[kind]
+    if importlib.util.find_spec(kind) is None:
+        raise UserError(f"--to {kind}: {name} is not installed. Install it with: pip install {package}")
     if kind == "mlflow":
         from sweeps.track.to_mlflow import MLflow
 

@@ -35,7 +35,7 @@ SHOWN_TABLES = ("md", "csv", "parquet")
 
 
 @dataclass(frozen=True)
-class Point:
+class LoggedStep:
     """Values at one optimizer step."""
 
     step: int
@@ -43,7 +43,7 @@ class Point:
     values: Mapping[str, float]  # all finite
 
 
-def _no_points() -> list[Point]:
+def _no_points() -> list[LoggedStep]:
     return []
 
 
@@ -65,7 +65,7 @@ class TrackedRun:
     group: str = ""  # id of the configuration, whose seeds belong together
     step: int = 0  # optimizer steps at its last report
     final: Mapping[str, float] = field(default_factory=dict)  # of the test prompts; they may still change
-    points: Callable[[], list[Point]] = _no_points
+    points: Callable[[], list[LoggedStep]] = _no_points
     files: Callable[[], dict[str, bytes]] = _no_files  # name in the run folder -> content
     changed: str = ""  # what else decides whether the run must be looked at: rungs, or files
 
@@ -167,9 +167,9 @@ class Source:
             changed=json.dumps(rungs),
         )
 
-    def _points(self, run: RunFolder, trial_id: str) -> list[Point]:
+    def _points(self, run: RunFolder, trial_id: str) -> list[LoggedStep]:
         """Training step by step, and the objective at every rung."""
-        found: dict[int, Point] = {}
+        found: dict[int, LoggedStep] = {}
         last = 0
         for rung in run.rungs(trial_id, "dev"):
             if run.went_on(trial_id, rung.step):  # another study in the folder trained it further
@@ -181,7 +181,7 @@ class Source:
             before = found.get(rung.step)
             values = _objective(rung, run.outline.std_weight)
             if values:
-                found[rung.step] = Point(rung.step, end, {**(before.values if before else {}), **values})
+                found[rung.step] = LoggedStep(rung.step, end, {**(before.values if before else {}), **values})
             last = rung.step
         return [found[step] for step in sorted(found)]
 
@@ -209,7 +209,7 @@ def _final(row: Mapping[str, Any], tested: Mapping[str, Any]) -> dict[str, float
     return {name: float(v) for name, v in values.items() if v is not None and math.isfinite(v)}
 
 
-def _curve(rung: Rung, after: int, end: float) -> list[Point]:
+def _curve(rung: Rung, after: int, end: float) -> list[LoggedStep]:
     """The rung's training steps beyond ``after``; the last was at ``end``."""
     curve: Mapping[str, Sequence[Any]] = rung.record.get("curve") or {}
     steps = [(i, int(step)) for i, step in enumerate(curve.get("step", ())) if step > after]
@@ -219,7 +219,7 @@ def _curve(rung: Rung, after: int, end: float) -> list[Point]:
         values = {tag: curve[name][i] for name, tag in CURVE.items() if i < len(curve.get(name, ()))}
         finite = {tag: float(v) for tag, v in values.items() if v is not None and math.isfinite(v)}
         if finite:
-            points.append(Point(step, began + (end - began) * nth / len(steps), finite))
+            points.append(LoggedStep(step, began + (end - began) * nth / len(steps), finite))
     return points
 
 

@@ -34,7 +34,7 @@ LONGEST_ERROR = 300
 
 
 @dataclass(frozen=True)
-class Row:
+class LoggedRow:
     """What Trackio keeps of one step."""
 
     step: int
@@ -42,7 +42,7 @@ class Row:
     values: Mapping[str, Any]
 
 
-STARTED = Row(0, 0.0, {"started": 1.0})  # of a run without values: Trackio shows a run from its first row on
+STARTED = LoggedRow(0, 0.0, {"started": 1.0})  # of a run without values: Trackio shows a run from its first row on
 
 
 class Trackio:
@@ -74,9 +74,9 @@ class Trackio:
     def put(self, run: TrackedRun) -> Added:
         with self._errors():
             files = run.files()
-            rows = [Row(point.step, point.time, point.values) for point in run.points()]
+            rows = [LoggedRow(point.step, point.time, point.values) for point in run.points()]
             if run.final:
-                rows.append(Row(run.step, rows[-1].time if rows else 0.0, run.final))
+                rows.append(LoggedRow(run.step, rows[-1].time if rows else 0.0, run.final))
             if not rows and run.parent and run.status == RUNNING:
                 return Added()
             had = self._values(run)
@@ -84,7 +84,7 @@ class Trackio:
             values = sum(len(_values_of(row) - had) for row in new)
             new_files = 0
             if files:
-                page = [Row(0, 0.0, {"robustness": _markdown(files[PAGE])})] if PAGE in files else []
+                page = [LoggedRow(0, 0.0, {"robustness": _markdown(files[PAGE])})] if PAGE in files else []
                 self._write(run, [STARTED, *page], "")
                 new_files = self._put_files(run, files)
             self._write(run, new or rows[-1:] or [STARTED], run.stamp)
@@ -92,9 +92,9 @@ class Trackio:
 
     def _values(self, run: TrackedRun) -> set[tuple[int, str, float]]:
         logs = SQLiteStorage.get_logs(self._project, run.name, run_id=run.key)
-        return {value for row in logs for value in _values_of(Row(int(row["step"]), 0.0, row))}
+        return {value for row in logs for value in _values_of(LoggedRow(int(row["step"]), 0.0, row))}
 
-    def _write(self, run: TrackedRun, rows: Sequence[Row], stamp: str) -> None:
+    def _write(self, run: TrackedRun, rows: Sequence[LoggedRow], stamp: str) -> None:
         """Add the rows that are not there, and replace the configuration."""
         config = {**run.settings, **{f"steadytune.{name}": text for name, text in run.tags.items()}}
         SQLiteStorage.bulk_log(
@@ -141,9 +141,9 @@ def _markdown(page: bytes) -> dict[str, str]:
     return {"_type": trackio.Markdown.TYPE, "_value": page.decode()}
 
 
-def _values_of(row: Row) -> set[tuple[int, str, float]]:
+def _values_of(row: LoggedRow) -> set[tuple[int, str, float]]:
     return {(row.step, name, value) for name, value in row.values.items() if isinstance(value, float)}
 
 
-def _log_id(key: str, row: Row) -> str:
+def _log_id(key: str, row: LoggedRow) -> str:
     return hashlib.sha256(json.dumps([key, row.step, dict(row.values)], sort_keys=True).encode()).hexdigest()[:32]

@@ -17,7 +17,7 @@ from sweeps.export.export import export
 from sweeps.export.exported import REFERENCE, read_exported
 from sweeps.export.monitor import Monitored, monitor
 from sweeps.export.predict import predict
-from sweeps.export.reference import Asked, asked, read_reference
+from sweeps.export.reference import AnsweredRows, asked, read_reference
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics.drift import DIFFERS, UNDECIDED
 from trainer.errors import UserError
@@ -32,7 +32,7 @@ def by_hand(predicted: list[list[int]], label: list[int]) -> Grid:
     return Grid(prompts, rows, ("no", "yes"), right, given, given == right, None, False)
 
 
-def counted(about: Asked, name: str) -> dict[float, float]:
+def counted(about: AnsweredRows, name: str) -> dict[float, float]:
     sample = about.figures[name]
     return dict(zip(sample.values.tolist(), sample.counts.tolist(), strict=True))
 
@@ -48,7 +48,7 @@ def test_figures_by_hand() -> None:
     assert counted(about, "confidence") == {0.5: 1, 0.6: 1, 0.8: 1, 0.9: 1}
     assert counted(about, "accuracy") == {0.3333: 2, 1.0: 2}
     assert about.metric is None
-    again = Asked.from_json(json.loads(json.dumps(about.to_json())))
+    again = AnsweredRows.from_json(json.loads(json.dumps(about.to_json())))
     assert counted(again, "confidence") == counted(about, "confidence")
 
 

@@ -14,7 +14,7 @@ from sweeps.statistics.drift import (
     UNDECIDED,
     Compared,
     Pseudo,
-    Sample,
+    RowSample,
     compare,
     compare_metric,
     interval,
@@ -25,8 +25,8 @@ from sweeps.statistics.drift import (
 Rows = np.ndarray
 
 
-def binary(ones: int, n: int) -> Sample:
-    return Sample.of(np.repeat([1.0, 0.0], [ones, n - ones]))
+def binary(ones: int, n: int) -> RowSample:
+    return RowSample.of(np.repeat([1.0, 0.0], [ones, n - ones]))
 
 
 @pytest.mark.parametrize(("a", "n", "b", "m"), [(3, 20, 12, 25), (0, 15, 4, 30), (50, 200, 70, 180), (7, 7, 7, 7)])
@@ -55,8 +55,8 @@ def test_the_p_of_values_between_0_and_1_is_that_of_scipy() -> None:
         vectorized=True,
         rng=rng,
     )
-    assert permutation_p(Sample.of(new), Sample.of(test)) == pytest.approx(drawn.pvalue, abs=0.01)
-    assert permutation_p(Sample.of(new), Sample.of(test)) == permutation_p(Sample.of(new), Sample.of(test))
+    assert permutation_p(RowSample.of(new), RowSample.of(test)) == pytest.approx(drawn.pvalue, abs=0.01)
+    assert permutation_p(RowSample.of(new), RowSample.of(test)) == permutation_p(RowSample.of(new), RowSample.of(test))
 
 
 @pytest.mark.parametrize(("a", "n"), [(0, 20), (3, 20), (40, 200), (200, 200)])
@@ -115,7 +115,7 @@ def rows_of(rng: np.random.Generator, n: int, share: float, sure: float) -> tupl
 
 def judged(rng: np.random.Generator, new: tuple[int, float, float], test: tuple[int, float, float]) -> list[Compared]:
     figures = zip(rows_of(rng, *new), rows_of(rng, *test), strict=True)
-    samples = [(Sample.of(a, 2), Sample.of(b, 2)) for a, b in figures]
+    samples = [(RowSample.of(a, 2), RowSample.of(b, 2)) for a, b in figures]
     return judge([compare(str(i), a, b, permutations=999) for i, (a, b) in enumerate(samples)], 0.15)
 
 
@@ -141,7 +141,7 @@ def test_intervals_of_a_difference_hold_the_truth() -> None:
     rng = np.random.default_rng(4)
     held = 0
     for _ in range(500):
-        new, test = (Sample.of(rows_of(rng, n, share, 2.0)[0]) for n, share in ((40, 0.1), (120, 0.05)))
+        new, test = (RowSample.of(rows_of(rng, n, share, 2.0)[0]) for n, share in ((40, 0.1), (120, 0.05)))
         found = compare("x", new, test, permutations=1).difference
         held += found.low <= 0.05 <= found.high
     assert held >= 460

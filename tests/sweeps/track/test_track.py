@@ -16,15 +16,15 @@ def asked(*arguments: str) -> int:
     return guarded(lambda: app(args=["track", *arguments], prog_name="steadytune", standalone_mode=False))
 
 
-@pytest.mark.parametrize("kind", ["mlflow", "wandb", "trackio"])
+@pytest.mark.parametrize(("kind", "package"), [("mlflow", "mlflow-skinny"), ("wandb", "wandb"), ("trackio", "trackio")])
 def test_a_tracker_that_is_not_installed(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kind: str, package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = GrowingRun(tmp_path / "run")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert asked(run.uri, "--to", kind) == 2
     error = capsys.readouterr().err
-    assert error.endswith(f" is not installed. Install it with: pip install 'steadytune[{kind}]'\n")
+    assert error.endswith(f" is not installed. Install it with: pip install {package}\n")
     assert error.startswith(f"error: --to {kind}: ")
     assert error.count("\n") == 1
 
