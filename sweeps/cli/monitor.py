@@ -49,7 +49,6 @@ def monitor_command(
             raise StudyError(f'{option} = "{file}" does not exist.{did_you_mean(file)}')
     from sweeps.export.monitor import monitor
 
-    compute = dtype.value if dtype else None
-    found = monitor(folder, rows, answers, labels, margin, base, compute, trust_remote_code)
+    found = monitor(folder, rows, answers, labels, margin, base, dtype.value if dtype else None, trust_remote_code)
     typer.echo("\n".join(found.lines()))
     raise typer.Exit(1 if found.differs else 0)

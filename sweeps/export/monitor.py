@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeps.display.text import counted, interval, percent
-from sweeps.export.exported import REFERENCE, ExportedTrial, check_sums, read_exported
+from sweeps.export.exported import REFERENCE, TEMPLATE, ExportedTrial, check_sums, read_exported
 from sweeps.export.reference import (
     ACCURACY,
     AGREEMENT,
@@ -103,7 +103,7 @@ def monitor(
         raise UserError("give --rows FILE, or --answers FILE that `steadytune predict` wrote; --labels needs --rows")
     store = Store.open(folder)
     exported, reference = read_exported(store), read_reference(store)
-    check_sums(store)
+    check_sums(store, (TEMPLATE, REFERENCE))
     before = reference.test if answers is None else reference.dev
     if before is None:
         which = "test rows under some test prompts" if answers is None else "dev rows under the default prompt"
@@ -158,7 +158,7 @@ def _answers(exported: ExportedTrial, file: str) -> list[Record]:
                 f"{nearest(needed, table.names)}"
             )
     cells = table.cells
-    records = []
+    records: list[Record] = []
     for i in range(table.n):
         p = cells["probabilities"][i] if "probabilities" in cells else None
         if p is None and all(name in cells for name in flat):

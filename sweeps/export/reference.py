@@ -98,7 +98,8 @@ def _spread(prompts: Sequence[str]) -> list[str]:
 def _asked(grid: Grid, wordings: Mapping[str, str], trial: Trial) -> AnsweredRows | None:
     """The figures of the rows that were asked in all of the wordings; None where there are none."""
     places = [grid.prompts.index(i) for i in wordings if i in grid.prompts]
-    whole = np.ones(len(grid.rows), bool) if grid.seen is None else grid.seen[places].all(axis=0)
+    seen = np.ones(grid.predicted.shape, bool) if grid.seen is None else grid.seen
+    whole = np.asarray(seen[places].all(axis=0))
     if not places or not whole.any():
         return None
     logprobs = grid.label_logprobs

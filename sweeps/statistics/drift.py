@@ -103,11 +103,11 @@ def compare_metric(name: str, new: Pseudo, test: Pseudo, lowest: float = 0.0) ->
     error = math.hypot(new.error, test.error)
     gap, width = new.value - test.value, 1.0 - lowest
     p = float(2.0 * stats.norm.sf(abs(gap) / error)) if error > 0.0 else float(gap == 0.0)
-    around = [
+    ours, theirs = (
         Estimate(m.value, max(m.value - Z * m.error, lowest), min(m.value + Z * m.error, 1.0)) for m in (new, test)
-    ]
+    )
     difference = Estimate(gap, max(gap - Z * error, -width), min(gap + Z * error, width))
-    return Compared(name, *around, difference, p, error)
+    return Compared(name, ours, theirs, difference, p, error)
 
 
 def interval(sample: RowSample) -> Estimate:

@@ -29,13 +29,13 @@ class KnownRun:
 
 def read_offline_runs(folder: Path, project: str) -> dict[str, KnownRun]:
     """Run id -> the run, of the runs of ``project`` in ``folder``, W&B's own ``wandb``."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2 as messages
 
     found: dict[str, KnownRun] = {}
     for file in sorted(folder.glob("*run-*/run-*.wandb")):  # the folders' names begin with the time
         run = None
         for data in _records(file.read_bytes()):
-            record = Record.FromString(data)
+            record = messages.Record.FromString(data)  # type: ignore[attr-defined]
             if record.HasField("run"):
                 if record.run.project != project:
                     break
