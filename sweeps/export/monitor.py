@@ -72,7 +72,7 @@ class Monitored:
         ]
         widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
         table = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *body)]
-        return [self.against, "", *table, "", *self.notes, self.verdict]
+        return [f"{self.against},", "in percent, with 95 % intervals", "", *table, "", *self.notes, self.verdict]
 
     @property
     def verdict(self) -> str:
@@ -126,7 +126,7 @@ def monitor(
     )
     return Monitored(
         f"{counted(now.n_rows, 'row')} of {source} {where}, against the {before.n_rows} {kind} rows of the study "
-        f"{exported.study}. In percent, with 95 % intervals",
+        f"{exported.study}",
         found,
         margin,
         _notes(now, before, few),

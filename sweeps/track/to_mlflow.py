@@ -24,13 +24,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from sweeps.track.runs import FAILED, FINISHED, RUNNING, STOPPED, TrackedRun
+from sweeps.track.runs import FAILED, FINISHED, RUNNING, STOPPED, TrackedRun, study_key
 from sweeps.track.tracker import Added, TrackerError
 from trainer.errors import UserError, short
 
 PREFIX = "steadytune."  # of our tags
-KEY, STAMP, FILES = f"{PREFIX}key", f"{PREFIX}stamp", f"{PREFIX}files"
-OWN = (KEY, STAMP, FILES)
+KEY, STUDY_KEY, STAMP, FILES = (f"{PREFIX}{name}" for name in ("key", "study_key", "stamp", "files"))
+OWN = (KEY, STUDY_KEY, STAMP, FILES)
 STATUS = {RUNNING: "RUNNING", FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 PARENT = "mlflow.parentRunId"
 MOST_METRICS = 1000  # in one request
@@ -74,7 +74,7 @@ class MLflow:
             while page is None or page.token:
                 page = self._client.search_runs(
                     [self._experiment],
-                    f"tags.`{PREFIX}study` = '{_quoted(study)}'",
+                    f"tags.`{STUDY_KEY}` = '{study_key(study)}'",  # a study's name may hold quotes
                     ViewType.ACTIVE_ONLY,
                     MOST_RUNS,
                     page_token=page.token if page else None,
@@ -99,7 +99,7 @@ class MLflow:
             return Added(points, files)
 
     def _create(self, run: TrackedRun) -> str:
-        tags = {KEY: run.key, f"{PREFIX}study": run.study}
+        tags = {KEY: run.key, STUDY_KEY: study_key(run.study)}
         if run.parent in self._runs:
             tags[PARENT] = self._runs[run.parent]
         run_id: str = self._client.create_run(self._experiment, tags=tags, run_name=run.name).info.run_id
@@ -169,7 +169,3 @@ def _said(error: Exception) -> str:
     if any(word in text for word in ("Max retries exceeded", "Connection refused", "timed out", "Failed to establish")):
         return f"cannot be reached. Check --url, and that the server runs ({text})"
     return text.rstrip(".")
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

@@ -76,22 +76,21 @@ def test_tracking_twice_changes_no_row(done: GrowingRun, tmp_path: Path) -> None
 def test_the_report_opens_from_there(done: GrowingRun, tmp_path: Path) -> None:
     asked(tmp_path, done.uri)
     fetch = """
-        import contextlib, io, trackio
+        import contextlib, io, sys, trackio
         from sweeps.track.runs import study_key
         with contextlib.redirect_stdout(io.StringIO()):
             trackio.init("complaints", auto_log_cpu=False, auto_log_gpu=False)
-            folder = trackio.use_artifact(f"run-folder-{study_key('complaints')}:latest").download()
+            trackio.use_artifact(f"run-folder-{study_key('complaints')}:latest").download(sys.argv[1])
             trackio.finish()
-        print(folder)
     """
-    got = python(tmp_path, "-c", textwrap.dedent(fetch))
+    got = python(tmp_path, "-c", textwrap.dedent(fetch), str(tmp_path / "got"))
     assert got.returncode == 0, got.stderr
     for name in ("report.html", "tables/robustness.csv"):
-        assert Path(got.stdout.strip(), name).read_bytes() == Path(done.uri, name).read_bytes()
+        assert (tmp_path / "got" / name).read_bytes() == Path(done.uri, name).read_bytes()
 
 
 def test_a_mirror_that_was_killed_or_came_early_goes_on(done: GrowingRun, tmp_path: Path) -> None:
-    for after in (1, 2, 4):
+    for after in (2, 4):
         ended = f"""
             import os
             from trackio.sqlite_storage import SQLiteStorage
@@ -119,7 +118,7 @@ def test_a_mirror_that_was_killed_or_came_early_goes_on(done: GrowingRun, tmp_pa
     grown = python(tmp_path, "-c", textwrap.dedent(grow))
     assert grown.returncode == 0, grown.stderr
     asked(tmp_path, done.uri)
-    for project in ("killed1", "killed2", "killed4", "growing"):
+    for project in ("killed2", "killed4", "growing"):
         for trial in done.trials:
             assert values(tmp_path, trial.id, project) == values(tmp_path, trial.id)
 
