@@ -215,3 +215,20 @@ def test_a_changed_reference_is_found(exported: tuple[str, str], tmp_path: Path)
     (copy / REFERENCE).write_text(text.replace('"n_rows": 16', '"n_rows": 17', 1))
     with pytest.raises(UserError, match="is not the file that was exported, by its checksum"):
         monitor(str(copy), tiny_run.data(uri, "test.jsonl"))
+
+
+def test_a_metric_that_is_no_mean_over_rows(tmp_path: Path) -> None:
+    """And with few rows of a label, of which its error is not known."""
+    axes = {"lora": {"r": 2}, "lr": 1e-2, "steps": 2}
+    task = {**tiny_run.LABELLED, "metric": "f1_macro"}
+    uri, trials = tiny_run.make_run(tmp_path, task, templates=tiny_run.PLAIN, axes=axes)
+    folder = export(uri, trials[0].id, str(tmp_path / "out"))
+    found = monitor(folder, tiny_run.data(uri, "test.jsonl"), labels=True)
+    f1 = shown(found)["f1_macro"]
+    row = next(r for r in RunFolder(Store.open(uri)).trial_scores() if r["trial_id"] == trials[0].id)
+    assert f1.test.value == pytest.approx(row["mean"])
+    assert f1.difference.value == pytest.approx(0.0, abs=1e-9)
+    assert f1.verdict == UNDECIDED
+    assert "f1_macro: only 8 rows of a label, so its error is not known" in found.notes
+    alike = new_rows(tmp_path / "good.jsonl", ["good it"] * 12, [1] * 12)
+    assert "only 12 rows" not in " ".join(monitor(folder, alike, labels=True).notes)
