@@ -2,6 +2,7 @@
 
     adapter_config.json, adapter_model.safetensors   the adapter, in peft's format
     template.json                                    how its input was made: ``ExportedTrial``
+    reference.json                                   how it answered the rows of its study, for ``monitor``
     README.md                                        the model card
     SHA256SUMS                                       checksums, which ``predict`` verifies
 
@@ -24,7 +25,8 @@ import pyarrow.fs as pafs
 from sweeps.display.text import SHORTEST_ID
 from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
-from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, checksums
+from sweeps.export.exported import ADAPTER, REFERENCE, SUMS, TEMPLATE, ExportedTrial, checksums
+from sweeps.export.reference import reference_of
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE
@@ -65,12 +67,14 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
         trial, study.name, tuple(study.task.fields), study.task.options, study.task.id, prompt,
         {p.id: p.text for p in pools["train"]}, counts, measured.two_labels.get("threshold"),
     )  # fmt: skip
+    reference = json.dumps(reference_of(run.store, study, trial, prompt).to_json(), ensure_ascii=False) + "\n"
     unread = _read_back(trial, adapter)
     if unread:
         log.warning("the export was not read back by peft: %s", unread)
     template = (json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
     page = card(found, study, measured, unread)
-    files = {**adapter, "README.md": page.encode(), SUMS: checksums({**adapter, TEMPLATE: template})}
+    summed = {**adapter, REFERENCE: reference.encode()}
+    files = {**summed, "README.md": page.encode(), SUMS: checksums({**summed, TEMPLATE: template})}
     files[TEMPLATE] = template  # written last, so that an interrupted export is not taken for a whole one
     for name, data in files.items():
         target.write(name, data)

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
@@ -23,6 +23,7 @@ _UNKNOWN_KEY = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argume
 FORMAT = 1  # of template.json
 MOST_NEW_TOKENS = 4096  # an answer is a label; more would take a machine for hours
 TEMPLATE = "template.json"
+REFERENCE = "reference.json"
 SUMS = "SHA256SUMS"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -108,15 +109,15 @@ def checksums(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())).encode()
 
 
-def check_sums(store: Store) -> None:
-    """UserError where a file of an export is not the one that was written; a warning for exports of before, which have
-    no checksums."""
+def check_sums(store: Store, files: Sequence[str] = (*ADAPTER, TEMPLATE)) -> None:
+    """UserError where one of ``files`` of an export is not the one that was written; a warning for exports of before,
+    which have no checksums."""
     if not store.exists(SUMS):
         log.warning("%s: unchecked, as it has no %s: a damaged weight would go unseen", store.uri, SUMS)
         return
     lines = [line.split(maxsplit=1) for line in store.read(SUMS).decode(errors="replace").splitlines() if line.strip()]
     given = {parts[1].lstrip("*"): parts[0] for parts in lines if len(parts) == 2}
-    for name in (*ADAPTER, TEMPLATE):
+    for name in files:
         if name not in given:
             raise UserError(f"{store.uri}/{SUMS}: does not name {name}. Export the trial again")
         if not store.exists(name):

@@ -1,11 +1,11 @@
 """docs/troubleshooting.md holds the text of every message that a study's user can get, and no text that is no message.
 
-Looked at is what `check`, `run` and `plan` import, what `report`, `watch`, `export` and `predict` do, and the package
-`steadytune`. Left out is
-what none of them imports, as its messages come to those who give another command, and say what to do: cluster files
-(`cluster check`, `cluster render`), jobs (`submit`, `status`, `logs`, `stop`), the writing of prompts and the searches
-(`prompts`, `search`), the rows and benchmarks of the prompt-loss-weight study (`lengths`, `shorten`, `rows`,
-`benchmark`), and the lines of `doctor`, each of which has its remedy.
+Looked at is what `check`, `run` and `plan` import, what `report`, `watch`, `export`, `predict`, `monitor` and `track`
+do, and the package `steadytune`. Left out is what none of them imports, as its messages come to those who give another
+command, and say what to do: cluster files (`cluster check`, `cluster render`), jobs (`submit`, `status`, `logs`,
+`stop`), the writing of prompts and the searches (`prompts`, `search`), the rows and benchmarks of the
+prompt-loss-weight study (`lengths`, `shorten`, `rows`, `benchmark`), and the lines of `doctor`, each of which has its
+remedy.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 COMMANDS = (
     "sweeps.cli.study",
     "sweeps.cli.results",
+    "sweeps.cli.monitor",
+    "sweeps.cli.track",
     "sweeps.cli.environment_errors",
     "sweeps.run_folder.fetch",
     "steadytune.studies",

@@ -64,10 +64,10 @@ def take(folder: Path) -> None:
 
     from sweeps.report.write import write_report
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("report-*.png"):
-        old.unlink()
     with tempfile.TemporaryDirectory() as made, chromium() as browser:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("report-*.png"):
+            old.unlink()
         confirmed_run(Path(made, "complaints"))
         page = open_page(browser, Path(write_report(f"{made}/complaints")), width=WIDTH)
         page.run(

@@ -172,7 +172,8 @@ def test_the_template_file_holds_all_that_predict_needs(run: Run, tmp_path: Path
     assert dict(found.train_prompts) == tiny_run.PROMPTS["train"]
     assert found.label_counts == {"no": 8, "yes": 8}
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "template.json", "README.md", "SHA256SUMS",
+        "adapter_config.json", "adapter_model.safetensors", "template.json", "reference.json", "README.md",
+        "SHA256SUMS",
     }  # fmt: skip
 
 

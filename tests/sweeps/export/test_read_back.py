@@ -252,5 +252,6 @@ def test_the_exports_store_is_read_as_it_is(run: Run, folder: Path) -> None:
     assert [line.split("  ")[1] for line in lines] == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "reference.json",
         "template.json",
     ]

@@ -1,0 +1,1 @@
+"""``steadytune track``: a run folder shown in MLflow, Weights & Biases or Trackio."""
