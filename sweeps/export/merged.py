@@ -1,0 +1,205 @@
+"""``steadytune export --merge``: the adapter in its base's weights, in a folder that transformers alone loads.
+
+    model.safetensors or shards, config.json         merged in float32, written in one dtype
+    tokenizer, chat template, generation_config.json the base's own files
+    template.json, README.md, SHA256SUMS             as of every export; ``predict`` reads the folder like any other
+
+The folder appears when all of it is written and compared: weights in float32 with base and adapter, weights as they are
+written with the trial as it was trained, both on the study's dev rows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow.fs as pafs
+
+from sweeps.display.text import size
+from sweeps.export.differences import MergeFigures, difference
+from sweeps.export.exported import ExportedTrial, merged_trial
+from sweeps.study.study import Study
+from sweeps.trials.assets import source_of
+from sweeps.trials.base_model import fingerprint_model
+from trainer.data.rows import Row, read_rows
+from trainer.data.wording import Prompt
+from trainer.errors import UserError
+from trainer.model.quantization import stored_bits
+from trainer.model.weights import BYTES, Dtype, TensorHead, dtype_on_disk, model_folder, read_config, tensor_heads
+from trainer.store import Store
+from trainer.trial import Trial
+
+if TYPE_CHECKING:
+    from trainer.model.soundness import PlainOutputs
+    from trainer.predictor import Prediction, Predictor
+
+MOST_ROWS = 200  # dev rows, the first ones, that are compared
+EXACT = 1e-3  # nats: what rounding in float32 may move a label's log-probability by; measured: up to 3e-5
+BESIDE = 64 * 2**20  # bytes for tokenizer and the other files
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What is to be merged, once it is known that it can be."""
+
+    base: Path
+    heads: Mapping[str, TensorHead]
+    dtype: Dtype
+
+
+def local_folder(store: Store, option: str) -> Path:
+    """The folder of a store that lies on this machine, from where weights are read and pushed. Raises ``UserError``."""
+    if not isinstance(store.fs, pafs.LocalFileSystem):
+        raise UserError(f'{option} = "{store.uri}" is not on this machine, as merged and pushed files are. Give a path')
+    return Path(store.root)
+
+
+def not_at_hand(trial: Trial) -> str:
+    """Why the base model of a trial cannot be loaded here; "" where it can."""
+    model = trial.model
+    if model.trust_remote_code:
+        return f'its base model "{model.path}" brings code of its own, which export does not run'
+    if model_folder(model) is None:
+        return f'its base model "{model.path}" is not at hand'
+    try:
+        if fingerprint_model(model.path, model.revision) != model.fingerprint:
+            return f'the files of its base model "{model.path}" are not those of the training'
+    except UserError as error:
+        return f"its base model cannot be compared ({error})"
+    return ""
+
+
+def dense(trial: Trial) -> Trial:
+    """``trial`` on its base in float32, not quantised: what is merged."""
+    return replace(trial, model=replace(trial.model, dtype="float32", quantization="none"))
+
+
+def plan_merge(trial: Trial, to: Path, dtype: str | None) -> MergePlan:
+    """Raises ``UserError`` where the base model is not the one of the training, has no whole weights, or where the disk
+    of ``to`` is too small for the merged ones."""
+    why = not_at_hand(trial)
+    if trial.model.trust_remote_code:
+        raise UserError(f"--merge: {why}. Leave out --merge, and merge with peft's merge_and_unload")
+    if why:
+        raise UserError(f"--merge: {why}. Give the folder of the model that was trained on: --base DIR")
+    base = model_folder(trial.model)
+    assert base is not None
+    if bits := stored_bits(read_config(base, trial.model.path)):
+        raise UserError(
+            f'--merge: the base model "{trial.model.path}" is stored in {bits} bits, and there are no whole weights to '
+            "merge into. Leave out --merge"
+        )
+    heads = tensor_heads(base, trial.model.path)
+    kind = cast("Dtype", dtype) if dtype else dtype_on_disk(heads)
+    needed = BYTES[kind] * sum(head.numel for head in heads.values()) + BESIDE
+    there = next(p for p in (to, *to.parents) if p.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f'--to = "{to}": merged weights in {kind} take {size(needed)}, and {there} has {size(free)} free. Free '
+            "space, give a folder on another disk, or a smaller --dtype"
+        )
+    return MergePlan(base, heads, kind)
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``folder`` (new or empty) at the end; nothing is left of it otherwise."""
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def merge_into(
+    folder: Path, plan: MergePlan, exported: ExportedTrial, study: Study, adapter: str, tensors: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> MergeFigures:  # fmt: skip
+    """Write the merged weights and the base's files into ``folder``, and compare. ``adapter``: the local folder with
+    peft's files, ``tensors`` what they hold. Raises ``UserError`` where the weights are not base and adapter."""
+    from trainer.model.merge import load_merged
+    from trainer.model.soundness import slot_gap
+    from trainer.predictor import Predictor
+
+    trial, whole = exported.trial, dense(exported.trial)
+    asked = _Asked(exported, study)
+    say("answering dev rows with base and adapter")
+    exact = asked.answers(lambda: Predictor(whole, tensors))
+    trained = exact if whole == trial else asked.answers(lambda: Predictor(trial, tensors))
+    say("merging, and answering dev rows with the merged weights")
+    in_float32, outputs = _write(folder, plan, whole, adapter, tensors, asked)
+    here = merged_trial(trial, str(folder), plan.dtype)
+    loaded = load_merged(here)
+    gap = slot_gap(loaded, outputs)
+    if gap > 1:
+        raise _other(trial, f"for a few tokens the written weights are {gap:.3g} times what rounding may do away")
+    written = asked.answers(lambda: Predictor(here, loaded))
+    if exact is None or trained is None or written is None:
+        return MergeFigures(plan.dtype, None, None, unmeasured=asked.missing)
+    rounding = difference(in_float32 or written, exact)
+    if rounding.scores is not None and not rounding.scores <= EXACT:
+        raise _other(trial, f"in float32 a label's log-probability differs by {rounding.scores:.3g} nats")
+    return MergeFigures(plan.dtype, rounding, difference(written, trained), asked.of, asked.wording.id)
+
+
+def _write(
+    folder: Path, plan: MergePlan, whole: Trial, adapter: str, tensors: Mapping[str, Any], asked: _Asked
+) -> tuple[list[Prediction] | None, PlainOutputs]:
+    """Write the weights. Gives the answers of the merged weights in float32, where others are written; and what base
+    and adapter gave for a few tokens."""
+    from trainer.model.device import pick_device
+    from trainer.model.merge import merge, without_slots, write_merged
+    from trainer.predictor import Predictor
+
+    model, outputs = merge(whole, adapter, tensors)
+    write_merged(model, whole, plan.base, plan.heads, folder, plan.dtype)
+    if plan.dtype == "float32":
+        return None, outputs
+    return asked.answers(lambda: Predictor(whole, without_slots(model.to(pick_device()), whole))), outputs
+
+
+def _other(trial: Trial, detail: str) -> UserError:
+    return UserError(
+        f"trial {trial.id}: its adapter was not merged, as the merged weights answer otherwise than base and adapter: "
+        f"{detail}. Leave out --merge"
+    )
+
+
+class _Asked:
+    """The dev rows that are compared: the first ``MOST_ROWS`` that fit, in the default wording."""
+
+    def __init__(self, exported: ExportedTrial, study: Study):
+        trial = exported.trial
+        self.counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
+        self.limit, self.of, self.missing = trial.task.max_length, 0, ""
+        self.rows: Sequence[Row] = ()
+        wording = exported.prompt or next((Prompt(i, t) for i, t in exported.train_prompts.items()), None)
+        self.wording = wording or Prompt("", "")
+        if wording is None:
+            self.missing = "no wording is at hand"
+            return
+        try:
+            self.rows = read_rows(source_of(study.task, "dev"), "dev", "task.rows.dev").rows
+            self.of = len(self.rows)
+        except UserError as error:
+            self.missing = f"the dev rows cannot be read ({str(error).splitlines()[0]})"
+
+    def answers(self, predictor: Callable[[], Predictor]) -> list[Prediction] | None:
+        """None where there are no rows. The model is gone afterwards: there may be room for one at a time."""
+        if self.missing:
+            return None
+        ready = predictor()
+        if len(self.rows) == self.of:
+            pairs = [(self.wording, row) for row in self.rows]
+            lengths = ready.renderer.lengths(pairs)
+            self.rows = [row for row, n in zip(self.rows, lengths, strict=True) if n <= self.limit][:MOST_ROWS]
+        return ready.predict(self.wording, self.rows, self.counts)
