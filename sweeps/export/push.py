@@ -106,12 +106,10 @@ def _refuse(error: Exception, said: str, again: str) -> NoReturn:
     if status == 401:
         raise UserError(f"{said}: the hub does not know the token (HTTP 401). Log in with `hf auth login`. {again}")
     if status == 403:
-        raise UserError(
-            f"{said}: the token may not write there (HTTP 403: {_line(cause)}). Take another token. {again}"
-        )
+        raise UserError(f"{said}: this token may not write there (HTTP 403: {_line(cause)}). Take another. {again}")
     if status is not None:
         raise UserError(f"{said}: the hub refuses (HTTP {status}: {_line(cause)}). {again}")
-    raise UserError(f"{said}: the hub cannot be reached ({_line(error)}). Check HF_ENDPOINT and the network. {again}")
+    raise UserError(f"{said}: no usable answer of the hub ({_line(error)}). Check the network and HF_ENDPOINT. {again}")
 
 
 def _line(error: BaseException) -> str:
