@@ -27,7 +27,7 @@ from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
 from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, checksums, folder_checksums
 from sweeps.export.hub_metadata import licence_of
-from sweeps.export.merged import appearing, local_folder, merge_into, not_at_hand, plan_merge
+from sweeps.export.merged import appearing, check_at_hand, local_folder, merge_into, plan_merge
 from sweeps.export.push import repository
 from sweeps.export.use_text import summary
 from sweeps.run_folder.find import did_you_mean
@@ -101,7 +101,7 @@ def export(
         unread = _read_back(here, place, tensors)
         if plan is not None and folder is not None:
             if unread:
-                raise UserError(f"--merge: {unread}. Use a machine with more, or leave out --merge")
+                raise UserError(f"--merge: {unread}. Use a machine with more memory, or leave out --merge")
             found = replace(found, merged=plan.dtype)
             with appearing(folder) as part:
                 figures = merge_into(part, plan, replace(found, trial=here), study, place, tensors, say)
@@ -254,8 +254,10 @@ def _read_back(trial: Trial, folder: str, tensors: Mapping[str, Any]) -> str:
     from trainer.model.device import out_of_memory
     from trainer.model.export_check import check_export
 
-    if why := not_at_hand(trial):
-        return why
+    try:
+        check_at_hand(trial)
+    except UserError as error:
+        return str(error)
     try:
         check_export(trial, folder, tensors)
     except (RuntimeError, MemoryError) as error:

@@ -60,19 +60,19 @@ def local_folder(store: Store, option: str) -> Path:
     return Path(store.root)
 
 
-def not_at_hand(trial: Trial) -> str:
-    """Why the base model of a trial cannot be loaded here; "" where it can."""
+def check_at_hand(trial: Trial) -> None:
+    """Raises ``UserError`` where the base model of a trial cannot be loaded here."""
     model = trial.model
     if model.trust_remote_code:
-        return f'its base model "{model.path}" brings code of its own, which export does not run'
+        raise UserError(f'its base model "{model.path}" brings code of its own, which export does not run')
     if model_folder(model) is None:
-        return f'its base model "{model.path}" is not at hand'
+        raise UserError(f'its base model "{model.path}" is not at hand')
     try:
-        if fingerprint_model(model.path, model.revision) != model.fingerprint:
-            return f'the files of its base model "{model.path}" are not those of the training'
+        found = fingerprint_model(model.path, model.revision)
     except UserError as error:
-        return f"its base model cannot be compared ({error})"
-    return ""
+        raise UserError(f"its base model cannot be compared ({error})") from None
+    if found != model.fingerprint:
+        raise UserError(f'the files of its base model "{model.path}" are not those of the training')
 
 
 def dense(trial: Trial) -> Trial:
@@ -83,11 +83,13 @@ def dense(trial: Trial) -> Trial:
 def plan_merge(trial: Trial, to: Path, dtype: str | None) -> MergePlan:
     """Raises ``UserError`` where the base model is not the one of the training, has no whole weights, or where the disk
     of ``to`` is too small for the merged ones."""
-    why = not_at_hand(trial)
-    if trial.model.trust_remote_code:
-        raise UserError(f"--merge: {why}. Leave out --merge, and merge with peft's merge_and_unload")
-    if why:
-        raise UserError(f"--merge: {why}. Give the folder of the model that was trained on: --base DIR")
+    try:
+        check_at_hand(trial)
+    except UserError as error:
+        remedy = "Give the folder of the model that was trained on: --base DIR"
+        if trial.model.trust_remote_code:
+            remedy = "Leave out --merge, and merge with peft's merge_and_unload"
+        raise UserError(f"--merge: {error}. {remedy}") from None
     base = model_folder(trial.model)
     assert base is not None
     if bits := stored_bits(read_config(base, trial.model.path)):
