@@ -27,7 +27,7 @@ from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
 from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE, ExportedTrial, checksums, folder_checksums
 from sweeps.export.hub_metadata import licence_of
-from sweeps.export.merged import appearing, check_at_hand, local_folder, merge_into, plan_merge
+from sweeps.export.merged import appearing, check_at_hand, enough_memory, local_folder, merge_into, plan_merge
 from sweeps.export.push import repository
 from sweeps.export.use_text import summary
 from sweeps.run_folder.find import did_you_mean
@@ -98,17 +98,15 @@ def export(
     with tempfile.TemporaryDirectory(prefix="steadytune-export-") as place:
         for name, data in adapter.items():
             Path(place, name).write_bytes(data)
-        unread = _read_back(here, place, tensors)
         if plan is not None and folder is not None:
-            if unread:
-                raise UserError(f"--merge: {unread}. Use a machine with more memory, or leave out --merge")
             found = replace(found, merged=plan.dtype)
-            with appearing(folder) as part:
+            with appearing(folder) as part, enough_memory():
                 figures = merge_into(part, plan, replace(found, trial=here), study, place, tensors, say)
                 page = card(found, study, measured, merged=figures, licence=licence)
                 _write_merged(Store.open(part), found, page)
             say(summary(figures))
         else:
+            unread = _read_back(here, place, tensors)
             if unread:
                 log.warning("the export was not read back by peft: %s", unread)
             template, page = _template(found), card(found, study, measured, unread, licence=licence)

@@ -135,7 +135,7 @@ def _digest(store: Store, name: str) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def check_sums(store: Store, merged: bool) -> None:
+def check_sums(store: Store, merged: bool = False) -> None:
     """UserError where a file of an export is not the one that was written; a warning for exports of before, which have
     no checksums. Of merged weights every file is looked at that transformers may read."""
     if not store.exists(SUMS):

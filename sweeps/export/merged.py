@@ -122,18 +122,35 @@ def appearing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises ``UserError`` where the memory within it does not suffice."""
+    from trainer.model.device import out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not out_of_memory(error):
+            raise
+        raise UserError(
+            "--merge: this machine has too little memory for the base model. Use one with more, or leave out --merge"
+        ) from None
+
+
 def merge_into(
     folder: Path, plan: MergePlan, exported: ExportedTrial, study: Study, adapter: str, tensors: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> MergeFigures:  # fmt: skip
     """Write the merged weights and the base's files into ``folder``, and compare. ``adapter``: the local folder with
     peft's files, ``tensors`` what they hold. Raises ``UserError`` where the weights are not base and adapter."""
+    from trainer.model.export_check import check_export
     from trainer.model.merge import load_merged
     from trainer.model.soundness import slot_gap
     from trainer.predictor import Predictor
 
     trial, whole = exported.trial, dense(exported.trial)
     asked = _Asked(exported, study)
+    check_export(trial, adapter, tensors)
     say("answering dev rows with base and adapter")
     exact = asked.answers(lambda: Predictor(whole, tensors))
     trained = exact if whole == trial else asked.answers(lambda: Predictor(trial, tensors))

@@ -67,8 +67,13 @@ def write_merged(
     tensors. Raises ``UserError`` where a weight is beyond what ``dtype`` holds."""
     mixed = dtype_on_disk(heads) != "float32"  # then what the base keeps in float32 stays so, such as a router's bias
     whole = {name for name, head in heads.items() if mixed and head.dtype in ("F32", "F64")}
+    if model.can_generate():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig()  # transformers refuses to save some that it loads
     with quiet_transformers():
         model.save_pretrained(to, state_dict=_cast(model.state_dict(), getattr(torch, dtype), whole))
+    (to / "generation_config.json").unlink(missing_ok=True)
     made = json.loads((to / "config.json").read_text())
     for file in source.iterdir():
         if file.is_file() and file.suffix in COPIED and not file.name.endswith(".index.json"):
@@ -100,10 +105,10 @@ def _cast(state: Mapping[str, Tensor], dtype: torch.dtype, whole: Iterable[str])
         place = (tensor.data_ptr(), tensor.shape, tensor.stride())
         if place not in made:
             made[place] = tensor.to(dtype)
-            if not torch.isfinite(made[place]).all():
+            if not torch.equal(torch.isfinite(made[place]), torch.isfinite(tensor)):
                 raise UserError(
                     f'--dtype = "{str(dtype).removeprefix("torch.")}": {name} has weights beyond its largest number, '
-                    f"{torch.finfo(dtype).max:g}. Give --dtype bfloat16, or leave it out"
+                    f"{torch.finfo(dtype).max:g}. Give --dtype bfloat16 or float32"
                 )
         found[name] = made[place]
     return found

@@ -234,8 +234,8 @@ def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
     )
     said = refusal(uri, trial.id, tmp_path / "out", merge=True, dtype="float16")
     assert said == (
-        '--dtype = "float16": model.norm.weight has weights beyond its largest number, 65504. Give --dtype bfloat16, '
-        "or leave it out"
+        '--dtype = "float16": model.norm.weight has weights beyond its largest number, 65504. Give --dtype bfloat16 or '
+        "float32"
     )
     assert sorted(p.name for p in tmp_path.glob("out*")) == []
 
