@@ -80,7 +80,8 @@ def kept(file: Path, score: Callable[[], np.ndarray]) -> np.ndarray:
     if not file.exists():
         print(f"scoring for {file.name}", flush=True)
         np.save(file, score())
-    return np.load(file, allow_pickle=False)  # type: ignore[no-any-return]
+    found: np.ndarray = np.load(file, allow_pickle=False)
+    return found
 
 
 def made(out: Path, base: Path, steps: int) -> dict[str, float]:
@@ -155,7 +156,7 @@ def alone(model: Path, prompt: Prompt, rows: Sequence[Row], adapter: Path | None
     scores = []
     for row in rows:
         chat = [{"role": "user", "content": fill(prompt, row.fields).text}]
-        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        ids: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         with torch.no_grad():
             logits = found(torch.tensor([ids])).logits[0, -1]
         scores.append(torch.log_softmax(logits.float(), dim=-1)[[w[0] for w in words]].tolist())

@@ -45,8 +45,10 @@ class Predictor:
     def __init__(self, trial: Trial, adapter: Mapping[str, torch.Tensor] | SlotModel):
         self.trial = trial
         self.renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
-        ready = isinstance(adapter, SlotModel)
-        self.model = adapter if ready else slot_model_of(load_base_of(trial), trial, adapter)
+        if isinstance(adapter, SlotModel):
+            self.model = adapter
+        else:
+            self.model = slot_model_of(load_base_of(trial), trial, adapter)
 
     def predict(
         self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None

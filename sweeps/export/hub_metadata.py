@@ -39,7 +39,9 @@ def header(exported: ExportedTrial, study: str, row: Mapping[str, Any], licence:
         tags=["lora", "steadytune"],
         model_name=f"{study}, trial {trial.id}" if results else None,
         eval_results=results or None,
-        **licence,
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
     ).to_yaml()
 
 
