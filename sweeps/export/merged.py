@@ -36,7 +36,6 @@ from trainer.store import Store
 from trainer.trial import Trial
 
 if TYPE_CHECKING:
-    from trainer.model.soundness import PlainOutputs
     from trainer.predictor import Prediction, Predictor
 
 MOST_ROWS = 200  # dev rows, the first ones, that are compared
@@ -143,54 +142,34 @@ def merge_into(
 ) -> MergeFigures:  # fmt: skip
     """Write the merged weights and the base's files into ``folder``, and compare. ``adapter``: the local folder with
     peft's files, ``tensors`` what they hold. Raises ``UserError`` where the weights are not base and adapter."""
+    from trainer.model.device import pick_device
     from trainer.model.export_check import check_export
-    from trainer.model.merge import load_merged
-    from trainer.model.soundness import slot_gap
+    from trainer.model.merge import load_merged, merge, without_slots, write_merged
     from trainer.predictor import Predictor
 
     trial, whole = exported.trial, dense(exported.trial)
+    here = merged_trial(trial, str(folder), plan.dtype)
     asked = _Asked(exported, study)
     check_export(trial, adapter, tensors)
-    say("answering dev rows with base and adapter")
-    exact = asked.answers(lambda: Predictor(whole, tensors))
-    trained = exact if whole == trial else asked.answers(lambda: Predictor(trial, tensors))
+    say("answering dev rows with base and adapter")  # one model at a time: there may be room for no more
+    exact = asked.answers(Predictor(whole, tensors))
+    trained = exact if whole == trial else asked.answers(Predictor(trial, tensors))
     say("merging, and answering dev rows with the merged weights")
-    in_float32, outputs = _write(folder, plan, whole, adapter, tensors, asked)
-    here = merged_trial(trial, str(folder), plan.dtype)
-    loaded = load_merged(here)
-    gap = slot_gap(loaded, outputs)
-    if gap > 1:
-        raise _other(trial, f"for a few tokens the written weights are {gap:.3g} times what rounding may do away")
-    written = asked.answers(lambda: Predictor(here, loaded))
-    if exact is None or trained is None or written is None:
-        return MergeFigures(plan.dtype, None, None, unmeasured=asked.missing)
-    rounding = difference(in_float32 or written, exact)
-    if rounding.scores is not None and not rounding.scores <= EXACT:
-        raise _other(trial, f"in float32 a label's log-probability differs by {rounding.scores:.3g} nats")
-    return MergeFigures(plan.dtype, rounding, difference(written, trained), asked.of, asked.wording.id)
-
-
-def _write(
-    folder: Path, plan: MergePlan, whole: Trial, adapter: str, tensors: Mapping[str, Any], asked: _Asked
-) -> tuple[list[Prediction] | None, PlainOutputs]:
-    """Write the weights. Gives the answers of the merged weights in float32, where others are written; and what base
-    and adapter gave for a few tokens."""
-    from trainer.model.device import pick_device
-    from trainer.model.merge import merge, without_slots, write_merged
-    from trainer.predictor import Predictor
-
-    model, outputs = merge(whole, adapter, tensors)
+    model = merge(whole, adapter, tensors)
     write_merged(model, whole, plan.base, plan.heads, folder, plan.dtype)
-    if plan.dtype == "float32":
-        return None, outputs
-    return asked.answers(lambda: Predictor(whole, without_slots(model.to(pick_device()), whole))), outputs
-
-
-def _other(trial: Trial, detail: str) -> UserError:
-    return UserError(
-        f"trial {trial.id}: its adapter was not merged, as the merged weights answer otherwise than base and adapter: "
-        f"{detail}. Leave out --merge"
-    )
+    written = asked.answers(Predictor(here, load_merged(here, model.state_dict())))
+    in_float32 = written
+    if plan.dtype != "float32":
+        in_float32 = asked.answers(Predictor(whole, without_slots(model.to(pick_device()), whole)))
+    if exact is None or trained is None or written is None or in_float32 is None:
+        return MergeFigures(plan.dtype, None, None, unmeasured=asked.missing)
+    rounding = difference(in_float32, exact)
+    if rounding.scores is not None and not rounding.scores <= EXACT:
+        raise UserError(
+            f"trial {trial.id}: its adapter was not merged, as in float32 a label's log-probability differs by "
+            f"{rounding.scores:.3g} nats from that of base and adapter. Leave out --merge"
+        )
+    return MergeFigures(plan.dtype, rounding, difference(written, trained), asked.of, asked.wording.id)
 
 
 class _Asked:
@@ -212,13 +191,12 @@ class _Asked:
         except UserError as error:
             self.missing = f"the dev rows cannot be read ({str(error).splitlines()[0]})"
 
-    def answers(self, predictor: Callable[[], Predictor]) -> list[Prediction] | None:
-        """None where there are no rows. The model is gone afterwards: there may be room for one at a time."""
+    def answers(self, predictor: Predictor) -> list[Prediction] | None:
+        """None where there are no rows."""
         if self.missing:
             return None
-        ready = predictor()
         if len(self.rows) == self.of:
             pairs = [(self.wording, row) for row in self.rows]
-            lengths = ready.renderer.lengths(pairs)
+            lengths = predictor.renderer.lengths(pairs)
             self.rows = [row for row, n in zip(self.rows, lengths, strict=True) if n <= self.limit][:MOST_ROWS]
-        return ready.predict(self.wording, self.rows, self.counts)
+        return predictor.predict(self.wording, self.rows, self.counts)

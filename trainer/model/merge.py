@@ -25,7 +25,7 @@ from trainer.model.base import load_base
 from trainer.model.device import pick_device
 from trainer.model.read_back import read_by_peft
 from trainer.model.slots import SlotModel
-from trainer.model.soundness import PlainOutputs, answered, output_gap, probe_rows
+from trainer.model.soundness import answered, output_gap, probe_rows
 from trainer.model.weights import Dtype, TensorHead, dtype_on_disk, one_line
 from trainer.trial import Trial
 
@@ -33,10 +33,10 @@ COPIED = (".json", ".model", ".txt", ".jinja", ".tiktoken")  # a base's files be
 FURTHER_TEMPLATES = "additional_chat_templates"  # transformers' folder
 
 
-def merge(trial: Trial, folder: str, tensors: Mapping[str, Tensor]) -> tuple[Any, PlainOutputs]:
+def merge(trial: Trial, folder: str, tensors: Mapping[str, Tensor]) -> Any:
     """transformers' model with the adapter of the local ``folder`` (its ``tensors``, by peft's names) in its weights,
-    on the CPU; and what base and adapter gave for a few rows. ``trial`` is on its base in float32, not quantised.
-    Raises ``UserError`` where the merged weights give something else."""
+    on the CPU. ``trial`` is on its base in float32, not quantised. Raises ``UserError`` where the model then gives
+    something else for a few tokens than base and adapter."""
     where = f"trial {trial.id}: its adapter was not merged"
     base = load_base_for_peft(trial, torch.device("cpu"))
     rows = probe_rows(base)
@@ -57,7 +57,7 @@ def merge(trial: Trial, folder: str, tensors: Mapping[str, Tensor]) -> tuple[Any
             f"{where}: the merged weights give other outputs than base and adapter ({gap:.3g} times what rounding may "
             "do). Leave out --merge"
         )
-    return model, PlainOutputs(rows, before, hidden=False)
+    return model
 
 
 def write_merged(
@@ -114,13 +114,30 @@ def _cast(state: Mapping[str, Tensor], dtype: torch.dtype, whole: Iterable[str])
     return found
 
 
-def load_merged(trial: Trial) -> SlotModel:
-    """The merged weights that ``trial.model.path`` holds, on the accelerator. Raises ``UserError``."""
+def load_merged(trial: Trial, expected: Mapping[str, Tensor] | None = None) -> SlotModel:
+    """The merged weights that ``trial.model.path`` holds, on the accelerator. Raises ``UserError``, also where they are
+    not those ``expected``, in float32 and by transformers' names, rounded to the trial's dtype."""
     try:
         base = _load_classifier(trial) if trial.model.head == "classifier" else _load_lm(trial)
     except UserError as error:
         raise UserError(f"{error}. Export the trial again") from error
+    if expected is not None:
+        found, dtype = base.state_dict(), getattr(torch, trial.model.dtype)
+        names = sorted(found.keys() | expected.keys())
+        if wrong := [n for n in names if not _is_rounded(found.get(n), expected.get(n), dtype)]:
+            raise UserError(
+                f"trial {trial.id}: its adapter was not merged, as transformers reads other weights than were written, "
+                f"such as {wrong[0]}. Leave out --merge"
+            )
     return without_slots(base, trial)
+
+
+def _is_rounded(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether ``found`` is ``expected`` in its own dtype; or in ``dtype``, as what models hold in float32 is stored."""
+    if found is None or expected is None or found.shape != expected.shape:
+        return False
+    found = found.cpu()
+    return any(torch.equal(found, expected.to(kind).to(found.dtype)) for kind in (found.dtype, dtype))
 
 
 def _load_lm(trial: Trial) -> Any:

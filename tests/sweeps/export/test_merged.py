@@ -24,9 +24,11 @@ from score_rows import can_mount
 
 from sweeps.cli import main
 from sweeps.export.export import export
+from sweeps.export.exported import merged_trial, read_exported
 from sweeps.export.merged import plan_merge
 from sweeps.export.predict import predict
 from trainer.errors import UserError
+from trainer.model.merge import load_merged
 from trainer.model.weights import tensor_heads
 from trainer.store import Store
 from trainer.trial import Trial
@@ -164,6 +166,20 @@ def test_predict_can_compute_merged_weights_in_float32(merged: tuple[str, str], 
     written, wide = (answers(folder, rows, tmp_path / "a.jsonl", dtype=dtype) for dtype in (None, "float32"))
     gaps = [abs(a["probabilities"]["yes"] - b["probabilities"]["yes"]) for a, b in zip(written, wide, strict=True)]
     assert 0 < max(gaps) < 0.05
+
+
+def test_weights_that_transformers_reads_otherwise_are_not_handed_out(merged: tuple[str, str]) -> None:
+    exported = read_exported(Store.open(merged[1]))
+    here = merged_trial(exported.trial, merged[1], "bfloat16")
+    whole = {name: t.float() for name, t in alone(merged[1]).state_dict().items()}
+    load_merged(here, whole)
+    name = "model.layers.1.mlp.up_proj.weight"
+    for other in (whole[name] + 1e-3, whole[name][:5], None):
+        expected = {n: t for n, t in {**whole, name: other}.items() if t is not None}
+        with pytest.raises(
+            UserError, match=f"reads other weights than were written, such as {name}. Leave out --merge"
+        ):
+            load_merged(here, expected)
 
 
 # the base's in all else -----------------------------------------------------------------------------------------------
