@@ -149,7 +149,7 @@ def merge_into(
 
     trial, whole = exported.trial, dense(exported.trial)
     here = merged_trial(trial, str(folder), plan.dtype)
-    asked = _Asked(exported, study)
+    asked = _asked(exported, study)
     check_export(trial, adapter, tensors)
     say("answering dev rows with base and adapter")  # one model at a time: there may be room for no more
     exact = asked.answers(Predictor(whole, tensors))
@@ -172,31 +172,37 @@ def merge_into(
     return MergeFigures(plan.dtype, rounding, difference(written, trained), asked.of, asked.wording.id)
 
 
+@dataclass(frozen=True)
 class _Asked:
-    """The dev rows that are compared: the first ``MOST_ROWS`` that fit, in the default wording."""
+    """Dev rows that are answered in one wording; none where ``missing`` says why."""
 
-    def __init__(self, exported: ExportedTrial, study: Study):
-        trial = exported.trial
-        self.counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
-        self.limit, self.of, self.missing = trial.task.max_length, 0, ""
-        self.rows: Sequence[Row] = ()
-        wording = exported.prompt or next((Prompt(i, t) for i, t in exported.train_prompts.items()), None)
-        self.wording = wording or Prompt("", "")
-        if wording is None:
-            self.missing = "no wording is at hand"
-            return
-        try:
-            self.rows = read_rows(source_of(study.task, "dev"), "dev", "task.rows.dev").rows
-            self.of = len(self.rows)
-        except UserError as error:
-            self.missing = f"the dev rows cannot be read ({str(error).splitlines()[0]})"
+    wording: Prompt
+    rows: Sequence[Row] = ()
+    of: int = 0  # dev rows of the study
+    label_counts: Sequence[int] | None = None
+    missing: str = ""
 
     def answers(self, predictor: Predictor) -> list[Prediction] | None:
         """None where there are no rows."""
-        if self.missing:
-            return None
-        if len(self.rows) == self.of:
-            pairs = [(self.wording, row) for row in self.rows]
-            lengths = predictor.renderer.lengths(pairs)
-            self.rows = [row for row, n in zip(self.rows, lengths, strict=True) if n <= self.limit][:MOST_ROWS]
-        return predictor.predict(self.wording, self.rows, self.counts)
+        return predictor.predict(self.wording, self.rows, self.label_counts) if self.rows else None
+
+
+def _asked(exported: ExportedTrial, study: Study) -> _Asked:
+    """The first ``MOST_ROWS`` dev rows that fit, in the default wording."""
+    from trainer.data.render import Renderer
+    from trainer.data.tokenizer import load_tokenizer
+
+    trial = exported.trial
+    wording = exported.prompt or next((Prompt(i, text) for i, text in exported.train_prompts.items()), None)
+    if wording is None:
+        return _Asked(Prompt("", ""), missing="no wording is at hand")
+    try:
+        dev = read_rows(source_of(study.task, "dev"), "dev", "task.rows.dev").rows
+    except UserError as error:
+        return _Asked(wording, missing=f"the dev rows cannot be read ({str(error).splitlines()[0]})")
+    renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
+    lengths = renderer.lengths([(wording, row) for row in dev])
+    fitting = [row for row, n in zip(dev, lengths, strict=True) if n <= trial.task.max_length]
+    counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
+    missing = "" if fitting else f"no dev row fits into {trial.task.max_length} tokens"
+    return _Asked(wording, fitting[:MOST_ROWS], len(dev), counts, missing)

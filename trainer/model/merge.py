@@ -74,6 +74,8 @@ def write_merged(
     with quiet_transformers():
         model.save_pretrained(to, state_dict=_cast(model.state_dict(), getattr(torch, dtype), whole))
     (to / "generation_config.json").unlink(missing_ok=True)
+    for file in to.glob("*.safetensors"):  # safetensors lets nobody else read them, such as a server
+        file.chmod((to / "config.json").stat().st_mode)
     made = json.loads((to / "config.json").read_text())
     for file in source.iterdir():
         if file.is_file() and file.suffix in COPIED and not file.name.endswith(".index.json"):

@@ -156,6 +156,7 @@ def test_the_card_says_how_far_bfloat16_is_from_the_trial(merged: tuple[str, str
             for a, b in zip(trained, written, strict=True)]  # fmt: skip
     assert 0 < max(gaps) <= 2 * difference  # of two log-probabilities, each moves a share
     assert about["merged"] == "bfloat16"
+    assert len({p.stat().st_mode for p in Path(folder).iterdir()}) == 1, "whoever reads the config reads the weights"
     assert "library_name: transformers" in page
     assert "They are written in bfloat16." in page
 
