@@ -5,8 +5,8 @@
 A chat model is tuned for 20 steps of 8 rows of SST-2 and exported three times: as an adapter, merged in float32, and
 merged in bfloat16. Then other rows are answered under a wording that it was not trained on: by `predict` from each
 export, by peft alone on the base model, and by transformers alone on the weights merged in float32. The last two make
-the input with the tokenizer's chat template themselves, and take one row at a time. Compared are the label scores, the
-log-probabilities of the two answers.
+the input with the tokenizer's chat template themselves, and take rows of one length together. Compared are the label
+scores, the log-probabilities of the two answers.
 
 Needs ../shared/data for SST-2. The run, its exports and each answerer's scores are kept in --out and used again.
 """
@@ -20,6 +20,7 @@ import os
 import platform
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -153,14 +154,17 @@ def alone(model: Path, prompt: Prompt, rows: Sequence[Row], adapter: Path | None
     tokenizer = AutoTokenizer.from_pretrained(model)
     words = [tokenizer(word, add_special_tokens=False).input_ids for word in ("no", "yes")]
     assert [len(w) for w in words] == [1, 1], "both are read at the question's last token"
-    scores = []
-    for row in rows:
+    asked: dict[int, dict[int, list[int]]] = defaultdict(dict)  # rows of one length need no padding
+    for i, row in enumerate(rows):
         chat = [{"role": "user", "content": fill(prompt, row.fields).text}]
         ids: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        asked[len(ids)][i] = ids
+    scores = np.zeros((len(rows), len(words)))
+    for batch in asked.values():
         with torch.no_grad():
-            logits = found(torch.tensor([ids])).logits[0, -1]
-        scores.append(torch.log_softmax(logits.float(), dim=-1)[[w[0] for w in words]].tolist())
-    return np.array(scores)
+            logits = found(torch.tensor(list(batch.values())), logits_to_keep=1).logits[:, -1]
+        scores[list(batch)] = torch.log_softmax(logits.float(), dim=-1)[:, [w[0] for w in words]].numpy()
+    return scores
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
