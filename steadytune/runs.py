@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import altair as alt
@@ -118,13 +118,20 @@ class OpenedRun:
         row = winning_row(self._tables) if self._folder.is_finished else None
         return None if row is None else str(row["configuration"])
 
-    def export(self, to: str | os.PathLike[str], trial: str | None = None) -> str:
+    def export(
+        self,
+        to: str | os.PathLike[str],
+        trial: str | None = None,
+        merge: bool = False,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    ) -> str:
         """Write a trial as a folder that peft and ``steadytune.load`` open; returns ``to``, which must be new or empty.
-        ``trial``: an id or its beginning; default: the winner. ``UserError`` if the trial has no adapter, or the run no
-        winner."""
+        ``trial``: an id or its beginning; default: the winner. ``merge``: write the base model's weights with the
+        adapter in them, in ``dtype`` (default: that of the base's files). ``UserError`` if the trial has no adapter, or
+        the run no winner."""
         from sweeps.export.export import export
 
-        return export(self.address, trial, os.fspath(to))
+        return export(self.address, trial, os.fspath(to), merge=merge, dtype=dtype)
 
     @functools.cached_property
     def _tables(self) -> Tables:

@@ -1,4 +1,4 @@
-"""An exported adapter on its base model: rows in, answers out, through the same renderer and scorer as in training."""
+"""An exported trial: rows in, answers out, through the same renderer and scorer as in training."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from trainer.data.tokenizer import load_tokenizer
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.model.adapted_base import load_base_of, slot_model_of
+from trainer.model.slots import SlotModel
 from trainer.score.calibration import baseline_for
 from trainer.score.decide import decision_values
 from trainer.score.generation import generate_answers
@@ -29,21 +30,25 @@ _ANY_TOKEN = (np.zeros(1, dtype=np.int32),)
 @dataclass(frozen=True)
 class Prediction:
     """``index`` of the label or option; None where generated text gave none. ``probabilities`` [k]: softmax of what the
-    decision rule compares; None with generated text."""
+    decision rule compares; ``scores`` [k]: the labels' log-probabilities in nats; None with generated text."""
 
     index: int | None
     probabilities: np.ndarray | None = None
     text: str | None = None  # generated
+    scores: np.ndarray | None = None
 
 
 class Predictor:
-    """``trial.model`` names the base; ``tensors`` are the adapter's, in peft's names. Raises UserError where the base
-    cannot be loaded or is not the adapter's."""
+    """``trial.model`` names the base and its tokenizer. ``adapter``: the adapter's tensors, in peft's names, or a model
+    that answers with its weights already. Raises UserError where the base cannot be loaded or is not the adapter's."""
 
-    def __init__(self, trial: Trial, tensors: Mapping[str, torch.Tensor]):
+    def __init__(self, trial: Trial, adapter: Mapping[str, torch.Tensor] | SlotModel):
         self.trial = trial
         self.renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
-        self.model = slot_model_of(load_base_of(trial), trial, tensors)
+        if isinstance(adapter, SlotModel):
+            self.model = adapter
+        else:
+            self.model = slot_model_of(load_base_of(trial), trial, adapter)
 
     def predict(
         self, prompt: Prompt, rows: Sequence[Row], label_counts: Sequence[int] | None = None
@@ -53,9 +58,9 @@ class Predictor:
         requests = self._requests(prompt, rows)
         if self.trial.scoring.scorer == "generate":
             return self._generated(requests, rows)
-        found = self._compared(prompt, rows, requests, label_counts)
+        scores, found = self._compared(prompt, rows, requests, label_counts)
         self._refuse_nan(rows, [bool(np.isfinite(x).all()) for x in found])
-        return [_prediction(x) for x in found]
+        return [_prediction(x, own) for x, own in zip(found, scores, strict=True)]
 
     def _requests(self, prompt: Prompt, rows: Sequence[Row]) -> list[Request]:
         pairs = [(prompt, row) for row in rows]
@@ -75,14 +80,15 @@ class Predictor:
 
     def _compared(
         self, prompt: Prompt, rows: Sequence[Row], requests: Sequence[Request], prior: Sequence[int] | None
-    ) -> list[np.ndarray]:
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Of every row, the labels' log-probabilities, and what the decision rule makes of them."""
         rule = self.trial.scoring.decision
         extra = baseline_for(rule, self.renderer, [(prompt, row) for row in rows])
         asked = self._thought([*requests, *(extra.requests if extra else [])])
         requests = asked[: len(requests)]
         found = label_logprobs(self.model, asked, [0] * len(asked))
         own = found[: len(requests)]
-        return decision_values(
+        values = decision_values(
             rule,
             own,
             [np.array([len(o) for o in r.options]) for r in requests],
@@ -90,6 +96,7 @@ class Predictor:
             baseline=extra.expand(found[len(requests) :]) if extra else None,
             prior=prior,
         )
+        return own, values
 
     def _refuse_nan(self, rows: Sequence[Row], sound: Sequence[bool]) -> None:
         wrong = [row.id for row, fine in zip(rows, sound, strict=True) if not fine]
@@ -120,6 +127,6 @@ class Predictor:
         return [Prediction(a.index, None, a.text) for a in made]
 
 
-def _prediction(values: np.ndarray) -> Prediction:
+def _prediction(values: np.ndarray, scores: np.ndarray) -> Prediction:
     p = np.exp(values - values.max())
-    return Prediction(int(values.argmax()), p / p.sum())
+    return Prediction(int(values.argmax()), p / p.sum(), scores=scores)

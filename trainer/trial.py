@@ -28,7 +28,7 @@ class Model:
     path: str  # local folder or hub name
     fingerprint: str
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # float16: of merged weights alone, no study has it
     head: Literal["lm", "classifier"] = "lm"  # classifier: a trained linear layer on the last position
     trust_remote_code: bool = False
     quantization: Literal["none", "int8", "nf4"] = "none"  # of the linear layers, by bitsandbytes as they are loaded

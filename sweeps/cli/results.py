@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import os
 from typing import Annotated
 
@@ -99,16 +100,37 @@ def time_command(
     report_command(folder)
 
 
+class WrittenDtype(enum.StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 def export_command(
     run: RunArgument,
     to: Annotated[str, typer.Option(metavar="DIR", help="The folder to write.")],
     trial: Annotated[str | None, typer.Option(metavar="ID", help="The trial. Default: the best.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the base model's weights with the adapter merged into them.")
+    ] = False,
+    dtype: Annotated[
+        WrittenDtype | None, typer.Option(help="Of merged weights. Default: that of the base model's files.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The base model, if its path has changed since training.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this new repository of the hub.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it. Default: private.")] = False,
 ) -> None:
-    """Write one trial's adapter into a folder that peft and predict load."""
+    """Write one trial as a folder that peft and predict load, or merged, that every server loads."""
     folder = find_run(run)
     from sweeps.export.export import export
 
-    typer.echo(export(folder, trial, to))
+    written = dtype.value if dtype else None
+    say = functools.partial(typer.echo, err=True)
+    typer.echo(export(folder, trial, to, merge=merge, dtype=written, base=base, push=push, public=public, say=say))
 
 
 class Dtype(enum.StrEnum):

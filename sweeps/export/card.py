@@ -1,4 +1,4 @@
-"""The README.md of an export: what the adapter is, how it was measured, how to load it, and its limits."""
+"""The README.md of an export: what it is, how it was measured, how to load it, and its limits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from sweeps.display.table_files import markdown_text
 from sweeps.display.text import column_with_interval, metric_text, metric_unit, percent, shown, with_interval
+from sweeps.export.hub_metadata import header
+from sweeps.export.use_text import use_of_adapter, use_of_merged
 from sweeps.run_folder.columns import CHOOSE, REPORT, SEARCH
 from sweeps.study.study import Study
 from sweeps.tables.columns import Settings, is_sampled, unread_share
@@ -20,6 +20,7 @@ from trainer.model.quantization import settings
 from trainer.trial import Trial, axis_columns
 
 if TYPE_CHECKING:
+    from sweeps.export.differences import MergeFigures
     from sweeps.export.exported import ExportedTrial
 
 
@@ -45,26 +46,23 @@ class Measurements:
         return self.row.get("mean") is not None
 
 
-def card(exported: ExportedTrial, study: Study, measured: Measurements, unread: str = "") -> str:
-    """Markdown with the YAML header that peft's own cards have; whoever publishes it adds the licence. ``unread``: why
-    peft has not read the adapter back, where it has not."""
+def card(
+    exported: ExportedTrial, study: Study, measured: Measurements, unread: str = "",
+    merged: MergeFigures | None = None, licence: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """Markdown with the YAML header that the hub reads. ``unread``: why peft has not read the adapter back, where it
+    has not; ``merged``: what was measured of merged weights; ``licence``: the base model's, under the hub's keys."""
     trial = exported.trial
-    classifier = trial.model.head == "classifier"
-    header = {
-        "base_model": trial.model.path,
-        "library_name": "peft",
-        "pipeline_tag": "text-classification" if classifier else "text-generation",
-        "tags": ["lora", "steadytune"],
-    }
-    lines = ["---", yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), "---", ""]
+    lines = ["---", header(exported, study.name, measured.row, licence or {}), "---", ""]
     lines += [f"# Trial {trial.id} of the study {markdown_text(study.name)}", "", *_warnings(trial, measured)]
-    lines += ["A LoRA adapter, chosen for how it holds up when the prompt is worded differently.", ""]
+    what = "A LoRA adapter, merged into its base model's weights" if merged else "A LoRA adapter"
+    lines += [f"{what}, chosen for how it holds up when the prompt is worded differently.", ""]
     for title, part in (
         ("Trained on", _training(exported, study)),
         ("Measured", _numbers(exported, study, measured)),
         ("Input", _input(exported, measured)),
-        ("Use", _use(trial, unread)),
-        ("Limits", _limits(trial, measured)),
+        ("Use", use_of_merged(exported, merged) if merged else use_of_adapter(trial, unread)),
+        ("Limits", _limits(exported, measured)),
     ):
         lines += [f"## {title}", "", *part, ""]
     return "\n".join(lines)
@@ -246,56 +244,6 @@ def _threshold(exported: ExportedTrial, measured: Measurements) -> Iterator[str]
     yield ""
 
 
-def _use(trial: Trial, unread: str) -> Iterator[str]:
-    classifier = trial.model.head == "classifier"
-    kind = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
-    revision = f", revision={trial.model.revision!r}" if trial.model.revision else ""
-    labels = f", num_labels={len(trial.task.labels)}" if classifier else ""
-    remote = ", trust_remote_code=True" if trial.model.trust_remote_code else ""
-    chosen = ", ".join(f"{k}={v!r}" for k, v in settings(trial.model).items())
-    quantized = ", quantization_config=quantization" if chosen else ""
-    yield "```sh"
-    consent = " --trust-remote-code" if trial.model.trust_remote_code else ""
-    yield f"steadytune predict FOLDER --rows rows.jsonl --out answers.jsonl{consent}"
-    yield "```"
-    yield ""
-    yield "or with peft alone:"
-    yield ""
-    yield "```python"
-    yield "from peft import PeftModel"
-    yield f"from transformers import {kind}{', BitsAndBytesConfig' if chosen else ''}"
-    yield ""
-    if chosen:
-        yield f"quantization = BitsAndBytesConfig({chosen})"
-    given = f"{revision}, dtype={trial.model.dtype!r}{labels}{remote}{quantized}"
-    yield f"base = {kind}.from_pretrained({trial.model.path!r}{given})"
-    yield 'model = PeftModel.from_pretrained(base, "FOLDER")'
-    yield "```"
-    yield ""
-    if chosen:
-        yield _ROUNDED[trial.model.quantization]
-        yield ""
-    if unread:
-        yield f"Not compared: whether peft reads this adapter as it was trained was not tried, since {unread}."
-    else:
-        yield "peft has read this adapter back on its base model, and gave the outputs of training on a few rows."
-    if not classifier and trial.scoring.scorer == "labels":
-        yield ""
-        yield (
-            "A label's log-probability is the sum over its own tokens behind the input; the end token, which was "
-            "trained behind them, does not count."
-        )
-
-
-# What bitsandbytes does by itself; `trainer/model/quantized_linear.py` says why training does not.
-_ROUNDED = {
-    "int8": "There bitsandbytes also rounds what goes into each layer to 8 bits, which training and `predict` do not: "
-    "probabilities differ a little.",
-    "nf4": "There bitsandbytes computes in bfloat16 on CPUs with AVX512-BF16, which training and `predict` do not: "
-    "probabilities differ a little on such a machine.",
-}
-
-
 def _base(trial: Trial) -> str:
     model = trial.model
     kept = f", its linear layers quantised to {model.quantization} by bitsandbytes" if settings(model) else ""
@@ -303,10 +251,11 @@ def _base(trial: Trial) -> str:
     return f"- Base model: {_code(model.path)}{revision}, in {model.dtype}{kept}"
 
 
-def _limits(trial: Trial, measured: Measurements) -> Iterator[str]:
-    yield f"- Prompt and answer together take at most {trial.task.max_length} tokens; on more it is untested."
+def _limits(exported: ExportedTrial, measured: Measurements) -> Iterator[str]:
+    yield f"- Prompt and answer together take at most {exported.trial.task.max_length} tokens; on more it is untested."
     yield "- It answers the labels it was trained on, for rows and languages like its own; everything else is untested."
-    yield "- The adapter needs exactly this base model: another of the same shape loads and answers wrongly."
+    if exported.merged is None:
+        yield "- The adapter needs exactly this base model: another of the same shape loads and answers wrongly."
     if measured.degenerate:
         yield "- It gives no usable answers (see above)."
 

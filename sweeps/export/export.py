@@ -6,16 +6,17 @@
     README.md                                        the model card
     SHA256SUMS                                       checksums, which ``predict`` verifies
 
-It reads the run folder, and the base model where that is at hand: peft reads the adapter back on it, and answers a few
-rows, before a file is written.
+With ``merge`` the adapter is in the base's weights instead (``sweeps.export.merged``). It reads the run folder, and the
+base model where that is at hand: peft reads the adapter back on it, and answers a few rows, before a file is written.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,13 @@ import pyarrow.fs as pafs
 from sweeps.display.text import SHORTEST_ID
 from sweeps.export.adapter_files import sound_adapter
 from sweeps.export.card import Measurements, card
-from sweeps.export.exported import ADAPTER, REFERENCE, SUMS, TEMPLATE, ExportedTrial, checksums
+from sweeps.export.exported import ADAPTER, REFERENCE, SUMS, TEMPLATE, ExportedTrial, checksums, folder_checksums
+from sweeps.export.hub_metadata import licence_of
+from sweeps.export.merged import appearing, check_at_hand, enough_memory, local_folder, merge_into, plan_merge
+from sweeps.export.push import repository
 from sweeps.export.reference import reference_of
+from sweeps.export.use_text import summary
+from sweeps.run_folder.find import did_you_mean
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE
@@ -37,22 +43,42 @@ from sweeps.tables.columns import Settings, answer_marks
 from sweeps.tables.current import current_tables, winning_row
 from sweeps.tables.winner import why_no_winner
 from sweeps.trials.assets import load_pools
-from sweeps.trials.base_model import fingerprint_model
 from trainer.data.pools import fingerprint_prompts
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
 from trainer.measure import metrics
 from trainer.measure.grid import Grid
+from trainer.model.weights import model_folder
 from trainer.store import Store
 from trainer.trial import Trial
 
 log = logging.getLogger("steadytune")
 
 
-def export(run_uri: str, trial_id: str | None, to: str) -> str:
-    """Write the trial (default: the winner) into the new or empty folder ``to``; returns ``to``. Raises UserError."""
+def export(
+    run_uri: str,
+    trial_id: str | None,
+    to: str,
+    *,
+    merge: bool = False,
+    dtype: str | None = None,
+    base: str | None = None,
+    push: str | None = None,
+    public: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Write the trial (default: the winner) into the new or empty folder ``to``; returns ``to``, or with ``push`` the
+    repository's address. ``merge``: write merged weights, in ``dtype`` (default: that of the base's files). ``base``:
+    where the base model is now; ``push``: a repository OWNER/NAME of the hub to upload to, private but for ``public``.
+    ``say`` is told what is done. Raises UserError."""
     run, target = RunFolder(Store.open(run_uri)), Store.open(to)
     _refuse_full(target, to)
+    if dtype is not None and not merge:
+        raise UserError(f'--dtype = "{dtype}" is of merged weights. Add --merge, or leave --dtype out')
+    if public and push is None:
+        raise UserError("--public is of a repository on the hub. Add --push OWNER/NAME, or leave --public out")
+    folder = local_folder(target, "--to") if merge or push else None
+    destination = repository(push, public) if push is not None else None
     study = run.study
     chosen = _trial_named(run, trial_id) if trial_id is not None else _winning_trial(run)
     adapter = _adapter(run, chosen)
@@ -67,18 +93,58 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
         trial, study.name, tuple(study.task.fields), study.task.options, study.task.id, prompt,
         {p.id: p.text for p in pools["train"]}, counts, measured.two_labels.get("threshold"),
     )  # fmt: skip
-    reference = json.dumps(reference_of(run.store, study, trial, prompt).to_json(), ensure_ascii=False) + "\n"
-    unread = _read_back(trial, adapter)
-    if unread:
-        log.warning("the export was not read back by peft: %s", unread)
-    template = (json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
-    page = card(found, study, measured, unread)
-    summed = {**adapter, REFERENCE: reference.encode()}
-    files = {**summed, "README.md": page.encode(), SUMS: checksums({**summed, TEMPLATE: template})}
-    files[TEMPLATE] = template  # written last, so that an interrupted export is not taken for a whole one
-    for name, data in files.items():
-        target.write(name, data)
-    return to
+    here = _located(trial, base)
+    plan = plan_merge(here, folder, dtype) if merge and folder is not None else None
+    licence = licence_of(None if trial.model.trust_remote_code else model_folder(here.model))
+    tensors = _tensors(trial, adapter)
+    reference = (
+        json.dumps(reference_of(run.store, study, trial, prompt).to_json(), ensure_ascii=False) + "\n"
+    ).encode()
+    with tempfile.TemporaryDirectory(prefix="steadytune-export-") as place:
+        for name, data in adapter.items():
+            Path(place, name).write_bytes(data)
+        if plan is not None and folder is not None:
+            found = replace(found, merged=plan.dtype)
+            with appearing(folder) as part, enough_memory():
+                figures = merge_into(part, plan, replace(found, trial=here), study, place, tensors, say)
+                page = card(found, study, measured, merged=figures, licence=licence)
+                _write_merged(Store.open(part), found, reference, page)
+            say(summary(figures))
+        else:
+            unread = _read_back(here, place, tensors)
+            if unread:
+                log.warning("the export was not read back by peft: %s", unread)
+            template, page = _template(found), card(found, study, measured, unread, licence=licence)
+            summed = {**adapter, REFERENCE: reference}
+            files = {**summed, "README.md": page.encode(), SUMS: checksums({**summed, TEMPLATE: template})}
+            files[TEMPLATE] = template  # written last, so that an interrupted export is not taken for a whole one
+            for name, data in files.items():
+                target.write(name, data)
+    if destination is None or folder is None:
+        return to
+    say(f"uploading {to} to {destination.name}")
+    return destination.upload(folder)
+
+
+def _template(found: ExportedTrial) -> bytes:
+    return (json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write_merged(store: Store, found: ExportedTrial, reference: bytes, page: str) -> None:
+    """What stands beside merged weights."""
+    store.write(TEMPLATE, _template(found))
+    store.write(REFERENCE, reference)
+    store.write(SUMS, folder_checksums(store))
+    store.write("README.md", page.encode())
+
+
+def _located(trial: Trial, base: str | None) -> Trial:
+    """``trial`` with its base model where that is now."""
+    if base is None:
+        return trial
+    if not os.path.isdir(base):
+        raise UserError(f'--base = "{base}" is no folder.{did_you_mean(base)}')
+    return replace(trial, model=replace(trial.model, path=os.path.abspath(base), revision=None))
 
 
 def _refuse_full(target: Store, to: str) -> None:
@@ -174,38 +240,31 @@ def _adapter(run: RunFolder, trial_id: str) -> dict[str, bytes]:
     return {name: store.read(at) for name, at in names.items()}
 
 
-def _read_back(trial: Trial, adapter: Mapping[str, bytes]) -> str:
-    """Let peft read the adapter on its base model, and compare. Why that could not be done; "" where it was. Raises
-    UserError where peft reads something else than was trained."""
+def _tensors(trial: Trial, adapter: Mapping[str, bytes]) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from trainer.model.device import out_of_memory
-    from trainer.model.export_check import check_export
-    from trainer.model.weights import model_folder
-
     try:
-        tensors = load(adapter[ADAPTER[1]])
+        return load(adapter[ADAPTER[1]])
     except (SafetensorError, ValueError) as error:
         raise UserError(
             f"trial {trial.id}: its adapter is damaged ({error}). Remove adapters/{trial.id} and its last checkpoint, "
             "and run the study again"
         ) from None
-    model = trial.model
-    if model.trust_remote_code:
-        return f'its base model "{model.path}" brings code of its own, which export does not run'
-    if model_folder(model) is None:
-        return f'its base model "{model.path}" is not at hand'
+
+
+def _read_back(trial: Trial, folder: str, tensors: Mapping[str, Any]) -> str:
+    """Let peft read the adapter in ``folder`` on its base model, and compare. Why that could not be done; "" where it
+    was. Raises UserError where peft reads something else than was trained."""
+    from trainer.model.device import out_of_memory
+    from trainer.model.export_check import check_export
+
     try:
-        if fingerprint_model(model.path, model.revision) != model.fingerprint:
-            return f'the files of its base model "{model.path}" are not those of the training'
+        check_at_hand(trial)
     except UserError as error:
-        return f"its base model cannot be compared ({error})"
+        return str(error)
     try:
-        with tempfile.TemporaryDirectory(prefix="steadytune-export-") as folder:
-            for name, data in adapter.items():
-                Path(folder, name).write_bytes(data)
-            check_export(trial, folder, tensors)
+        check_export(trial, folder, tensors)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not out_of_memory(error):
             raise

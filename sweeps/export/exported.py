@@ -1,4 +1,4 @@
-"""``template.json`` of an export: what ``predict`` needs besides the adapter and its base model."""
+"""``template.json`` of an export: what ``predict`` needs besides the weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import asdict, dataclass, replace
+from hashlib import file_digest, sha256
 from typing import Any
+
+import pyarrow.fs as pafs
 
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.measure.registry import misfit
+from trainer.model.weights import Dtype
 from trainer.store import Store
 from trainer.trial import Trial
 
@@ -26,6 +29,7 @@ TEMPLATE = "template.json"
 REFERENCE = "reference.json"
 SUMS = "SHA256SUMS"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+TRANSFORMERS_READS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,19 @@ class ExportedTrial:
     # of two labels: above this probability of the second one macro-F1 is best on the dev rows and prompts. None where
     # there is none: other tasks, generated answers, and decision rules that compare more than the stored probabilities
     threshold: float | None = None
+    merged: Dtype | None = None  # dtype of merged weights; None: it is an adapter
 
     def to_json(self) -> dict[str, Any]:
-        names = ("study", "fields", "options", "id", "train_prompts", "label_counts", "threshold")
+        names = ("study", "fields", "options", "id", "train_prompts", "label_counts", "threshold", "merged")
         about = {name: getattr(self, name) for name in names}
         prompt = asdict(self.prompt) if self.prompt else None
         return {"format": FORMAT, "trial_id": self.trial.id, "prompt": prompt, **about, "trial": self.trial.to_json()}
+
+
+def merged_trial(trial: Trial, folder: str, dtype: Dtype) -> Trial:
+    """``trial`` with the merged weights in ``folder`` in the place of its base. No code comes with them."""
+    model = replace(trial.model, path=folder, revision=None, dtype=dtype, quantization="none", trust_remote_code=False)
+    return replace(trial, model=model)
 
 
 def read_exported(store: Store) -> ExportedTrial:
@@ -67,8 +78,8 @@ def read_exported(store: Store) -> ExportedTrial:
         prompt = Prompt(**about["prompt"]) if about["prompt"] else None
         parts = {name: about[name] for name in ("study", "options", "id", "train_prompts", "label_counts")}
         trial = Trial.from_json(about["trial"])
-        threshold = about.get("threshold")  # exports of before have none
-        found = ExportedTrial(trial, prompt=prompt, fields=tuple(about["fields"]), **parts, threshold=threshold)
+        parts |= {name: about.get(name) for name in ("threshold", "merged")}  # exports of before have none
+        found = ExportedTrial(trial, prompt=prompt, fields=tuple(about["fields"]), **parts)
         _check_types(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -106,23 +117,41 @@ def _check_types(found: ExportedTrial) -> None:
 
 def checksums(files: Mapping[str, bytes]) -> bytes:
     """The content of ``SHA256SUMS`` for ``files``: `sha256sum -c SHA256SUMS` checks it too."""
-    return "".join(f"{sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())).encode()
+    return _sums({name: sha256(data).hexdigest() for name, data in files.items()})
 
 
-def check_sums(store: Store, files: Sequence[str] = (*ADAPTER, TEMPLATE)) -> None:
+def folder_checksums(store: Store) -> bytes:
+    """The same for all files of a folder but the card."""
+    return _sums({name: _digest(store, name) for name in store.names("") if name not in ("README.md", SUMS)})
+
+
+def _sums(digests: Mapping[str, str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
+
+
+def _digest(store: Store, name: str) -> str:
+    if not isinstance(store.fs, pafs.LocalFileSystem):
+        return sha256(store.read(name)).hexdigest()
+    with open(store.path(name), "rb") as file:  # merged weights may be larger than the memory
+        return file_digest(file, "sha256").hexdigest()
+
+
+def check_sums(store: Store, files: Sequence[str], every: bool = False) -> None:
     """UserError where one of ``files`` of an export is not the one that was written; a warning for exports of before,
-    which have no checksums."""
+    which have no checksums. ``every``: so are all files that were written or that transformers may read."""
     if not store.exists(SUMS):
         log.warning("%s: unchecked, as it has no %s: a damaged weight would go unseen", store.uri, SUMS)
         return
     lines = [line.split(maxsplit=1) for line in store.read(SUMS).decode(errors="replace").splitlines() if line.strip()]
     given = {parts[1].lstrip("*"): parts[0] for parts in lines if len(parts) == 2}
-    for name in files:
+    if every:
+        files = [*(name for name in store.names("") if name.endswith(TRANSFORMERS_READS)), *given, *files]
+    for name in dict.fromkeys(files):
         if name not in given:
             raise UserError(f"{store.uri}/{SUMS}: does not name {name}. Export the trial again")
         if not store.exists(name):
             raise UserError(f"{store.uri}/{name}: no such file. Export the trial again")
-        if sha256(store.read(name)).hexdigest() != given[name]:
+        if _digest(store, name) != given[name]:
             raise UserError(
                 f"{store.uri}/{name}: is not the file that was exported, by its checksum in {SUMS}. Export the trial "
                 f"again; if you changed it yourself, remove {SUMS}"

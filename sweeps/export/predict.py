@@ -1,4 +1,4 @@
-"""``steadytune predict``: answer rows with an exported adapter.
+"""``steadytune predict``: answer rows with an exported trial, its adapter on the base or merged weights.
 
 One record per row, in the file's order: ``id``, ``label`` (for options: the number of the chosen one, from 0) and
 ``probabilities``, the softmax of what the trial's decision rule compares (with ``raw``, of the labels' summed
@@ -24,7 +24,8 @@ from sweeps.checks.findings import Finding, Findings
 from sweeps.checks.sequences import special_text_findings
 from sweeps.checks.wordings import empty_findings
 from sweeps.display.text import spreadsheet_cell
-from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, check_sums, read_exported
+from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, check_sums, merged_trial, read_exported
+from sweeps.export.merged import local_folder
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.grammar import OPTIONS, PromptError
 from trainer.data.rows import Row, load_questions, name_of
@@ -56,7 +57,7 @@ def predict(
     trust_remote_code: bool = False,
     threshold: str | None = None,
 ) -> int:
-    """Answer the rows in the file ``rows`` with the adapter in ``folder``; returns 0. ``out``: the file to write; none
+    """Answer the rows in the file ``rows`` with the export in ``folder``; returns 0. ``out``: the file to write; none
     prints the answers. The others are those of ``ExportedAdapter``. Raises UserError."""
     write = _writer(out, rows)
     adapter = ExportedAdapter(folder, base, dtype, trust_remote_code)
@@ -65,9 +66,9 @@ def predict(
 
 
 class ExportedAdapter:
-    """An export on its base model, which is loaded for the first answers and kept for the next.
+    """An export on its base model, or with merged weights, loaded for the first answers and kept for the next.
 
-    ``base``: the base model, if it has moved; ``dtype``: what it computes in, if not what it was trained in;
+    ``base``: the base model, if it has moved; ``dtype``: what it computes in, if not what it was trained or merged in;
     ``trust_remote_code``: run the code that comes with it, if it needs that. Raises UserError."""
 
     def __init__(
@@ -75,7 +76,10 @@ class ExportedAdapter:
     ) -> None:
         self._store, self._base = Store.open(folder), base
         exported = read_exported(self._store)
-        check_sums(self._store)
+        if exported.merged is None:
+            check_sums(self._store, (*ADAPTER, TEMPLATE))
+        else:
+            check_sums(self._store, (TEMPLATE,), every=True)
         exported = _located(exported, self._store, base, trust_remote_code)
         if dtype is not None:
             model = replace(exported.trial.model, dtype=dtype)
@@ -104,22 +108,31 @@ class ExportedAdapter:
 
     @functools.cached_property
     def _predictor(self) -> Predictor:
+        from trainer.predictor import Predictor
+
+        if self.exported.merged is not None:
+            from trainer.model.merge import load_merged
+
+            return Predictor(self.exported.trial, load_merged(self.exported.trial))
         _check_base(self.exported, self._store, self._base)
         model = self.exported.trial.model
         if model.quantization != "none":
             log.warning('base model "%s" is quantised to %s, as it was in training', model.path, model.quantization)
-        tensors = _tensors(self._store)
-        from trainer.predictor import Predictor
-
-        return Predictor(self.exported.trial, tensors)
+        return Predictor(self.exported.trial, _tensors(self._store))
 
 
 # what to ask, and of which model ---------------------------------------------------------------------------------
 
 
 def _located(exported: ExportedTrial, store: Store, base: str | None, trust: bool) -> ExportedTrial:
-    """``exported`` with the base model's present path. Code that comes with a model runs only if the user allows it."""
+    """``exported`` with the present path of its base model or merged weights. Code that comes with a model runs only if
+    the user allows it."""
     model = exported.trial.model
+    if exported.merged is not None:
+        if base is not None:
+            raise UserError(f'--base = "{base}": {store.uri} holds merged weights and needs no base. Leave --base out')
+        here = merged_trial(exported.trial, str(local_folder(store, "DIR")), exported.merged)
+        return replace(exported, trial=here)
     if model.trust_remote_code and not trust:
         raise UserError(
             f'{store.uri}/{TEMPLATE}: the base model "{base or model.path}" comes with its own code. '

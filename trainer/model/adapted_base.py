@@ -8,21 +8,42 @@ from typing import Any
 import torch
 
 from trainer.errors import BaseModelError, UserError
-from trainer.model.architecture import check_architecture
+from trainer.model.architecture import check_architecture, load_config, quiet_transformers
 from trainer.model.base import load_base
 from trainer.model.device import pick_device
+from trainer.model.quantized_linear import compute_exactly, loading_options
 from trainer.model.slots import SlotModel
 from trainer.trial import Trial
 
 
-def load_base_of(trial: Trial) -> Any:
-    """The base model of an exported trial. Raises ``UserError``."""
+def load_base_of(trial: Trial, device: torch.device | None = None) -> Any:
+    """The base model of an exported trial, on ``device`` (default: the accelerator). Raises ``UserError``."""
     try:
         check_architecture(trial.model)
-        return load_base(trial.model, pick_device())
+        return load_base(trial.model, device or pick_device())
     except UserError as error:
         remedy = "Give the folder of the model that the adapter was trained on: --base DIR"
         raise UserError(f"{error}. {remedy}") from error
+
+
+def load_base_for_peft(trial: Trial, device: torch.device | None = None) -> Any:
+    """The base model as peft needs it: with a classification head where the trial has one. Raises ``UserError``, and
+    for a classifier what transformers raises."""
+    if trial.model.head == "lm":
+        return load_base_of(trial, device)
+    from transformers import AutoModelForSequenceClassification
+
+    model, device = trial.model, device or pick_device()
+    with quiet_transformers():
+        options = loading_options(model, load_config(model), device)
+        base = AutoModelForSequenceClassification.from_pretrained(
+            model.path, revision=model.revision, dtype=getattr(torch, model.dtype), use_safetensors=True,
+            trust_remote_code=model.trust_remote_code, num_labels=len(trial.task.labels), **options,
+        )  # fmt: skip
+    if options:
+        compute_exactly(base, model)
+        return base.eval()
+    return base.to(device).eval()
 
 
 def slot_model_of(base: Any, trial: Trial, tensors: Mapping[str, torch.Tensor]) -> SlotModel:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.model.adapted_base import load_base_of, slot_model_of
-from trainer.model.architecture import load_config, quiet_transformers
-from trainer.model.device import pick_device
-from trainer.model.quantized_linear import compute_exactly, loading_options
+from trainer.model.adapted_base import load_base_for_peft, load_base_of, slot_model_of
 from trainer.model.read_back import UnreadLayersError, peft_outputs, read_by_peft
 from trainer.model.soundness import probe_rows, slot_gap
 from trainer.model.weights import one_line
@@ -24,7 +19,7 @@ def check_export(trial: Trial, folder: str, tensors: Mapping[str, Tensor]) -> No
     few rows otherwise than the trial's slot does. Loads the base model once, that of a classifier twice."""
     where = f"trial {trial.id}: its adapter"
     try:
-        base = _base_for_peft(trial)
+        base = load_base_for_peft(trial)
         rows = probe_rows(base)
         theirs = read_by_peft(base, folder, tensors)
         outputs = peft_outputs(theirs, rows)
@@ -45,21 +40,3 @@ def check_export(trial: Trial, folder: str, tensors: Mapping[str, Tensor]) -> No
             f"{where} was not exported, as peft gives other outputs with it than steadytune ({gap:.3g} times what "
             "rounding may do). Train with other axes.lora.target_modules"
         )
-
-
-def _base_for_peft(trial: Trial) -> Any:
-    if trial.model.head == "lm":
-        return load_base_of(trial)
-    from transformers import AutoModelForSequenceClassification
-
-    model = trial.model
-    with quiet_transformers():
-        options = loading_options(model, load_config(model), pick_device())
-        base = AutoModelForSequenceClassification.from_pretrained(
-            model.path, revision=model.revision, dtype=getattr(torch, model.dtype), use_safetensors=True,
-            trust_remote_code=model.trust_remote_code, num_labels=len(trial.task.labels), **options,
-        )  # fmt: skip
-    if options:
-        compute_exactly(base, model)
-        return base.eval()
-    return base.to(pick_device()).eval()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def loading_options(model: Model, config: Any, device: torch.device, zero: int =
             f'model.path = "{model.path}" is quantised, and resources.zero = 3 shards whole weights only. Set '
             "resources.zero=2"
         )
-    _import_quietly()
+    import_quietly()
     found: dict[str, Any] = {"device_map": {"": device}}
     if model.quantization != "none":
         from transformers import BitsAndBytesConfig
@@ -44,10 +45,11 @@ def loading_options(model: Model, config: Any, device: torch.device, zero: int =
     return found
 
 
-def _import_quietly() -> None:
+def import_quietly() -> None:
     """bitsandbytes looks, when it is first imported, for the package kernels: with it, it gets native code from the hub
-    and runs it; without, it warns. This file makes no use of that code, so kernels is hidden meanwhile."""
-    if PACKAGE in sys.modules:
+    and runs it; without, it warns. Nothing here makes use of that code, so kernels is hidden meanwhile. peft imports
+    bitsandbytes too, wherever it is installed."""
+    if PACKAGE in sys.modules or find_spec(PACKAGE) is None:
         return
     log = logging.getLogger(PACKAGE)
     level, known = log.level, sys.modules.pop(FETCHES, None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.model.quantized_linear import import_quietly
 from trainer.model.soundness import PlainOutputs, answered
 
 
@@ -24,6 +25,7 @@ class UnreadLayersError(UserError):
 def read_by_peft(base: Any, folder: str, tensors: Mapping[str, Tensor]) -> Any:
     """``base`` with the adapter in ``folder`` (a ``PeftModel``; it changes ``base``). Raises ``UnreadLayersError``
     where what peft holds then is not ``tensors``, by peft's names, and what peft raises where it cannot read it."""
+    import_quietly()
     from peft import PeftModel, get_peft_model_state_dict
 
     with warnings.catch_warnings():

@@ -45,7 +45,8 @@ class SlotModel(nn.Module):
         self.n_slots, self.max_r, self.n_labels = n_slots, max_r, n_labels
         self.base: Any = base
         self.linear_widths = sum(m.in_features + m.out_features for m in base.modules() if isinstance(m, nn.Linear))
-        self.linear_widths -= sum(base.get_output_embeddings().weight.shape)
+        if base.get_output_embeddings() is not None:  # a merged classifier has none
+            self.linear_widths -= sum(base.get_output_embeddings().weight.shape)
         self.layers: dict[str, SlotLinear] = {}
         for name in matching_layers(base, target_modules):
             parent, _, leaf = name.rpartition(".")

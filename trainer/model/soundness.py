@@ -99,7 +99,7 @@ def slot_gap(model: Any, plain: PlainOutputs) -> float:
     was_training = model.training
     model.eval()
     try:
-        return max(_gap(answer(batch).float(), expected, model.base.dtype) for batch, expected in tried)
+        return max(output_gap(answer(batch).float(), expected, model.base.dtype) for batch, expected in tried)
     finally:
         model.train(was_training)
 
@@ -116,7 +116,7 @@ def answered(base: Any, row: Tensor, hidden: bool) -> Tensor:
 def _check_causal(base: Any, row: Tensor, output: Tensor, hidden: bool) -> None:
     other = row.clone()
     other[-1] = row[0]
-    gap = _gap(answered(base, other, hidden)[:-1], output[:-1], base.dtype)
+    gap = output_gap(answered(base, other, hidden)[:-1], output[:-1], base.dtype)
     if gap > 1:
         raise BaseModelError(
             f"in this {type(base).__name__} later tokens move earlier outputs ({gap:.3g} times what rounding may do): "
@@ -125,7 +125,7 @@ def _check_causal(base: Any, row: Tensor, output: Tensor, hidden: bool) -> None:
         )
 
 
-def _gap(found: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
+def output_gap(found: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
     """The difference as a multiple of what is allowed; inf where one of them is not finite."""
     if found.shape != expected.shape or not torch.isfinite(found).all():
         return float("inf")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.errors import BaseModelError, UserError
 from trainer.model.quantization import check_quantization, stored_bits
@@ -30,7 +30,9 @@ _QUANTISED_NAME = re.compile(
     r"\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|nested_absmax|weight_packed|weight_scale(_inv)?|weight\.quant_state.*"
     r"|weight\.absmax|weight\.quant_map|gate_up_proj_blocks|down_proj_blocks)$"
 )
-_FLOATS = ("F64", "F32", "F16", "BF16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FLOATS: dict[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float32"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class TensorHead:
 
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
 
 
 def model_folder(model: Model) -> Path | None:
@@ -129,7 +135,7 @@ def _quantisation(config: Mapping[str, Any]) -> str:
 def refuse_impossible_sizes(config: Mapping[str, Any], tensors: Mapping[str, TensorHead], name: str) -> None:
     """``BaseModelError`` where the config asks for more layers than there are tensors, or for a size beyond the number
     of all weights. Building such a model would take hours or all memory before a shape could be compared."""
-    numbers = sum(math.prod(head.shape) for head in tensors.values())
+    numbers = sum(head.numel for head in tensors.values())
     most = max(MOST_LAYERS, len(tensors))
     for key, value in _integers(config):
         counted = bool(_COUNTS.search(key))
@@ -192,6 +198,12 @@ def _is_downloaded(folder: Path) -> bool:
         return bool(_weight_names(folder))
     except UserError:
         return False
+
+
+def dtype_on_disk(heads: Mapping[str, TensorHead]) -> Dtype:
+    """The type in which most weights are stored, of those that transformers computes in."""
+    numbers = {kind: sum(h.numel for h in heads.values() if h.dtype == kind) for kind in _FLOATS}
+    return _FLOATS[max(numbers, key=lambda kind: numbers[kind])]
 
 
 def index_names(folder: Path) -> list[str]:

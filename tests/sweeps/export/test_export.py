@@ -15,6 +15,7 @@ import pytest
 import tiny_run
 import torch
 import yaml
+from plain_answers import brute_force, classified, plain_scores, requests, stored
 
 from sweeps.export.card import Measurements, card
 from sweeps.export.export import export
@@ -25,10 +26,6 @@ from sweeps.study.load import load_study
 from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings
 from sweeps.tables.terminal import show_table
-from trainer.data.render import Renderer
-from trainer.data.rows import load_questions
-from trainer.data.tokenizer import load_tokenizer
-from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.measure.metrics import Objective
 from trainer.store import Store
@@ -56,29 +53,6 @@ def peft_model(run: str, folder: str, kind: str, **more: Any) -> Any:
     return PeftModel.from_pretrained(base, folder).eval()
 
 
-def requests(run: str, trial: Trial, prompt: str) -> list[Any]:
-    """The test rows under one test prompt."""
-    options = "choices" if not trial.task.labels else None
-    asked = load_questions(tiny_run.data(run, "test.jsonl"), ["text"], options, "id")
-    renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
-    return renderer.requests([(Prompt(prompt, tiny_run.PROMPTS["test"][prompt]), row) for row in asked])
-
-
-def stored(run: str, trial: Trial, prompt: str) -> np.ndarray:
-    """Label log-probabilities [row, label] that the run folder holds for one test prompt."""
-    found = Store.open(run).read_scores(trial.id, trial.optimization.steps, "test")
-    assert found is not None
-    rows = [r for r in found[0].to_pylist() if r["prompt_id"] == prompt]
-    return np.array([r["label_logprobs"] for r in sorted(rows, key=lambda r: int(r["row_id"][1:]))])
-
-
-def brute_force(model: Any, context: np.ndarray, option: np.ndarray) -> float:
-    ids = torch.from_numpy(np.concatenate([context, option]).astype(np.int64))[None]
-    with torch.no_grad():
-        logprobs = torch.log_softmax(model(input_ids=ids).logits[0].double(), dim=-1)
-    return float(sum(logprobs[len(context) + i - 1, token] for i, token in enumerate(option)))
-
-
 @pytest.mark.parametrize("which", range(4))
 def test_peft_alone_gives_what_the_trial_gave(run: Run, tmp_path: Path, which: int) -> None:
     """Some layers and all linear ones, plain and rsLoRA scale, trained with dropout: the log-probabilities that the
@@ -90,8 +64,7 @@ def test_peft_alone_gives_what_the_trial_gave(run: Run, tmp_path: Path, which: i
     assert len(trained) == (14 if trial.lora.target_modules == ("all-linear",) else 4)
     asked = requests(uri, trial, "x1")
     expected = stored(uri, trial, "x1")
-    got = [[brute_force(model, r.context, o) for o in r.options] for r in asked[:4]]
-    assert np.abs(np.array(got) - expected[:4]).max() < 1e-5
+    assert np.abs(plain_scores(model, asked[:4]) - expected[:4]).max() < 1e-5
     with model.disable_adapter():
         assert abs(brute_force(model, asked[0].context, asked[0].options[0]) - expected[0][0]) > 1e-3
 
@@ -122,13 +95,7 @@ def test_peft_alone_gives_the_classifiers_logits(tmp_path_factory: pytest.TempPa
     uri, (trial,) = tiny_run.made("classifier", tmp_path_factory)
     folder = export(uri, trial.id, str(tmp_path / "out"))
     model = peft_model(uri, folder, "AutoModelForSequenceClassification", num_labels=2)
-    with torch.no_grad():
-        logits = [
-            model(input_ids=torch.from_numpy(r.context.astype(np.int64))[None]).logits[0]
-            for r in requests(uri, trial, "x1")
-        ]
-    found = torch.log_softmax(torch.stack(logits).double(), dim=-1).numpy()
-    assert np.abs(found - stored(uri, trial, "x1")).max() < 1e-5
+    assert np.abs(classified(model, requests(uri, trial, "x1")) - stored(uri, trial, "x1")).max() < 1e-5
     card = (tmp_path / "out" / "README.md").read_text()
     assert "AutoModelForSequenceClassification.from_pretrained(" in card
     assert "num_labels=2)" in card
@@ -195,8 +162,14 @@ def test_the_card_says_what_the_table_says(run: Run, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "README.md").read_text()
     header = yaml.safe_load(text.split("---")[1])
     row = next(r for r in pq.read_table(f"{uri}/tables/robustness.parquet").to_pylist() if r["winner"])
-    assert header["base_model"] == tiny_run.data(uri, "model")
+    assert "base_model" not in header  # the hub takes no path
     assert header["library_name"] == "peft"
+    [results] = header["model-index"][0]["results"]
+    assert {m["name"]: m["value"] for m in results["metrics"]} == {
+        "accuracy, mean over 2 test prompts": round(row["mean"], 4),
+        "accuracy, worst test prompt": round(row["min"], 4),
+        "standard deviation of accuracy over test prompts": round(row["std"], 4),
+    }
     assert "license" not in header
     interval = f"{100 * row['mean']:.1f} ({100 * row['mean_low']:.1f} to {100 * row['mean_high']:.1f})"
     assert f"| {interval} | {100 * row['std']:.1f} |" in text

@@ -109,6 +109,27 @@ def test_a_whole_base_would_answer_otherwise(run: tuple[str, Trial, str], tmp_pa
     assert max(gaps) > 10 * FINE
 
 
+def test_merged_into_the_whole_base_the_card_says_how_far_answers_move(
+    run: tuple[str, Trial, str], tmp_path: Path
+) -> None:
+    """Held against `predict` with the adapter on its quantised base, over the dev rows."""
+    uri, trial, folder = run
+    merged = export(uri, trial.id, str(tmp_path / "merged"), merge=True)
+    page, kind = Path(merged, "README.md").read_text(), trial.model.quantization
+    rounding, moved = (float(x) for x in re.findall(r"differs by at most ([\d.e-]+) nats", page))
+    assert rounding < FINE < moved
+    assert f"with the trial as it was trained (base, in float32, quantised to {kind})" in page
+    dev, out = tiny_run.data(uri, "dev.jsonl"), tmp_path / "answers.jsonl"
+    trained, written = ([r["probabilities"]["yes"] for r in answers_by_default(f, dev, out)] for f in (folder, merged))
+    gaps = np.abs(np.log(trained) - np.log(written))
+    assert 0 < gaps.max() <= 2 * moved + FINE
+
+
+def answers_by_default(folder: str, rows: str, out: Path) -> list[dict[str, Any]]:
+    assert predict(folder, rows, str(out)) == 0
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
 def test_a_classifier_is_exported_too(tmp_path: Path) -> None:
     """Its head is trained, and so is not quantised by transformers either."""
     uri, trials = tiny_run.make_run(

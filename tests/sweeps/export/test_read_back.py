@@ -103,7 +103,7 @@ def test_what_could_not_be_compared_says_so(
     uri, trials = run
     assert "Not compared" not in Path(export(uri, trials[0].id, str(tmp_path / "a")), "README.md").read_text()
     assert not caplog.text
-    import sweeps.export.export as module
+    import sweeps.export.merged as module
 
     monkeypatch.setattr(module, "fingerprint_model", lambda *_: "another")
     card = Path(export(uri, trials[0].id, str(tmp_path / "b")), "README.md").read_text()
@@ -169,7 +169,7 @@ def test_weights_that_give_nan_are_an_error_that_names_rows(
         (("trial", "template", "words"), [["no"]], "trial.template.words.0"),
         (("trial", "template", "marker"), "\ud800", "UnicodeEncodeError"),
         (("trial", "scoring", "max_new_tokens"), 10**9, "trial.scoring.max_new_tokens is out of range"),
-        (("trial", "model", "dtype"), "int8", "trial.model.dtype: Input should be 'float32' or 'bfloat16'"),
+        (("trial", "model", "dtype"), "int8", "trial.model.dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
         (("fields",), [], "fields is empty"),
         (("fields",), [1], "fields.0: Input should be a valid string"),
         (("prompt", "text"), 7, "prompt.text: Input should be a valid string"),

@@ -27,7 +27,7 @@ from trainer.errors import BaseModelError, UserError
 from trainer.model.architecture import check_architecture, check_layers
 from trainer.model.base import load_base
 from trainer.model.quantization import BYTES, settings
-from trainer.model.quantized_linear import _import_quietly
+from trainer.model.quantized_linear import import_quietly
 from trainer.model.slots import SlotModel
 from trainer.score.logprobs import option_logprobs
 from trainer.setup import Setup
@@ -271,7 +271,7 @@ def test_bitsandbytes_finds_no_package_that_gets_code_from_the_hub(
     (tmp_path / "bitsandbytes.py").write_text(tries)
     (tmp_path / "kernels.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    _import_quietly()
+    import_quietly()
     assert sys.modules["bitsandbytes"].FOUND is False
     assert importlib.import_module("kernels").__file__ == str(tmp_path / "kernels.py")
     del sys.modules["kernels"]
