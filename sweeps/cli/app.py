@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import doctor, init, jobs, plw, prompt_search, results, study
+from sweeps.cli import doctor, init, jobs, plw, prompt_search, results, study, verify
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.panels import CLUSTER, PROMPTS, CommandsInPanels
 from sweeps.cli.prompts import prompts_app
@@ -55,5 +55,5 @@ def version() -> str:
         return "(not installed)"
 
 
-for group in (init, study, results, jobs, doctor, plw):
+for group in (init, study, results, verify, jobs, doctor, plw):
     group.register(app)

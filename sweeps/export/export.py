@@ -34,7 +34,7 @@ from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings, answer_marks
 from sweeps.tables.current import current_tables, winning_row
 from sweeps.tables.winner import why_no_winner
-from sweeps.trials.assets import load_pools
+from sweeps.trials.assets import load_pools, source_of
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.pools import fingerprint_prompts
 from trainer.data.wording import Prompt
@@ -64,6 +64,7 @@ def export(run_uri: str, trial_id: str | None, to: str) -> str:
     found = ExportedTrial(
         trial, study.name, tuple(study.task.fields), study.task.options, study.task.id, prompt,
         {p.id: p.text for p in pools["train"]}, counts, measured.two_labels.get("threshold"),
+        source_of(study.task, "test"),
     )  # fmt: skip
     unread = _read_back(trial, adapter)
     if unread:

@@ -1,0 +1,275 @@
+"""``steadytune verify``: ask a server the questions of an exported study, and hold its answers against ``predict``'s.
+
+Both answer greedily, with at most as many tokens as the study's scorer ``generate`` has. The exit code is 0 where
+nothing differs but by rounding, and 1 where something does; then the set-ups that are known to go wrong are tried here,
+and the one that gives the server's answers is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sweeps.display.text import interval, percent
+from sweeps.export.predict import ExportedAdapter
+from sweeps.prompts.endpoints import Endpoint, EndpointError, ModelAnswer, RetryLimits, open_endpoint
+from sweeps.verify import sampling
+from sweeps.verify.compare import Comparison, compare
+from sweeps.verify.diagnosis import faults
+from sweeps.verify.local import LocalAnswer, LocalModel
+from sweeps.verify.questions import as_requests, rows_to_ask
+from sweeps.verify.setups import OTHER_TEMPLATE, ServerSetup
+from trainer.data.render import Renderer
+from trainer.data.rows import Row
+from trainer.data.tokenizer import load_tokenizer
+from trainer.data.wording import Prompt
+from trainer.errors import UserError, short
+from trainer.trial import Trial
+
+ROWS = 100
+# A difference of probabilities up to which rounding may be the reason: bfloat16 may move them so far (docs/models.md).
+TOLERANCE = 0.1
+PATIENCE = RetryLimits(attempts=6, first_pause=0.25, longest_pause=2.0, timeout=300.0)
+TOP = {
+    "messages": {"logprobs": True, "top_logprobs": 20},
+    "prompt": {"logprobs": 5},
+}  # as many as servers commonly give
+OPTIONAL = ("max_tokens", "seed", "logprobs", "top_logprobs", "chat_template_kwargs")
+VLLM_RANK = 16  # the highest that vLLM loads unless it is told otherwise
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """``api_key_env``: the environment variable with the key, where the server wants one."""
+
+    url: str
+    model: str | None = None
+    api_key_env: str | None = None
+
+
+def verify(
+    folder: str,
+    server: ServerAddress,
+    n_rows: int = ROWS,
+    data: str | None = None,
+    prompt: str | None = None,
+    base: str | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    trust_remote_code: bool = False,
+    tolerance: float = TOLERANCE,
+    say: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = print,
+) -> int:
+    """Verify the ``server`` of the export in ``folder``. ``data``: a file with rows, default the study's test rows;
+    ``n_rows`` of them are asked. ``tell`` is called with each line of the result, ``say`` with what begins. Returns 0
+    where the server answers as the adapter was trained, else 1. Raises UserError."""
+    adapter = ExportedAdapter(folder, base, dtype, trust_remote_code)
+    trial = adapter.exported.trial
+    wording = _wording(adapter, prompt)
+    adapter.check_base()
+    renderer = Renderer(load_tokenizer(trial.model), trial.template, trial.task)
+    _refuse(adapter, renderer)
+    name, rows = rows_to_ask(adapter, wording, data, n_rows)
+    rows = _short_enough(renderer, wording, rows)
+    endpoint = _open(server, trial)
+    asked = as_requests(renderer, wording, rows)
+    say(f"asking {endpoint.name} {len(rows)} questions")
+    there = [_ask(endpoint, trial, asked[i], 0) for i in range(len(rows))]
+    say(f"answering them on {trial.model.path}")
+    model = LocalModel(adapter.predictor, adapter.tensors, wording, rows)
+    right = ServerSetup(trial.template)
+    everything = range(len(rows))
+    here = model.answers(right, everything, adapter.predictor.renderer.requests([(wording, row) for row in rows]))
+    found = compare(model, everything, here, there, tolerance)
+    tell(f'asked: {len(rows)} rows of {name} under the prompt "{wording.id}", of {endpoint.name}')
+    for line in _figures(found, rows, there):
+        tell(line)
+    if trial.scoring.scorer == "labels":
+        tell(_by_labels(adapter, wording, rows, model, there))
+    drawn = sampling.evidence(model, here, there, found, lambda i, seed: _ask(endpoint, trial, asked[i], seed))
+    if not drawn and found.same:
+        tell(
+            "verified: the server answers as the adapter was trained" + (", but for rounding" if found.rounded else "")
+        )
+        return 0
+    say("looking for the reason")
+    for line in _differences(found, rows, here, there):
+        tell(line)
+    tell(f"not verified: {_reason(drawn, model, trial, there, found)}")
+    return 1
+
+
+# before anything is asked -----------------------------------------------------------------------------------------
+
+
+def _wording(adapter: ExportedAdapter, prompt: str | None) -> Prompt:
+    exported = adapter.exported
+    if prompt is None and exported.prompt is None and exported.train_prompts:
+        prompt = next(iter(exported.train_prompts))
+    return adapter.wording(prompt)
+
+
+def _refuse(adapter: ExportedAdapter, renderer: Renderer) -> None:
+    if adapter.exported.trial.model.head == "classifier":
+        raise UserError(
+            f"{adapter.uri}: a classifier writes no text, so no server of completions can answer for it. Compare with "
+            "predict where it is served otherwise"
+        )
+    if renderer.thought_end:
+        raise UserError(
+            f'{adapter.uri}: under the template "{renderer.template.name}" the model thinks before it answers, and '
+            "servers cut thoughts off in ways of their own, so answers cannot be compared. Compare accuracies"
+        )
+
+
+def _short_enough(renderer: Renderer, wording: Prompt, rows: list[Row]) -> list[Row]:
+    """Without the rows that are longer than the adapter was trained with, which ``predict`` would refuse."""
+    lengths = renderer.lengths([(wording, row) for row in rows])
+    kept = [row for row, n in zip(rows, lengths, strict=True) if n <= renderer.task.max_length]
+    if not kept:
+        raise UserError(
+            f"rows: all are longer than the {renderer.task.max_length} tokens that the adapter was trained with. Give "
+            "shorter ones with --data FILE"
+        )
+    return kept
+
+
+def _open(server: ServerAddress, trial: Trial) -> Endpoint:
+    url = server.url if "://" in server.url else f"http://{server.url}"
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f'--url = "{short(url)}" is no http address. Give one such as http://127.0.0.1:8000/v1')
+    made = _endpoint(server.model or "?", url, server.api_key_env, trial)
+    if server.model is not None:
+        return made
+    known = made.models()
+    if len(known) != 1:
+        listed = f"serves {', '.join(map(short, known[:20]))}" if known else "lists no models"
+        raise UserError(f"--url = {url}: the server {listed}. Say which one is the adapter: --model NAME")
+    return _endpoint(known[0], url, server.api_key_env, trial)
+
+
+def _endpoint(model: str, url: str, variable: str | None, trial: Trial) -> Endpoint:
+    from urllib.parse import urlsplit
+
+    if variable is not None and not os.environ.get(variable, "").strip():
+        raise UserError(
+            "--api-key-env: the environment variable that it names is not set. Give a variable's name, not the key"
+        )
+    host = urlsplit(url).hostname or ""
+    keys = {host.lower(): variable} if variable is not None else {}
+    made = open_endpoint(f"{model}@{url}", keys, trial.scoring.max_new_tokens, 0.0, PATIENCE)
+    return replace(made, optional=OPTIONAL, key_option="--api-key-env NAME")
+
+
+def _ask(endpoint: Endpoint, trial: Trial, asked: Mapping[str, Any], seed: int) -> ModelAnswer:
+    top = TOP["messages" if "messages" in asked else "prompt"]
+    try:
+        return endpoint.complete({**asked, **top}, seed)
+    except EndpointError as error:
+        known = _known_models(endpoint)
+        if endpoint.model in known or not known:
+            raise
+        hint = ""
+        if trial.lora.r > VLLM_RANK:
+            hint = (
+                f" This adapter has rank {trial.lora.r}: vLLM loads none above {VLLM_RANK} unless it is started with "
+                f"--max-lora-rank {trial.lora.r}."
+            )
+        raise EndpointError(
+            f"{error}. The server lists other models: {', '.join(map(short, known[:20]))}.{hint} Give the adapter's "
+            "name there: --model NAME"
+        ) from None
+
+
+def _known_models(endpoint: Endpoint) -> list[str]:
+    try:
+        return endpoint.models()
+    except EndpointError:
+        return []
+
+
+# what was found ---------------------------------------------------------------------------------------------------
+
+
+def _figures(found: Comparison, rows: Sequence[Row], there: Sequence[ModelAnswer]) -> Iterator[str]:
+    n = len(found.rows)
+    answers = sum(r.same_answer for r in found.rows)
+    yield f"answers: {_share(answers, n)} as predict gives them with the scorer generate"
+    rounded = f"; in {len(found.rounded)} of the others two tokens are about as probable" if found.rounded else ""
+    yield f"texts: {sum(r.same_text for r in found.rows)} of {n} are the same{rounded}"
+    yield _token_counts(found)
+    largest = found.largest
+    if largest is None or largest.gap is None:
+        yield "probabilities: the server gives no log-probabilities"
+    else:
+        gap, counted = largest.gap, sum(r.gap is not None for r in found.rows)
+        yield (
+            f"probabilities of the first token, over {counted} rows: largest difference {gap.value:.4f} "
+            f'(row "{short(rows[largest.at].id)}", token {short(repr(gap.token))}: {gap.here:.4f} here, '
+            f"{gap.there:.4f} there)"
+        )
+
+
+def _token_counts(found: Comparison) -> str:
+    more = [r.more_tokens for r in found.rows if r.more_tokens is not None]
+    if not more:
+        return "question's tokens: the server does not count them"
+    text = f"question's tokens: {more.count(0)} of {len(more)} counts are the same"
+    low, high = min(more), max(more)
+    if low == high == 0:
+        return text
+    return f"{text}; the server has {low:+d}" + (f" to {high:+d}" if high > low else "")
+
+
+def _by_labels(
+    adapter: ExportedAdapter, wording: Prompt, rows: Sequence[Row], model: LocalModel, there: Sequence[ModelAnswer]
+) -> str:
+    exported = adapter.exported
+    counts = [exported.label_counts.get(label, 0) for label in exported.trial.task.labels] or None
+    chosen = adapter.predictor.predict(wording, rows, counts)
+    same = sum(model.index_of(a.text, i) == p.index for i, (a, p) in enumerate(zip(there, chosen, strict=True)))
+    return f"labels: {_share(same, len(rows))} as predict gives them, which compares the labels' probabilities"
+
+
+def _share(k: int, n: int) -> str:
+    """``98 of 100 (98.0 %, 93.0 to 99.4)``: with Wilson's interval of 95 %."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(k, n).proportion_ci(method="wilson")
+    return f"{k} of {n} ({percent(k / n)} %, {interval(low, high)})"
+
+
+def _differences(
+    found: Comparison, rows: Sequence[Row], here: Sequence[LocalAnswer], there: Sequence[ModelAnswer]
+) -> Iterator[str]:
+    for row in found.differing[:3]:
+        mine, theirs = (short(repr(text)) for text in (here[row.at].text, there[row.at].text))
+        yield f'row "{short(rows[row.at].id)}": {mine} here, {theirs} there'
+
+
+def _reason(drawn: str, model: LocalModel, trial: Trial, there: Sequence[ModelAnswer], found: Comparison) -> str:
+    if drawn:
+        return (
+            f"sampling is on: {drawn}, though temperature 0 was asked for. Let the server, and what stands before it, "
+            "take the request's temperature; then verify again, since nothing else can be told from drawn answers"
+        )
+    reasons = faults(model, there, found)
+    if reasons:
+        named = "; or ".join(setup.fault for setup in reasons[:3])
+        gives = "That set-up gives" if len(reasons) == 1 else "Each of these set-ups gives"
+        fixes = " ".join(f"{setup.fix}." for setup in reasons[:3])
+        return f"{named}. {gives} the server's answers here. {fixes}"
+    if found.other_lengths and trial.template.chat:
+        return (
+            f"its chat template is another one: it makes other numbers of tokens of {len(found.other_lengths)} of "
+            f"{len(found.rows)} questions. {OTHER_TEMPLATE}"
+        )
+    if found.other_lengths:
+        return "its tokenizer is another one, by its counts of the questions' tokens. Serve the base model's tokenizer"
+    return (
+        "the reason was not found: no count of a question's tokens differs, and none of the known faults gives the "
+        "server's answers here. Look at its base model, its adapter, penalties in its generation_config.json, and "
+        "quantisation"
+    )
