@@ -21,14 +21,18 @@ MOST_ROWS = 48  # on which a set-up is tried
 
 
 def faults(model: LocalModel, there: Sequence[ModelAnswer], found: Comparison) -> list[ServerSetup]:
-    """The set-ups that give the server's answers ``there``: of the simplest kind that does, which is one fault of the
-    adapter or the question, then another chat template, then either of them without the adapter."""
+    """The set-ups that give the server's answers ``there``, of the simplest kind that does: one fault of the adapter or
+    the question, then another chat template, then either of these together with a missing adapter or stop token."""
     at = _telling_rows(found)
-    template = model.template
-    bare = ServerSetup(template).without_adapter()
+    template, right = model.template, ServerSetup(model.template)
     changed = list(changed_questions(template, model.tokenizer, date.today()))
     others = list(other_templates(template))
-    kinds = ([bare, *changed], others, [s.without_adapter() for s in (*changed, *others)])
+    kinds: list[list[ServerSetup]] = [
+        [right.without_adapter(), right.without_stop(), *changed],
+        others,
+        [s.without_adapter() for s in (*changed, *others)],
+        [s.without_stop() for s in (*changed, *others)],
+    ]
     explain = (_that_explain(model, kind, at, there, found.tolerance) for kind in kinds)
     return next((setups for setups in explain if setups), [])
 

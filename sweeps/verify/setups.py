@@ -46,25 +46,25 @@ class ServerSetup:
     stops: bool = True
 
     def without_adapter(self) -> ServerSetup:
-        fault, fix = NO_ADAPTER
-        return replace(
-            self,
-            adapter=False,
-            fault=f"{fault}, and {self.fault}" if self.fault else fault,
-            fix=f"{fix}. {self.fix}" if self.fix else fix,
-        )
+        fault = "the adapter is not loaded: the base model answers"
+        fix = "Serve the merged weights, or load the adapter and ask for its name, not the base model's (--model)"
+        return self._with(fault, fix, adapter=False)
+
+    def without_stop(self) -> ServerSetup:
+        fault = "it does not end answers at the token at which the adapter was trained to end them"
+        return self._with(fault, "Name that token in generation_config.json (eos_token_id)", stops=False)
+
+    def _with(self, fault: str, fix: str, **changes: bool) -> ServerSetup:
+        """This set-up with one more fault, which is named first."""
+        both = (f"{fault}, and {self.fault}", f"{fix}. {self.fix}") if self.fault else (fault, fix)
+        return replace(self, fault=both[0], fix=both[1], **changes)  # type: ignore[arg-type]
 
 
-NO_ADAPTER = (
-    "the adapter is not loaded: the base model answers",
-    "Serve the merged weights, or load the adapter and ask for its name, not for the base model's (--model)",
-)
 OTHER_TEMPLATE = "Give the server the chat template of the base model's tokenizer"
 
 
 def changed_questions(template: Template, tokenizer: Any, today: date) -> Iterator[ServerSetup]:
-    """Set-ups with one fault each, in which the exported question is changed, or the answer goes on too long.
-    ``tokenizer``: the base model's."""
+    """Set-ups with one fault each, in which the exported question is changed. ``tokenizer``: the base model's."""
     right = ServerSetup(template)
     if tokenizer.bos_token:
         yield replace(
@@ -81,12 +81,6 @@ def changed_questions(template: Template, tokenizer: Any, today: date) -> Iterat
         )
     if template.chat:
         yield from _changed_chats(right, tokenizer, today)
-    yield replace(
-        right,
-        stops=False,
-        fault="it does not end answers at the token at which the adapter was trained to end them",
-        fix="Give the server that token in generation_config.json (eos_token_id)",
-    )
 
 
 def _changed_chats(right: ServerSetup, tokenizer: Any, today: date) -> Iterator[ServerSetup]:
@@ -96,14 +90,13 @@ def _changed_chats(right: ServerSetup, tokenizer: Any, today: date) -> Iterator[
             right,
             template=replace(template, system=""),
             fault="the system text is missing",
-            fix="See that it is sent as the first message, and that nothing on the way, nor the chat template, drops it",
+            fix="Send it as the first message, and see that nothing on the way, nor the chat template, drops it",
         )
-        role = "user" if template.system_role == "system" else "system"
+        alone = template.system_role == "system"
         yield replace(
             right,
-            template=replace(template, system_role=role),
-            fault="the system text stands "
-            + ("in the user's message" if role == "user" else "in a message of its own"),
+            template=replace(template, system_role="user" if alone else "system"),
+            fault=f"the system text stands in {'the user message' if alone else 'a message of its own'}",
             fix="See that nothing on the way, nor the chat template, moves it",
         )
     if template.options:
@@ -111,7 +104,7 @@ def _changed_chats(right: ServerSetup, tokenizer: Any, today: date) -> Iterator[
         yield replace(
             right,
             template=replace(template, options=()),
-            fault=f"the chat template's options ({named}) do not reach it",
+            fault=f"the options of the chat template ({named}) do not reach it",
             fix="Set them when the server is started (--chat-template-kwargs), or let it take chat_template_kwargs",
         )
     yield replace(

@@ -75,7 +75,7 @@ def verify(
     rows = _short_enough(renderer, wording, rows)
     endpoint = _open(server, trial)
     asked = as_requests(renderer, wording, rows)
-    say(f"asking {endpoint.name} {len(rows)} questions")
+    say(f"asking {endpoint.name} about {len(rows)} rows of {name}")
     there = [_ask(endpoint, trial, asked[i], 0) for i in range(len(rows))]
     say(f"answering them on {trial.model.path}")
     model = LocalModel(adapter.predictor, adapter.tensors, wording, rows)
@@ -84,7 +84,7 @@ def verify(
     here = model.answers(right, everything, adapter.predictor.renderer.requests([(wording, row) for row in rows]))
     found = compare(model, everything, here, there, tolerance)
     tell(f'asked: {len(rows)} rows of {name} under the prompt "{wording.id}", of {endpoint.name}')
-    for line in _figures(found, rows, there):
+    for line in _figures(found, rows, sum(a.index is None for a in here)):
         tell(line)
     if trial.scoring.scorer == "labels":
         tell(_by_labels(adapter, wording, rows, model, there))
@@ -178,8 +178,8 @@ def _ask(endpoint: Endpoint, trial: Trial, asked: Mapping[str, Any], seed: int) 
                 f"--max-lora-rank {trial.lora.r}."
             )
         raise EndpointError(
-            f"{error}. The server lists other models: {', '.join(map(short, known[:20]))}.{hint} Give the adapter's "
-            "name there: --model NAME"
+            f"{str(error).rstrip('.')}. The server lists other models: {', '.join(map(short, known[:20]))}.{hint} Give "
+            "the adapter's name there: --model NAME"
         ) from None
 
 
@@ -193,10 +193,11 @@ def _known_models(endpoint: Endpoint) -> list[str]:
 # what was found ---------------------------------------------------------------------------------------------------
 
 
-def _figures(found: Comparison, rows: Sequence[Row], there: Sequence[ModelAnswer]) -> Iterator[str]:
+def _figures(found: Comparison, rows: Sequence[Row], unread: int) -> Iterator[str]:
     n = len(found.rows)
     answers = sum(r.same_answer for r in found.rows)
-    yield f"answers: {_share(answers, n)} as predict gives them with the scorer generate"
+    none = f"; {unread} of predict's begin with no label" if unread else ""
+    yield f"answers: {_share(answers, n)} as predict gives them with the scorer generate{none}"
     rounded = f"; in {len(found.rounded)} of the others two tokens are about as probable" if found.rounded else ""
     yield f"texts: {sum(r.same_text for r in found.rows)} of {n} are the same{rounded}"
     yield _token_counts(found)
