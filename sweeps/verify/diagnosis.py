@@ -57,7 +57,7 @@ def _that_explain(
     ranked: list[tuple[int, ServerSetup]] = []
     for setup in setups:
         requests, kind = model.requests(setup, at) or [], (setup.adapter, setup.stops)
-        if len(requests) < len(at) or _counts_differ(requests, answers):
+        if not requests or _counts_differ(requests, answers):
             continue
         if any(kind == other and _equal(requests, before) for other, before in tried):
             continue

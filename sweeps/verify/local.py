@@ -36,9 +36,12 @@ class LocalAnswer:
 
 
 class LocalModel:
-    """``predictor`` holds the adapter ``tensors`` and is asked about ``rows`` under ``wording``."""
+    """``predictor`` holds the adapter ``tensors`` and is asked about ``rows`` under ``wording``. Without ``tensors``
+    its weights have the adapter in them, and no set-up without the adapter can be tried."""
 
-    def __init__(self, predictor: Predictor, tensors: Mapping[str, Any], wording: Prompt, rows: Sequence[Row]) -> None:
+    def __init__(
+        self, predictor: Predictor, tensors: Mapping[str, Any] | None, wording: Prompt, rows: Sequence[Row]
+    ) -> None:
         self._predictor, self._tensors, self._wording, self._rows = predictor, tensors, wording, rows
         self._special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
 
@@ -52,7 +55,9 @@ class LocalModel:
         return self._predictor.trial.template
 
     def requests(self, setup: ServerSetup, at: Sequence[int]) -> list[Request] | None:
-        """The questions of the rows at the positions ``at``; None where this set-up cannot write them."""
+        """The questions of the rows at the positions ``at``; None where this set-up cannot be tried on one of them."""
+        if not setup.adapter and self._tensors is None:
+            return None
         renderer = self._predictor.renderer
         pairs = [(self._wording, self._rows[i]) for i in at]
         try:
@@ -64,27 +69,24 @@ class LocalModel:
             found = renderer.requests(pairs)
         except RenderError:
             return None
-        return [replace(r, context=c) for r in found if (c := self._with_bos(r.context, setup.bos)) is not None] or None
-
-    def _with_bos(self, context: np.ndarray, more: int) -> np.ndarray | None:
         bos = self.tokenizer.bos_token_id
-        if more > 0:
-            return np.concatenate([np.full(more, bos, dtype=context.dtype), context])
-        if more < 0:
-            return context[1:] if context[0] == bos and len(context) > 1 else None
-        return context
+        if setup.bos < 0 and any(r.context[0] != bos or len(r.context) < 2 for r in found):
+            return None
+        return [replace(r, context=_with_bos(r.context, bos, setup.bos)) for r in found]
 
     def answers(self, setup: ServerSetup, at: Sequence[int], requests: Sequence[Request]) -> list[LocalAnswer]:
         """Greedy answers to ``requests``, which are those of the rows at the positions ``at``."""
         predictor = self._predictor
         trial, model, renderer = predictor.trial, predictor.model, predictor.renderer
         stops = renderer.stop_ids if setup.stops else ()
-        fill_slot(model, trial, self._tensors if setup.adapter else None)
+        if not setup.adapter:
+            fill_slot(model, trial, None)
         try:
             made = generate(model, requests, [0] * len(requests), stops, trial.scoring.max_new_tokens)
             steps = answer_steps(model, requests, made)
         finally:
-            fill_slot(model, trial, self._tensors)
+            if not setup.adapter:
+                fill_slot(model, trial, self._tensors)
         found = []
         for i, request, ids, probable in zip(at, requests, made, steps, strict=True):
             text = self.text(ids)
@@ -125,6 +127,11 @@ class LocalModel:
         if text == begun:
             return int(ids[-1]) in self._special
         return longer != begun and text.startswith(longer)
+
+
+def _with_bos(context: np.ndarray, bos: int, more: int) -> np.ndarray:
+    """``context`` int32 [n] with ``more`` tokens ``bos`` before it, or fewer."""
+    return np.concatenate([np.full(more, bos, dtype=context.dtype), context]) if more > 0 else context[-more:]
 
 
 _ENDLESS = 1 << 30  # a wrong chat template may write more than the adapter was trained with
