@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeps.prompts.endpoints import ModelAnswer
 from sweeps.prompts.first_token import FirstToken
-from sweeps.verify.local import LocalAnswer, LocalModel
+from sweeps.verify.reference import ReferenceAnswer, ReferenceModel
 from trainer.score.steps import Step
 
 Spelling = Callable[[int], str]
@@ -29,8 +29,8 @@ class ProbabilityGap:
 
 @dataclass(frozen=True)
 class RowComparison:
-    """``lead``: see ``LocalModel.lead``. ``more_tokens``: those of the question that the server counted beyond ours;
-    None where it counts none. ``gap`` is None where it gave no log-probabilities."""
+    """``lead``: see ``ReferenceModel.lead``. ``more_tokens``: those of the question that the server counted beyond
+    ours; None where it counts none. ``gap`` is None where it gave no log-probabilities."""
 
     at: int  # the row's position among those asked
     same_text: bool
@@ -77,7 +77,11 @@ class Comparison:
 
 
 def compare(
-    model: LocalModel, at: Sequence[int], here: Sequence[LocalAnswer], there: Sequence[ModelAnswer], tolerance: float
+    model: ReferenceModel,
+    at: Sequence[int],
+    here: Sequence[ReferenceAnswer],
+    there: Sequence[ModelAnswer],
+    tolerance: float,
 ) -> Comparison:
     """``here[i]`` and ``there[i]`` answer the row at the position ``at[i]``."""
     gaps = _probability_gaps(model.tokenizer, [a.steps[0] for a in here], [a.first for a in there])

@@ -13,14 +13,14 @@ import numpy as np
 
 from sweeps.prompts.endpoints import ModelAnswer
 from sweeps.verify.compare import Comparison, compare
-from sweeps.verify.local import LocalModel
+from sweeps.verify.reference import ReferenceModel
 from sweeps.verify.setups import ServerSetup, changed_questions, other_templates
 from trainer.data.render import Request
 
 MOST_ROWS = 48  # on which a set-up is tried
 
 
-def faults(model: LocalModel, there: Sequence[ModelAnswer], found: Comparison) -> list[ServerSetup]:
+def faults(model: ReferenceModel, there: Sequence[ModelAnswer], found: Comparison) -> list[ServerSetup]:
     """The set-ups that give the server's answers ``there``, of the simplest kind that does: one fault of the adapter or
     the question, then another chat template, then either of these together with a missing adapter or stop token."""
     at = _telling_rows(found)
@@ -48,7 +48,11 @@ def _telling_rows(found: Comparison) -> list[int]:
 
 
 def _that_explain(
-    model: LocalModel, setups: Iterable[ServerSetup], at: Sequence[int], there: Sequence[ModelAnswer], tolerance: float
+    model: ReferenceModel,
+    setups: Iterable[ServerSetup],
+    at: Sequence[int],
+    there: Sequence[ModelAnswer],
+    tolerance: float,
 ) -> list[ServerSetup]:
     """Those of ``setups`` that give the answers, the first of each input."""
     answers = [there[i] for i in at]

@@ -9,7 +9,7 @@ from sweeps.export.predict import ExportedAdapter
 from sweeps.prompts.endpoints import ModelAnswer
 from sweeps.verify.compare import Comparison
 from sweeps.verify.diagnosis import faults
-from sweeps.verify.local import LocalAnswer, LocalModel
+from sweeps.verify.reference import ReferenceAnswer, ReferenceModel
 from sweeps.verify.setups import OTHER_TEMPLATE
 from trainer.data.rows import Row
 from trainer.data.wording import Prompt
@@ -49,7 +49,7 @@ def _token_counts(found: Comparison) -> str:
 
 
 def by_labels(
-    adapter: ExportedAdapter, wording: Prompt, rows: Sequence[Row], model: LocalModel, there: Sequence[ModelAnswer]
+    adapter: ExportedAdapter, wording: Prompt, rows: Sequence[Row], model: ReferenceModel, there: Sequence[ModelAnswer]
 ) -> str:
     exported = adapter.exported
     counts = [exported.label_counts.get(label, 0) for label in exported.trial.task.labels] or None
@@ -67,14 +67,14 @@ def _share(k: int, n: int) -> str:
 
 
 def differences(
-    found: Comparison, rows: Sequence[Row], here: Sequence[LocalAnswer], there: Sequence[ModelAnswer]
+    found: Comparison, rows: Sequence[Row], here: Sequence[ReferenceAnswer], there: Sequence[ModelAnswer]
 ) -> Iterator[str]:
     for row in found.differing[:3]:
         mine, theirs = (short(repr(text)) for text in (here[row.at].text, there[row.at].text))
         yield f'row "{short(rows[row.at].id)}": {mine} here, {theirs} there'
 
 
-def reason(drawn: str, model: LocalModel, trial: Trial, there: Sequence[ModelAnswer], found: Comparison) -> str:
+def reason(drawn: str, model: ReferenceModel, trial: Trial, there: Sequence[ModelAnswer], found: Comparison) -> str:
     if drawn:
         return (
             f"sampling is on: {drawn}, though temperature 0 was asked for. Let the server, and what stands before it, "

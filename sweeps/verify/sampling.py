@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from sweeps.prompts.endpoints import ModelAnswer
 from sweeps.verify.compare import NATS, Comparison, unlikely_choice
-from sweeps.verify.local import LocalAnswer, LocalModel
+from sweeps.verify.reference import ReferenceAnswer, ReferenceModel
 
 ROWS, TIMES = 8, 3  # that are asked again, each so often
 Ask = Callable[[int, int], ModelAnswer]  # position of the row, seed
 
 
 def evidence(
-    model: LocalModel, here: Sequence[LocalAnswer], there: Sequence[ModelAnswer], found: Comparison, ask: Ask
+    model: ReferenceModel, here: Sequence[ReferenceAnswer], there: Sequence[ModelAnswer], found: Comparison, ask: Ask
 ) -> str:
     """What shows that answers are drawn at random; "" where nothing does. The rows that differ are asked again with
     other seeds, then those of which the model is least sure, where a draw would show first. An answer that changes only
@@ -27,7 +27,9 @@ def evidence(
     return f"{changed} of {len(asked)} questions got another answer when they were asked again" if changed else ""
 
 
-def _changes(model: LocalModel, mine: LocalAnswer, before: ModelAnswer, at: int, ask: Ask, tolerance: float) -> bool:
+def _changes(
+    model: ReferenceModel, mine: ReferenceAnswer, before: ModelAnswer, at: int, ask: Ask, tolerance: float
+) -> bool:
     for seed in range(1, TIMES + 1):
         again = ask(at, seed)
         if again.text.strip() != before.text.strip():
@@ -35,7 +37,7 @@ def _changes(model: LocalModel, mine: LocalAnswer, before: ModelAnswer, at: int,
     return False
 
 
-def _least_sure(here: Sequence[LocalAnswer], tolerance: float) -> list[int]:
+def _least_sure(here: Sequence[ReferenceAnswer], tolerance: float) -> list[int]:
     """Positions, least sure first, of answers whose every token is clearly the most probable one."""
     margins = [min(float(step.p[0] - step.p[1]) for step in answer.steps) for answer in here]
     return sorted((i for i, margin in enumerate(margins) if margin > tolerance), key=lambda i: margins[i])

@@ -17,8 +17,8 @@ from sweeps.prompts.endpoints import Endpoint, EndpointError, ModelAnswer, Retry
 from sweeps.verify import sampling
 from sweeps.verify.compare import compare
 from sweeps.verify.lines import by_labels, differences, figures, reason
-from sweeps.verify.local import LocalModel
 from sweeps.verify.questions import as_requests, rows_to_ask
+from sweeps.verify.reference import ReferenceModel
 from sweeps.verify.setups import ServerSetup
 from trainer.data.render import Renderer
 from trainer.data.rows import Row
@@ -77,7 +77,7 @@ def verify(
     say(f"asking {endpoint.name} about {len(rows)} rows of {name}")
     there = [_ask(endpoint, trial, asked[i], 0) for i in range(len(rows))]
     say(f"answering them on {trial.model.path}")
-    model = LocalModel(adapter.predictor, adapter.tensors, wording, rows)
+    model = ReferenceModel(adapter.predictor, adapter.tensors, wording, rows)
     right = ServerSetup(trial.template)
     everything = range(len(rows))
     here = model.answers(right, everything, adapter.predictor.renderer.requests([(wording, row) for row in rows]))

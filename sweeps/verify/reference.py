@@ -23,7 +23,7 @@ from trainer.trial import Template
 
 
 @dataclass(frozen=True)
-class LocalAnswer:
+class ReferenceAnswer:
     """``index``: the label or option that ``text`` gives, None where it gives none. ``question_tokens`` counts the
     question's tokens, ``ids`` int64 [n] are the answer's, the stop token included where one came, and ``steps`` [n] how
     probable which tokens were there."""
@@ -35,7 +35,7 @@ class LocalAnswer:
     steps: Sequence[Step]
 
 
-class LocalModel:
+class ReferenceModel:
     """``predictor`` holds the adapter ``tensors`` and is asked about ``rows`` under ``wording``. Without ``tensors``
     its weights have the adapter in them, and no set-up without the adapter can be tried."""
 
@@ -74,7 +74,7 @@ class LocalModel:
             return None
         return [replace(r, context=_with_bos(r.context, bos, setup.bos)) for r in found]
 
-    def answers(self, setup: ServerSetup, at: Sequence[int], requests: Sequence[Request]) -> list[LocalAnswer]:
+    def answers(self, setup: ServerSetup, at: Sequence[int], requests: Sequence[Request]) -> list[ReferenceAnswer]:
         """Greedy answers to ``requests``, which are those of the rows at the positions ``at``."""
         predictor = self._predictor
         trial, model, renderer = predictor.trial, predictor.model, predictor.renderer
@@ -91,7 +91,7 @@ class LocalModel:
         for i, request, ids, probable in zip(at, requests, made, steps, strict=True):
             text = self.text(ids)
             index = parse(text, renderer.texts.words(self._rows[i]))
-            found.append(LocalAnswer(text, index, len(request.context), ids, probable))
+            found.append(ReferenceAnswer(text, index, len(request.context), ids, probable))
         return found
 
     def index_of(self, text: str, at: int) -> int | None:
@@ -103,7 +103,7 @@ class LocalModel:
         kept = [int(i) for i in ids if int(i) >= 0 and int(i) not in self._special]
         return str(self.tokenizer.decode(kept, skip_special_tokens=True))
 
-    def lead(self, answer: LocalAnswer, text: str) -> float:
+    def lead(self, answer: ReferenceAnswer, text: str) -> float:
         """By how much the first token in which ``answer`` differs from ``text`` is more probable than the one that
         ``text`` has there, in nats: near 0 where rounding alone may decide. 0 where the texts are the same but for
         spaces around them."""
