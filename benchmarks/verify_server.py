@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "verify-server", help="where models and run go")
     parser.add_argument("--rows", type=int, default=500, help="that the right set-up is asked")
-    parser.add_argument("--wrong-rows", type=int, default=50, help="that a wrong one is asked")
+    parser.add_argument("--wrong-rows", type=int, default=50, help="that a wrong one is asked, of the study's 50")
     parser.add_argument("--vllm", type=Path, help="the vllm command of another environment")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
@@ -86,7 +86,7 @@ def write_study(out: Path, model: Path) -> str:
             "rows": {
                 "train": str(DATA / "train.jsonl"),
                 "dev": {"path": str(DATA / "dev.jsonl"), "limit": 40},
-                "test": str(DATA / "test.jsonl"),
+                "test": {"path": str(DATA / "test.jsonl"), "limit": 50},
             },
             "fields": ["text"], "label": "label", "labels": {0: "no", 1: "yes"}, "id": "id", "max_length": 256,
         },
@@ -96,9 +96,9 @@ def write_study(out: Path, model: Path) -> str:
             "dev": {"file": str(pools / "dev.yaml"), "limit": 2},
             "test": {"file": str(pools / "test.yaml"), "limit": 2},
         },
-        "axes": {"lora": {"r": 16, "alpha": 16}, "lr": 1.0e-3, "steps": 120, "pool": "many"},
+        "axes": {"lora": {"r": 16, "alpha": 16}, "lr": 1.0e-3, "steps": 40, "pool": "many"},
+        "training": {"batch_size": 4},
         "scheduler": {"name": "none"},
-        "tables": {"precision": {"mean": 0.05}},
         "resources": {"slots": 1, "cpus": 2},
     }  # fmt: skip
     file = out / "verify-server.yaml"

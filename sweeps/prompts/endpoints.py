@@ -64,6 +64,18 @@ class RetryLimits:
     longest_retry_after: float = 300.0  # a longer Retry-After ends the attempts
 
 
+@dataclass(frozen=True)
+class EndpointOptions:
+    """A command's options for a model and for its key, as messages name them."""
+
+    model: str = "--model"
+    key: str = "--key HOST=NAME"
+
+    @property
+    def key_name(self) -> str:
+        return self.key.split()[0]
+
+
 @dataclass
 class Endpoint:
     """``name`` is ``MODEL@URL`` as the user gave it."""
@@ -77,7 +89,7 @@ class Endpoint:
     key: str | None = field(default=None, repr=False)
     top_p: float | None = None  # None: the server's
     optional: Collection[str] = ("max_tokens", "temperature", "seed", "top_p")  # left out where they are refused
-    key_option: str = "--key HOST=NAME"  # of the command, for messages
+    options: EndpointOptions = EndpointOptions()
     stopped: threading.Event = field(default_factory=threading.Event, repr=False)
     _refused: set[str] = field(default_factory=set, repr=False)  # parameters that this server does not accept
 
@@ -108,8 +120,11 @@ class Endpoint:
         """The names that the server lists; empty where it lists none. Raises EndpointError."""
         try:
             value = self._request(self._address("/models"), None)
+        except _TransientError as error:
+            raise self._error(f"gave no list of its models: {error}") from None
+        try:
             return [str(about["id"]) for about in value["data"]]
-        except (_TransientError, KeyError, TypeError):
+        except (KeyError, TypeError):
             return []
 
     def _address(self, end: str) -> str:
@@ -165,9 +180,8 @@ class Endpoint:
         if status in _RETRIED:
             raise _TransientError(f"status {status}: {_server_message(text)}", _retry_after(headers.get("Retry-After")))
         if status in (401, 403):
-            how = (
-                "the key is not accepted" if self.key else f"it wants a key: {self.key_option}, an environment variable"
-            )
+            wants = f"it wants a key: {self.options.key}, an environment variable"
+            how = "the key is not accepted" if self.key else wants
             raise self._error(f"refuses with status {status}; {how}. It says: {_server_message(text)}")
         if 300 <= status < 400:
             raise self._error(f"sends the request elsewhere (status {status}). Give the address itself")
@@ -223,30 +237,34 @@ def open_endpoint(
     temperature: float,
     limits: RetryLimits | None = None,
     top_p: float | None = None,
+    options: EndpointOptions | None = None,
 ) -> Endpoint:
-    """The endpoint of ``MODEL@URL``. ``keys``: host -> the environment variable with its key. Raises EndpointError."""
+    """The endpoint of ``MODEL@URL``. ``keys``: host -> the environment variable with its key. ``options``: those with
+    which the user named it. Raises EndpointError."""
+    options = options or EndpointOptions()
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise EndpointError(
             f'--model = "{_without_password(spec)}" is no endpoint. Write MODEL@URL, such as '
             "gpt-4o-mini@https://api.openai.com/v1"
         )
-    model, parts = match["model"], _split(match["url"], spec)
+    model, parts = match["model"], _split(match["url"], spec, options)
     path = parts.path.rstrip("/")
     path += "" if path.endswith("/chat/completions") else "/chat/completions"
     key = None
     host = (parts.hostname or "").lower()
     for name in (parts.netloc.lower(), host):
         if key is None and name in keys:
-            key = _key(name, keys[name])
+            key = _key(name, keys[name], options)
     url = parts._replace(path=path, fragment="").geturl()
-    return Endpoint(spec, model, url, max_tokens, temperature, limits or RetryLimits(), key, top_p)
+    limits = limits or RetryLimits()
+    return Endpoint(spec, model, url, max_tokens, temperature, limits, key, top_p, options=options)
 
 
 def parse_keys(texts: Sequence[str], specs: Sequence[str]) -> dict[str, str]:
     """Host -> environment variable, of texts ``HOST=NAME``. Raises EndpointError where no model is at the host."""
     found = {}
-    urls = [_split(m["url"], s) for s in specs if (m := _SPEC.fullmatch(s))]
+    urls = [_split(m["url"], s, EndpointOptions()) for s in specs if (m := _SPEC.fullmatch(s))]
     hosts = {h.lower() for u in urls for h in (u.netloc, u.hostname or "")}
     for text in texts:
         host, sign, name = text.partition("=")
@@ -260,34 +278,36 @@ def parse_keys(texts: Sequence[str], specs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _key(host: str, name: str) -> str:
+def _key(host: str, name: str, options: EndpointOptions) -> str:
     key = os.environ.get(name, "").strip()
     if not key:  # the name is not repeated: it may be the key itself
         raise EndpointError(
-            f"--key for {host}: the environment variable that it names is not set. Give a variable's name, not the key"
+            f"{options.key_name} for {host}: the environment variable that it names is not set. Give a variable's "
+            "name, not the key"
         )
     if not key.isascii() or not key.isprintable():
-        raise EndpointError(f"--key for {host}: the environment variable holds characters that no key has")
+        raise EndpointError(f"{options.key_name} for {host}: the environment variable holds characters that no key has")
     return key
 
 
-def _split(url: str, spec: str) -> SplitResult:
+def _split(url: str, spec: str, options: EndpointOptions) -> SplitResult:
     shown = _without_password(spec)
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise EndpointError(f'--model = "{shown}": is no address ({error})') from None
+        raise EndpointError(f'{options.model} = "{shown}": is no address ({error})') from None
     if parts.username or parts.password:
         raise EndpointError(
-            f'--model = "{shown}": has a password in it, which files and process lists would show. Use --key HOST=NAME'
+            f'{options.model} = "{shown}": has a password in it, which files and process lists would show. '
+            f"Use {options.key}"
         )
     if not parts.hostname:
-        raise EndpointError(f'--model = "{shown}": names no host')
+        raise EndpointError(f'{options.model} = "{shown}": names no host')
     if secret := next((name for name, _ in parse_qsl(parts.query) if _SECRET.search(name)), None):
         raise EndpointError(
-            f'--model = "{shown.partition("?")[0]}?…": has a secret in it ({secret}=…), which files and process lists '
-            "would show. Use --key HOST=NAME, an environment variable"
+            f'{options.model} = "{shown.partition("?")[0]}?…": has a secret in it ({secret}=…), which files and '
+            f"process lists would show. Use {options.key}, an environment variable"
         )
     return parts
 
@@ -314,7 +334,7 @@ def _server_message(text: str) -> str:
     """A server's message in one short line without control characters; of JSON the error's message."""
     try:
         value = json.loads(text)
-        error = value.get("error", value) if isinstance(value, dict) else value
+        error = value.get("error", value.get("detail", value)) if isinstance(value, dict) else value
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
     except (ValueError, RecursionError):
         pass

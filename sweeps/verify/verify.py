@@ -11,9 +11,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from sweeps.export.predict import ExportedAdapter
-from sweeps.prompts.endpoints import Endpoint, EndpointError, ModelAnswer, RetryLimits, open_endpoint
+from sweeps.prompts.endpoints import (
+    Endpoint,
+    EndpointError,
+    EndpointOptions,
+    ModelAnswer,
+    RetryLimits,
+    open_endpoint,
+)
 from sweeps.verify import sampling
 from sweeps.verify.compare import compare
 from sweeps.verify.lines import by_labels, differences, figures, reason
@@ -138,27 +146,26 @@ def _open(server: ServerAddress, trial: Trial) -> Endpoint:
     url = server.url if "://" in server.url else f"http://{server.url}"
     if not url.startswith(("http://", "https://")):
         raise UserError(f'--url = "{short(url)}" is no http address. Give one such as http://127.0.0.1:8000/v1')
-    made = _endpoint(server.model or "?", url, server.api_key_env, trial)
-    if server.model is not None:
-        return made
-    known = made.models()
-    if len(known) != 1:
-        listed = f"serves {', '.join(map(short, known[:20]))}" if known else "lists no models"
-        raise UserError(f"--url = {url}: the server {listed}. Say which one is the adapter: --model NAME")
-    return _endpoint(known[0], url, server.api_key_env, trial)
-
-
-def _endpoint(model: str, url: str, variable: str | None, trial: Trial) -> Endpoint:
-    from urllib.parse import urlsplit
-
+    variable = server.api_key_env
     if variable is not None and not os.environ.get(variable, "").strip():
         raise UserError(
             "--api-key-env: the environment variable that it names is not set. Give a variable's name, not the key"
         )
-    host = urlsplit(url).hostname or ""
-    keys = {host.lower(): variable} if variable is not None else {}
-    made = open_endpoint(f"{model}@{url}", keys, trial.scoring.max_new_tokens, 0.0, PATIENCE)
-    return replace(made, optional=OPTIONAL, key_option="--api-key-env NAME")
+    if server.model is not None:
+        return _endpoint(server.model, url, variable, trial)
+    known = replace(_endpoint("any", url, variable, trial), name=url).models()
+    if len(known) != 1:
+        listed = f"serves {', '.join(map(short, known[:20]))}" if known else "lists no models"
+        raise UserError(f"--url = {url}: the server {listed}. Say which one is the adapter: --model NAME")
+    return _endpoint(known[0], url, variable, trial)
+
+
+def _endpoint(model: str, url: str, variable: str | None, trial: Trial) -> Endpoint:
+    keys = {} if variable is None else {(urlsplit(url).hostname or "").lower(): variable}
+    options = EndpointOptions("--url", "--api-key-env NAME")
+    new = trial.scoring.max_new_tokens
+    made = open_endpoint(f"{model}@{url}", keys, new, 0.0, PATIENCE, options=options)
+    return replace(made, optional=OPTIONAL)
 
 
 def _ask(endpoint: Endpoint, trial: Trial, asked: Mapping[str, Any], seed: int) -> ModelAnswer:
@@ -167,8 +174,11 @@ def _ask(endpoint: Endpoint, trial: Trial, asked: Mapping[str, Any], seed: int) 
         return endpoint.complete({**asked, **top}, seed)
     except EndpointError as error:
         known = _known_models(endpoint)
-        if endpoint.model in known or not known:
+        if endpoint.model in known:
             raise
+        if not known:
+            short_path = urlsplit(endpoint.url).path == "/chat/completions" and "status 404" in str(error)
+            raise EndpointError(f"{error}{'. Does the address lack its /v1?' if short_path else ''}") from None
         hint = ""
         if trial.lora.r > VLLM_RANK:
             hint = (

@@ -59,6 +59,26 @@ def test_which_model_is_the_adapter_has_to_be_said_where_there_are_several(made:
     assert said.endswith("the server serves base, adapter. Say which one is the adapter: --model NAME")
 
 
+def test_a_server_without_a_list_of_models(made: Callable[[str], str]) -> None:
+    said = refused(made("labels"), lambda path, body: (200, {"data": []}), model=None)
+    assert said.endswith("the server lists no models. Say which one is the adapter: --model NAME")
+
+
+def test_an_address_without_its_path(made: Callable[[str], str]) -> None:
+    folder, none = made("labels"), {"detail": "Not Found"}
+    with served_models.serving(lambda path, body: (404, none)) as url:
+        said = refused(folder, url=url.removesuffix("/v1"))
+    assert said.endswith(
+        "knows no such model or address (status 404). It says: Not Found. Does the address lack its /v1?"
+    )
+
+
+def test_a_password_in_the_address(made: Callable[[str], str]) -> None:
+    said = refused(made("labels"), url="http://me:secret@127.0.0.1:8000/v1")
+    assert said.startswith('--url = "adapter@http://…@127.0.0.1:8000/v1": has a password in it')
+    assert said.endswith("Use --api-key-env NAME")
+
+
 def test_a_rank_above_the_servers_limit_is_thought_of(made: Callable[[str], str]) -> None:
     """vLLM does not list an adapter that it could not load."""
 

@@ -245,7 +245,7 @@ def test_a_server_that_is_not_there(chat: Served, capsys: pytest.CaptureFixture[
         pass
     said = refused(capsys, chat.export, "--url", url, "--model", "x")
     assert "gave no answer in 6 attempts; the last: the connection failed" in said
-    assert "lists no models. Say which one is the adapter: --model NAME" in refused(capsys, chat.export, "--url", url)
+    assert "gave no list of its models: the connection failed" in refused(capsys, chat.export, "--url", url)
 
 
 def test_a_model_that_is_not_served(chat: Served, capsys: pytest.CaptureFixture[str]) -> None:
