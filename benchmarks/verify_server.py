@@ -92,12 +92,12 @@ def write_study(out: Path, model: Path) -> str:
         },
         "templates": {"chat": {"chat": True, "system": SYSTEM}},
         "pools": {
-            "train": {"many": str(pools / "train.yaml")},
+            "train": {"one": {"file": str(pools / "train.yaml"), "only": ["t01"]}},
             "dev": {"file": str(pools / "dev.yaml"), "limit": 2},
             "test": {"file": str(pools / "test.yaml"), "limit": 2},
         },
-        "axes": {"lora": {"r": 16, "alpha": 16}, "lr": 1.0e-3, "steps": 40, "pool": "many"},
-        "training": {"batch_size": 4},
+        "axes": {"lora": {"r": 16, "alpha": 16}, "lr": 1.0e-3, "steps": 120, "plw": 0.1, "pool": "one"},
+        "training": {"batch_size": 6},
         "scheduler": {"name": "none"},
         "resources": {"slots": 1, "cpus": 2},
     }  # fmt: skip
