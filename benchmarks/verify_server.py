@@ -175,7 +175,16 @@ def by_transformers(out: Path, base: Path, export: Path, rows: int, few: int) ->
 
 
 def by_vllm(out: Path, base: Path, export: Path, command: Path, rows: int, few: int) -> dict[str, Any]:
-    given = ["--dtype", "float32", "--max-model-len", "512", "--enable-lora", "--max-lora-rank", "16"]
+    given = [
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "512",
+        "--enforce-eager",
+        "--enable-lora",
+        "--max-lora-rank",
+        "16",
+    ]
     serve = [str(command), "serve", str(base), *given, "--lora-modules", f"adapter={export}"]
     found = {}
     with server(serve) as url:
@@ -196,8 +205,9 @@ def server(command: list[str]) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, "PATH": path}  # GiB, of vLLM on a CPU
     started = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)], env={**os.environ, "PATH": path},
+        [*command, "--host", "127.0.0.1", "--port", str(port)], env=env,
         stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"

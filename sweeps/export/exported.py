@@ -85,7 +85,8 @@ def read_exported(store: Store) -> ExportedTrial:
 def _row_source(about: Any) -> RowSource | None:
     if about is None:
         return None
-    return RowSource(**{k: tuple(v) if k in ("fields", "drop") else v for k, v in about.items()})
+    parts: dict[str, Any] = {k: tuple(v) if k in ("fields", "drop") else v for k, v in about.items()}
+    return RowSource(**parts)
 
 
 def _check_types(found: ExportedTrial) -> None:

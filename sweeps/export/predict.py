@@ -118,7 +118,7 @@ class ExportedAdapter:
     @functools.cached_property
     def tensors(self) -> dict[str, Any]:
         """The adapter's weights, by peft's names."""
-        return _tensors(self._store)  # type: ignore[no-any-return]
+        return _tensors(self._store)
 
     @functools.cached_property
     def predictor(self) -> Predictor:

@@ -49,7 +49,7 @@ def _steps(model: SlotModel, contexts: Sequence[np.ndarray], answers: Sequence[n
     places = np.concatenate([np.arange(len(c) - 1, len(c) - 1 + n) for c, n in zip(contexts, sizes, strict=True)])
     positions = np.broadcast_to(np.arange(shape[1]), shape).copy()
     slots = np.zeros(len(lines), dtype=np.int64)
-    tensors = (torch.from_numpy(x).to(device) for x in (ids, mask, positions, slots, rows, places))
-    p, best = torch.softmax(model(Batch(*tensors)).double(), dim=-1).topk(min(MOST, model.base.config.vocab_size))
+    batch = Batch(*[torch.from_numpy(x) for x in (ids, mask, positions, slots, rows, places)])  # type: ignore[arg-type]
+    p, best = torch.softmax(model(batch.to(device)).double(), dim=-1).topk(min(MOST, model.base.config.vocab_size))
     steps = iter([Step(i, q) for i, q in zip(best.cpu().numpy(), p.cpu().numpy(), strict=True)])
     return [[next(steps) for _ in range(n)] for n in sizes]
