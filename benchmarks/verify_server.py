@@ -175,16 +175,8 @@ def by_transformers(out: Path, base: Path, export: Path, rows: int, few: int) ->
 
 
 def by_vllm(out: Path, base: Path, export: Path, command: Path, rows: int, few: int) -> dict[str, Any]:
-    given = [
-        "--dtype",
-        "float32",
-        "--max-model-len",
-        "512",
-        "--enforce-eager",
-        "--enable-lora",
-        "--max-lora-rank",
-        "16",
-    ]
+    small = ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
+    given = [*small, "--enable-lora", "--max-lora-rank", "16"]
     serve = [str(command), "serve", str(base), *given, "--lora-modules", f"adapter={export}"]
     found = {}
     with server(serve) as url:
