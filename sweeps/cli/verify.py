@@ -57,7 +57,7 @@ def verify_command(
         raise StudyError(f'--data = "{data}" does not exist.{did_you_mean(data)}')
     from sweeps.verify.verify import ServerAddress, verify
 
-    with Opening() as opening:
+    with Opening(every=30.0) as opening:
         server = ServerAddress(url, model, api_key_env)
         found = verify(
             folder, server, rows, data, prompt, base, dtype.value if dtype else None, trust_remote_code, tolerance,

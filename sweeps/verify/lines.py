@@ -82,9 +82,9 @@ def reason(drawn: str, model: ReferenceModel, trial: Trial, there: Sequence[Mode
         )
     reasons = faults(model, there, found)
     if reasons:
-        named = "; or ".join(setup.fault for setup in reasons[:3])
+        named = "; or ".join(dict.fromkeys(setup.fault for setup in reasons[:3]))
         gives = "That set-up gives" if len(reasons) == 1 else "Each of these set-ups gives"
-        fixes = " ".join(f"{setup.fix}." for setup in reasons[:3])
+        fixes = " ".join(dict.fromkeys(f"{setup.fix}." for setup in reasons[:3]))
         return f"{named}. {gives} the server's answers here. {fixes}"
     if found.other_lengths and trial.template.chat:
         return (

@@ -9,17 +9,17 @@ from typing import Any
 
 from trainer.trial import Template
 
-_SAID = "{% for m in messages %}"
+_BOS, _SAID = "{{ bos_token }}", "{% for m in messages %}"
 _CLOSED = "{% endfor %}{% if add_generation_prompt %}"
 # How chats are written where a server has no template of the model's own; each is known under this name.
 CHAT_TEMPLATES = {
     "ChatML": _SAID + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n" + _CLOSED + "<|im_start|>assistant\n"
     "{% endif %}",
-    "Llama 2": "{{ bos_token }}" + _SAID + "{% if m.role == 'system' %}[INST] <<SYS>>\n{{ m.content }}\n<</SYS>>\n\n"
+    "Llama 2": _BOS + _SAID + "{% if m.role == 'system' %}[INST] <<SYS>>\n{{ m.content }}\n<</SYS>>\n\n"
     "{% else %}{% if loop.first %}[INST] {% endif %}{{ m.content }} [/INST]{% endif %}{% endfor %}",
-    "Llama 3": "<|begin_of_text|>" + _SAID + "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}"
+    "Llama 3": _BOS + _SAID + "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}"
     "<|eot_id|>" + _CLOSED + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
-    "Gemma": "<bos>" + _SAID + "<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n" + _CLOSED
+    "Gemma": _BOS + _SAID + "<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n" + _CLOSED
     + "<start_of_turn>model\n{% endif %}",
     "Phi 3": _SAID + "<|{{ m.role }}|>\n{{ m.content }}<|end|>\n" + _CLOSED + "<|assistant|>\n{% endif %}",
     "Zephyr": _SAID + "<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n" + _CLOSED + "<|assistant|>\n{% endif %}",
@@ -122,6 +122,7 @@ def _changed_chats(right: ServerSetup, tokenizer: Any, today: date) -> Iterator[
 
 
 def other_templates(template: Template) -> Iterator[ServerSetup]:
-    """Set-ups with another chat template."""
+    """Set-ups with another chat template, which writes the beginning-of-sequence token, or does not."""
     for name, text in CHAT_TEMPLATES.items() if template.chat else ():
-        yield ServerSetup(template, f"its chat template is another one, like {name}'s", OTHER_TEMPLATE, text)
+        for written in (text, text.removeprefix(_BOS) if text.startswith(_BOS) else _BOS + text):
+            yield ServerSetup(template, f"its chat template is another one, like {name}'s", OTHER_TEMPLATE, written)

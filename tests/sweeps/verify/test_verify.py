@@ -110,6 +110,10 @@ OTHER_TOKENIZERS: dict[str, tuple[Callable[[Any], None], str]] = {
         chat_template(lambda _: CHAT_TEMPLATES["ChatML"]),
         "its chat template is another one, like ChatML's",
     ),
+    "other template, with bos": (
+        chat_template(lambda _: "{{ bos_token }}" + CHAT_TEMPLATES["ChatML"]),
+        "its chat template is another one, like ChatML's. That set-up gives the server's answers here.",
+    ),
     "unknown template": (
         chat_template(lambda text: text.replace("<|assistant|>", "good good <|assistant|>")),
         "its chat template is another one: it makes other numbers of tokens of 16 of 16 questions",
