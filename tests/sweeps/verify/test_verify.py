@@ -98,6 +98,43 @@ def test_the_export_names_the_test_rows_and_does_not_hold_them(chat: Served) -> 
     assert first["text"] not in text
 
 
+def with_template(served: Served, to: Path, **values: Any) -> Served:
+    """The export with its template changed: the same weights, asked in another way."""
+    shutil.copytree(served.export, to)
+    (to / "SHA256SUMS").unlink()
+    about = json.loads((to / "template.json").read_text())
+    about["trial"]["template"] |= values
+    (to / "template.json").write_text(json.dumps(about))
+    return served._replace(export=str(to))
+
+
+def test_a_chat_whose_answer_is_begun_is_asked_as_a_text(chat: Served, tmp_path: Path) -> None:
+    """Messages cannot say how an answer begins. The bos, which the server's tokenizer adds, is not sent."""
+    begun = with_template(chat, tmp_path / "begun", marker="A ")
+    with served_models.serving(served_models.WithProbabilities(chat.merged)) as url:
+        code, said = verified(begun, Path("adapter"), url)
+    assert code == 0, said
+    assert "question's tokens: 16 of 16 counts are the same" in said
+    assert "largest difference 0.0000" in said
+
+
+def test_options_of_the_chat_template_are_sent_and_missed(chat: Served, tmp_path: Path) -> None:
+    def loud(tokenizer: Any) -> None:
+        tokenizer.chat_template = "{% if loud %}good {% endif %}" + tokenizer.chat_template
+
+    base = served_models.with_tokenizer(Path(tiny_run.data(chat.run, "model")), tmp_path / "base", loud)
+    folder = served_models.with_tokenizer(chat.merged, tmp_path / "served", loud)
+    asked = with_template(chat, tmp_path / "loud", options=[["loud", True]])
+    code, said = verified(asked, folder, base=str(base))
+    assert code == 0, said
+    with served_models.gateway(
+        chat.url, lambda body: {k: v for k, v in body.items() if k != "chat_template_kwargs"}
+    ) as url:
+        code, said = verified(asked, folder, url, base=str(base))
+    assert code == 1
+    assert "not verified: the options of the chat template (loud) do not reach it. That set-up gives" in said
+
+
 # wrong ones -------------------------------------------------------------------------------------------------------
 
 
