@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli import doctor, init, jobs, monitor, plw, prompt_search, results, study, track
+from sweeps.cli import doctor, init, jobs, monitor, plw, prompt_search, results, study, track, verify
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.panels import CLUSTER, PROMPTS, CommandsInPanels
 from sweeps.cli.prompts import prompts_app
@@ -55,5 +55,5 @@ def version() -> str:
         return "(not installed)"
 
 
-for group in (init, study, results, monitor, track, jobs, doctor, plw):
+for group in (init, study, results, verify, monitor, track, jobs, doctor, plw):
     group.register(app)

@@ -42,7 +42,7 @@ from sweeps.tables import robustness as tables
 from sweeps.tables.columns import Settings, answer_marks
 from sweeps.tables.current import current_tables, winning_row
 from sweeps.tables.winner import why_no_winner
-from sweeps.trials.assets import load_pools
+from sweeps.trials.assets import load_pools, source_of
 from trainer.data.pools import fingerprint_prompts
 from trainer.data.wording import Prompt
 from trainer.errors import UserError, nearest
@@ -92,14 +92,14 @@ def export(
     found = ExportedTrial(
         trial, study.name, tuple(study.task.fields), study.task.options, study.task.id, prompt,
         {p.id: p.text for p in pools["train"]}, counts, measured.two_labels.get("threshold"),
+        test_rows=source_of(study.task, "test"),
     )  # fmt: skip
     here = _located(trial, base)
     plan = plan_merge(here, folder, dtype) if merge and folder is not None else None
     licence = licence_of(None if trial.model.trust_remote_code else model_folder(here.model))
     tensors = _tensors(trial, adapter)
-    reference = (
-        json.dumps(reference_of(run.store, study, trial, prompt).to_json(), ensure_ascii=False) + "\n"
-    ).encode()
+    known = reference_of(run.store, study, trial, prompt).to_json()
+    reference = (json.dumps(known, ensure_ascii=False) + "\n").encode()
     with tempfile.TemporaryDirectory(prefix="steadytune-export-") as place:
         for name, data in adapter.items():
             Path(place, name).write_bytes(data)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from trainer.data.sources import RowSource
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
 from trainer.measure.registry import misfit
@@ -48,12 +49,15 @@ class ExportedTrial:
     # there is none: other tasks, generated answers, and decision rules that compare more than the stored probabilities
     threshold: float | None = None
     merged: Dtype | None = None  # dtype of merged weights; None: it is an adapter
+    test_rows: RowSource | None = None  # where the study's test rows are; the rows themselves stay there
 
     def to_json(self) -> dict[str, Any]:
         names = ("study", "fields", "options", "id", "train_prompts", "label_counts", "threshold", "merged")
         about = {name: getattr(self, name) for name in names}
         prompt = asdict(self.prompt) if self.prompt else None
-        return {"format": FORMAT, "trial_id": self.trial.id, "prompt": prompt, **about, "trial": self.trial.to_json()}
+        rows = json.loads(json.dumps(asdict(self.test_rows), default=str)) if self.test_rows else None  # where: dates
+        about |= {"test_rows": rows, "trial": self.trial.to_json()}
+        return {"format": FORMAT, "trial_id": self.trial.id, "prompt": prompt, **about}
 
 
 def merged_trial(trial: Trial, folder: str, dtype: Dtype) -> Trial:
@@ -78,14 +82,22 @@ def read_exported(store: Store) -> ExportedTrial:
         prompt = Prompt(**about["prompt"]) if about["prompt"] else None
         parts = {name: about[name] for name in ("study", "options", "id", "train_prompts", "label_counts")}
         trial = Trial.from_json(about["trial"])
-        parts |= {name: about.get(name) for name in ("threshold", "merged")}  # exports of before have none
-        found = ExportedTrial(trial, prompt=prompt, fields=tuple(about["fields"]), **parts)
+        parts |= {name: about.get(name) for name in ("threshold", "merged")}
+        rows = _row_source(about.get("test_rows"))  # exports of before have none of the three
+        found = ExportedTrial(trial, prompt=prompt, fields=tuple(about["fields"]), **parts, test_rows=rows)
         _check_types(found)
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         text = _UNKNOWN_KEY.sub(r"\1 has no field \2", " ".join(str(error).split()))[:200]
         detail = f"{type(error).__name__}: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         raise UserError(f"{where}: is not what export writes ({detail}). Export the trial again") from None
+
+
+def _row_source(about: Any) -> RowSource | None:
+    if about is None:
+        return None
+    parts: dict[str, Any] = {k: tuple(v) if k in ("fields", "drop") else v for k, v in about.items()}
+    return RowSource(**parts)
 
 
 def _check_types(found: ExportedTrial) -> None:

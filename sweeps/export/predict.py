@@ -98,7 +98,7 @@ class ExportedAdapter:
         asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id)
         _tell(empty_findings(f"rows: {name}", asked, [wording], "leave such rows out"))
         trial, n = exported.trial, len(asked)
-        predictor = self._predictor
+        predictor = self.predictor
         if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and n < FEW:
             log.warning('decision "batch" takes off the mean over the rows given, and %d are few for a mean', n)
         counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
@@ -106,19 +106,40 @@ class ExportedAdapter:
         answers = [_at_threshold(a, limit) for a in predictor.predict(wording, asked, counts)]
         return [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)]
 
+    @property
+    def uri(self) -> str:
+        """The folder, for messages."""
+        return self._store.uri
+
+    def wording(self, prompt: str | None) -> Prompt:
+        """``prompt`` as of ``records``. Raises UserError."""
+        return _wording(self.exported, self._store, prompt)
+
+    def check_base(self) -> None:
+        """UserError if there is no such base model; a warning if its files are not those of the training. Merged
+        weights need no base."""
+        if self.exported.merged is None:
+            _check_base(self.exported, self._store, self._base)
+
     @functools.cached_property
-    def _predictor(self) -> Predictor:
+    def tensors(self) -> dict[str, Any] | None:
+        """The adapter's weights, by peft's names; None where they are merged."""
+        return None if self.exported.merged is not None else _tensors(self._store)
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The adapter on its base model, or the merged weights. Raises UserError."""
         from trainer.predictor import Predictor
 
-        if self.exported.merged is not None:
+        if self.tensors is None:
             from trainer.model.merge import load_merged
 
             return Predictor(self.exported.trial, load_merged(self.exported.trial))
-        _check_base(self.exported, self._store, self._base)
+        self.check_base()
         model = self.exported.trial.model
         if model.quantization != "none":
             log.warning('base model "%s" is quantised to %s, as it was in training', model.path, model.quantization)
-        return Predictor(self.exported.trial, _tensors(self._store))
+        return Predictor(self.exported.trial, self.tensors)
 
 
 # what to ask, and of which model ---------------------------------------------------------------------------------

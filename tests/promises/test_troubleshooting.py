@@ -4,8 +4,8 @@ Looked at is what `check`, `run` and `plan` import, what `report`, `watch`, `exp
 do, and the package `steadytune`. Left out is what none of them imports, as its messages come to those who give another
 command, and say what to do: cluster files (`cluster check`, `cluster render`), jobs (`submit`, `status`, `logs`,
 `stop`), the writing of prompts and the searches (`prompts`, `search`), the rows and benchmarks of the
-prompt-loss-weight study (`lengths`, `shorten`, `rows`, `benchmark`), and the lines of `doctor`, each of which has its
-remedy.
+prompt-loss-weight study (`lengths`, `shorten`, `rows`, `benchmark`), servers (`verify`), and the lines of `doctor`,
+each of which has its remedy.
 """
 
 from __future__ import annotations

@@ -182,6 +182,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "scoring": {"scorer": "generate", "max_new_tokens": 2},
         "axes": {"lora": {"r": 2}, "lr": 1e-2, "steps": 2},
     },
+    "served": {  # trained until it tells the labels apart
+        "task": LABELLED,
+        "templates": {"chat": {"chat": True, "system": "Is it good?", "words": {"no": "no", "yes": "yes"}}},
+        "scoring": {"scorer": "generate", "max_new_tokens": 4},
+        "axes": {"lora": {"r": 8, "rslora": True}, "lr": 3e-3, "steps": 80},
+        "sound": True,
+    },
 }
 _MADE: dict[str, tuple[str, list[Trial]]] = {}
 

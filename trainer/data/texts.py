@@ -116,6 +116,10 @@ class TextRenderer:
             Context(lead + f.text + self.template.marker, [(a + shift, b + shift) for a, b in f.spans]) for f in filled
         ]
 
+    def messages(self, prompt: Prompt, row: Row) -> list[dict[str, str]]:
+        """The messages of which a server makes a chat's context, but for a prefilled answer."""
+        return _question(self.template, fill(prompt, row.fields, row.options).text)
+
     def answers(self, row: Row) -> list[str]:
         """What follows the context for each of ``words``: the word, and before it what the chat template writes
         there, where no prefill holds that already."""

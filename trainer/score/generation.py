@@ -110,7 +110,7 @@ def generate(
         left = [i for i in range(len(requests)) if i not in found]
         size = 0
         try:
-            for members in _batches(left, requests, slots, max_new_tokens, token_budget):
+            for members in slot_batches(left, requests, slots, max_new_tokens, token_budget):
                 size = len(members)
                 contexts = [requests[i].context for i in members]
                 for i, ids in zip(
@@ -131,7 +131,7 @@ def generate(
     return [found[i] for i in range(len(requests))]
 
 
-def _batches(
+def slot_batches(
     left: Sequence[int], requests: Sequence[Request], slots: Sequence[int], new: int, token_budget: int
 ) -> Iterator[list[int]]:
     """Batches of one slot and of similar length, longest first."""

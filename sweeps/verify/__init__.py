@@ -1,0 +1,1 @@
+"""``steadytune verify``: whether a server answers as the adapter that it serves was trained."""
