@@ -63,9 +63,7 @@ def test_a_part_is_its_rows_however_the_file_is_divided(
     [file] = files_of(str(path))
     parts = parts_of(file)
     assert [p.n for p in parts] == [5, 5, 5, 5, 3]
-    assert [read_part(p)["x"].to_pylist() for p in parts] == [
-        list(range(i, min(i + 5, 23))) for i in range(0, 23, 5)
-    ]
+    assert [read_part(p)["x"].to_pylist() for p in parts] == [list(range(i, min(i + 5, 23))) for i in range(0, 23, 5)]
 
 
 def test_a_file_a_folder_and_a_pattern_name_rows(tmp_path: Path) -> None:
