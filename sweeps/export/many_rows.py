@@ -150,7 +150,7 @@ def _row_file(fs: Any, path: str, base: str) -> RowFile:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: is no parquet file, or damaged ({' '.join(str(error).split())})") from None
     name = os.path.relpath(path, base or ".").removesuffix(".parquet")
-    return RowFile(fs.unstrip_protocol(path), name, n, sha256(footer).hexdigest()[:16])
+    return RowFile(path if "file" in fs.protocol else fs.unstrip_protocol(path), name, n, sha256(footer).hexdigest()[:16])
 
 
 def parts_of(file: RowFile) -> list[Part]:
@@ -298,6 +298,7 @@ def _answered(asking: Asking, parts: Sequence[Part], workers: int | None) -> Ite
         share = max(1, math.floor(cpus / n)) if not gpus else 1
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # of an error it prints Ray's own stack, too
         data = ray.data.from_items([{"part": json.dumps(asdict(p))} for p in parts], override_num_blocks=len(parts))
         done = data.map_batches(
             PartAnswerer,
