@@ -62,7 +62,7 @@ class RowFile:
 
 
 @dataclass(frozen=True)
-class Part:
+class RowPart:
     """``n`` rows of ``path`` from position ``first`` on, and the file of their answers."""
 
     path: str
@@ -150,17 +150,19 @@ def _row_file(fs: Any, path: str, base: str) -> RowFile:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: is no parquet file, or damaged ({' '.join(str(error).split())})") from None
     name = os.path.relpath(path, base or ".").removesuffix(".parquet")
-    return RowFile(path if "file" in fs.protocol else fs.unstrip_protocol(path), name, n, sha256(footer).hexdigest()[:16])
+    return RowFile(
+        path if "file" in fs.protocol else fs.unstrip_protocol(path), name, n, sha256(footer).hexdigest()[:16]
+    )
 
 
-def parts_of(file: RowFile) -> list[Part]:
+def parts_of(file: RowFile) -> list[RowPart]:
     return [
-        Part(file.path, first, min(PART, file.rows - first), f"{file.name}-{number:05d}.parquet")
+        RowPart(file.path, first, min(PART, file.rows - first), f"{file.name}-{number:05d}.parquet")
         for number, first in enumerate(range(0, file.rows, PART))
     ]
 
 
-def read_part(part: Part) -> pa.Table:
+def read_part(part: RowPart) -> pa.Table:
     """The rows of a part, from the row groups that hold them."""
     import fsspec
     import pyarrow as pa
@@ -251,7 +253,7 @@ class PartAnswerer:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         [text] = batch["part"]
-        part = Part(**json.loads(text))
+        part = RowPart(**json.loads(text))
         with _Warnings() as heard:
             try:
                 records = self.adapter.records(
@@ -283,7 +285,7 @@ class _Warnings(logging.Handler):
         log.removeHandler(self)
 
 
-def _answered(asking: Asking, parts: Sequence[Part], workers: int | None) -> Iterator[dict[str, Any]]:
+def _answered(asking: Asking, parts: Sequence[RowPart], workers: int | None) -> Iterator[dict[str, Any]]:
     """``n`` and ``warnings`` of each part, in the order in which they are done."""
     if not parts:
         return

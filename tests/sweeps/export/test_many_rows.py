@@ -21,7 +21,7 @@ from checkout import ROOT
 
 from sweeps.export import many_rows
 from sweeps.export.export import export
-from sweeps.export.many_rows import Asking, Part, RowFile, files_of, parts_of, predict_many, read_part
+from sweeps.export.many_rows import Asking, RowPart, RowFile, files_of, parts_of, predict_many, read_part
 from sweeps.export.predict import predict
 from trainer.errors import UserError
 
@@ -196,6 +196,6 @@ def test_the_rule_that_needs_all_rows_at_once_is_refused(
 def test_names_of_parts_tell_files_of_one_name_apart() -> None:
     files = [RowFile("x/a.parquet", "a", 1, ""), RowFile("x/deep/a.parquet", "deep/a", 1, "")]
     assert [p for f in files for p in parts_of(f)] == [
-        Part("x/a.parquet", 0, 1, "a-00000.parquet"),
-        Part("x/deep/a.parquet", 0, 1, "deep/a-00000.parquet"),
+        RowPart("x/a.parquet", 0, 1, "a-00000.parquet"),
+        RowPart("x/deep/a.parquet", 0, 1, "deep/a-00000.parquet"),
     ]
