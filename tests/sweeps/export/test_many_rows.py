@@ -21,7 +21,7 @@ from checkout import ROOT
 
 from sweeps.export import many_rows
 from sweeps.export.export import export
-from sweeps.export.many_rows import Asking, RowPart, RowFile, files_of, parts_of, predict_many, read_part
+from sweeps.export.many_rows import Asking, RowFile, RowPart, files_of, parts_of, predict_many, read_part
 from sweeps.export.predict import predict
 from trainer.errors import UserError
 
