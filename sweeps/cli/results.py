@@ -143,7 +143,11 @@ def predict_command(
     rows: Annotated[str, typer.Option(metavar="FILE", help="The rows to answer.")],
     out: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Where to write the answers: .jsonl, .csv or .parquet. Default: the screen."),
+        typer.Option(
+            metavar="FILE",
+            help="Where to write the answers: .jsonl, .csv or .parquet; default: the screen. A folder, as answers/: "
+            "parquet rows of any number are answered in parts, with Ray Data.",
+        ),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -165,13 +169,33 @@ def predict_command(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the code that comes with the base model, if it needs it.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With a folder as --out: models in memory. Default: one for each GPU, else one."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="With a folder as --out: the Ray cluster. Default: RAY_ADDRESS."),
+    ] = None,
 ) -> None:
     """Answer rows with an exported adapter."""
     check_exists(folder)
+    computed_in = dtype.value if dtype else None
+    if out is not None and (out.endswith("/") or os.path.isdir(out)):
+        from sweeps.export.many_rows import Asking, predict_many
+
+        if address is not None:
+            os.environ["RAY_ADDRESS"] = address
+        places = [p if p is None or "://" in p or not os.path.exists(p) else os.path.abspath(p) for p in (folder, base)]
+        asking = Asking(str(places[0]), out, prompt, places[1], computed_in, trust_remote_code, threshold)
+        raise typer.Exit(predict_many(asking, rows, workers, typer.echo))
+    if workers is not None or address is not None:
+        raise StudyError(
+            f"--{'workers' if workers is not None else 'address'} is for answers in parts. Give --out a folder, as in "
+            "--out answers/, or leave it out"
+        )
     if "://" not in rows and not os.path.exists(rows):
         raise StudyError(f'--rows = "{rows}" does not exist.{did_you_mean(rows)}')
     from sweeps.export.predict import predict
 
-    raise typer.Exit(
-        predict(folder, rows, out, prompt, base, dtype.value if dtype else None, trust_remote_code, threshold)
-    )
+    raise typer.Exit(predict(folder, rows, out, prompt, base, computed_in, trust_remote_code, threshold))

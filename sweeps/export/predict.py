@@ -86,16 +86,24 @@ class ExportedAdapter:
             exported = replace(exported, trial=replace(exported.trial, model=model))
         self.exported = exported
 
-    def records(self, rows: Asked, prompt: str | None = None, threshold: str | None = None) -> list[Record]:
+    def check_options(self, prompt: str | None, threshold: str | None) -> None:
+        """UserError where ``records`` could not use them."""
+        _threshold(self.exported, self._store, threshold)
+        _wording(self.exported, self._store, prompt)
+        _check_base(self.exported, self._store, self._base)
+
+    def records(
+        self, rows: Asked, prompt: str | None = None, threshold: str | None = None, first: int = 0
+    ) -> list[Record]:
         """A record per row. ``rows``: a file, or rows that the program holds; ``prompt``: a wording, or the id of a
-        train prompt; ``threshold``: "tuned" (on the dev rows) or a number, none answers with the more probable label.
-        Raises UserError."""
+        train prompt; ``threshold``: "tuned" (on the dev rows) or a number, none answers with the more probable label;
+        ``first``: the number of the first row, for rows without ids. Raises UserError."""
         exported, store, name = self.exported, self._store, name_of(rows)
         limit = _threshold(exported, store, threshold)
         wording = _wording(exported, store, prompt)
         names = placeholders(wording)
         options = exported.options
-        asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id)
+        asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id, first)
         _tell(empty_findings(f"rows: {name}", asked, [wording], "leave such rows out"))
         trial, n = exported.trial, len(asked)
         predictor = self.predictor

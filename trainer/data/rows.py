@@ -104,10 +104,12 @@ def name_of(asked: Asked) -> str:
     return asked if isinstance(asked, str) else IN_MEMORY
 
 
-def load_questions(asked: Asked, fields: Sequence[str], options: str | None = None, id: str | None = None) -> list[Row]:
+def load_questions(
+    asked: Asked, fields: Sequence[str], options: str | None = None, id: str | None = None, first: int = 0
+) -> list[Row]:
     """The rows whose answers are asked for: ``label`` is "", and no label column is needed.
 
-    Rows without the column ``id`` are numbered, ``row-<position>``. Raises ``UserError``."""
+    Rows without the column ``id`` are numbered, ``row-<position>``, from ``first`` on. Raises ``UserError``."""
     path = name_of(asked)
     source = RowSource(path, tuple(fields), "", options=options, id=id)
     if isinstance(asked, str):
@@ -122,6 +124,8 @@ def load_questions(asked: Asked, fields: Sequence[str], options: str | None = No
     source = replace(source, id=id if id in table.names else None)
     reader = CellReader(source, "row", "rows", table, {})
     rows = [_row(reader, position, answered=False) for position in range(table.n)]
+    if first and source.id is None:
+        rows = [replace(row, id=f"row-{first + position}") for position, row in enumerate(rows)]
     _check_ids(source, rows, f"rows: {path}")
     return rows
 
