@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -180,7 +180,7 @@ def predict_command(
 ) -> None:
     """Answer rows with an exported adapter."""
     check_exists(folder)
-    computed_in = dtype.value if dtype else None
+    computed_in: Literal["float32", "bfloat16"] | None = dtype.value if dtype else None
     if out is not None and (out.endswith("/") or os.path.isdir(out)):
         from sweeps.export.many_rows import Asking, predict_many
 

@@ -257,6 +257,7 @@ def spec(chart: alt.LayerChart | alt.FacetChart, description: str, height: Any) 
     )
     found: Spec = whole.to_dict(validate=False)  # its parts were looked through when they were made
     del found["config"], found["$schema"]  # the theme gives the first; the page asks no address
+    found["datasets"] = {name: list(rows) for name, rows in found.get("datasets", {}).items()}  # tuples are no JSON
     return found
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Difference:
+class AnswerDifference:
     """Over ``rows`` rows."""
 
     rows: int
@@ -24,16 +24,16 @@ class MergeFigures:
     """What was measured of merged weights. The differences are None where no dev rows were at hand (``unmeasured``)."""
 
     dtype: str  # of the written weights
-    rounding: Difference | None  # in float32: merged weights, and base with adapter
-    written: Difference | None  # the written weights, and base with adapter as it was trained
+    rounding: AnswerDifference | None  # in float32: merged weights, and base with adapter
+    written: AnswerDifference | None  # the written weights, and base with adapter as it was trained
     of_rows: int = 0  # dev rows of the study
     prompt: str = ""  # id of the wording that they were asked in
     unmeasured: str = ""
 
 
-def difference(found: Sequence[Prediction], expected: Sequence[Prediction]) -> Difference:
+def difference(found: Sequence[Prediction], expected: Sequence[Prediction]) -> AnswerDifference:
     """Between the answers to the same rows."""
     pairs = list(zip(found, expected, strict=True))
     gaps = [abs(a.scores - b.scores).max() for a, b in pairs if a.scores is not None and b.scores is not None]
     changed = sum((a.index, a.text) != (b.index, b.text) for a, b in pairs)
-    return Difference(len(pairs), changed, float(max(gaps)) if gaps else None)
+    return AnswerDifference(len(pairs), changed, float(max(gaps)) if gaps else None)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connect import connected
 from cluster.ray_private import cpu_count
-from sweeps.export.exported import ADAPTER, TEMPLATE
+from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE
 from sweeps.export.predict import BaseDtype, ExportedAdapter, answer_table
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
@@ -170,7 +170,8 @@ def read_part(part: RowPart) -> pa.Table:
 
     with fsspec.open(part.path, "rb") as opened:
         file = pq.ParquetFile(opened)
-        groups, first, position = [], 0, 0
+        groups: list[int] = []
+        first = position = 0
         for i in range(file.num_row_groups):
             n = file.metadata.row_group(i).num_rows
             if position < part.first + part.n and position + n > part.first:
@@ -194,7 +195,8 @@ def read_part(part: RowPart) -> pa.Table:
 def _about(asking: Asking, adapter: ExportedAdapter) -> dict[str, Any]:
     """What the answers are of, by the name that a message gives it."""
     store = Store.open(asking.folder)
-    files = [sha256(store.read(name)).hexdigest() for name in (TEMPLATE, *ADAPTER)]
+    weights = ADAPTER if adapter.exported.merged is None else (SUMS,)  # which holds the checksums of merged weights
+    files = [sha256(store.read(name)).hexdigest() for name in (TEMPLATE, *weights) if store.exists(name)]
     return {
         "export": digest(files),
         "base": adapter.exported.trial.model.fingerprint,
@@ -259,12 +261,15 @@ class PartAnswerer:
                 records = self.adapter.records(
                     read_part(part), self.asking.prompt, self.asking.threshold, first=part.first
                 )
-            except StoreError:
-                raise
-            except UserError as error:
-                raise UserError(f"{part.path}, rows {part.first + 1} to {part.first + part.n}: {error}") from None
-        self.out.write_table(part.answers, answer_table(self.adapter.exported, records))
-        return {"n": [part.n], "warnings": [json.dumps(heard.texts)]}
+                self.out.write_table(part.answers, answer_table(self.adapter.exported, records))
+            except UserError as error:  # told as a result: of an exception Ray Data keeps the text alone
+                where = "" if isinstance(error, StoreError) else _place(part)
+                return {"n": [0], "warnings": [json.dumps(heard.texts)], "error": [f"{where}{error}"]}
+        return {"n": [part.n], "warnings": [json.dumps(heard.texts)], "error": [""]}
+
+
+def _place(part: RowPart) -> str:
+    return f"{part.path}, rows {part.first + 1} to {part.first + part.n}: "
 
 
 class _Warnings(logging.Handler):
@@ -292,7 +297,6 @@ def _answered(asking: Asking, parts: Sequence[RowPart], workers: int | None) -> 
     with connected(cpus=1):
         import ray
         from ray.data import ActorPoolStrategy, DataContext
-        from ray.exceptions import RayError
 
         have = ray.cluster_resources()
         gpus, cpus = int(have.get("GPU", 0)), have.get("CPU", 1)
@@ -310,13 +314,7 @@ def _answered(asking: Asking, parts: Sequence[RowPart], workers: int | None) -> 
             num_cpus=share,
             num_gpus=1 if gpus else 0,
         )
-        try:
-            for row in done.iter_rows():
-                yield {"n": row["n"], "warnings": json.loads(row["warnings"])}
-        except RayError as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, UserError):
-                cause = getattr(cause, "cause", None) or cause.__cause__
-            if cause is None:
-                raise
-            raise UserError(f"{cause}\nThe parts that are done stay; the same command goes on from there") from None
+        for row in done.iter_rows():
+            if row["error"]:
+                raise UserError(f"{row['error']}\nThe parts that are done stay; the same command goes on from there")
+            yield {"n": row["n"], "warnings": json.loads(row["warnings"])}

@@ -10,7 +10,7 @@ from trainer.model.quantization import settings
 from trainer.trial import Trial
 
 if TYPE_CHECKING:
-    from sweeps.export.differences import Difference, MergeFigures
+    from sweeps.export.differences import AnswerDifference, MergeFigures
     from sweeps.export.exported import ExportedTrial
 
 # What bitsandbytes does by itself; `trainer/model/quantized_linear.py` says why training does not.
@@ -138,7 +138,7 @@ def summary(figures: MergeFigures) -> str:
     return f"merged in {figures.dtype}; beside the trial as it was trained, {_difference(figures.written)}"
 
 
-def _difference(found: Difference) -> str:
+def _difference(found: AnswerDifference) -> str:
     share = f"{found.changed} of {found.rows} answers are others ({percent(found.changed / found.rows)} %)"
     if found.scores is None:
         return share

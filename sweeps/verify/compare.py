@@ -41,7 +41,7 @@ class RowComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AnswerComparison:
     rows: tuple[RowComparison, ...]
     tolerance: float  # a difference of probabilities up to which rounding may be the reason
 
@@ -82,7 +82,7 @@ def compare(
     here: Sequence[ReferenceAnswer],
     there: Sequence[ModelAnswer],
     tolerance: float,
-) -> Comparison:
+) -> AnswerComparison:
     """``here[i]`` and ``there[i]`` answer the row at the position ``at[i]``."""
     gaps = _probability_gaps(model.tokenizer, [a.steps[0] for a in here], [a.first for a in there])
     rows = []
@@ -92,7 +92,7 @@ def compare(
         counted = theirs.prompt_tokens
         more = None if counted is None else counted - mine.question_tokens
         rows.append(RowComparison(i, same, model.index_of(theirs.text, i) == mine.index, lead, more, gap))
-    return Comparison(tuple(rows), tolerance)
+    return AnswerComparison(tuple(rows), tolerance)
 
 
 def unlikely_choice(answer: ModelAnswer, tolerance: float) -> bool:

@@ -12,7 +12,7 @@ from datetime import date
 import numpy as np
 
 from sweeps.prompts.endpoints import ModelAnswer
-from sweeps.verify.compare import Comparison, compare
+from sweeps.verify.compare import AnswerComparison, compare
 from sweeps.verify.reference import ReferenceModel
 from sweeps.verify.setups import ServerSetup, changed_questions, other_templates
 from trainer.data.render import Request
@@ -20,7 +20,7 @@ from trainer.data.render import Request
 MOST_ROWS = 48  # on which a set-up is tried
 
 
-def faults(model: ReferenceModel, there: Sequence[ModelAnswer], found: Comparison) -> list[ServerSetup]:
+def faults(model: ReferenceModel, there: Sequence[ModelAnswer], found: AnswerComparison) -> list[ServerSetup]:
     """The set-ups that give the server's answers ``there``, of the simplest kind that does: one fault of the adapter or
     the question, then another chat template, then either of these together with a missing adapter or stop token."""
     at = _telling_rows(found)
@@ -37,7 +37,7 @@ def faults(model: ReferenceModel, there: Sequence[ModelAnswer], found: Compariso
     return next((setups for setups in explain if setups), [])
 
 
-def _telling_rows(found: Comparison) -> list[int]:
+def _telling_rows(found: AnswerComparison) -> list[int]:
     """Positions of the rows on which set-ups are tried: those that differ, and others."""
     ordered = [
         *found.differing,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sweeps.display.text import interval, percent
 from sweeps.export.predict import ExportedAdapter
 from sweeps.prompts.endpoints import ModelAnswer
-from sweeps.verify.compare import Comparison
+from sweeps.verify.compare import AnswerComparison
 from sweeps.verify.diagnosis import faults
 from sweeps.verify.reference import ReferenceAnswer, ReferenceModel
 from sweeps.verify.setups import OTHER_TEMPLATE
@@ -17,7 +17,7 @@ from trainer.errors import short
 from trainer.trial import Trial
 
 
-def figures(found: Comparison, rows: Sequence[Row], unread: int) -> Iterator[str]:
+def figures(found: AnswerComparison, rows: Sequence[Row], unread: int) -> Iterator[str]:
     n = len(found.rows)
     answers = sum(r.same_answer for r in found.rows)
     none = f"; {unread} of predict's begin with no label" if unread else ""
@@ -37,7 +37,7 @@ def figures(found: Comparison, rows: Sequence[Row], unread: int) -> Iterator[str
         )
 
 
-def _token_counts(found: Comparison) -> str:
+def _token_counts(found: AnswerComparison) -> str:
     more = [r.more_tokens for r in found.rows if r.more_tokens is not None]
     if not more:
         return "question's tokens: the server does not count them"
@@ -67,14 +67,16 @@ def _share(k: int, n: int) -> str:
 
 
 def differences(
-    found: Comparison, rows: Sequence[Row], here: Sequence[ReferenceAnswer], there: Sequence[ModelAnswer]
+    found: AnswerComparison, rows: Sequence[Row], here: Sequence[ReferenceAnswer], there: Sequence[ModelAnswer]
 ) -> Iterator[str]:
     for row in found.differing[:3]:
         mine, theirs = (short(repr(text)) for text in (here[row.at].text, there[row.at].text))
         yield f'row "{short(rows[row.at].id)}": {mine} here, {theirs} there'
 
 
-def reason(drawn: str, model: ReferenceModel, trial: Trial, there: Sequence[ModelAnswer], found: Comparison) -> str:
+def reason(
+    drawn: str, model: ReferenceModel, trial: Trial, there: Sequence[ModelAnswer], found: AnswerComparison
+) -> str:
     if drawn:
         return (
             f"sampling is on: {drawn}, though temperature 0 was asked for. Let the server, and what stands before it, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sweeps.prompts.endpoints import ModelAnswer
-from sweeps.verify.compare import NATS, Comparison, unlikely_choice
+from sweeps.verify.compare import NATS, AnswerComparison, unlikely_choice
 from sweeps.verify.reference import ReferenceAnswer, ReferenceModel
 
 ROWS, TIMES = 8, 3  # that are asked again, each so often
@@ -13,7 +13,11 @@ Ask = Callable[[int, int], ModelAnswer]  # position of the row, seed
 
 
 def evidence(
-    model: ReferenceModel, here: Sequence[ReferenceAnswer], there: Sequence[ModelAnswer], found: Comparison, ask: Ask
+    model: ReferenceModel,
+    here: Sequence[ReferenceAnswer],
+    there: Sequence[ModelAnswer],
+    found: AnswerComparison,
+    ask: Ask,
 ) -> str:
     """What shows that answers are drawn at random; "" where nothing does. The rows that differ are asked again with
     other seeds, then those of which the model is least sure, where a draw would show first. An answer that changes only

@@ -58,12 +58,26 @@ NOT_RUN = {
     "steadytune lengths": "needs data that no package brings",
     "steadytune shorten": "needs data that no package brings",
     "steadytune rows": "needs data that no package brings",
+    "steadytune verify": "needs a server; tests/sweeps/verify start one",
+    "steadytune track tickets --to mlflow": "needs a server; tests/sweeps/track start one",
+    "steadytune export tickets --to model --merge": "tests/sweeps/export/test_merged.py do so",
+    "steadytune predict model": "needs the merged weights of the line before it",
+    "steadytune monitor adapter": "needs an adapter that a run has trained; tests/sweeps/export/test_monitor.py do so",
+    "steadytune predict adapter --rows rows/": "answers on Ray; tests/sweeps/export/test_many_rows.py do so",
+    "steadytune predict adapter --rows s3://": "needs a bucket",
     "steadytune cluster check --crd": "needs the CRD of a Kubernetes cluster",
     "steadytune cluster check --study tickets.yaml mine.yaml": "the file has values to fill in",
     "make": "its target exists",
     "python -m pytest": "the file exists",
     "export": "sets variables for later commands",
     "for": "a loop of the shell over the commands in it",
+    "vllm": "a server, which needs a GPU",
+    "python -m sglang.launch_server": "a server, which needs a GPU",
+    "python convert_hf_to_gguf.py": "a script of llama.cpp",
+    "llama-server": "a server",
+    "ollama": "a server",
+    "transformers serve": "a server; tests/sweeps/verify start one",
+    "serve": "needs a cluster",
     "aws": "needs an account",
     "gcloud": "needs an account",
     "kubectl": "needs a Kubernetes cluster",
@@ -268,7 +282,7 @@ def test_json_is_json(block: Block) -> None:
 PYTHON = [block for block in of_kind("python") if block.page != "python.md"]  # whose blocks test_python_page.py runs
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
+@pytest.mark.parametrize("block", [b for b in PYTHON if "ray.serve" not in b.text], ids=str)  # that needs vLLM
 def test_python_runs(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a run folder."""
     monkeypatch.chdir(folder / "runs" / "tickets")

@@ -84,7 +84,7 @@ def test_help_lists_every_command_under_a_heading_and_cuts_nothing(place: Path) 
             headings[found[1]] = heading
     assert headings == {
         **dict.fromkeys(("init", "run", "check", "plan"), "Run a study"),
-        **dict.fromkeys(("watch", "report", "time", "export", "predict", "monitor", "track"), "Read results"),
+        **dict.fromkeys(("watch", "report", "time", "export", "predict", "verify", "monitor", "track"), "Read results"),
         "prompts": "Prompts",
         **dict.fromkeys(("lengths", "shorten", "rows", "benchmark", "plw"), "Prompt-loss weights"),
         **dict.fromkeys(("submit", "status", "logs", "stop", "results", "cluster"), "Cluster and jobs"),

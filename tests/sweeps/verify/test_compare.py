@@ -13,7 +13,7 @@ from sweeps.prompts.endpoints import ModelAnswer
 from sweeps.prompts.first_token import FirstToken
 from sweeps.verify.compare import (
     NATS,
-    Comparison,
+    AnswerComparison,
     ProbabilityGap,
     RowComparison,
     _probability_gaps,
@@ -25,11 +25,11 @@ TOLERANCE = 0.1
 NEAR, FAR = NATS * TOLERANCE, NATS * TOLERANCE + 0.01
 
 
-def rows(*leads: float | None, more: int | None = None, gap: float | None = None) -> Comparison:
+def rows(*leads: float | None, more: int | None = None, gap: float | None = None) -> AnswerComparison:
     """Rows with the same text (None) or another one."""
     found = None if gap is None else ProbabilityGap(gap, "x", 0.0, gap)
     made = [RowComparison(i, x is None, x is None, x or 0.0, more, found) for i, x in enumerate(leads)]
-    return Comparison(tuple(made), TOLERANCE)
+    return AnswerComparison(tuple(made), TOLERANCE)
 
 
 def test_a_text_that_turns_at_a_near_tie_is_rounding() -> None:
