@@ -51,7 +51,7 @@ def test_a_press_on_a_title_sorts_and_another_turns_the_order(way: str, opened: 
 def test_cards_are_sorted_by_a_list_of_the_titles(way: str, opened: Any, report: Path) -> None:
     page, rows = opened(width=NARROW, touch=True), rows_of(report)
     assert not page.page.locator(".results thead").is_visible()
-    assert page.texts(".by option")[:2] == ["rank", "configuration"]
+    assert page.texts(".by option")[:2] == ["first order", "configuration"]
     if way == "touch":
         page.page.locator(".by").tap()
         page.page.locator(".by").select_option("worst")
@@ -63,7 +63,7 @@ def test_cards_are_sorted_by_a_list_of_the_titles(way: str, opened: Any, report:
     page.press(".way", way)
     assert page.texts(".way") == ["▼ descending"]
     assert page.run(ROWS) == by(rows, "min", down=True)[:25]
-    page.page.locator(".by").select_option("rank")
+    page.page.locator(".by").select_option("first order")
     page.press(".way", way)
     assert page.run(ROWS) == [row["configuration"] for row in rows][:25]
 
