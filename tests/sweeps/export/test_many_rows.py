@@ -124,6 +124,42 @@ def test_rows_without_ids_are_numbered_over_all_parts_and_answered_as_in_one_pro
     assert "holds answers to all.parquet as it was before it changed" in refused()
 
 
+def test_several_exports_answer_each_part_together(
+    tmp_path_factory: pytest.TempPathFactory,
+    texts: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, trials = tiny_run.made("labels", tmp_path_factory)
+    first, second = (export(uri, trials[i].id, str(tmp_path / name)) for i, name in ((0, "one"), (-1, "two")))
+    rows = write(tmp_path / "rows.parquet", [{k: v for k, v in t.items() if k != "id"} for t in texts], 3)
+    alone = [single(folder, rows, tmp_path) for folder in (second, first)]
+    expected = [r for pair in zip(*alone, strict=True) for r in pair]
+    out = tmp_path / "out"
+    monkeypatch.setattr(many_rows, "PART", 6)
+    assert predict_many(Asking((second, first), str(out)), str(rows)) == 0
+    assert [len(pq.read_table(p)) for p in sorted(out.glob("*.parquet"))] == [12, 12, 8]
+    found = answers(out)
+    assert [r.pop("export") for r in found] == ["two", "one"] * len(texts)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine["p_yes"] == pytest.approx(theirs["p_yes"], abs=1e-5)
+        assert {**mine, "p_no": 0, "p_yes": 0} == {**theirs, "p_no": 0, "p_yes": 0}
+    assert max(abs(a["p_yes"] - b["p_yes"]) for a, b in zip(*alone, strict=True)) > 1e-3
+    manifest = json.loads((out / "answers.json").read_text())
+    assert [name for name, _ in manifest["of"]["export"]] == ["two", "one"]
+
+    # neither one of them alone, nor another order, goes on in the same folder
+    monkeypatch.setattr(many_rows, "connected", None)
+    for folders in ((second,), (first, second)):
+        said = refusal(lambda f=folders: predict_many(Asking(f, str(out)), str(rows)))  # type: ignore[misc]
+        assert "holds answers with another export" in said
+    assert predict_many(Asking((second, first), str(out)), str(rows)) == 0
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "two").symlink_to(first)
+    said = refusal(lambda: predict_many(Asking((second, str(tmp_path / "deep" / "two")), str(out)), str(rows)))
+    assert 'are both called "two"' in said
+
+
 KILLED = """
 import sys
 from sweeps.export import many_rows
