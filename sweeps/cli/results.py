@@ -142,7 +142,7 @@ def predict_command(
     folders: Annotated[
         list[str],
         typer.Argument(
-            metavar="DIR...",
+            metavar="DIR",
             help="A folder that export wrote. Several: adapters of one base model, which is loaded once.",
         ),
     ],
