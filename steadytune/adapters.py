@@ -57,10 +57,10 @@ class LoadedAdapter:
         import pandas as pd
         import pyarrow as pa
 
-        from sweeps.export.predict import answer_table
+        from sweeps.export.answers import answer_table
 
         asked = os.fspath(rows) if isinstance(rows, str | os.PathLike) else rows
         if isinstance(asked, pd.DataFrame):
             asked = pa.Table.from_pandas(asked, preserve_index=False)
         records = self._adapter.records(asked, prompt, None if threshold is None else str(threshold))
-        return answer_table(self._adapter.exported, records).to_pandas()
+        return answer_table(records).to_pandas()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST_LINE = 2000  # of a message; what is wrong and the remedy need a few hundred characters
 LONGEST_NAME = 100  # of a value or a name that a message repeats
@@ -21,6 +22,17 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What IPython shows of it, so in notebooks: the message, and no traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """The lines of a ``UserError`` within begin with ``name``, if there is one."""
+    try:
+        yield
+    except UserError as error:
+        if not name:
+            raise
+        raise UserError("\n".join(f"{name}: {line}" for line in str(error).split("\n"))) from error
 
 
 def printable(message: str) -> str:

@@ -68,7 +68,7 @@ class Stopwatch:
         """Each trial's times of ``answers`` answers, over the prompts and rows in turn. Raises UserError where the base
         cannot be loaded or is not the adapters'."""
         first = self.trials[0]
-        model = room_for(load_base_of(first), first)
+        model = room_for(load_base_of(first), [first])
         tokenizer = load_tokenizer(first.model)
         renderers = {t.id: Renderer(tokenizer, t.template, t.task) for t in self.trials}
         pairs = [(prompts[i % len(prompts)], rows[i % len(rows)]) for i in range(answers)]
@@ -76,7 +76,7 @@ class Stopwatch:
         for number in range(-1, ROUNDS):
             part = pairs[: self.batch] if number < 0 else pairs[number::ROUNDS]
             for trial in self.trials:
-                fill_slot(model, trial, self.tensors[trial.id])
+                fill_slot(model, 0, trial, self.tensors[trial.id])
                 times = self._answers(model, trial, renderers[trial.id], part)
                 if number >= 0:  # the round before warms up
                     self._add(trial, times)

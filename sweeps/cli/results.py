@@ -139,7 +139,13 @@ class Dtype(enum.StrEnum):
 
 
 def predict_command(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that export wrote.")],
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR",
+            help="A folder that export wrote. Several: adapters of one base model, which is loaded once.",
+        ),
+    ],
     rows: Annotated[str, typer.Option(metavar="FILE", help="The rows to answer.")],
     out: Annotated[
         str | None,
@@ -178,16 +184,19 @@ def predict_command(
         typer.Option(metavar="HOST:PORT", help="With a folder as --out: the Ray cluster. Default: RAY_ADDRESS."),
     ] = None,
 ) -> None:
-    """Answer rows with an exported adapter."""
-    check_exists(folder)
+    """Answer rows with an exported adapter, or with several of one base model."""
+    for folder in folders:
+        check_exists(folder)
     computed_in: Literal["float32", "bfloat16"] | None = dtype.value if dtype else None
     if out is not None and (out.endswith("/") or os.path.isdir(out)):
         from sweeps.export.many_rows import Asking, predict_many
 
         if address is not None:
             os.environ["RAY_ADDRESS"] = address
-        places = [p if p is None or "://" in p or not os.path.exists(p) else os.path.abspath(p) for p in (folder, base)]
-        asking = Asking(str(places[0]), out, prompt, places[1], computed_in, trust_remote_code, threshold)
+        places = [os.path.abspath(p) if "://" not in p and os.path.exists(p) else p for p in folders]
+        if base is not None and "://" not in base and os.path.exists(base):
+            base = os.path.abspath(base)
+        asking = Asking(tuple(places), out, prompt, base, computed_in, trust_remote_code, threshold)
         raise typer.Exit(predict_many(asking, rows, workers, typer.echo))
     if workers is not None or address is not None:
         raise StudyError(
@@ -198,4 +207,4 @@ def predict_command(
         raise StudyError(f'--rows = "{rows}" does not exist.{did_you_mean(rows)}')
     from sweeps.export.predict import predict
 
-    raise typer.Exit(predict(folder, rows, out, prompt, base, computed_in, trust_remote_code, threshold))
+    raise typer.Exit(predict(folders, rows, out, prompt, base, computed_in, trust_remote_code, threshold))

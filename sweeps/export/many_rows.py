@@ -1,4 +1,4 @@
-"""``steadytune predict DIR --rows ROWS --out FOLDER``: answer parquet files of any size, on Ray Data.
+"""``steadytune predict DIR [DIR ...] --rows ROWS --out FOLDER``: answer parquet files of any size, on Ray Data.
 
 The rows are divided into parts of ``PART`` rows. Ray Data hands them to workers, which hold a base model each, and a
 worker writes the answers of a part as one file, whole or not at all. So memory does not grow with the rows, and a
@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connect import connected
 from cluster.ray_private import cpu_count
+from sweeps.export.answers import answer_table
 from sweeps.export.exported import ADAPTER, SUMS, TEMPLATE
-from sweeps.export.predict import BaseDtype, ExportedAdapter, answer_table
+from sweeps.export.one_base import folder_name
+from sweeps.export.predict import BaseDtype, ExportedAdapter, open_exports
 from trainer.errors import UserError
 from trainer.store import Store, StoreError
 from trainer.trial import digest
@@ -39,9 +41,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asking:
-    """What every worker is told. The fields are the arguments of ``ExportedAdapter`` and ``records``."""
+    """What every worker is told. The fields are the arguments of ``open_exports`` and ``records``."""
 
-    folder: str
+    folders: tuple[str, ...]
     out: str
     prompt: str | None = None
     base: str | None = None
@@ -76,18 +78,20 @@ def predict_many(asking: Asking, rows: str, workers: int | None = None, say: Say
 
     ``workers``: how many hold a base model; default: one for each GPU of the cluster, without GPUs one. Raises
     UserError."""
-    adapter = ExportedAdapter(asking.folder, asking.base, asking.dtype, asking.trust_remote_code)
-    adapter.check_options(asking.prompt, asking.threshold)
-    scoring = adapter.exported.trial.scoring
-    if scoring.decision == "batch" and scoring.scorer == "labels":
+    exports = open_exports(asking.folders, asking.base, asking.dtype, asking.trust_remote_code)
+    exports.check_options(asking.prompt, asking.threshold)
+    for folder, adapter in zip(asking.folders, exports.adapters, strict=True):
+        scoring = adapter.exported.trial.scoring
+        if scoring.decision != "batch" or scoring.scorer != "labels":
+            continue
         raise UserError(
-            f'{asking.folder}: its decision rule "batch" takes off the mean over all rows that are asked together, so '
+            f'{folder}: its decision rule "batch" takes off the mean over all rows that are asked together, so '
             "rows that are answered in parts would get other answers. Give --out a file, so that they are answered in "
             "one process, or export a trial with scoring.decision=raw"
         )
     files = files_of(rows)
     out = Store.open(asking.out)
-    _claim(out, _about(asking, adapter), files)
+    _claim(out, _about(asking, exports.adapters), files)
     parts = [part for file in files for part in parts_of(file)]
     there = {p.answers for p in parts if out.exists(p.answers)}
     left = [p for p in parts if p.answers not in there]
@@ -192,19 +196,24 @@ def read_part(part: RowPart) -> pa.Table:
 # the folder of answers -----------------------------------------------------------------------------------------------
 
 
-def _about(asking: Asking, adapter: ExportedAdapter) -> dict[str, Any]:
+def _about(asking: Asking, adapters: Sequence[ExportedAdapter]) -> dict[str, Any]:
     """What the answers are of, by the name that a message gives it."""
-    store = Store.open(asking.folder)
-    weights = ADAPTER if adapter.exported.merged is None else (SUMS,)  # which holds the checksums of merged weights
-    files = [sha256(store.read(name)).hexdigest() for name in (TEMPLATE, *weights) if store.exists(name)]
+    digests = [_export_digest(folder, a) for folder, a in zip(asking.folders, adapters, strict=True)]
+    several = [[folder_name(folder), own] for folder, own in zip(asking.folders, digests, strict=True)]
     return {
-        "export": digest(files),
-        "base": adapter.exported.trial.model.fingerprint,
+        "export": several if len(several) > 1 else digests[0],
+        "base": adapters[0].exported.trial.model.fingerprint,
         "--prompt": asking.prompt,
         "--dtype": asking.dtype,
         "--threshold": asking.threshold,
         "part": PART,
     }
+
+
+def _export_digest(folder: str, adapter: ExportedAdapter) -> str:
+    store = Store.open(folder)
+    weights = ADAPTER if adapter.exported.merged is None else (SUMS,)  # which holds the checksums of merged weights
+    return digest([sha256(store.read(name)).hexdigest() for name in (TEMPLATE, *weights) if store.exists(name)])
 
 
 def _claim(out: Store, about: Mapping[str, Any], files: Sequence[RowFile]) -> None:
@@ -243,7 +252,7 @@ def _claim(out: Store, about: Mapping[str, Any], files: Sequence[RowFile]) -> No
 
 
 class PartAnswerer:
-    """A worker of Ray Data: one base model with the adapter; each call answers one part."""
+    """A worker of Ray Data: one base model with the adapters; each call answers one part."""
 
     def __init__(self, asking: Asking, threads: int) -> None:
         import torch
@@ -251,17 +260,17 @@ class PartAnswerer:
         torch.set_num_threads(threads)
         self.asking, self.out = asking, Store.open(asking.out)
         a = asking
-        self.adapter = ExportedAdapter(a.folder, a.base, a.dtype, a.trust_remote_code)
+        self.exports = open_exports(a.folders, a.base, a.dtype, a.trust_remote_code)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         [text] = batch["part"]
         part = RowPart(**json.loads(text))
         with _Warnings() as heard:
             try:
-                records = self.adapter.records(
+                records = self.exports.records(
                     read_part(part), self.asking.prompt, self.asking.threshold, first=part.first
                 )
-                self.out.write_table(part.answers, answer_table(self.adapter.exported, records))
+                self.out.write_table(part.answers, answer_table(records))
             except UserError as error:  # told as a result: of an exception Ray Data keeps the text alone
                 where = "" if isinstance(error, StoreError) else _place(part)
                 return {"n": [0], "warnings": [json.dumps(heard.texts)], "error": [f"{where}{error}"]}

@@ -1,54 +1,43 @@
-"""``steadytune predict``: answer rows with an exported trial, its adapter on the base or merged weights.
+"""``steadytune predict``: answer rows with exported trials, adapters on their base or merged weights.
 
-One record per row, in the file's order: ``id``, ``label`` (for options: the number of the chosen one, from 0) and
-``probabilities``, the softmax of what the trial's decision rule compares (with ``raw``, of the labels' summed
-log-probabilities). So the label is always the most probable one; the probabilities sum to 1 over the labels and are not
-calibrated. With options a record has ``answer``, the option's text; with generated answers it has ``text`` and no
-probabilities. In csv and parquet each label has a column ``p_<label>``. Of two labels, ``threshold`` may say above
-which probability of the second one the answer is the second.
+What comes out is described in ``sweeps.export.answers``. Of two labels, ``threshold`` may say above which probability
+of the second one the answer is the second.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps.checks.findings import Finding, Findings
-from sweeps.checks.sequences import special_text_findings
 from sweeps.checks.wordings import empty_findings
-from sweeps.display.text import spreadsheet_cell
+from sweeps.export.answers import Record, writer_to
 from sweeps.export.exported import ADAPTER, TEMPLATE, ExportedTrial, check_sums, merged_trial, read_exported
 from sweeps.export.merged import local_folder
+from sweeps.export.one_base import ExportedAdapters, ExportQuestion, ReadRows, check_folders
 from sweeps.trials.base_model import fingerprint_model
 from trainer.data.grammar import OPTIONS, PromptError
-from trainer.data.rows import Row, load_questions, name_of
 from trainer.data.wording import Prompt, placeholders
 from trainer.errors import UserError, closest, listed, nearest
 from trainer.store import Store
 from trainer.trial import Trial
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from trainer.data.rows import Asked
-    from trainer.predictor import Prediction, Predictor
+    from trainer.predictor import Predictor
 
 log = logging.getLogger("steadytune")
 
 FEW = 20  # fewer rows give decision "batch" no reliable mean
-Record = dict[str, Any]
 BaseDtype = Literal["float32", "bfloat16"]
 
 
 def predict(
-    folder: str,
+    folders: str | Sequence[str],
     rows: str,
     out: str | None,
     prompt: str | None = None,
@@ -57,12 +46,21 @@ def predict(
     trust_remote_code: bool = False,
     threshold: str | None = None,
 ) -> int:
-    """Answer the rows in the file ``rows`` with the export in ``folder``; returns 0. ``out``: the file to write; none
-    prints the answers. The others are those of ``ExportedAdapter``. Raises UserError."""
-    write = _writer(out, rows)
-    adapter = ExportedAdapter(folder, base, dtype, trust_remote_code)
-    write(adapter.exported, adapter.records(rows, prompt, threshold))
+    """Answer the rows in the file ``rows`` with the exports in ``folders``, or with that in a single one; returns 0.
+    ``out``: the file to write; none prints the answers. The others are those of ``ExportedAdapter``. Raises
+    UserError."""
+    write = writer_to(out, rows)
+    folders = [folders] if isinstance(folders, str) else folders
+    write(open_exports(folders, base, dtype, trust_remote_code).records(rows, prompt, threshold))
     return 0
+
+
+def open_exports(
+    folders: Sequence[str], base: str | None = None, dtype: BaseDtype | None = None, trust_remote_code: bool = False
+) -> ExportedAdapters:
+    """The exports in ``folders``, to answer together. The others are those of ``ExportedAdapter``. Raises UserError."""
+    check_folders(folders)
+    return ExportedAdapters([ExportedAdapter(f, base, dtype, trust_remote_code) for f in folders])
 
 
 class ExportedAdapter:
@@ -90,7 +88,6 @@ class ExportedAdapter:
         """UserError where ``records`` could not use them."""
         _threshold(self.exported, self._store, threshold)
         _wording(self.exported, self._store, prompt)
-        _check_base(self.exported, self._store, self._base)
 
     def records(
         self, rows: Asked, prompt: str | None = None, threshold: str | None = None, first: int = 0
@@ -98,21 +95,23 @@ class ExportedAdapter:
         """A record per row. ``rows``: a file, or rows that the program holds; ``prompt``: a wording, or the id of a
         train prompt; ``threshold``: "tuned" (on the dev rows) or a number, none answers with the more probable label;
         ``first``: the number of the first row, for rows without ids. Raises UserError."""
-        exported, store, name = self.exported, self._store, name_of(rows)
-        limit = _threshold(exported, store, threshold)
-        wording = _wording(exported, store, prompt)
+        return ExportedAdapters([self]).records(rows, prompt, threshold, first)
+
+    def question(self, read: ReadRows, place: str, prompt: str | None, threshold: str | None) -> ExportQuestion:
+        """What this export is asked. ``read`` gives the rows, ``place`` is their name in messages; the others are those
+        of ``records``. Raises UserError."""
+        exported, trial = self.exported, self.exported.trial
+        limit = _threshold(exported, self._store, threshold)
+        wording = _wording(exported, self._store, prompt)
         names = placeholders(wording)
-        options = exported.options
-        asked = load_questions(rows, sorted(names - {OPTIONS} if options else names), options, exported.id, first)
-        _tell(empty_findings(f"rows: {name}", asked, [wording], "leave such rows out"))
-        trial, n = exported.trial, len(asked)
-        predictor = self.predictor
-        if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and n < FEW:
-            log.warning('decision "batch" takes off the mean over the rows given, and %d are few for a mean', n)
+        columns = tuple(sorted(names - {OPTIONS} if exported.options else names))
+        rows = read(columns, exported.options, exported.id)
+        found = list(empty_findings(place, rows, [wording], "leave such rows out"))
+        if trial.scoring.decision == "batch" and trial.scoring.scorer == "labels" and len(rows) < FEW:
+            doubt = f'decision "batch" takes off the mean over the rows given, and {len(rows)} are few for a mean'
+            found.append(Finding("warning", place, doubt, "Give more rows at once, or train with scoring.decision=raw"))
         counts = [exported.label_counts.get(label, 0) for label in trial.task.labels] or None
-        _tell(special_text_findings(predictor.renderer.tokenizer, {f"rows: {name}": asked}))
-        answers = [_at_threshold(a, limit) for a in predictor.predict(wording, asked, counts)]
-        return [_record(trial.task.labels, row, a) for row, a in zip(asked, answers, strict=True)]
+        return ExportQuestion(wording, rows, limit, counts, Findings(found).warnings_or_raise())
 
     @property
     def uri(self) -> str:
@@ -243,18 +242,6 @@ def _why_untuned(trial: Trial) -> str:
     )
 
 
-def _at_threshold(answer: Prediction, limit: float | None) -> Prediction:
-    if limit is None or answer.probabilities is None:
-        return answer
-    return replace(answer, index=int(answer.probabilities[1] > limit))
-
-
-def _tell(found: Iterable[Finding]) -> None:
-    """What ``check`` says of a study's rows holds for these: warnings are logged, errors raised as ``UserError``."""
-    for warning in Findings(list(found)).warnings_or_raise():
-        log.warning("%s", warning)
-
-
 def _check_base(exported: ExportedTrial, store: Store, base: str | None) -> None:
     """UserError if there is no such model; a warning if its files are not those of the training."""
     model = exported.trial.model
@@ -279,88 +266,3 @@ def _tensors(store: Store) -> Any:
         return load(store.read(ADAPTER[1]))
     except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{store.uri}/{ADAPTER[1]}: is damaged ({error}). Export the trial again") from None
-
-
-# what comes out ---------------------------------------------------------------------------------------------------
-
-
-def _record(labels: Sequence[str], row: Row, answer: Prediction) -> Record:
-    record: Record = {"id": row.id, "label": None}
-    if answer.index is not None:
-        record["label"] = labels[answer.index] if labels else str(answer.index)
-    if not labels:
-        record["answer"] = None if answer.index is None else row.options[answer.index]
-    if answer.text is not None:
-        return record | {"text": answer.text}
-    p = None if answer.probabilities is None else answer.probabilities.tolist()
-    if labels:
-        return record | {"probabilities": dict(zip(labels, p or [None] * len(labels), strict=True))}
-    return record | {"probabilities": p}
-
-
-Writer = Callable[[ExportedTrial, list[Record]], None]
-
-
-def _writer(out: str | None, rows: str) -> Writer:
-    """The function that writes the records. UserError, before any work, if ``out`` cannot be written."""
-    if out is None:
-        return lambda _, records: print(_jsonl(records), end="")
-    ending = os.path.splitext(out)[1].lower()
-    if ending not in FORMATS:
-        raise UserError(f'--out = "{out}" has the ending "{ending}", which is not known.{nearest(ending, FORMATS)}')
-    if os.path.isdir(out):
-        raise UserError(f'--out = "{out}" is a folder. Give a file')
-    if os.path.exists(out) and os.path.exists(rows) and os.path.samefile(out, rows):
-        raise UserError(f'--out = "{out}" is the file of the rows, which would be lost. Give another file')
-    folder, name = os.path.split(out if "://" in out else os.path.realpath(out))  # a link is the user's own
-    if "://" not in out and not os.path.isdir(folder or "."):
-        raise UserError(f'--out = "{out}": the folder "{folder}" does not exist. Make it first')
-    return lambda exported, records: Store.open(folder or ".").write(name, FORMATS[ending](exported, records))
-
-
-def _jsonl(records: list[Record]) -> str:
-    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
-
-
-def _csv(exported: ExportedTrial, records: list[Record]) -> bytes:
-    text = io.StringIO(newline="")
-    flat = [_flat(r) for r in records]
-    writer = csv.DictWriter(text, list(flat[0]))
-    writer.writeheader()
-    writer.writerows(
-        {k: json.dumps(v) if isinstance(v, list) else spreadsheet_cell(v) for k, v in r.items()} for r in flat
-    )
-    return text.getvalue().encode()
-
-
-def _parquet(exported: ExportedTrial, records: list[Record]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(answer_table(exported, records), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def answer_table(exported: ExportedTrial, records: list[Record]) -> pa.Table:
-    """The records as a table, with a column ``p_<label>`` for each label. The columns' types do not depend on which
-    values are null."""
-    import pyarrow as pa
-
-    kinds = {"probabilities": pa.list_(pa.float64()), **{f"p_{x}": pa.float64() for x in exported.trial.task.labels}}
-    flat = [_flat(r) for r in records]
-    return pa.Table.from_pylist(flat, schema=pa.schema([(name, kinds.get(name, pa.string())) for name in flat[0]]))
-
-
-def _flat(record: Record) -> Record:
-    p = record.get("probabilities")
-    if not isinstance(p, dict):
-        return record
-    return {k: v for k, v in record.items() if k != "probabilities"} | {f"p_{x}": v for x, v in p.items()}
-
-
-FORMATS: dict[str, Callable[[ExportedTrial, list[Record]], bytes]] = {
-    ".jsonl": lambda _, records: _jsonl(records).encode(),
-    ".csv": _csv,
-    ".parquet": _parquet,
-}

@@ -80,13 +80,13 @@ class ReferenceModel:
         trial, model, renderer = predictor.trial, predictor.model, predictor.renderer
         stops = renderer.stop_ids if setup.stops else ()
         if not setup.adapter:
-            fill_slot(model, trial, None)
+            fill_slot(model, 0, trial, None)
         try:
             made = generate(model, requests, [0] * len(requests), stops, trial.scoring.max_new_tokens)
             steps = answer_steps(model, requests, made)
         finally:
             if not setup.adapter:
-                fill_slot(model, trial, self._tensors)
+                fill_slot(model, 0, trial, self._tensors)
         found = []
         for i, request, ids, probable in zip(at, requests, made, steps, strict=True):
             text = self.text(ids)

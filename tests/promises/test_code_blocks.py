@@ -65,6 +65,7 @@ NOT_RUN = {
     "steadytune monitor adapter": "needs an adapter that a run has trained; tests/sweeps/export/test_monitor.py do so",
     "steadytune predict adapter --rows rows/": "answers on Ray; tests/sweeps/export/test_many_rows.py do so",
     "steadytune predict adapter --rows s3://": "needs a bucket",
+    "steadytune predict strict lenient chatty": "needs three exports; tests/sweeps/export/test_one_base.py do so",
     "steadytune cluster check --crd": "needs the CRD of a Kubernetes cluster",
     "steadytune cluster check --study tickets.yaml mine.yaml": "the file has values to fill in",
     "make": "its target exists",

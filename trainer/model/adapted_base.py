@@ -1,8 +1,8 @@
-"""An exported adapter in a slot of its base model."""
+"""Exported adapters in the slots of their base model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from trainer.model.base import load_base
 from trainer.model.device import pick_device
 from trainer.model.quantized_linear import compute_exactly, loading_options
 from trainer.model.slots import SlotModel
+from trainer.model.targets import matching_layers
 from trainer.trial import Trial
 
 
@@ -46,48 +47,62 @@ def load_base_for_peft(trial: Trial, device: torch.device | None = None) -> Any:
     return base.to(device).eval()
 
 
-def slot_model_of(base: Any, trial: Trial, tensors: Mapping[str, torch.Tensor]) -> SlotModel:
-    """``base`` with the adapter ``tensors``, by peft's names, in its only slot. Raises ``UserError`` where the base is
-    not the adapter's."""
-    ranks = {n: len(t) if t.dim() else 0 for n, t in tensors.items() if ".lora_A." in n}
-    other = next((n for n, r in ranks.items() if r != trial.lora.r), None)
-    if other is not None or not trial.lora.r > 0:  # before room is made for that rank
-        raise UserError(
-            f"the adapter of trial {trial.id} is damaged: template.json says rank {trial.lora.r}, and "
-            f"{other or 'no layer'} has {ranks.get(other or '', 0)}. Export the trial again"
-        )
-    model = room_for(base, trial)
-    fill_slot(model, trial, tensors)
+Adapter = tuple[Trial, Mapping[str, torch.Tensor]]  # with its tensors, by peft's names
+
+
+def slot_model_of(base: Any, adapters: Sequence[Adapter]) -> SlotModel:
+    """``base`` with ``adapters[i]`` in slot i. Raises ``UserError`` where the base is not that of one of them, or a
+    rank is not the trial's."""
+    for trial, tensors in adapters:
+        ranks = {n: len(t) if t.dim() else 0 for n, t in tensors.items() if ".lora_A." in n}
+        other = next((n for n, r in ranks.items() if r != trial.lora.r), None)
+        if other is not None or not trial.lora.r > 0:  # before room is made for that rank
+            raise UserError(
+                f"the adapter of trial {trial.id} is damaged: template.json says rank {trial.lora.r}, and "
+                f"{other or 'no layer'} has {ranks.get(other or '', 0)}. Export the trial again"
+            )
+    model = room_for(base, [trial for trial, _ in adapters])
+    for slot, (trial, tensors) in enumerate(adapters):
+        fill_slot(model, slot, trial, tensors)
     return model
 
 
-def room_for(base: Any, trial: Trial) -> SlotModel:
-    """``base`` with one slot for an adapter like the trial's. Raises ``UserError`` where it lacks the layers."""
-    labels = len(trial.task.labels) if trial.model.head == "classifier" else 0
+def room_for(base: Any, trials: Sequence[Trial]) -> SlotModel:
+    """``base`` with a slot for an adapter like that of each trial: as many ranks as the largest needs, in the layers
+    that any of them names. All have the same head, classifiers as many labels. Raises ``UserError`` where the base
+    lacks the layers."""
+    first = trials[0]
+    labels = len(first.task.labels) if first.model.head == "classifier" else 0
     try:
-        return SlotModel(base, 1, trial.lora.r, trial.lora.target_modules, labels).eval()
+        for trial in trials:
+            matching_layers(base, trial.lora.target_modules)
+    except UserError as error:
+        raise _other_base([trial], f"{error}") from None
+    modules = dict.fromkeys(name for trial in trials for name in trial.lora.target_modules)
+    try:
+        return SlotModel(base, len(trials), max(t.lora.r for t in trials), modules, labels).eval()
     except BaseModelError:
         raise
     except (ValueError, UserError) as error:
-        raise _other_base(trial, f"{error}") from None
+        raise _other_base(trials, f"{error}") from None
 
 
-def fill_slot(model: SlotModel, trial: Trial, tensors: Mapping[str, torch.Tensor] | None) -> None:
-    """Put the adapter ``tensors``, by peft's names, into the only slot; None: an adapter that changes nothing. Raises
-    ``UserError`` where it does not fit."""
+def fill_slot(model: SlotModel, slot: int, trial: Trial, tensors: Mapping[str, torch.Tensor] | None) -> None:
+    """Put the adapter ``tensors``, by peft's names, into ``slot``, in the place of all that was there; None: an adapter
+    that changes nothing. Raises ``UserError`` where it does not fit."""
     width = getattr(model.base.config.get_text_config(), "hidden_size", "unknown")
-    model.configure(0, trial.lora)
-    expected = model.adapter(0, trial.lora)
+    model.configure(slot, trial.lora)
+    expected = model.adapter(slot, trial.lora)
     if tensors is None:
         tensors = {name: torch.zeros_like(value) for name, value in expected.items()}
     for name in sorted(expected.keys() | tensors.keys()):
         has, wants = tensors.get(name), expected.get(name)
         if has is None or wants is None:
             where = "the base has no such layer" if wants is None else "the adapter has nothing for this layer"
-            raise _other_base(trial, f"{name}: {where}")
+            raise _other_base([trial], f"{name}: {where}")
         if has.shape != wants.shape:
             shapes = f"{list(has.shape)} in the adapter, {list(wants.shape)} for a base of hidden size {width}"
-            raise _other_base(trial, f"{name} is {shapes}")
+            raise _other_base([trial], f"{name} is {shapes}")
     unsound = [n for n in sorted(tensors) if not torch.isfinite(tensors[n].float()).all()]
     if unsound:
         raise UserError(
@@ -96,11 +111,14 @@ def fill_slot(model: SlotModel, trial: Trial, tensors: Mapping[str, torch.Tensor
         )
     with torch.no_grad():
         for name, stacked in model.slot_parameters():
-            stacked[0].copy_(tensors[f"base_model.model.{name}.weight"])
+            stacked[slot].zero_()
+            own = tensors.get(f"base_model.model.{name}.weight")
+            if own is not None:  # of a smaller rank than the slot's, or none in a layer that another adapter is in
+                stacked[slot, : own.shape[0], : own.shape[1]].copy_(own)
 
 
-def _other_base(trial: Trial, detail: str) -> UserError:
+def _other_base(trials: Sequence[Trial], detail: str) -> UserError:
     return UserError(
-        f'the adapter of trial {trial.id} does not fit the base model "{trial.model.path}": {detail}. '
-        "Give the model it was trained on: --base DIR"
+        f"the adapter of trial {' or '.join(t.id for t in trials)} does not fit the base model "
+        f'"{trials[0].model.path}": {detail}. Give the model it was trained on: --base DIR'
     )

@@ -33,7 +33,7 @@ def check_export(trial: Trial, folder: str, tensors: Mapping[str, Tensor]) -> No
             "other axes.lora.target_modules"
         ) from error
     lm = trial.model.head == "lm"
-    model = slot_model_of(theirs.unload() if lm else load_base_of(trial), trial, tensors)
+    model = slot_model_of(theirs.unload() if lm else load_base_of(trial), [(trial, tensors)])
     gap = slot_gap(model, outputs)
     if gap > 1:
         raise UserError(

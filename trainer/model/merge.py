@@ -168,6 +168,6 @@ def without_slots(base: Any, trial: Trial) -> SlotModel:
     """A model of merged weights as scoring takes it: its slot has no adapter, and a classifier's own head."""
     trial = replace(trial, lora=replace(trial.lora, target_modules=()))
     head = {} if trial.model.head == "lm" else {"base_model.model.score.weight": base.score.weight.detach().float()}
-    model = room_for(base, trial)
-    fill_slot(model, trial, head)
+    model = room_for(base, [trial])
+    fill_slot(model, 0, trial, head)
     return model

@@ -95,7 +95,7 @@ def test_rows_without_ids_are_numbered_over_all_parts_and_answered_as_in_one_pro
     expected = single(folder, rows, tmp_path)
     monkeypatch.setattr(many_rows, "PART", 4)
     said: list[str] = []
-    assert predict_many(Asking(folder, str(tmp_path / "out")), str(tmp_path / "rows"), say=said.append) == 0
+    assert predict_many(Asking((folder,), str(tmp_path / "out")), str(tmp_path / "rows"), say=said.append) == 0
     found = answers(tmp_path / "out")
     assert [r["id"] for r in found] == [r["id"] for r in expected] == [f"row-{i}" for i in range(len(texts))]
     assert [r["label"] for r in found] == [r["label"] for r in expected]
@@ -108,14 +108,14 @@ def test_rows_without_ids_are_numbered_over_all_parts_and_answered_as_in_one_pro
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.parquet")}
     monkeypatch.setattr(many_rows, "connected", None)
     said.clear()
-    assert predict_many(Asking(folder, str(tmp_path / "out")), str(tmp_path / "rows"), say=said.append) == 0
+    assert predict_many(Asking((folder,), str(tmp_path / "out")), str(tmp_path / "rows"), say=said.append) == 0
     assert said[0] == f"{len(texts)} of {len(texts)} rows were answered before"
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.parquet")} == times
 
     # what the folder holds is not mixed with answers of another kind, nor with those to other rows
     def refused(rows: Path = tmp_path / "rows", **options: Any) -> str:
         with pytest.raises(UserError) as error:
-            predict_many(Asking(folder, str(tmp_path / "out"), **options), str(rows))
+            predict_many(Asking((folder,), str(tmp_path / "out"), **options), str(rows))
         return str(error.value)
 
     assert "holds answers with another --threshold" in refused(threshold="0.3")
@@ -124,12 +124,48 @@ def test_rows_without_ids_are_numbered_over_all_parts_and_answered_as_in_one_pro
     assert "holds answers to all.parquet as it was before it changed" in refused()
 
 
+def test_several_exports_answer_each_part_together(
+    tmp_path_factory: pytest.TempPathFactory,
+    texts: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, trials = tiny_run.made("labels", tmp_path_factory)
+    first, second = (export(uri, trials[i].id, str(tmp_path / name)) for i, name in ((0, "one"), (-1, "two")))
+    rows = write(tmp_path / "rows.parquet", [{k: v for k, v in t.items() if k != "id"} for t in texts], 3)
+    alone = [single(folder, rows, tmp_path) for folder in (second, first)]
+    expected = [r for pair in zip(*alone, strict=True) for r in pair]
+    out = tmp_path / "out"
+    monkeypatch.setattr(many_rows, "PART", 6)
+    assert predict_many(Asking((second, first), str(out)), str(rows)) == 0
+    assert [len(pq.read_table(p)) for p in sorted(out.glob("*.parquet"))] == [12, 12, 8]
+    found = answers(out)
+    assert [r.pop("export") for r in found] == ["two", "one"] * len(texts)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine["p_yes"] == pytest.approx(theirs["p_yes"], abs=1e-5)
+        assert {**mine, "p_no": 0, "p_yes": 0} == {**theirs, "p_no": 0, "p_yes": 0}
+    assert max(abs(a["p_yes"] - b["p_yes"]) for a, b in zip(*alone, strict=True)) > 1e-3
+    manifest = json.loads((out / "answers.json").read_text())
+    assert [name for name, _ in manifest["of"]["export"]] == ["two", "one"]
+
+    # neither one of them alone, nor another order, goes on in the same folder
+    monkeypatch.setattr(many_rows, "connected", None)
+    for folders in ((second,), (first, second)):
+        said = refusal(lambda f=folders: predict_many(Asking(f, str(out)), str(rows)))  # type: ignore[misc]
+        assert "holds answers with another export" in said
+    assert predict_many(Asking((second, first), str(out)), str(rows)) == 0
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "two").symlink_to(first)
+    said = refusal(lambda: predict_many(Asking((second, str(tmp_path / "deep" / "two")), str(out)), str(rows)))
+    assert 'are both called "two"' in said
+
+
 KILLED = """
 import sys
 from sweeps.export import many_rows
 many_rows.PART = 50
 print("started", flush=True)
-many_rows.predict_many(many_rows.Asking(sys.argv[1], sys.argv[2]), sys.argv[3], say=lambda t: print(t, flush=True))
+many_rows.predict_many(many_rows.Asking((sys.argv[1],), sys.argv[2]), sys.argv[3], say=lambda t: print(t, flush=True))
 """
 
 
@@ -171,13 +207,13 @@ def test_what_cannot_be_read_is_refused_before_any_work(exported: tuple[str, str
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), empty)
     assert "have no rows" in refusal(lambda: files_of(str(empty)))
     rows = write(tmp_path / "rows.parquet", [{"text": "it good it"}])
-    asking = Asking(exported[1], str(tmp_path))
+    asking = Asking((exported[1],), str(tmp_path))
     assert "is not empty and no folder of answers" in refusal(lambda: predict_many(asking, str(rows)))
 
 
 def test_a_row_that_cannot_be_answered_is_named_with_its_file(exported: tuple[str, str], tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.parquet", [{"text": "it good it"}, {"text": "good " * 5000}])
-    said = refusal(lambda: predict_many(Asking(exported[1], str(tmp_path / "out")), str(rows)))
+    said = refusal(lambda: predict_many(Asking((exported[1],), str(tmp_path / "out")), str(rows)))
     assert f"{rows}, rows 1 to 2: " in said
     assert '"row-1"' in said
     assert "goes on from there" in said
@@ -189,7 +225,7 @@ def test_the_rule_that_needs_all_rows_at_once_is_refused(
     uri, trials = tiny_run.made("batch", tmp_path_factory)
     folder = export(uri, trials[-1].id, str(tmp_path / "export"))
     rows = write(tmp_path / "rows.parquet", [{"text": "it good it"}])
-    said = refusal(lambda: predict_many(Asking(folder, str(tmp_path / "out")), str(rows)))
+    said = refusal(lambda: predict_many(Asking((folder,), str(tmp_path / "out")), str(rows)))
     assert 'decision rule "batch"' in said
 
 

@@ -26,7 +26,7 @@ from sweeps.cli import main
 from sweeps.export.export import export
 from sweeps.export.exported import merged_trial, read_exported
 from sweeps.export.merged import plan_merge
-from sweeps.export.predict import predict
+from sweeps.export.predict import open_exports, predict
 from trainer.errors import UserError
 from trainer.model.merge import load_merged
 from trainer.model.weights import tensor_heads
@@ -159,6 +159,16 @@ def test_the_card_says_how_far_bfloat16_is_from_the_trial(merged: tuple[str, str
     assert len({p.stat().st_mode for p in Path(folder).iterdir()}) == 1, "whoever reads the config reads the weights"
     assert "library_name: transformers" in page
     assert "They are written in bfloat16." in page
+
+
+def test_merged_weights_are_not_held_against_the_base_of_the_training(
+    merged: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    exports = open_exports([merged[1]])
+    exports.check_options(None, "tuned")
+    with pytest.raises(UserError, match="neither a number nor tuned"):
+        exports.check_options(None, "tune")
+    assert not caplog.text
 
 
 def test_predict_can_compute_merged_weights_in_float32(merged: tuple[str, str], tmp_path: Path) -> None:
