@@ -304,26 +304,31 @@ def _answered(asking: Asking, parts: Sequence[RowPart], workers: int | None) -> 
     if not parts:
         return
     with connected(cpus=1):
-        import ray
-        from ray.data import ActorPoolStrategy, DataContext
-
-        have = ray.cluster_resources()
-        gpus, cpus = int(have.get("GPU", 0)), have.get("CPU", 1)
-        n = min(workers or gpus or 1, len(parts))
-        share = max(1, math.floor(cpus / n)) if not gpus else 1
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # of an error it prints Ray's own stack, too
-        data = ray.data.from_items([{"part": json.dumps(asdict(p))} for p in parts], override_num_blocks=len(parts))
-        done = data.map_batches(
-            PartAnswerer,
-            fn_constructor_args=(asking, share if not gpus else cpu_count()),
-            batch_size=1,
-            compute=ActorPoolStrategy(size=n),
-            num_cpus=share,
-            num_gpus=1 if gpus else 0,
-        )
-        for row in done.iter_rows():
+        for row in _on_workers(asking, parts, workers):
             if row["error"]:
                 raise UserError(f"{row['error']}\nThe parts that are done stay; the same command goes on from there")
             yield {"n": row["n"], "warnings": json.loads(row["warnings"])}
+
+
+def _on_workers(asking: Asking, parts: Sequence[RowPart], workers: int | None) -> Iterator[dict[str, Any]]:
+    """What the workers say of each part. A function of its own, so that the data set is gone before Ray is."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    have = ray.cluster_resources()
+    gpus, cpus = int(have.get("GPU", 0)), have.get("CPU", 1)
+    n = min(workers or gpus or 1, len(parts))
+    share = max(1, math.floor(cpus / n)) if not gpus else 1
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # of an error it prints Ray's own stack, too
+    data = ray.data.from_items([{"part": json.dumps(asdict(p))} for p in parts], override_num_blocks=len(parts))
+    done = data.map_batches(
+        PartAnswerer,
+        fn_constructor_args=(asking, share if not gpus else cpu_count()),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=n),
+        num_cpus=share,
+        num_gpus=1 if gpus else 0,
+    )
+    yield from done.iter_rows()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 import tiny_run
 from checkout import ROOT
 
+from cluster.connect import connected
 from sweeps.export import many_rows
 from sweeps.export.export import export
 from sweeps.export.many_rows import Asking, RowFile, RowPart, files_of, parts_of, predict_many, read_part
@@ -31,6 +32,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The run folder of one trial with two labels, and its export."""
     uri, trials = tiny_run.made("labels", tmp_path_factory)
     return uri, export(uri, trials[-1].id, str(tmp_path_factory.mktemp("many") / "out"))
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One local Ray for the tests that need no start of their own."""
+    with connected(cpus=1):
+        yield
 
 
 @pytest.fixture
@@ -87,6 +95,7 @@ def test_other_content_has_another_footer(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
+@pytest.mark.usefixtures("ray")
 def test_rows_without_ids_are_numbered_over_all_parts_and_answered_as_in_one_process(
     exported: tuple[str, str], texts: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +121,16 @@ def test_rows_without_ids_are_numbered_over_all_parts_and_answered_as_in_one_pro
     assert said[0] == f"{len(texts)} of {len(texts)} rows were answered before"
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.parquet")} == times
 
+    # a part without its file is answered again, and no other
+    monkeypatch.undo()
+    monkeypatch.setattr(many_rows, "PART", 4)
+    lost = sorted(times)[1]
+    lost.unlink()
+    assert predict_many(Asking((folder,), str(tmp_path / "out")), str(tmp_path / "rows"), say=said.append) == 0
+    assert answers(tmp_path / "out") == found
+    now = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.parquet")}
+    assert [p for p, at in now.items() if times[p] != at] == [lost]
+
     # what the folder holds is not mixed with answers of another kind, nor with those to other rows
     def refused(rows: Path = tmp_path / "rows", **options: Any) -> str:
         with pytest.raises(UserError) as error:
@@ -124,6 +143,7 @@ def test_rows_without_ids_are_numbered_over_all_parts_and_answered_as_in_one_pro
     assert "holds answers to all.parquet as it was before it changed" in refused()
 
 
+@pytest.mark.usefixtures("ray")
 def test_several_exports_answer_each_part_together(
     tmp_path_factory: pytest.TempPathFactory,
     texts: list[dict[str, Any]],
@@ -162,6 +182,7 @@ def test_several_exports_answer_each_part_together(
 
 KILLED = """
 import sys
+from cluster.connect import connected
 from sweeps.export import many_rows
 many_rows.PART = 50
 print("started", flush=True)
@@ -169,6 +190,7 @@ many_rows.predict_many(many_rows.Asking((sys.argv[1],), sys.argv[2]), sys.argv[3
 """
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_and_run_again_no_row_is_lost_or_repeated(
     exported: tuple[str, str], texts: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -211,6 +233,7 @@ def test_what_cannot_be_read_is_refused_before_any_work(exported: tuple[str, str
     assert "is not empty and no folder of answers" in refusal(lambda: predict_many(asking, str(rows)))
 
 
+@pytest.mark.usefixtures("ray")
 def test_a_row_that_cannot_be_answered_is_named_with_its_file(exported: tuple[str, str], tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.parquet", [{"text": "it good it"}, {"text": "good " * 5000}])
     said = refusal(lambda: predict_many(Asking((exported[1],), str(tmp_path / "out")), str(rows)))
