@@ -26,11 +26,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from study_command import ROOT, steadytune
 
 DATA = ROOT / "sweeps" / "embedded" / "data" / "test.jsonl"
 STUDY = ["run", "quickstart", "axes.template=[plain]", "axes.lora.r=[8]", "axes.plw=[0]", "axes.pool=[many]"]
@@ -47,8 +46,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="many-rows-") as name:
         folder = Path(name)
-        command(*STUDY, f"out={folder / 'run'}")
-        command("export", str(folder / "run"), "--to", str(folder / "adapter"))
+        steadytune(*STUDY, "--out", str(folder / "run"))
+        steadytune("export", str(folder / "run"), "--to", str(folder / "adapter"))
         rates = measure(folder, args.rows)
     found = {
         "rows": args.rows,
@@ -145,10 +144,6 @@ def plain_loop(adapter: str, rows: str, out: str) -> None:
                     chosen[i] = k
     labels = about["trial"]["task"]["labels"]
     pq.write_table(pa.table({"id": [f"row-{i}" for i in range(len(texts))], "label": [labels[k] for k in chosen]}), out)
-
-
-def command(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "sweeps", *words], env=environment(), check=True)
 
 
 def timed(words: list[str]) -> float:
