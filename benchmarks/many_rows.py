@@ -11,7 +11,6 @@ timed as a whole process, start included, after one run over 2,000 rows that is 
 peer get a tenth of the rows, since their time is in proportion to the rows; their rates are compared.
 """
 
-# ruff: noqa: E402  (threads and offline mode are set before torch and transformers are imported)
 from __future__ import annotations
 
 import argparse
@@ -82,11 +81,11 @@ def measure(folder: Path, n: int) -> dict[str, float]:
     for words in ways(few, folder / "warm").values():
         timed(words)
     rates: dict[str, float] = {}
-    for name, words in ways(tenth, folder / "tenth").items():
+    for name, words in ways(tenth, folder / "one").items():
         if not name.startswith("parts"):
             rates[name] = n // 10 / timed(words)
             print(f"{name}: {rates[name]:,.0f} rows/s", flush=True)
-    for name, words in ways(all_rows, folder / "all").items():
+    for name, words in ways(all_rows, folder / "parts").items():
         if name.startswith("parts"):
             rates[name] = n / timed(words)
             print(f"{name}: {rates[name]:,.0f} rows/s", flush=True)
@@ -101,11 +100,11 @@ def write_rows(path: str, n: int) -> None:
 
 def same(folder: Path) -> None:
     """Print how far the answers to the first tenth agree; end where ours differ by more than rounding."""
-    one = pq.read_table(folder / "tenth.parquet")
+    one = pq.read_table(folder / "one.parquet")
     peer = pq.read_table(folder / "peer.parquet")["label"].to_pylist()
     agree = sum(a == b for a, b in zip(one["label"].to_pylist(), peer, strict=True)) / one.num_rows
     print(f"the peer gives the same label for {agree:.4%} of {one.num_rows:,} rows")
-    for name in ("all-1", "all-2"):
+    for name in ("parts-1", "parts-2"):
         parts = pa.concat_tables(pq.read_table(p) for p in sorted((folder / name).glob("*.parquet")))
         first = parts.slice(0, one.num_rows)
         gap = max(abs(a - b) for a, b in zip(first["p_yes"].to_pylist(), one["p_yes"].to_pylist(), strict=True))
