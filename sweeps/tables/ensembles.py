@@ -1,7 +1,7 @@
 """``tables/ensembles``: how good a configuration is when a row is asked in several wordings at once.
 
-Training for robustness and asking several times are rivals: the table has both, for every configuration with test
-scores, and for the base model where an arm of the study has 0 steps. It is made from stored answers and label
+Training for robustness and asking several times are rivals: the table has both, for the ``MOST`` best configurations,
+and for the base model where an arm of the study has 0 steps. It is made from stored answers and label
 log-probabilities.
 """
 
@@ -29,6 +29,7 @@ from sweeps.tables.configurations import configurations
 from trainer.measure.grid import NO_ANSWER, Floats, Grid
 
 TITLE = "Asking in several wordings"
+MOST = 100  # beside the base model: nobody asks the hundred-and-first in several wordings, and each takes a moment
 THREADS = 2  # as for tables/robustness
 BASE = "base model"
 SAMPLED = "not available from a sample: a row was asked under a few of the prompts"
@@ -54,11 +55,12 @@ def write_ensembles(run: RunFolder) -> pa.Table:
 
 def ensembles(run: RunFolder) -> pa.Table:
     """A row per configuration, method, metric and number of wordings; one with a note where there is no number."""
+    searched = {one.id: [str(row["trial_id"]) for row in one.rows] for one in configurations(run.trials)}
+    rows = run.robustness()
+    best = {row["configuration"] for row in [row for row in rows if row.get("steps") != 0][:MOST]}
+    asked = [row for row in rows if row.get("steps") == 0 or row["configuration"] in best]
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
-        searched = {one.id: [str(row["trial_id"]) for row in one.rows] for one in configurations(run.trials)}
-        found = list(
-            pool.map(lambda row: _of_configuration(run, row, searched[row["configuration"]]), run.robustness())
-        )
+        found = list(pool.map(lambda row: _of_configuration(run, row, searched[row["configuration"]]), asked))
     return pa.Table.from_pylist([row for rows in found for row in rows], schema=SCHEMA)
 
 
@@ -161,6 +163,8 @@ def notes(table: pa.Table, study: Study) -> Iterator[str]:
             f"The study decides by {study.scoring.decision}, which compares with more than the stored "
             "log-probabilities. The vote has its answers; probabilities and calibrated are of plain log-probabilities."
         )
+    if len({r["configuration"] for r in rows if not r["base"]}) == MOST:
+        yield f"Of a larger study these are the first {MOST} of tables/robustness, and the base model."
     if rows and not any(r["base"] for r in rows):
         yield "The base model is not here: an arm with `steps: 0` adds it (arms in the study file)."
 

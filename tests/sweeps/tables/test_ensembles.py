@@ -63,6 +63,20 @@ def test_one_wording_is_the_tables_line_and_the_studys_metric_is_there(run: RunF
             assert one[ours] == pytest.approx(rows[trial_id][theirs])
 
 
+def test_of_many_configurations_the_best_are_asked_and_the_base_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensembles, "MOST", 1)
+    trials = {"aa": (40, BASE), "bb": (0, BASE), "cc": (40, TUNED)}
+    run = run_folder(tmp_path / "run", study(LABELLED), trials, ["no", "yes"])
+    first = next(row["trial_id"] for row in run.robustness() if row["steps"])
+    table = ensembles.ensembles(run)
+    assert set(table.column("trial_id").to_pylist()) == {first, "bb"}
+    assert any(
+        note.startswith("Of a larger study these are the first 1 of") for note in ensembles.notes(table, run.study)
+    )
+
+
 def test_a_metric_that_ranks_rows_has_no_vote(tmp_path: Path) -> None:
     made = study({**LABELLED, "metric": "roc_auc"})
     folder = run_folder(tmp_path / "run", made, {"aa": (40, TUNED), "bb": (0, BASE)}, ["no", "yes"])
