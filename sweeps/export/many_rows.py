@@ -303,7 +303,6 @@ def _answered(asking: Asking, parts: Sequence[RowPart], workers: int | None) -> 
     """``n`` and ``warnings`` of each part, in the order in which they are done."""
     if not parts:
         return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray warns of how Ray Data starts its workers
     with connected(cpus=1):
         for row in _on_workers(asking, parts, workers):
             if row["error"]:
