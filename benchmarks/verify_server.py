@@ -6,7 +6,8 @@ A trial of SmolLM2-135M-Instruct (4-bit weights made dense, benchmarks/smollm2.p
 in a chat template with a system text, and exported. Its merged weights are served by `transformers serve` with each
 set-up, and `verify` has to give exit code 0 for the right one, and 1 with the right reason for the others. ``--vllm``
 names the `vllm` command of another environment, if there is one: then that server serves base and adapter, with
-log-probabilities. Run again, it goes on behind the export.
+log-probabilities. Run again in the same --out, it goes on behind what is done:
+the export, and each kind of server.
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ def main() -> None:
     if not (export / "template.json").exists():
         steadytune("run", write_study(out, base), "--out", str(out / "run"))
         steadytune("export", str(out / "run"), "--to", str(export))
-    found = by_transformers(out, base, export, args.rows, args.wrong_rows)
+    sizes = args.rows, args.wrong_rows
+    found = kept(out / "transformers.json", lambda: by_transformers(out, base, export, *sizes))
     if args.vllm:
-        found |= by_vllm(out, base, export, args.vllm, args.rows, args.wrong_rows)
+        found |= kept(out / "vllm.json", lambda: by_vllm(out, base, export, args.vllm, *sizes))
     wrong = [name for name, of in found.items() if not of["as expected"]]
     for name, of in found.items():
         print(f"{name}: exit code {of['exit']}, {of['seconds']:.0f} s; {of['said'][-1]}")
@@ -75,6 +77,14 @@ def main() -> None:
         }
         args.json.write_text(json.dumps(about, indent=1) + "\n")
     sys.exit(f"not as expected: {', '.join(wrong)}" if wrong else 0)
+
+
+def kept(file: Path, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``ask`` found, now or in a run before."""
+    if not file.exists():
+        file.write_text(json.dumps(ask()))
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 def write_study(out: Path, model: Path) -> str:
