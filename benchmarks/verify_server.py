@@ -6,8 +6,7 @@ A trial of SmolLM2-135M-Instruct (4-bit weights made dense, benchmarks/smollm2.p
 in a chat template with a system text, and exported. Its merged weights are served by `transformers serve` with each
 set-up, and `verify` has to give exit code 0 for the right one, and 1 with the right reason for the others. ``--vllm``
 names the `vllm` command of another environment, if there is one: then that server serves base and adapter, with
-log-probabilities. Run again in the same --out, it goes on behind what is done:
-the export, and each kind of server.
+log-probabilities. Run again in the same --out, it goes on behind what is done: the export, and each kind of server.
 """
 
 from __future__ import annotations
