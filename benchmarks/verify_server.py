@@ -49,7 +49,7 @@ Change = Callable[[Any], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "verify-server", help="where models and run go")
-    parser.add_argument("--rows", type=int, default=500, help="that the right set-up is asked")
+    parser.add_argument("--rows", type=int, default=500, help="that the right set-up is asked, of all 500")
     parser.add_argument("--wrong-rows", type=int, default=50, help="that a wrong one is asked, of the study's 50")
     parser.add_argument("--vllm", type=Path, help="the vllm command of another environment")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -60,30 +60,22 @@ def main() -> None:
     if not (export / "template.json").exists():
         steadytune("run", write_study(out, base), "--out", str(out / "run"))
         steadytune("export", str(out / "run"), "--to", str(export))
-    sizes = args.rows, args.wrong_rows
-    found = kept(out / "transformers.json", lambda: by_transformers(out, base, export, *sizes))
+    found = Found(out / "found.json", export, args.rows, args.wrong_rows)
+    by_transformers(out, base, found)
     if args.vllm:
-        found |= kept(out / "vllm.json", lambda: by_vllm(out, base, export, args.vllm, *sizes))
-    wrong = [name for name, of in found.items() if not of["as expected"]]
-    for name, of in found.items():
+        by_vllm(out, base, args.vllm, found)
+    wrong = [name for name, of in found.of.items() if not of["as expected"]]
+    for name, of in found.of.items():
         print(f"{name}: exit code {of['exit']}, {of['seconds']:.0f} s; {of['said'][-1]}")
     if args.json:
         about = {
             "claim": "verify passes the right set-up of a server and names each wrong one",
-            "setups": found,
+            "setups": found.of,
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "versions": {n: version(n) for n in ("torch", "transformers", "peft")},
         }
         args.json.write_text(json.dumps(about, indent=1) + "\n")
     sys.exit(f"not as expected: {', '.join(wrong)}" if wrong else 0)
-
-
-def kept(file: Path, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``ask`` found, now or in a run before."""
-    if not file.exists():
-        file.write_text(json.dumps(ask()))
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
 
 
 def write_study(out: Path, model: Path) -> str:
@@ -154,8 +146,8 @@ def changed(folder: Path, to: Path, template: Callable[[str], str] = str, **gene
 # servers ----------------------------------------------------------------------------------------------------------
 
 
-def by_transformers(out: Path, base: Path, export: Path, rows: int, few: int) -> dict[str, Any]:
-    right = merged(base, export, out / "merged")
+def by_transformers(out: Path, base: Path, found: Found) -> None:
+    right = merged(base, found.export, out / "merged")
     hot = changed(right, out / "sampling", do_sample=True, temperature=1.0)
     folders: dict[str, tuple[Path, str]] = {
         "right": (right, ""),
@@ -171,32 +163,24 @@ def by_transformers(out: Path, base: Path, export: Path, rows: int, few: int) ->
         ),
         "two bos": (changed(right, out / "bos", lambda t: "{{ bos_token }}" + t), "it puts one more beginning-of"),
     }
-    found = {}
     with server(["transformers", "serve", "--device", "cpu", "--dtype", "float32"]) as url:
         for name, (folder, reason) in folders.items():
-            found[f"transformers serve: {name}"] = verified(
-                export, url, str(folder), rows if not reason else few, reason
-            )
+            found.ask(f"transformers serve: {name}", url, str(folder), reason)
         with gateway(url) as through:
-            name = "transformers serve: sampling"
-            found[name] = verified(export, through, str(hot), few, "sampling is on")
-    return found
+            found.ask("transformers serve: sampling", through, str(hot), "sampling is on")
 
 
-def by_vllm(out: Path, base: Path, export: Path, command: Path, rows: int, few: int) -> dict[str, Any]:
+def by_vllm(out: Path, base: Path, command: Path, found: Found) -> None:
     small = ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
     given = [*small, "--enable-lora", "--max-lora-rank", "16"]
-    serve = [str(command), "serve", str(base), *given, "--lora-modules", f"adapter={export}"]
-    found = {}
+    serve = [str(command), "serve", str(base), *given, "--lora-modules", f"adapter={found.export}"]
     with server(serve) as url:
-        found["vllm: right"] = verified(export, url, "adapter", rows, "")
-        found["vllm: adapter not loaded"] = verified(export, url, str(base), few, "the adapter is not loaded")
+        found.ask("vllm: right", url, "adapter", "")
+        found.ask("vllm: adapter not loaded", url, str(base), "the adapter is not loaded")
     wrong = out / "llama3.jinja"
     wrong.write_text(LLAMA_3)
     with server([*serve, "--chat-template", str(wrong)]) as url:
-        name = "vllm: other chat template"
-        found[name] = verified(export, url, "adapter", few, "another one, like Llama 3's")
-    return found
+        found.ask("vllm: other chat template", url, "adapter", "another one, like Llama 3's")
 
 
 @contextmanager
@@ -256,33 +240,33 @@ def gateway(url: str) -> Iterator[str]:
         between.shutdown()
 
 
-def verified(export: Path, url: str, model: str, rows: int, reason: str) -> dict[str, Any]:
-    """What `steadytune verify` said; as expected: exit code 0, or 1 and ``reason``."""
-    command = [
-        sys.executable,
-        "-m",
-        "sweeps",
-        "verify",
-        str(export),
-        "--url",
-        url,
-        "--model",
-        model,
-        "--rows",
-        str(rows),
-    ]
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if not line.startswith(("[", "asked: "))]
-    last = lines[-1] if lines else done.stderr[-500:]
-    expected = done.returncode == 1 and reason in last if reason else done.returncode == 0
-    return {
-        "rows": rows,
-        "exit": done.returncode,
-        "as expected": expected,
-        "seconds": round(time.perf_counter() - began, 1),
-        "said": lines or [last],
-    }
+class Found:
+    """What `steadytune verify` said of each set-up, in a file, so that another run goes on behind it."""
+
+    def __init__(self, file: Path, export: Path, rows: int, wrong_rows: int) -> None:
+        self.file, self.export, self.rows, self.wrong_rows = file, export, rows, wrong_rows
+        self.of: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+
+    def ask(self, name: str, url: str, model: str, reason: str) -> None:
+        """``reason``: what a wrong set-up must be given; "" of the right one, which is asked all test rows."""
+        if name in self.of:
+            return
+        rows = self.wrong_rows if reason else self.rows
+        words = ["--url", url, "--model", model, "--rows", str(rows)]
+        words += [] if reason else ["--data", str(DATA / "test.jsonl")]
+        command = [sys.executable, "-m", "sweeps", "verify", str(self.export), *words]
+        began = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        lines = [line for line in done.stdout.splitlines() if not line.startswith(("[", "asked: "))]
+        last = lines[-1] if lines else done.stderr[-500:]
+        self.of[name] = {
+            "rows": rows,
+            "exit": done.returncode,
+            "as expected": done.returncode == 1 and reason in last if reason else done.returncode == 0,
+            "seconds": round(time.perf_counter() - began, 1),
+            "said": lines or [last],
+        }
+        self.file.write_text(json.dumps(self.of))
 
 
 if __name__ == "__main__":
