@@ -76,7 +76,7 @@ def test_the_quickstart_runs_from_the_wheel_in_an_empty_folder(tool: str, tmp_pa
     if tool == "pip":  # once is enough: a project that has modules of our names in the folder where the command starts
         for name in PACKAGES[1:]:
             (work / f"{name}.py").write_text("raise RuntimeError('a module of the project, not of Steadytune')\n")
-        study = ["run", "quickstart", "out=other", "axes.lora.r=[8]", "axes.plw=[0]", "axes.template=[plain]"]
+        study = ["run", "quickstart", "--out", "other", "axes.lora.r=[8]", "axes.plw=[0]", "axes.template=[plain]"]
         again = subprocess.run(
             [binaries / "steadytune", *study], cwd=work, env=outside(), capture_output=True, text=True
         )
