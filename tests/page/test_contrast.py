@@ -48,7 +48,8 @@ CONTRAST = """
     const style = getComputedStyle(e), svg = e.closest("svg");
     if (Array.from(e.childNodes).some((node) => node.nodeType === 3 && node.textContent.trim())) {
       const own = svg ? painted(style.fill, Number(style.fillOpacity), e) : painted(style.color, 1, e);
-      texts.push([own, name(e)]);
+      const halo = svg && style.stroke === style.fill && parseFloat(style.strokeWidth) > 2;  // paper behind a text
+      if (!halo) { texts.push([own, name(e)]); }
     }
     if (e.matches("input[placeholder]")) {
       texts.push([painted(getComputedStyle(e, "::placeholder").color, 1, e), "the filter's placeholder"]);
