@@ -7,6 +7,8 @@ user's project or another distribution can stand in for one of them. Without thi
 from __future__ import annotations
 
 import importlib.util
+import os
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 PACKAGES = {"trainer": "trial.py", "cluster": "hosting", "sweeps": "cli", "ray_configs": "deepspeed"}  # a part of each
@@ -17,7 +19,10 @@ def refuse_foreign_packages() -> None:
     """Raise ImportError where one of our packages is missing or another one is found in its place. The message says
     which, where it is, and what to do."""
     for name, part in PACKAGES.items():
-        found = importlib.util.find_spec(name)
+        # Ray's workers look first in the folder where the command starts
+        found = PathFinder.find_spec(name, [os.getcwd()]) or importlib.util.find_spec(name)
+        if found is not None and found.origin is None:  # a folder without __init__.py gives way to a package
+            found = importlib.util.find_spec(name)
         places = [] if found is None else list(found.submodule_search_locations or [str(found.origin)])
         if HOME / name not in [Path(str(place)).resolve() for place in places]:
             where = f"is found at {places[0]}" if places else "is not found"

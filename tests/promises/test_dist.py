@@ -73,12 +73,10 @@ def test_the_quickstart_runs_from_the_wheel_in_an_empty_folder(tool: str, tmp_pa
     rows = pq.read_table(work / "runs" / "quickstart" / "tables" / "robustness.parquet").to_pylist()
     assert len(rows) == 16
     assert [r["pool"] for r in rows if r["winner"]] == ["many"]
-    if tool == "pip":  # once is enough: a project that has modules of our names in the folder where the command starts
-        for name in PACKAGES[1:]:
-            (work / f"{name}.py").write_text("raise RuntimeError('a module of the project, not of Steadytune')\n")
-        study = ["run", "quickstart", "--out", "other", "axes.lora.r=[8]", "axes.plw=[0]", "axes.template=[plain]"]
+    if tool == "pip":  # once is enough: Ray's workers would load a module of our names in this folder
+        (work / "trainer.py").write_text("raise RuntimeError('a module of the project, not of Steadytune')\n")
         again = subprocess.run(
-            [binaries / "steadytune", *study], cwd=work, env=outside(), capture_output=True, text=True
+            [binaries / "steadytune", "run", "quickstart"], cwd=work, env=outside(), capture_output=True, text=True
         )
-        assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
-        assert pq.read_table(work / "other" / "tables" / "robustness.parquet").num_rows == 2
+        assert again.returncode == 2
+        assert again.stderr.startswith(f'error: the Python package "trainer" is found at {work / "trainer.py"}')
