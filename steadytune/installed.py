@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 PACKAGES = {"trainer": "trial.py", "cluster": "hosting", "sweeps": "cli", "ray_configs": "deepspeed"}  # a part of each
 HOME = Path(__file__).resolve().parents[1]
 
 
+def _here(name: str) -> ModuleSpec | None:
+    """The package in the folder where the command starts, where Ray's workers look first. A folder without __init__.py
+    is none, as it gives way to a package elsewhere."""
+    try:
+        found = PathFinder.find_spec(name, [os.getcwd()])
+    except FileNotFoundError:  # somebody has removed the folder
+        return None
+    return found if found is not None and found.origin is not None else None
+
+
 def refuse_foreign_packages() -> None:
     """Raise ImportError where one of our packages is missing or another one is found in its place. The message says
     which, where it is, and what to do."""
     for name, part in PACKAGES.items():
-        # Ray's workers look first in the folder where the command starts
-        found = PathFinder.find_spec(name, [os.getcwd()]) or importlib.util.find_spec(name)
-        if found is not None and found.origin is None:  # a folder without __init__.py gives way to a package
-            found = importlib.util.find_spec(name)
+        found = _here(name) or importlib.util.find_spec(name)
         places = [] if found is None else list(found.submodule_search_locations or [str(found.origin)])
         if HOME / name not in [Path(str(place)).resolve() for place in places]:
             where = f"is found at {places[0]}" if places else "is not found"

@@ -193,10 +193,7 @@ def predict_command(
 
         if address is not None:
             os.environ["RAY_ADDRESS"] = address
-        places = [os.path.abspath(p) if "://" not in p and os.path.exists(p) else p for p in folders]
-        if base is not None and "://" not in base and os.path.exists(base):
-            base = os.path.abspath(base)
-        asking = Asking(tuple(places), out, prompt, base, computed_in, trust_remote_code, threshold)
+        asking = Asking(tuple(folders), out, prompt, base, computed_in, trust_remote_code, threshold)
         raise typer.Exit(predict_many(asking, rows, workers, typer.echo))
     if workers is not None or address is not None:
         raise StudyError(

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,11 @@ def predict_many(asking: Asking, rows: str, workers: int | None = None, say: Say
 
     ``workers``: how many hold a base model; default: one for each GPU of the cluster, without GPUs one. Raises
     UserError."""
+    base = os.path.abspath(asking.base) if asking.base and os.path.isdir(asking.base) else asking.base  # or a hub name
+    folders = tuple(map(_absolute, asking.folders))
+    asking = replace(
+        asking, folders=folders, out=_absolute(asking.out), base=base
+    )  # a worker may run in another folder
     exports = open_exports(asking.folders, asking.base, asking.dtype, asking.trust_remote_code)
     exports.check_options(asking.prompt, asking.threshold)
     for folder, adapter in zip(asking.folders, exports.adapters, strict=True):
@@ -107,8 +112,17 @@ def predict_many(asking: Asking, rows: str, workers: int | None = None, say: Say
                 warned.add(warning)
                 log.warning("%s", warning)
         say(f"{done:,} of {total:,} rows answered")
+    if lost := [p.answers for p in left if not out.exists(p.answers)]:
+        raise UserError(
+            f"--out: {len(lost)} of {len(parts)} parts were answered, and {out.address(lost[0])} is not there: a node "
+            "wrote into a folder of its own. Give a folder that every node reaches, such as s3://…"
+        )
     say(f"{asking.out}: the answers to {total:,} rows of {len(files)} files, in {len(parts)} parts")
     return 0
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else os.path.abspath(place)
 
 
 # rows ----------------------------------------------------------------------------------------------------------------

@@ -252,6 +252,23 @@ def test_the_rule_that_needs_all_rows_at_once_is_refused(
     assert 'decision rule "batch"' in said
 
 
+def test_answers_that_a_node_wrote_elsewhere_are_not_called_there(
+    exported: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write(tmp_path / "rows.parquet", [{"text": "it good it"}])
+    monkeypatch.chdir(tmp_path)
+    asked: list[Asking] = []
+
+    def elsewhere(asking: Asking, parts: object, workers: object) -> list[dict[str, Any]]:
+        asked.append(asking)
+        return [{"n": 1, "warnings": []}]
+
+    monkeypatch.setattr(many_rows, "_answered", elsewhere)
+    said = refusal(lambda: predict_many(Asking((exported[1],), "out"), str(rows)))
+    assert asked[0].out == str(tmp_path / "out")
+    assert said.startswith(f"--out: 1 of 1 parts were answered, and {tmp_path}/out/rows-00000.parquet is not there")
+
+
 def test_names_of_parts_tell_files_of_one_name_apart() -> None:
     files = [RowFile("x/a.parquet", "a", 1, ""), RowFile("x/deep/a.parquet", "deep/a", 1, "")]
     assert [p for f in files for p in parts_of(f)] == [
