@@ -31,7 +31,7 @@ def refuse_foreign_packages() -> None:
     for name, part in PACKAGES.items():
         found = _here(name) or importlib.util.find_spec(name)
         places = [] if found is None else list(found.submodule_search_locations or [str(found.origin)])
-        if HOME / name not in [Path(str(place)).resolve() for place in places]:
+        if HOME / name not in [Path(place).resolve() for place in places if os.path.isabs(place)]:
             where = f"is found at {places[0]}" if places else "is not found"
             raise ImportError(
                 f'the Python package "{name}" {where}, and Steadytune\'s is {HOME / name}. Start elsewhere, take '

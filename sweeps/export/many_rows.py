@@ -80,9 +80,8 @@ def predict_many(asking: Asking, rows: str, workers: int | None = None, say: Say
     UserError."""
     base = os.path.abspath(asking.base) if asking.base and os.path.isdir(asking.base) else asking.base  # or a hub name
     folders = tuple(map(_absolute, asking.folders))
-    asking = replace(
-        asking, folders=folders, out=_absolute(asking.out), base=base
-    )  # a worker may run in another folder
+    out_at = _absolute(asking.out)
+    asking = replace(asking, folders=folders, out=out_at, base=base)  # a worker may run in another folder
     exports = open_exports(asking.folders, asking.base, asking.dtype, asking.trust_remote_code)
     exports.check_options(asking.prompt, asking.threshold)
     for folder, adapter in zip(asking.folders, exports.adapters, strict=True):
