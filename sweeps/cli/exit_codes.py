@@ -1,8 +1,8 @@
 """Runs a command and turns every way it may end into an exit code and a message on the error stream.
 
-0: done. 1: ``check`` found an error in a study, a trial or a followed job failed, ``verify`` found a difference, or
-something unexpected happened. 2: a mistake to mend, in the command line, in a study that was to run, in a cluster file,
-or of this machine. 130 and 143: ended by Ctrl-C and by SIGTERM. STEADYTUNE_DEBUG=1 shows tracebacks.
+0: done. 1: ``check`` found an error in a study, a trial or a followed job failed, ``verify`` or ``monitor`` found a
+difference, or something unexpected happened. 2: a mistake to mend, in the command line, in a study that was to run, in
+a cluster file, or of this machine. 130 and 143: ended by Ctrl-C and by SIGTERM. STEADYTUNE_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations

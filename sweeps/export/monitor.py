@@ -157,6 +157,11 @@ def _answers(exported: ExportedTrial, file: str) -> list[Record]:
                 f"--answers: {file} has no column {needed}, so `steadytune predict` did not write it."
                 f"{nearest(needed, table.names)}"
             )
+    if "export" in table.names:
+        raise UserError(
+            f"--answers: {file} holds the answers of several exports (column export). Give those of one, from "
+            "`steadytune predict DIR`"
+        )
     cells = table.cells
     records: list[Record] = []
     for i in range(table.n):

@@ -186,6 +186,10 @@ def test_bad_input(exported: tuple[str, str], tmp_path: Path, capsys: pytest.Cap
     uri, folder = exported
     rows = tiny_run.data(uri, "test.jsonl")
     plain = new_rows(tmp_path / "plain.jsonl", ["good it"])
+    several = str(tmp_path / "several.jsonl")
+    Path(several).write_text(
+        '{"export": "one", "id": "row-0", "label": "yes", "probabilities": {"no": 0.1, "yes": 0.9}}\n'
+    )
     damaged, before = tmp_path / "damaged", tmp_path / "before"
     for copy in (damaged, before):
         shutil.copytree(folder, copy)
@@ -196,6 +200,7 @@ def test_bad_input(exported: tuple[str, str], tmp_path: Path, capsys: pytest.Cap
         ((folder,), "give --rows FILE, or --answers FILE that `steadytune predict` wrote"),
         ((folder, "--answers", rows, "--labels"), "--labels needs --rows"),
         ((folder, "--rows", f"{rows}x"), 'jsonlx" does not exist. Did you mean "test.jsonl"?'),
+        ((folder, "--answers", several), "holds the answers of several exports (column export)"),
         ((folder, "--answers", plain), "has no column label, so `steadytune predict` did not write it"),
         ((folder, "--rows", plain, "--labels"), 'label = "label" is no column of'),
         ((str(damaged), "--rows", rows), "reference.json: is not what export writes ('format')"),
