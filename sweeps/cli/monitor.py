@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sweeps.cli.options import BaseOption, DtypeOption, ExportArgument, TrustOption
 from sweeps.cli.panels import RESULTS
-from sweeps.cli.results import Dtype
 from sweeps.export.find import check_exists
 from sweeps.run_folder.find import did_you_mean
 from sweeps.study.overlay import StudyError
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def monitor_command(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that export wrote.")],
+    folder: ExportArgument,
     rows: Annotated[
         str | None, typer.Option(metavar="FILE", help="New rows, which are asked in several test wordings.")
     ] = None,
@@ -32,15 +32,9 @@ def monitor_command(
     margin: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="The smallest difference that matters, as a fraction of 1.")
     ] = 0.15,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The base model, if its path has changed since training.")
-    ] = None,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Compute the base model in this type. Default: the one of training.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with the base model, if it needs it.")
-    ] = False,
+    base: BaseOption = None,
+    dtype: DtypeOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Say whether new rows are answered as the study's were (exit code 1: they are not)."""
     check_exists(folder)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sweeps.cli.options import RunArgument
+from sweeps.cli.options import BaseOption, DtypeOption, RunArgument, TrustOption
 from sweeps.cli.panels import RESULTS
 from sweeps.export.find import check_exists
 from sweeps.live.opening import Opening
@@ -116,9 +116,7 @@ def export_command(
     dtype: Annotated[
         WrittenDtype | None, typer.Option(help="Of merged weights. Default: that of the base model's files.")
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The base model, if its path has changed since training.")
-    ] = None,
+    base: BaseOption = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this new repository of the hub.")
     ] = None,
@@ -131,11 +129,6 @@ def export_command(
     written = dtype.value if dtype else None
     say = functools.partial(typer.echo, err=True)
     typer.echo(export(folder, trial, to, merge=merge, dtype=written, base=base, push=push, public=public, say=say))
-
-
-class Dtype(enum.StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 def predict_command(
@@ -159,12 +152,8 @@ def predict_command(
         str | None,
         typer.Option(metavar="TEXT", help="Another prompt, such as '{{ text }} Is it?', or the id of a train prompt."),
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The base model, if its path has changed since training.")
-    ] = None,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Compute the base model in this type. Default: the one of training.")
-    ] = None,
+    base: BaseOption = None,
+    dtype: DtypeOption = None,
     threshold: Annotated[
         str | None,
         typer.Option(
@@ -172,9 +161,7 @@ def predict_command(
             help="Of two labels: the second one's probability above which it is the answer. Default: .5.",
         ),
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with the base model, if it needs it.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="With a folder as --out: models in memory. Default: one for each GPU, else one."),

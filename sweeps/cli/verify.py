@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sweeps.cli.options import BaseOption, DtypeOption, ExportArgument, TrustOption
 from sweeps.cli.panels import RESULTS
-from sweeps.cli.results import Dtype
 from sweeps.export.find import check_exists
 from sweeps.live.opening import Opening
 from sweeps.run_folder.find import did_you_mean
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify_command(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that export wrote.")],
+    folder: ExportArgument,
     url: Annotated[
         str, typer.Option(metavar="URL", help="The server's OpenAI-compatible address, as http://127.0.0.1:8000/v1.")
     ],
@@ -41,15 +41,9 @@ def verify_command(
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="A difference of probabilities up to which it may be rounding.")
     ] = 0.1,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The base model, if its path has changed since training.")
-    ] = None,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Compute the base model in this type. Default: the one of training.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with the base model, if it needs it.")
-    ] = False,
+    base: BaseOption = None,
+    dtype: DtypeOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Compare a server's answers with those of the adapter that it serves."""
     check_exists(folder)
