@@ -77,6 +77,19 @@ def test_the_merged_weights_answer_as_predict_does(chat: Served, tmp_path: Path)
     assert {r["label"] for r in records} == {"no", "yes"}
 
 
+def test_an_export_of_merged_weights_is_verified_as_it_is_served(chat: Served, tmp_path: Path) -> None:
+    trial = json.loads(Path(chat.export, "template.json").read_text())["trial_id"]
+    folder = export(chat.run, trial, str(tmp_path / "model"), merge=True)
+    served_model = chat._replace(export=folder)
+    with served_models.serving(served_models.WithProbabilities(Path(folder))) as url:
+        code, said = verified(served_model, Path("adapter"), url)
+    assert code == 0, said
+    assert "largest difference 0.0000" in said
+    code, said = verified(served_model, chat.base)
+    assert code == 1, said
+    assert "verified: the server" not in said
+
+
 def test_a_plain_template_is_asked_as_a_text_to_go_on_with(plain: Served) -> None:
     code, said = verified(plain, plain.merged)
     assert code == 0, said
