@@ -35,6 +35,8 @@ def next_step(evidence: Evidence) -> str:
 
 @dataclass(frozen=True)
 class Advice:
+    """What to do next, in words, and the command that does it."""
+
     text: str
     command: str
 

@@ -164,7 +164,7 @@ def notes(table: pa.Table, study: Study) -> Iterator[str]:
             "log-probabilities. The vote has its answers; probabilities and calibrated are of plain log-probabilities."
         )
     if len({r["configuration"] for r in rows if not r["base"]}) == MOST:
-        yield f"Of a larger study these are the first {MOST} of tables/robustness, and the base model."
+        yield f"At most {MOST} configurations are here, the first of tables/robustness, and the base model."
     if rows and not any(r["base"] for r in rows):
         yield "The base model is not here: an arm with `steps: 0` adds it (arms in the study file)."
 

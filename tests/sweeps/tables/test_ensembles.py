@@ -73,7 +73,7 @@ def test_of_many_configurations_the_best_are_asked_and_the_base_model(
     table = ensembles.ensembles(run)
     assert set(table.column("trial_id").to_pylist()) == {first, "bb"}
     assert any(
-        note.startswith("Of a larger study these are the first 1 of") for note in ensembles.notes(table, run.study)
+        note.startswith("At most 1 configurations are here, the first of") for note in ensembles.notes(table, run.study)
     )
 
 
