@@ -6,6 +6,7 @@ Reads ``trials.parquet``, ``tables/trials.parquet``, score files and ``prompts/`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,10 @@ from sweeps.run_folder.columns import SEARCH
 from sweeps.run_folder.prompts import kept_prompts
 from sweeps.run_folder.reading import RunFolder
 from sweeps.statistics import intervals as st
-from sweeps.statistics.prompt_tests import std_test, worst_prompt_test
-from sweeps.statistics.tails import heavy_tails
 from sweeps.study.study import Study
 from trainer.measure import metrics
 from trainer.measure.grid import Floats, Grid
-from trainer.trial import AXES, SAME, Trial, digest
+from trainer.trial import AXES, SAME, Trial
 
 _NOT_SPLIT = ("arm", "pool", "steps", "seed")  # an arm sets its pool and steps; seeds are repeats
 
@@ -38,7 +37,7 @@ class Result:
     trials: int
     train_prompts: int
     prompts: tuple[str, ...]  # of the test pool
-    cells: Floats  # [P, R] metric per test prompt and row, averaged over seeds
+    by_seed: Floats  # [S, P, R] metric per seed, test prompt and row
     stats: Mapping[str, float]  # mean, std, std_corrected, min, top, top_low, … averaged over seeds
     epochs: float
     tokens: float  # of one trial in training
@@ -46,6 +45,12 @@ class Result:
     test_seconds: float  # for scoring the whole test grid
     new_tokens: float | None  # mean per answer; None where labels were compared
     parse_failures: float
+
+    @functools.cached_property
+    def cells(self) -> Floats:
+        """[P, R] averaged over seeds."""
+        found: Floats = self.by_seed.mean(axis=0)
+        return found
 
     @property
     def per_prompt(self) -> Floats:
@@ -67,17 +72,6 @@ class Result:
     @property
     def paft(self) -> bool:
         return self.plain and self.train_prompts > 1 and self.trial.optimization.steps > 0
-
-
-@dataclass(frozen=True)
-class Change:
-    """A difference between two arms on the same prompts and rows, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    p: float  # that there is none; NaN where too few prompts allow no test
-    heavy_tails: bool  # a few prompts lie far from the rest, so interval and p-value do not hold
 
 
 def results(run: RunFolder) -> list[Result]:
@@ -117,7 +111,7 @@ def _result(run: RunFolder, name: str, arm: str, rows: Sequence[Mapping[str, Any
         trials=len(rows),
         train_prompts=len(kept) if kept else 0,
         prompts=tuple(grid.prompts),
-        cells=np.mean([metrics.cells(s[0], study.task.metric) for s in same], axis=0),
+        by_seed=np.array([metrics.cells(s[0], study.task.metric) for s in same]),
         stats=stats,
         epochs=_epochs(study, arm, trial.optimization.steps),
         tokens=float(np.mean([r["tokens"] or 0 for r in rows])),
@@ -156,47 +150,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-# between arms -----------------------------------------------------------------------------------------------------
-
-
-def comparable(a: Result, b: Result) -> bool:
-    return a.prompts == b.prompts and a.cells.shape == b.cells.shape
-
-
-def changes(a: Result, b: Result) -> dict[str, Change]:
-    """``a`` minus ``b`` in mean, std and worst prompt. The mean's interval and p-value are the paired bootstrap-t of
-    the tables. The other intervals are percentiles of a two-way bootstrap that draws the same prompts and rows for
-    both, and their p-values have tests of their own (``sweeps.statistics.prompt_tests``)."""
-    seed = pair_seed(a)
-    mean, p = st.difference(a.cells, b.cells, seed, a.limits)
-    drawn = st.resamples(*a.cells.shape, seed)
-    x, y = (st.replicate(r.cells, drawn).stretched for r in (a, b))
-    ddof = min(1, x.shape[1] - 1)
-    u, v = a.per_prompt, b.per_prompt
-    gap_tails = heavy_tails(u - v)
-    any_tails = gap_tails or heavy_tails(u) or heavy_tails(v)
-
-    def change(of_a: float, of_b: float, redrawn: Floats, limits: st.Limits, p: float) -> Change:
-        low, high = np.quantile(redrawn, [(1 - st.LEVEL) / 2, (1 + st.LEVEL) / 2])
-        found = limits.within(st.Estimate(of_a - of_b, float(low), float(high)))
-        return Change(found.value, found.low, found.high, p, any_tails)
-
-    def std(values: Floats) -> Floats:
-        found: Floats = values.std(axis=-1, ddof=ddof)
-        return found
-
-    of_std = st.minus(st.spread_limits(x.shape[1], a.limits))
-    p_std, p_min = std_test(a.cells, b.cells, seed), worst_prompt_test(a.cells, b.cells, seed)
-    return {
-        "mean": Change(mean.value, mean.low, mean.high, p, gap_tails),
-        "std": change(float(std(u)), float(std(v)), std(x) - std(y), of_std, p_std),
-        "min": change(float(u.min()), float(v.min()), x.min(axis=1) - y.min(axis=1), st.minus(a.limits), p_min),
-    }
-
-
-def pair_seed(result: Result) -> int:
-    """Depends on the prompts and the shape alone, so that all arms of one grid have the same resamples."""
-    return int(digest([result.prompts, list(result.cells.shape)])[:8], 16)
+# which of them ----------------------------------------------------------------------------------------------------
 
 
 def is_base(result: Result) -> bool:

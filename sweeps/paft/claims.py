@@ -15,17 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.paft.arm_results import (
-    Change,
-    Result,
-    changes,
-    comparable,
-    distinct,
-    is_base,
-    largest_pool,
-    pair_seed,
-    reference_arm,
-)
+from sweeps.paft.arm_results import Result, distinct, is_base, largest_pool, reference_arm
+from sweeps.paft.changes import Change, SeedLuck, changes, comparable, mean_change, seed_luck
 from sweeps.statistics import intervals as st
 from sweeps.statistics.tails import heavy_tails
 
@@ -60,15 +51,16 @@ def claims(found: Sequence[Result]) -> list[dict[str, Any]]:
     if pool is None:
         return []
     singles = [r for r in found if r.plain and r.train_prompts == 1 and not is_base(r) and comparable(pool, r)]
-    family = [f for one in singles for f in _against(pool, one)] + _draws_hardly_matter(pools, pool)
+    luck = seed_luck(found)
+    family = [f for one in singles for f in _against(pool, one, luck)] + _draws_hardly_matter(pools, pool, luck)
     known = [f for f in family if math.isfinite(f.change.p)]
     corrected = iter(st.holm([f.change.p for f in known]))
     return [_row(f, next(corrected) if math.isfinite(f.change.p) else math.nan) for f in family]
 
 
-def _against(pool: Result, one: Result) -> list[PaperFinding]:
+def _against(pool: Result, one: Result, luck: SeedLuck) -> list[PaperFinding]:
     """What training on a pool does against training on one prompt."""
-    gap, found = changes(pool, one), []
+    gap, found = changes(pool, one, luck), []
     for name, says, sign in _SAYS:
         low, high = gap[name].low, gap[name].high
         above, below = low > 0, high < 0
@@ -77,7 +69,7 @@ def _against(pool: Result, one: Result) -> list[PaperFinding]:
     return found
 
 
-def _draws_hardly_matter(pools: Sequence[Result], pool: Result) -> list[PaperFinding]:
+def _draws_hardly_matter(pools: Sequence[Result], pool: Result, luck: SeedLuck) -> list[PaperFinding]:
     """Whether K changes the mean by less than ``MARGIN``. Best and worst are chosen by the same scores, so the finding
     holds where it does for every pair, and fails where it does for one after correction for all pairs."""
     longest = [r for r in pools if r.epochs == pool.epochs and comparable(r, pool)]
@@ -86,13 +78,12 @@ def _draws_hardly_matter(pools: Sequence[Result], pool: Result) -> list[PaperFin
     ranked = sorted(longest, key=lambda r: -r.stats["mean"])
     first, last = ranked[0], ranked[-1]
     pairs = list(itertools.combinations(ranked, 2))
-    # of the gap less the margin
-    tests = [st.difference(a.cells - MARGIN, b.cells, pair_seed(a), a.limits) for a, b in pairs]
+    tests = [mean_change(a, b, luck, less=MARGIN) for a, b in pairs]
     wide = [i for i, (gap, _) in enumerate(tests) if gap.value > 0]
     decides = min(wide, key=lambda i: tests[i][1]) if wide else max(range(len(pairs)), key=lambda i: tests[i][1])
     p = min(1.0, tests[decides][1] * (len(pairs) if wide else 1))
     tails = heavy_tails(pairs[decides][0].per_prompt - pairs[decides][1].per_prompt)
-    found, _ = st.difference(first.cells, last.cells, pair_seed(first), first.limits)
+    found, _ = mean_change(first, last, luck)
     change = Change(found.value, found.low, found.high, p, tails)
     claim = f"K hardly matters (within {100 * MARGIN:g} points): {first.name} against {last.name}"
     return [PaperFinding(claim, change, supports=found.high < MARGIN, opposes=found.low > MARGIN)]

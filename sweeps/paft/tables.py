@@ -20,16 +20,8 @@ import pyarrow as pa
 
 from sweeps.display.table_files import markdown_rows, markdown_text, tex, write_table
 from sweeps.display.text import HEAVY_TAILS, metric_unit, unseen
-from sweeps.paft.arm_results import (
-    Change,
-    Result,
-    changes,
-    comparable,
-    distinct,
-    is_base,
-    largest_pool,
-    reference_arm,
-)
+from sweeps.paft.arm_results import Result, distinct, is_base, largest_pool, reference_arm
+from sweeps.paft.changes import Change, changes, comparable, seed_luck
 from sweeps.paft.claims import ALPHA, claims
 from sweeps.run_folder.prompts import kept_usage
 from sweeps.run_folder.timing import Timing
@@ -69,12 +61,12 @@ def tables(found: Sequence[Result], study: Study, store: Store, timing: Timing) 
 
 def main_table(found: Sequence[Result], study: Study) -> Rows:
     """A row for each arm. Arms that are one trial share its comparison, which is one in the correction."""
-    reference = reference_arm([r for r in found if r.paft])
+    reference, luck = reference_arm([r for r in found if r.paft]), seed_luck(found)
     compared: dict[str, dict[str, Any]] = {}  # by trial
     family: list[tuple[dict[str, Any], str, Change]] = []
     for r in distinct(found):
         if reference is not None and r.trial.id != reference.trial.id and comparable(r, reference):
-            gap = changes(r, reference)["mean"]
+            gap = changes(r, reference, luck)["mean"]
             told = {f"minus_{reference.arm}": gap.value, "low": gap.low, "high": gap.high, "p": gap.p, "p_holm": None}
             compared[r.trial.id] = told
             family.append((told, "p_holm", gap))
@@ -104,7 +96,7 @@ def best(found: Sequence[Result]) -> Rows:
     if len(ranked) < 2 or not comparable(*ranked[:2]):
         return []
     first, second = ranked[:2]
-    gap = changes(first, second)
+    gap = changes(first, second, seed_luck(found))
     rows = [{"arm": r.name, **_numbers(r)} for r in (first, second)]
     top = first.stats.get("top", 0.0) - second.stats.get("top", 0.0)
     better = {"arm": "improvement", **{n: gap[n].value for n in ("mean", "std", "min")}, "top": top}
@@ -226,6 +218,11 @@ def cell(name: str, value: Any) -> str:
 def notes(found: Sequence[Result], study: Study, timing: Timing) -> list[str]:
     size = " x ".join(map(str, found[0].cells.shape))
     seeds = sorted({r.trials for r in found})
+    speaks = (
+        "intervals and p-values of differences are for other seeds, too, so verdicts speak of the arms"
+        if seed_luck(found).known
+        else "intervals and p-values do not include the variation between seeds, so verdicts speak of these fine-tunes"
+    )
     said = [
         f"Test grid: {size} (prompts x rows), {study.task.metric}. {metric_unit(study.task.metric).capitalize()} here, "
         "fractions of 1 in csv and parquet.",
@@ -233,8 +230,7 @@ def notes(found: Sequence[Result], study: Study, timing: Timing) -> list[str]:
         f"prompts (top) counts those above {100 * study.tables.thresholds[0]:g} %.",
         "Intervals (low and high): 95 %, for new prompts and rows, paired. All arms were trained on the same number of "
         "sequences per step; tokens and seconds are the cost of each.",
-        f"Trials per arm: {', '.join(map(str, seeds))}. Trials of an arm that differ in their seed are averaged; the "
-        "intervals do not include the variation between seeds, so p-values and verdicts speak of these fine-tunes.",
+        f"Trials per arm: {', '.join(map(str, seeds))}; those that differ in their seed are averaged; {speaks}.",
         "Corrected p-values (p_holm): after Holm's correction over all comparisons of a table. A finding holds or does "
         f"not hold where it is below {ALPHA:g} and the interval lies on one side; otherwise it is undecided.",
         unseen(found[0].cells.shape[0]),

@@ -19,12 +19,12 @@ from tiny_run import LABELLED, PLAIN, make_run
 
 from sweeps.paft import arm_results, figures, report, tables
 from sweeps.paft.arm_results import Result
+from sweeps.paft.changes import ONE_SEED, changes
 from sweeps.paft.claims import claims
 from sweeps.plan.cost import count_trials, mean_steps
 from sweeps.prompts.usage import COLUMNS
 from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.timing import Timing
-from sweeps.statistics.intervals import SHARE, Limits
 from sweeps.study.load import load_study, resolved
 from sweeps.study.overlay import StudyError, dump_yaml
 from sweeps.study.shipped import study_path
@@ -333,7 +333,7 @@ def test_densities_are_drawn_as_the_paper_draws_them(run: tuple[str, dict[str, t
     assert curve.values == tuple(values)
     found = arm_results.results(RunFolder(Store.open(run[0])))
     spread = {
-        name: dataclasses.replace(found[0], arm=name, name=name, cells=np.random.default_rng(i).random((20, 30)))
+        name: dataclasses.replace(found[0], arm=name, name=name, by_seed=np.random.default_rng(i).random((1, 20, 30)))
         for i, name in enumerate(("base", "user", "paft", "zopo"))
     }
     study = RunFolder(Store.open(run[0])).study
@@ -345,7 +345,7 @@ def test_densities_are_drawn_as_the_paper_draws_them(run: tuple[str, dict[str, t
     assert {row["line"] for row in rows[0] if "name" in row} == {"base", "user", "paft"}
     assert {row["line"] for row in rows[1] if "name" in row} == {"user", "paft", "zopo"}
     assert sum("name" in row for row in rows[1]) == 3 * 20
-    alike = dataclasses.replace(spread["base"], cells=np.ones((20, 30)))
+    alike = dataclasses.replace(spread["base"], by_seed=np.ones((1, 20, 30)))
     few = figures.figures([alike, spread["user"]], study, [], [])
     assert [f.name for f in few] == ["arm-distribution"]
 
@@ -424,7 +424,7 @@ def with_cells(like: Result, name: str, cells: np.ndarray[Any, Any], pool: int, 
     data = dataclasses.replace(like.trial.data, train_prompts=name)
     trial = dataclasses.replace(like.trial, draw=t.Draw(every=every), data=data)
     return dataclasses.replace(
-        like, name=name, arm=name, trial=trial, train_prompts=pool, prompts=prompts, cells=cells, stats=stats
+        like, name=name, arm=name, trial=trial, train_prompts=pool, prompts=prompts, by_seed=cells[None], stats=stats
     )
 
 
@@ -541,28 +541,10 @@ def test_intervals_of_std_differences_cover_the_truth_about_as_often_as_they_say
         for _ in range(2):
             chance = np.clip(rng.normal(0.7, 0.08, 20), 0.02, 0.98)
             pair.append((rng.random((20, 200)) < chance[:, None]).astype(float))
-        a, b = (fake_cells(x) for x in pair)
-        change = arm_results.changes(a, b)["std"]
+        a, b = (fake(run, name, x, 1) for name, x in zip("ab", pair, strict=True))
+        change = changes(a, b, ONE_SEED)["std"]
         outside += not change.low <= 0 <= change.high
     assert outside <= 9
-
-
-@dataclasses.dataclass(frozen=True)
-class Bare:
-    """What ``changes`` reads of a result."""
-
-    cells: np.ndarray[Any, Any]
-    prompts: tuple[str, ...]
-    limits: Limits = SHARE
-
-    @property
-    def per_prompt(self) -> np.ndarray[Any, Any]:
-        found: np.ndarray[Any, Any] = self.cells.mean(axis=1)
-        return found
-
-
-def fake_cells(cells: np.ndarray[Any, Any]) -> Any:
-    return Bare(cells, tuple(f"p{i}" for i in range(len(cells))))
 
 
 def test_cells_of_tables_are_written_for_people() -> None:
