@@ -42,6 +42,7 @@ MOST_STRETCH = 4.0  # times a t quantile: where nearly all cells are alike, repl
 FEW_PROMPTS = 4  # with fewer prompts they are not resampled; t quantiles on the analysis of variance are used
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 _BLOCK = 4_000_000  # cells of row counts in memory as floats at once
+_KEPT = 8_000_000  # row counts that are kept as floats: 32 MB
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Resamples:
 
     prompts: Ints  # [B, P] indices of the prompts drawn
     counts: NDArray[np.float32]  # [B, P] how often every prompt was drawn
-    rows: NDArray[np.uint8]  # [B, R] how often every row was drawn
+    rows: NDArray[np.float32] | NDArray[np.uint8]  # [B, R] how often every row was drawn
     stretch: Floats  # [B] sqrt((P-1)/chi2 with P-1 degrees of freedom); 1 with one prompt
 
 
@@ -112,7 +113,8 @@ def resamples(n_prompts: int, n_rows: int, seed: int = 0, replicates: int = REPL
     prompts = rng.integers(0, n_prompts, (replicates, n_prompts))
     df = n_prompts - 1
     stretch = np.sqrt(df / rng.chisquare(df, replicates)) if df else np.ones(replicates)
-    rows = np.empty((replicates, n_rows), np.uint8)
+    # products need float32, and converting for each of many trials costs as much as a product; unless it fills memory
+    rows: Any = np.empty((replicates, n_rows), np.float32 if replicates * n_rows <= _KEPT else np.uint8)
     for part in _blocks(replicates, n_rows):
         b = part.stop - part.start
         at = rng.integers(0, n_rows, (b, n_rows)) + np.arange(b)[:, None] * n_rows
@@ -154,7 +156,7 @@ def replicate(cells: Floats, drawn: Resamples, redraw: bool = True) -> Replicate
     b_total = len(drawn.rows)
     t, per_prompt = np.empty(b_total), np.empty((b_total, p))
     for part in _blocks(b_total, r):
-        w = drawn.rows[part].astype(np.float32)
+        w = drawn.rows[part].astype(np.float32, copy=False)
         at, c = drawn.prompts[part], drawn.counts[part].astype(np.float64)
         sums = w @ both.T  # [b, 2 P]
         means = np.divide(sums[:, :p], r, dtype=np.float64)  # prompts on the replicate's rows

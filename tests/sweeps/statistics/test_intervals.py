@@ -152,7 +152,7 @@ def test_replicate_by_matrix_products_equals_the_resampled_grid() -> None:
     cells, drawn = draw(np.random.default_rng(1), 6, 40, HIGH), st.resamples(6, 40, 0, 20)
     found, fit = st.replicate(cells, drawn), two_way(cells)
     for b in range(20):
-        again = two_way(cells[drawn.prompts[b]][:, np.repeat(np.arange(40), drawn.rows[b])])
+        again = two_way(cells[drawn.prompts[b]][:, np.repeat(np.arange(40), drawn.rows[b].astype(int))])
         assert found.t[b] == pytest.approx((again.mean - fit.mean) / math.sqrt(again.var_mean), rel=1e-4, abs=1e-5)
 
 
