@@ -23,7 +23,10 @@ from sweeps.cli.panels import PANELS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "build" / "pages"
-COPIED = ("*.md", "LICENSE", "docs/*.*", "docs/images/*", "docs/site/*.js", "benchmarks/*.md", "benchmarks/results/*")
+COPIED = (
+    "*.md", "LICENSE", "docs/*.*", "docs/images/*", "docs/site/*.js", "benchmarks/*.md", "benchmarks/results/*.*",
+    "benchmarks/results/*/*.yaml", "benchmarks/results/*/*/*/figures/*.svg",
+)  # fmt: skip
 CAPTIONS = {  # the picture of a section of report.html -> what it shows; in the order of the report
     "verdict": "The winner with its interval and its worst wording, the runner-up, and the command that exports it.",
     "map": "Each configuration under each test prompt, the winner first. A cell opens its wording and the flips.",
