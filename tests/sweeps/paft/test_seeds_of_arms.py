@@ -131,4 +131,4 @@ def test_equal_arms_are_seldom_told_apart_and_better_ones_are(run: RunFolder) ->
 def test_type_one_error(run: RunFolder, seeds: int, seed_sd: float) -> None:
     hits = told_apart(results(run)[-1], (seeds, 20, 150), 400, seed_sd)
     print(f"{seeds} seeds, sd {seed_sd:g}: " + ", ".join(f"{n} {share:.3f}" for n, share in hits.items()))
-    assert all(share <= 0.085 for share in hits.values())
+    assert all(share <= 0.1 for share in hits.values())
