@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from study_command import ROOT
 
+from sweeps.run_folder.reading import RunFolder
 from sweeps.run_folder.trials_file import TRIALS_FILE, driver_state, study_checksum, trial_rows, write_trials
 from trainer.data.pools import load_pool
 from trainer.store import Store
@@ -43,8 +44,9 @@ def keep(run: Path, results: Path, name: str, ours: Collection[Path]) -> None:
     for file in OF_A_RUN:
         if source.exists(file):
             (to / file).write_text(_from_checkout(source.read(file).decode()))
+    reader = RunFolder(source)
     for trial in [row["trial_id"] for row in rows]:
-        for pool in ("dev", "test"):
+        for pool in reader.pools(trial):
             for rung in source.rungs(trial, pool):
                 found = source.load_scores(trial, rung, pool)
                 if found is not None and target.load_scores(trial, rung, pool) is None:
