@@ -78,7 +78,12 @@ def comparable(a: Result, b: Result) -> bool:
 
 def mean_change(a: Result, b: Result, luck: SeedLuck, less: float = 0.0) -> tuple[st.Estimate, float]:
     """The mean of ``a`` minus that of ``b`` minus ``less``, and the p-value that this is 0."""
-    return sd.mean_test([a.by_seed - less, b.by_seed], luck.mean, pair_seed(a), a.limits)
+    return sd.mean_test([_fine_tunes(a) - less, _fine_tunes(b)], luck.mean, pair_seed(a), a.limits)
+
+
+def _fine_tunes(result: Result) -> Floats:
+    """[S, P, R]. The base model has no luck of a seed, which as many equal fine-tunes say as speak for themselves."""
+    return np.repeat(result.by_seed[:1], sd.POOLED + 1, axis=0) if is_base(result) else result.by_seed
 
 
 def changes(a: Result, b: Result, luck: SeedLuck) -> dict[str, Change]:
@@ -88,7 +93,8 @@ def changes(a: Result, b: Result, luck: SeedLuck) -> dict[str, Change]:
     gap_tails = heavy_tails(u - v)
     any_tails = gap_tails or heavy_tails(u) or heavy_tails(v)
     drawn = st.resamples(*a.cells.shape, pair_seed(a))
-    x, y = ([st.replicate(one, drawn).stretched for one in r.by_seed] for r in (a, b))
+    each_a, each_b = _fine_tunes(a), _fine_tunes(b)
+    x, y = ([st.replicate(one, drawn).stretched for one in each] for each in (each_a, each_b))
 
     def of_fine_tunes(
         values: Callable[[Floats], Floats],
@@ -98,7 +104,7 @@ def changes(a: Result, b: Result, luck: SeedLuck) -> dict[str, Change]:
         noise: float = 0.0,
     ) -> Change:
         """``noise``: of the difference, which does not count in its p-value."""
-        of_a, of_b = values(a.by_seed), values(b.by_seed)
+        of_a, of_b = values(each_a), values(each_b)
         value = float(of_a.mean() - of_b.mean())
         again_a, again_b = (np.array([values(one) for one in drawn_of]) for drawn_of in (x, y))  # [S, B]
         redrawn = again_a.mean(axis=0) - again_b.mean(axis=0)

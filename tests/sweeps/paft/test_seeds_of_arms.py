@@ -105,6 +105,23 @@ def test_std_and_worst_prompt_are_those_of_one_fine_tune(run: RunFolder) -> None
     assert found["min"].value == pytest.approx(0.8 - 0.5)
 
 
+def test_the_base_model_has_no_luck_of_a_seed(run: RunFolder) -> None:
+    """Whether it was scored once or under every seed, a difference to it has the luck of the other arm alone."""
+    base, rng = next(r for r in results(run) if r.arm == "base"), np.random.default_rng(4)
+    once = dataclasses.replace(
+        base, prompts=tuple(f"p{i}" for i in range(12)), by_seed=(rng.random((1, 12, 60)) < 0.5).astype(float)
+    )
+    thrice = dataclasses.replace(once, by_seed=np.repeat(once.by_seed, 3, axis=0))
+    level = np.array([0.6, 0.9, 0.8])[:, None, None]
+    tuned = arm(results(run)[-1], "paft", (rng.random((3, 12, 60)) < level).astype(float))
+    luck = seed_luck([once, tuned])
+    both = [changes(tuned, other, luck) for other in (once, thrice)]
+    assert all(dataclasses.astuple(both[0][n]) == pytest.approx(dataclasses.astuple(both[1][n])) for n in both[0])
+    alone, _ = sd.mean_test([tuned.by_seed], sd.NO_SEEDS)
+    found = changes(tuned, once, luck)["mean"]
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.15)
+
+
 def test_the_luck_of_seeds_is_no_finding(run: RunFolder) -> None:
     """Arms that differ as their seeds do: of one fine-tune each a difference is shown, of arms it is not."""
     like, rng = results(run)[-1], np.random.default_rng(1)
