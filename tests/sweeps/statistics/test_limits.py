@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.paft.arm_results import changes
+from sweeps.paft.changes import ONE_SEED, SeedLuck, changes
 from sweeps.staged.compare import DevScores, gap, pseudo_values
 from sweeps.statistics import intervals as iv
+from sweeps.statistics import seeds as sd
 from trainer.measure.grid import Grid
 from trainer.measure.metrics import cells, grid_objective, least_rows
 
@@ -53,15 +56,25 @@ def test_intervals_of_any_small_grid_are_inside(p: int, r: int, share: float, se
 
 def test_differences_between_arms_and_between_candidates_are_inside() -> None:
     class Arm:
-        def __init__(self, cells: np.ndarray) -> None:
-            self.cells, self.prompts, self.per_prompt = cells, tuple("abcd"), cells.mean(axis=1)
-            self.limits = iv.SHARE
+        trial = SimpleNamespace(optimization=SimpleNamespace(steps=1))
+        prompts, limits = tuple("abcd"), iv.SHARE
 
-    found = changes(Arm(FAR), Arm(1.0 - FAR[::-1]))  # type: ignore[arg-type]
-    assert inside(found["mean"], -1, 1)
-    assert inside(found["min"], -1, 1)
-    width = iv.spread_limits(4).high
-    assert inside(found["std"], -width, width)
+        def __init__(self, *seeds: np.ndarray) -> None:
+            self.by_seed = np.array(seeds)
+            self.cells = self.by_seed.mean(axis=0)
+            self.per_prompt = self.cells.mean(axis=1)
+
+    wide = sd.Component(1.0, 1.0)
+    several = Arm(FAR, FAR[::-1], FAR), Arm(1.0 - FAR, 1.0 - FAR, FAR)
+    for arms, luck in (
+        ((Arm(FAR), Arm(1.0 - FAR[::-1])), ONE_SEED),
+        (several, SeedLuck(sd.SeedVariance(wide, wide), wide, wide)),
+    ):
+        found = changes(*arms, luck)  # type: ignore[arg-type]
+        assert inside(found["mean"], -1, 1)
+        assert inside(found["min"], -1, 1)
+        width = iv.spread_limits(4).high
+        assert inside(found["std"], -width, width)
 
     def scores(values: np.ndarray) -> DevScores:
         right = values.astype(bool)
