@@ -98,4 +98,4 @@ def trials_of(results: Path, name: str) -> int:
 
 def _from_checkout(text: str) -> str:
     """``text`` with paths of this machine as paths from the checkout."""
-    return text.replace(f"{ROOT}/", "").replace(str(ROOT.parent), "..")
+    return text.replace(f"{ROOT}/", "").replace(f"{ROOT.parent}/", "../")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import yaml
 from real_tasks import present
-from study_command import ROOT, need
+from smollm2 import smollm2
+from study_command import ROOT
 
 OUT = ROOT / "runs" / "real"
 MODEL = OUT / "smollm2"
@@ -18,12 +17,8 @@ _LITERAL = re.compile(r"\{\{\s*\"([^\"]*)\"\s*\}\}")  # PromptSource writes {{"y
 
 
 def make_model() -> None:
-    """Write the model into ``MODEL``, which the studies name."""
-    script = ROOT.parent / "shared" / "models" / "smollm2.py"
-    need(script)
-    if not (MODEL / "config.json").exists():
-        MODEL.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, str(script), str(MODEL)], check=True, stdout=subprocess.DEVNULL)
+    """Write the model into ``MODEL``, which the studies name; what is there stays."""
+    smollm2(MODEL)
 
 
 def write_test_pool(to: Path, own: Path, others: dict[str, str]) -> None:
