@@ -1,6 +1,6 @@
 """The results of a study's training arms, from its run folder: accuracy under the test prompts, and cost.
 
-Trials of an arm that differ in their seed alone are averaged. Where other axes vary, an arm has several results.
+Trials of an arm that differ in their seed alone are one result. Where other axes vary, an arm has several results.
 Reads ``trials.parquet``, ``tables/trials.parquet``, score files and ``prompts/``: no torch, no ray.
 """
 
@@ -29,7 +29,7 @@ _NOT_SPLIT = ("arm", "pool", "steps", "seed")  # an arm sets its pool and steps;
 
 @dataclass(frozen=True)
 class Result:
-    """One arm at one setting of the other axes, averaged over ``trials`` seeds. Shares are fractions of 1."""
+    """One arm at one setting of the other axes, with ``trials`` seeds. Shares are fractions of 1."""
 
     name: str  # the arm, with the values of other axes that vary
     arm: str
