@@ -9,17 +9,14 @@ one of that page, which was committed before the study ran.
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from claim_table import FALLS, HARDLY, MARGIN, RISES, Claim, corrected, write
 from kept_run import restored, trials_of
 from study_command import ROOT
 
-from sweeps.display.table_files import markdown_rows
 from sweeps.paft.arm_results import Result, results
 from sweeps.paft.changes import Change, SeedLuck, changes, mean_change, pair_seed, seed_luck
 from sweeps.run_folder.reading import RunFolder
@@ -34,42 +31,17 @@ from trainer.store import Store
 RESULTS = ROOT / "benchmarks" / "results" / "paft"
 DATA = ("sst2", "edos")
 SINGLE = ("user", "top_accuracy", "batprompt", "zopo")  # arms on one prompt
-ALPHA, MARGIN = 0.05, 0.03
 FASTER = 1.1  # a ratio from which on an arm is called faster
 # of the paper, points, averaged over its five tasks: K = 4, T = 3 less the arm
 PAPER_MEAN = {"user": "+5.6", "top_accuracy": "+7.2", "batprompt": "+5.9", "zopo": "+4.1"}
 PAPER_STD = {"user": "-3.4", "top_accuracy": "-2.3", "batprompt": "-2.2", "zopo": "-2.3"}
 PAPER_FASTER = {"base": 3.25, "user": 4.66}
-HEAD = ("claim", "data", "comparison", "paper", "ours", "low", "high", "p", "p_holm", "verdict")
-
-
-@dataclass
-class Claim:
-    claim: str
-    data: str
-    comparison: str
-    paper: str
-    change: Change
-    sign: int  # of the difference that the claim names; 0: it hardly matters
-    p_holm: float = math.nan
-
-    @property
-    def verdict(self) -> str:
-        low, high = self.change.low, self.change.high
-        if self.change.heavy_tails or not self.p_holm < ALPHA:
-            return "undecided"
-        if not self.sign:
-            return "confirmed" if max(high, -low) < MARGIN else "refuted" if min(high, -low) < -MARGIN else "undecided"
-        return "confirmed" if (low if self.sign > 0 else -high) > 0 else "refuted"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the tables go")
-    lines = claims(RESULTS)
-    with (parser.parse_args().out / "claims.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEAD, *lines])
-    print("\n".join(markdown_rows(list(HEAD), lines)))
+    write(claims(RESULTS), parser.parse_args().out / "claims.csv")
 
 
 def claims(kept: Path) -> list[list[str]]:
@@ -80,12 +52,10 @@ def claims(kept: Path) -> list[list[str]]:
         if trials_of(kept / data, "primary"):
             arms, luck = _arms(kept / data, "primary")
             change = changes(arms["paft"], arms["user"], luck)
-            primary.append(Claim("the mean rises", data, "paft - user", PAPER_MEAN["user"], change["mean"], 1))
+            primary.append(Claim("the mean rises", data, "paft - user", PAPER_MEAN["user"], change["mean"], RISES))
             secondary[data] = list(_secondary(kept, data, change))
     for family in (primary, *secondary.values()):
-        _correct(family)
-    for one in (*primary, *(c for found in secondary.values() for c in found)):
-        lines.append(_line(one))
+        lines += [one.cells for one in corrected(family)]
     for data in DATA:
         if trials_of(kept / data, "cost"):
             lines += _speed(kept, data)
@@ -103,8 +73,8 @@ def _arms(results_folder: Path, name: str) -> tuple[dict[str, Result], SeedLuck]
 
 def _secondary(kept: Path, data: str, of_user: dict[str, Change]) -> Iterator[Claim]:
     """``of_user``: what distinguishes paft from user, with five seeds."""
-    yield Claim("the std falls", data, "paft - user", PAPER_STD["user"], of_user["std"], -1)
-    yield Claim("the worst wording rises", data, "paft - user", "", of_user["min"], 1)
+    yield Claim("the std falls", data, "paft - user", PAPER_STD["user"], of_user["std"], FALLS)
+    yield Claim("the worst wording rises", data, "paft - user", "", of_user["min"], RISES)
     if not trials_of(kept / data, "arms"):
         return
     arms, luck = _arms(kept / data, "arms")
@@ -116,15 +86,15 @@ def _secondary(kept: Path, data: str, of_user: dict[str, Change]) -> Iterator[Cl
             continue
         change = changes(paft, arms[name], luck)
         pair = f"paft - {name}"
-        yield Claim("the mean rises", data, pair, PAPER_MEAN[name], change["mean"], 1)
-        yield Claim("the std falls", data, pair, PAPER_STD[name], change["std"], -1)
-        yield Claim("the worst wording rises", data, pair, "", change["min"], 1)
-    yield Claim("K hardly matters", data, "k1 - paft", "-0.4", _hardly(arms["k1"], paft, luck), 0)
+        yield Claim("the mean rises", data, pair, PAPER_MEAN[name], change["mean"], RISES)
+        yield Claim("the std falls", data, pair, PAPER_STD[name], change["std"], FALLS)
+        yield Claim("the worst wording rises", data, pair, "", change["min"], RISES)
+    yield Claim("K hardly matters", data, "k1 - paft", "-0.4", _hardly(arms["k1"], paft, luck), HARDLY)
     for few, many in (("user", "n8"), ("n8", "paft")):
         gap = changes(arms[many], arms[few], luck)["mean"]
-        yield Claim("more prompts help", data, f"{many} - {few}", "", gap, 1)
+        yield Claim("more prompts help", data, f"{many} - {few}", "", gap, RISES)
     bend = _bend(arms["user"], arms["n8"], paft)
-    yield Claim("with diminishing returns", data, "(n8 - user) - (paft - n8)", "", bend, 1)
+    yield Claim("with diminishing returns", data, "(n8 - user) - (paft - n8)", "", bend, RISES)
 
 
 def _hardly(a: Result, b: Result, luck: SeedLuck) -> Change:
@@ -142,19 +112,6 @@ def _bend(few: Result, some: Result, many: Result) -> Change:
     found, p = sd.mean_test(parts, sd.NO_SEEDS, pair_seed(some), st.Limits(0.0, 2.0))
     tails = heavy_tails(2.0 * some.per_prompt - few.per_prompt - many.per_prompt)
     return Change(found.value, found.low, found.high, p, tails)
-
-
-def _correct(family: list[Claim]) -> None:
-    known = [one for one in family if math.isfinite(one.change.p)]
-    for one, p in zip(known, st.holm([one.change.p for one in known]), strict=True):
-        one.p_holm = p
-
-
-def _line(one: Claim) -> list[str]:
-    change = one.change
-    numbers = [f"{100.0 * x:+.1f}" for x in (change.value, change.low, change.high)]
-    chances = ["" if math.isnan(p) else f"{p:.3g}" for p in (change.p, one.p_holm)]
-    return [one.claim, one.data, one.comparison, one.paper, *numbers, *chances, one.verdict]
 
 
 def _speed(kept: Path, data: str) -> list[list[str]]:

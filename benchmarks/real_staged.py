@@ -11,6 +11,7 @@ on from there. Three and a half hours on two cores. Needs shared/ beside the che
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from kept_run import keep, restored, trials_of
@@ -47,7 +48,7 @@ def words(name: str) -> list[str]:
         return []
     if name == "joint":
         return ["stages=null", "axes.seed=0", "search.method=random", f"search.trials={trials_for(trained_steps())}"]
-    return ["stages=null", *settings_of(winner(name.removeprefix("final-"))), SEEDS, *LAST]
+    return ["stages=null", *settings_of(winner(RESULTS, name.removeprefix("final-"))), SEEDS, *LAST]
 
 
 def run_part(name: str, changes: list[str]) -> None:
@@ -59,35 +60,36 @@ def run_part(name: str, changes: list[str]) -> None:
 
 def trained_steps() -> int:
     """Optimizer steps of all trials of the stages."""
-    return sum(int(row["rung"] or 0) for row in kept("staged").trials)
+    return sum(int(row["rung"] or 0) for row in kept(RESULTS, "staged").trials)
 
 
 def trials_for(steps: int) -> int:
     """How many trials of the study's length ASHA trains with so many steps: of three, two end halfway."""
-    length = max(int(row["steps"]) for row in kept("staged").trials)
+    length = max(int(row["steps"]) for row in kept(RESULTS, "staged").trials)
     return round(steps / (length * (2 * 0.5 + 1.0) / 3))
 
 
-def winner(name: str) -> dict[str, Any]:
-    """The trial whose settings won: what the stages chose in the end, or the best of the joint search."""
-    run = kept(name)
+def winner(results: Path, name: str) -> dict[str, Any]:
+    """The row of trials.parquet whose settings won, and its head: what the stages chose in the end, or the best of the
+    joint search."""
+    run = kept(results, name)
     record = stages.read(run.store)
     if record is None:
-        best = pacsv.read_csv(RESULTS / name / "tables" / "robustness.csv").to_pylist()
+        best = pacsv.read_csv(results / name / "tables" / "robustness.csv").to_pylist()
         won = next(row["trial_id"] for row in best if row["winner"])
         return {**run.trials_by_id[won], "head": "labels"}
     choice = record["answer"]["choice"]
     crossed = next(stage for stage in record["stages"] if stage["name"] == "interaction")
-    chosen = next(
-        row["trial"]
+    chosen = [
+        run.trials_by_id[row["trial"]]
         for row in crossed["rows"]
         if row["template"] == choice["template"] and crossed["settings"][row["lora"]] == choice["lora"]
-    )
-    return {**run.trials_by_id[chosen], "head": choice["head"]}
+    ]
+    return {**min(chosen, key=lambda row: row["seed"]), "head": choice["head"]}
 
 
-def kept(name: str) -> RunFolder:
-    return RunFolder(Store.open(str(RESULTS / name)))
+def kept(results: Path, name: str) -> RunFolder:
+    return RunFolder(Store.open(str(results / name)))
 
 
 def settings_of(row: dict[str, Any]) -> list[str]:
