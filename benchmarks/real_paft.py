@@ -2,12 +2,12 @@
 
     python benchmarks/real_paft.py [--data sst2|edos] [--parts N] [--pilot]
 
-Three searches on the training pool, then the study of benchmarks/results/paft/ in parts: base model, one prompt and
-PAFT with one seed, timed; those two arms with five seeds; all arms with three. Each part is a complete run, and what
-docs/results.md needs of it is kept in benchmarks/results/paft/ before the next begins. Run again, it goes on from what
-is kept there; ``--parts`` ends it after so many parts. About three hours for each data set on two cores. Needs shared/
-beside the checkout. ``--pilot`` trains one prompt and PAFT with two other seeds, from which ``steadytune plan --from``
-tells how many are needed, and keeps nothing.
+The study of benchmarks/results/paft/ in parts: base model, one prompt and PAFT with one seed, timed; these two arms
+with five seeds; three searches on the training pool, and all arms with three seeds. Each part is a complete run, and
+what docs/results.md needs of it is kept in benchmarks/results/paft/ before the next begins. Run again, it goes on from
+what is kept there; ``--parts`` ends it after so many parts. About three hours for each data set on two cores. Needs
+shared/ beside the checkout. ``--pilot`` trains one prompt and PAFT with two other seeds, from which ``steadytune plan
+--from`` tells how many are needed, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ def main() -> None:
         if args.pilot:
             steadytune("run", study, "axes.seed=[100,101]", "--out", str(OUT / "paft" / f"{data}-pilot"))
             continue
-        search(data, study)
         for part in PARTS:
             if left and trials_of(RESULTS / data, part.name) < part.trials:
                 run_part(data, study, part)
@@ -100,11 +99,13 @@ def search(data: str, study: str) -> None:
 def run_part(data: str, study: str, part: Part) -> None:
     run = OUT / "paft" / data
     results = RESULTS / data
+    if part.name == "arms":
+        search(data, study)
     restored(results, part.name, run)
     steadytune("run", study, *part.axes, "--out", str(run))
     if part.name == "cost":
         steadytune("time", str(run), "--answers", "96", "--batch", "8", "--new-tokens", "32")
-    found = [RESULTS / "search" / data / method / "prompt.yaml" for method in METHODS]
+    found = (RESULTS / "search" / data).glob("*/prompt.yaml")
     keep(run, results, part.name, [*own_pools(data).values(), *found])
 
 
