@@ -111,6 +111,10 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Store.open, (self.uri,))
 
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
     def path(self, *parts: str) -> str:
         return "/".join([self.root, *parts])
 
@@ -125,10 +129,9 @@ class Store:
         """Write ``name`` whole or not at all. On object stores an upload becomes visible when it is complete;
         on a disk the file is written beside its place, flushed, and renamed over it."""
         target = self.path(*name.split("/"))
-        local = isinstance(self.fs, pafs.LocalFileSystem)
-        if local:
+        if self.is_local:
             self._refuse_way_out(target, name)
-        put = self._put_file if local else self._put_object
+        put = self._put_file if self.is_local else self._put_object
         try:
             self._with_retries(lambda: put(target, data), name)
         except OSError as error:
@@ -141,7 +144,7 @@ class Store:
     def _refuse_obstacle(self, name: str, a_folder: bool = False) -> None:
         """UnwritableError where a file is in the place of a folder, above ``name`` or, with ``a_folder``, of ``name``
         itself; or where a folder is in the place of the file ``name``."""
-        if not isinstance(self.fs, pafs.LocalFileSystem):
+        if not self.is_local:
             return
         target = pathlib.PurePath(self.path(*name.split("/")))
         for place in [*reversed(target.parents), *([target] if a_folder else [])]:
@@ -330,7 +333,7 @@ class Store:
 
     def remove_folder(self, name: str) -> None:
         """Delete a folder and all that is in it, if it is there."""
-        if isinstance(self.fs, pafs.LocalFileSystem):
+        if self.is_local:
             self._refuse_way_out(self.path(*name.split("/")), name)
         self._remove(name, self.fs.delete_dir)
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -328,10 +332,25 @@ def files(spec: Spec) -> dict[str, bytes]:
 @functools.cache
 def library() -> Markup:
     """Vega, Vega-Lite and their embedding as one script, for the page to hold once: it asks no network for them."""
+    return Markup('<script id="vega">(function(){') + Markup(bundle()) + Markup("})();</script>")
+
+
+def bundle() -> str:
+    """The converter's own bundle. Making it takes two seconds, so it is kept in the user's folder of caches."""
     import vl_convert
 
-    return (
-        Markup('<script id="vega">(function(){')
-        + Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-        + Markup("})();</script>")
-    )
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    kept = caches / "steadytune" / f"vega-{version('vl-convert-python')}.js"
+    try:
+        return kept.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        pass
+    made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=kept.parent, encoding="utf-8", delete=False) as file:
+            file.write(made)
+        Path(file.name).replace(kept)  # in one step: another process may read it
+    except OSError:
+        pass  # no folder to write into: it is made again next time
+    return made

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest, sha256
 from typing import Any
 
-import pyarrow.fs as pafs
-
 from trainer.data.sources import RowSource
 from trainer.data.wording import Prompt
 from trainer.errors import UserError
@@ -142,7 +140,7 @@ def _sums(digests: Mapping[str, str]) -> bytes:
 
 
 def _digest(store: Store, name: str) -> str:
-    if not isinstance(store.fs, pafs.LocalFileSystem):
+    if not store.is_local:
         return sha256(store.read(name)).hexdigest()
     with open(store.path(name), "rb") as file:  # merged weights may be larger than the memory
         return file_digest(file, "sha256").hexdigest()

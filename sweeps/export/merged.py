@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow.fs as pafs
-
 from sweeps.display.text import size
 from sweeps.export.differences import MergeFigures, difference
 from sweeps.export.exported import ExportedTrial, merged_trial
@@ -54,7 +52,7 @@ class MergePlan:
 
 def local_folder(store: Store, option: str) -> Path:
     """The folder of a store that lies on this machine, from where weights are read and pushed. Raises ``UserError``."""
-    if not isinstance(store.fs, pafs.LocalFileSystem):
+    if not store.is_local:
         raise UserError(f'{option} = "{store.uri}" is not on this machine, as merged and pushed files are. Give a path')
     return Path(store.root)
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow.fs as pafs
-
 from sweeps.checks.sequences import special_text_findings
 from sweeps.export.answers import Record, record_of
 from sweeps.export.exported import read_exported
@@ -139,8 +137,7 @@ def check_folders(folders: Sequence[str]) -> None:
     names: dict[str, str] = {}
     for folder in folders:
         store = Store.open(folder)
-        local = isinstance(store.fs, pafs.LocalFileSystem)
-        place = (store.fs.type_name, os.path.realpath(store.root) if local else store.root)
+        place = (store.fs.type_name, os.path.realpath(store.root) if store.is_local else store.root)
         if place in places:
             twice = f"{folder} is given twice"
             if places[place] != folder:

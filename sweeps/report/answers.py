@@ -18,7 +18,7 @@ from sweeps.display.vega_comparisons import (
 from sweeps.report.evidence import Entry, Evidence
 from sweeps.report.heat_map import UNREAD, Prompts
 from sweeps.report.sections import ANSWERS, WINS
-from sweeps.statistics.binary import BINS, calibration_error, chances
+from sweeps.statistics.binary import BINS, calibration_errors, chances
 from sweeps.statistics.calibration import Reliability, reliability
 from sweeps.statistics.wins import wins
 from trainer.measure.confusion import answer_counts
@@ -179,7 +179,7 @@ def _calibration(entry: Entry, grids: Sequence[Grid], two_labels: bool) -> Calib
         of_all = reliability(happened[seen], p[seen])
         sums += (of_all.cells, of_all.chances, of_all.happened)
         if grid.seen is None:
-            errors.append(float(np.mean([calibration_error(a, b) for a, b in zip(happened, p, strict=True)])))
+            errors.append(float(calibration_errors(happened, p).mean()))
     total = Reliability(*sums)
     some = total.cells > 0
     error = f"{ECE} {np.mean(errors):.3f}, " if len(errors) == len(grids) else ""

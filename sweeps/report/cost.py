@@ -16,7 +16,7 @@ from sweeps.run_folder.reading import RunFolder
 
 TRAINING = "training"
 POOLS = ("dev", "test")
-THREADS = 8  # that read score files, of which an object store gives each one late
+THREADS = 8  # that read score files from an object store, which gives each one late; a disk does not
 NOT_DIVIDED = "In no score file"
 LEAST = 0.005  # of the whole; a smaller part without a record is rounding
 UNITS = ((7200.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))  # from so many seconds on
@@ -85,7 +85,7 @@ def _taken(run: RunFolder) -> dict[str, Amounts]:
     """Seconds, cells and tokens of all trials."""
     taken: dict[str, Amounts] = {name: defaultdict(float) for name in ("seconds", "cells", "tokens")}
     of_pools = [(row["trial_id"], row["role"] in FRESH, pool) for row in run.trials for pool in POOLS]
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(1 if run.store.is_local else THREADS) as threads:
         found = threads.map(lambda one: list(run.records(one[0], one[2])), of_pools)
         for (_, fresh, pool), records in zip(of_pools, found, strict=True):
             for cells, record in records:

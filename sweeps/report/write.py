@@ -9,6 +9,7 @@ escaped by Jinja2 and by ``sweeps.display.html``. Neither torch nor ray nor tran
 from __future__ import annotations
 
 from markupsafe import Markup
+from threadpoolctl import threadpool_limits
 
 from sweeps.display.html import json_data, render
 from sweeps.display.parts import page_charts, render_part
@@ -16,6 +17,7 @@ from sweeps.report import against, method, verdict
 from sweeps.report.evidence import Evidence, gather
 from sweeps.report.figures import figures
 from sweeps.report.heat_map import heat_map
+from sweeps.report.memory import freed_memory_kept
 from sweeps.report.next_step import to_be_surer
 from sweeps.report.results_table import results_table
 from sweeps.report.table_parts import RunParts, parts_of_run
@@ -37,13 +39,15 @@ def write_report(run_uri: str) -> str:
 def report_on(run: RunFolder, compared: Comparison | None = None) -> str:
     """Write the tables and ``report.html``, with a part on the other run with which it was ``compared``, and return the
     page's address. ``run`` then knows which of its files are missing or damaged."""
-    if run.has_trials:  # not yet at the start of a run
-        run.note_missing_rungs()
-        tables.write_tables(run, Settings.of(run.study))
-    parts = parts_of_run(run)
-    evidence = gather(run)
-    _ = evidence.rungs  # read before the page says which files are damaged
-    run.store.write("report.html", page(evidence, parts, compared).encode())
+    # one thread for each matrix product: they are so small that sharing one costs more than it saves
+    with threadpool_limits(1, "blas"), freed_memory_kept():
+        if run.has_trials:  # not yet at the start of a run
+            run.note_missing_rungs()
+            tables.write_tables(run, Settings.of(run.study))
+        parts = parts_of_run(run)
+        evidence = gather(run)
+        _ = evidence.rungs  # read before the page says which files are damaged
+        run.store.write("report.html", page(evidence, parts, compared).encode())
     return run.store.address("report.html")
 
 

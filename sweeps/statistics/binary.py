@@ -65,7 +65,7 @@ def binary_metrics(dev: Grid | None, test: Grid) -> dict[str, float | None]:
         "roc_auc": float(roc_aucs(positive, p).mean()),
         "pr_auc": float(average_precisions(positive, p).mean()),
         "brier": float(((p - positive) ** 2).mean()),
-        "ece": float(np.mean([calibration_error(positive, each) for each in p])),
+        "ece": float(calibration_errors(positive, p).mean()),
         "positive_share": float(positive.mean()),
         "chance_mean": float(p.mean()),
     }
@@ -106,12 +106,16 @@ def common_threshold(p: Floats, positive: Bools, seen: Bools | None = None) -> f
     The mean changes only where the threshold passes a chance, and there by the change of that prompt alone. So the sum
     of the changes up to each chance is the mean above it: all thresholds cost one sort. With a rare label the best one
     lies among the few largest chances."""
-    of_prompt = zip(p, np.ones(p.shape, bool) if seen is None else seen, strict=True)
-    steps = [_steps(each[at], positive[at]) for each, at in of_prompt if at.any()]
+    steps = (
+        [_steps(p, positive)]
+        if seen is None
+        else [_steps(each[None, own], positive[own]) for each, own in zip(p, seen, strict=True) if own.any()]
+    )
+    prompts = len(p) if seen is None else len(steps)
     passed, change = (np.concatenate(parts) for parts in zip(*((v, c) for v, c, _ in steps), strict=True))
     order = np.argsort(passed)
     passed = passed[order]
-    mean = np.append(0.0, np.cumsum(change[order])) / len(steps) + np.mean([first for _, _, first in steps])
+    mean = np.append(0.0, np.cumsum(change[order])) / prompts + np.mean([first for _, _, first in steps])
     edges = np.unique(np.concatenate([[0.0], passed, [1.0]]))
     tried = np.concatenate([(edges[1:] + edges[:-1]) / 2.0, [0.5, 1.0]])
     value = mean[np.searchsorted(passed, tried, "right")]
@@ -120,9 +124,9 @@ def common_threshold(p: Floats, positive: Bools, seen: Bools | None = None) -> f
 
 
 def _steps(p: Floats, positive: Bools) -> tuple[Floats, Floats, float]:
-    """(the chances of one prompt, by how much f1_macro changes where the threshold passes each, and what it is below
-    all of them)."""
-    at = Sorted.of(p[None])
+    """(the chances of some prompts [P, R], by how much their f1_macro changes where the threshold passes each, and what
+    it is below all of them)."""
+    at = Sorted.of(p)
     change, first = _changes(at, positive)
     return at.values[at.ends], change[at.ends], first
 
@@ -171,9 +175,11 @@ def average_precisions(positive: Bools, p: Floats) -> Floats:
     return np.where(np.isnan(p).any(axis=1), np.nan, np.array(sums) / n_pos)
 
 
-def calibration_error(positive: Bools, p: Floats) -> float:
-    """Mean over rows of the difference between their bin's share of positives and its mean chance (Naeini et al.
-    2015)."""
-    bins = np.minimum((p * BINS).astype(int), BINS - 1)
-    off = np.bincount(bins, weights=p - positive, minlength=BINS)
-    return float(np.abs(off).sum() / p.size)
+def calibration_errors(positive: Bools, p: Floats) -> Floats:
+    """[P] the mean over rows of the difference between their bin's share of positives and its mean chance (Naeini et
+    al. 2015), from ``p`` [P, R]; ``positive`` [R] or [P, R]."""
+    prompts, rows = p.shape
+    bins = np.minimum((p * BINS).astype(int), BINS - 1) + BINS * np.arange(prompts)[:, None]
+    off = np.bincount(bins.ravel(), weights=(p - positive).ravel(), minlength=BINS * prompts).reshape(prompts, BINS)
+    found: Floats = np.abs(off).sum(axis=1) / rows
+    return found

@@ -8,11 +8,9 @@ log-probabilities.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-from threadpoolctl import threadpool_limits
 
 from sweeps.display.table_files import markdown_rows, markdown_text, remove_table, write_table
 from sweeps.run_folder.reading import RunFolder
@@ -21,7 +19,6 @@ from sweeps.study.study import Study
 from sweeps.tables.configurations import configurations
 
 TITLE = "Two labels: thresholds, areas and calibration"
-THREADS = 2  # as for tables/robustness
 GENERATED = "generated answers have no label log-probabilities"
 SAMPLED = "not available from a sample of the test grid"
 NAN = "a log-probability is NaN"
@@ -48,11 +45,8 @@ def binary_table(run: RunFolder) -> pa.Table:
     """A row per configuration, averaged over its seeds; one with a note where there are no numbers."""
     found: list[dict[str, Any] | None] = []
     if len(run.study.task.names) == 2:
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
-            trials = {one.id: [str(row["trial_id"]) for row in one.rows] for one in configurations(run.trials)}
-            found = list(
-                pool.map(lambda row: _of_configuration(run, row, trials[row["configuration"]]), run.robustness())
-            )
+        trials = {one.id: [str(row["trial_id"]) for row in one.rows] for one in configurations(run.trials)}
+        found = [_of_configuration(run, row, trials[row["configuration"]]) for row in run.robustness()]
     return pa.Table.from_pylist([row for row in found if row is not None], schema=SCHEMA)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import vl_convert
 
+from sweeps.display import vega
 from sweeps.display.colours import DARK, LIGHT, SERIES
 from sweeps.display.vega import Course, DrawnValues, Spec, courses, cumulative, distribution, library, theme
 from sweeps.display.vega_comparisons import (
@@ -135,3 +138,18 @@ def test_the_library_cannot_end_its_element() -> None:
     assert text.lower().count("</script") == 1
     assert "<!--" not in text
     assert "window.vegaEmbed=" in text
+
+
+def test_the_library_is_kept_among_the_users_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = vega.bundle()
+    (kept,) = (tmp_path / "steadytune").iterdir()
+    assert kept.read_text() == made
+    kept.write_text("window.vegaEmbed = 1;")
+    assert vega.bundle() == "window.vegaEmbed = 1;"
+
+
+def test_the_library_is_made_where_no_cache_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steadytune").write_text("a file in the folder's place")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "window.vegaEmbed=" in vega.bundle()

@@ -54,7 +54,9 @@ def test_calibration_error_by_hand() -> None:
     p = np.array([0.05, 0.15, 0.15, 0.95, 1.0])
     positive = np.array([False, True, False, True, True])
     # bins: 0.05 against 0; 0.15 against 0.5 (two rows); 0.975 against 1 (two rows)
-    assert binary.calibration_error(positive, p) == pytest.approx((0.05 + 2 * 0.35 + 2 * 0.025) / 5)
+    assert binary.calibration_errors(positive, np.stack([p, p])) == pytest.approx(
+        [(0.05 + 2 * 0.35 + 2 * 0.025) / 5] * 2
+    )
 
 
 def test_the_common_threshold_of_a_sample_is_that_of_its_cells() -> None:

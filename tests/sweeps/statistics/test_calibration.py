@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.statistics.binary import BINS, calibration_error
+from sweeps.statistics.binary import BINS, calibration_errors
 from sweeps.statistics.calibration import reliability
 
 P = np.array([0.05, 0.15, 0.15, 0.95, 1.0])
@@ -26,4 +26,4 @@ def test_the_calibration_error_is_the_mean_over_the_bins(rows: list[tuple[float,
     p, positive = np.array([x for x, _ in rows]), np.array([y for _, y in rows])
     found = reliability(positive, p)
     error = np.abs(found.chances - found.happened).sum() / found.cells.sum()
-    assert calibration_error(positive, p) == pytest.approx(error, abs=1e-12)
+    assert calibration_errors(positive, p[None])[0] == pytest.approx(error, abs=1e-12)
