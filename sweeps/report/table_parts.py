@@ -64,10 +64,11 @@ def binary_part(run: RunFolder) -> ReportPart | None:
     table, names = binary.write_binary(run), labels(run.robustness())
     if table.num_rows == 0:
         return None
+    title = f"The figures, for the best {DRAWN} trials at most; all are in tables/binary"
     return ReportPart(
         binary.TITLE,
         answer=tuple(binary.answer(table, names)),
-        tables=(_shown(_title("The figures", "binary"), *binary.cells(_first(table), names)),),
+        tables=(_shown(title, *binary.cells(_first(table), names)),),
         notes=tuple(binary.notes(table, run.study)),
     )
 
@@ -77,12 +78,11 @@ def ensembles_part(run: RunFolder) -> ReportPart | None:
     table, names = ensembles.write_ensembles(run), labels(run.robustness())
     if table.num_rows == 0:
         return None
-    title = _title("By method, with 95 % intervals", "ensembles")
     return ReportPart(
         ensembles.TITLE,
         answer=tuple(ensembles.answer(table, run.study, names)),
         figures=(ensembles.figure(table, run.study, names),),
-        tables=(_shown(title, *ensembles.pivot(_first(table), names)),),
+        tables=(_shown("By method, with 95 % intervals", *ensembles.pivot(table, names)),),
         notes=tuple(ensembles.notes(table, run.study)),
     )
 
@@ -105,7 +105,3 @@ def _first(table: pa.Table) -> pa.Table:
     """The rows of the best trials, as many as the report draws."""
     ids = list(dict.fromkeys(table["trial_id"].to_pylist()))[:DRAWN]
     return table.filter(pc.is_in(table["trial_id"], pa.array(ids)))
-
-
-def _title(what: str, name: str) -> str:
-    return f"{what}, for the best {DRAWN} trials at most; all are in tables/{name}"
