@@ -7,10 +7,10 @@ chart is built, since they take a second.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from sweeps.display.colours import LIGHT, SERIES
+from trainer.store import Store, StoreError
 
 if TYPE_CHECKING:
     import altair as alt
@@ -339,18 +340,16 @@ def bundle() -> str:
     """The converter's own bundle. Making it takes two seconds, so it is kept in the user's folder of caches."""
     import vl_convert
 
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kept = caches / "steadytune" / f"vega-{version('vl-convert-python')}.js"
+    name = f"vega-{version('vl-convert-python')}.js"
     try:
-        return kept.read_text(encoding="utf-8")
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steadytune"
+        return (caches / name).read_text(encoding="utf-8")
+    except RuntimeError:  # this user has no home
+        caches = None
     except (OSError, UnicodeDecodeError):
         pass
     made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=kept.parent, encoding="utf-8", delete=False) as file:
-            file.write(made)
-        Path(file.name).replace(kept)  # in one step: another process may read it
-    except OSError:
-        pass  # no folder to write into: it is made again next time
+    if caches is not None:
+        with contextlib.suppress(StoreError):  # it cannot be written: it is made again next time
+            Store.open(caches).write(name, made.encode())
     return made
