@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from claim_table import FALLS, HARDLY, MARGIN, RISES, Claim, corrected, write
+import numpy as np
+from claim_table import FALLS, HARDLY, MARGIN, RISES, Claim, chances, corrected, points, write
 from kept_run import restored, trials_of
+from scipy import stats
 from study_command import ROOT
 
 from sweeps.paft.arm_results import Result, results
@@ -59,6 +62,8 @@ def claims(kept: Path) -> list[list[str]]:
     for data in DATA:
         if trials_of(kept / data, "cost"):
             lines += _speed(kept, data)
+    for data in secondary:
+        lines += _afterwards(kept, data)
     return lines
 
 
@@ -128,6 +133,30 @@ def _speed(kept: Path, data: str) -> list[list[str]]:
             row = ["inference is faster", data, f"{name} / paft", f"{paper:g} times", f"{ratio:.2f} times"]
             lines.append([*row, "", "", "", "", verdict])
     return lines
+
+
+def _afterwards(kept: Path, data: str) -> Iterator[list[str]]:
+    """What the page did not foresee: paft less user without the wording under which the two differ most, and under how
+    many wordings paft is better. P-values are not corrected."""
+    arms, _ = _arms(kept / data, "primary")
+    gap = arms["paft"].per_prompt - arms["user"].per_prompt
+    farthest = int(np.abs(gap).argmax())
+    paft, user = (_without(arms[name], farthest) for name in ("paft", "user"))
+    found = changes(paft, user, seed_luck([paft, user]))
+    where = f"paft - user without {arms['paft'].prompts[farthest]}"
+    for name in ("mean", "std", "min"):
+        change = found[name]
+        tails = "heavy tails" if change.heavy_tails else "no heavy tails"
+        yield [f"found afterwards: {name}", data, where, "", *points(change), *chances(change.p), "", tails]
+    chance = float(stats.wilcoxon(gap).pvalue)
+    better = f"{int((gap > 0).sum())} of {gap.size}"
+    claim = "found afterwards: wordings under which paft is better"
+    yield [claim, data, "Wilcoxon's signed ranks", "", better, "", "", *chances(chance), "", ""]
+
+
+def _without(arm: Result, place: int) -> Result:
+    prompts = arm.prompts[:place] + arm.prompts[place + 1 :]
+    return replace(arm, prompts=prompts, by_seed=np.delete(arm.by_seed, place, axis=1))
 
 
 if __name__ == "__main__":

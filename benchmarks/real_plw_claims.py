@@ -50,6 +50,7 @@ def claims(kept: Path) -> Iterator[list[str]]:
 
 
 def short(run: RunFolder) -> Iterator[list[str]]:
+    """Of the short completions: the curve over the weights, where it turns, and the weights in pairs."""
     found = analyse_plw(scores_of([run]))
     (data,) = found.data_sets
     assert data.mixed is not None  # there are several seeds
@@ -83,6 +84,8 @@ def _change(fit: RegressionFit, start: float, end: float) -> Change:
 
 
 def classification(run: RunFolder) -> Iterator[list[str]]:
+    """Each weight less none."""
+    claim = "in a classification a small weight is better than none"
     found = dict[float, Measured]()
     for one in configurations(run.trials):
         scores = measured(one, lambda trial: run.last_grid(trial, "test"), run.study.task.metric)
@@ -94,11 +97,7 @@ def classification(run: RunFolder) -> Iterator[list[str]]:
         parts, grid = [other.scores.cells, none.scores.cells], none.scores.grid
         gap, p = sd.mean_test(parts, sd.NO_SEEDS, seed_of(grid), none.scores.limits)  # three seeds speak for themselves
         change = Change(gap.value, gap.low, gap.high, p, bool(heavy_difference(other, none)))
-        made.append(
-            Claim(
-                "in a classification a small weight is better than none", "sst2", f"{weight:g} - 0", "", change, RISES
-            )
-        )
+        made.append(Claim(claim, "sst2", f"{weight:g} - 0", "", change, RISES))
     yield from (one.cells for one in corrected(made))
 
 
